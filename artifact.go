@@ -1,0 +1,147 @@
+package modcache
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"time"
+)
+
+// Info says where an artifact came from. It travels with the artifact through
+// every store.
+type Info struct {
+	Engine      string        // identity of the engine that compiled it, at most 255 bytes
+	Module      Fingerprint   // of the module's bytes; zero if they weren't at hand (drop-in)
+	WasmSize    int64         // bytes of the module; 0 if unknown
+	CompileTime time.Duration // what compiling it took; 0 if unknown
+	Created     time.Time     // when it was compiled
+}
+
+// Artifact is one immutable piece of machine code, in memory or behind a
+// verified file. Its methods may be called from several goroutines at once.
+//
+// An artifact read from a store is a handle: Close it when done. An artifact in
+// memory needs no Close, and closing it does nothing, so that a memory hit can
+// share one handle with everybody.
+type Artifact struct {
+	info Info
+	size int64
+
+	mem []byte // immutable; nil if behind src
+
+	src    io.ReaderAt
+	mu     sync.RWMutex // held for reading while src is used
+	closed bool         // guarded by mu
+	load   func() ([]byte, error)
+}
+
+// NewArtifact makes an artifact of b, which it takes over: the caller must not
+// modify b afterwards.
+func NewArtifact(b []byte, info Info) *Artifact {
+	if b == nil {
+		b = []byte{}
+	}
+	return &Artifact{info: info, size: int64(len(b)), mem: b}
+}
+
+// NewArtifactFrom makes an artifact of size bytes behind src, for stores that
+// don't hold them in memory. src must verify what it returns: a ReadAt
+// that can't vouch for its bytes fails with an error that wraps [ErrCorrupt] or
+// [ErrAuth]. Large reads are how artifacts are loaded, so src should make
+// them fast. If src is an [io.Closer], closing the artifact closes it once.
+func NewArtifactFrom(src io.ReaderAt, size int64, info Info) *Artifact {
+	a := &Artifact{info: info, size: size, src: src}
+	a.load = sync.OnceValues(func() ([]byte, error) {
+		b := make([]byte, size)
+		if _, err := a.ReadAt(b, 0); err != nil {
+			return nil, err
+		}
+		return b, nil
+	})
+	return a
+}
+
+// Info returns what is known about the artifact's origin.
+func (a *Artifact) Info() Info { return a.info }
+
+// Size returns the artifact's length in bytes.
+func (a *Artifact) Size() int64 { return a.size }
+
+// InMemory reports whether Bytes costs nothing.
+func (a *Artifact) InMemory() bool { return a.mem != nil }
+
+// ReadAt implements [io.ReaderAt]. Every byte it returns has been verified.
+func (a *Artifact) ReadAt(p []byte, off int64) (int, error) {
+	switch {
+	case off < 0:
+		return 0, fmt.Errorf("modcache: read artifact at negative offset %d", off)
+	case off >= a.size:
+		if len(p) == 0 {
+			return 0, nil
+		}
+		return 0, io.EOF
+	}
+	want := p
+	if rest := a.size - off; int64(len(p)) > rest {
+		want = p[:rest]
+	}
+	n := 0
+	if a.mem != nil {
+		n = copy(want, a.mem[off:])
+	} else {
+		a.mu.RLock()
+		defer a.mu.RUnlock()
+		if a.closed {
+			return 0, fmt.Errorf("read artifact: %w", ErrClosed)
+		}
+		var err error
+		// An io.ReaderAt may report EOF along with the last byte.
+		if n, err = a.src.ReadAt(want, off); err != nil && (n < len(want) || !errors.Is(err, io.EOF)) {
+			return n, err
+		}
+	}
+	if len(want) < len(p) {
+		return n, io.EOF
+	}
+	return n, nil
+}
+
+// WriteTo implements [io.WriterTo]: it writes the whole artifact.
+func (a *Artifact) WriteTo(w io.Writer) (int64, error) {
+	if a.mem != nil {
+		n, err := w.Write(a.mem)
+		return int64(n), err
+	}
+	const chunk = 1 << 20
+	return io.CopyBuffer(struct{ io.Writer }{w}, io.NewSectionReader(a, 0, a.size), make([]byte, min(chunk, max(a.size, 1))))
+}
+
+// Bytes returns the whole artifact. The slice is shared and must never be
+// modified. For an artifact behind a file it is read once, and stays in memory
+// for as long as the artifact does.
+func (a *Artifact) Bytes() ([]byte, error) {
+	if a.mem != nil {
+		return a.mem, nil
+	}
+	return a.load()
+}
+
+// Close releases what is behind the artifact; reading it afterwards fails with
+// [ErrClosed]. Close waits for reads under way, and may be called more than
+// once. On an artifact in memory it does nothing.
+func (a *Artifact) Close() error {
+	if a.mem != nil {
+		return nil
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.closed {
+		return nil
+	}
+	a.closed = true
+	if c, ok := a.src.(io.Closer); ok {
+		return c.Close()
+	}
+	return nil
+}
