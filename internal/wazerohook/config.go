@@ -57,3 +57,21 @@ func ReadConfig(rc wazero.RuntimeConfig) (Config, error) {
 	}
 	return Config{Fields: string(fields), CloseOnContextDone: term.Bool()}, nil
 }
+
+// Interpreted reports whether rc asks for wazero's interpreter, which has no use
+// for a cache.
+func Interpreted(rc wazero.RuntimeConfig) bool {
+	return engineKind(rc) == engineKind(wazero.NewRuntimeConfigInterpreter())
+}
+
+func engineKind(rc wazero.RuntimeConfig) int64 {
+	const unknown = -1 << 32
+	v := reflect.ValueOf(rc)
+	if v.Kind() != reflect.Pointer || v.IsNil() || v.Elem().Kind() != reflect.Struct {
+		return unknown
+	}
+	if f := v.Elem().FieldByName("engineKind"); f.IsValid() && f.CanInt() {
+		return f.Int()
+	}
+	return unknown
+}
