@@ -97,15 +97,20 @@ func compile(r wazero.Runtime, wasm []byte) (c wazero.CompiledModule, err error)
 	return r.CompileModule(context.Background(), wasm)
 }
 
-// describe writes down what can be seen of a module without running it.
-func describe(c wazero.CompiledModule, custom bool) string {
+// describe writes down what can be seen of a module without running it, with or
+// without what custom sections say.
+func describe(c wazero.CompiledModule, names bool) string {
 	var b strings.Builder
-	fmt.Fprintln(&b, c.Name())
+	if names {
+		fmt.Fprintln(&b, c.Name())
+	}
 	funcs := func(defs []api.FunctionDefinition) {
 		for _, d := range defs {
 			module, name, imported := d.Import()
-			fmt.Fprintln(&b, d.Index(), d.DebugName(), d.ExportNames(), module, name, imported,
-				d.ParamTypes(), d.ResultTypes(), d.ParamNames(), d.ResultNames())
+			fmt.Fprintln(&b, d.Index(), d.ExportNames(), module, name, imported, d.ParamTypes(), d.ResultTypes())
+			if names {
+				fmt.Fprintln(&b, d.DebugName(), d.ParamNames(), d.ResultNames())
+			}
 		}
 	}
 	funcs(c.ImportedFunctions())
@@ -123,7 +128,7 @@ func describe(c wazero.CompiledModule, custom bool) string {
 	for _, name := range sortedKeys(c.ExportedMemories()) {
 		mems(c.ExportedMemories()[name])
 	}
-	if custom {
+	if names {
 		for _, s := range c.CustomSections() {
 			fmt.Fprintf(&b, "%s %x\n", s.Name(), s.Data())
 		}

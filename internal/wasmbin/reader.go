@@ -81,10 +81,6 @@ func (r *reader) unsigned(bits uint) (uint64, error) {
 	return 0, errorAt(start, "integer of more than %d bits", bits)
 }
 
-func (r *reader) s32() (int64, error) { return r.signed(32) }
-func (r *reader) s33() (int64, error) { return r.signed(33) }
-func (r *reader) s64() (int64, error) { return r.signed(64) }
-
 func (r *reader) signed(bits uint) (int64, error) {
 	start := r.pos
 	var v int64
@@ -110,12 +106,16 @@ func (r *reader) signed(bits uint) (int64, error) {
 	return 0, errorAt(start, "integer of more than %d bits", bits)
 }
 
-// name reads a length-prefixed UTF-8 string. The result aliases the module.
+// name reads a string. The result aliases the module.
 func (r *reader) name() ([]byte, error) {
 	n, err := r.u32()
 	if err != nil {
 		return nil, err
 	}
+	return r.utf8(n)
+}
+
+func (r *reader) utf8(n uint32) ([]byte, error) {
 	start := r.pos
 	if err := r.skip(n); err != nil {
 		return nil, err
@@ -152,6 +152,15 @@ func sleb(dst []byte, v int64) []byte {
 func ulebLen(v uint64) int {
 	n := 1
 	for v >= 0x80 {
+		v >>= 7
+		n++
+	}
+	return n
+}
+
+func slebLen(v int64) int {
+	n := 1
+	for v < -0x40 || v >= 0x40 {
 		v >>= 7
 		n++
 	}
