@@ -10,35 +10,25 @@ func (w *rewriter) body() error {
 	}
 	depth := 1
 	for depth > 0 {
-		if w.pos >= w.end {
-			return errorAt(w.pos, "body without end")
+		var at int
+		if at, depth = w.simple(depth); depth == 0 {
+			break
 		}
-		at := w.pos
-		op := w.b[at]
-		w.pos++
-		var err error
-		switch kind := opcodes[op]; kind {
-		case bare:
+		op, err := w.byte()
+		if err != nil {
+			return err
+		}
+		switch opcodes[op] {
 		case closes:
 			depth--
 		case opens:
 			depth++
 			err = w.blockType()
-		case misc:
-			// One byte each, though the opcodes are integers by the specification:
-			// not every wazero reads a longer spelling as we would.
-			err = w.prefixed(at, miscOpcodes)
-		case vector:
-			err = w.vector(at)
-		case atomic:
-			err = w.prefixed(at, atomicOpcodes)
 		case tryTable:
 			depth++
 			err = w.tryTable()
-		case oneIndex:
-			_, err = w.u32()
 		default:
-			err = w.immediates(at, kind)
+			err = w.immediates(at, op)
 		}
 		if err != nil {
 			return err
@@ -47,18 +37,73 @@ func (w *rewriter) body() error {
 	return w.finish()
 }
 
-// immediates reads what follows an opcode.
-func (w *rewriter) immediates(at int, kind byte) (err error) {
+// simple reads instructions for as long as they are of the kinds that modules
+// are full of, and spelled as short as can be: those with up to two immediates
+// of one byte each or with one of two bytes, the beginning of a block without a
+// type, and its end.
+func (w *rewriter) simple(depth int) (pos, newDepth int) {
+	const more = 0x80 // an integer goes on
+	pos = w.pos
+	for b := w.b; pos+2 < len(b); {
+		switch kind := opcodes[b[pos]]; {
+		case kind == bare:
+			pos++
+			continue
+		case kind == oneInteger && b[pos+1] < more:
+			pos += 2
+			continue
+		case kind == twoIndexes && b[pos+1]|b[pos+2] < more:
+			pos += 3
+			continue
+		case kind == oneInteger && b[pos+2]-1 < more-2: // last bytes 00 and 7f could be padding
+			pos += 3
+			continue
+		case kind == opens && b[pos+1] == emptyType:
+			pos += 2
+			depth++
+			continue
+		case kind == closes && depth > 1:
+			pos++
+			depth--
+			continue
+		}
+		break
+	}
+	w.pos = pos
+	return pos, depth
+}
+
+// immediates reads what follows the opcode at a position.
+func (w *rewriter) immediates(at int, op byte) (err error) {
+	switch kind := opcodes[op]; {
+	case op == opI32Const:
+		return w.signed(32)
+	case op == opI64Const:
+		return w.signed(64)
+	case kind == oneInteger:
+		_, err = w.u32()
+		return err
+	case kind == misc:
+		// One byte each, though the opcodes are integers by the specification:
+		// not every wazero reads a longer spelling as we would.
+		return w.prefixed(at, miscOpcodes)
+	case kind == vector:
+		return w.vector(at)
+	case kind == atomic:
+		return w.prefixed(at, atomicOpcodes)
+	default:
+		return w.operands(at, kind)
+	}
+}
+
+// operands reads the immediates of an instruction, with or without a prefix.
+func (w *rewriter) operands(at int, kind byte) (err error) {
 	switch kind {
 	case bare:
-	case oneIndex:
-		_, err = w.u32()
+	case oneInteger:
+		err = w.indexes(1)
 	case twoIndexes:
 		err = w.indexes(2)
-	case int32Const:
-		err = w.signed(32)
-	case int64Const:
-		err = w.signed(64)
 	case fourBytes:
 		err = w.skip(4)
 	case eightBytes:
@@ -78,7 +123,7 @@ func (w *rewriter) immediates(at int, kind byte) (err error) {
 			err = w.reserved()
 		}
 	case indexZero:
-		if _, err = w.u32(); err == nil {
+		if err = w.indexes(1); err == nil {
 			err = w.reserved()
 		}
 	case brTable:
@@ -163,7 +208,7 @@ func (w *rewriter) prefixed(at int, table string) error {
 	if int(op) >= len(table) || table[op] == unknown {
 		return errorAt(at, "unknown opcode %#x %#x", w.b[at], op)
 	}
-	return w.immediates(at, table[op])
+	return w.operands(at, table[op])
 }
 
 // vector reads the rest of a vector opcode. wazero looks at the first byte
@@ -182,7 +227,7 @@ func (w *rewriter) vector(at int) error {
 	if kind == unknown {
 		return errorAt(at, "unknown vector opcode %#x", op)
 	}
-	return w.immediates(at, kind)
+	return w.operands(at, kind)
 }
 
 // locals reads the declarations of locals and rewrites them if neighbours have

@@ -151,7 +151,7 @@ func (w *rewriter) blockType() error {
 		return errorAt(at, "unexpected end")
 	}
 	switch c := w.b[at]; {
-	case c == 0x40:
+	case c == emptyType:
 		w.pos++
 		return nil
 	case c < 0x80 && c&0x40 != 0: // a negative number

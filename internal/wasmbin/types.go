@@ -12,6 +12,7 @@ const (
 	exnref    = 0x69
 	refNull   = 0x63
 	ref       = 0x64
+	emptyType = 0x40 // of a block
 )
 
 // valueType is the type of a value; heap means something behind a prefix only.
