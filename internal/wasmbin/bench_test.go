@@ -2,39 +2,37 @@ package wasmbin
 
 import (
 	"cmp"
-	"os"
-	"path/filepath"
+	"path"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/zeebo/blake3"
 )
 
-// realModules are the files named *.wasm in the directory MODCACHE_MODULES, or
-// the largest module of the corpus.
+// realModules are those in the directory MODCACHE_MODULES, or else the largest
+// module of the corpus.
 func realModules(t testing.TB) []corpusModule {
+	corpus := wholeCorpus(t)
 	var modules []corpusModule
-	if dir := os.Getenv("MODCACHE_MODULES"); dir != "" {
-		files, _ := filepath.Glob(filepath.Join(dir, "*.wasm"))
-		for _, f := range files {
-			wasm, err := os.ReadFile(f)
-			if err != nil {
-				t.Fatal(err)
-			}
-			modules = append(modules, corpusModule{filepath.Base(f), wasm})
+	for _, m := range corpus {
+		if !strings.Contains(m.name, "/") {
+			modules = append(modules, m)
 		}
+	}
+	if len(modules) > 0 {
 		return modules
 	}
-	return []corpusModule{slices.MaxFunc(wholeCorpus(t), func(a, b corpusModule) int {
+	return []corpusModule{slices.MaxFunc(corpus, func(a, b corpusModule) int {
 		return cmp.Compare(len(a.wasm), len(b.wasm))
 	})}
 }
 
 // Canonical and section-level fingerprints beside a plain hash of all bytes, in
-// bytes of wasm. "padded" is the module with most of its integers padded.
+// bytes of wasm.
 func BenchmarkFingerprint(b *testing.B) {
 	for _, m := range realModules(b) {
-		name := filepath.Base(m.name)
+		name := path.Base(m.name)
 		run := func(what string, wasm []byte, f func(wasm []byte)) {
 			b.Run(name+"/"+what, func(b *testing.B) {
 				b.SetBytes(int64(len(wasm)))
@@ -55,8 +53,11 @@ func BenchmarkFingerprint(b *testing.B) {
 			WriteCanonical(h, wasm, nil)
 			h.Sum(nil)
 		})
-		run("measure", m.wasm, func(wasm []byte) { measure(wasm, nil) })
-		run("scan", m.wasm, func(wasm []byte) { Scan(wasm) })
+		run("canonical/relocatable", relocatable(m.wasm), func(wasm []byte) {
+			h := blake3.New()
+			WriteCanonical(h, wasm, nil)
+			h.Sum(nil)
+		})
 		run("stub", m.wasm, func(wasm []byte) { Stub(wasm, make([]byte, 64)) })
 	}
 }

@@ -49,3 +49,9 @@ func TestCanonicalCorpus(t *testing.T) {
 		require.Less(t, unknown, 20)
 	}
 }
+
+func stripped(t testing.TB, wasm []byte) []byte {
+	var b bytes.Buffer
+	require.NoError(t, WriteSections(&b, wasm))
+	return b.Bytes()
+}

@@ -162,18 +162,3 @@ func FuzzStub(f *testing.F) {
 		}
 	})
 }
-
-func BenchmarkStub(b *testing.B) {
-	wasm := largest(b)
-	tag := make([]byte, 64)
-	b.SetBytes(int64(len(wasm)))
-	b.ReportAllocs()
-	for b.Loop() {
-		Stub(wasm, tag)
-	}
-}
-
-// largest returns the largest module of the corpus.
-func largest(t testing.TB) []byte {
-	return slices.MaxFunc(wholeCorpus(t), func(a, b corpusModule) int { return cmp.Compare(len(a.wasm), len(b.wasm)) }).wasm
-}
