@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -276,10 +277,17 @@ func inflated(wasm []byte) bool {
 			}
 			continue
 		}
-		if n, err := r.u32(); err != nil || s.ID != start && s.ID != dataCount && int(n) > len(wasm) {
+		if s.ID != code {
+			w := newRewriter(wasm, s.Body, s.End, nil)
+			if err := w.section(s.ID); err != nil && strings.Contains(err.Error(), "announced") {
+				return true
+			}
+			continue
+		}
+		if n, err := r.u32(); err != nil || int(n) > len(wasm) {
 			return true
 		}
-		for s.ID == code && !r.done() {
+		for !r.done() {
 			size, err := r.u32()
 			body := r
 			if err != nil || r.skip(size) != nil {

@@ -96,6 +96,9 @@ func (w *rewriter) times(f func(*rewriter) error) error {
 	if err != nil {
 		return err
 	}
+	if uint64(n) > uint64(w.end-w.pos) {
+		return errorAt(w.pos, "%d entries announced, %d bytes left", n, w.end-w.pos)
+	}
 	for range n {
 		if err := f(w); err != nil {
 			return err
