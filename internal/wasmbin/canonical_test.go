@@ -279,7 +279,9 @@ func inflated(wasm []byte) bool {
 		}
 		if s.ID != code {
 			w := newRewriter(wasm, s.Body, s.End, nil)
-			if err := w.section(s.ID); err != nil && strings.Contains(err.Error(), "announced") {
+			// wazero doesn't stop at the end of a section, but counts afterwards.
+			err := w.section(s.ID)
+			if err != nil && (strings.Contains(err.Error(), "announced") || strings.Contains(err.Error(), "unexpected end")) {
 				return true
 			}
 			continue
