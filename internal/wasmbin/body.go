@@ -4,17 +4,17 @@ import "math"
 
 // body reads the locals and instructions of a function up to the end that
 // closes it, which must be the last byte.
-func (w *rewriter) body() error {
-	if err := w.locals(); err != nil {
+func (e *editor) body() error {
+	if err := e.locals(); err != nil {
 		return err
 	}
 	depth := 1
 	for depth > 0 {
 		var at int
-		if at, depth = w.simple(depth); depth == 0 {
+		if at, depth = e.simple(depth); depth == 0 {
 			break
 		}
-		op, err := w.byte()
+		op, err := e.byte()
 		if err != nil {
 			return err
 		}
@@ -23,28 +23,28 @@ func (w *rewriter) body() error {
 			depth--
 		case opens:
 			depth++
-			err = w.blockType()
+			err = e.blockType()
 		case tryTable:
 			depth++
-			err = w.tryTable()
+			err = e.tryTable()
 		default:
-			err = w.immediates(at, op)
+			err = e.immediates(at, op)
 		}
 		if err != nil {
 			return err
 		}
 	}
-	return w.finish()
+	return e.finish()
 }
 
 // simple reads instructions for as long as they are of the kinds that modules
 // are full of, and spelled as short as can be: those with up to two immediates
 // of one byte each or with one of two bytes, the beginning of a block without a
 // type, and its end.
-func (w *rewriter) simple(depth int) (pos, newDepth int) {
+func (e *editor) simple(depth int) (pos, newDepth int) {
 	const more = 0x80 // an integer goes on
-	pos = w.pos
-	for b := w.b; pos+2 < len(b); {
+	pos = e.pos
+	for b := e.b; pos+2 < len(b); {
 		switch kind := opcodes[b[pos]]; {
 		case kind == bare:
 			pos++
@@ -69,105 +69,105 @@ func (w *rewriter) simple(depth int) (pos, newDepth int) {
 		}
 		break
 	}
-	w.pos = pos
+	e.pos = pos
 	return pos, depth
 }
 
 // immediates reads what follows the opcode at a position.
-func (w *rewriter) immediates(at int, op byte) (err error) {
+func (e *editor) immediates(at int, op byte) (err error) {
 	switch kind := opcodes[op]; {
 	case op == opI32Const:
-		return w.signed(32)
+		return e.signed(32)
 	case op == opI64Const:
-		return w.signed(64)
+		return e.signed(64)
 	case kind == oneInteger:
-		_, err = w.u32()
+		_, err = e.u32()
 		return err
 	case kind == misc:
 		// One byte each, though the opcodes are integers by the specification:
 		// not every wazero reads a longer spelling as we would.
-		return w.prefixed(at, miscOpcodes)
+		return e.prefixed(at, miscOpcodes)
 	case kind == vector:
-		return w.vector(at)
+		return e.vector(at)
 	case kind == atomic:
-		return w.prefixed(at, atomicOpcodes)
+		return e.prefixed(at, atomicOpcodes)
 	default:
-		return w.operands(at, kind)
+		return e.operands(at, kind)
 	}
 }
 
 // operands reads the immediates of an instruction, with or without a prefix.
-func (w *rewriter) operands(at int, kind byte) (err error) {
+func (e *editor) operands(at int, kind byte) (err error) {
 	switch kind {
 	case bare:
 	case oneInteger:
-		err = w.indexes(1)
+		err = e.indexes(1)
 	case twoIndexes:
-		err = w.indexes(2)
+		err = e.indexes(2)
 	case fourBytes:
-		err = w.skip(4)
+		err = e.skip(4)
 	case eightBytes:
-		err = w.skip(8)
+		err = e.skip(8)
 	case vecBytes:
-		err = w.skip(16)
+		err = e.skip(16)
 	case lane:
-		err = w.skip(1)
+		err = e.skip(1)
 	case memLane:
-		if err = w.indexes(2); err == nil {
-			err = w.skip(1)
+		if err = e.indexes(2); err == nil {
+			err = e.skip(1)
 		}
 	case oneZero:
-		err = w.reserved()
+		err = e.reserved()
 	case twoZeros:
-		if err = w.reserved(); err == nil {
-			err = w.reserved()
+		if err = e.reserved(); err == nil {
+			err = e.reserved()
 		}
 	case indexZero:
-		if err = w.indexes(1); err == nil {
-			err = w.reserved()
+		if err = e.indexes(1); err == nil {
+			err = e.reserved()
 		}
 	case brTable:
-		err = w.brTable()
+		err = e.brTable()
 	case selectType:
-		err = w.selectType()
+		err = e.selectType()
 	case refType:
-		err = w.heapType()
+		err = e.heapType()
 	default:
-		err = errorAt(at, "unknown opcode %#x", w.b[at])
+		err = errorAt(at, "unknown opcode %#x", e.b[at])
 	}
 	return err
 }
 
-func (w *rewriter) indexes(n uint32) error {
+func (e *editor) indexes(n uint32) error {
 	for range n {
-		if _, err := w.u32(); err != nil {
+		if _, err := e.u32(); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (w *rewriter) brTable() error {
-	n, err := w.u32()
+func (e *editor) brTable() error {
+	n, err := e.u32()
 	if err != nil {
 		return err
 	}
-	if err := w.indexes(n); err != nil {
+	if err := e.indexes(n); err != nil {
 		return err
 	}
-	_, err = w.u32() // the default label
+	_, err = e.u32() // the default label
 	return err
 }
 
 // selectType reads the type of a typed select. It must be one byte: for longer
 // ones wazero's compiler takes the rest for instructions.
-func (w *rewriter) selectType() error {
-	at := w.pos
-	n, err := w.byte()
+func (e *editor) selectType() error {
+	at := e.pos
+	n, err := e.byte()
 	if err != nil {
 		return err
 	}
-	t, err := w.byte()
+	t, err := e.byte()
 	if err != nil {
 		return err
 	}
@@ -180,46 +180,46 @@ func (w *rewriter) selectType() error {
 	return errorAt(at, "select of types %#x %#x", n, t)
 }
 
-func (w *rewriter) tryTable() error {
-	if err := w.blockType(); err != nil {
+func (e *editor) tryTable() error {
+	if err := e.blockType(); err != nil {
 		return err
 	}
-	return w.times(func(w *rewriter) error {
-		at := w.pos
-		kind, err := w.byte()
+	return e.times(func(e *editor) error {
+		at := e.pos
+		kind, err := e.byte()
 		switch {
 		case err != nil:
 			return err
 		case kind < 2: // with a tag
-			return w.indexes(2)
+			return e.indexes(2)
 		case kind < 4:
-			return w.indexes(1)
+			return e.indexes(1)
 		}
 		return errorAt(at, "unknown catch clause %#x", kind)
 	})
 }
 
 // prefixed reads the rest of an opcode with a prefix.
-func (w *rewriter) prefixed(at int, table string) error {
-	op, err := w.byte()
+func (e *editor) prefixed(at int, table string) error {
+	op, err := e.byte()
 	if err != nil {
 		return err
 	}
 	if int(op) >= len(table) || table[op] == unknown {
-		return errorAt(at, "unknown opcode %#x %#x", w.b[at], op)
+		return errorAt(at, "unknown opcode %#x %#x", e.b[at], op)
 	}
-	return w.operands(at, table[op])
+	return e.operands(at, table[op])
 }
 
 // vector reads the rest of a vector opcode. wazero looks at the first byte
 // only, and takes the 0x01 behind those from 0x80 on for a nop.
-func (w *rewriter) vector(at int) error {
-	op, err := w.byte()
+func (e *editor) vector(at int) error {
+	op, err := e.byte()
 	if err != nil {
 		return err
 	}
 	if op >= 0x80 {
-		if second, err := w.byte(); err != nil || second != 1 {
+		if second, err := e.byte(); err != nil || second != 1 {
 			return errorAt(at, "vector opcode %#x is not spelled as two bytes", op)
 		}
 	}
@@ -227,49 +227,42 @@ func (w *rewriter) vector(at int) error {
 	if kind == unknown {
 		return errorAt(at, "unknown vector opcode %#x", op)
 	}
-	return w.operands(at, kind)
+	return e.operands(at, kind)
 }
 
-// locals reads the declarations of locals and rewrites them if neighbours have
-// the same type, or declare none, or are padded.
-func (w *rewriter) locals() error {
-	start := w.pos
-	if start < w.end && w.b[start] == 0 {
-		w.pos++
+// locals reads the declarations of locals. They are edited as a whole if
+// neighbours have the same type, or one declares none or is padded.
+func (e *editor) locals() error {
+	start := e.pos
+	if start < e.end && e.b[start] == 0 {
+		e.pos++
 		return nil
 	}
-	groups, size, err := w.measureLocals()
+	groups, size, err := e.measureLocals()
 	if err != nil {
 		return err
 	}
 	size += ulebLen(uint64(groups))
-	if size == w.pos-start {
+	if size == e.pos-start {
 		return nil
 	}
-	if w.replaces(start, size) {
-		w.out.uleb(uint64(groups))
-		l := localReader{r: newReader(w.b, start, w.end)}
-		for l.next() {
-			w.out.uleb(l.n)
-			w.out.valueType(l.typ)
-		}
-	}
+	e.edit(editLocals, start, size)
 	return nil
 }
 
 // measureLocals reads the locals and returns how many merged groups there are
 // and how many bytes they take.
-func (w *rewriter) measureLocals() (groups, size int, err error) {
-	l := localReader{r: w.reader}
+func (e *editor) measureLocals() (groups, size int, err error) {
+	l := localReader{r: e.reader}
 	total := uint64(0)
 	for l.next() {
 		groups++
 		size += ulebLen(l.n) + l.typ.size()
 		if total += l.n; total > math.MaxUint32 {
-			return 0, 0, errorAt(w.pos, "more than %d locals", uint32(math.MaxUint32))
+			return 0, 0, errorAt(e.pos, "more than %d locals", uint32(math.MaxUint32))
 		}
 	}
-	w.pos = l.r.pos
+	e.pos = l.r.pos
 	return groups, size, l.err
 }
 

@@ -33,7 +33,8 @@ func (o *Outline) Shareable(debugInfo bool) error {
 type plan struct {
 	wasm     []byte
 	sections []measured
-	bodies   []uint32 // saved by each body, or nil: none saves anything
+	edits    []byte
+	bodies   []uint32 // how many bytes each body loses, or nil: none does
 	size     uint64
 }
 
@@ -43,8 +44,9 @@ type measured struct {
 }
 
 // WriteCanonical writes the canonical encoding of the module to w, in pieces and
-// without building it in memory. Nothing is written if the module has none,
-// because it is malformed or contains something unknown.
+// without building it in memory: it needs two bytes for each place where the
+// module is spelled differently. Nothing is written if the module has no
+// canonical encoding, because it is malformed or contains something unknown.
 //
 // Modules with the same canonical encoding differ in nothing but custom sections
 // that aren't kept, padded integers, how declarations of locals are grouped, and
@@ -104,6 +106,7 @@ func measure(wasm []byte, o *Options) (*plan, error) {
 		return nil, err
 	}
 	p := &plan{wasm: wasm, sections: make([]measured, 0, 16), size: uint64(len(header))}
+	e := newEditor(wasm, 0, 0)
 	var names, funcs, bodies uint32
 	for sc.next() {
 		s := measured{Section: sc.section}
@@ -122,14 +125,15 @@ func measure(wasm []byte, o *Options) (*plan, error) {
 		if s.ID == custom && (o == nil || !slices.Contains(o.Keep, string(s.Name))) {
 			continue
 		}
-		w := newRewriter(wasm, s.Body, s.End, nil)
+		before := e.log
+		e.turnTo(s.Body, s.End)
 		switch s.ID {
 		case custom:
-			err = w.custom()
+			err = e.custom()
 		case code:
-			bodies, err = p.measureBodies(&w)
+			bodies, e.saved, err = p.measureBodies(e)
 		default:
-			err = w.section(s.ID)
+			err = e.section(s.ID)
 		}
 		if err != nil {
 			return nil, err
@@ -139,13 +143,15 @@ func measure(wasm []byte, o *Options) (*plan, error) {
 			funcs, _ = r.u32()
 		}
 		if droppable(wasm, s.Section) {
+			e.log = before
 			continue
 		}
-		s.saved = w.saved
+		s.saved = e.saved
 		p.sections = append(p.sections, s)
 		size := uint64(s.End - s.Body - s.saved)
 		p.size += 1 + uint64(ulebLen(size)) + size
 	}
+	p.edits = e.log.b
 	if sc.err != nil {
 		return nil, sc.err
 	}
@@ -173,95 +179,84 @@ func droppable(wasm []byte, s Section) bool {
 	return false
 }
 
-// measureBodies reads a code section and returns the number of bodies.
-func (p *plan) measureBodies(w *rewriter) (uint32, error) {
-	n, err := w.u32()
-	if err != nil {
-		return 0, err
+// measureBodies reads a code section. It returns the number of bodies and how
+// much shorter the section becomes.
+func (p *plan) measureBodies(e *editor) (n uint32, saved int, err error) {
+	r := e.reader
+	if n, err = r.u32(); err != nil {
+		return 0, 0, err
 	}
-	body := newRewriter(w.b, w.pos, w.pos, nil)
+	saved = r.pos - e.pos - ulebLen(uint64(n))
 	for i := range n {
-		sizeAt := w.pos
-		r := w.reader
+		at := r.pos
 		size, err := r.u32()
 		if err != nil {
-			return 0, err
+			return 0, 0, err
 		}
 		start := r.pos
 		if err := r.skip(size); err != nil {
-			return 0, err
+			return 0, 0, err
 		}
-		body.reader, body.saved = newReader(w.b, start, r.pos), 0
-		if err := body.body(); err != nil {
-			return 0, err
+		e.turnTo(start, r.pos)
+		if err := e.body(); err != nil {
+			return 0, 0, err
 		}
-		w.pos = r.pos
-		w.saved += body.saved + start - sizeAt - ulebLen(uint64(int(size)-body.saved))
-		if body.saved > 0 {
+		saved += e.saved + start - at - ulebLen(uint64(int(size)-e.saved))
+		if e.saved > 0 {
 			if p.bodies == nil {
-				// There are that many, as each takes three bytes or more.
-				if uint64(n-i)*3 > uint64(w.end-sizeAt) {
-					return 0, errorAt(sizeAt, "%d bodies don't fit", n)
+				// There are that many only if the section is long enough.
+				if uint64(n-i) > uint64(r.end-at) {
+					return 0, 0, errorAt(at, "%d bodies announced, %d bytes left", n-i, r.end-at)
 				}
 				p.bodies = make([]uint32, n)
 			}
-			p.bodies[i] = uint32(body.saved)
+			p.bodies[i] = uint32(e.saved)
 		}
 	}
-	return n, w.finish()
+	if !r.done() {
+		return 0, 0, errorAt(r.pos, "%d bytes left over behind the bodies", r.end-r.pos)
+	}
+	return n, saved, nil
 }
 
 // write writes what measure found. It can't fail but in out.
 func (p *plan) write(out *sink) {
 	out.write(p.wasm[:len(header)])
+	edits := newReplay(p.wasm, p.edits, out)
 	for _, s := range p.sections {
 		out.byte(s.ID)
 		out.uleb(uint64(s.End - s.Body - s.saved))
-		if s.saved == 0 {
-			out.write(p.wasm[s.Body:s.End])
-			continue
-		}
-		w := newRewriter(p.wasm, s.Body, s.End, out)
-		switch s.ID {
-		case custom:
-			w.custom()
-		case code:
-			p.writeBodies(&w)
-		default:
-			w.section(s.ID)
+		if s.ID == code && s.saved > 0 {
+			p.writeBodies(s.Section, edits)
+		} else {
+			edits.part(s.Body, s.End)
 		}
 	}
 }
 
-func (p *plan) writeBodies(w *rewriter) {
-	n, _ := w.reader.u32()
-	w.out.uleb(uint64(n))
-	body := newRewriter(w.b, w.pos, w.pos, w.out)
+func (p *plan) writeBodies(s Section, edits *replay) {
+	r := newReader(p.wasm, s.Body, s.End)
+	n, _ := r.u32()
+	edits.out.uleb(uint64(n))
 	for i := range n {
-		size, _ := w.reader.u32()
-		start, end := w.pos, w.pos+int(size)
-		w.pos = end
-		saved := 0
+		size, _ := r.u32()
+		start := r.pos
+		r.pos += int(size)
 		if p.bodies != nil {
-			saved = int(p.bodies[i])
+			size -= p.bodies[i]
 		}
-		w.out.uleb(uint64(int(size) - saved))
-		if saved == 0 {
-			w.out.write(w.b[start:end])
-			continue
-		}
-		body.reader, body.from = newReader(w.b, start, end), start
-		body.body()
+		edits.out.uleb(uint64(size))
+		edits.part(start, r.pos)
 	}
 }
 
 // custom reads a custom section that is to be kept.
-func (w *rewriter) custom() error {
-	if err := w.name(); err != nil {
+func (e *editor) custom() error {
+	if err := e.name(); err != nil {
 		return err
 	}
-	w.pos = w.end
-	return w.finish()
+	e.pos = e.end
+	return e.finish()
 }
 
 // checkNames makes sure that wazero would accept a name section, which it reads
@@ -275,28 +270,28 @@ func checkNames(wasm []byte, s Section) error {
 		if err != nil {
 			return err
 		}
-		w := newRewriter(wasm, r.pos, r.pos, nil)
+		start := r.pos
 		if err := r.skip(size); err != nil {
 			return err
 		}
-		w.end, w.b = r.pos, wasm[:r.pos]
+		e := newEditor(wasm, start, r.pos)
 		switch id {
 		case module:
-			err = w.name()
+			err = e.name()
 		case functions:
-			err = w.times((*rewriter).nameAssoc)
+			err = e.times((*editor).nameAssoc)
 		case locals:
-			err = w.times(func(w *rewriter) error {
-				if _, err := w.u32(); err != nil {
+			err = e.times(func(e *editor) error {
+				if _, err := e.u32(); err != nil {
 					return err
 				}
-				return w.times((*rewriter).nameAssoc)
+				return e.times((*editor).nameAssoc)
 			})
 		default:
-			w.pos = w.end
+			e.pos = e.end
 		}
 		if err == nil {
-			err = w.finish()
+			err = e.finish()
 		}
 		if err != nil {
 			return err
@@ -305,9 +300,9 @@ func checkNames(wasm []byte, s Section) error {
 	return nil
 }
 
-func (w *rewriter) nameAssoc() error {
-	if _, err := w.u32(); err != nil {
+func (e *editor) nameAssoc() error {
+	if _, err := e.u32(); err != nil {
 		return err
 	}
-	return w.name()
+	return e.name()
 }

@@ -278,9 +278,9 @@ func inflated(wasm []byte) bool {
 			continue
 		}
 		if s.ID != code {
-			w := newRewriter(wasm, s.Body, s.End, nil)
+			e := newEditor(wasm, s.Body, s.End)
 			// wazero doesn't stop at the end of a section, but counts afterwards.
-			err := w.section(s.ID)
+			err := e.section(s.ID)
 			if err != nil && (strings.Contains(err.Error(), "announced") || strings.Contains(err.Error(), "unexpected end")) {
 				return true
 			}

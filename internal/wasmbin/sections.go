@@ -10,95 +10,95 @@ const (
 )
 
 // section reads the content of a section. Code sections are read body by body.
-func (w *rewriter) section(id byte) (err error) {
+func (e *editor) section(id byte) (err error) {
 	switch id {
 	case types:
-		err = w.times((*rewriter).typeDef)
+		err = e.times((*editor).typeDef)
 	case imports:
-		err = w.times((*rewriter).importDef)
+		err = e.times((*editor).importDef)
 	case functions:
-		err = w.times(func(w *rewriter) error { _, err := w.u32(); return err })
+		err = e.times(func(e *editor) error { _, err := e.u32(); return err })
 	case tables:
-		err = w.times((*rewriter).tableDef)
+		err = e.times((*editor).tableDef)
 	case memories:
-		err = w.times((*rewriter).limits)
+		err = e.times((*editor).limits)
 	case tags:
-		err = w.times((*rewriter).tagType)
+		err = e.times((*editor).tagType)
 	case globals:
-		err = w.times((*rewriter).globalDef)
+		err = e.times((*editor).globalDef)
 	case exports:
-		err = w.times((*rewriter).exportDef)
+		err = e.times((*editor).exportDef)
 	case start, dataCount:
-		_, err = w.u32()
+		_, err = e.u32()
 	case elements:
-		err = w.times((*rewriter).elementDef)
+		err = e.times((*editor).elementDef)
 	case data:
-		err = w.times((*rewriter).dataDef)
+		err = e.times((*editor).dataDef)
 	default:
-		err = errorAt(w.pos, "unknown section %d", id)
+		err = errorAt(e.pos, "unknown section %d", id)
 	}
 	if err != nil {
 		return err
 	}
-	return w.finish()
+	return e.finish()
 }
 
-func (w *rewriter) typeDef() error {
+func (e *editor) typeDef() error {
 	const funcType, recGroup = 0x60, 0x4e
-	at := w.pos
-	form, err := w.byte()
+	at := e.pos
+	form, err := e.byte()
 	if err != nil {
 		return err
 	}
 	switch form {
 	case funcType:
-		return w.funcType()
+		return e.funcType()
 	case recGroup:
-		return w.times(func(w *rewriter) error {
-			at := w.pos
-			if form, err := w.byte(); err != nil || form != funcType {
+		return e.times(func(e *editor) error {
+			at := e.pos
+			if form, err := e.byte(); err != nil || form != funcType {
 				return errorAt(at, "unknown type in a recursive group")
 			}
-			return w.funcType()
+			return e.funcType()
 		})
 	}
 	return errorAt(at, "unknown type %#x", form)
 }
 
-func (w *rewriter) funcType() error {
-	if err := w.times((*rewriter).valueType); err != nil {
+func (e *editor) funcType() error {
+	if err := e.times((*editor).valueType); err != nil {
 		return err
 	}
-	return w.times((*rewriter).valueType)
+	return e.times((*editor).valueType)
 }
 
-func (w *rewriter) importDef() error {
-	_, err := w.importKind()
+func (e *editor) importDef() error {
+	_, err := e.importKind()
 	return err
 }
 
-func (w *rewriter) importKind() (kind byte, err error) {
-	if err = w.name(); err != nil {
+func (e *editor) importKind() (kind byte, err error) {
+	if err = e.name(); err != nil {
 		return 0, err
 	}
-	if err = w.name(); err != nil {
+	if err = e.name(); err != nil {
 		return 0, err
 	}
-	at := w.pos
-	if kind, err = w.byte(); err != nil {
+	at := e.pos
+	if kind, err = e.byte(); err != nil {
 		return 0, err
 	}
 	switch kind {
 	case kindFunc:
-		_, err = w.u32()
+		_, err = e.u32()
 	case kindTable:
-		err = w.tableType()
+		err = e.tableType()
 	case kindMemory:
-		err = w.limits()
+		err = e.limits()
 	case kindGlobal:
-		err = w.globalType()
+		err = e.globalType()
 	case kindTag:
-		err = w.tagType()
+		err = e.tagType()
 	default:
 		err = errorAt(at, "unknown kind of import %#x", kind)
 	}
@@ -107,14 +107,14 @@ func (w *rewriter) importKind() (kind byte, err error) {
 
 // countImportedFuncs reads a whole import section.
 func countImportedFuncs(wasm []byte, s Section) (uint32, error) {
-	w := newRewriter(wasm, s.Body, s.End, nil)
-	n, err := w.u32()
+	e := newEditor(wasm, s.Body, s.End)
+	n, err := e.u32()
 	if err != nil {
 		return 0, err
 	}
 	var funcs uint32
 	for range n {
-		kind, err := w.importKind()
+		kind, err := e.importKind()
 		if err != nil {
 			return 0, err
 		}
@@ -122,77 +122,77 @@ func countImportedFuncs(wasm []byte, s Section) (uint32, error) {
 			funcs++
 		}
 	}
-	return funcs, w.finish()
+	return funcs, e.finish()
 }
 
-func (w *rewriter) tableDef() error {
+func (e *editor) tableDef() error {
 	const withInit = 0x40
-	if w.pos >= w.end || w.b[w.pos] != withInit {
-		return w.tableType()
+	if e.pos >= e.end || e.b[e.pos] != withInit {
+		return e.tableType()
 	}
-	w.pos++
-	if err := w.reserved(); err != nil {
+	e.pos++
+	if err := e.reserved(); err != nil {
 		return err
 	}
-	if err := w.tableType(); err != nil {
+	if err := e.tableType(); err != nil {
 		return err
 	}
-	return w.constExpr()
+	return e.constExpr()
 }
 
-func (w *rewriter) tableType() error {
-	if err := w.refType(); err != nil {
+func (e *editor) tableType() error {
+	if err := e.refType(); err != nil {
 		return err
 	}
-	return w.limits()
+	return e.limits()
 }
 
-func (w *rewriter) tagType() error {
-	if err := w.reserved(); err != nil {
+func (e *editor) tagType() error {
+	if err := e.reserved(); err != nil {
 		return err
 	}
-	_, err := w.u32()
+	_, err := e.u32()
 	return err
 }
 
-func (w *rewriter) globalDef() error {
-	if err := w.globalType(); err != nil {
+func (e *editor) globalDef() error {
+	if err := e.globalType(); err != nil {
 		return err
 	}
-	return w.constExpr()
+	return e.constExpr()
 }
 
-func (w *rewriter) globalType() error {
-	if err := w.valueType(); err != nil {
+func (e *editor) globalType() error {
+	if err := e.valueType(); err != nil {
 		return err
 	}
-	at := w.pos
-	mutable, err := w.byte()
+	at := e.pos
+	mutable, err := e.byte()
 	if err == nil && mutable > 1 {
 		return errorAt(at, "unknown mutability %#x", mutable)
 	}
 	return err
 }
 
-func (w *rewriter) exportDef() error {
-	if err := w.name(); err != nil {
+func (e *editor) exportDef() error {
+	if err := e.name(); err != nil {
 		return err
 	}
-	at := w.pos
-	kind, err := w.byte()
+	at := e.pos
+	kind, err := e.byte()
 	if err != nil {
 		return err
 	}
 	if kind > kindTag {
 		return errorAt(at, "unknown kind of export %#x", kind)
 	}
-	_, err = w.u32()
+	_, err = e.u32()
 	return err
 }
 
-func (w *rewriter) elementDef() error {
-	at := w.pos
-	flags, err := w.u32()
+func (e *editor) elementDef() error {
+	at := e.pos
+	flags, err := e.u32()
 	if err != nil {
 		return err
 	}
@@ -202,34 +202,34 @@ func (w *rewriter) elementDef() error {
 	const notActive, explicit, expressions = 1, 2, 4
 	if flags&notActive == 0 {
 		if flags&explicit != 0 {
-			if _, err := w.u32(); err != nil { // the table
+			if _, err := e.u32(); err != nil { // the table
 				return err
 			}
 		}
-		if err := w.constExpr(); err != nil {
+		if err := e.constExpr(); err != nil {
 			return err
 		}
 	}
 	if flags&expressions != 0 {
 		if flags&^expressions != 0 {
-			if err := w.refType(); err != nil {
+			if err := e.refType(); err != nil {
 				return err
 			}
 		}
-		return w.times((*rewriter).constExpr)
+		return e.times((*editor).constExpr)
 	}
 	if flags != 0 {
-		if err := w.reserved(); err != nil { // the kind: functions
+		if err := e.reserved(); err != nil { // the kind: functions
 			return err
 		}
 	}
-	return w.times(func(w *rewriter) error { _, err := w.u32(); return err })
+	return e.times(func(e *editor) error { _, err := e.u32(); return err })
 }
 
-func (w *rewriter) dataDef() error {
+func (e *editor) dataDef() error {
 	const passive, explicit = 1, 2
-	at := w.pos
-	flags, err := w.u32()
+	at := e.pos
+	flags, err := e.u32()
 	if err != nil {
 		return err
 	}
@@ -237,18 +237,18 @@ func (w *rewriter) dataDef() error {
 		return errorAt(at, "unknown kind of data segment %#x", flags)
 	}
 	if flags == explicit {
-		if _, err := w.u32(); err != nil { // the memory
+		if _, err := e.u32(); err != nil { // the memory
 			return err
 		}
 	}
 	if flags != passive {
-		if err := w.constExpr(); err != nil {
+		if err := e.constExpr(); err != nil {
 			return err
 		}
 	}
-	n, err := w.u32()
+	n, err := e.u32()
 	if err != nil {
 		return err
 	}
-	return w.skip(n)
+	return e.skip(n)
 }
