@@ -11,9 +11,7 @@ func (e *editor) body() error {
 	depth := 1
 	for depth > 0 {
 		var at int
-		if at, depth = e.simple(depth); depth == 0 {
-			break
-		}
+		at, depth = e.simple(depth)
 		op, err := e.byte()
 		if err != nil {
 			return err

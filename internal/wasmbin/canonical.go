@@ -264,6 +264,7 @@ func (e *editor) custom() error {
 func checkNames(wasm []byte, s Section) error {
 	const module, functions, locals = 0, 1, 2
 	r := newReader(wasm, s.Data, s.End)
+	e := newEditor(wasm, s.Data, s.End)
 	for !r.done() {
 		id, _ := r.byte()
 		size, err := r.u32()
@@ -274,7 +275,7 @@ func checkNames(wasm []byte, s Section) error {
 		if err := r.skip(size); err != nil {
 			return err
 		}
-		e := newEditor(wasm, start, r.pos)
+		e.turnTo(start, r.pos)
 		switch id {
 		case module:
 			err = e.name()
