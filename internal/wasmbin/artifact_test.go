@@ -6,29 +6,48 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 	"github.com/tetratelabs/wazero"
 )
 
-// artifact compiles a module and returns the native code as wazero stores it,
-// without the source map, or nil if wazero refuses the module.
-func artifact(t *testing.T, dir string, wasm []byte, debugInfo bool) []byte {
-	ctx := context.Background()
-	cache, err := wazero.NewCompilationCacheWithDir(dir)
-	require.NoError(t, err)
-	defer cache.Close(ctx)
-	r := wazero.NewRuntimeWithConfig(ctx, wazero.NewRuntimeConfigCompiler().WithCompilationCache(cache).
-		WithCoreFeatures(allFeatures).WithDebugInfoEnabled(debugInfo))
-	defer r.Close(ctx)
-	if c, err := compile(r, wasm); err != nil {
-		return nil
-	} else {
-		defer c.Close(ctx)
+// codeMaker compiles modules to native code, with a directory cache to see it.
+type codeMaker struct {
+	t   *testing.T
+	dir string
+	r   wazero.Runtime
+}
+
+func newCodeMaker(t *testing.T, debugInfo bool) *codeMaker {
+	if !compilerSupported() {
+		t.Skip("NOT TESTED: wazero has no compiler here")
 	}
+	ctx := context.Background()
+	m := &codeMaker{t: t, dir: t.TempDir()}
+	cache, err := wazero.NewCompilationCacheWithDir(m.dir)
+	require.NoError(t, err)
+	m.r = wazero.NewRuntimeWithConfig(ctx, wazero.NewRuntimeConfigCompiler().WithCompilationCache(cache).
+		WithCoreFeatures(allFeatures).WithDebugInfoEnabled(debugInfo))
+	t.Cleanup(func() {
+		m.r.Close(ctx)
+		cache.Close(ctx)
+	})
+	return m
+}
+
+// artifact returns the native code of a module as wazero stores it, without the
+// source map, or nil if wazero refuses the module.
+func (m *codeMaker) artifact(wasm []byte) []byte {
+	t := m.t
+	c, err := compile(m.r, wasm)
+	if err != nil {
+		return nil
+	}
+	defer c.Close(context.Background())
 	var entry []byte
-	err = filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+	err = filepath.WalkDir(m.dir, func(path string, d fs.DirEntry, err error) error {
 		if err == nil && d.Type().IsRegular() {
 			require.Nil(t, entry, "more than one entry")
 			entry, err = os.ReadFile(path)
@@ -57,27 +76,27 @@ func withoutSourceMap(entry []byte) []byte {
 // wazero makes the same native code of a module, of another spelling of it, of
 // its canonical encoding and of its stripped form.
 func TestArtifactsEqual(t *testing.T) {
-	if !compilerSupported() {
-		t.Skip("NOT TESTED: wazero has no compiler here")
-	}
-	dir := t.TempDir()
+	makers := []*codeMaker{newCodeMaker(t, false), newCodeMaker(t, true)}
 	modules, respelled := 0, 0
-	for i, m := range sampledCorpus(t, 25) {
+	for i, m := range sampledCorpus(t, 40) {
+		if len(m.wasm) > 50_000 && strings.Contains(m.name, "/") && !thorough() {
+			continue // takes too long for every day
+		}
 		canonical, err := Canonical(m.wasm, nil)
 		if err != nil {
 			continue
 		}
-		debugInfo := i%2 == 0
-		want := artifact(t, dir, m.wasm, debugInfo)
+		maker := makers[i%2]
+		want := maker.artifact(m.wasm)
 		if want == nil {
 			continue
 		}
 		modules++
-		require.Equal(t, want, artifact(t, dir, canonical, debugInfo), m.name)
-		require.Equal(t, want, artifact(t, dir, mangle(m.wasm, uint64(i)), debugInfo), m.name)
+		require.Equal(t, want, maker.artifact(canonical), m.name)
+		require.Equal(t, want, maker.artifact(mangle(m.wasm, uint64(i))), m.name)
 		if len(canonical) != len(m.wasm) {
 			respelled++
-			require.Equal(t, want, artifact(t, dir, stripped(t, m.wasm), debugInfo), m.name)
+			require.Equal(t, want, maker.artifact(stripped(t, m.wasm)), m.name)
 		}
 	}
 	t.Logf("%d modules, %d of them not canonical as they are", modules, respelled)

@@ -17,7 +17,11 @@ func TestCanonicalCorpus(t *testing.T) {
 	for _, features := range []api.CoreFeatures{allFeatures, api.CoreFeaturesV2, api.CoreFeaturesV1} {
 		r := decoder(t, features)
 		var valid, invalid, unknown int
-		for _, m := range sampledCorpus(t, 1) {
+		sample := wholeCorpus(t)
+		if features != allFeatures {
+			sample = sampledCorpus(t, 8)
+		}
+		for _, m := range sample {
 			c, cerr := compile(r, m.wasm)
 			canonical, err := Canonical(m.wasm, nil)
 			if err != nil {

@@ -99,19 +99,16 @@ func TestStubMutants(t *testing.T) {
 // wazero makes the same native code of a valid mutant and of its canonical
 // encoding.
 func TestArtifactMutants(t *testing.T) {
-	if !compilerSupported() {
-		t.Skip("NOT TESTED: wazero has no compiler here")
-	}
-	dir := t.TempDir()
+	maker := newCodeMaker(t, false)
 	compared := 0
 	for wasm := range mutants(t, decoder(t, allFeatures), 150) {
 		canonical, err := Canonical(wasm, nil)
 		if err != nil || bytes.Equal(canonical, wasm) {
 			continue
 		}
-		if want := artifact(t, dir, wasm, false); want != nil {
+		if want := maker.artifact(wasm); want != nil {
 			compared++
-			require.Equal(t, want, artifact(t, dir, canonical, false), "%x", wasm)
+			require.Equal(t, want, maker.artifact(canonical), "%x", wasm)
 		}
 	}
 	t.Logf("%d mutants", compared)

@@ -26,7 +26,7 @@ func TestStubCorpus(t *testing.T) {
 	r := decoder(t, allFeatures)
 	tag := bytes.Repeat([]byte("tag"), 21)
 	var valid, invalid, stubs int
-	for _, m := range sampledCorpus(t, 1) {
+	for _, m := range wholeCorpus(t) {
 		c, cerr := compile(r, m.wasm)
 		stub, err := Stub(m.wasm, tag)
 		if err == nil {
