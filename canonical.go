@@ -17,12 +17,13 @@ import (
 // The result is a new slice. Canonicalizing it again returns the same bytes.
 //
 // It is an error if the module is malformed, uses instructions or sections that
-// aren't known here, or is spelled in a way that wazero may read differently
-// than others. Bodies are not type-checked: an invalid module may have a
-// canonical encoding, which is then invalid as well.
+// aren't known here, or is spelled in a way that wazero reads otherwise than the
+// specification has it. Bodies are not type-checked: an invalid module may have
+// a canonical encoding, which is then invalid as well.
 //
-// The encoding has no names and no DWARF: what shows these to people needs the
-// original.
+// The encoding has no names and no DWARF. Stack traces want the original, and
+// source lines want native code made of the original: DWARF refers to positions
+// in the module.
 func Canonicalize(wasm []byte) ([]byte, error) {
 	b, err := wasmbin.Canonical(wasm, nil)
 	if err != nil {
