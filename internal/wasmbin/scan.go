@@ -72,7 +72,7 @@ func Scan(wasm []byte) (Outline, error) {
 		case custom:
 			o.HasDebug = o.HasDebug || bytes.HasPrefix(s.Name, []byte(".debug_"))
 		case imports:
-			o.ImportedFuncs, err = countImportedFuncs(&r)
+			o.ImportedFuncs, err = countImportedFuncs(wasm, s)
 		case functions:
 			o.DefinedFuncs, err = r.u32()
 		case code:
@@ -157,4 +157,3 @@ func rank(id byte) byte {
 	}
 	return 2 * id
 }
-
