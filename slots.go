@@ -66,7 +66,7 @@ type SlotOptions[T any] struct {
 	// 2^GenerationBits instead of 1 in 2^32.
 	Narrow bool
 
-	// GenerationBits divides a narrow handle: 2 to 24, 0 means 12. Values beyond are moved
+	// GenerationBits divides a narrow handle: 8 to 24, 0 means 12. Values beyond are moved
 	// to the nearest of these. It has no meaning without Narrow.
 	GenerationBits int
 
@@ -85,8 +85,9 @@ type SlotOptions[T any] struct {
 // table, so that a handle that strayed in from another table misses as well.
 //
 // All methods may be called from several goroutines at once. Get takes no lock and
-// allocates nothing. Memory grows with the largest number of slots
-// that were in use at one time and is given back by Close.
+// allocates nothing. Memory grows with the largest number of slots that were in use
+// at one time (and, in a narrow table, by 12 bytes for each slot whose generations are used
+// up) and is given back by Close.
 type SlotTable[T any] struct {
 	// What readers touch, on a cache line that writers leave alone.
 	dir   atomic.Pointer[[]*slotSegment[T]] // nil before the first insertion and after Close
@@ -137,20 +138,24 @@ func NewSlotTable[T any](o *SlotOptions[T]) *SlotTable[T] {
 	if o == nil {
 		o = &SlotOptions[T]{}
 	}
-	indexBits, genBits := 32, 32
-	if o.Narrow {
-		genBits = defaultGenerationBits
-		if o.GenerationBits != 0 {
-			genBits = min(max(o.GenerationBits, 2), 24)
-		}
-		indexBits = 32 - genBits
+	if !o.Narrow {
+		return newSlotTable(o, 32, 32)
 	}
+	generation := defaultGenerationBits
+	if o.GenerationBits != 0 {
+		generation = min(max(o.GenerationBits, 8), 24)
+	}
+	return newSlotTable(o, 32-generation, generation)
+}
+
+// newSlotTable returns a table whose handles have that many bits of each kind.
+func newSlotTable[T any](o *SlotOptions[T], indexBits, generationBits int) *SlotTable[T] {
 	t := &SlotTable[T]{
 		mask:    1<<indexBits - 1,
 		shift:   uint(indexBits),
 		max:     o.MaxSlots,
 		quota:   o.Quota,
-		lastGen: uint32(1<<genBits - 1),
+		lastGen: uint32(1<<generationBits - 1),
 		trace:   o.Trace,
 		release: newSlotRelease(o.OnRelease),
 	}
