@@ -13,36 +13,36 @@ import (
 	"github.com/modcache/modcache"
 )
 
-type benchObject struct{ n uint64 }
+type slotBenchObject struct{ n uint64 }
 
 // peer is what a host could use in place of a SlotTable.
-type peer interface {
-	Insert(v *benchObject) uint64
-	Get(h uint64) (*benchObject, bool)
+type slotPeer interface {
+	Insert(v *slotBenchObject) uint64
+	Get(h uint64) (*slotBenchObject, bool)
 	Remove(h uint64)
 }
 
-type tablePeer struct {
-	t *modcache.SlotTable[*benchObject]
+type slotTablePeer struct {
+	t *modcache.SlotTable[*slotBenchObject]
 }
 
-func (p tablePeer) Insert(v *benchObject) uint64 {
+func (p slotTablePeer) Insert(v *slotBenchObject) uint64 {
 	h, err := p.t.Insert(v)
 	if err != nil {
 		panic(err)
 	}
 	return uint64(h)
 }
-func (p tablePeer) Get(h uint64) (*benchObject, bool) { return p.t.Get(modcache.Handle(h)) }
-func (p tablePeer) Remove(h uint64)                   { _ = p.t.Remove(modcache.Handle(h)) }
+func (p slotTablePeer) Get(h uint64) (*slotBenchObject, bool) { return p.t.Get(modcache.Handle(h)) }
+func (p slotTablePeer) Remove(h uint64)                       { _ = p.t.Remove(modcache.Handle(h)) }
 
-type mapPeer struct {
+type slotMapPeer struct {
 	mu   sync.RWMutex
 	last uint64
-	m    map[uint64]*benchObject
+	m    map[uint64]*slotBenchObject
 }
 
-func (p *mapPeer) Insert(v *benchObject) uint64 {
+func (p *slotMapPeer) Insert(v *slotBenchObject) uint64 {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.last++
@@ -50,27 +50,27 @@ func (p *mapPeer) Insert(v *benchObject) uint64 {
 	return p.last
 }
 
-func (p *mapPeer) Get(h uint64) (*benchObject, bool) {
+func (p *slotMapPeer) Get(h uint64) (*slotBenchObject, bool) {
 	p.mu.RLock()
 	defer p.mu.RUnlock()
 	v, ok := p.m[h]
 	return v, ok
 }
 
-func (p *mapPeer) Remove(h uint64) {
+func (p *slotMapPeer) Remove(h uint64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	delete(p.m, h)
 }
 
-type syncMapPeer struct {
+type slotSyncMapPeer struct {
 	last xsync.Counter
 	next uint64
 	mu   sync.Mutex
 	m    sync.Map
 }
 
-func (p *syncMapPeer) Insert(v *benchObject) uint64 {
+func (p *slotSyncMapPeer) Insert(v *slotBenchObject) uint64 {
 	p.mu.Lock()
 	p.next++
 	h := p.next
@@ -79,22 +79,22 @@ func (p *syncMapPeer) Insert(v *benchObject) uint64 {
 	return h
 }
 
-func (p *syncMapPeer) Get(h uint64) (*benchObject, bool) {
+func (p *slotSyncMapPeer) Get(h uint64) (*slotBenchObject, bool) {
 	v, ok := p.m.Load(h)
 	if !ok {
 		return nil, false
 	}
-	return v.(*benchObject), true
+	return v.(*slotBenchObject), true
 }
-func (p *syncMapPeer) Remove(h uint64) { p.m.Delete(h) }
+func (p *slotSyncMapPeer) Remove(h uint64) { p.m.Delete(h) }
 
-type xsyncPeer struct {
+type slotXsyncPeer struct {
 	mu   sync.Mutex
 	next uint64
-	m    *xsync.Map[uint64, *benchObject]
+	m    *xsync.Map[uint64, *slotBenchObject]
 }
 
-func (p *xsyncPeer) Insert(v *benchObject) uint64 {
+func (p *slotXsyncPeer) Insert(v *slotBenchObject) uint64 {
 	p.mu.Lock()
 	p.next++
 	h := p.next
@@ -102,40 +102,40 @@ func (p *xsyncPeer) Insert(v *benchObject) uint64 {
 	p.m.Store(h, v)
 	return h
 }
-func (p *xsyncPeer) Get(h uint64) (*benchObject, bool) { return p.m.Load(h) }
-func (p *xsyncPeer) Remove(h uint64)                   { p.m.Delete(h) }
+func (p *slotXsyncPeer) Get(h uint64) (*slotBenchObject, bool) { return p.m.Load(h) }
+func (p *slotXsyncPeer) Remove(h uint64)                       { p.m.Delete(h) }
 
-type cgoPeer struct{}
+type slotCgoPeer struct{}
 
-func (cgoPeer) Insert(v *benchObject) uint64 { return uint64(cgo.NewHandle(v)) }
-func (cgoPeer) Get(h uint64) (*benchObject, bool) {
-	v, ok := cgo.Handle(h).Value().(*benchObject)
+func (slotCgoPeer) Insert(v *slotBenchObject) uint64 { return uint64(cgo.NewHandle(v)) }
+func (slotCgoPeer) Get(h uint64) (*slotBenchObject, bool) {
+	v, ok := cgo.Handle(h).Value().(*slotBenchObject)
 	return v, ok
 }
-func (cgoPeer) Remove(h uint64) { cgo.Handle(h).Delete() }
+func (slotCgoPeer) Remove(h uint64) { cgo.Handle(h).Delete() }
 
-var peers = []struct {
+var slotPeers = []struct {
 	name string
-	make func() peer
+	make func() slotPeer
 }{
-	{"SlotTable", func() peer { return tablePeer{modcache.NewSlotTable[*benchObject](nil)} }},
-	{"map+RWMutex", func() peer { return &mapPeer{m: map[uint64]*benchObject{}} }},
-	{"sync.Map", func() peer { return &syncMapPeer{} }},
-	{"xsync.Map", func() peer { return &xsyncPeer{m: xsync.NewMap[uint64, *benchObject]()} }},
-	{"cgo.Handle", func() peer { return cgoPeer{} }},
+	{"SlotTable", func() slotPeer { return slotTablePeer{modcache.NewSlotTable[*slotBenchObject](nil)} }},
+	{"map+RWMutex", func() slotPeer { return &slotMapPeer{m: map[uint64]*slotBenchObject{}} }},
+	{"sync.Map", func() slotPeer { return &slotSyncMapPeer{} }},
+	{"xsync.Map", func() slotPeer { return &slotXsyncPeer{m: xsync.NewMap[uint64, *slotBenchObject]()} }},
+	{"cgo.Handle", func() slotPeer { return slotCgoPeer{} }},
 }
 
-const benchSlots = 1024
+const slotBenchSize = 1024
 
-func fill(p peer) []uint64 {
-	hs := make([]uint64, benchSlots)
+func fillSlots(p slotPeer) []uint64 {
+	hs := make([]uint64, slotBenchSize)
 	for i := range hs {
-		hs[i] = p.Insert(&benchObject{uint64(i)})
+		hs[i] = p.Insert(&slotBenchObject{uint64(i)})
 	}
 	return hs
 }
 
-func drain(p peer, hs []uint64) {
+func drainSlots(p slotPeer, hs []uint64) {
 	for _, h := range hs {
 		p.Remove(h)
 	}
@@ -146,19 +146,19 @@ func drain(p peer, hs []uint64) {
 func BenchmarkSlotGet(b *testing.B) {
 	for _, order := range []string{"sequential", "random"} {
 		for _, threads := range []int{1, 2} {
-			for _, pr := range peers {
+			for _, pr := range slotPeers {
 				b.Run(fmt.Sprintf("%s/threads=%d/%s", order, threads, pr.name), func(b *testing.B) {
 					p := pr.make()
-					hs := fill(p)
-					defer drain(p, hs)
+					hs := fillSlots(p)
+					defer drainSlots(p, hs)
 					if order == "random" {
 						rand.Shuffle(len(hs), func(i, j int) { hs[i], hs[j] = hs[j], hs[i] })
 					}
 					b.ReportAllocs()
-					benchThreads(b, threads, func(n int) uint64 {
+					slotBenchThreads(b, threads, func(n int) uint64 {
 						var sum uint64
 						for i := range n {
-							v, ok := p.Get(hs[i%benchSlots])
+							v, ok := p.Get(hs[i%slotBenchSize])
 							if ok {
 								sum += v.n
 							}
@@ -173,15 +173,15 @@ func BenchmarkSlotGet(b *testing.B) {
 
 // BenchmarkSlotGetChurn looks up while another goroutine removes and inserts without pause.
 func BenchmarkSlotGetChurn(b *testing.B) {
-	for _, pr := range peers {
+	for _, pr := range slotPeers {
 		b.Run(pr.name, func(b *testing.B) {
 			p := pr.make()
-			hs := fill(p)
-			defer drain(p, hs)
+			hs := fillSlots(p)
+			defer drainSlots(p, hs)
 			stop, done := make(chan struct{}), make(chan struct{})
 			go func() {
 				defer close(done)
-				v := &benchObject{}
+				v := &slotBenchObject{}
 				for {
 					select {
 					case <-stop:
@@ -193,10 +193,10 @@ func BenchmarkSlotGetChurn(b *testing.B) {
 					}
 				}
 			}()
-			benchThreads(b, 1, func(n int) uint64 {
+			slotBenchThreads(b, 1, func(n int) uint64 {
 				var sum uint64
 				for i := range n {
-					v, ok := p.Get(hs[i%benchSlots])
+					v, ok := p.Get(hs[i%slotBenchSize])
 					if ok {
 						sum += v.n
 					}
@@ -212,12 +212,12 @@ func BenchmarkSlotGetChurn(b *testing.B) {
 
 // BenchmarkSlotInsertRemove is one Insert and one Remove per operation.
 func BenchmarkSlotInsertRemove(b *testing.B) {
-	for _, pr := range peers {
+	for _, pr := range slotPeers {
 		b.Run(pr.name, func(b *testing.B) {
 			p := pr.make()
-			hs := fill(p)
-			defer drain(p, hs)
-			v := &benchObject{}
+			hs := fillSlots(p)
+			defer drainSlots(p, hs)
+			v := &slotBenchObject{}
 			b.ReportAllocs()
 			for b.Loop() {
 				p.Remove(p.Insert(v))
@@ -228,39 +228,39 @@ func BenchmarkSlotInsertRemove(b *testing.B) {
 
 // BenchmarkSlotDirect is the table alone, without the interface that the peers need.
 func BenchmarkSlotDirect(b *testing.B) {
-	t := modcache.NewSlotTable[*benchObject](nil)
-	hs := make([]modcache.Handle, benchSlots)
+	t := modcache.NewSlotTable[*slotBenchObject](nil)
+	hs := make([]modcache.Handle, slotBenchSize)
 	for i := range hs {
-		hs[i], _ = t.Insert(&benchObject{uint64(i)})
+		hs[i], _ = t.Insert(&slotBenchObject{uint64(i)})
 	}
-	random := make([]modcache.Handle, benchSlots)
-	for i, j := range rand.Perm(benchSlots) {
+	random := make([]modcache.Handle, slotBenchSize)
+	for i, j := range rand.Perm(slotBenchSize) {
 		random[i] = hs[j]
 	}
 	get := func(hs []modcache.Handle) func(b *testing.B) {
 		return func(b *testing.B) {
 			var sum uint64
 			for i := 0; b.Loop(); i++ {
-				v, ok := t.Get(hs[i%benchSlots])
+				v, ok := t.Get(hs[i%slotBenchSize])
 				if ok {
 					sum += v.n
 				}
 			}
-			benchSink = sum
+			slotBenchSink = sum
 		}
 	}
 	b.Run("Get/sequential", get(hs))
 	b.Run("Get/random", get(random))
 	b.Run("BorrowRelease", func(b *testing.B) {
 		for i := 0; b.Loop(); i++ {
-			h := hs[i%benchSlots]
+			h := hs[i%slotBenchSize]
 			if _, ok := t.Borrow(h); ok {
 				_ = t.Release(h)
 			}
 		}
 	})
 	b.Run("InsertRemove", func(b *testing.B) {
-		v := &benchObject{}
+		v := &slotBenchObject{}
 		b.ReportAllocs()
 		for b.Loop() {
 			h, _ := t.Insert(v)
@@ -270,35 +270,35 @@ func BenchmarkSlotDirect(b *testing.B) {
 	b.Run("SlotAs", func(b *testing.B) {
 		t := modcache.NewSlotTable[any](nil)
 		for i := range hs {
-			hs[i], _ = t.Insert(&benchObject{uint64(i)})
+			hs[i], _ = t.Insert(&slotBenchObject{uint64(i)})
 		}
 		var sum uint64
 		for i := 0; b.Loop(); i++ {
-			v, ok := modcache.SlotAs[*benchObject](t, hs[i%benchSlots])
+			v, ok := modcache.SlotAs[*slotBenchObject](t, hs[i%slotBenchSize])
 			if ok {
 				sum += v.n
 			}
 		}
-		benchSink = sum
+		slotBenchSink = sum
 	})
 }
 
 // BenchmarkSlotClose reports the cost of Close, and the memory, per live slot.
 func BenchmarkSlotClose(b *testing.B) {
 	const n = 100_000
-	v := &benchObject{}
+	v := &slotBenchObject{}
 	var bytes uint64
 	b.ResetTimer()
 	for range b.N {
 		b.StopTimer()
-		before := heapBytes()
-		t := modcache.NewSlotTable[*benchObject](nil)
+		before := slotHeapBytes()
+		t := modcache.NewSlotTable[*slotBenchObject](nil)
 		for range n {
 			if _, err := t.Insert(v); err != nil {
 				b.Fatal(err)
 			}
 		}
-		bytes += heapBytes() - before
+		bytes += slotHeapBytes() - before
 		b.StartTimer()
 		if err := t.Close(); err != nil {
 			b.Fatal(err)
@@ -312,19 +312,19 @@ func BenchmarkSlotClose(b *testing.B) {
 func BenchmarkSlotIdle(b *testing.B) {
 	for _, slots := range []int{0, 1} {
 		b.Run(fmt.Sprintf("slots=%d", slots), func(b *testing.B) {
-			tables := make([]*modcache.SlotTable[*benchObject], 1000)
-			v := &benchObject{}
+			tables := make([]*modcache.SlotTable[*slotBenchObject], 1000)
+			v := &slotBenchObject{}
 			var bytes uint64
 			for range b.N {
 				clear(tables)
-				before := heapBytes()
+				before := slotHeapBytes()
 				for i := range tables {
-					tables[i] = modcache.NewSlotTable[*benchObject](nil)
+					tables[i] = modcache.NewSlotTable[*slotBenchObject](nil)
 					for range slots {
 						_, _ = tables[i].Insert(v)
 					}
 				}
-				bytes += heapBytes() - before
+				bytes += slotHeapBytes() - before
 			}
 			b.ReportMetric(float64(bytes)/float64(b.N)/float64(len(tables)), "B/table")
 			runtime.KeepAlive(tables)
@@ -332,9 +332,9 @@ func BenchmarkSlotIdle(b *testing.B) {
 	}
 }
 
-var benchSink uint64
+var slotBenchSink uint64
 
-func heapBytes() uint64 {
+func slotHeapBytes() uint64 {
 	runtime.GC()
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
@@ -342,7 +342,7 @@ func heapBytes() uint64 {
 }
 
 // benchThreads has each of the goroutines run b.N operations: ns/op is what one of them waits for one.
-func benchThreads(b *testing.B, threads int, run func(n int) uint64) {
+func slotBenchThreads(b *testing.B, threads int, run func(n int) uint64) {
 	var wg sync.WaitGroup
 	sums := make([]uint64, threads*16)
 	b.ResetTimer()
@@ -350,5 +350,5 @@ func benchThreads(b *testing.B, threads int, run func(n int) uint64) {
 		wg.Go(func() { sums[i*16] = run(b.N) })
 	}
 	wg.Wait()
-	benchSink = sums[0]
+	slotBenchSink = sums[0]
 }

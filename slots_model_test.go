@@ -13,16 +13,16 @@ import (
 )
 
 // modelObject is an object that knows whether it was released.
-type modelObject struct {
+type slotModelObject struct {
 	id       int
-	parent   *modelObject
+	parent   *slotModelObject
 	holders  int // slots and children, as the model counts them
 	released int
 }
 
 // modelSlot is what the model knows of one live handle.
-type modelSlot struct {
-	object   *modelObject
+type slotModelSlot struct {
+	object   *slotModelObject
 	parent   modcache.Handle // 0 if it has none
 	children int
 	borrows  int
@@ -31,11 +31,11 @@ type modelSlot struct {
 }
 
 // modelTable is a table and the trivial thing it is compared with.
-type modelTable struct {
-	t      *modcache.SlotTable[*modelObject]
+type slotModelTable struct {
+	t      *modcache.SlotTable[*slotModelObject]
 	max    int
-	live   map[modcache.Handle]*modelSlot
-	lent   map[modcache.Handle]*modelSlot
+	live   map[modcache.Handle]*slotModelSlot
+	lent   map[modcache.Handle]*slotModelSlot
 	issued map[modcache.Handle]bool
 	byKey  map[int]modcache.Handle
 	closed bool
@@ -45,37 +45,37 @@ type slotModel struct {
 	t       testing.TB
 	data    []byte
 	quota   *modcache.SlotQuota
-	tables  [2]*modelTable
-	objects []*modelObject
+	tables  [2]*slotModelTable
+	objects []*slotModelObject
 	handles []modcache.Handle // every handle that any table issued
 }
 
 const (
-	modelIndexBits = 3
-	modelQuota     = 9
+	slotModelIndexBits = 3
+	slotModelQuota     = 9
 )
 
 // runSlotModel interprets data as operations on two tables that share a quota, and
 // compares each result with the model's.
 func runSlotModel(t testing.TB, data []byte) {
-	m := &slotModel{t: t, data: data, quota: modcache.NewSlotQuota(modelQuota)}
+	m := &slotModel{t: t, data: data, quota: modcache.NewSlotQuota(slotModelQuota)}
 	generationBits := 2 + m.next(3)
 	for i := range m.tables {
-		tab := &modelTable{
+		tab := &slotModelTable{
 			max:    4 + 4*i,
-			live:   map[modcache.Handle]*modelSlot{},
-			lent:   map[modcache.Handle]*modelSlot{},
+			live:   map[modcache.Handle]*slotModelSlot{},
+			lent:   map[modcache.Handle]*slotModelSlot{},
 			issued: map[modcache.Handle]bool{},
 			byKey:  map[int]modcache.Handle{},
 		}
-		tab.t = modcache.NewSlotTableBits(&modcache.SlotOptions[*modelObject]{
+		tab.t = modcache.NewSlotTableBits(&modcache.SlotOptions[*slotModelObject]{
 			MaxSlots: tab.max,
 			Quota:    m.quota,
-			OnRelease: func(o *modelObject) {
+			OnRelease: func(o *slotModelObject) {
 				o.released++
 				require.False(t, o.parent != nil && o.parent.released > 0, "parent released before its child")
 			},
-		}, modelIndexBits, generationBits)
+		}, slotModelIndexBits, generationBits)
 		m.tables[i] = tab
 	}
 	for len(m.data) > 0 {
@@ -117,13 +117,13 @@ func (m *slotModel) handle() modcache.Handle {
 	return modcache.Handle(m.next(256)) * modcache.Handle(1+m.next(3)<<40)
 }
 
-func (m *slotModel) object() *modelObject {
-	o := &modelObject{id: len(m.objects)}
+func (m *slotModel) object() *slotModelObject {
+	o := &slotModelObject{id: len(m.objects)}
 	m.objects = append(m.objects, o)
 	return o
 }
 
-func (m *slotModel) drop(o *modelObject) {
+func (m *slotModel) drop(o *slotModelObject) {
 	for ; o != nil; o = o.parent {
 		if o.holders--; o.holders > 0 {
 			return
@@ -132,17 +132,17 @@ func (m *slotModel) drop(o *modelObject) {
 }
 
 // put checks the outcome of an insertion that nothing but lack of room can prevent.
-func (m *slotModel) put(tab *modelTable, h modcache.Handle, err error, used int, s *modelSlot) {
+func (m *slotModel) put(tab *slotModelTable, h modcache.Handle, err error, used int, s *slotModelSlot) {
 	switch {
 	case tab.closed:
 		require.ErrorIs(m.t, err, modcache.ErrClosed)
-	case len(tab.live) == tab.max || used == modelQuota:
+	case len(tab.live) == tab.max || used == slotModelQuota:
 		require.Error(m.t, err)
 		if !errors.Is(err, modcache.ErrExhausted) {
 			require.ErrorIs(m.t, err, modcache.ErrFull)
 		}
 	case errors.Is(err, modcache.ErrExhausted):
-		require.Equal(m.t, 1<<modelIndexBits, int(tab.t.Metrics().Retired)+len(tab.live))
+		require.Equal(m.t, 1<<slotModelIndexBits, int(tab.t.Metrics().Retired)+len(tab.live))
 	default:
 		require.NoError(m.t, err)
 	}
@@ -159,7 +159,7 @@ func (m *slotModel) put(tab *modelTable, h modcache.Handle, err error, used int,
 }
 
 // refused releases an object that a table didn't take, so that the final count is right.
-func (m *slotModel) refused(o *modelObject, err error) {
+func (m *slotModel) refused(o *slotModelObject, err error) {
 	if err != nil {
 		o.released++
 	}
@@ -172,7 +172,7 @@ func (m *slotModel) step() {
 	case 0, 1, 2:
 		o := m.object()
 		h, err := tab.t.Insert(o)
-		m.put(tab, h, err, used, &modelSlot{object: o})
+		m.put(tab, h, err, used, &slotModelSlot{object: o})
 		m.refused(o, err)
 	case 3, 4:
 		parent := m.handle()
@@ -185,7 +185,7 @@ func (m *slotModel) step() {
 		if p == nil && !tab.closed {
 			require.ErrorIs(m.t, err, modcache.ErrNoHandle)
 		} else {
-			m.put(tab, h, err, used, &modelSlot{object: o, parent: parent})
+			m.put(tab, h, err, used, &slotModelSlot{object: o, parent: parent})
 		}
 		if err == nil {
 			p.children++
@@ -205,7 +205,7 @@ func (m *slotModel) step() {
 			require.ErrorIs(m.t, err, modcache.ErrNoHandle)
 			break
 		}
-		m.put(dst, h2, err, used, &modelSlot{object: s.object})
+		m.put(dst, h2, err, used, &slotModelSlot{object: s.object})
 	case 10:
 		m.intern(tab, 1+m.next(3), used)
 	case 11:
@@ -221,7 +221,7 @@ func (m *slotModel) step() {
 	}
 }
 
-func (m *slotModel) remove(tab *modelTable, h modcache.Handle) {
+func (m *slotModel) remove(tab *slotModelTable, h modcache.Handle) {
 	err := tab.t.Remove(h)
 	s := tab.live[h]
 	switch {
@@ -247,9 +247,9 @@ func (m *slotModel) remove(tab *modelTable, h modcache.Handle) {
 	}
 }
 
-func (m *slotModel) intern(tab *modelTable, key, used int) {
-	var made *modelObject
-	h, err := tab.t.Intern(key, func() (*modelObject, error) {
+func (m *slotModel) intern(tab *slotModelTable, key, used int) {
+	var made *slotModelObject
+	h, err := tab.t.Intern(key, func() (*slotModelObject, error) {
 		if m.next(8) == 0 {
 			return nil, errors.ErrUnsupported
 		}
@@ -266,14 +266,14 @@ func (m *slotModel) intern(tab *modelTable, key, used int) {
 	case made == nil:
 		require.ErrorIs(m.t, err, modcache.ErrClosed)
 	default:
-		m.put(tab, h, err, used, &modelSlot{object: made, key: key, holds: 1})
+		m.put(tab, h, err, used, &slotModelSlot{object: made, key: key, holds: 1})
 		if err == nil {
 			tab.byKey[key] = h
 		}
 	}
 }
 
-func (m *slotModel) borrow(tab *modelTable, h modcache.Handle) {
+func (m *slotModel) borrow(tab *slotModelTable, h modcache.Handle) {
 	o, ok := tab.t.Borrow(h)
 	s := tab.live[h]
 	require.Equal(m.t, s != nil, ok)
@@ -283,7 +283,7 @@ func (m *slotModel) borrow(tab *modelTable, h modcache.Handle) {
 	}
 }
 
-func (m *slotModel) release(tab *modelTable, h modcache.Handle) {
+func (m *slotModel) release(tab *slotModelTable, h modcache.Handle) {
 	err := tab.t.Release(h)
 	s := tab.live[h]
 	if s == nil {
@@ -300,12 +300,12 @@ func (m *slotModel) release(tab *modelTable, h modcache.Handle) {
 	}
 }
 
-func (m *slotModel) replace(tab *modelTable, h modcache.Handle, update bool) {
+func (m *slotModel) replace(tab *slotModelTable, h modcache.Handle, update bool) {
 	o := m.object()
 	s := tab.live[h]
 	var err error
 	if update {
-		err = tab.t.Update(h, func(old *modelObject) *modelObject {
+		err = tab.t.Update(h, func(old *slotModelObject) *slotModelObject {
 			require.Same(m.t, s.object, old)
 			return o
 		})
@@ -338,7 +338,7 @@ func (m *slotModel) replace(tab *modelTable, h modcache.Handle, update bool) {
 	m.refused(o, err)
 }
 
-func (m *slotModel) close(tab *modelTable) {
+func (m *slotModel) close(tab *slotModelTable) {
 	require.NoError(m.t, tab.t.Close())
 	tab.closed = true
 	for h, s := range tab.live {

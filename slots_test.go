@@ -18,12 +18,12 @@ import (
 )
 
 // closer counts how often it was closed.
-type closer struct {
+type slotCloser struct {
 	closed atomic.Int32
 	err    error
 }
 
-func (c *closer) Close() error {
+func (c *slotCloser) Close() error {
 	c.closed.Add(1)
 	return c.err
 }
@@ -152,8 +152,8 @@ func TestSlotQuota(t *testing.T) {
 
 func TestSlotCloseClosesTheObjects(t *testing.T) {
 	table := modcache.NewSlotTable[io.Closer](nil)
-	good, bad := &closer{}, &closer{err: io.ErrUnexpectedEOF}
-	for _, c := range []*closer{bad, good} {
+	good, bad := &slotCloser{}, &slotCloser{err: io.ErrUnexpectedEOF}
+	for _, c := range []*slotCloser{bad, good} {
 		_, err := table.Insert(c)
 		require.NoError(t, err)
 	}
@@ -163,8 +163,8 @@ func TestSlotCloseClosesTheObjects(t *testing.T) {
 	require.EqualValues(t, 1, bad.closed.Load())
 	require.EqualValues(t, 1, table.Metrics().Faults)
 
-	own := modcache.NewSlotTable(&modcache.SlotOptions[*closer]{OnRelease: func(*closer) {}})
-	c := &closer{}
+	own := modcache.NewSlotTable(&modcache.SlotOptions[*slotCloser]{OnRelease: func(*slotCloser) {}})
+	c := &slotCloser{}
 	_, err := own.Insert(c)
 	require.NoError(t, err)
 	require.NoError(t, own.Close())
@@ -216,8 +216,8 @@ func TestSlotChildrenGoFirst(t *testing.T) {
 }
 
 func TestSlotBorrowOutlivesClose(t *testing.T) {
-	table := modcache.NewSlotTable[*closer](nil)
-	c, parent := &closer{}, &closer{}
+	table := modcache.NewSlotTable[*slotCloser](nil)
+	c, parent := &slotCloser{}, &slotCloser{}
 	p, err := table.Insert(parent)
 	require.NoError(t, err)
 	h, err := table.InsertChild(p, c)
@@ -245,16 +245,16 @@ func TestSlotBorrowOutlivesClose(t *testing.T) {
 }
 
 func TestSlotIntern(t *testing.T) {
-	table := modcache.NewSlotTable[*closer](nil)
+	table := modcache.NewSlotTable[*slotCloser](nil)
 	var made atomic.Int32
 	var wg sync.WaitGroup
 	handles := make([]modcache.Handle, 16)
 	for i := range handles {
 		wg.Go(func() {
-			h, err := table.Intern("db", func() (*closer, error) {
+			h, err := table.Intern("db", func() (*slotCloser, error) {
 				made.Add(1)
 				runtime.Gosched()
-				return &closer{}, nil
+				return &slotCloser{}, nil
 			})
 			require.NoError(t, err)
 			handles[i] = h
@@ -274,14 +274,14 @@ func TestSlotIntern(t *testing.T) {
 
 	_, err := table.Intern([]int{1}, nil)
 	require.Error(t, err)
-	_, err = table.Intern("db", func() (*closer, error) { return nil, io.EOF })
+	_, err = table.Intern("db", func() (*slotCloser, error) { return nil, io.EOF })
 	require.ErrorIs(t, err, io.EOF)
 	require.Panics(t, func() {
-		_, _ = table.Intern("db", func() (*closer, error) { panic("no") })
+		_, _ = table.Intern("db", func() (*slotCloser, error) { panic("no") })
 	})
-	var late *closer
-	_, err = table.Intern("db", func() (*closer, error) {
-		late = &closer{}
+	var late *slotCloser
+	_, err = table.Intern("db", func() (*slotCloser, error) {
+		late = &slotCloser{}
 		return late, table.Close()
 	})
 	require.ErrorIs(t, err, modcache.ErrClosed)
@@ -329,22 +329,22 @@ func TestSlotUpdateSeesTheLatest(t *testing.T) {
 
 func TestSlotAs(t *testing.T) {
 	table := modcache.NewSlotTable[any](nil)
-	c := &closer{}
+	c := &slotCloser{}
 	h, err := table.Insert(c)
 	require.NoError(t, err)
-	got, ok := modcache.SlotAs[*closer](table, h)
+	got, ok := modcache.SlotAs[*slotCloser](table, h)
 	require.True(t, ok)
 	require.Same(t, c, got)
 	_, ok = modcache.SlotAs[io.Closer](table, h)
 	require.True(t, ok)
 	_, ok = modcache.SlotAs[string](table, h)
 	require.False(t, ok)
-	_, ok = modcache.SlotAs[*closer](table, h+1)
+	_, ok = modcache.SlotAs[*slotCloser](table, h+1)
 	require.False(t, ok)
 
 	require.ErrorIs(t, modcache.RemoveAs[string](table, h), modcache.ErrNoHandle)
 	require.Zero(t, c.closed.Load())
-	require.NoError(t, modcache.RemoveAs[*closer](table, h))
+	require.NoError(t, modcache.RemoveAs[*slotCloser](table, h))
 	require.EqualValues(t, 1, c.closed.Load())
 }
 
@@ -419,16 +419,16 @@ func TestSlotObjectsAreCollectable(t *testing.T) {
 
 func TestSlotAllocations(t *testing.T) {
 	table := modcache.NewSlotTable[any](nil)
-	h, err := table.Insert(&closer{})
+	h, err := table.Insert(&slotCloser{})
 	require.NoError(t, err)
 	require.Zero(t, testing.AllocsPerRun(100, func() {
 		table.Get(h)
 		table.Get(h + 1)
-		modcache.SlotAs[*closer](table, h)
+		modcache.SlotAs[*slotCloser](table, h)
 		table.Borrow(h)
 		_ = table.Release(h)
 	}))
-	v := &closer{}
+	v := &slotCloser{}
 	require.LessOrEqual(t, testing.AllocsPerRun(100, func() {
 		h, _ := table.Insert(v)
 		_ = table.Remove(h)

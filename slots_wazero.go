@@ -23,7 +23,8 @@ type SlotHost[T any] struct {
 	newest  atomic.Pointer[slotBinding[T]]
 }
 
-// NewSlotHost returns a host for the instances of r. It fails if r is closed.
+// NewSlotHost returns a host for the instances of r, which must be open: wazero panics on
+// host modules of a closed runtime.
 func NewSlotHost[T any](ctx context.Context, r wazero.Runtime) (*SlotHost[T], error) {
 	h := &SlotHost[T]{runtime: r}
 	// An instance that is cut off by its context and traps before it notices is never heard
