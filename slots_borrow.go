@@ -8,13 +8,29 @@ import "fmt"
 func (t *SlotTable[T]) Borrow(h Handle) (v T, ok bool) {
 	if slot := t.slot(h); slot != nil {
 		if e := slot.Load(); t.match(e, h) {
-			if e.state.Add(1) < slotDead {
+			if e.borrow() {
 				return e.value, true
 			}
 			return t.borrowAgain(h, e)
 		}
 	}
 	return v, false
+}
+
+// borrow counts one more borrow of e. If it fails, e is dead and the count is to be taken back.
+func (e *slotEntry[T]) borrow() bool { return e.state.Add(1) < slotDead }
+
+// giveBack counts one borrow of e less. It fails, and changes nothing, if e is dead or isn't borrowed.
+func (e *slotEntry[T]) giveBack() bool {
+	for {
+		s := e.state.Load()
+		if s == 0 || s >= slotDead {
+			return false
+		}
+		if e.state.CompareAndSwap(s, s-1) {
+			return true
+		}
+	}
 }
 
 // borrowAgain is Borrow after e turned out to be dead. The writer that killed e may not have
@@ -25,8 +41,7 @@ func (t *SlotTable[T]) borrowAgain(h Handle, e *slotEntry[T]) (v T, ok bool) {
 	over := t.unborrow(h, e)
 	e2 := t.find(h) // alive: entries die under mu, and leave their slots before it is unlocked
 	if e2 != nil {
-		e2.state.Add(1)
-		v, ok = e2.value, true
+		v, ok = e2.value, e2.borrow()
 	}
 	t.mu.Unlock()
 	if over {
@@ -49,12 +64,8 @@ func (t *SlotTable[T]) unborrow(h Handle, e *slotEntry[T]) (over bool) {
 // Release ends one Borrow of h. It fails with ErrNoHandle if h isn't borrowed.
 func (t *SlotTable[T]) Release(h Handle) error {
 	if slot := t.slot(h); slot != nil {
-		if e := slot.Load(); t.match(e, h) {
-			for s := e.state.Load(); 0 < s && s < slotDead; s = e.state.Load() {
-				if e.state.CompareAndSwap(s, s-1) {
-					return nil
-				}
-			}
+		if e := slot.Load(); t.match(e, h) && e.giveBack() {
+			return nil
 		}
 	}
 	t.mu.Lock()

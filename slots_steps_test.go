@@ -96,11 +96,8 @@ func TestSlotBorrowSteps(t *testing.T) {
 
 			e := table.find(h)
 			event.do(t, table, h)
-			var got *stepObject
-			ok := e.state.Add(1) < slotDead
-			if ok {
-				got = e.value
-			} else {
+			got, ok := e.value, e.borrow()
+			if !ok {
 				got, ok = table.borrowAgain(h, e)
 			}
 			require.Equal(t, !event.gone, ok)
@@ -131,7 +128,8 @@ func TestSlotBorrowMeetsLastRelease(t *testing.T) {
 
 	late := table.find(h)
 	require.NoError(t, table.Close())
-	require.GreaterOrEqual(t, late.state.Add(1), uint32(slotDead))
+	require.False(t, late.giveBack(), "what was borrowed is the table's to take back now")
+	require.False(t, late.borrow())
 	require.NoError(t, table.Release(h))
 	require.Zero(t, o.released)
 	_, ok = table.borrowAgain(h, late)
@@ -146,7 +144,7 @@ func TestSlotBorrowMeetsLastRelease(t *testing.T) {
 	late = table.find(h)
 	require.NoError(t, table.Remove(h))
 	second.put(t, table)
-	late.state.Add(1)
+	require.False(t, late.borrow())
 	_, ok = table.borrowAgain(h, late)
 	require.False(t, ok)
 	require.Equal(t, 1, first.released)

@@ -32,6 +32,7 @@ var slotImports = []wasmImport{
 	{"env", "block", nil, nil},                     // waits for the context to end
 	{"env", "blockAndPanic", nil, nil},
 	{"env", "blockUnseen", nil, nil},     // like blockAndPanic, but not made by SlotHost.Func
+	{"env", "exitUnseen", nil, nil},      // like exit with 0, but not made by SlotHost.Func
 	{"env", "child", slotWord, slotWord}, // an object that depends on another
 }
 
@@ -44,6 +45,7 @@ const (
 	fnBlock
 	fnBlockAndPanic
 	fnBlockUnseen
+	fnExitUnseen
 	fnChild
 	fnOwn // the first function of the guest itself
 )
@@ -133,6 +135,10 @@ func (e *slotEnv) init() {
 		wait(ctx, mod)
 		panic(ctx.Err())
 	}), nil, nil).Export("blockUnseen")
+	b.NewFunctionBuilder().WithGoModuleFunction(api.GoModuleFunc(func(ctx context.Context, mod api.Module, _ []uint64) {
+		_ = mod.Close(ctx)
+		panic(sys.NewExitError(0))
+	}), nil, nil).Export("exitUnseen")
 	_, err = e.host.ExportFunctions(b, api.ValueTypeI64).Instantiate(e.ctx)
 	require.NoError(e.t, err)
 }
@@ -179,6 +185,7 @@ func TestSlotTableEndsWithItsStart(t *testing.T) {
 	for name, body := range map[string][]byte{
 		"trap":      trap,
 		"exit 0":    exit(0),
+		"unseen":    wasmCall(fnExitUnseen),
 		"exit 3":    exit(3),
 		"deadline":  slices.Concat(slotOpenOne, wasmForever),
 		"block":     slices.Concat(slotOpenOne, wasmCall(fnBlock)),
@@ -193,12 +200,12 @@ func TestSlotTableEndsWithItsStart(t *testing.T) {
 						f.name, start = "", fnOwn
 					}
 					ctx, cancel := context.WithTimeout(e.ctx, 5*time.Millisecond)
-					if name == "trap" || name == "exit 0" || name == "exit 3" {
+					if name == "trap" || name == "exit 0" || name == "exit 3" || name == "unseen" {
 						ctx, cancel = context.WithCancel(e.ctx)
 					}
 					defer cancel()
 					mod, table, err := e.instantiate(ctx, "guest", e.compile(start, f))
-					if name == "exit 0" && how == "_start" {
+					if (name == "exit 0" || name == "unseen") && how == "_start" {
 						require.NoError(t, err)
 						require.True(t, mod.IsClosed())
 					} else {
@@ -345,9 +352,9 @@ func TestSlotModuleWithoutTable(t *testing.T) {
 		_, ok := e.host.Table(e.ctx, b)
 		require.False(t, ok)
 
-		// It doesn't get the table of a module that calls it while starting, whether it looks
-		// different from that one or the same.
-		for _, f := range []wasmFunc{
+		// It doesn't get the table of a module that calls it while starting, and if it can't be told
+		// from that one by its exports, that is noticed in the end.
+		for i, f := range []wasmFunc{
 			{name: "run", body: slices.Concat(wasmCall(0), wasmDrop)},
 			{name: "open", results: slotWord, body: wasmCall(0)},
 		} {
@@ -356,6 +363,7 @@ func TestSlotModuleWithoutTable(t *testing.T) {
 			require.NoError(t, err)
 			_, table, err := e.instantiate(e.ctx, "a", compiled)
 			require.Error(t, err)
+			require.Len(t, e.opened, i)
 			e.ended(table)
 			_, ok = e.host.Table(e.ctx, b)
 			require.False(t, ok)
