@@ -343,7 +343,7 @@ func (t *SlotTable[T]) Len() int {
 
 // Range calls f for each handle and its object, in no particular order, until f
 // returns false. It takes no lock: f may use the table. What is inserted, replaced or removed
-// meanwhile may be seen or not.
+// meanwhile may be seen or not; so may all that a Close meanwhile releases.
 func (t *SlotTable[T]) Range(f func(Handle, T) bool) {
 	dir := t.dir.Load()
 	if dir == nil {

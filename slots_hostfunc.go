@@ -15,27 +15,18 @@ import (
 type SlotFunc[T any] func(ctx context.Context, mod api.Module, t *SlotTable[T], stack []uint64)
 
 // Func makes f a host function for wazero's HostFunctionBuilder.WithGoModuleFunction.
-// A call by a module without a table traps with an error that wraps ErrNoHandle. Calls use no reflection and
-// allocate nothing.
-//
-// Functions made by Func also notice, when they return, that their module was closed meanwhile
-// in a way that wazero notifies nobody of.
+// A call by a module without a table, or one that has ended, traps with an error that wraps
+// ErrNoHandle. Calls use no reflection and allocate nothing.
 func (h *SlotHost[T]) Func(f SlotFunc[T]) api.GoModuleFunction {
 	return api.GoModuleFunc(func(ctx context.Context, mod api.Module, stack []uint64) {
-		b := h.binding(ctx, mod)
-		if b == nil {
-			panic(fmt.Errorf("modcache: module %q calls for a slot table but has none, instantiate it with SlotHost.Instantiate: %w", mod.Name(), ErrNoHandle))
+		b := h.newest.Load()
+		if b == nil || b.module != mod {
+			if b = h.find(ctx, mod); b == nil {
+				panic(fmt.Errorf("modcache: module %q calls for a slot table but has none, instantiate it with SlotHost.Instantiate: %w", mod.Name(), ErrNoHandle))
+			}
 		}
-		defer b.endIfClosed(mod) // also if f panics, which is how it would trap
 		f(ctx, mod, b.table, stack)
 	})
-}
-
-// endIfClosed ends b if its module mod is closed.
-func (b *slotBinding[T]) endIfClosed(mod api.Module) {
-	if mod.IsClosed() {
-		b.end()
-	}
 }
 
 // What the host function drop answers.

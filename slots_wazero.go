@@ -19,8 +19,15 @@ import (
 // methods may be called from several goroutines at once.
 type SlotHost[T any] struct {
 	runtime wazero.Runtime
-	bound   sync.Map // api.Module → *slotBinding[T]
-	newest  atomic.Pointer[slotBinding[T]]
+	bound   sync.Map                     // api.Module → *slotBound[T]
+	newest  atomic.Pointer[slotBound[T]] // one of them, asked first: many hosts run one instance at a time
+}
+
+// slotBound is a binding whose instance is known.
+type slotBound[T any] struct {
+	module  api.Module
+	table   *SlotTable[T]
+	binding *slotBinding[T]
 }
 
 // NewSlotHost returns a host for the instances of r, which must be open: wazero panics on
@@ -28,15 +35,15 @@ type SlotHost[T any] struct {
 func NewSlotHost[T any](ctx context.Context, r wazero.Runtime) (*SlotHost[T], error) {
 	h := &SlotHost[T]{runtime: r}
 	// An instance that is cut off by its context and traps before it notices is never heard
-	// of again, nor does the runtime know it any more. So this module
-	// without functions waits for the runtime to close.
+	// of again, nor does the runtime know it any more. Should its caller not look after it, this
+	// module without functions still hears of the runtime's end.
 	sentinel, err := r.NewHostModuleBuilder("modcache-slots").Compile(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("modcache: preparing a slot host: %w", err)
 	}
 	ctx = experimental.WithCloseNotifier(ctx, experimental.CloseNotifyFunc(func(context.Context, uint32) {
 		h.bound.Range(func(_, b any) bool {
-			b.(*slotBinding[T]).end()
+			b.(*slotBound[T]).binding.end()
 			return true
 		})
 	}))
@@ -64,7 +71,40 @@ func (m *SlotModule[T]) CloseWithExitCode(ctx context.Context, code uint32) erro
 	return m.Module.CloseWithExitCode(ctx, code)
 }
 
-// Instantiate instantiates a module and gives it the table t, from its start functions on.
+// ExportedFunction is that of the instance, or nil. A call that fails also notices that the instance
+// was closed in a way that wazero notifies nobody of: a cancelled context and a
+// trap before the guest could heed it.
+func (m *SlotModule[T]) ExportedFunction(name string) api.Function {
+	f := m.Module.ExportedFunction(name)
+	if f == nil {
+		return nil
+	}
+	return slotFunction{f, m.binding.endIfClosed}
+}
+
+type slotFunction struct {
+	api.Function
+	failed func()
+}
+
+func (f slotFunction) Call(ctx context.Context, params ...uint64) ([]uint64, error) {
+	res, err := f.Function.Call(ctx, params...)
+	if err != nil {
+		f.failed()
+	}
+	return res, err
+}
+
+func (f slotFunction) CallWithStack(ctx context.Context, stack []uint64) error {
+	err := f.Function.CallWithStack(ctx, stack)
+	if err != nil {
+		f.failed()
+	}
+	return err
+}
+
+// Instantiate instantiates a module and gives it the table t, from its start functions on; if t is
+// nil, a new one with the default options.
 // The table is closed when the instance ends: when it or the runtime is closed, it exits, its
 // context is cancelled under a runtime configured to heed that, or it can't be instantiated at all.
 // Several instances may have one table, as threads do; it is closed when the last of them ends.
@@ -78,6 +118,9 @@ func (m *SlotModule[T]) CloseWithExitCode(ctx context.Context, code uint32) erro
 // As with wazero, an instance whose start function exits with code 0 is
 // returned closed, without an error. It fails with ErrClosed if t is closed.
 func (h *SlotHost[T]) Instantiate(ctx context.Context, compiled wazero.CompiledModule, config wazero.ModuleConfig, t *SlotTable[T]) (*SlotModule[T], error) {
+	if t == nil {
+		t = NewSlotTable[T](nil)
+	}
 	if !t.attach() {
 		return nil, fmt.Errorf("modcache: instantiating a module with a slot table: %w", ErrClosed)
 	}
@@ -94,10 +137,10 @@ func (h *SlotHost[T]) Instantiate(ctx context.Context, compiled wazero.CompiledM
 	}
 	if !b.bind(mod) {
 		_ = mod.Close(ctx)
-		return nil, fmt.Errorf("modcache: while module %q was starting, module %q, which has no slot table, called for its own", mod.Name(), (*b.module.Load()).Name())
+		return nil, fmt.Errorf("modcache: while module %q was starting, module %q, which has no slot table, called for its own", mod.Name(), b.bound.Load().module.Name())
 	}
 	if ok = !mod.IsClosed(); ok {
-		h.newest.Store(b)
+		h.newest.Store(b.bound.Load())
 		b.forgetIfEnded()
 	}
 	return &SlotModule[T]{mod, b}, nil
@@ -107,24 +150,25 @@ func (h *SlotHost[T]) Instantiate(ctx context.Context, compiled wazero.CompiledM
 // function, together with the context of that call. ok is false if mod has no table
 // or has ended.
 func (h *SlotHost[T]) Table(ctx context.Context, mod api.Module) (t *SlotTable[T], ok bool) {
-	if b := h.binding(ctx, mod); b != nil {
-		return b.table, true
+	b := h.newest.Load()
+	if b == nil || b.module != mod {
+		if b = h.find(ctx, mod); b == nil {
+			return nil, false
+		}
 	}
-	return nil, false
+	return b.table, true
 }
 
-func (h *SlotHost[T]) binding(ctx context.Context, mod api.Module) *slotBinding[T] {
-	if b := h.newest.Load(); b != nil && *b.module.Load() == mod {
-		return b
-	}
+// find looks for an instance that isn't the newest. It returns nil if mod has no table.
+func (h *SlotHost[T]) find(ctx context.Context, mod api.Module) *slotBound[T] {
 	if b, ok := h.bound.Load(mod); ok {
-		return b.(*slotBinding[T])
+		return b.(*slotBound[T])
 	}
 	// Instances that are starting aren't known by their module yet. The context tells which they
 	// are, but not that mod is one of them: it may be a module that one of them calls.
 	for b, _ := ctx.Value(slotContextKey[T]{h}).(*slotBinding[T]); b != nil; b = b.outer {
-		if b.module.Load() == nil && b.resembles(mod) && b.bind(mod) {
-			return b
+		if b.bound.Load() == nil && b.resembles(mod) && b.bind(mod) {
+			return b.bound.Load()
 		}
 	}
 	return nil
@@ -135,17 +179,17 @@ type slotBinding[T any] struct {
 	host     *SlotHost[T]
 	table    *SlotTable[T]
 	compiled wazero.CompiledModule
-	outer    *slotBinding[T]            // of the instance in whose start this one was made
-	module   atomic.Pointer[api.Module] // nil until the instance is known
+	outer    *slotBinding[T]              // of the instance in whose start this one was made
+	bound    atomic.Pointer[slotBound[T]] // nil until the instance is known
 	ended    atomic.Bool
 }
 
 // bind makes mod known as the instance of b. It fails if another one is.
 func (b *slotBinding[T]) bind(mod api.Module) bool {
-	if !b.module.CompareAndSwap(nil, &mod) && *b.module.Load() != mod {
-		return false
+	if !b.bound.CompareAndSwap(nil, &slotBound[T]{mod, b.table, b}) {
+		return b.bound.Load().module == mod
 	}
-	b.host.bound.Store(mod, b)
+	b.host.bound.Store(mod, b.bound.Load())
 	b.forgetIfEnded()
 	return true
 }
@@ -158,26 +202,26 @@ func (b *slotBinding[T]) end() {
 	}
 }
 
+// endIfClosed ends b if its instance is known and closed.
+func (b *slotBinding[T]) endIfClosed() {
+	if known := b.bound.Load(); known != nil && known.module.IsClosed() {
+		b.end()
+	}
+}
+
 // forgetIfEnded is called after b was made known and after it ended, so that the later of both
 // takes it out.
 func (b *slotBinding[T]) forgetIfEnded() {
-	if !b.ended.Load() {
-		return
-	}
-	b.host.newest.CompareAndSwap(b, nil)
-	if mod := b.module.Load(); mod != nil {
-		b.host.bound.CompareAndDelete(*mod, b)
+	if known := b.bound.Load(); known != nil && b.ended.Load() {
+		b.host.newest.CompareAndSwap(known, nil)
+		b.host.bound.CompareAndDelete(known.module, known)
 	}
 }
 
 // CloseNotify implements experimental.CloseNotifier. Modules that are instantiated under the
 // context of this one's start inherit the notifier: only the end of its own counts. As long
 // as that isn't known, Instantiate looks after it.
-func (b *slotBinding[T]) CloseNotify(context.Context, uint32) {
-	if mod := b.module.Load(); mod != nil && (*mod).IsClosed() {
-		b.end()
-	}
-}
+func (b *slotBinding[T]) CloseNotify(context.Context, uint32) { b.endIfClosed() }
 
 // resembles tells whether mod could be an instance of b's module, going by what it exports.
 func (b *slotBinding[T]) resembles(mod api.Module) bool {

@@ -271,8 +271,9 @@ func TestSlotTableEndsWithItsInstance(t *testing.T) {
 		"cancelled in a host function":                   func(e *slotEnv, m *instance) { e.cancelIn(m, "block") },
 		"cancelled in a host function that panics":       func(e *slotEnv, m *instance) { e.cancelIn(m, "blockAndPanic") },
 		"cancelled in a host function, trapped at once":  func(e *slotEnv, m *instance) { e.cancelIn(m, "blockThenTrap") },
-		"cancelled in a foreign host function, Close":    func(e *slotEnv, m *instance) { e.cancelIn(m, "blockUnseen"); _ = m.Close(e.ctx) },
-		"cancelled in a foreign host function, Runtime.": func(e *slotEnv, m *instance) { e.cancelIn(m, "blockUnseen"); _ = e.r.Close(e.ctx) },
+		"cancelled in a foreign host function":           func(e *slotEnv, m *instance) { e.cancelIn(m, "blockUnseen") },
+		"cancelled in a foreign host function, Close":    func(e *slotEnv, m *instance) { e.cancelIn(m.Module, "blockUnseen"); _ = m.Close(e.ctx) },
+		"cancelled in a foreign host function, Runtime.": func(e *slotEnv, m *instance) { e.cancelIn(m.Module, "blockUnseen"); _ = e.r.Close(e.ctx) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			eachSlotEngine(t, func(t *testing.T, e *slotEnv) {
@@ -298,6 +299,7 @@ func TestSlotTableEndsWithItsInstance(t *testing.T) {
 
 // cancelIn calls a function that blocks and cancels its context then.
 func (e *slotEnv) cancelIn(m api.Module, name string) {
+	e.t.Helper()
 	ctx, cancel := context.WithCancel(e.ctx)
 	defer cancel()
 	go func() {
@@ -570,5 +572,72 @@ func TestSlotHostManyInstances(t *testing.T) {
 			require.NoError(t, <-done)
 		}
 		require.Zero(t, opened.Load())
+	})
+}
+
+// TestSlotBorrowOutlivesItsInstance closes the instance while a host function that it called uses an
+// object.
+func TestSlotBorrowOutlivesItsInstance(t *testing.T) {
+	eachSlotEngine(t, func(t *testing.T, e *slotEnv) {
+		mod, err := e.host.Instantiate(e.ctx, e.compile(wasmNoStart, slotOpener), wazero.NewModuleConfig(), nil)
+		require.NoError(t, err)
+		e.during = func(ctx context.Context, caller api.Module) {
+			table, ok := e.host.Table(ctx, caller)
+			require.True(t, ok)
+			for h := range table.Range {
+				c, ok := table.Borrow(h)
+				require.True(t, ok)
+				closed := make(chan error)
+				go func() { closed <- mod.Close(ctx) }()
+				require.NoError(t, <-closed)
+				_, ok = table.Get(h)
+				require.False(t, ok)
+				require.Zero(t, c.closed.Load())
+				require.NoError(t, table.Release(h))
+				require.EqualValues(t, 1, c.closed.Load())
+			}
+			_, ok = e.host.Table(ctx, caller)
+			require.False(t, ok)
+		}
+		_, err = mod.ExportedFunction("open").Call(e.ctx)
+		var exit *sys.ExitError
+		require.ErrorAs(t, err, &exit)
+		e.ended(mod.Table())
+		require.Nil(t, mod.ExportedFunction("nothing"))
+	})
+}
+
+func TestSlotNarrowHostFunctions(t *testing.T) {
+	eachSlotEngine(t, func(t *testing.T, e *slotEnv) {
+		_, err := e.host.ExportFunctions(e.r.NewHostModuleBuilder("narrow"), api.ValueTypeI32).Instantiate(e.ctx)
+		require.NoError(t, err)
+		i32 := []byte{wasmTypeI32}
+		compiled, err := e.r.CompileModule(e.ctx, wasmModule(
+			[]wasmImport{{"narrow", "clone", i32, i32}, {"narrow", "drop", i32, i32}},
+			[]wasmFunc{wasmPassOn("clone", 0, i32, i32), wasmPassOn("drop", 1, i32, i32)}, wasmNoStart))
+		require.NoError(t, err)
+		table := modcache.NewSlotTable(&modcache.SlotOptions[*slotCloser]{Narrow: true})
+		mod, err := e.host.Instantiate(e.ctx, compiled, wazero.NewModuleConfig(), table)
+		require.NoError(t, err)
+		c := &slotCloser{}
+		h, err := table.Insert(c)
+		require.NoError(t, err)
+
+		stack := []uint64{uint64(h) | 0xffff<<32} // an i32's upper half says nothing
+		require.NoError(t, mod.ExportedFunction("clone").CallWithStack(e.ctx, stack))
+		second := table.Handle(stack[0])
+		require.NotEqual(t, h, second)
+		for _, h := range []modcache.Handle{h, second} {
+			require.Zero(t, c.closed.Load())
+			res, err := mod.ExportedFunction("drop").Call(e.ctx, uint64(h))
+			require.NoError(t, err)
+			require.EqualValues(t, modcache.SlotDropped, uint32(res[0]))
+		}
+		require.EqualValues(t, 1, c.closed.Load())
+
+		ctx, cancel := context.WithCancel(e.ctx)
+		cancel()
+		require.Error(t, mod.ExportedFunction("drop").CallWithStack(ctx, stack))
+		e.ended(table)
 	})
 }
