@@ -114,7 +114,7 @@ func (m *slotModel) handle() modcache.Handle {
 	if n := len(m.handles); n > 0 && m.next(8) > 0 {
 		return m.handles[n-1-m.next(min(n, 12))]
 	}
-	return modcache.Handle(m.next(256)) * modcache.Handle(1+m.next(3)<<40)
+	return modcache.Handle(m.next(256)) * (1 + modcache.Handle(m.next(3))<<40)
 }
 
 func (m *slotModel) object() *slotModelObject {

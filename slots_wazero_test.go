@@ -335,6 +335,11 @@ func TestSlotTableIsTheCallers(t *testing.T) {
 				}
 				require.Equal(t, 1, tableA.Len())
 				require.Equal(t, 2, tableB.Len())
+				for mod, want := range map[api.Module]*modcache.SlotTable[*slotCloser]{a.Module: tableA, b.Module: tableB} {
+					got, ok := e.host.Table(e.ctx, mod)
+					require.True(t, ok)
+					require.Same(t, want, got)
+				}
 				require.NoError(t, a.Close(e.ctx))
 				require.NoError(t, b.Close(e.ctx))
 				e.ended(tableA)
