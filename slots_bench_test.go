@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"runtime"
-	"runtime/cgo"
 	"slices"
 	"sync"
 	"testing"
@@ -109,24 +108,16 @@ func (p *slotXsyncPeer) Insert(v *slotBenchObject) uint64 {
 func (p *slotXsyncPeer) Get(h uint64) (*slotBenchObject, bool) { return p.m.Load(h) }
 func (p *slotXsyncPeer) Remove(h uint64)                       { p.m.Delete(h) }
 
-type slotCgoPeer struct{}
-
-func (slotCgoPeer) Insert(v *slotBenchObject) uint64 { return uint64(cgo.NewHandle(v)) }
-func (slotCgoPeer) Get(h uint64) (*slotBenchObject, bool) {
-	v, ok := cgo.Handle(h).Value().(*slotBenchObject)
-	return v, ok
-}
-func (slotCgoPeer) Remove(h uint64) { cgo.Handle(h).Delete() }
-
-var slotPeers = []struct {
+type slotPeerMaker struct {
 	name string
 	make func() slotPeer
-}{
+}
+
+var slotPeers = []slotPeerMaker{
 	{"SlotTable", func() slotPeer { return slotTablePeer{modcache.NewSlotTable[*slotBenchObject](nil)} }},
 	{"map+RWMutex", func() slotPeer { return &slotMapPeer{m: map[uint64]*slotBenchObject{}} }},
 	{"sync.Map", func() slotPeer { return &slotSyncMapPeer{} }},
 	{"xsync.Map", func() slotPeer { return &slotXsyncPeer{m: xsync.NewMap[uint64, *slotBenchObject]()} }},
-	{"cgo.Handle", func() slotPeer { return slotCgoPeer{} }},
 }
 
 const slotBenchSize = 1024
