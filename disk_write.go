@@ -41,7 +41,7 @@ func (d *Disk) isSound(key Key) bool {
 		return false
 	}
 	_ = a.Close()
-	d.touch(entryName(key), fi)
+	d.touch(key, fi)
 	return true
 }
 
