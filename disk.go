@@ -123,7 +123,7 @@ type Disk struct {
 	dirty dirtySet
 
 	writing sync.Map // name of a temporary file that is being written
-	unsure  sync.Map // Key of a damaged entry that couldn't be moved away; Add overwrites it
+	unsure  sync.Map // Key to fs.FileInfo: damaged entries that couldn't be moved away
 
 	counters struct {
 		lookups, hits, misses, adds, rejected, evictions, evictedBytes atomic.Uint64

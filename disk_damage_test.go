@@ -28,8 +28,8 @@ func (e *diskEvents) observe(ev modcache.Event) {
 	e.all = append(e.all, ev)
 }
 
-// take returns the events of that kind so far, and forgets all.
-func (e *diskEvents) take(kind modcache.EventKind) (out []modcache.Event) {
+// list returns the events of that kind so far.
+func (e *diskEvents) list(kind modcache.EventKind) (out []modcache.Event) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for _, ev := range e.all {
@@ -37,6 +37,14 @@ func (e *diskEvents) take(kind modcache.EventKind) (out []modcache.Event) {
 			out = append(out, ev)
 		}
 	}
+	return out
+}
+
+// take is list, and forgets all.
+func (e *diskEvents) take(kind modcache.EventKind) []modcache.Event {
+	out := e.list(kind)
+	e.mu.Lock()
+	defer e.mu.Unlock()
 	e.all = nil
 	return out
 }

@@ -188,8 +188,9 @@ func (d *Disk) rewrite(key Key) error {
 	if err != nil {
 		return err
 	}
+	defer d.writing.Delete(tmp)
 	if err := d.fs.Rename(tmp, entryName(key)); err != nil {
-		_ = d.fs.Remove(tmp)
+		d.discard(tmp)
 		return err
 	}
 	return nil

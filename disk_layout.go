@@ -105,15 +105,20 @@ func isTempName(name string) bool {
 	return ok && err == nil && len(random) == len(rand.Text())
 }
 
-// createTemp opens a new file in the directory for files being written.
+// createTemp opens a new file in the directory for files being written. It
+// is safe from reap until its name is deleted from d.writing.
 func (d *Disk) createTemp(key Key) (name string, f dirfs.File, err error) {
 	name = tmpDir + "/" + tempName(key)
+	d.writing.Store(name, true)
 	const flags = os.O_WRONLY | os.O_CREATE | os.O_EXCL
 	f, err = d.fs.OpenFile(name, flags, filePerm)
 	if errors.Is(err, fs.ErrNotExist) { // somebody cleaned up
 		if err = d.mkdir(tmpDir); err == nil {
 			f, err = d.fs.OpenFile(name, flags, filePerm)
 		}
+	}
+	if err != nil {
+		d.writing.Delete(name)
 	}
 	return name, f, err
 }

@@ -33,9 +33,6 @@ func (d *Disk) Add(ctx context.Context, key Key, a *Artifact) error {
 
 // isSound reports whether there is an entry that Get would return.
 func (d *Disk) isSound(key Key) bool {
-	if _, bad := d.unsure.Load(key); bad {
-		return false
-	}
 	a, fi, err := d.load(key)
 	if err != nil {
 		return false
@@ -91,15 +88,13 @@ func sourceOf(a *Artifact) (io.ReaderAt, error) {
 	return frame.Bytes(b), err
 }
 
-// writeTemp writes the whole entry to a file beside the entries. It leaves
-// none behind when it fails.
+// writeTemp writes the whole entry to a file beside the entries, for publish. It
+// leaves none behind when it fails.
 func (d *Disk) writeTemp(key Key, src io.ReaderAt, size int64, m frame.Meta, sync bool) (name string, n int64, err error) {
 	name, f, err := d.createTemp(key)
 	if err != nil {
 		return "", 0, err
 	}
-	d.writing.Store(name, true)
-	defer d.writing.Delete(name)
 	n, err = frame.Write(f, src, size, m, &d.frame)
 	if err == nil && sync {
 		err = f.Sync()
@@ -108,7 +103,7 @@ func (d *Disk) writeTemp(key Key, src io.ReaderAt, size int64, m frame.Meta, syn
 		err = e
 	}
 	if err != nil {
-		_ = d.fs.Remove(name)
+		d.discard(name)
 		return "", 0, err
 	}
 	// The order of eviction follows the store's clock, not the kernel's.
@@ -117,8 +112,14 @@ func (d *Disk) writeTemp(key Key, src io.ReaderAt, size int64, m frame.Meta, syn
 	return name, n, nil
 }
 
-// publish gives a finished file its name among the entries. An unsynced one is
-// noted as pending before anybody can see it.
+// discard removes a temporary file.
+func (d *Disk) discard(tmp string) {
+	_ = d.fs.Remove(tmp)
+	d.writing.Delete(tmp)
+}
+
+// publish gives a finished temporary file its name among the entries. An
+// unsynced one is noted as pending before anybody can see it.
 func (d *Disk) publish(key Key, tmp string, n int64, synced bool) error {
 	name := entryName(key)
 	shard, base := name[:1], name[2:]
@@ -126,12 +127,13 @@ func (d *Disk) publish(key Key, tmp string, n int64, synced bool) error {
 		d.dirty.add(key, n)
 	}
 	if err := d.renameInto(tmp, shard, base); err != nil {
-		_ = d.fs.Remove(tmp)
+		d.discard(tmp)
 		if !synced {
 			d.dirty.drop(key)
 		}
 		return err
 	}
+	d.writing.Delete(tmp)
 	if synced {
 		return d.syncDirs([]string{shard})
 	}
@@ -184,7 +186,7 @@ func (d *Disk) quarantine(key Key, read fs.FileInfo) {
 		err = d.fs.Remove(name)
 	}
 	if err != nil {
-		d.unsure.Store(key, true)
+		d.unsure.Store(key, read)
 		return
 	}
 	d.usage.remove(name)
