@@ -137,7 +137,7 @@ func TestDiskUnderFaults(t *testing.T) {
 		for _, op := range ops {
 			for _, forever := range []bool{false, true} {
 				for n := 1; ; n++ {
-					if !slow && (forever || errno != syscall.EIO) && n > 2 && n%8 != 0 {
+					if !slow && n > 4 && n%5 != 0 {
 						continue
 					}
 					fail := func(o dirfstest.Op, i int) error {
