@@ -168,7 +168,7 @@ func OpenDisk(dir string, o *DiskOptions) (*Disk, error) {
 // and there must not be.
 func openTree(dir string, readOnly bool) (dirfs.FS, error) {
 	if !readOnly {
-		if err := os.MkdirAll(dir, 0o700); err != nil {
+		if err := dirfs.Create(dir, dirPerm); err != nil {
 			return nil, fmt.Errorf("modcache: open disk store: %w", err)
 		}
 	}

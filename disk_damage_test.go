@@ -81,7 +81,7 @@ func requireDamage(t *testing.T, d *modcache.Disk, events *diskEvents, key modca
 func TestDiskFindsEveryBitFlipAndTruncation(t *testing.T) {
 	for name, o := range map[string]modcache.DiskOptions{"plain": {}, "sealed": {Key: []byte("0123456789abcdef")}} {
 		t.Run(name, func(t *testing.T) {
-			dir := t.TempDir()
+			dir := memDir(t)
 			var events diskEvents
 			o.OnEvent = events.observe
 			d := openDisk(t, dir, &o)
@@ -116,7 +116,7 @@ func TestDiskFindsEveryBitFlipAndTruncation(t *testing.T) {
 
 func TestDiskFindsMutationsOfLargeEntries(t *testing.T) {
 	const size = 300_000
-	dir := t.TempDir()
+	dir := memDir(t)
 	var events diskEvents
 	d := openDisk(t, dir, &modcache.DiskOptions{OnEvent: events.observe})
 	want := diskCode(1, size)

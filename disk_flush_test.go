@@ -4,8 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"os"
-	"path/filepath"
 	"sync"
 	"syscall"
 	"testing"
@@ -27,7 +25,7 @@ func TestDiskKeepsWhatItFlushed(t *testing.T) {
 	}
 	for seed := range rounds {
 		rng := rand.New(rand.NewPCG(seed, 1))
-		dir := t.TempDir()
+		dir := memDir(t)
 		var device *dirfstest.Volatile
 		d, err := modcache.OpenDiskOn(dir, func(tree dirfs.FS) dirfs.FS {
 			device = dirfstest.NewVolatile(tree)
@@ -66,8 +64,7 @@ func TestDiskKeepsWhatItFlushed(t *testing.T) {
 		require.NoError(t, d.Close())
 
 		for range 3 {
-			image := filepath.Join(t.TempDir(), "image")
-			require.NoError(t, os.Mkdir(image, 0o700))
+			image := memDir(t)
 			require.NoError(t, device.Crash(rng, image))
 			after, err := modcache.OpenDisk(image, nil)
 			require.NoError(t, err)

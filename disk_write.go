@@ -14,7 +14,8 @@ import (
 
 // Add implements [Store]. It evicts what has gone unused longest if the entry
 // wouldn't fit otherwise, and fails with [ErrTooLarge] if it never could. When
-// Add fails, the entry is as it was before.
+// Add fails, the entry is as it was before; with SyncEveryAdd, it may also be
+// readable and pending.
 func (d *Disk) Add(ctx context.Context, key Key, a *Artifact) error {
 	err := d.writable(ctx)
 	if err == nil {
@@ -66,8 +67,9 @@ func (d *Disk) add(ctx context.Context, key Key, a *Artifact) error {
 		d.makeSpace(ctx, size)
 		tmp, n, err = d.writeTemp(key, src, a.Size(), m, d.o.SyncEveryAdd)
 	}
+	var pending dirtyFile
 	if err == nil {
-		err = d.publish(key, tmp, n, d.o.SyncEveryAdd)
+		pending, err = d.publish(key, tmp, n)
 	}
 	if err != nil {
 		d.usage.release(size)
@@ -75,6 +77,13 @@ func (d *Disk) add(ctx context.Context, key Key, a *Artifact) error {
 	}
 	d.usage.commit(entryName(key), size, n)
 	d.unsure.Delete(key)
+	if d.o.SyncEveryAdd {
+		err := d.syncDirs([]string{entryName(key)[:1]})
+		d.dirty.settle(key, pending, err == nil)
+		if err != nil {
+			return fail(err)
+		}
+	}
 	d.notify(Event{Kind: EventStored, Key: key, Bytes: a.Size(), Duration: d.o.Now().Sub(start)})
 	return nil
 }
@@ -118,26 +127,18 @@ func (d *Disk) discard(tmp string) {
 	d.writing.Delete(tmp)
 }
 
-// publish gives a finished temporary file its name among the entries. An
-// unsynced one is noted as pending before anybody can see it.
-func (d *Disk) publish(key Key, tmp string, n int64, synced bool) error {
+// publish gives a finished temporary file its name among the entries. It is noted
+// as pending before anybody can see it.
+func (d *Disk) publish(key Key, tmp string, n int64) (pending dirtyFile, err error) {
 	name := entryName(key)
-	shard, base := name[:1], name[2:]
-	if !synced {
-		d.dirty.add(key, n)
-	}
-	if err := d.renameInto(tmp, shard, base); err != nil {
+	pending, undo := d.dirty.add(key, n)
+	if err := d.renameInto(tmp, name[:1], name[2:]); err != nil {
 		d.discard(tmp)
-		if !synced {
-			d.dirty.drop(key)
-		}
-		return err
+		undo()
+		return pending, err
 	}
 	d.writing.Delete(tmp)
-	if synced {
-		return d.syncDirs([]string{shard})
-	}
-	return nil
+	return pending, nil
 }
 
 // makeSpace evicts entries of at least size bytes.
