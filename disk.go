@@ -11,6 +11,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sync/singleflight"
+
 	"github.com/modcache/modcache/internal/dirfs"
 	"github.com/modcache/modcache/internal/frame"
 )
@@ -117,10 +119,11 @@ type Disk struct {
 	fs    dirfs.FS // nil: ReadOnly without a directory
 	frame frame.Options
 	usage usage
+	walks singleflight.Group
 	dirty dirtySet
 
 	writing sync.Map // name of a temporary file that is being written
-	unsure  sync.Map // Key of a damaged entry that couldn't be moved away; Add overwrites it
+	unsure  sync.Map // Key to fs.FileInfo: damaged entries that couldn't be moved away
 
 	counters struct {
 		lookups, hits, misses, adds, rejected, evictions, evictedBytes atomic.Uint64
@@ -165,7 +168,7 @@ func OpenDisk(dir string, o *DiskOptions) (*Disk, error) {
 // and there must not be.
 func openTree(dir string, readOnly bool) (dirfs.FS, error) {
 	if !readOnly {
-		if err := os.MkdirAll(dir, 0o700); err != nil {
+		if err := dirfs.Create(dir, dirPerm); err != nil {
 			return nil, fmt.Errorf("modcache: open disk store: %w", err)
 		}
 	}

@@ -52,14 +52,28 @@ type dirtyFile struct {
 	rewrite bool   // a sync failed: the kernel may have dropped what it couldn't write
 }
 
-func (s *dirtySet) add(key Key, size int64) {
+// add notes a file that is about to appear under key; undo takes that back.
+func (s *dirtySet) add(key Key, size int64) (f dirtyFile, undo func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.files == nil {
 		s.files = make(map[Key]dirtyFile)
 	}
 	s.seq++
-	s.files[key] = dirtyFile{size: size, seq: s.seq}
+	f = dirtyFile{size: size, seq: s.seq}
+	before, replaced := s.files[key]
+	s.files[key] = f
+	return f, func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		switch {
+		case s.files[key].seq != f.seq:
+		case replaced:
+			s.files[key] = before
+		default:
+			delete(s.files, key)
+		}
+	}
 }
 
 func (s *dirtySet) drop(key Key) {
@@ -188,8 +202,9 @@ func (d *Disk) rewrite(key Key) error {
 	if err != nil {
 		return err
 	}
+	defer d.writing.Delete(tmp)
 	if err := d.fs.Rename(tmp, entryName(key)); err != nil {
-		_ = d.fs.Remove(tmp)
+		d.discard(tmp)
 		return err
 	}
 	return nil

@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"time"
 )
 
@@ -48,6 +49,26 @@ type File interface {
 	// TryLock takes the advisory lock of the file, which closing it releases. It
 	// doesn't wait: false means that another open file has it.
 	TryLock() (bool, error)
+}
+
+// Create makes a directory and those above it, as far as they don't exist,
+// and makes their names durable where directories can be opened for that.
+func Create(dir string, perm fs.FileMode) error {
+	if _, err := os.Lstat(dir); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	parent := filepath.Dir(dir)
+	if err := Create(parent, perm); err != nil {
+		return err
+	}
+	if err := os.Mkdir(dir, perm); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	if tree, err := Open(parent); err == nil {
+		_ = tree.SyncDir(".")
+		_ = tree.Close()
+	}
+	return nil
 }
 
 // Open returns the tree below dir, which must exist.
