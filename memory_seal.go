@@ -1,0 +1,36 @@
+package modcache
+
+import (
+	"fmt"
+	"hash/maphash"
+)
+
+// memorySeals finds out, in tests, that somebody wrote to bytes that everybody
+// shares. A nil one does nothing. The store's lock guards it.
+type memorySeals struct {
+	seed maphash.Seed
+	sums map[*memoryEntry]uint64
+}
+
+func newMemorySeals() *memorySeals {
+	return &memorySeals{seed: maphash.MakeSeed(), sums: make(map[*memoryEntry]uint64)}
+}
+
+func (s *memorySeals) put(e *memoryEntry) {
+	if s != nil {
+		s.sums[e] = maphash.Bytes(s.seed, e.art.mem)
+	}
+}
+
+func (s *memorySeals) check(e *memoryEntry) error {
+	if s == nil || s.sums[e] == maphash.Bytes(s.seed, e.art.mem) {
+		return nil
+	}
+	return fmt.Errorf("%v: somebody wrote to the bytes of an artifact in memory: %w", e.key.key(), ErrCorrupt)
+}
+
+func (s *memorySeals) drop(e *memoryEntry) {
+	if s != nil {
+		delete(s.sums, e)
+	}
+}
