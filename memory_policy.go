@@ -55,6 +55,7 @@ type memoryPolicy struct {
 const (
 	halfLife  = 4
 	maxCredit = 3
+	newcomer  = 0.25
 	// maxWeight is where scores are scaled down, far from the end of float32.
 	maxWeight = 1 << 40
 	// ghostsPerEntry is how many departed entries are remembered for each that is
@@ -76,8 +77,11 @@ func (p *memoryPolicy) insert(e *memoryEntry) {
 	if p.weight > maxWeight {
 		p.rescale()
 	}
-	past := p.recall(e)
-	e.score = (float32(p.weight) + past) * density(e.art)
+	past, now := p.recall(e), float32(p.weight)
+	if past == 0 {
+		now *= newcomer
+	}
+	e.score = (past + now) * density(e.art)
 	heap.Push(&p.queue, e)
 }
 
