@@ -24,11 +24,12 @@ type MemoryOptions struct {
 	// OnEvent is told of each artifact that leaves or isn't let in
 	// ([EventEvicted], with the reason) and, under DetectWrites, of each that
 	// was written to ([EventCorrupt]). It is called on the path of whoever caused
-	// that, after the change and without a lock: it may use the store.
+	// that, after the change and without a lock: it may use the store, and may hear
+	// of two goroutines' changes in either order.
 	OnEvent func(Event)
 
-	// Now is the clock, for the ages in events and reports. nil means time.Now. It
-	// must not use the store.
+	// Now is the clock, for the ages in events and reports. nil means time.Now. It is
+	// called by several goroutines at once.
 	Now func() time.Time
 
 	// DetectWrites is for tests: an artifact's bytes are hashed when it comes in
@@ -50,8 +51,9 @@ type MemoryOptions struct {
 // returns (until another one needs the room); a larger one is [ErrTooLarge], and
 // evicts nothing. What counts is [Artifact.Size]. Not counted are a slice's
 // spare capacity, artifacts that callers still hold after they were evicted, and
-// the bookkeeping: at most 140 bytes for each artifact, on 64-bit machines, on the
-// average of a store with hundreds of them.
+// the bookkeeping, which takes 8 KiB, and at most 140 bytes for each artifact on
+// 64-bit machines. What is being loaded from a file isn't counted either until
+// it is let in.
 //
 // What is evicted is what is least likely to save compile time per byte,
 // judging by how often and how recently it was asked for, before an earlier
@@ -59,6 +61,10 @@ type MemoryOptions struct {
 //
 // A store that is turned off, by its options or by Resize, accepts and keeps
 // nothing: Add returns nil and counts a rejection.
+//
+// In the metrics, Evictions are the artifacts that had to go to keep to a budget,
+// a lowered one included, and RejectedAdds those that were too large, could not
+// be loaded, or found the store turned off.
 //
 // Get ignores its context, and never fails. Add looks at it before it loads
 // an artifact from a file. A Memory needs no Close.
