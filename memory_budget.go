@@ -170,10 +170,6 @@ func (b *memoryBudget) drop(e *memoryEntry, reason Reason) {
 	}
 	b.seals.drop(e)
 	b.record(e.key.key(), e.art.Size(), reason, max(0, time.Duration(b.clock.UnixNano()-e.added)))
-	if len(b.policy.queue) == 0 {
-		b.index.clear()
-		b.policy.queue = nil
-	}
 }
 
 // record enters a departure into the books.
@@ -208,7 +204,8 @@ func (b *memoryBudget) resize(maxBytes int64) {
 		b.evict(ReasonResized)
 	}
 	if b.maxBytes == 0 {
-		b.policy.ghosts = nil
+		b.index.clear()
+		b.policy = memoryPolicy{}
 	}
 }
 

@@ -144,29 +144,33 @@ func TestMemoryReadableWhileOthersChange(t *testing.T) {
 
 func TestMemoryFreesWhatLeaves(t *testing.T) {
 	eachMemory(t, func(t *testing.T, make_ func(*modcache.MemoryOptions) memoryStore) {
-		s := make_(&modcache.MemoryOptions{MaxBytes: 64 << 10})
-		var bytes []weak.Pointer[byte]
-		for n := range 40 {
-			b := make([]byte, 16<<10)
-			bytes = append(bytes, weak.Make(&b[0]))
-			mustAdd(t, s, key(n), modcache.NewArtifact(b, modcache.Info{}))
-		}
-		require.NoError(t, s.Delete(context.Background(), key(39)))
-		runtime.GC()
-		alive := 0
-		for _, p := range bytes {
-			if p.Value() != nil {
-				alive++
-			}
-		}
-		require.EqualValues(t, s.Metrics().Entries, alive)
-		s.Resize(0)
-		runtime.GC()
-		for _, p := range bytes {
-			require.Nil(t, p.Value())
-		}
-		runtime.KeepAlive(s)
+		testFrees(t, make_(&modcache.MemoryOptions{MaxBytes: 64 << 10}))
+		testFrees(t, make_(&modcache.MemoryOptions{MaxBytes: 64 << 10, DetectWrites: true}))
 	})
+}
+
+func testFrees(t *testing.T, s memoryStore) {
+	var bytes []weak.Pointer[byte]
+	for n := range 40 {
+		b := make([]byte, 16<<10)
+		bytes = append(bytes, weak.Make(&b[0]))
+		mustAdd(t, s, key(n), modcache.NewArtifact(b, modcache.Info{}))
+	}
+	require.NoError(t, s.Delete(context.Background(), key(39)))
+	runtime.GC()
+	alive := 0
+	for _, p := range bytes {
+		if p.Value() != nil {
+			alive++
+		}
+	}
+	require.EqualValues(t, s.Metrics().Entries, alive)
+	s.Resize(0)
+	runtime.GC()
+	for _, p := range bytes {
+		require.Nil(t, p.Value())
+	}
+	runtime.KeepAlive(s)
 }
 
 // TestMemoryBookkeeping holds the documented bound on the bytes that an entry

@@ -270,7 +270,7 @@ func TestMemoryReportAges(t *testing.T) {
 		clock := time.Unix(0, 0)
 		s := make(&modcache.MemoryOptions{Now: func() time.Time { return clock }})
 		century := 100 * 365 * 24 * time.Hour // the sum of these ages overflows a Duration
-		for i := range 5 {
+		for i := range 11 {
 			clock = time.Unix(0, 0)
 			mustAdd(t, s, key(i), artifact(i))
 			clock = clock.Add(century + time.Duration(i))
@@ -279,9 +279,9 @@ func TestMemoryReportAges(t *testing.T) {
 		clock = time.Unix(0, 0)
 		r := s.EvictionReports()
 		require.Len(t, r, 1)
-		require.True(t, r[0].First.Equal(clock.Add(century)) && r[0].Last.Equal(clock.Add(century+4)))
-		require.Equal(t, []time.Duration{century, century + 4, century + 2}, []time.Duration{r[0].MinAge, r[0].MaxAge, r[0].MeanAge})
-		require.EqualValues(t, 10, r[0].Bytes)
+		require.True(t, r[0].First.Equal(clock.Add(century)) && r[0].Last.Equal(clock.Add(century+10)))
+		require.Equal(t, []time.Duration{century, century + 10, century + 5}, []time.Duration{r[0].MinAge, r[0].MaxAge, r[0].MeanAge})
+		require.EqualValues(t, 55, r[0].Bytes)
 
 		mustAdd(t, s, key(9), artifact(0))
 		clock = clock.Add(-time.Hour) // a clock that goes back makes no negative age
