@@ -35,7 +35,7 @@ type MemoryOptions struct {
 	// DetectWrites is for tests: an artifact's bytes are hashed when it comes in
 	// and at each hit. If somebody wrote to them, it is dropped, counted as
 	// corrupt, reported, and the lookup is a miss. Hits then cost as much as
-	// reading all the bytes.
+	// reading all the bytes, and take a lock.
 	DetectWrites bool
 }
 

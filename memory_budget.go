@@ -69,6 +69,7 @@ type memoryBudget struct {
 
 	count  Metrics // but for the lookups and the levels
 	left   [ReasonExpired + 1]evictionSum
+	start  time.Time // when the store was made
 	clock  time.Time // of the change under way
 	events []Event   // to be delivered when the lock is gone
 }
@@ -86,6 +87,7 @@ func (b *memoryBudget) init(o *MemoryOptions, layer string) {
 	if b.now == nil {
 		b.now = time.Now
 	}
+	b.start = b.now()
 	b.observed = opts.OnEvent != nil
 	if opts.DetectWrites {
 		b.seals = newMemorySeals()
@@ -131,7 +133,7 @@ func (b *memoryBudget) add(key Key, a *Artifact) error {
 	for b.used > b.maxBytes-size || len(b.policy.queue) >= b.maxEntries {
 		b.evict(b.shortage(size))
 	}
-	e := &memoryEntry{key: wordsOf(&key), art: a, added: b.clock.UnixNano()}
+	e := &memoryEntry{key: wordsOf(&key), art: a, added: b.clock.Sub(b.start)}
 	b.seals.put(e)
 	b.used += size
 	b.index.insert(e, len(b.policy.queue))
@@ -169,7 +171,7 @@ func (b *memoryBudget) drop(e *memoryEntry, reason Reason) {
 		b.corrupt(e, err)
 	}
 	b.seals.drop(e)
-	b.record(e.key.key(), e.art.Size(), reason, max(0, time.Duration(b.clock.UnixNano()-e.added)))
+	b.record(e.key.key(), e.art.Size(), reason, max(0, b.clock.Sub(b.start)-e.added))
 }
 
 // record enters a departure into the books.

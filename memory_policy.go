@@ -14,7 +14,7 @@ import (
 type memoryEntry struct {
 	key   keyWords
 	art   *Artifact
-	added int64         // Unix time in ns
+	added time.Duration // since the store was made
 	hits  atomic.Uint32 // since the policy last looked, up to maxCredit
 	score float32       // guarded by the store's lock, like pos
 	pos   int32         // in the queue
