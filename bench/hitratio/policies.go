@@ -13,7 +13,6 @@ import (
 type resident struct {
 	*module
 	hits  int
-	main  bool
 	where *list.List
 }
 
@@ -30,6 +29,14 @@ func get(e *list.Element) *resident { return e.Value.(*resident) }
 func (b *base) push(l *list.List, r *resident) {
 	r.where = l
 	b.at[r.key] = l.PushFront(r)
+}
+
+// held returns the bytes of what is there, and what is booked for it.
+func (b *base) held() (sum, booked int64) {
+	for _, e := range b.at {
+		sum += get(e).size()
+	}
+	return sum, b.used
 }
 
 // evict removes e from the cache.
@@ -242,7 +249,7 @@ func (c *tinyLFU) admit() {
 	e := c.window.Back()
 	candidate := get(e)
 	c.windowBytes -= candidate.size()
-	for c.used > c.max {
+	for c.used-c.windowBytes > c.max*99/100 {
 		victim := c.probation.Back()
 		if victim == nil {
 			victim = c.protected.Back()
