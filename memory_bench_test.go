@@ -9,8 +9,8 @@ import (
 	"github.com/modcache/modcache"
 )
 
-// benchKeys returns n keys as hashes are.
-func benchKeys(n int) []modcache.Key {
+// memKeys returns n keys as hashes are.
+func memKeys(n int) []modcache.Key {
 	r := rand.New(rand.NewPCG(1, 2))
 	keys := make([]modcache.Key, n)
 	for i := range keys {
@@ -21,9 +21,9 @@ func benchKeys(n int) []modcache.Key {
 	return keys
 }
 
-func benchGet(b *testing.B, s modcache.Store) {
+func benchMemoryGet(b *testing.B, s modcache.Store) {
 	ctx := context.Background()
-	keys := benchKeys(1024)
+	keys := memKeys(1024)
 	for _, k := range keys {
 		_ = s.Add(ctx, k, modcache.NewArtifact([]byte("native code"), modcache.Info{}))
 	}
@@ -37,12 +37,12 @@ func benchGet(b *testing.B, s modcache.Store) {
 	}
 }
 
-func BenchmarkMemoryGet(b *testing.B) { benchGet(b, modcache.NewMemory(nil)) }
-func BenchmarkLocalGet(b *testing.B)  { benchGet(b, modcache.NewLocal(nil)) }
+func BenchmarkMemoryGet(b *testing.B) { benchMemoryGet(b, modcache.NewMemory(nil)) }
+func BenchmarkLocalGet(b *testing.B)  { benchMemoryGet(b, modcache.NewLocal(nil)) }
 
 func BenchmarkMemoryGetParallel(b *testing.B) {
 	ctx := context.Background()
-	keys := benchKeys(1024)
+	keys := memKeys(1024)
 	s := modcache.NewMemory(nil)
 	for _, k := range keys {
 		_ = s.Add(ctx, k, modcache.NewArtifact([]byte("native code"), modcache.Info{}))
@@ -61,7 +61,7 @@ func BenchmarkMemoryGetParallel(b *testing.B) {
 // BenchmarkMemoryAdd adds to a store that is full, so that each Add evicts.
 func BenchmarkMemoryAdd(b *testing.B) {
 	ctx := context.Background()
-	keys := benchKeys(1 << 14)
+	keys := memKeys(1 << 14)
 	a := modcache.NewArtifact(make([]byte, 1000), modcache.Info{})
 	s := modcache.NewMemory(&modcache.MemoryOptions{MaxBytes: 1000 << 10})
 	b.ReportAllocs()

@@ -22,7 +22,7 @@ type memoryModel struct {
 	lookups  uint64
 }
 
-const modelKeys = 24
+const memoryModelKeys = 24
 
 func newMemoryModel(t *testing.T, o modcache.MemoryOptions, key func(int) modcache.Key,
 	make_ func(*modcache.MemoryOptions) memoryStore) *memoryModel {
@@ -39,10 +39,10 @@ func newMemoryModel(t *testing.T, o modcache.MemoryOptions, key func(int) modcac
 // do applies the operation that op and arg choose, to both.
 func (m *memoryModel) do(op, arg byte) {
 	ctx := context.Background()
-	k := m.key(int(arg) % modelKeys)
+	k := m.key(int(arg) % memoryModelKeys)
 	switch op % 8 {
 	case 0, 1, 2: // add
-		a := artifact(int(op) / 8 * 4)
+		a := memArtifact(int(op) / 8 * 4)
 		err := m.store.Add(ctx, k, a)
 		m.follow()
 		switch _, present := m.held[k]; {
@@ -109,19 +109,19 @@ func (m *memoryModel) check() {
 
 // checkAll looks up every key.
 func (m *memoryModel) checkAll() {
-	for i := range modelKeys {
+	for i := range memoryModelKeys {
 		m.do(7, byte(i))
 	}
 }
 
 func TestMemoryModel(t *testing.T) {
 	eachMemory(t, func(t *testing.T, make func(*modcache.MemoryOptions) memoryStore) {
-		for name, key := range map[string]func(int) modcache.Key{"spread": key, "colliding": collidingKey} {
+		for name, key := range map[string]func(int) modcache.Key{"spread": memKey, "colliding": memCollidingKey} {
 			t.Run(name, func(t *testing.T) {
 				for seed := range uint64(20) {
 					r := rand.New(rand.NewPCG(seed, 1))
 					m := newMemoryModel(t, modcache.MemoryOptions{
-						MaxBytes: 120, MaxEntries: 1 + r.IntN(modelKeys), DetectWrites: seed%4 == 0,
+						MaxBytes: 120, MaxEntries: 1 + r.IntN(memoryModelKeys), DetectWrites: seed%4 == 0,
 					}, key, make)
 					for range 500 {
 						m.do(byte(r.Uint32()), byte(r.Uint32()))
@@ -137,7 +137,7 @@ func FuzzMemory(f *testing.F) {
 	f.Add([]byte{8, 1, 16, 2, 5, 1, 24, 3, 3, 1, 4, 2, 32, 4})
 	f.Fuzz(func(t *testing.T, ops []byte) {
 		eachMemory(t, func(t *testing.T, make func(*modcache.MemoryOptions) memoryStore) {
-			m := newMemoryModel(t, modcache.MemoryOptions{MaxBytes: 100, MaxEntries: 9}, collidingKey, make)
+			m := newMemoryModel(t, modcache.MemoryOptions{MaxBytes: 100, MaxEntries: 9}, memCollidingKey, make)
 			for len(ops) >= 2 {
 				m.do(ops[0], ops[1])
 				ops = ops[2:]

@@ -34,14 +34,14 @@ func TestMemoryEvictionOrder(t *testing.T) {
 				f, err := os.Open(path)
 				require.NoError(t, err)
 				defer f.Close()
-				run := orderScript{t: t, make: make, names: map[modcache.Key]string{}}
+				run := memoryScript{t: t, make: make, names: map[modcache.Key]string{}}
 				lines := bufio.NewScanner(f)
 				for n := 1; lines.Scan(); n++ {
 					line, _, _ := strings.Cut(lines.Text(), "#")
 					op, want, _ := strings.Cut(line, "->")
 					if fields := strings.Fields(op); len(fields) > 0 {
 						got := run.do(fields)
-						require.Equal(t, strings.Join(expand(strings.Fields(want)), " "), got, "%s:%d: %s", path, n, line)
+						require.Equal(t, strings.Join(expandNames(strings.Fields(want)), " "), got, "%s:%d: %s", path, n, line)
 					}
 				}
 				require.NoError(t, lines.Err())
@@ -50,7 +50,7 @@ func TestMemoryEvictionOrder(t *testing.T) {
 	})
 }
 
-type orderScript struct {
+type memoryScript struct {
 	t     *testing.T
 	make  func(*modcache.MemoryOptions) memoryStore
 	store memoryStore
@@ -58,7 +58,7 @@ type orderScript struct {
 	out   []string
 }
 
-func (s *orderScript) do(fields []string) string {
+func (s *memoryScript) do(fields []string) string {
 	ctx := context.Background()
 	s.out = nil
 	number := func(f string) int {
@@ -82,17 +82,17 @@ func (s *orderScript) do(fields []string) string {
 			info.CompileTime, args = d, args[:len(args)-1]
 		}
 		size := number(args[len(args)-1])
-		for _, name := range expand(args[:len(args)-1]) {
+		for _, name := range expandNames(args[:len(args)-1]) {
 			k := modcache.Key(modcache.Sum([]byte(name)))
 			s.names[k] = name
-			mustAdd(s.t, s.store, k, modcache.NewArtifact(make([]byte, size), info))
+			memAdd(s.t, s.store, k, modcache.NewArtifact(make([]byte, size), info))
 		}
 	case "get":
 		times := 1
 		if strings.HasPrefix(last, "x") {
 			times, args = number(last[1:]), args[:len(args)-1]
 		}
-		for _, name := range expand(args) {
+		for _, name := range expandNames(args) {
 			hit := false
 			for range times {
 				_, hit, _ = s.store.Get(ctx, modcache.Key(modcache.Sum([]byte(name))))
@@ -109,8 +109,8 @@ func (s *orderScript) do(fields []string) string {
 	return strings.Join(s.out, " ")
 }
 
-// expand replaces ranges such as s1..s3 by the names in them.
-func expand(names []string) []string {
+// expandNames replaces ranges such as s1..s3 by the names in them.
+func expandNames(names []string) []string {
 	var all []string
 	for _, name := range names {
 		from, to, isRange := strings.Cut(name, "..")

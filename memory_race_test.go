@@ -18,7 +18,7 @@ import (
 // nothing, or what was added under that very key; the budgets hold whenever
 // they are looked at; in the end the books are exact.
 func TestMemoryConcurrent(t *testing.T) {
-	for name, key := range map[string]func(int) modcache.Key{"spread": key, "colliding": collidingKey} {
+	for name, key := range map[string]func(int) modcache.Key{"spread": memKey, "colliding": memCollidingKey} {
 		t.Run(name, func(t *testing.T) {
 			const keys, workers, ops, maxBytes, maxEntries = 32, 8, 4000, 1000, 12
 			ctx := context.Background()
@@ -57,7 +57,7 @@ func TestMemoryConcurrent(t *testing.T) {
 						n := r.IntN(keys)
 						switch r.IntN(8) {
 						case 0, 1:
-							_ = s.Add(ctx, key(n), artifact(n*10))
+							_ = s.Add(ctx, key(n), memArtifact(n*10))
 						case 2:
 							_ = s.Delete(ctx, key(n))
 						case 3:
@@ -95,7 +95,7 @@ func TestMemoryConcurrent(t *testing.T) {
 			require.Equal(t, m.Adds-gone, m.Entries)
 			var entries, bytes uint64
 			for n := range keys {
-				if has(t, s, key(n)) {
+				if memHas(t, s, key(n)) {
 					entries++
 					bytes += uint64(n * 10)
 				}
@@ -111,7 +111,7 @@ func TestMemoryReadableWhileOthersChange(t *testing.T) {
 	ctx := context.Background()
 	s := modcache.NewMemory(nil)
 	for n := range 4 {
-		mustAdd(t, s, collidingKey(n), artifact(1))
+		memAdd(t, s, memCollidingKey(n), memArtifact(1))
 	}
 	var readers sync.WaitGroup
 	done := make(chan struct{})
@@ -123,7 +123,7 @@ func TestMemoryReadableWhileOthersChange(t *testing.T) {
 					return
 				default:
 				}
-				if _, ok, _ := s.Get(ctx, collidingKey(n%4)); !ok {
+				if _, ok, _ := s.Get(ctx, memCollidingKey(n%4)); !ok {
 					t.Errorf("key %d vanished", n%4)
 					return
 				}
@@ -132,10 +132,10 @@ func TestMemoryReadableWhileOthersChange(t *testing.T) {
 	}
 	for range 50 {
 		for n := 4; n < 60; n++ {
-			mustAdd(t, s, collidingKey(n), artifact(1))
+			memAdd(t, s, memCollidingKey(n), memArtifact(1))
 		}
 		for n := 4; n < 60; n++ {
-			require.NoError(t, s.Delete(ctx, collidingKey(n)))
+			require.NoError(t, s.Delete(ctx, memCollidingKey(n)))
 		}
 	}
 	close(done)
@@ -144,19 +144,19 @@ func TestMemoryReadableWhileOthersChange(t *testing.T) {
 
 func TestMemoryFreesWhatLeaves(t *testing.T) {
 	eachMemory(t, func(t *testing.T, make_ func(*modcache.MemoryOptions) memoryStore) {
-		testFrees(t, make_(&modcache.MemoryOptions{MaxBytes: 64 << 10}))
-		testFrees(t, make_(&modcache.MemoryOptions{MaxBytes: 64 << 10, DetectWrites: true}))
+		testMemoryFrees(t, make_(&modcache.MemoryOptions{MaxBytes: 64 << 10}))
+		testMemoryFrees(t, make_(&modcache.MemoryOptions{MaxBytes: 64 << 10, DetectWrites: true}))
 	})
 }
 
-func testFrees(t *testing.T, s memoryStore) {
+func testMemoryFrees(t *testing.T, s memoryStore) {
 	var bytes []weak.Pointer[byte]
 	for n := range 40 {
 		b := make([]byte, 16<<10)
 		bytes = append(bytes, weak.Make(&b[0]))
-		mustAdd(t, s, key(n), modcache.NewArtifact(b, modcache.Info{}))
+		memAdd(t, s, memKey(n), modcache.NewArtifact(b, modcache.Info{}))
 	}
-	require.NoError(t, s.Delete(context.Background(), key(39)))
+	require.NoError(t, s.Delete(context.Background(), memKey(39)))
 	runtime.GC()
 	alive := 0
 	for _, p := range bytes {
@@ -186,12 +186,12 @@ func TestMemoryBookkeeping(t *testing.T) {
 	eachMemory(t, func(t *testing.T, make func(*modcache.MemoryOptions) memoryStore) {
 		for _, n := range []int{1000, 9000, 33000} {
 			t.Run(fmt.Sprint(n), func(t *testing.T) {
-				a := artifact(1)
-				keys := benchKeys(3 * n)
+				a := memArtifact(1)
+				keys := memKeys(3 * n)
 				before := heap()
 				s := make(&modcache.MemoryOptions{MaxEntries: n})
 				for i, k := range keys {
-					mustAdd(t, s, k, a)
+					memAdd(t, s, k, a)
 					if i == n-1 || i == len(keys)-1 {
 						perEntry := float64(heap()-before) / float64(n)
 						t.Logf("after %d of %d: %.0f bytes per entry", i+1, n, perEntry)

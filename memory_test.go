@@ -31,29 +31,29 @@ func eachMemory(t *testing.T, f func(t *testing.T, make func(*modcache.MemoryOpt
 	})
 }
 
-// key returns a key that differs from others in its last bytes only.
-func key(n int) (k modcache.Key) {
+// memKey returns a key that differs from others in its last bytes only.
+func memKey(n int) (k modcache.Key) {
 	binary.BigEndian.PutUint64(k[24:], uint64(n))
 	return k
 }
 
-// collidingKey returns keys that share a hash in the index, for any n.
-func collidingKey(n int) (k modcache.Key) {
+// memCollidingKey returns keys that share a hash in the index, for any n.
+func memCollidingKey(n int) (k modcache.Key) {
 	binary.LittleEndian.PutUint64(k[0:], bits.RotateLeft64(uint64(n), 16))
 	binary.LittleEndian.PutUint64(k[8:], uint64(n))
 	return k
 }
 
-func artifact(size int) *modcache.Artifact {
+func memArtifact(size int) *modcache.Artifact {
 	return modcache.NewArtifact(make([]byte, size), modcache.Info{})
 }
 
-func mustAdd(t testing.TB, s modcache.Store, k modcache.Key, a *modcache.Artifact) {
+func memAdd(t testing.TB, s modcache.Store, k modcache.Key, a *modcache.Artifact) {
 	t.Helper()
 	require.NoError(t, s.Add(context.Background(), k, a))
 }
 
-func has(t testing.TB, s modcache.Store, k modcache.Key) bool {
+func memHas(t testing.TB, s modcache.Store, k modcache.Key) bool {
 	t.Helper()
 	_, ok, err := s.Get(context.Background(), k)
 	require.NoError(t, err)
@@ -65,19 +65,19 @@ func TestMemorySharesTheArtifact(t *testing.T) {
 		ctx := context.Background()
 		s := make(nil)
 		a := modcache.NewArtifact([]byte("code"), modcache.Info{Engine: "e"})
-		mustAdd(t, s, key(1), a)
-		mustAdd(t, s, key(1), artifact(9)) // present: a no-op
+		memAdd(t, s, memKey(1), a)
+		memAdd(t, s, memKey(1), memArtifact(9)) // present: a no-op
 		for range 2 {
-			got, ok, err := s.Get(ctx, key(1))
+			got, ok, err := s.Get(ctx, memKey(1))
 			require.NoError(t, err)
 			require.True(t, ok)
 			require.Same(t, a, got)
 			require.NoError(t, got.Close())
 		}
-		require.False(t, has(t, s, key(2)))
-		require.NoError(t, s.Delete(ctx, key(1)))
-		require.NoError(t, s.Delete(ctx, key(1)))
-		require.False(t, has(t, s, key(1)))
+		require.False(t, memHas(t, s, memKey(2)))
+		require.NoError(t, s.Delete(ctx, memKey(1)))
+		require.NoError(t, s.Delete(ctx, memKey(1)))
+		require.False(t, memHas(t, s, memKey(1)))
 		require.NoError(t, s.Flush(ctx))
 		require.Equal(t, modcache.Metrics{Lookups: 4, Hits: 2, Misses: 2, Adds: 1, Flushes: 1}, s.Metrics())
 		require.EqualValues(t, 500_000, s.Metrics().HitRatePPM())
@@ -87,32 +87,32 @@ func TestMemorySharesTheArtifact(t *testing.T) {
 func TestMemoryBudgetEdges(t *testing.T) {
 	eachMemory(t, func(t *testing.T, make func(*modcache.MemoryOptions) memoryStore) {
 		s := make(&modcache.MemoryOptions{MaxBytes: 100})
-		mustAdd(t, s, key(0), artifact(0))
-		mustAdd(t, s, key(1), artifact(60))
-		mustAdd(t, s, key(2), artifact(40))
-		require.True(t, has(t, s, key(0)) && has(t, s, key(1)) && has(t, s, key(2)))
+		memAdd(t, s, memKey(0), memArtifact(0))
+		memAdd(t, s, memKey(1), memArtifact(60))
+		memAdd(t, s, memKey(2), memArtifact(40))
+		require.True(t, memHas(t, s, memKey(0)) && memHas(t, s, memKey(1)) && memHas(t, s, memKey(2)))
 
-		err := s.Add(context.Background(), key(3), artifact(101))
+		err := s.Add(context.Background(), memKey(3), memArtifact(101))
 		require.ErrorIs(t, err, modcache.ErrTooLarge)
-		require.ErrorContains(t, err, key(3).String())
+		require.ErrorContains(t, err, memKey(3).String())
 		require.EqualValues(t, 3, s.Metrics().Entries, "what doesn't fit evicts nothing")
 		require.EqualValues(t, 1, s.Metrics().RejectedAdds)
-		require.NoError(t, s.Add(context.Background(), key(2), artifact(101)), "present: not looked at")
+		require.NoError(t, s.Add(context.Background(), memKey(2), memArtifact(101)), "present: not looked at")
 
-		mustAdd(t, s, key(4), artifact(100)) // exactly the budget
-		require.True(t, has(t, s, key(4)))
+		memAdd(t, s, memKey(4), memArtifact(100)) // exactly the budget
+		require.True(t, memHas(t, s, memKey(4)))
 		m := s.Metrics()
 		require.EqualValues(t, 100, m.Bytes)
 		require.EqualValues(t, 100, m.EvictedBytes)
-		mustAdd(t, s, key(5), artifact(0)) // takes no room
-		require.True(t, has(t, s, key(4)) && has(t, s, key(5)))
+		memAdd(t, s, memKey(5), memArtifact(0)) // takes no room
+		require.True(t, memHas(t, s, memKey(4)) && memHas(t, s, memKey(5)))
 	})
 }
 
 func TestMemoryOff(t *testing.T) {
 	eachMemory(t, func(t *testing.T, make func(*modcache.MemoryOptions) memoryStore) {
 		resized := make(nil)
-		mustAdd(t, resized, key(7), artifact(0))
+		memAdd(t, resized, memKey(7), memArtifact(0))
 		resized.Resize(0)
 		for name, s := range map[string]memoryStore{
 			"bytes":   make(&modcache.MemoryOptions{MaxBytes: -1}),
@@ -120,11 +120,11 @@ func TestMemoryOff(t *testing.T) {
 			"resized": resized,
 		} {
 			t.Run(name, func(t *testing.T) {
-				mustAdd(t, s, key(1), artifact(10))
-				mustAdd(t, s, key(2), artifact(0))
-				mustAdd(t, s, key(3), modcache.NewArtifactFrom(strings.NewReader("code"), 4, modcache.Info{}))
+				memAdd(t, s, memKey(1), memArtifact(10))
+				memAdd(t, s, memKey(2), memArtifact(0))
+				memAdd(t, s, memKey(3), modcache.NewArtifactFrom(strings.NewReader("code"), 4, modcache.Info{}))
 				for i := range 9 {
-					require.False(t, has(t, s, key(i)))
+					require.False(t, memHas(t, s, memKey(i)))
 				}
 				m := s.Metrics()
 				require.Zero(t, m.Entries)
@@ -133,8 +133,8 @@ func TestMemoryOff(t *testing.T) {
 			})
 		}
 		resized.Resize(10)
-		mustAdd(t, resized, key(1), artifact(10))
-		require.True(t, has(t, resized, key(1)))
+		memAdd(t, resized, memKey(1), memArtifact(10))
+		require.True(t, memHas(t, resized, memKey(1)))
 	})
 }
 
@@ -142,7 +142,7 @@ func TestMemoryResize(t *testing.T) {
 	eachMemory(t, func(t *testing.T, make func(*modcache.MemoryOptions) memoryStore) {
 		s := make(&modcache.MemoryOptions{MaxBytes: 100})
 		for i := range 10 {
-			mustAdd(t, s, key(i), artifact(10))
+			memAdd(t, s, memKey(i), memArtifact(10))
 		}
 		s.Resize(35)
 		require.EqualValues(t, 30, s.Metrics().Bytes)
@@ -151,22 +151,22 @@ func TestMemoryResize(t *testing.T) {
 		require.Len(t, r, 1)
 		require.Equal(t, modcache.ReasonResized, r[0].Reason)
 		require.EqualValues(t, 70, r[0].Bytes)
-		require.ErrorIs(t, s.Add(context.Background(), key(99), artifact(36)), modcache.ErrTooLarge)
+		require.ErrorIs(t, s.Add(context.Background(), memKey(99), memArtifact(36)), modcache.ErrTooLarge)
 		s.Resize(1000)
 		for i := range 50 {
-			mustAdd(t, s, key(i), artifact(10))
+			memAdd(t, s, memKey(i), memArtifact(10))
 		}
 		require.EqualValues(t, 500, s.Metrics().Bytes)
 	})
 }
 
-// reader is a file that fails when it is told to.
-type reader struct {
+// memFile is a file that fails when it is told to.
+type memFile struct {
 	*strings.Reader
 	err error
 }
 
-func (r *reader) ReadAt(p []byte, off int64) (int, error) {
+func (r *memFile) ReadAt(p []byte, off int64) (int, error) {
 	if r.err != nil {
 		return 0, r.err
 	}
@@ -179,31 +179,31 @@ func TestMemoryLoadsFiles(t *testing.T) {
 		info := modcache.Info{Engine: "e", WasmSize: 3, CompileTime: time.Second}
 		s := make(&modcache.MemoryOptions{MaxBytes: 100, Name: "L1"})
 		file := modcache.NewArtifactFrom(strings.NewReader("code"), 4, info)
-		mustAdd(t, s, key(1), file)
+		memAdd(t, s, memKey(1), file)
 		require.NoError(t, file.Close())
-		got, ok, _ := s.Get(ctx, key(1))
+		got, ok, _ := s.Get(ctx, memKey(1))
 		require.True(t, ok && got.InMemory())
 		require.Equal(t, info, got.Info())
 		b, err := got.Bytes()
 		require.NoError(t, err)
 		require.Equal(t, "code", string(b))
 
-		broken := &reader{strings.NewReader("code"), fmt.Errorf("block 0: %w", modcache.ErrCorrupt)}
-		err = s.Add(ctx, key(2), modcache.NewArtifactFrom(broken, 4, info))
+		broken := &memFile{strings.NewReader("code"), fmt.Errorf("block 0: %w", modcache.ErrCorrupt)}
+		err = s.Add(ctx, memKey(2), modcache.NewArtifactFrom(broken, 4, info))
 		require.ErrorIs(t, err, modcache.ErrCorrupt)
 		require.ErrorContains(t, err, "L1")
 		broken.err = errors.New("disk on fire")
-		require.ErrorIs(t, s.Add(ctx, key(2), modcache.NewArtifactFrom(broken, 4, info)), broken.err)
-		require.Error(t, s.Add(ctx, key(2), modcache.NewArtifactFrom(strings.NewReader("cod"), 4, info)), "short")
-		require.NoError(t, s.Add(ctx, key(1), modcache.NewArtifactFrom(broken, 4, info)), "present: not read")
-		err = s.Add(ctx, key(2), modcache.NewArtifactFrom(broken, 101, info))
+		require.ErrorIs(t, s.Add(ctx, memKey(2), modcache.NewArtifactFrom(broken, 4, info)), broken.err)
+		require.Error(t, s.Add(ctx, memKey(2), modcache.NewArtifactFrom(strings.NewReader("cod"), 4, info)), "short")
+		require.NoError(t, s.Add(ctx, memKey(1), modcache.NewArtifactFrom(broken, 4, info)), "present: not read")
+		err = s.Add(ctx, memKey(2), modcache.NewArtifactFrom(broken, 101, info))
 		require.ErrorIs(t, err, modcache.ErrTooLarge, "too large: not read")
 
 		gone, cancel := context.WithCancel(ctx)
 		cancel()
-		err = s.Add(gone, key(2), modcache.NewArtifactFrom(strings.NewReader("code"), 4, info))
+		err = s.Add(gone, memKey(2), modcache.NewArtifactFrom(strings.NewReader("code"), 4, info))
 		require.ErrorIs(t, err, context.Canceled)
-		require.NoError(t, s.Add(gone, key(3), artifact(1)), "nothing to wait for")
+		require.NoError(t, s.Add(gone, memKey(3), memArtifact(1)), "nothing to wait for")
 		require.Equal(t, modcache.Metrics{Lookups: 1, Hits: 1, Adds: 2, RejectedAdds: 5, Corrupt: 1, Errors: 3, Entries: 2, Bytes: 5}, s.Metrics())
 	})
 }
@@ -223,21 +223,21 @@ func TestMemoryReportsReasons(t *testing.T) {
 			},
 		})
 		tick := func() { clock = clock.Add(time.Second) }
-		mustAdd(t, s, key(1), artifact(10))
+		memAdd(t, s, memKey(1), memArtifact(10))
 		tick()
-		mustAdd(t, s, key(2), artifact(20))
-		mustAdd(t, s, key(3), artifact(30))
+		memAdd(t, s, memKey(2), memArtifact(20))
+		memAdd(t, s, memKey(3), memArtifact(30))
 		tick()
-		mustAdd(t, s, key(4), artifact(30)) // a fourth one: entry limit, drops 1
-		mustAdd(t, s, key(5), artifact(50)) // a fourth one, and 130 bytes: both, drops 2; then bytes, drops 3
+		memAdd(t, s, memKey(4), memArtifact(30)) // a fourth one: entry limit, drops 1
+		memAdd(t, s, memKey(5), memArtifact(50)) // a fourth one, and 130 bytes: both, drops 2; then bytes, drops 3
 		tick()
-		require.Error(t, s.Add(context.Background(), key(6), artifact(101)))
-		require.NoError(t, s.Delete(context.Background(), key(4)))
+		require.Error(t, s.Add(context.Background(), memKey(6), memArtifact(101)))
+		require.NoError(t, s.Delete(context.Background(), memKey(4)))
 		s.Resize(49)
 
 		layer := strings.ToLower(strings.TrimPrefix(fmt.Sprintf("%T", s), "*modcache."))
 		evicted := func(r modcache.Reason, k int, size int64, age time.Duration) modcache.Event {
-			return modcache.Event{Kind: modcache.EventEvicted, Reason: r, Key: key(k), Layer: layer, Bytes: size, Duration: age}
+			return modcache.Event{Kind: modcache.EventEvicted, Reason: r, Key: memKey(k), Layer: layer, Bytes: size, Duration: age}
 		}
 		require.Equal(t, []modcache.Event{
 			evicted(modcache.ReasonEntryLimit, 1, 10, 2*time.Second),
@@ -272,9 +272,9 @@ func TestMemoryReportAges(t *testing.T) {
 		century := 100 * 365 * 24 * time.Hour // the sum of these ages overflows a Duration
 		for i := range 11 {
 			clock = time.Unix(0, 0)
-			mustAdd(t, s, key(i), artifact(i))
+			memAdd(t, s, memKey(i), memArtifact(i))
 			clock = clock.Add(century + time.Duration(i))
-			require.NoError(t, s.Delete(context.Background(), key(i)))
+			require.NoError(t, s.Delete(context.Background(), memKey(i)))
 		}
 		clock = time.Unix(0, 0)
 		r := s.EvictionReports()
@@ -283,9 +283,9 @@ func TestMemoryReportAges(t *testing.T) {
 		require.Equal(t, []time.Duration{century, century + 10, century + 5}, []time.Duration{r[0].MinAge, r[0].MaxAge, r[0].MeanAge})
 		require.EqualValues(t, 55, r[0].Bytes)
 
-		mustAdd(t, s, key(9), artifact(0))
+		memAdd(t, s, memKey(9), memArtifact(0))
 		clock = clock.Add(-time.Hour) // a clock that goes back makes no negative age
-		require.NoError(t, s.Delete(context.Background(), key(9)))
+		require.NoError(t, s.Delete(context.Background(), memKey(9)))
 		require.Zero(t, s.EvictionReports()[0].MinAge)
 	})
 }
@@ -299,22 +299,22 @@ func TestMemoryDetectsWrites(t *testing.T) {
 			}
 		}})
 		for i := range 3 {
-			mustAdd(t, s, key(i), artifact(10))
-			require.True(t, has(t, s, key(i)))
+			memAdd(t, s, memKey(i), memArtifact(10))
+			require.True(t, memHas(t, s, memKey(i)))
 		}
-		a, _, _ := s.Get(context.Background(), key(1))
+		a, _, _ := s.Get(context.Background(), memKey(1))
 		b, _ := a.Bytes()
 		b[3] = 1
-		require.False(t, has(t, s, key(1)))
-		require.True(t, has(t, s, key(0)))
+		require.False(t, memHas(t, s, memKey(1)))
+		require.True(t, memHas(t, s, memKey(0)))
 		require.Len(t, corrupt, 1)
-		require.Equal(t, key(1), corrupt[0].Key)
+		require.Equal(t, memKey(1), corrupt[0].Key)
 		require.ErrorIs(t, corrupt[0].Err, modcache.ErrCorrupt)
 
-		a, _, _ = s.Get(context.Background(), key(2))
+		a, _, _ = s.Get(context.Background(), memKey(2))
 		b, _ = a.Bytes()
 		b[0]++
-		require.NoError(t, s.Delete(context.Background(), key(2)))
+		require.NoError(t, s.Delete(context.Background(), memKey(2)))
 		require.Len(t, corrupt, 2, "leaving is checked too")
 		require.EqualValues(t, 2, s.Metrics().Corrupt)
 		require.EqualValues(t, 10, s.Metrics().Bytes)
@@ -325,10 +325,10 @@ func TestMemoryAllocs(t *testing.T) {
 	eachMemory(t, func(t *testing.T, make func(*modcache.MemoryOptions) memoryStore) {
 		ctx := context.Background()
 		s := make(nil)
-		a := artifact(10)
-		mustAdd(t, s, key(1), a)
-		require.Zero(t, testing.AllocsPerRun(100, func() { _, _, _ = s.Get(ctx, key(1)) }), "hit")
-		require.Zero(t, testing.AllocsPerRun(100, func() { _, _, _ = s.Get(ctx, key(2)) }), "miss")
-		require.Zero(t, testing.AllocsPerRun(100, func() { _ = s.Add(ctx, key(1), a) }), "present")
+		a := memArtifact(10)
+		memAdd(t, s, memKey(1), a)
+		require.Zero(t, testing.AllocsPerRun(100, func() { _, _, _ = s.Get(ctx, memKey(1)) }), "hit")
+		require.Zero(t, testing.AllocsPerRun(100, func() { _, _, _ = s.Get(ctx, memKey(2)) }), "miss")
+		require.Zero(t, testing.AllocsPerRun(100, func() { _ = s.Add(ctx, memKey(1), a) }), "present")
 	})
 }
