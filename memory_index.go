@@ -25,8 +25,8 @@ type memoryIndex struct {
 
 type memorySlot = atomic.Pointer[memoryEntry]
 
-// tombstone fills the slot of a removed entry, so that lookups go on past it.
-var tombstone = &memoryEntry{}
+// vacated fills the slot of a removed entry, so that lookups go on past it.
+var vacated = &memoryEntry{}
 
 // keyWords is a Key in the form that is quickest to compare and to hash.
 type keyWords [4]uint64
@@ -69,7 +69,7 @@ func (x *memoryIndex) lookup(key *Key) *memoryEntry {
 			return nil
 		}
 		// Word by word, because comparing arrays is a call.
-		if e.key[0] == w[0] && e.key[1] == w[1] && e.key[2] == w[2] && e.key[3] == w[3] && e != tombstone {
+		if e.key[0] == w[0] && e.key[1] == w[1] && e.key[2] == w[2] && e.key[3] == w[3] && e != vacated {
 			return e
 		}
 	}
@@ -88,11 +88,11 @@ func (x *memoryIndex) insert(e *memoryEntry, live int) {
 }
 
 // place puts e into the first slot that is free and reports whether it was
-// empty before, rather than a tombstone.
+// empty before, rather than vacated.
 func place(slots []memorySlot, e *memoryEntry) bool {
 	mask := uint(len(slots) - 1)
 	for i := uint(e.key.hash()) & mask; ; i = (i + 1) & mask {
-		if old := slots[i].Load(); old == nil || old == tombstone {
+		if old := slots[i].Load(); old == nil || old == vacated {
 			slots[i].Store(e)
 			return old == nil
 		}
@@ -106,7 +106,7 @@ func (x *memoryIndex) grow(n int) *[]memorySlot {
 	x.taken = 0
 	if old := x.slots.Load(); old != nil {
 		for i := range *old {
-			if e := (*old)[i].Load(); e != nil && e != tombstone {
+			if e := (*old)[i].Load(); e != nil && e != vacated {
 				place(slots, e)
 				x.taken++
 			}
@@ -124,7 +124,7 @@ func (x *memoryIndex) remove(e *memoryEntry) {
 	for slots[i].Load() != e {
 		i = (i + 1) & mask
 	}
-	slots[i].Store(tombstone)
+	slots[i].Store(vacated)
 }
 
 // clear forgets everything, the table included.
