@@ -173,7 +173,7 @@ func (l *Layered) begin() error {
 var errLayeredClosed = fmt.Errorf("modcache: layered store: %w", ErrClosed)
 
 // Add implements [Store]. It reaches all layers at once, as their [WritePolicy]
-// says. It returns the errors of all layers that failed, although others may
+// says, and a layer that lacks the entry takes it although another has it. It returns the errors of all layers that failed, although others may
 // have taken the artifact, which is readable then. That a layer refuses
 // it, with [ErrTooLarge] or [ErrReadOnly], is an error only if none takes it.
 func (l *Layered) Add(ctx context.Context, key Key, a *Artifact) error {

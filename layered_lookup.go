@@ -156,25 +156,30 @@ func (l *Layered) search(ctx context.Context, key Key, asked *layer) (*Artifact,
 	return nil, nil, errors.Join(errs...)
 }
 
-// land publishes what the flight found.
+// land publishes what the flight found, and leaves it to the callers.
 func (l *Layered) land(f *flight, key Key) {
 	l.mu.Lock()
 	if l.flights[key] == f {
 		delete(l.flights, key)
 	}
 	l.changes.Add(1)
+	f.holders--
+	last := f.holders == 0
 	l.mu.Unlock()
+	f.cancel()
 	close(f.done)
-	l.leave(f, key)
+	if last {
+		closeQuietly(f.a)
+	}
 }
 
-// leave lets go of a flight. The last caller to leave ends a lookup that is
-// still under way; whoever leaves last closes what was found.
+// leave lets a caller go. The last one ends a lookup that is still under way, or
+// closes what it found.
 func (l *Layered) leave(f *flight, key Key) {
 	l.mu.Lock()
 	f.holders--
 	last := f.holders == 0
-	if f.holders == 1 {
+	if f.holders == 1 { // the lookup itself, or, after it, another caller
 		f.cancel()
 		if l.flights[key] == f {
 			l.forget(key)
@@ -182,7 +187,6 @@ func (l *Layered) leave(f *flight, key Key) {
 	}
 	l.mu.Unlock()
 	if last {
-		f.cancel()
 		closeQuietly(f.a)
 	}
 }

@@ -128,8 +128,8 @@ func (l *Layered) run(ly *layer, j *job) {
 			ly.queue.lastErr = err
 		}
 		l.mu.Unlock()
-		close(j.done)
 		closeQuietly(j.a)
+		close(j.done)
 		if j.from != nil && err == nil {
 			notify(ly.observe, Event{Kind: EventPromoted, Key: j.key, Layer: ly.Name, Bytes: j.a.Size(), Duration: took})
 		}

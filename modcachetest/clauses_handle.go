@@ -154,11 +154,18 @@ var handleClauses = []clause{
 			if e.o.Deferred {
 				err = errors.Join(err, e.s.Flush(e.ctx))
 			}
-			if err == nil {
+			if err == nil && !e.o.MayEvict {
 				return fmt.Errorf("Add of an artifact that fails to read (%v) returned nil", fail)
 			}
-			if err := e.hasNot(key); err != nil {
-				return fmt.Errorf("after Add of an artifact that fails to read: %w", err)
+			a, err = e.get(e.ctx, key)
+			if err != nil {
+				return err
+			}
+			if a != nil { // on its way still: then it must fail to read here too
+				if _, err := a.Bytes(); err == nil {
+					return errors.New("an artifact that fails to read was stored, with other bytes")
+				}
+				_ = a.Close()
 			}
 			if err := errors.Join(e.add(key, b), e.has(key, b)); err != nil {
 				return fmt.Errorf("adding it soundly afterwards: %w", err)

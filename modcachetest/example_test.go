@@ -21,19 +21,25 @@ func (nothing) Delete(context.Context, modcache.Key) error                  { re
 func (nothing) Flush(context.Context) error                                 { return nil }
 func (nothing) Metrics() modcache.Metrics                                   { return modcache.Metrics{} }
 
-// In a test of your own store, which is a function like this one.
+func TestNothing(t *testing.T) {
+	open := func(testing.TB) modcache.Store { return nothing{} }
+	modcachetest.TestStore(t, open, nothingPromised)
+}
+
+var nothingPromised = &modcachetest.Options{
+	MayEvict: true,
+	Skip:     []string{"metrics-count-every-lookup-once", "metrics-count-accepted-adds"}, // it has no counters
+}
+
 func ExampleTestStore() {
+	// In a test of your own store, which is a function like this one:
 	testMyStore := func(t *testing.T) {
 		open := func(tb testing.TB) modcache.Store {
 			s := nothing{}
 			tb.Cleanup(func() { /* close it here */ })
 			return s
 		}
-		modcachetest.TestStore(t, open, &modcachetest.Options{
-			MayEvict: true,
-			// It has no counters.
-			Skip: []string{"metrics-count-every-lookup-once", "metrics-count-accepted-adds"},
-		})
+		modcachetest.TestStore(t, open, nothingPromised)
 	}
 	_ = testMyStore
 	fmt.Println("run it with go test -race")
