@@ -228,7 +228,6 @@ func (l *Layered) Delete(ctx context.Context, key Key) error {
 	// before the end never will: none of them may bring the entry back.
 	l.mu.Lock()
 	l.deleting[key]++
-	l.forget(key)
 	running := l.callOff(key)
 	l.mu.Unlock()
 	waited := waitAll(ctx, running)

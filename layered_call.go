@@ -161,6 +161,9 @@ func within[T any](ctx context.Context, ly *layer, slots chan struct{}, limit ti
 	if limit <= 0 {
 		return contain(ctx, fn)
 	}
+	if err := ctx.Err(); err != nil {
+		return none, err
+	}
 	callCtx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	tooSlow := func(cause error) error {
@@ -197,20 +200,20 @@ func within[T any](ctx context.Context, ly *layer, slots chan struct{}, limit ti
 		}()
 		r.v, r.err = contain(callCtx, fn)
 	}()
+	var r result
 	select {
-	case r := <-done:
-		if r.err != nil && callCtx.Err() != nil {
-			return r.v, tooSlow(r.err)
-		}
-		return r.v, r.err
+	case r = <-done:
 	case <-callCtx.Done():
 		if settled.CompareAndSwap(false, true) {
 			ly.hung.Add(1)
 			return none, tooSlow(context.DeadlineExceeded)
 		}
-		r := <-done
-		return r.v, r.err
+		r = <-done
 	}
+	if r.err != nil && callCtx.Err() != nil {
+		return none, tooSlow(r.err)
+	}
+	return r.v, r.err
 }
 
 // contain turns a panic of fn into an error.

@@ -119,6 +119,50 @@ func TestALayerThatKeepsFailingIsSkippedAndProbed(t *testing.T) {
 		hit(t, l, key(1))
 		require.False(t, l.Layers()[0].Open)
 		hit(t, l, key(1))
+
+		// It has all its chances again, and the pause is the first one's.
+		s.failing.Store(true)
+		for range 3 {
+			require.Equal(t, 1, asked())
+		}
+		require.Equal(t, 0, asked())
+		time.Sleep(time.Second)
+		require.Equal(t, 1, asked())
+	})
+}
+
+func TestSkippedLayersAreNotLockedAndNotPromotedInto(t *testing.T) {
+	bad, s := faulty(modcachetest.Fault{Op: modcachetest.OpGet, Err: errInjected}, modcachetest.Fault{Op: modcachetest.OpAdd, Err: errInjected})
+	far := newShelf()
+	l := layered(t, &modcache.LayeredOptions{BreakAfter: 1, Cooldown: time.Hour}, modcache.Layer{Store: bad}, modcache.Layer{Store: far})
+	for n := byte(1); n <= 2; n++ {
+		mustAdd(t, far, key(n))
+		hit(t, l, key(n))
+		require.NoError(t, l.Flush(t.Context()))
+	}
+	require.Equal(t, 1, bad.Calls(modcachetest.OpGet))
+	require.Equal(t, 1, bad.Calls(modcachetest.OpAdd))
+	r := l.PromotionReport()
+	require.Equal(t, modcache.PromotionCount{Failed: 1, Dropped: 1}, r.PromotionCount)
+	require.Equal(t, key(1), r.Last.Key, "what was not attempted is no event")
+	unlock, err := l.Lock(t.Context(), key(1))
+	require.NoError(t, err)
+	unlock()
+	require.Zero(t, bad.Calls(modcachetest.OpLock))
+	require.Empty(t, s.keys())
+}
+
+// A store that heeds its context ends at the same moment as its time.
+func TestEveryTimeoutCounts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		slow, _ := faulty(modcachetest.Fault{Op: modcachetest.OpGet, Delay: time.Hour}, modcachetest.Fault{Op: modcachetest.OpFlush, Delay: 5 * time.Second})
+		l := layered(t, &modcache.LayeredOptions{BreakAfter: -1}, modcache.Layer{Store: slow, Timeout: time.Second})
+		for range 50 {
+			_, _, err := l.Get(t.Context(), key(1))
+			require.ErrorIs(t, err, context.DeadlineExceeded)
+		}
+		require.EqualValues(t, 50, l.Layers()[0].Timeouts)
+		require.NoError(t, l.Flush(t.Context()), "a Flush may take longer")
 	})
 }
 
@@ -176,8 +220,11 @@ func TestAMisbehavingLayerIsContained(t *testing.T) {
 	}
 	panics, _ := faulty(modcachetest.Fault{Panic: errInjected})
 	noArtifact := &intercept{Store: newShelf(), get: func(context.Context, modcache.Key) (*modcache.Artifact, bool, error) { return nil, true, nil }}
-	both := &intercept{Store: newShelf(), get: func(context.Context, modcache.Key) (*modcache.Artifact, bool, error) {
-		return code(key(9)), true, errInjected
+	files := newFileShelf()
+	mustAdd(t, files, key(9))
+	both := &intercept{Store: newShelf(), get: func(ctx context.Context, _ modcache.Key) (*modcache.Artifact, bool, error) {
+		a, _, _ := files.Get(ctx, key(9))
+		return a, true, errInjected
 	}}
 	for name, c := range map[string]struct {
 		layer modcache.Layer
@@ -208,12 +255,29 @@ func TestAMisbehavingLayerIsContained(t *testing.T) {
 			hit(t, disk, key(3))
 			_ = l.Delete(t.Context(), key(3))
 			require.False(t, disk.has(key(3)))
+			require.Zero(t, files.open.Load())
 			_, _ = l.Metrics(), l.Flush(t.Context())
 			unlock, err := l.Lock(t.Context(), key(1))
 			require.NoError(t, err)
 			unlock()
 		})
 	}
+}
+
+// A direct layer that ends the goroutine of a lookup loses that lookup alone.
+func TestALookupOutlivesGoexit(t *testing.T) {
+	n := 0
+	once := &intercept{Store: newShelf(), get: func(context.Context, modcache.Key) (*modcache.Artifact, bool, error) {
+		if n++; n == 1 {
+			runtime.Goexit()
+		}
+		return nil, false, nil
+	}}
+	l := layered(t, nil, direct(newShelf()), modcache.Layer{Store: once, Timeout: -1})
+	_, ok, err := l.Get(t.Context(), key(1))
+	require.False(t, ok)
+	require.ErrorContains(t, err, "ended its goroutine")
+	miss(t, l, key(1))
 }
 
 // A direct layer that ends the worker's goroutine doesn't strand the queue.

@@ -109,7 +109,7 @@ func TestTheLastCallerEndsTheLookup(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := newGate(newFileShelf())
 		far := newGate(newFileShelf())
-		l := layered(t, nil, modcache.Layer{Store: g}, modcache.Layer{Store: far})
+		l := layered(t, nil, modcache.Layer{Store: g}, modcache.Layer{Store: far, Timeout: -1})
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		var wg sync.WaitGroup
@@ -130,6 +130,66 @@ func TestTheLastCallerEndsTheLookup(t *testing.T) {
 		_, _, err := l.Get(ctx, key(1))
 		require.ErrorIs(t, err, context.DeadlineExceeded)
 		require.EqualValues(t, 2, g.asked.Load(), "a caller whose time is up starts nothing")
+	})
+}
+
+func TestNobodyJoinsAnAbandonedLookup(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		block := make(chan struct{})
+		deaf := &intercept{Store: newShelf(), get: func(context.Context, modcache.Key) (*modcache.Artifact, bool, error) {
+			<-block
+			return nil, false, nil
+		}}
+		far := newFileShelf()
+		mustAdd(t, far, key(1))
+		l := layered(t, nil, direct(newShelf()), modcache.Layer{Store: deaf, Timeout: -1}, modcache.Layer{Store: far})
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		_, _, err := l.Get(ctx, key(1))
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		done := make(chan struct{})
+		go func() {
+			hit(t, l, key(1))
+			close(done)
+		}()
+		synctest.Wait()
+		close(block)
+		<-done
+	})
+}
+
+// Between a miss of the front layer and the lookup that follows it, the entry may
+// arrive in the front layer.
+func TestWhatArrivesInTheFrontLayerMeanwhileIsFound(t *testing.T) {
+	// late lets something happen after the front layer's first miss.
+	late := func(mem *shelf, happens func()) *intercept {
+		first := true
+		return &intercept{Store: mem, get: func(ctx context.Context, k modcache.Key) (*modcache.Artifact, bool, error) {
+			a, ok, err := mem.Get(ctx, k)
+			if first {
+				first = false
+				happens()
+			}
+			return a, ok, err
+		}}
+	}
+	t.Run("by a promotion", func(t *testing.T) {
+		var l *modcache.Layered
+		far := newShelf()
+		mustAdd(t, far, key(1))
+		front := late(newShelf(), func() { hit(t, l, key(1)) })
+		l = layered(t, nil, modcache.Layer{Store: front, Timeout: -1}, modcache.Layer{Store: far})
+		hit(t, l, key(1))
+		require.EqualValues(t, 1, far.Metrics().Lookups, "the slow layer is asked once")
+	})
+	t.Run("by a deferred write", func(t *testing.T) {
+		var l *modcache.Layered
+		front := late(newShelf(), func() {
+			mustAdd(t, l, key(1))
+			require.NoError(t, l.Flush(t.Context()))
+		})
+		l = layered(t, nil, modcache.Layer{Store: front, Timeout: -1, Write: modcache.WriteBehind})
+		hit(t, l, key(1))
 	})
 }
 
@@ -183,6 +243,35 @@ func TestADeletedEntryIsNotPromotedBack(t *testing.T) {
 			require.NoError(t, l.Flush(t.Context()))
 			require.False(t, mem.has(key(1)))
 			miss(t, l, key(1))
+		})
+	})
+	t.Run("by a lookup that ends while others are deleted", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			mem, disk := newShelf(), newShelf()
+			mustAdd(t, disk, key(1))
+			look, del := make(chan struct{}), make(chan struct{})
+			slow := &intercept{Store: disk,
+				get: func(ctx context.Context, k modcache.Key) (*modcache.Artifact, bool, error) {
+					a, ok, err := disk.Get(ctx, k)
+					<-look
+					return a, ok, err
+				},
+				del: func(ctx context.Context, k modcache.Key) error {
+					<-del
+					return disk.Delete(ctx, k)
+				}}
+			l := layered(t, nil, direct(mem), modcache.Layer{Store: slow})
+			var wg sync.WaitGroup
+			wg.Go(func() { hit(t, l, key(1)) })
+			synctest.Wait()
+			wg.Go(func() { require.NoError(t, l.Delete(t.Context(), key(1))) })
+			synctest.Wait()
+			close(look)
+			synctest.Wait()
+			close(del)
+			wg.Wait()
+			require.NoError(t, l.Flush(t.Context()))
+			require.False(t, mem.has(key(1)))
 		})
 	})
 	t.Run("by a promotion under way", func(t *testing.T) {

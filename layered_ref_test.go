@@ -163,6 +163,14 @@ type intercept struct {
 	modcache.Store
 	get func(ctx context.Context, key modcache.Key) (*modcache.Artifact, bool, error)
 	add func(ctx context.Context, key modcache.Key, a *modcache.Artifact) error
+	del func(ctx context.Context, key modcache.Key) error
+}
+
+func (s *intercept) Delete(ctx context.Context, key modcache.Key) error {
+	if s.del == nil {
+		return s.Store.Delete(ctx, key)
+	}
+	return s.del(ctx, key)
 }
 
 func (s *intercept) Get(ctx context.Context, key modcache.Key) (*modcache.Artifact, bool, error) {
