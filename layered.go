@@ -20,7 +20,7 @@ const (
 	// WriteThrough stores before Add returns.
 	WriteThrough WritePolicy = iota
 	// WriteBehind stores in the background. Until then the entry is served from
-	// the queue; a write that fails or finds the queue full is counted,
+	// the queue, and other users of the store don't see it; a write that fails or finds the queue full is counted,
 	// reported to the observer, and returned by the next Flush or by Close.
 	WriteBehind
 	// WriteNever stores nothing, promotions included. Delete still reaches the
@@ -131,7 +131,7 @@ func NewLayered(o *LayeredOptions, layers ...Layer) *Layered {
 
 func newLayer(cfg Layer, o *LayeredOptions, names map[string]int) *layer {
 	if cfg.Name == "" {
-		t := reflect.TypeOf(cfg.Store).String()
+		t, _, _ := strings.Cut(reflect.TypeOf(cfg.Store).String(), "[") // without type arguments
 		cfg.Name = strings.ToLower(t[strings.LastIndexByte(t, '.')+1:])
 	}
 	names[cfg.Name]++
@@ -184,7 +184,12 @@ func (l *Layered) Add(ctx context.Context, key Key, a *Artifact) error {
 	errs := l.each(func(ly *layer) error {
 		switch ly.Write {
 		case WriteThrough:
-			return ly.add(ctx, key, a)
+			start := time.Now()
+			err := ly.add(ctx, key, a)
+			if err == nil {
+				ly.stored(EventStored, key, a, time.Since(start))
+			}
+			return err
 		case WriteBehind:
 			return l.writeBehind(ly, key, a)
 		default:

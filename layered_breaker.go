@@ -18,7 +18,7 @@ type breaker struct {
 	mu      sync.Mutex
 	pause   time.Duration // current cooldown
 	until   time.Time     // no probe before this
-	probing bool          // a probe is under way
+	probing bool          // a probe is under way, unless it is overdue
 }
 
 const maxCooldown = time.Minute
@@ -37,10 +37,12 @@ func (b *breaker) allow() bool {
 	switch {
 	case b.failures.Load() < b.limit: // closed meanwhile
 		return true
-	case b.probing || time.Now().Before(b.until):
+	case time.Now().Before(b.until):
 		return false
 	}
-	b.probing = true
+	// Nobody else until the probe is over, or so late that nothing will be
+	// heard of it.
+	b.probing, b.until = true, time.Now().Add(maxCooldown)
 	return true
 }
 
@@ -84,5 +86,7 @@ func (b *breaker) abstain() {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.probing = false
+	if b.probing {
+		b.probing, b.until = false, time.Time{} // the next one may try
+	}
 }

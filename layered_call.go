@@ -89,7 +89,6 @@ func (ly *layer) add(ctx context.Context, key Key, a *Artifact) error {
 	if !ly.writes.allow() {
 		return ly.skip("add", key)
 	}
-	start := time.Now()
 	err := ly.do(ctx, ly.Timeout, func(ctx context.Context) error {
 		// A handle of its own: the store may go on reading after it was given up.
 		own, err := a.share()
@@ -103,8 +102,12 @@ func (ly *layer) add(ctx context.Context, key Key, a *Artifact) error {
 		return ly.failed(ctx, &ly.writes, "add", key, err)
 	}
 	ly.writes.success()
-	notify(ly.observe, Event{Kind: EventStored, Key: key, Layer: ly.Name, Bytes: a.Size(), Duration: time.Since(start)})
 	return nil
+}
+
+// stored tells the observer that an entry is in the layer, one way or another.
+func (ly *layer) stored(kind EventKind, key Key, a *Artifact, took time.Duration) {
+	notify(ly.observe, Event{Kind: kind, Key: key, Layer: ly.Name, Bytes: a.Size(), Duration: took})
 }
 
 // delete doesn't ask the breaker: to skip it would leave behind what the caller

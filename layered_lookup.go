@@ -64,7 +64,7 @@ func missReason(err error) Reason {
 		return ReasonCorrupt
 	case errors.Is(err, ErrTooLarge):
 		return ReasonTooLarge
-	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
+	case errors.Is(err, errTooSlow), errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
 		return ReasonTimeout
 	}
 	return ReasonIO

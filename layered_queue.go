@@ -22,17 +22,20 @@ type queue struct {
 
 // job is one artifact on its way into a layer.
 type job struct {
-	key     Key
-	a       *Artifact     // the job's own handle
-	from    *layer        // where a promotion comes from; nil for a deferred write
-	done    chan struct{} // closed when the job has ended, or is called off
-	running bool          // guarded by Layered.mu
-	off     bool          // called off; guarded by Layered.mu
+	key  Key
+	a    *Artifact     // the job's own handle
+	from *layer        // where a promotion comes from; nil if it is none
+	done chan struct{} // closed when the job has ended, or is called off
+
+	// Guarded by Layered.mu:
+	owed    bool // a deferred write, whose loss is told
+	running bool
+	off     bool // called off
 }
 
 // newJob makes a pending job, which takes the handle over; mu is held.
 func (l *Layered) newJob(ly *layer, key Key, own *Artifact, from *layer) *job {
-	j := &job{key: key, a: own, from: from, done: make(chan struct{})}
+	j := &job{key: key, a: own, from: from, done: make(chan struct{}), owed: from == nil}
 	ly.queue.pending[key] = j
 	ly.queue.bytes += own.Size()
 	return j
@@ -56,8 +59,9 @@ func (l *Layered) writeBehind(ly *layer, key Key, a *Artifact) error {
 // enqueue leaves the writing of a to the layer's worker; mu is held.
 func (l *Layered) enqueue(ly *layer, key Key, a *Artifact, from *layer) error {
 	q := &ly.queue
-	if q.pending[key] != nil {
-		return nil // the entry is on its way already
+	if j := q.pending[key]; j != nil { // on its way already
+		j.owed = j.owed || from == nil
+		return nil
 	}
 	if limit := l.options.QueueBytes; limit > 0 && a.Size() > limit-q.bytes {
 		q.dropped++
@@ -120,18 +124,20 @@ func (l *Layered) run(ly *layer, j *job) {
 		delete(ly.queue.pending, j.key)
 		ly.queue.bytes -= j.a.Size()
 		l.changes.Add(1)
-		switch {
-		case j.from != nil:
+		kind := EventStored
+		if j.from != nil {
+			kind = EventPromoted
 			l.countPromotion(ly, j, took, err)
-		case err != nil:
+		}
+		if j.owed && err != nil {
 			ly.queue.lost++
 			ly.queue.lastErr = err
 		}
 		l.mu.Unlock()
 		closeQuietly(j.a)
 		close(j.done)
-		if j.from != nil && err == nil {
-			notify(ly.observe, Event{Kind: EventPromoted, Key: j.key, Layer: ly.Name, Bytes: j.a.Size(), Duration: took})
+		if err == nil {
+			ly.stored(kind, j.key, j.a, took)
 		}
 	}()
 	err = ly.add(context.Background(), j.key, j.a)

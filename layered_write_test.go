@@ -91,6 +91,21 @@ func TestWhatWriteBehindLosesIsTold(t *testing.T) {
 	})
 }
 
+// A deferred write that finds a promotion of its key under way relies on it.
+func TestAPromotionThatStandsInForAWriteIsTold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		bad, _ := faulty(modcachetest.Fault{Op: modcachetest.OpAdd, Delay: time.Second}, modcachetest.Fault{Op: modcachetest.OpAdd, Err: errInjected})
+		far := newShelf()
+		mustAdd(t, far, key(1))
+		mustAdd(t, far, key(2))
+		l := layered(t, nil, modcache.Layer{Store: bad, Write: modcache.WriteBehind}, modcache.Layer{Store: far})
+		hit(t, l, key(1))
+		hit(t, l, key(2))
+		mustAdd(t, l, key(1))
+		require.ErrorContains(t, l.Flush(t.Context()), "1 deferred writes were lost")
+	})
+}
+
 func TestCloseTellsWhatWasLost(t *testing.T) {
 	bad, _ := faulty(modcachetest.Fault{Op: modcachetest.OpAdd, Err: errInjected})
 	l := modcache.NewLayered(nil, modcache.Layer{Store: bad, Write: modcache.WriteBehind})
@@ -133,6 +148,7 @@ func TestDeleteCallsOffDeferredWrites(t *testing.T) {
 		miss(t, l, key(1))
 		miss(t, l, key(2))
 		require.NoError(t, l.Flush(t.Context()))
+		synctest.Wait() // for the worker, which closes what was called off
 		require.Empty(t, s.keys())
 		require.Equal(t, 1, slow.Calls(modcachetest.OpAdd))
 		require.Zero(t, src.open.Load(), "the queue let go of its handles")
@@ -233,7 +249,6 @@ func TestLayeredEvents(t *testing.T) {
 		mustAdd(t, far, k)
 		hit(t, l, k)
 		require.Equal(t, []modcache.Event{
-			{Kind: modcache.EventStored, Key: k, Layer: "memory", Bytes: size},
 			{Kind: modcache.EventPromoted, Key: k, Layer: "memory", Bytes: size},
 			{Kind: modcache.EventHit, Key: k, Layer: "far", Bytes: size},
 		}, take())

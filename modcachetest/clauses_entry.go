@@ -48,10 +48,10 @@ var entryClauses = []clause{
 		defer func() { _ = a.Close() }()
 		got, want := a.Info(), infoOf(a.Size())
 		if !got.Created.Equal(want.Created) {
-			return fmt.Errorf("Info.Created is %v, was added as %v", got.Created, want.Created)
+			return fmt.Errorf("the Info.Created is %v, was added as %v", got.Created, want.Created)
 		}
 		if got.Created = want.Created; got != want {
-			return fmt.Errorf("Info is %+v, was added as %+v", got, want)
+			return fmt.Errorf("the Info is %+v, was added as %+v", got, want)
 		}
 		return nil
 	}},

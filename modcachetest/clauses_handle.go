@@ -245,7 +245,7 @@ var handleClauses = []clause{
 // readsAs reads a in several ways and compares.
 func readsAs(a *modcache.Artifact, want []byte) error {
 	if a.Size() != int64(len(want)) {
-		return fmt.Errorf("Size is %d, want %d", a.Size(), len(want))
+		return fmt.Errorf("the artifact's Size is %d, want %d", a.Size(), len(want))
 	}
 	size := a.Size()
 	for _, at := range []struct{ off, n int64 }{{0, size}, {0, 1}, {size - 1, 1}, {size / 3, size / 3}, {0, 0}} {
@@ -270,7 +270,7 @@ func readsAs(a *modcache.Artifact, want []byte) error {
 	}
 	got, err := a.Bytes()
 	if err != nil || !bytes.Equal(got, want) {
-		return fmt.Errorf("Bytes returned %d bytes (error: %v) or other bytes", len(got), err)
+		return fmt.Errorf("the artifact's Bytes returned %d bytes (error: %v) or other bytes", len(got), err)
 	}
 	return nil
 }

@@ -197,14 +197,14 @@ func (e *env) read(key modcache.Key) ([]byte, error) {
 	}
 	b, err := a.Bytes()
 	if err != nil {
-		return nil, fmt.Errorf("Bytes of a hit: %w", err)
+		return nil, fmt.Errorf("reading a hit: %w", err)
 	}
 	if a.Size() != int64(len(b)) {
 		return nil, fmt.Errorf("the artifact's Size is %d, but it has %d bytes", a.Size(), len(b))
 	}
 	b = append([]byte{}, b...)
 	if err := a.Close(); err != nil {
-		return nil, fmt.Errorf("Close of a hit: %w", err)
+		return nil, fmt.Errorf("closing a hit: %w", err)
 	}
 	return b, nil
 }
