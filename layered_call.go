@@ -30,6 +30,8 @@ type layer struct {
 	lockSlots     chan struct{} // the same for locks, which wait for others by design
 	reads, writes breaker
 
+	getTime, addTime stopwatch // of bounded calls
+
 	hits     *xsync.Counter // striped: the only counter that the fastest path touches
 	errs     atomic.Uint64
 	timeouts atomic.Uint64
@@ -80,6 +82,7 @@ func (ly *layer) get(ctx context.Context, key Key) (a *Artifact, err error) {
 }
 
 func (ly *layer) getWithin(ctx context.Context, key Key) (*Artifact, error) {
+	defer ly.getTime.since(time.Now())
 	get := func(ctx context.Context) (*Artifact, error) { return ly.ask(ctx, key) }
 	return within(ctx, ly, ly.slots, ly.Timeout, get, closeQuietly)
 }
@@ -88,6 +91,9 @@ func (ly *layer) getWithin(ctx context.Context, key Key) (*Artifact, error) {
 func (ly *layer) add(ctx context.Context, key Key, a *Artifact) error {
 	if !ly.writes.allow() {
 		return ly.skip("add", key)
+	}
+	if !ly.direct() {
+		defer ly.addTime.since(time.Now())
 	}
 	err := ly.do(ctx, ly.Timeout, func(ctx context.Context) error {
 		// A handle of its own: the store may go on reading after it was given up.

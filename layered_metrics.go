@@ -17,6 +17,8 @@ type LayerMetrics struct {
 	QueuedBytes uint64  `json:"queued_bytes"` // now
 	Hung        uint64  `json:"hung"`         // calls given up that haven't returned, now
 	Open        bool    `json:"open"`         // the layer's reads or writes are being skipped, now
+	Get         Latency `json:"get"`          // of calls of Get, failed ones included; none if the layer has no Timeout
+	Add         Latency `json:"add"`          // likewise
 	Store       Metrics `json:"store"`        // what the store itself says, other users of it included
 }
 
@@ -36,6 +38,8 @@ func (l *Layered) Layers() []LayerMetrics {
 			Skipped:  ly.skipped.Load(),
 			Hung:     uint64(max(ly.hung.Load(), 0)),
 			Open:     ly.reads.isOpen() || ly.writes.isOpen(),
+			Get:      ly.getTime.read(),
+			Add:      ly.addTime.read(),
 			Store:    ly.metrics(),
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
+	"runtime"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -277,6 +278,7 @@ func TestLayeredClose(t *testing.T) {
 }
 
 func TestLayeredUnderManyGoroutines(t *testing.T) {
+	goroutines := runtime.NumGoroutine()
 	mem, disk, far := newShelf(), newFileShelf(), newFileShelf()
 	plan := func(seed uint64) *modcachetest.Plan {
 		return &modcachetest.Plan{Seed: seed, Faults: []modcachetest.Fault{
@@ -340,4 +342,5 @@ func TestLayeredUnderManyGoroutines(t *testing.T) {
 	for _, s := range []*shelf{disk, far} {
 		require.Eventually(t, func() bool { return s.open.Load() == 0 }, time.Minute, time.Millisecond, "handles leaked")
 	}
+	require.Eventually(t, func() bool { return runtime.NumGoroutine() <= goroutines+1 }, time.Minute, time.Millisecond, "goroutines leaked (one is the condition's own)")
 }
