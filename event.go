@@ -1,6 +1,9 @@
 package modcache
 
-import "time"
+import (
+	"log/slog"
+	"time"
+)
 
 // EventKind says what an [Event] reports.
 type EventKind uint8
@@ -85,6 +88,30 @@ type Event struct {
 	Bytes    int64
 	Duration time.Duration
 	Err      error
+}
+
+// attrs returns what is known about the event, for a log.
+func (e Event) attrs() []slog.Attr {
+	attrs := []slog.Attr{slog.String("event", e.Kind.String())}
+	if e.Reason != 0 {
+		attrs = append(attrs, slog.String("reason", e.Reason.String()))
+	}
+	if e.Key != (Key{}) {
+		attrs = append(attrs, slog.String("key", e.Key.String()))
+	}
+	if e.Layer != "" {
+		attrs = append(attrs, slog.String("layer", e.Layer))
+	}
+	if e.Bytes != 0 {
+		attrs = append(attrs, slog.Int64("bytes", e.Bytes))
+	}
+	if e.Duration != 0 {
+		attrs = append(attrs, slog.Duration("duration", e.Duration))
+	}
+	if e.Err != nil {
+		attrs = append(attrs, slog.String("error", e.Err.Error()))
+	}
+	return attrs
 }
 
 // notify calls an observer, if there is one, and survives it.

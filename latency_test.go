@@ -19,9 +19,9 @@ func TestLatencyOfLayers(t *testing.T) {
 		} {
 			slow, _ := faulty(modcachetest.Fault{Delay: took, Op: modcachetest.OpGet}, modcachetest.Fault{Delay: took, Op: modcachetest.OpAdd})
 			l := layered(t, nil, direct(newShelf()), modcache.Layer{Store: slow, Timeout: 24 * time.Hour})
-			miss(t, l, key(1))
-			mustAdd(t, l, key(1))
-			hit(t, l, key(1))
+			miss(t, l, keyNo(1))
+			put(t, l, keyNo(1))
+			hit(t, l, keyNo(1))
 			m := l.Layers()
 			var want modcache.Latency
 			want.Buckets[bucket], want.Total = 1, took

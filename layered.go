@@ -94,13 +94,13 @@ type Layered struct {
 	rejected atomic.Uint64
 	flushes  atomic.Uint64
 	unclean  atomic.Uint64 // flushes that failed
-	changes  atomic.Uint64 // flights and background writes that ended
+	changes  atomic.Uint64 // lookups and background writes that ended
 
 	closed atomic.Bool    // written under mu
 	ops    sync.WaitGroup // what Close waits for; added to under mu
 
 	mu       sync.Mutex
-	flights  map[Key]*flight
+	lookups  map[Key]*sharedLookup
 	deleting map[Key]int // deletes under way
 	last     PromotionEvent
 }
@@ -108,7 +108,7 @@ type Layered struct {
 // NewLayered makes a store of layers, fastest first. Close it before them. nil
 // options are the defaults. Without layers it is a store that is always empty.
 func NewLayered(o *LayeredOptions, layers ...Layer) *Layered {
-	l := &Layered{flights: map[Key]*flight{}, deleting: map[Key]int{}}
+	l := &Layered{lookups: map[Key]*sharedLookup{}, deleting: map[Key]int{}}
 	if o != nil {
 		l.options = *o
 	}

@@ -25,28 +25,28 @@ func TestAHangingLayerHidesNoHit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		hanging, _ := faulty(modcachetest.Fault{Hang: true})
 		far := newFileShelf()
-		mustAdd(t, far, key(1))
+		put(t, far, keyNo(1))
 		l := layered(t, &modcache.LayeredOptions{BreakAfter: -1, MaxCalls: 3},
 			modcache.Layer{Store: hanging, Name: "hanging", Timeout: time.Second, Promote: modcache.PromoteNever},
 			modcache.Layer{Store: far, Name: "far"})
 		start := time.Now()
-		hit(t, l, key(1))
+		hit(t, l, keyNo(1))
 		require.Equal(t, time.Second, time.Since(start))
 
-		err := l.Add(t.Context(), key(2), code(key(2)))
+		err := l.Add(t.Context(), keyNo(2), code(keyNo(2)))
 		require.ErrorIs(t, err, context.DeadlineExceeded)
 		require.ErrorContains(t, err, "layer hanging: add")
 		require.ErrorContains(t, err, "no answer in 1s")
-		require.True(t, far.has(key(2)))
+		require.True(t, far.has(keyNo(2)))
 
-		require.ErrorIs(t, l.Delete(t.Context(), key(2)), context.DeadlineExceeded)
-		require.False(t, far.has(key(2)))
+		require.ErrorIs(t, l.Delete(t.Context(), keyNo(2)), context.DeadlineExceeded)
+		require.False(t, far.has(keyNo(2)))
 		require.EqualValues(t, 3, l.Layers()[0].Hung)
 
 		// Three calls hang, and no more are made: nothing piles up.
 		calls := hanging.Calls(modcachetest.OpAny)
 		require.Equal(t, 3, calls)
-		hit(t, l, key(1))
+		hit(t, l, keyNo(1))
 		require.ErrorIs(t, l.Flush(t.Context()), modcache.ErrUnavailable)
 		require.Equal(t, calls, hanging.Calls(modcachetest.OpAny))
 		m := l.Layers()[0]
@@ -64,9 +64,9 @@ func TestAHangingLayerHidesNoHit(t *testing.T) {
 func TestWhatComesTooLateIsClosed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		hanging, s := faulty(modcachetest.Fault{Op: modcachetest.OpGet, Hang: true})
-		mustAdd(t, s, key(1))
+		put(t, s, keyNo(1))
 		l := layered(t, nil, modcache.Layer{Store: hanging, Timeout: time.Second})
-		_, ok, err := l.Get(t.Context(), key(1))
+		_, ok, err := l.Get(t.Context(), keyNo(1))
 		require.False(t, ok)
 		require.ErrorIs(t, err, context.DeadlineExceeded)
 		hanging.Release()
@@ -79,7 +79,7 @@ func TestWhatComesTooLateIsClosed(t *testing.T) {
 func TestALayerThatKeepsFailingIsSkippedAndProbed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		bad, s := faulty(modcachetest.Fault{Op: modcachetest.OpGet, Err: errInjected})
-		mustAdd(t, s, key(1))
+		put(t, s, keyNo(1))
 		var opened int
 		l := layered(t, &modcache.LayeredOptions{BreakAfter: 3, Cooldown: time.Second, OnEvent: func(e modcache.Event) {
 			if e.Kind == modcache.EventStoreFailed {
@@ -88,7 +88,7 @@ func TestALayerThatKeepsFailingIsSkippedAndProbed(t *testing.T) {
 		}}, modcache.Layer{Store: bad})
 		asked := func() int {
 			before := bad.Calls(modcachetest.OpGet)
-			_, _, err := l.Get(t.Context(), key(1))
+			_, _, err := l.Get(t.Context(), keyNo(1))
 			require.Error(t, err)
 			n := bad.Calls(modcachetest.OpGet) - before
 			if n == 0 {
@@ -112,13 +112,13 @@ func TestALayerThatKeepsFailingIsSkippedAndProbed(t *testing.T) {
 		require.EqualValues(t, 3, l.Layers()[0].Skipped)
 
 		// Writes go on all the while.
-		mustAdd(t, l, key(2))
+		put(t, l, keyNo(2))
 
 		bad.Heal()
 		time.Sleep(4 * time.Second)
-		hit(t, l, key(1))
+		hit(t, l, keyNo(1))
 		require.False(t, l.Layers()[0].Open)
-		hit(t, l, key(1))
+		hit(t, l, keyNo(1))
 
 		// It has all its chances again, and the pause is the first one's.
 		s.failing.Store(true)
@@ -136,16 +136,16 @@ func TestSkippedLayersAreNotLockedAndNotPromotedInto(t *testing.T) {
 	far := newShelf()
 	l := layered(t, &modcache.LayeredOptions{BreakAfter: 1, Cooldown: time.Hour}, modcache.Layer{Store: bad}, modcache.Layer{Store: far})
 	for n := byte(1); n <= 2; n++ {
-		mustAdd(t, far, key(n))
-		hit(t, l, key(n))
+		put(t, far, keyNo(n))
+		hit(t, l, keyNo(n))
 		require.NoError(t, l.Flush(t.Context()))
 	}
 	require.Equal(t, 1, bad.Calls(modcachetest.OpGet))
 	require.Equal(t, 1, bad.Calls(modcachetest.OpAdd))
 	r := l.PromotionReport()
 	require.Equal(t, modcache.PromotionCount{Failed: 1, Dropped: 1}, r.PromotionCount)
-	require.Equal(t, key(1), r.Last.Key, "what was not attempted is no event")
-	unlock, err := l.Lock(t.Context(), key(1))
+	require.Equal(t, keyNo(1), r.Last.Key, "what was not attempted is no event")
+	unlock, err := l.Lock(t.Context(), keyNo(1))
 	require.NoError(t, err)
 	unlock()
 	require.Zero(t, bad.Calls(modcachetest.OpLock))
@@ -158,7 +158,7 @@ func TestEveryTimeoutCounts(t *testing.T) {
 		slow, _ := faulty(modcachetest.Fault{Op: modcachetest.OpGet, Delay: time.Hour}, modcachetest.Fault{Op: modcachetest.OpFlush, Delay: 5 * time.Second})
 		l := layered(t, &modcache.LayeredOptions{BreakAfter: -1}, modcache.Layer{Store: slow, Timeout: time.Second})
 		for range 50 {
-			_, _, err := l.Get(t.Context(), key(1))
+			_, _, err := l.Get(t.Context(), keyNo(1))
 			require.ErrorIs(t, err, context.DeadlineExceeded)
 		}
 		require.EqualValues(t, 50, l.Layers()[0].Timeouts)
@@ -169,14 +169,14 @@ func TestEveryTimeoutCounts(t *testing.T) {
 func TestOneProbeAtATime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		bad, s := faulty(modcachetest.Fault{Op: modcachetest.OpGet, Hang: true})
-		mustAdd(t, s, key(1))
+		put(t, s, keyNo(1))
 		l := layered(t, &modcache.LayeredOptions{BreakAfter: 1, Cooldown: time.Second}, modcache.Layer{Store: bad, Timeout: 10 * time.Second})
-		_, _, err := l.Get(t.Context(), key(1))
+		_, _, err := l.Get(t.Context(), keyNo(1))
 		require.ErrorIs(t, err, context.DeadlineExceeded)
 		time.Sleep(time.Second)
 		var wg sync.WaitGroup
 		for n := range byte(8) {
-			wg.Go(func() { _, _, _ = l.Get(t.Context(), key(n)) })
+			wg.Go(func() { _, _, _ = l.Get(t.Context(), keyNo(n)) })
 		}
 		wg.Wait()
 		require.Equal(t, 2, bad.Calls(modcachetest.OpGet))
@@ -184,12 +184,12 @@ func TestOneProbeAtATime(t *testing.T) {
 		time.Sleep(2 * time.Second)
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
-		_, _, err = l.Get(ctx, key(1))
+		_, _, err = l.Get(ctx, keyNo(1))
 		require.ErrorIs(t, err, context.DeadlineExceeded)
 		synctest.Wait()
 		bad.Release()
 		synctest.Wait()
-		hit(t, l, key(1))
+		hit(t, l, keyNo(1))
 	})
 }
 
@@ -199,7 +199,7 @@ func TestRefusalsAndDamageAreNoFailuresOfTheLayer(t *testing.T) {
 		bad, _ := faulty(modcachetest.Fault{Err: err})
 		l := layered(t, &modcache.LayeredOptions{BreakAfter: 1, OnEvent: func(e modcache.Event) { kinds = append(kinds, e.Kind) }}, modcache.Layer{Store: bad})
 		for range 3 {
-			_, _, got := l.Get(t.Context(), key(1))
+			_, _, got := l.Get(t.Context(), keyNo(1))
 			require.ErrorIs(t, got, err)
 			require.NotErrorIs(t, got, modcache.ErrUnavailable)
 		}
@@ -221,9 +221,9 @@ func TestAMisbehavingLayerIsContained(t *testing.T) {
 	panics, _ := faulty(modcachetest.Fault{Panic: errInjected})
 	noArtifact := &intercept{Store: newShelf(), get: func(context.Context, modcache.Key) (*modcache.Artifact, bool, error) { return nil, true, nil }}
 	files := newFileShelf()
-	mustAdd(t, files, key(9))
+	put(t, files, keyNo(9))
 	both := &intercept{Store: newShelf(), get: func(ctx context.Context, _ modcache.Key) (*modcache.Artifact, bool, error) {
-		a, _, _ := files.Get(ctx, key(9))
+		a, _, _ := files.Get(ctx, keyNo(9))
 		return a, true, errInjected
 	}}
 	for name, c := range map[string]struct {
@@ -241,23 +241,23 @@ func TestAMisbehavingLayerIsContained(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			disk := newFileShelf()
-			mustAdd(t, disk, key(1))
+			put(t, disk, keyNo(1))
 			l := layered(t, nil, c.layer, modcache.Layer{Store: disk})
 			for range 3 {
-				hit(t, l, key(1))
+				hit(t, l, keyNo(1))
 				_ = l.Flush(t.Context())
 			}
-			_, ok, err := l.Get(t.Context(), key(2))
+			_, ok, err := l.Get(t.Context(), keyNo(2))
 			require.False(t, ok)
 			require.Error(t, err)
-			err = l.Add(t.Context(), key(3), code(key(3)))
+			err = l.Add(t.Context(), keyNo(3), code(keyNo(3)))
 			require.Equal(t, c.adds, err == nil, "%v", err)
-			hit(t, disk, key(3))
-			_ = l.Delete(t.Context(), key(3))
-			require.False(t, disk.has(key(3)))
+			hit(t, disk, keyNo(3))
+			_ = l.Delete(t.Context(), keyNo(3))
+			require.False(t, disk.has(keyNo(3)))
 			require.Zero(t, files.open.Load())
 			_, _ = l.Metrics(), l.Flush(t.Context())
-			unlock, err := l.Lock(t.Context(), key(1))
+			unlock, err := l.Lock(t.Context(), keyNo(1))
 			require.NoError(t, err)
 			unlock()
 		})
@@ -274,10 +274,10 @@ func TestALookupOutlivesGoexit(t *testing.T) {
 		return nil, false, nil
 	}}
 	l := layered(t, nil, direct(newShelf()), modcache.Layer{Store: once, Timeout: -1})
-	_, ok, err := l.Get(t.Context(), key(1))
+	_, ok, err := l.Get(t.Context(), keyNo(1))
 	require.False(t, ok)
 	require.ErrorContains(t, err, "ended its goroutine")
-	miss(t, l, key(1))
+	miss(t, l, keyNo(1))
 }
 
 // A direct layer that ends the worker's goroutine doesn't strand the queue.
@@ -291,11 +291,11 @@ func TestTheWorkerOutlivesGoexit(t *testing.T) {
 		return mem.Add(ctx, k, a)
 	}}
 	l := layered(t, nil, modcache.Layer{Store: once, Timeout: -1, Write: modcache.WriteBehind}, modcache.Layer{Store: newShelf()})
-	mustAdd(t, l, key(1))
-	mustAdd(t, l, key(2))
+	put(t, l, keyNo(1))
+	put(t, l, keyNo(2))
 	require.Error(t, l.Flush(t.Context()))
-	require.False(t, mem.has(key(1)))
-	require.True(t, mem.has(key(2)))
+	require.False(t, mem.has(keyNo(1)))
+	require.True(t, mem.has(keyNo(2)))
 	require.NoError(t, l.Close())
 }
 
@@ -320,37 +320,37 @@ func TestLayeredLock(t *testing.T) {
 	a, b, c := newShelf(), newShelf(), newShelf()
 	broken := modcachetest.Faulty(newShelf(), &modcachetest.Plan{Faults: []modcachetest.Fault{{Op: modcachetest.OpLock, Panic: "boom"}}})
 	l := layered(t, nil, modcache.Layer{Store: a, Timeout: -1}, modcache.Layer{Store: broken}, modcache.Layer{Store: b}, modcache.Layer{Store: readOnly{c}})
-	unlock, err := l.Lock(t.Context(), key(1))
+	unlock, err := l.Lock(t.Context(), keyNo(1))
 	require.NoError(t, err)
 	ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
 	defer cancel()
 	for _, s := range []*shelf{a, b} {
-		_, err := s.Lock(ctx, key(1))
+		_, err := s.Lock(ctx, keyNo(1))
 		require.ErrorIs(t, err, context.DeadlineExceeded)
 	}
 	unlock()
 	unlock()
 	for _, s := range []*shelf{a, b} {
-		free, err := s.Lock(t.Context(), key(1))
+		free, err := s.Lock(t.Context(), keyNo(1))
 		require.NoError(t, err)
 		free()
 	}
 	t.Run("what was taken is given back when the context ends", func(t *testing.T) {
-		held, err := b.Lock(t.Context(), key(2))
+		held, err := b.Lock(t.Context(), keyNo(2))
 		require.NoError(t, err)
 		ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
 		defer cancel()
-		_, err = l.Lock(ctx, key(2))
+		_, err = l.Lock(ctx, keyNo(2))
 		require.ErrorIs(t, err, context.DeadlineExceeded)
-		free, err := a.Lock(t.Context(), key(2))
+		free, err := a.Lock(t.Context(), keyNo(2))
 		require.NoError(t, err)
 		free()
 		held()
 	})
 	t.Run("only if none locks is it an error", func(t *testing.T) {
-		_, err := layered(t, nil, modcache.Layer{Store: broken}).Lock(t.Context(), key(1))
+		_, err := layered(t, nil, modcache.Layer{Store: broken}).Lock(t.Context(), keyNo(1))
 		require.ErrorContains(t, err, "boom")
-		unlock, err := layered(t, nil, modcache.Layer{Store: readOnly{c}}).Lock(t.Context(), key(1))
+		unlock, err := layered(t, nil, modcache.Layer{Store: readOnly{c}}).Lock(t.Context(), keyNo(1))
 		require.NoError(t, err)
 		unlock()
 	})
@@ -361,11 +361,11 @@ func TestLayeredLock(t *testing.T) {
 			l := layered(t, nil, modcache.Layer{Store: late})
 			ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
 			defer cancel()
-			_, err := l.Lock(ctx, key(1))
+			_, err := l.Lock(ctx, keyNo(1))
 			require.True(t, errors.Is(err, context.DeadlineExceeded), "%v", err)
 			late.Release()
 			synctest.Wait()
-			unlock, err := s.Lock(t.Context(), key(1))
+			unlock, err := s.Lock(t.Context(), keyNo(1))
 			require.NoError(t, err)
 			unlock()
 		})

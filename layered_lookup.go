@@ -6,9 +6,9 @@ import (
 	"fmt"
 )
 
-// flight is one lookup of the layers, which all callers that want the key
+// sharedLookup is one lookup of the layers, which all callers that want the key
 // meanwhile share.
-type flight struct {
+type sharedLookup struct {
 	cancel  context.CancelFunc
 	holders int  // callers, and the lookup itself; guarded by Layered.mu
 	stale   bool // the entry changed meanwhile: don't join, don't promote; guarded by Layered.mu
@@ -70,16 +70,16 @@ func missReason(err error) Reason {
 	return ReasonIO
 }
 
-// lookup joins the key's flight or starts one. The front layer was asked already,
-// when the count of changes was seen.
+// lookup joins the shared lookup of the key or starts one. The front layer was
+// asked already, when the count of changes was seen.
 func (l *Layered) lookup(ctx context.Context, key Key, seen uint64) (*Artifact, *layer, error) {
 	l.mu.Lock()
 	if l.closed.Load() {
 		l.mu.Unlock()
 		return nil, nil, errLayeredClosed
 	}
-	f := l.flights[key]
-	if f == nil {
+	s := l.lookups[key]
+	if s == nil {
 		if err := ctx.Err(); err != nil {
 			l.mu.Unlock()
 			return nil, nil, fmt.Errorf("modcache: layered store: get %v: %w", key, err)
@@ -95,41 +95,41 @@ func (l *Layered) lookup(ctx context.Context, key Key, seen uint64) (*Artifact, 
 			l.mu.Unlock()
 			return nil, nil, nil
 		}
-		f = l.launch(ctx, key, asked)
+		s = l.launch(ctx, key, asked)
 	}
-	f.holders++
+	s.holders++
 	l.mu.Unlock()
 
-	defer l.leave(f, key)
+	defer l.leave(s, key)
 	select {
-	case <-f.done:
+	case <-s.done:
 	case <-ctx.Done():
 		return nil, nil, fmt.Errorf("modcache: layered store: get %v: %w", key, ctx.Err())
 	}
-	if f.a == nil {
-		return nil, nil, f.err
+	if s.a == nil {
+		return nil, nil, s.err
 	}
-	a, err := f.a.share()
-	return a, f.from, err
+	a, err := s.a.share()
+	return a, s.from, err
 }
 
-// launch starts the key's flight; mu is held. A layer that was asked already is
-// not asked again.
-func (l *Layered) launch(ctx context.Context, key Key, asked *layer) *flight {
+// launch starts the shared lookup of the key; mu is held. A layer that was asked
+// already is not asked again.
+func (l *Layered) launch(ctx context.Context, key Key, asked *layer) *sharedLookup {
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	f := &flight{cancel: cancel, holders: 1, done: make(chan struct{})}
-	l.flights[key] = f
+	s := &sharedLookup{cancel: cancel, holders: 1, done: make(chan struct{})}
+	l.lookups[key] = s
 	l.ops.Add(1)
 	go func() {
 		defer l.ops.Done()
-		defer l.land(f, key) // deferred: a store may end this goroutine
-		f.err = errExited
-		f.a, f.from, f.err = l.search(ctx, key, asked)
-		if f.a != nil {
-			l.promote(f, key)
+		defer l.land(s, key) // deferred: a store may end this goroutine
+		s.err = errExited
+		s.a, s.from, s.err = l.search(ctx, key, asked)
+		if s.a != nil {
+			l.promote(s, key)
 		}
 	}()
-	return f
+	return s
 }
 
 // search asks the layers in order, and what is on its way into them first.
@@ -156,46 +156,46 @@ func (l *Layered) search(ctx context.Context, key Key, asked *layer) (*Artifact,
 	return nil, nil, errors.Join(errs...)
 }
 
-// land publishes what the flight found, and leaves it to the callers.
-func (l *Layered) land(f *flight, key Key) {
+// land publishes what the lookup found, and leaves it to the callers.
+func (l *Layered) land(s *sharedLookup, key Key) {
 	l.mu.Lock()
-	if l.flights[key] == f {
-		delete(l.flights, key)
+	if l.lookups[key] == s {
+		delete(l.lookups, key)
 	}
 	l.changes.Add(1)
-	f.holders--
-	last := f.holders == 0
+	s.holders--
+	last := s.holders == 0
 	l.mu.Unlock()
-	f.cancel()
-	close(f.done)
+	s.cancel()
+	close(s.done)
 	if last {
-		closeQuietly(f.a)
+		closeQuietly(s.a)
 	}
 }
 
 // leave lets a caller go. The last one ends a lookup that is still under way, or
 // closes what it found.
-func (l *Layered) leave(f *flight, key Key) {
+func (l *Layered) leave(s *sharedLookup, key Key) {
 	l.mu.Lock()
-	f.holders--
-	last := f.holders == 0
-	if f.holders == 1 { // the lookup itself, or, after it, another caller
-		f.cancel()
-		if l.flights[key] == f {
+	s.holders--
+	last := s.holders == 0
+	if s.holders == 1 { // the lookup itself, or, after it, another caller
+		s.cancel()
+		if l.lookups[key] == s {
 			l.forget(key)
 		}
 	}
 	l.mu.Unlock()
 	if last {
-		closeQuietly(f.a)
+		closeQuietly(s.a)
 	}
 }
 
-// forget keeps the flight of key, if there is one, from being joined and from
+// forget keeps the shared lookup of key, if there is one, from being joined and from
 // promoting what it finds; mu is held.
 func (l *Layered) forget(key Key) {
-	if f := l.flights[key]; f != nil {
-		f.stale = true
-		delete(l.flights, key)
+	if s := l.lookups[key]; s != nil {
+		s.stale = true
+		delete(l.lookups, key)
 	}
 }

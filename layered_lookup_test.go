@@ -14,17 +14,17 @@ import (
 	"github.com/modcache/modcache/modcachetest"
 )
 
-// gate is a store whose lookups wait to be let through, and end with their context.
-type gate struct {
+// gated is a store whose lookups wait to be let through, and end with their context.
+type gated struct {
 	modcache.Store
 	asked     atomic.Int32
 	cancelled atomic.Int32
 	pass      chan struct{}
 }
 
-func newGate(s modcache.Store) *gate { return &gate{Store: s, pass: make(chan struct{})} }
+func newGated(s modcache.Store) *gated { return &gated{Store: s, pass: make(chan struct{})} }
 
-func (g *gate) Get(ctx context.Context, key modcache.Key) (*modcache.Artifact, bool, error) {
+func (g *gated) Get(ctx context.Context, key modcache.Key) (*modcache.Artifact, bool, error) {
 	g.asked.Add(1)
 	select {
 	case <-g.pass:
@@ -38,14 +38,14 @@ func (g *gate) Get(ctx context.Context, key modcache.Key) (*modcache.Artifact, b
 func TestLookupsOfAKeyAskTheSlowLayerOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		mem, disk := newShelf(), newFileShelf()
-		mustAdd(t, disk, key(1))
-		g := newGate(disk)
+		put(t, disk, keyNo(1))
+		g := newGated(disk)
 		l := layered(t, nil, direct(mem), modcache.Layer{Store: g})
 		var wg sync.WaitGroup
 		handles := make(chan *modcache.Artifact, 64)
 		for range 64 {
 			wg.Go(func() {
-				a, ok, err := l.Get(t.Context(), key(1))
+				a, ok, err := l.Get(t.Context(), keyNo(1))
 				require.NoError(t, err)
 				require.True(t, ok)
 				handles <- a
@@ -68,7 +68,7 @@ func TestLookupsOfAKeyAskTheSlowLayerOnce(t *testing.T) {
 		}
 		require.NoError(t, l.Flush(t.Context()))
 		require.Zero(t, disk.open.Load())
-		require.True(t, mem.has(key(1)), "promoted")
+		require.True(t, mem.has(keyNo(1)), "promoted")
 		m := l.Metrics()
 		require.EqualValues(t, 64, m.Hits)
 		require.EqualValues(t, 64, m.Lookups)
@@ -80,19 +80,19 @@ func TestLookupsOfAKeyAskTheSlowLayerOnce(t *testing.T) {
 func TestAContextFreesItsCallerAlone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		disk := newFileShelf()
-		mustAdd(t, disk, key(1))
-		g := newGate(disk)
+		put(t, disk, keyNo(1))
+		g := newGated(disk)
 		l := layered(t, nil, direct(newShelf()), modcache.Layer{Store: g})
 		first, cancel := context.WithCancel(t.Context())
 		gone := make(chan error, 1)
 		go func() {
-			_, _, err := l.Get(first, key(1))
+			_, _, err := l.Get(first, keyNo(1))
 			gone <- err
 		}()
 		synctest.Wait()
 		stays := make(chan struct{})
 		go func() {
-			hit(t, l, key(1))
+			hit(t, l, keyNo(1))
 			close(stays)
 		}()
 		synctest.Wait()
@@ -107,15 +107,15 @@ func TestAContextFreesItsCallerAlone(t *testing.T) {
 
 func TestTheLastCallerEndsTheLookup(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		g := newGate(newFileShelf())
-		far := newGate(newFileShelf())
+		g := newGated(newFileShelf())
+		far := newGated(newFileShelf())
 		l := layered(t, nil, modcache.Layer{Store: g}, modcache.Layer{Store: far, Timeout: -1})
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		var wg sync.WaitGroup
 		for range 3 {
 			wg.Go(func() {
-				_, _, err := l.Get(ctx, key(1))
+				_, _, err := l.Get(ctx, keyNo(1))
 				require.ErrorIs(t, err, context.DeadlineExceeded)
 			})
 		}
@@ -126,8 +126,8 @@ func TestTheLastCallerEndsTheLookup(t *testing.T) {
 		require.Zero(t, l.Metrics().Errors, "the layer is not to blame")
 		close(g.pass)
 		close(far.pass)
-		miss(t, l, key(1)) // a later caller doesn't join what was cancelled
-		_, _, err := l.Get(ctx, key(1))
+		miss(t, l, keyNo(1)) // a later caller doesn't join what was cancelled
+		_, _, err := l.Get(ctx, keyNo(1))
 		require.ErrorIs(t, err, context.DeadlineExceeded)
 		require.EqualValues(t, 2, g.asked.Load(), "a caller whose time is up starts nothing")
 	})
@@ -141,15 +141,15 @@ func TestNobodyJoinsAnAbandonedLookup(t *testing.T) {
 			return nil, false, nil
 		}}
 		far := newFileShelf()
-		mustAdd(t, far, key(1))
+		put(t, far, keyNo(1))
 		l := layered(t, nil, direct(newShelf()), modcache.Layer{Store: deaf, Timeout: -1}, modcache.Layer{Store: far})
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
-		_, _, err := l.Get(ctx, key(1))
+		_, _, err := l.Get(ctx, keyNo(1))
 		require.ErrorIs(t, err, context.DeadlineExceeded)
 		done := make(chan struct{})
 		go func() {
-			hit(t, l, key(1))
+			hit(t, l, keyNo(1))
 			close(done)
 		}()
 		synctest.Wait()
@@ -176,20 +176,20 @@ func TestWhatArrivesInTheFrontLayerMeanwhileIsFound(t *testing.T) {
 	t.Run("by a promotion", func(t *testing.T) {
 		var l *modcache.Layered
 		far := newShelf()
-		mustAdd(t, far, key(1))
-		front := late(newShelf(), func() { hit(t, l, key(1)) })
+		put(t, far, keyNo(1))
+		front := late(newShelf(), func() { hit(t, l, keyNo(1)) })
 		l = layered(t, nil, modcache.Layer{Store: front, Timeout: -1}, modcache.Layer{Store: far})
-		hit(t, l, key(1))
+		hit(t, l, keyNo(1))
 		require.EqualValues(t, 1, far.Metrics().Lookups, "the slow layer is asked once")
 	})
 	t.Run("by a deferred write", func(t *testing.T) {
 		var l *modcache.Layered
 		front := late(newShelf(), func() {
-			mustAdd(t, l, key(1))
+			put(t, l, keyNo(1))
 			require.NoError(t, l.Flush(t.Context()))
 		})
 		l = layered(t, nil, modcache.Layer{Store: front, Timeout: -1, Write: modcache.WriteBehind})
-		hit(t, l, key(1))
+		hit(t, l, keyNo(1))
 	})
 }
 
@@ -208,12 +208,12 @@ func TestALookupFromBeforeTheAddIsNotJoined(t *testing.T) {
 		l := layered(t, nil, modcache.Layer{Store: old})
 		done := make(chan struct{})
 		go func() {
-			miss(t, l, key(1))
+			miss(t, l, keyNo(1))
 			close(done)
 		}()
 		synctest.Wait()
-		mustAdd(t, l, key(1))
-		hit(t, l, key(1))
+		put(t, l, keyNo(1))
+		hit(t, l, keyNo(1))
 		close(block)
 		<-done
 	})
@@ -223,7 +223,7 @@ func TestADeletedEntryIsNotPromotedBack(t *testing.T) {
 	t.Run("by a lookup under way", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			mem, disk := newShelf(), newFileShelf()
-			mustAdd(t, disk, key(1))
+			put(t, disk, keyNo(1))
 			block := make(chan struct{})
 			slow := &intercept{Store: disk, get: func(ctx context.Context, k modcache.Key) (*modcache.Artifact, bool, error) {
 				a, ok, err := disk.Get(ctx, k)
@@ -233,22 +233,22 @@ func TestADeletedEntryIsNotPromotedBack(t *testing.T) {
 			l := layered(t, nil, direct(mem), modcache.Layer{Store: slow})
 			done := make(chan struct{})
 			go func() {
-				hit(t, l, key(1))
+				hit(t, l, keyNo(1))
 				close(done)
 			}()
 			synctest.Wait()
-			require.NoError(t, l.Delete(t.Context(), key(1)))
+			require.NoError(t, l.Delete(t.Context(), keyNo(1)))
 			close(block)
 			<-done
 			require.NoError(t, l.Flush(t.Context()))
-			require.False(t, mem.has(key(1)))
-			miss(t, l, key(1))
+			require.False(t, mem.has(keyNo(1)))
+			miss(t, l, keyNo(1))
 		})
 	})
 	t.Run("by a lookup that ends while others are deleted", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			mem, disk := newShelf(), newShelf()
-			mustAdd(t, disk, key(1))
+			put(t, disk, keyNo(1))
 			look, del := make(chan struct{}), make(chan struct{})
 			slow := &intercept{Store: disk,
 				get: func(ctx context.Context, k modcache.Key) (*modcache.Artifact, bool, error) {
@@ -262,38 +262,38 @@ func TestADeletedEntryIsNotPromotedBack(t *testing.T) {
 				}}
 			l := layered(t, nil, direct(mem), modcache.Layer{Store: slow})
 			var wg sync.WaitGroup
-			wg.Go(func() { hit(t, l, key(1)) })
+			wg.Go(func() { hit(t, l, keyNo(1)) })
 			synctest.Wait()
-			wg.Go(func() { require.NoError(t, l.Delete(t.Context(), key(1))) })
+			wg.Go(func() { require.NoError(t, l.Delete(t.Context(), keyNo(1))) })
 			synctest.Wait()
 			close(look)
 			synctest.Wait()
 			close(del)
 			wg.Wait()
 			require.NoError(t, l.Flush(t.Context()))
-			require.False(t, mem.has(key(1)))
+			require.False(t, mem.has(keyNo(1)))
 		})
 	})
 	t.Run("by a promotion under way", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			mem, disk := newShelf(), newFileShelf()
-			mustAdd(t, disk, key(1))
+			put(t, disk, keyNo(1))
 			block := make(chan struct{})
 			slow := &intercept{Store: mem, add: func(ctx context.Context, k modcache.Key, a *modcache.Artifact) error {
 				<-block
 				return mem.Add(ctx, k, a)
 			}}
 			l := layered(t, nil, modcache.Layer{Store: slow}, modcache.Layer{Store: disk})
-			hit(t, l, key(1))
+			hit(t, l, keyNo(1))
 			done := make(chan struct{})
 			go func() {
-				require.NoError(t, l.Delete(t.Context(), key(1)))
+				require.NoError(t, l.Delete(t.Context(), keyNo(1)))
 				close(done)
 			}()
 			synctest.Wait()
 			close(block)
 			<-done
-			miss(t, l, key(1))
+			miss(t, l, keyNo(1))
 		})
 	})
 }
@@ -304,18 +304,18 @@ func TestTheCallerNeverWaitsForAPromotion(t *testing.T) {
 		far := newFileShelf()
 		l := layered(t, nil, direct(newShelf()), modcache.Layer{Store: mid}, modcache.Layer{Store: far})
 		for n := range byte(3) {
-			mustAdd(t, far, key(n))
+			put(t, far, keyNo(n))
 		}
 		start := time.Now()
 		for n := range byte(3) {
-			hit(t, l, key(n))
-			hit(t, l, key(n)) // from the queue, if not from memory
+			hit(t, l, keyNo(n))
+			hit(t, l, keyNo(n)) // from the queue, if not from memory
 		}
 		require.Zero(t, time.Since(start))
 		require.NoError(t, l.Flush(t.Context()))
 		require.Equal(t, 3*time.Second, time.Since(start))
 		for n := range byte(3) {
-			hit(t, mid, key(n))
+			hit(t, mid, keyNo(n))
 		}
 	})
 }
@@ -325,10 +325,10 @@ func TestAHitOfTheFrontLayerAllocatesNothing(t *testing.T) {
 		t.Skip("the race detector allocates")
 	}
 	mem := newShelf()
-	mustAdd(t, mem, key(1))
+	put(t, mem, keyNo(1))
 	l := layered(t, nil, direct(mem), modcache.Layer{Store: newFileShelf()})
 	require.Zero(t, testing.AllocsPerRun(1000, func() {
-		a, ok, err := l.Get(context.Background(), key(1))
+		a, ok, err := l.Get(context.Background(), keyNo(1))
 		if !ok || err != nil {
 			t.Fatal("a miss", err)
 		}
@@ -341,7 +341,7 @@ func BenchmarkLayered(b *testing.B) {
 	get := func(b *testing.B, s modcache.Store) {
 		b.RunParallel(func(pb *testing.PB) {
 			for pb.Next() {
-				a, ok, err := s.Get(ctx, key(1))
+				a, ok, err := s.Get(ctx, keyNo(1))
 				if !ok || err != nil {
 					b.Error("a miss", err)
 					return
@@ -350,7 +350,7 @@ func BenchmarkLayered(b *testing.B) {
 			}
 		})
 	}
-	entry := code(key(1))
+	entry := code(keyNo(1))
 	fixed := &intercept{get: func(context.Context, modcache.Key) (*modcache.Artifact, bool, error) { return entry, true, nil }}
 	b.Run("front hit", func(b *testing.B) {
 		get(b, modcache.NewLayered(nil, direct(fixed), modcache.Layer{Store: newFileShelf()}))

@@ -57,28 +57,28 @@ func (l *Layered) PromotionReport() PromotionReport {
 	return r
 }
 
-// promote copies a flight's hit into the layers above the one that had it. What
+// promote copies what a lookup found into the layers above the one that had it. What
 // takes no time is done on return, the rest is queued.
-func (l *Layered) promote(f *flight, key Key) {
+func (l *Layered) promote(s *sharedLookup, key Key) {
 	for _, ly := range l.layers {
-		if ly == f.from {
+		if ly == s.from {
 			return
 		}
 		if ly.Promote != PromoteNever && ly.Write != WriteNever {
-			l.promoteInto(ly, f, key)
+			l.promoteInto(ly, s, key)
 		}
 	}
 }
 
-func (l *Layered) promoteInto(ly *layer, f *flight, key Key) {
+func (l *Layered) promoteInto(ly *layer, s *sharedLookup, key Key) {
 	l.mu.Lock()
 	j := (*job)(nil)
 	switch {
-	case f.stale || l.deleting[key] > 0 || ly.queue.pending[key] != nil:
-	case ly.direct() && f.a.InMemory():
-		j = l.newJob(ly, key, f.a, f.from)
+	case s.stale || l.deleting[key] > 0 || ly.queue.pending[key] != nil:
+	case ly.direct() && s.a.InMemory():
+		j = l.newJob(ly, key, s.a, s.from)
 		j.running = true
-	case l.enqueue(ly, key, f.a, f.from) != nil:
+	case l.enqueue(ly, key, s.a, s.from) != nil:
 		ly.promotions.Dropped++
 	}
 	l.mu.Unlock()

@@ -187,14 +187,14 @@ func (s *intercept) Add(ctx context.Context, key modcache.Key, a *modcache.Artif
 	return s.add(ctx, key, a)
 }
 
-func key(n byte) modcache.Key { return modcache.Key{0: n, 31: 0xaa} }
+func keyNo(n byte) modcache.Key { return modcache.Key{0: n, 31: 0xaa} }
 
 // code returns the artifact that belongs under a key.
 func code(k modcache.Key) *modcache.Artifact {
 	return modcache.NewArtifact(bytes.Repeat(k[:1], 100+int(k[0])), modcache.Info{Engine: "test"})
 }
 
-func mustAdd(t testing.TB, s modcache.Store, k modcache.Key) {
+func put(t testing.TB, s modcache.Store, k modcache.Key) {
 	t.Helper()
 	require.NoError(t, s.Add(context.Background(), k, code(k)))
 }

@@ -72,9 +72,9 @@ func TestLayeredKeepsTheContract(t *testing.T) {
 	}
 	t.Run("without layers", func(t *testing.T) {
 		l := layered(t, nil, modcache.Layer{})
-		miss(t, l, key(1))
-		require.ErrorIs(t, l.Add(t.Context(), key(1), code(key(1))), modcache.ErrReadOnly)
-		require.NoError(t, l.Delete(t.Context(), key(1)))
+		miss(t, l, keyNo(1))
+		require.ErrorIs(t, l.Add(t.Context(), keyNo(1), code(keyNo(1))), modcache.ErrReadOnly)
+		require.NoError(t, l.Delete(t.Context(), keyNo(1)))
 		require.NoError(t, l.Flush(t.Context()))
 	})
 }
@@ -120,7 +120,7 @@ func modelHistory(t *testing.T, seed uint64) {
 	}
 	var hits, misses, promoted uint64
 	for range 300 {
-		k := key(byte(r.IntN(20)))
+		k := keyNo(byte(r.IntN(20)))
 		switch op := r.IntN(12); {
 		case op < 5:
 			a, ok, err := l.Get(ctx, k)
@@ -174,7 +174,7 @@ func modelHistory(t *testing.T, seed uint64) {
 			require.Equal(t, failed, err != nil)
 		case op < 10: // somebody else fills the layer that Layered never writes
 			if !shelves[3].failing.Load() {
-				mustAdd(t, shelves[3], k)
+				put(t, shelves[3], k)
 				model[3][k] = true
 			}
 		default:
@@ -195,28 +195,28 @@ func modelHistory(t *testing.T, seed uint64) {
 func TestLayeredAddReachesEveryLayer(t *testing.T) {
 	mem, disk, ro := newShelf(), newFileShelf(), newShelf()
 	l := layered(t, nil, direct(mem), modcache.Layer{Store: disk}, modcache.Layer{Store: ro, Write: modcache.WriteNever})
-	mustAdd(t, l, key(1))
-	require.True(t, mem.has(key(1)))
-	require.True(t, disk.has(key(1)))
-	require.False(t, ro.has(key(1)))
+	put(t, l, keyNo(1))
+	require.True(t, mem.has(keyNo(1)))
+	require.True(t, disk.has(keyNo(1)))
+	require.False(t, ro.has(keyNo(1)))
 
 	t.Run("a refusal is no error if another layer takes it", func(t *testing.T) {
 		mem.budget = 1
-		mustAdd(t, l, key(2))
-		require.True(t, disk.has(key(2)))
+		put(t, l, keyNo(2))
+		require.True(t, disk.has(keyNo(2)))
 	})
 	t.Run("a refusal by all is", func(t *testing.T) {
 		disk.budget = 1
-		require.ErrorIs(t, l.Add(t.Context(), key(3), code(key(3))), modcache.ErrTooLarge)
+		require.ErrorIs(t, l.Add(t.Context(), keyNo(3), code(keyNo(3))), modcache.ErrTooLarge)
 		mem.budget, disk.budget = 0, 0
 	})
 	t.Run("a failure always is", func(t *testing.T) {
 		disk.failing.Store(true)
 		defer disk.failing.Store(false)
-		err := l.Add(t.Context(), key(4), code(key(4)))
+		err := l.Add(t.Context(), keyNo(4), code(keyNo(4)))
 		require.ErrorIs(t, err, errInjected)
-		require.ErrorContains(t, err, "layer shelf: add "+key(4).String())
-		hit(t, l, key(4))
+		require.ErrorContains(t, err, "layer shelf: add "+keyNo(4).String())
+		hit(t, l, keyNo(4))
 	})
 	m := l.Metrics()
 	require.EqualValues(t, 3, m.Adds)
@@ -229,9 +229,9 @@ func TestLayeredErrorsOfAllLayersAreJoined(t *testing.T) {
 		return modcachetest.Faulty(newShelf(), &modcachetest.Plan{Faults: []modcachetest.Fault{{Err: err}}})
 	}
 	l := layered(t, nil, modcache.Layer{Store: fail(errA), Timeout: -1}, modcache.Layer{Store: fail(errB)})
-	_, ok, err := l.Get(t.Context(), key(1))
+	_, ok, err := l.Get(t.Context(), keyNo(1))
 	require.False(t, ok)
-	for _, err := range []error{err, l.Add(t.Context(), key(1), code(key(1))), l.Delete(t.Context(), key(1)), l.Flush(t.Context())} {
+	for _, err := range []error{err, l.Add(t.Context(), keyNo(1), code(keyNo(1))), l.Delete(t.Context(), keyNo(1)), l.Flush(t.Context())} {
 		require.ErrorIs(t, err, errA)
 		require.ErrorIs(t, err, errB)
 	}
@@ -245,11 +245,11 @@ func TestLayersMayBeShared(t *testing.T) {
 	disk := newFileShelf()
 	a := layered(t, nil, direct(newShelf()), modcache.Layer{Store: disk})
 	b := layered(t, nil, direct(newShelf()), modcache.Layer{Store: disk})
-	mustAdd(t, a, key(1))
-	hit(t, b, key(1))
+	put(t, a, keyNo(1))
+	hit(t, b, keyNo(1))
 	require.NoError(t, a.Close())
-	mustAdd(t, b, key(2))
-	hit(t, b, key(2))
+	put(t, b, keyNo(2))
+	hit(t, b, keyNo(2))
 }
 
 func TestLayeredClose(t *testing.T) {
@@ -257,7 +257,7 @@ func TestLayeredClose(t *testing.T) {
 		disk := modcachetest.Faulty(newFileShelf(), &modcachetest.Plan{Faults: []modcachetest.Fault{{Op: modcachetest.OpAdd, Delay: time.Second}}})
 		l := modcache.NewLayered(nil, direct(newShelf()), modcache.Layer{Store: disk, Write: modcache.WriteBehind})
 		for n := range byte(5) {
-			mustAdd(t, l, key(n))
+			put(t, l, keyNo(n))
 		}
 		start := time.Now()
 		var wg sync.WaitGroup
@@ -267,12 +267,12 @@ func TestLayeredClose(t *testing.T) {
 		wg.Wait()
 		require.Equal(t, 5*time.Second, time.Since(start), "Close drains the queue")
 		for n := range byte(5) {
-			hit(t, disk, key(n)) // and leaves the layer open
+			hit(t, disk, keyNo(n)) // and leaves the layer open
 		}
-		_, ok, err := l.Get(t.Context(), key(1))
+		_, ok, err := l.Get(t.Context(), keyNo(1))
 		require.False(t, ok)
 		require.ErrorIs(t, err, modcache.ErrClosed)
-		_, err = l.Lock(t.Context(), key(1))
+		_, err = l.Lock(t.Context(), keyNo(1))
 		require.ErrorIs(t, err, modcache.ErrClosed)
 	})
 }
@@ -294,7 +294,7 @@ func TestLayeredUnderManyGoroutines(t *testing.T) {
 		wg.Go(func() {
 			r := rand.New(rand.NewPCG(g, 1))
 			for range 400 {
-				k := key(byte(r.IntN(12)))
+				k := keyNo(byte(r.IntN(12)))
 				ctx, cancel := context.WithCancel(context.Background())
 				if r.IntN(4) == 0 {
 					time.AfterFunc(time.Duration(r.IntN(1000))*time.Microsecond, cancel)

@@ -19,20 +19,20 @@ func TestWriteBehind(t *testing.T) {
 		slow, s := faulty(modcachetest.Fault{Op: modcachetest.OpAdd, Delay: time.Second})
 		l := layered(t, nil, modcache.Layer{Store: slow, Write: modcache.WriteBehind})
 		start := time.Now()
-		mustAdd(t, l, key(1))
-		mustAdd(t, l, key(1)) // on its way already
-		mustAdd(t, l, key(2))
-		hit(t, l, key(1))
-		hit(t, l, key(2))
+		put(t, l, keyNo(1))
+		put(t, l, keyNo(1)) // on its way already
+		put(t, l, keyNo(2))
+		hit(t, l, keyNo(1))
+		hit(t, l, keyNo(2))
 		require.Zero(t, time.Since(start), "nobody waited")
 		m := l.Layers()[0]
 		require.EqualValues(t, 2, m.Queued)
-		require.EqualValues(t, code(key(1)).Size()+code(key(2)).Size(), m.QueuedBytes)
+		require.EqualValues(t, code(keyNo(1)).Size()+code(keyNo(2)).Size(), m.QueuedBytes)
 		require.NoError(t, l.Flush(t.Context()))
 		require.Equal(t, 2*time.Second, time.Since(start))
 		require.Equal(t, 2, slow.Calls(modcachetest.OpAdd))
-		require.True(t, s.has(key(1)))
-		require.True(t, s.has(key(2)))
+		require.True(t, s.has(keyNo(1)))
+		require.True(t, s.has(keyNo(2)))
 		require.Zero(t, l.Layers()[0].QueuedBytes)
 	})
 }
@@ -41,7 +41,7 @@ func TestFlushWaitsNoLongerThanItsContext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		slow, _ := faulty(modcachetest.Fault{Op: modcachetest.OpAdd, Delay: 5 * time.Second})
 		l := layered(t, nil, modcache.Layer{Store: slow, Write: modcache.WriteBehind})
-		mustAdd(t, l, key(1))
+		put(t, l, keyNo(1))
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		err := l.Flush(ctx)
@@ -63,31 +63,31 @@ func TestWhatWriteBehindLosesIsTold(t *testing.T) {
 				failed = append(failed, e)
 			}
 		}}, modcache.Layer{Store: slow, Name: "far", Write: modcache.WriteBehind})
-		mustAdd(t, l, key(1))
-		mustAdd(t, l, key(2))
-		err := l.Add(t.Context(), key(3), code(key(3)))
+		put(t, l, keyNo(1))
+		put(t, l, keyNo(2))
+		err := l.Add(t.Context(), keyNo(3), code(keyNo(3)))
 		require.ErrorIs(t, err, modcache.ErrUnavailable)
-		require.ErrorContains(t, err, "layer far: add "+key(3).String())
+		require.ErrorContains(t, err, "layer far: add "+keyNo(3).String())
 		require.ErrorContains(t, err, "103 bytes don't fit its queue, which holds 203 of at most 250")
 
 		err = l.Flush(t.Context())
 		require.ErrorIs(t, err, errInjected)
 		require.ErrorContains(t, err, "2 deferred writes were lost")
 		require.NoError(t, l.Flush(t.Context()), "a loss is told once")
-		require.True(t, s.has(key(1)))
-		require.False(t, s.has(key(2)))
+		require.True(t, s.has(keyNo(1)))
+		require.False(t, s.has(keyNo(2)))
 		require.EqualValues(t, 1, l.Layers()[0].Dropped)
 		m := l.Metrics()
 		require.EqualValues(t, 2, m.Adds)
 		require.EqualValues(t, 1, m.RejectedAdds)
 		require.Len(t, failed, 2)
-		require.Equal(t, key(3), failed[0].Key)
-		require.Equal(t, key(2), failed[1].Key)
+		require.Equal(t, keyNo(3), failed[0].Key)
+		require.Equal(t, keyNo(2), failed[1].Key)
 
-		mustAdd(t, l, key(3))
+		put(t, l, keyNo(3))
 		slow.Heal()
 		require.NoError(t, l.Close())
-		require.True(t, s.has(key(3)))
+		require.True(t, s.has(keyNo(3)))
 	})
 }
 
@@ -96,12 +96,12 @@ func TestAPromotionThatStandsInForAWriteIsTold(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		bad, _ := faulty(modcachetest.Fault{Op: modcachetest.OpAdd, Delay: time.Second}, modcachetest.Fault{Op: modcachetest.OpAdd, Err: errInjected})
 		far := newShelf()
-		mustAdd(t, far, key(1))
-		mustAdd(t, far, key(2))
+		put(t, far, keyNo(1))
+		put(t, far, keyNo(2))
 		l := layered(t, nil, modcache.Layer{Store: bad, Write: modcache.WriteBehind}, modcache.Layer{Store: far})
-		hit(t, l, key(1))
-		hit(t, l, key(2))
-		mustAdd(t, l, key(1))
+		hit(t, l, keyNo(1))
+		hit(t, l, keyNo(2))
+		put(t, l, keyNo(1))
 		require.ErrorContains(t, l.Flush(t.Context()), "1 deferred writes were lost")
 	})
 }
@@ -109,7 +109,7 @@ func TestAPromotionThatStandsInForAWriteIsTold(t *testing.T) {
 func TestCloseTellsWhatWasLost(t *testing.T) {
 	bad, _ := faulty(modcachetest.Fault{Op: modcachetest.OpAdd, Err: errInjected})
 	l := modcache.NewLayered(nil, modcache.Layer{Store: bad, Write: modcache.WriteBehind})
-	mustAdd(t, l, key(1))
+	put(t, l, keyNo(1))
 	require.ErrorIs(t, l.Close(), errInjected)
 	require.NoError(t, l.Close())
 }
@@ -119,7 +119,7 @@ func TestCloseIsNotHeldUpByAHangingLayer(t *testing.T) {
 		hanging, _ := faulty(modcachetest.Fault{Op: modcachetest.OpAdd, Hang: true})
 		l := modcache.NewLayered(&modcache.LayeredOptions{BreakAfter: 2}, modcache.Layer{Store: hanging, Timeout: time.Second, Write: modcache.WriteBehind})
 		for n := range byte(100) {
-			mustAdd(t, l, key(n))
+			put(t, l, keyNo(n))
 		}
 		start := time.Now()
 		err := l.Close()
@@ -133,20 +133,20 @@ func TestDeleteCallsOffDeferredWrites(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		slow, s := faulty(modcachetest.Fault{Op: modcachetest.OpAdd, Delay: time.Second})
 		src := newFileShelf()
-		mustAdd(t, src, key(1))
-		mustAdd(t, src, key(2))
+		put(t, src, keyNo(1))
+		put(t, src, keyNo(2))
 		l := layered(t, nil, modcache.Layer{Store: slow, Write: modcache.WriteBehind})
 		for n := byte(1); n <= 2; n++ {
-			a, ok, err := src.Get(t.Context(), key(n))
+			a, ok, err := src.Get(t.Context(), keyNo(n))
 			require.True(t, ok, err)
-			require.NoError(t, l.Add(t.Context(), key(n), a))
+			require.NoError(t, l.Add(t.Context(), keyNo(n), a))
 			require.NoError(t, a.Close())
 		}
 		synctest.Wait() // the first is being written, the second waits
-		require.NoError(t, l.Delete(t.Context(), key(2)))
-		require.NoError(t, l.Delete(t.Context(), key(1)))
-		miss(t, l, key(1))
-		miss(t, l, key(2))
+		require.NoError(t, l.Delete(t.Context(), keyNo(2)))
+		require.NoError(t, l.Delete(t.Context(), keyNo(1)))
+		miss(t, l, keyNo(1))
+		miss(t, l, keyNo(2))
 		require.NoError(t, l.Flush(t.Context()))
 		synctest.Wait() // for the worker, which closes what was called off
 		require.Empty(t, s.keys())
@@ -160,15 +160,15 @@ func TestADeferredWriteOutlivesTheCallersHandle(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		slow, s := faulty(modcachetest.Fault{Op: modcachetest.OpAdd, Delay: time.Second})
 		src := newFileShelf()
-		mustAdd(t, src, key(1))
+		put(t, src, keyNo(1))
 		l := layered(t, nil, modcache.Layer{Store: slow, Write: modcache.WriteBehind})
-		a, _, err := src.Get(t.Context(), key(1))
+		a, _, err := src.Get(t.Context(), keyNo(1))
 		require.NoError(t, err)
-		require.NoError(t, l.Add(t.Context(), key(1), a))
+		require.NoError(t, l.Add(t.Context(), keyNo(1), a))
 		require.NoError(t, a.Close())
-		require.ErrorIs(t, l.Add(t.Context(), key(2), a), modcache.ErrClosed)
+		require.ErrorIs(t, l.Add(t.Context(), keyNo(2), a), modcache.ErrClosed)
 		require.ErrorIs(t, l.Flush(t.Context()), modcache.ErrClosed)
-		require.True(t, s.has(key(1)))
+		require.True(t, s.has(keyNo(1)))
 		require.Zero(t, src.open.Load())
 	})
 }
@@ -183,8 +183,8 @@ func TestPromotionReport(t *testing.T) {
 			modcache.Layer{Store: small, Name: "memory", Timeout: -1}, modcache.Layer{Store: mid, Name: "disk"}, modcache.Layer{Store: far, Name: "fleet"})
 		require.Zero(t, l.PromotionReport().Last)
 		for n := byte(1); n <= 3; n++ {
-			mustAdd(t, far, key(n))
-			hit(t, l, key(n))
+			put(t, far, keyNo(n))
+			hit(t, l, keyNo(n))
 		}
 		_ = l.Flush(t.Context())
 		r := l.PromotionReport()
@@ -197,10 +197,10 @@ func TestPromotionReport(t *testing.T) {
 		require.ErrorIs(t, r.Last.Err, errInjected)
 		require.Equal(t, "fleet", r.Last.From)
 		require.Equal(t, "disk", r.Last.To)
-		require.Equal(t, key(2), r.Last.Key)
+		require.Equal(t, keyNo(2), r.Last.Key)
 		require.EqualValues(t, 102, r.Last.Bytes)
 		require.Equal(t, time.Now(), r.Last.Time)
-		require.True(t, midShelf.has(key(1)))
+		require.True(t, midShelf.has(keyNo(1)))
 		require.EqualValues(t, 2, l.Metrics().Promotions)
 	})
 }
@@ -210,12 +210,12 @@ func TestPromotionsGoOnlyWhereTheyAreWanted(t *testing.T) {
 	l := layered(t, nil, direct(mem),
 		modcache.Layer{Store: never, Promote: modcache.PromoteNever},
 		modcache.Layer{Store: ro, Write: modcache.WriteNever}, modcache.Layer{Store: far})
-	mustAdd(t, far, key(1))
-	hit(t, l, key(1))
+	put(t, far, keyNo(1))
+	hit(t, l, keyNo(1))
 	require.NoError(t, l.Flush(t.Context()))
-	require.True(t, mem.has(key(1)))
-	require.False(t, never.has(key(1)))
-	require.False(t, ro.has(key(1)))
+	require.True(t, mem.has(keyNo(1)))
+	require.False(t, never.has(keyNo(1)))
+	require.False(t, ro.has(keyNo(1)))
 	require.Zero(t, far.open.Load())
 }
 
@@ -241,12 +241,12 @@ func TestLayeredEvents(t *testing.T) {
 			mu.Unlock()
 			panic("an observer that panics is contained")
 		}}, modcache.Layer{Store: mem, Name: "memory", Timeout: -1}, modcache.Layer{Store: far, Name: "far"})
-		k, size := key(1), code(key(1)).Size()
+		k, size := keyNo(1), code(keyNo(1)).Size()
 
 		miss(t, l, k)
 		require.Equal(t, []modcache.Event{{Kind: modcache.EventMiss, Reason: modcache.ReasonAbsent, Key: k}}, take())
 
-		mustAdd(t, far, k)
+		put(t, far, k)
 		hit(t, l, k)
 		require.Equal(t, []modcache.Event{
 			{Kind: modcache.EventPromoted, Key: k, Layer: "memory", Bytes: size},
@@ -257,12 +257,12 @@ func TestLayeredEvents(t *testing.T) {
 		require.Equal(t, []modcache.Event{{Kind: modcache.EventHit, Key: k, Layer: "memory", Bytes: size}}, take())
 
 		far.failing.Store(true)
-		_, _, err := l.Get(t.Context(), key(2))
+		_, _, err := l.Get(t.Context(), keyNo(2))
 		got := take()
 		require.Len(t, got, 2)
 		require.Equal(t, modcache.EventStoreFailed, got[0].Kind)
 		require.Equal(t, "far", got[0].Layer)
-		require.Equal(t, modcache.Event{Kind: modcache.EventMiss, Reason: modcache.ReasonIO, Key: key(2), Err: err}, got[1])
+		require.Equal(t, modcache.Event{Kind: modcache.EventMiss, Reason: modcache.ReasonIO, Key: keyNo(2), Err: err}, got[1])
 		require.ErrorIs(t, err, errInjected)
 	})
 }
@@ -278,7 +278,7 @@ func TestMissesHaveReasons(t *testing.T) {
 		bad, _ := faulty(modcachetest.Fault{Err: err})
 		var got modcache.Reason
 		l := layered(t, &modcache.LayeredOptions{OnEvent: func(e modcache.Event) { got = max(got, e.Reason) }}, modcache.Layer{Store: bad})
-		_, _, _ = l.Get(t.Context(), key(1))
+		_, _, _ = l.Get(t.Context(), keyNo(1))
 		require.Equal(t, want, got)
 	}
 }

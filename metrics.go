@@ -28,12 +28,14 @@ type Metrics struct {
 
 // HitRatePPM returns hits per million lookups, rounded down; 0 if there were
 // no lookups.
-func (m Metrics) HitRatePPM() uint32 {
-	if m.Lookups == 0 {
+func (m Metrics) HitRatePPM() uint32 { return partsPerMillion(m.Hits, m.Lookups) }
+
+func partsPerMillion(part, whole uint64) uint32 {
+	if whole == 0 {
 		return 0
 	}
-	hi, lo := bits.Mul64(min(m.Hits, m.Lookups), 1e6)
-	ppm, _ := bits.Div64(hi, lo, m.Lookups) // hi < m.Lookups, since hits <= lookups < 2^64
+	hi, lo := bits.Mul64(min(part, whole), 1e6)
+	ppm, _ := bits.Div64(hi, lo, whole) // no overflow: hi < whole, since part <= whole
 	return uint32(ppm)
 }
 
@@ -122,7 +124,12 @@ func (m *Metrics) fields() []metricField {
 
 // CacheMetrics is a snapshot of what a Cache did with its store.
 type CacheMetrics struct {
-	Compiles      uint64        `json:"compiles"` // modules compiled in full, failed ones included
+	Lookups       uint64        `json:"lookups"` // of modules that needed code; Hits + Misses at rest
+	Hits          uint64        `json:"hits"`    // code that could be used
+	Misses        uint64        `json:"misses"`
+	Corrupt       uint64        `json:"corrupt"`      // artifacts that came from the store and were not what they should be
+	StoreErrors   uint64        `json:"store_errors"` // calls of the store that failed or panicked
+	Compiles      uint64        `json:"compiles"`     // modules compiled in full, failed ones included
 	CompileErrors uint64        `json:"compile_errors"`
 	CompileTime   time.Duration `json:"compile_time_ns"`
 	Saved         time.Duration `json:"saved_ns"`  // compile time that hits made unnecessary, as far as artifacts tell it
@@ -132,10 +139,14 @@ type CacheMetrics struct {
 	Store         Metrics       `json:"store"`
 }
 
+// HitRatePPM returns hits per million lookups, rounded down; 0 if there were
+// no lookups.
+func (m CacheMetrics) HitRatePPM() uint32 { return partsPerMillion(m.Hits, m.Lookups) }
+
 // String sums the snapshot up in one line for people; its form may change.
 func (m CacheMetrics) String() string {
-	return fmt.Sprintf("%d compiles in %v, %d failed, %d coalesced; %d stubbed, %d retained, %v saved; %v",
-		m.Compiles, m.CompileTime.Round(time.Millisecond), m.CompileErrors, m.Coalesced,
+	return fmt.Sprintf("%d lookups, %.1f%% hits; %d compiles in %v, %d failed, %d coalesced; %d stubbed, %d retained, %v saved; store: %v",
+		m.Lookups, float64(m.HitRatePPM())/1e4, m.Compiles, m.CompileTime.Round(time.Millisecond), m.CompileErrors, m.Coalesced,
 		m.Stubbed, m.Retained, m.Saved.Round(time.Millisecond), m.Store)
 }
 

@@ -91,8 +91,8 @@ func TestMetricsInWords(t *testing.T) {
 	for n, want := range map[uint64]string{0: "0 B", 999: "999 B", 1000: "1.0 kB", 999_949: "999.9 kB", 999_950: "1.0 MB", math.MaxUint64: "18.4 EB"} {
 		require.Contains(t, modcache.Metrics{Bytes: n}.String(), "entries, "+want+";")
 	}
-	c := modcache.CacheMetrics{Compiles: 2, CompileTime: 1500 * time.Millisecond, Saved: time.Minute, Store: m}
-	require.Equal(t, "2 compiles in 1.5s, 0 failed, 0 coalesced; 0 stubbed, 0 retained, 1m0s saved; "+m.String(), c.String())
+	c := modcache.CacheMetrics{Lookups: 4, Hits: 1, Misses: 3, Compiles: 2, CompileTime: 1500 * time.Millisecond, Saved: time.Minute, Store: m}
+	require.Equal(t, "4 lookups, 25.0% hits; 2 compiles in 1.5s, 0 failed, 0 coalesced; 0 stubbed, 0 retained, 1m0s saved; store: "+m.String(), c.String())
 }
 
 func TestMetricsAsJSON(t *testing.T) {
