@@ -66,7 +66,8 @@ type Store interface {
 	// store counts, reports and heals. An error means that the store could not
 	// tell (I/O, timeout, closed, cancelled context); ok is false then.
 	//
-	// Each call returns a handle of its own, which the caller closes.
+	// Each call returns a handle of its own, which the caller closes. ctx bounds
+	// the call, and not the handle's life.
 	Get(ctx context.Context, key Key) (a *Artifact, ok bool, err error)
 
 	// Add keeps a copy of, or shares, the artifact's bytes under key. If a sound
