@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -28,7 +29,8 @@ type Artifact struct {
 	info Info
 	size int64
 
-	mem []byte // immutable; nil if behind src
+	mem      []byte              // immutable; nil if behind src
+	sealedAs atomic.Pointer[Key] // the key under which a Cache has found mem intact
 
 	src    io.ReaderAt
 	mu     sync.RWMutex // held for reading while src is used

@@ -1,0 +1,199 @@
+package modcache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"runtime/debug"
+	"sync/atomic"
+	"time"
+
+	"github.com/modcache/modcache/internal/wazerohook"
+)
+
+// This file is how a Cache talks to its store: nothing that a store does gets
+// past it, and everything is counted and reported.
+
+// lookup returns the artifact under key and the length of the code in it, or nil.
+// The caller closes it, having called hit or reject.
+func (c *Cache) lookup(ctx context.Context, key Key) (*Artifact, int64) {
+	c.counters.lookups.Add(1)
+	var a *Artifact
+	var ok bool
+	err := guard("get", func() (err error) {
+		a, ok, err = c.store.Get(ctx, key)
+		return err
+	})
+	switch {
+	case err != nil:
+		if ctx.Err() == nil {
+			c.storeFailed("get", key, err)
+		}
+		c.miss(key, reasonOf(err), err)
+		return nil, 0
+	case !ok || a == nil:
+		c.miss(key, ReasonAbsent, nil)
+		return nil, 0
+	}
+	var size int64
+	err = guard("read", func() (err error) {
+		if a.Info().Engine != c.engine {
+			return fmt.Errorf("%w: made by engine %q, this is %q", ErrCorrupt, a.Info().Engine, c.engine)
+		}
+		size, err = unsealed(key, a)
+		return err
+	})
+	if err != nil {
+		c.reject(key, err)
+		_ = a.Close()
+		return nil, 0
+	}
+	return a, size
+}
+
+// hit reports that the artifact could be used.
+func (c *Cache) hit(key Key, a *Artifact) {
+	c.counters.hits.Add(1)
+	c.counters.saved.Add(int64(a.Info().CompileTime))
+	c.emit(Event{Kind: EventHit, Key: key, Bytes: a.Size()})
+}
+
+func (c *Cache) miss(key Key, why Reason, err error) {
+	c.counters.misses.Add(1)
+	c.emit(Event{Kind: EventMiss, Reason: why, Key: key, Err: err})
+}
+
+// reject reports that an artifact couldn't be used. One that is wrong is deleted,
+// so that the next compile replaces it; one that merely couldn't be read stays.
+func (c *Cache) reject(key Key, err error) {
+	defer c.miss(key, reasonOf(err), err)
+	if !isDamage(err) {
+		c.storeFailed("read", key, err)
+		return
+	}
+	c.counters.corrupt.Add(1)
+	c.emit(Event{Kind: EventCorrupt, Key: key, Err: err})
+	if c.opts.ReadOnly {
+		return
+	}
+	if err := guard("delete", func() error { return c.store.Delete(c.ctx, key) }); err != nil {
+		c.storeFailed("delete", key, err)
+	}
+}
+
+// put seals the code, which it takes over, and stores it if the Cache may write. It
+// returns the artifact for those who need it at once.
+func (c *Cache) put(ctx context.Context, key Key, code []byte, info Info) *Artifact {
+	info.Engine, info.Created = c.engine, time.Now()
+	a := NewArtifact(seal(key, c.engine, code), info)
+	a.sealedAs.Store(&key)
+	if c.opts.ReadOnly {
+		return a
+	}
+	start := time.Now()
+	if err := guard("add", func() error { return c.store.Add(ctx, key, a) }); err != nil {
+		c.storeFailed("add", key, err)
+		return a
+	}
+	c.emit(Event{Kind: EventStored, Key: key, Bytes: a.Size(), Duration: time.Since(start)})
+	return a
+}
+
+func (c *Cache) storeFailed(op string, key Key, err error) {
+	c.counters.storeErrors.Add(1)
+	c.emit(Event{Kind: EventStoreFailed, Key: key, Err: fmt.Errorf("%s: %w", op, err)})
+}
+
+// degrade reports, once for each feature, that it is off from here on.
+func (c *Cache) degrade(feature string, err error) {
+	c.mu.Lock()
+	known := c.degraded[feature]
+	c.degraded[feature] = true
+	c.mu.Unlock()
+	if !known {
+		c.emit(Event{Kind: EventDegraded, Err: fmt.Errorf("modcache: no %s: %w", feature, err)})
+	}
+}
+
+// emit reports what happened to the observer and the log.
+func (c *Cache) emit(e Event) {
+	notify(c.opts.OnEvent, e)
+	if c.opts.Logger == nil {
+		return
+	}
+	level := slog.LevelDebug
+	switch e.Kind {
+	case EventCorrupt, EventStoreFailed, EventDegraded:
+		level = slog.LevelWarn
+	}
+	_ = guard("log", func() error {
+		c.opts.Logger.LogAttrs(c.ctx, level, "modcache", e.attrs()...)
+		return nil
+	})
+}
+
+// forward passes on what only the store of [Open] knows. Its hits and misses are
+// the Cache's own.
+func (c *Cache) forward(e Event) {
+	switch e.Kind {
+	case EventCorrupt, EventEvicted, EventDegraded:
+		c.emit(e)
+	}
+}
+
+// readAll returns an artifact's bytes.
+func readAll(a *Artifact) (b []byte, err error) {
+	err = guard("read", func() (err error) {
+		b, err = a.Bytes()
+		return err
+	})
+	return b, err
+}
+
+// guardedReader turns panics of a store's reader into errors, because it is read
+// from inside wazero.
+type guardedReader struct{ src io.ReaderAt }
+
+func (g guardedReader) ReadAt(p []byte, off int64) (n int, err error) {
+	err = guard("read", func() (err error) {
+		n, err = g.src.ReadAt(p, off)
+		return err
+	})
+	return n, err
+}
+
+// guard calls into somebody else's code and turns a panic into an error.
+func guard(op string, f func() error) (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("modcache: %s panicked: %v\n%s", op, r, debug.Stack())
+		}
+	}()
+	return f()
+}
+
+// isDamage tells an artifact that is wrong from one that couldn't be read.
+func isDamage(err error) bool {
+	return errors.Is(err, ErrCorrupt) || errors.Is(err, ErrAuth) || errors.Is(err, wazerohook.ErrEntry)
+}
+
+func reasonOf(err error) Reason {
+	switch {
+	case errors.Is(err, ErrAuth):
+		return ReasonAuth
+	case isDamage(err):
+		return ReasonCorrupt
+	case errors.Is(err, context.DeadlineExceeded):
+		return ReasonTimeout
+	}
+	return ReasonIO
+}
+
+// counters are what a Cache counts by itself.
+type counters struct {
+	lookups, hits, misses, corrupt, storeErrors atomic.Uint64
+	compiles, compileErrors, coalesced, stubbed atomic.Uint64
+	compileTime, saved                          atomic.Int64
+}

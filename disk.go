@@ -1,0 +1,280 @@
+package modcache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/modcache/modcache/internal/dirfs"
+	"github.com/modcache/modcache/internal/frame"
+)
+
+// Defaults of [DiskOptions].
+const (
+	DefaultDiskMaxBytes = 2 << 30
+	DefaultDiskMaxAge   = 30 * 24 * time.Hour
+)
+
+// DiskOptions configure a [Disk]. Zero fields stand for the defaults.
+type DiskOptions struct {
+	// MaxBytes bounds the bytes of all entries, their headers included; negative =
+	// unbounded, 0 = DefaultDiskMaxBytes. One process keeps the bound at every
+	// instant. Each further process that adds at the same time may exceed it by
+	// 1/16 before it notices. Files being written come on top.
+	MaxBytes int64
+	// MinFree is how much space Add leaves free on the file system; negative = none,
+	// 0 = 5 %, but at most 1 GiB.
+	MinFree int64
+	// MaxAge is how long an entry may go unused before Trim, or the trim
+	// after OpenDisk, drops it; negative = forever, 0 = DefaultDiskMaxAge.
+	MaxAge time.Duration
+	// Key is a secret of at least 16 bytes with which entries are sealed and
+	// checked. Without one, entries are protected against damage, not against
+	// somebody who writes to the directory. Entries sealed under another key, or
+	// under none, are misses, and replaced by the next Add. The secret isn't
+	// stored.
+	Key []byte
+	// Compress encodes new entries with zstd: about a quarter of the space, for
+	// an Add and a Get that take several times as long. A Disk reads entries of both
+	// kinds whatever is set here.
+	Compress bool
+	// SyncEveryAdd makes every Add durable before it returns, as if by Flush.
+	SyncEveryAdd bool
+	// ReadOnly never writes: no entry, no directory, no time of use. A directory
+	// that is missing when the Disk is opened is an empty store.
+	ReadOnly bool
+
+	Name    string           // of the store in events; "" = "disk"
+	OnEvent func(Event)      // see Event
+	Now     func() time.Time // the clock; nil = time.Now
+}
+
+func (o *DiskOptions) validate() error {
+	switch {
+	case len(o.Key) > 0 && len(o.Key) < minSecret:
+		return fmt.Errorf("modcache: DiskOptions.Key has %d bytes, want at least %d random ones", len(o.Key), minSecret)
+	case o.ReadOnly && o.SyncEveryAdd:
+		return errors.New("modcache: DiskOptions.SyncEveryAdd has no meaning in a ReadOnly store")
+	}
+	return nil
+}
+
+const minSecret = 16
+
+// withDefaults returns a copy in which every field has the value that it stands for.
+func (o *DiskOptions) withDefaults() DiskOptions {
+	var d DiskOptions
+	if o != nil {
+		d = *o
+	}
+	if d.MaxBytes == 0 {
+		d.MaxBytes = DefaultDiskMaxBytes
+	}
+	if d.MaxAge == 0 {
+		d.MaxAge = DefaultDiskMaxAge
+	}
+	if d.Name == "" {
+		d.Name = "disk"
+	}
+	if d.Now == nil {
+		d.Now = time.Now
+	}
+	return d
+}
+
+// Disk is a [Store] in a directory, which any number of processes and Disks may
+// share. Entries appear at once and whole (a file is written aside and renamed),
+// and nothing is served that isn't exactly what was added under its key.
+//
+// Add doesn't wait for the storage device: after a power failure, an entry that
+// wasn't flushed may be gone or damaged, which makes it a miss. [Disk.Flush] makes
+// entries durable.
+//
+// Damage that is found, by Get or by a later read of an artifact that Get
+// returned, makes the entry a miss: the file is moved to a small quarantine
+// beside the entries, counted in [Metrics].Corrupt and reported by
+// [EventCorrupt]. A read that fails for another reason, such as an I/O error or
+// too many open files, deletes nothing.
+//
+// The directory must belong to the user and be writable by nobody else, which
+// is checked on Unix only. On network file systems, renaming is atomic on the
+// server but other clients may see it late, locks may be unsupported or local
+// to one machine, and Flush is as durable as the server makes it. What is read is
+// verified there too. Don't point machines that don't trust each other at one
+// directory without a Key.
+//
+// Deleting the directory, or anything in it, is safe at any time; a Disk that
+// is open then may go on without storing anything.
+type Disk struct {
+	dir   string
+	o     DiskOptions
+	fs    dirfs.FS // nil: ReadOnly without a directory
+	frame frame.Options
+	usage usage
+	dirty dirtySet
+
+	writing sync.Map // name of a temporary file that is being written
+	unsure  sync.Map // Key of a damaged entry that couldn't be moved away; Add overwrites it
+
+	counters struct {
+		lookups, hits, misses, adds, rejected, evictions, evictedBytes atomic.Uint64
+		flushes, flushErrors, corrupt, errors                          atomic.Uint64
+	}
+
+	closed     atomic.Bool
+	background sync.WaitGroup
+	stop       context.CancelFunc
+}
+
+var (
+	_ Store  = (*Disk)(nil)
+	_ Locker = (*Disk)(nil)
+)
+
+// OpenDisk opens the store in dir, which it creates if need be, along with
+// the directories above it. It doesn't look at the entries: when the last trim
+// is more than an hour old, one is started in the background. A directory that
+// others could write to, or that is a symbolic link, is refused with
+// [ErrInsecureDir].
+func OpenDisk(dir string, o *DiskOptions) (*Disk, error) {
+	opts := o.withDefaults()
+	if err := opts.validate(); err != nil {
+		return nil, err
+	}
+	if dir == "" {
+		return nil, errors.New("modcache: open disk store: no directory given")
+	}
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, fmt.Errorf("modcache: open disk store: %w", err)
+	}
+	tree, err := openTree(dir, opts.ReadOnly)
+	if err != nil {
+		return nil, err
+	}
+	return newDisk(dir, tree, opts)
+}
+
+// openTree creates and checks the directory. It returns nil if there is none
+// and there must not be.
+func openTree(dir string, readOnly bool) (dirfs.FS, error) {
+	if !readOnly {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return nil, fmt.Errorf("modcache: open disk store: %w", err)
+		}
+	}
+	fi, err := os.Lstat(dir)
+	if readOnly && errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("modcache: open disk store: %w", err)
+	}
+	if err := checkDir(dir, fi, readOnly); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrInsecureDir, err)
+	}
+	tree, err := dirfs.Open(dir)
+	if err != nil {
+		return nil, fmt.Errorf("modcache: open disk store: %w", err)
+	}
+	// What was checked and what was opened must be one directory.
+	if opened, err := tree.Lstat("."); err != nil || !os.SameFile(fi, opened) {
+		_ = tree.Close()
+		return nil, fmt.Errorf("%w: %s was replaced while it was opened", ErrInsecureDir, dir)
+	}
+	return tree, nil
+}
+
+func newDisk(dir string, tree dirfs.FS, o DiskOptions) (*Disk, error) {
+	d := &Disk{dir: dir, o: o, fs: tree}
+	d.frame = frame.Options{Compressor: frame.NewCompressor(), Compress: o.Compress}
+	if len(o.Key) > 0 {
+		d.frame.Auth = frame.NewKeyed(o.Key)
+		d.o.Key = nil // only what is derived from it is needed from here on
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	d.stop = stop
+	if !o.ReadOnly {
+		if err := d.furnish(); err != nil {
+			stop()
+			_ = tree.Close()
+			return nil, fmt.Errorf("modcache: open disk store: %w", err)
+		}
+		if d.trimDue() {
+			d.background.Go(func() { d.trimInBackground(ctx) })
+		}
+	}
+	return d, nil
+}
+
+// Dir returns the absolute path of the store's directory.
+func (d *Disk) Dir() string { return d.dir }
+
+// Close ends background work and releases the directory. It doesn't flush.
+// Artifacts that Get returned stay readable. Closing twice does nothing.
+func (d *Disk) Close() error {
+	if d.closed.Swap(true) {
+		return nil
+	}
+	d.stop()
+	d.background.Wait()
+	if d.fs == nil {
+		return nil
+	}
+	return d.fs.Close()
+}
+
+// ready reports why an operation can't start.
+func (d *Disk) ready(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("modcache: disk store: %w", err)
+	}
+	if d.closed.Load() {
+		return fmt.Errorf("disk store %s: %w", d.dir, ErrClosed)
+	}
+	return nil
+}
+
+// writable is ready for operations that a read-only store refuses.
+func (d *Disk) writable(ctx context.Context) error {
+	if err := d.ready(ctx); err != nil {
+		return err
+	}
+	if d.o.ReadOnly {
+		return fmt.Errorf("disk store %s: %w", d.dir, ErrReadOnly)
+	}
+	return nil
+}
+
+// Metrics implements [Store]. Entries and Bytes are what the last walk over the
+// directory found, corrected by what this Disk did since: zero until the first
+// Add or trim.
+func (d *Disk) Metrics() Metrics {
+	c := &d.counters
+	m := Metrics{
+		Hits: c.hits.Load(), Misses: c.misses.Load(), Adds: c.adds.Load(), RejectedAdds: c.rejected.Load(),
+		Evictions: c.evictions.Load(), EvictedBytes: c.evictedBytes.Load(), Flushes: c.flushes.Load(),
+		FlushErrors: c.flushErrors.Load(), Corrupt: c.corrupt.Load(), Errors: c.errors.Load(),
+	}
+	m.Lookups = c.lookups.Load()
+	m.Entries, m.Bytes = d.usage.levels()
+	return m
+}
+
+func (d *Disk) notify(e Event) {
+	e.Layer = d.o.Name
+	notify(d.o.OnEvent, e)
+}
+
+// failed counts and reports an operation that the file system failed.
+func (d *Disk) failed(key Key, err error) error {
+	d.counters.errors.Add(1)
+	d.notify(Event{Kind: EventStoreFailed, Key: key, Err: err})
+	return err
+}

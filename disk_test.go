@@ -1,0 +1,235 @@
+package modcache_test
+
+import (
+	"context"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/modcache/modcache"
+)
+
+var bg = context.Background()
+
+// diskKey returns the n-th of a series of keys.
+func diskKey(n uint64) modcache.Key {
+	return modcache.Key(modcache.Sum([]byte{byte(n), byte(n >> 8), byte(n >> 16), byte(n >> 24)}))
+}
+
+// diskCode returns size bytes that look like machine code to no one but are
+// the same for the same seed.
+func diskCode(seed uint64, size int) []byte {
+	b := make([]byte, size)
+	r := rand.NewChaCha8([32]byte{byte(seed), byte(seed >> 8), 1})
+	_, _ = r.Read(b)
+	return b
+}
+
+func diskArtifact(seed uint64, size int) *modcache.Artifact {
+	return modcache.NewArtifact(diskCode(seed, size), diskInfo)
+}
+
+var diskInfo = modcache.Info{
+	Engine:      "wazero v1.12.0 linux/amd64",
+	Module:      modcache.Sum([]byte("module")),
+	WasmSize:    1234,
+	CompileTime: 5 * time.Second,
+	Created:     time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC),
+}
+
+// diskClock is a clock that stands still unless it is moved.
+type diskClock struct{ now atomic.Int64 }
+
+func newDiskClock() *diskClock {
+	c := new(diskClock)
+	c.now.Store(time.Now().UnixNano())
+	return c
+}
+
+func (c *diskClock) Now() time.Time          { return time.Unix(0, c.now.Load()) }
+func (c *diskClock) Advance(d time.Duration) { c.now.Add(int64(d)) }
+
+func openDisk(t testing.TB, dir string, o *modcache.DiskOptions) *modcache.Disk {
+	t.Helper()
+	d, err := modcache.OpenDisk(dir, o)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, d.Close()) })
+	return d
+}
+
+// requireHit checks that the entry is there, in every byte and all of its Info.
+func requireHit(t testing.TB, d *modcache.Disk, key modcache.Key, want []byte) {
+	t.Helper()
+	a, ok, err := d.Get(bg, key)
+	require.NoError(t, err)
+	require.True(t, ok, "miss of %v", key)
+	defer a.Close()
+	got := make([]byte, a.Size())
+	_, err = a.ReadAt(got, 0)
+	require.NoError(t, err)
+	require.True(t, string(want) == string(got), "wrong bytes under %v", key)
+	require.Equal(t, diskInfo, a.Info())
+}
+
+func requireMiss(t testing.TB, d *modcache.Disk, key modcache.Key) {
+	t.Helper()
+	_, ok, err := d.Get(bg, key)
+	require.NoError(t, err)
+	require.False(t, ok)
+}
+
+// entryFiles returns the paths of all entries in a cache directory.
+func entryFiles(t testing.TB, dir string) []string {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(dir, "?", "*"))
+	require.NoError(t, err)
+	return files
+}
+
+func entryFile(t testing.TB, dir string, key modcache.Key) string {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(dir, "?", key.String()+"*"))
+	require.NoError(t, err)
+	require.Len(t, files, 1)
+	return files[0]
+}
+
+var diskSizes = []int{0, 1, 1000, 64 << 10, 100_000, 256 << 10, 1<<20 + 17}
+
+func TestDiskKeepsWhatWasAdded(t *testing.T) {
+	for name, o := range map[string]modcache.DiskOptions{
+		"plain":    {},
+		"sealed":   {Key: []byte("0123456789abcdef")},
+		"zstd":     {Compress: true},
+		"synced":   {SyncEveryAdd: true},
+		"everyOpt": {Key: []byte("0123456789abcdef"), Compress: true, SyncEveryAdd: true, MaxBytes: -1, MinFree: -1, MaxAge: -1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := filepath.Join(t.TempDir(), "a", "cache")
+			d := openDisk(t, dir, &o)
+			for i, size := range diskSizes {
+				requireMiss(t, d, diskKey(uint64(i)))
+				require.NoError(t, d.Add(bg, diskKey(uint64(i)), diskArtifact(uint64(i), size)))
+				requireHit(t, d, diskKey(uint64(i)), diskCode(uint64(i), size))
+			}
+			m := d.Metrics()
+			require.EqualValues(t, len(diskSizes), m.Adds)
+			require.EqualValues(t, len(diskSizes), m.Hits)
+			require.EqualValues(t, len(diskSizes), m.Misses)
+			require.EqualValues(t, len(diskSizes), m.Entries)
+			require.Zero(t, m.Corrupt+m.Errors+m.RejectedAdds)
+
+			other := openDisk(t, dir, &o)
+			for i, size := range diskSizes {
+				requireHit(t, other, diskKey(uint64(i)), diskCode(uint64(i), size))
+			}
+			require.NoError(t, other.Delete(bg, diskKey(0)))
+			require.NoError(t, other.Delete(bg, diskKey(0)))
+			requireMiss(t, d, diskKey(0))
+		})
+	}
+}
+
+func TestDiskAddOfAPresentEntryDoesNothing(t *testing.T) {
+	d := openDisk(t, t.TempDir(), nil)
+	require.NoError(t, d.Add(bg, diskKey(1), diskArtifact(1, 100)))
+	require.NoError(t, d.Add(bg, diskKey(1), diskArtifact(2, 200)))
+	requireHit(t, d, diskKey(1), diskCode(1, 100))
+}
+
+func TestDiskAddsFromAnotherDisk(t *testing.T) {
+	from, to := openDisk(t, t.TempDir(), nil), openDisk(t, t.TempDir(), nil)
+	const size = 3<<20 + 5
+	require.NoError(t, from.Add(bg, diskKey(1), diskArtifact(1, size)))
+	a, ok, err := from.Get(bg, diskKey(1))
+	require.NoError(t, err)
+	require.True(t, ok)
+	defer a.Close()
+	require.False(t, a.InMemory())
+	require.NoError(t, to.Add(bg, diskKey(1), a))
+	requireHit(t, to, diskKey(1), diskCode(1, size))
+}
+
+func TestDiskRefusesInsecureDirectories(t *testing.T) {
+	base := t.TempDir()
+	open := filepath.Join(base, "open")
+	require.NoError(t, os.Mkdir(open, 0o700))
+	require.NoError(t, os.Chmod(open, 0o777))
+	link := filepath.Join(base, "link")
+	require.NoError(t, os.Mkdir(filepath.Join(base, "real"), 0o700))
+	require.NoError(t, os.Symlink(filepath.Join(base, "real"), link))
+	file := filepath.Join(base, "file")
+	require.NoError(t, os.WriteFile(file, nil, 0o600))
+	for _, o := range []*modcache.DiskOptions{nil, {ReadOnly: true}} {
+		_, err := modcache.OpenDisk(open, o)
+		require.ErrorIs(t, err, modcache.ErrInsecureDir)
+		_, err = modcache.OpenDisk(link, o)
+		require.ErrorIs(t, err, modcache.ErrInsecureDir)
+		_, err = modcache.OpenDisk(file, o)
+		require.Error(t, err)
+	}
+}
+
+func TestDiskFilesArePrivate(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "cache")
+	d := openDisk(t, dir, nil)
+	require.NoError(t, d.Add(bg, diskKey(1), diskArtifact(1, 100)))
+	require.NoError(t, filepath.WalkDir(dir, func(path string, e os.DirEntry, err error) error {
+		require.NoError(t, err)
+		fi, err := e.Info()
+		require.NoError(t, err)
+		require.Zero(t, fi.Mode().Perm()&0o077, path)
+		return nil
+	}))
+}
+
+func TestDiskReadOnly(t *testing.T) {
+	base := t.TempDir()
+	missing := openDisk(t, filepath.Join(base, "missing"), &modcache.DiskOptions{ReadOnly: true})
+	requireMiss(t, missing, diskKey(1))
+	require.NoDirExists(t, filepath.Join(base, "missing"))
+
+	dir := filepath.Join(base, "cache")
+	w := openDisk(t, dir, nil)
+	require.NoError(t, w.Add(bg, diskKey(1), diskArtifact(1, 100)))
+	for _, d := range []*modcache.Disk{missing, openDisk(t, dir, &modcache.DiskOptions{ReadOnly: true})} {
+		require.ErrorIs(t, d.Add(bg, diskKey(2), diskArtifact(2, 10)), modcache.ErrReadOnly)
+		require.ErrorIs(t, d.Delete(bg, diskKey(1)), modcache.ErrReadOnly)
+		_, err := d.Lock(bg, diskKey(1))
+		require.ErrorIs(t, err, modcache.ErrReadOnly)
+		_, err = d.Trim(bg)
+		require.ErrorIs(t, err, modcache.ErrReadOnly)
+		require.NoError(t, d.Flush(bg))
+	}
+	requireHit(t, openDisk(t, dir, &modcache.DiskOptions{ReadOnly: true}), diskKey(1), diskCode(1, 100))
+}
+
+func TestDiskClosed(t *testing.T) {
+	d, err := modcache.OpenDisk(t.TempDir(), nil)
+	require.NoError(t, err)
+	require.NoError(t, d.Add(bg, diskKey(1), diskArtifact(1, 1<<20)))
+	a, ok, err := d.Get(bg, diskKey(1))
+	require.NoError(t, err)
+	require.True(t, ok)
+	require.NoError(t, d.Close())
+	require.NoError(t, d.Close())
+
+	got, err := a.Bytes()
+	require.NoError(t, err, "artifacts outlive the store")
+	require.True(t, string(diskCode(1, 1<<20)) == string(got))
+	require.NoError(t, a.Close())
+
+	_, ok, err = d.Get(bg, diskKey(1))
+	require.ErrorIs(t, err, modcache.ErrClosed)
+	require.False(t, ok)
+	require.ErrorIs(t, d.Add(bg, diskKey(1), diskArtifact(1, 1)), modcache.ErrClosed)
+	require.ErrorIs(t, d.Delete(bg, diskKey(1)), modcache.ErrClosed)
+	require.ErrorIs(t, d.Flush(bg), modcache.ErrClosed)
+	_, err = d.Trim(bg)
+	require.ErrorIs(t, err, modcache.ErrClosed)
+}

@@ -1,0 +1,268 @@
+package modcache
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+	"sync"
+	"time"
+)
+
+// usage is what a Disk knows of the space that its entries take. It never
+// knows less than there is, but for what other processes added since the
+// last walk.
+type usage struct {
+	mu sync.Mutex // guards all below; never held during I/O
+
+	walked   bool
+	entries  int64
+	bytes    int64
+	reserved int64 // by Adds under way
+
+	// What this Disk added, ever and until the last walk began.
+	added, addedEntries, addedBefore int64
+
+	victims []stored // of the last walk, the next to go at the end
+}
+
+// stored is an entry as the directory shows it.
+type stored struct {
+	name string // relative to the store's directory
+	key  Key
+	size int64
+	used time.Time
+	old  bool // of another version of the format
+}
+
+func (u *usage) levels() (entries, bytes uint64) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return uint64(max(0, u.entries)), uint64(max(0, u.bytes))
+}
+
+func (u *usage) release(size int64) {
+	u.mu.Lock()
+	u.reserved -= size
+	u.mu.Unlock()
+}
+
+// commit turns a reservation into an entry of that size.
+func (u *usage) commit(reserved, size int64) {
+	u.mu.Lock()
+	u.reserved -= reserved
+	u.entries++
+	u.bytes += size
+	u.addedEntries++
+	u.added += size
+	u.mu.Unlock()
+}
+
+func (u *usage) remove(size int64) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.entries--
+	u.bytes -= size
+}
+
+// mark returns what has been added so far, for settle.
+func (u *usage) mark() (bytes, entries int64) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.added, u.addedEntries
+}
+
+// settle takes over what a walk has found, which began when bytes and entries
+// had been added. What was added during the walk may count twice, until the
+// next one.
+func (u *usage) settle(found []stored, bytes, entries int64) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.walked = true
+	u.addedBefore = bytes
+	u.bytes = u.added - bytes
+	u.entries = u.addedEntries - entries + int64(len(found))
+	for _, s := range found {
+		u.bytes += s.size
+	}
+	u.victims = found
+}
+
+// take returns the entries to evict so that size more bytes fit into limit, and
+// extra bytes at least are freed. fits reports that size was reserved, with
+// nothing to evict; known is false if a walk has to come first.
+func (u *usage) take(size, limit, extra int64) (out []stored, fits, known bool) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	over := extra
+	if limit >= 0 {
+		over = max(over, u.bytes+u.reserved+size-limit)
+		if !u.walked || u.added-u.addedBefore > limit/16 {
+			return nil, false, false
+		}
+	}
+	if over <= 0 {
+		u.reserved += size
+		return nil, true, true
+	}
+	for over > 0 && len(u.victims) > 0 {
+		last := len(u.victims) - 1
+		v := u.victims[last]
+		u.victims[last] = stored{}
+		u.victims = u.victims[:last]
+		out = append(out, v)
+		over -= v.size
+	}
+	return out, false, true
+}
+
+// takeUnusedSince returns the entries that were last used before t.
+func (u *usage) takeUnusedSince(t time.Time) (out []stored) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.victims = slices.DeleteFunc(u.victims, func(v stored) bool {
+		if !v.used.Before(t) {
+			return false
+		}
+		out = append(out, v)
+		return true
+	})
+	return out
+}
+
+// errNoRoom means that nothing more can be evicted.
+var errNoRoom = errors.New("no room left")
+
+// reserve makes room for size more bytes and takes it.
+func (d *Disk) reserve(ctx context.Context, size int64) error {
+	const maxRounds = 4 // file systems may free space late
+	walked, rounds := false, 0
+	for {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		missing := d.missingSpace(size)
+		if missing > 0 {
+			if rounds++; rounds > maxRounds {
+				return fmt.Errorf("%w: the file system has too little free space", errNoRoom)
+			}
+		}
+		out, fits, known := d.usage.take(size, d.o.MaxBytes, missing)
+		switch {
+		case fits:
+			return nil
+		case len(out) > 0:
+			for _, v := range out {
+				d.evict(v, ReasonByteLimit)
+			}
+		case known && walked:
+			return errNoRoom
+		default:
+			if err := d.walk(ctx); err != nil {
+				return err
+			}
+			walked = true
+		}
+	}
+}
+
+// missingSpace returns how many bytes short of MinFree the file system would be
+// with size more. A file system that doesn't tell has enough.
+func (d *Disk) missingSpace(size int64) int64 {
+	if d.o.MinFree < 0 {
+		return 0
+	}
+	free, total, err := d.fs.Space()
+	if err != nil {
+		return 0
+	}
+	keep := d.o.MinFree
+	if keep == 0 {
+		keep = min(total/20, 1<<30)
+	}
+	return keep + size - free
+}
+
+// walk looks at every entry and updates what is known.
+func (d *Disk) walk(ctx context.Context) error {
+	bytes, entries := d.usage.mark()
+	found, err := d.scan(ctx)
+	if err != nil {
+		return err
+	}
+	d.usage.settle(d.evictionOrder(found), bytes, entries)
+	return nil
+}
+
+// scan lists all entries. What it doesn't recognise isn't there.
+func (d *Disk) scan(ctx context.Context) ([]stored, error) {
+	var found []stored
+	for _, shard := range shards {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		dir := string(shard)
+		infos, err := d.fs.ReadDir(dir)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("modcache: list %s/%s: %w", d.dir, dir, err)
+		}
+		for _, fi := range infos {
+			key, current, ok := keyOfName(fi.Name())
+			if !ok || !fi.Mode().IsRegular() || fi.Name()[:1] != dir {
+				continue
+			}
+			found = append(found, stored{
+				name: dir + "/" + fi.Name(), key: key, size: fi.Size(), used: fi.ModTime(), old: !current,
+			})
+		}
+	}
+	return found, nil
+}
+
+// evictionOrder sorts entries so that the least recently used is the last. A
+// time in the future is wrong, and shows that the clock was: such entries
+// go first, or they would stay until the clock has caught up.
+func (d *Disk) evictionOrder(found []stored) []stored {
+	horizon := d.o.Now().Add(skew)
+	slices.SortFunc(found, func(a, b stored) int {
+		if fa, fb := a.used.After(horizon), b.used.After(horizon); fa != fb {
+			if fa {
+				return 1
+			}
+			return -1
+		}
+		return cmp.Or(b.used.Compare(a.used), cmp.Compare(a.name, b.name))
+	})
+	return found
+}
+
+// evict removes an entry, unless it has been used or replaced since it was
+// listed. Whoever has it open goes on reading it.
+func (d *Disk) evict(v stored, why Reason) (gone bool) {
+	fi, err := d.fs.Lstat(v.name)
+	if err == nil && (!fi.ModTime().Equal(v.used) || fi.Size() != v.size) {
+		return false
+	}
+	if err == nil {
+		err = d.fs.Remove(v.name)
+	}
+	if errors.Is(err, fs.ErrNotExist) { // another process was faster
+		d.usage.remove(v.size)
+		return false
+	}
+	if err != nil {
+		_ = d.failed(v.key, fmt.Errorf("modcache: evict %s/%s: %w", d.dir, v.name, err))
+		return false
+	}
+	d.usage.remove(v.size)
+	d.dirty.drop(v.key)
+	d.counters.evictions.Add(1)
+	d.counters.evictedBytes.Add(uint64(v.size))
+	d.notify(Event{Kind: EventEvicted, Key: v.key, Reason: why, Bytes: v.size, Duration: d.o.Now().Sub(v.used)})
+	return true
+}

@@ -1,0 +1,169 @@
+package modcache
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/tetratelabs/wazero"
+	"github.com/zeebo/blake3"
+
+	"github.com/modcache/modcache/internal/wazerohook"
+)
+
+// CompilationCache returns a wazero.CompilationCache over this Cache, for
+// RuntimeConfig.WithCompilationCache. Each call returns a new one, which shares
+// machine code in memory between the runtimes that are given it, and files with
+// all of them; it needs no Close of its own, but may be closed when no runtime uses it any more.
+//
+// wazero up to v1.12 loads modules into a shared cache before they are complete:
+// goroutines that compile one module at the same time, with one
+// CompilationCache, may crash. A [Runtime] doesn't.
+//
+// If modcache doesn't know this build of wazero, this is wazero's own in-memory cache.
+func (c *Cache) CompilationCache() wazero.CompilationCache {
+	cc := wazero.NewCompilationCache()
+	if err := c.Attach(cc); err != nil {
+		c.degrade("drop-in", err)
+	}
+	return cc
+}
+
+// Attach plugs this Cache into a wazero.CompilationCache that the program already has.
+// It must come before the first runtime that is created with it. If the
+// wazero cache was created over a directory, that is no longer written, and read
+// only with Options.TrustDirectory.
+//
+// Errors: [ErrUnsupportedWazero] if this build of wazero is unknown, [ErrClosed] after
+// Close, and a plain one if a runtime was created with cc or a Cache attached to it before. cc is
+// unchanged then.
+func (c *Cache) Attach(cc wazero.CompilationCache) error {
+	if err := c.checkOpen(); err != nil {
+		return fmt.Errorf("modcache: attach: %w", err)
+	}
+	if c.wazero == nil {
+		return fmt.Errorf("modcache: attach: %w", ErrUnsupportedWazero)
+	}
+	d := &dropIn{c: c}
+	previous, err := wazerohook.Plug(cc, d)
+	switch {
+	case errors.Is(err, wazerohook.ErrInUse):
+		return fmt.Errorf("modcache: attach before the first runtime is created with the cache: %w", err)
+	case err != nil:
+		return fmt.Errorf("modcache: attach: %w: %w", ErrUnsupportedWazero, err)
+	}
+	if other, ok := previous.(*dropIn); ok {
+		// Put back what was there; this can't fail, it just worked.
+		_, _ = wazerohook.Plug(cc, other)
+		return errors.New("modcache: attach: a Cache is attached to this compilation cache already")
+	}
+	if c.opts.TrustDirectory {
+		d.directory = previous
+	}
+	return nil
+}
+
+// dropIn is what wazero sees as the files of its cache. wazero fails a compile on any
+// error it gets, so it gets none, but for the one that RequireHit asks for.
+// No lock is held between a Get that misses and the Add that follows: a compile that fails
+// never adds.
+type dropIn struct {
+	c         *Cache
+	directory wazerohook.FileCache // of wazero's own, if trusted
+}
+
+func (d *dropIn) Get(wk wazerohook.WazeroKey) (content io.ReadCloser, ok bool, err error) {
+	c := d.c
+	if c.checkOpen() != nil {
+		return nil, false, nil
+	}
+	key := c.dropInKey(wk)
+	if e := d.lookup(key); e != nil {
+		return e.Open(nil), true, nil
+	}
+	if e := d.takeOver(key, wk); e != nil {
+		return e.Open(nil), true, nil
+	}
+	if c.opts.RequireHit {
+		return nil, false, fmt.Errorf("%w: key %v", ErrMiss, key)
+	}
+	return nil, false, nil
+}
+
+// lookup reads the whole artifact into memory, because wazero gives no second
+// chance once it has begun to load one.
+func (d *dropIn) lookup(key Key) *wazerohook.Entry {
+	c := d.c
+	a, size := c.lookup(c.ctx, key)
+	if a == nil {
+		return nil
+	}
+	defer a.Close()
+	b, err := readAll(a)
+	if err != nil {
+		c.reject(key, err)
+		return nil
+	}
+	e, err := wazerohook.ReadEntry(bytes.NewReader(b), size, c.wazero.Format, wazerohook.AnyFunctions)
+	if err == nil {
+		err = e.CheckCode()
+	}
+	if err != nil {
+		c.reject(key, err)
+		return nil
+	}
+	c.hit(key, a)
+	return e
+}
+
+// takeOver looks the module up in the directory that the program gave to wazero,
+// and keeps what it finds.
+func (d *dropIn) takeOver(key Key, wk wazerohook.WazeroKey) *wazerohook.Entry {
+	if d.directory == nil {
+		return nil
+	}
+	r, ok, err := d.directory.Get(wk)
+	if err != nil || !ok {
+		return nil
+	}
+	defer r.Close()
+	b, err := readCode(r)
+	if err != nil {
+		return nil
+	}
+	e, err := wazerohook.ReadEntry(bytes.NewReader(b), int64(len(b)), d.c.wazero.Format, wazerohook.AnyFunctions)
+	if err == nil {
+		err = e.CheckCode()
+	}
+	if err != nil {
+		return nil
+	}
+	d.c.put(d.c.ctx, key, b, Info{})
+	return e
+}
+
+func (d *dropIn) Add(wk wazerohook.WazeroKey, content io.Reader) error {
+	if d.c.checkOpen() != nil || d.c.opts.ReadOnly {
+		return nil
+	}
+	if code, err := readCode(content); err == nil {
+		d.c.put(d.c.ctx, d.c.dropInKey(wk), code, Info{})
+	}
+	return nil
+}
+
+// Delete is called for entries of another version of wazero, which we never serve.
+func (d *dropIn) Delete(wazerohook.WazeroKey) error { return nil }
+
+// dropInKey binds wazero's own name for a module to the engine, which wazero leaves
+// out of it.
+func (c *Cache) dropInKey(wk wazerohook.WazeroKey) Key {
+	h := blake3.New()
+	_, _ = h.WriteString("modcache drop-in 1\x00" + platform + "\x00")
+	h.Write(wk[:])
+	_, _ = h.WriteString(c.engine)
+	var key Key
+	h.Sum(key[:0])
+	return key
+}

@@ -1,0 +1,278 @@
+package modcache
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"runtime"
+	"time"
+
+	"github.com/tetratelabs/wazero"
+	"github.com/tetratelabs/wazero/experimental"
+	"github.com/zeebo/blake3"
+
+	"github.com/modcache/modcache/internal/wasmbin"
+	"github.com/modcache/modcache/internal/wazerohook"
+)
+
+const platform = runtime.GOOS + "/" + runtime.GOARCH
+
+// engine is what all runtimes of one configuration share: a wazero engine of
+// their own, never shared with anybody else's, in which machine code is found by stub.
+type engine struct {
+	c      *Cache
+	config wazero.RuntimeConfig // with our private cache in it
+	term   bool                 // closes on context done, a part of wazero's keys
+	base   [32]byte             // hash of everything in a key but the module
+	stubs  bool
+	expect *expectations
+
+	// Guarded by Cache.mu.
+	hot     map[Key]*hot
+	flights map[Key]*flight[*hot]
+}
+
+// engineFor returns the engine for a configuration, or nil if it can't be
+// handled: then the runtime is wazero's own.
+func (c *Cache) engineFor(rc wazero.RuntimeConfig) (*engine, error) {
+	conf, err := wazerohook.ReadConfig(rc)
+	if err != nil {
+		return nil, err
+	}
+	c.mu.Lock()
+	e := c.engines[conf.Fields]
+	c.mu.Unlock()
+	if e != nil {
+		return e, nil
+	}
+	e = &engine{
+		c: c, term: conf.CloseOnContextDone,
+		expect:  &expectations{w: c.wazero, term: conf.CloseOnContextDone},
+		hot:     make(map[Key]*hot),
+		flights: make(map[Key]*flight[*hot]),
+	}
+	cc := wazero.NewCompilationCache()
+	if _, err := wazerohook.Plug(cc, e.expect); err != nil {
+		return nil, err
+	}
+	e.config = rc.WithCompilationCache(cc)
+	if !c.opts.FullDecode {
+		err := stubsWork()
+		if e.stubs = err == nil; err != nil {
+			c.degrade("stubs", err)
+		}
+	}
+
+	h := blake3.New()
+	_, _ = h.WriteString("modcache runtime 1\x00" + platform + "\x00")
+	_, _ = h.Write(binary.LittleEndian.AppendUint64(nil, c.wazero.CPU))
+	for _, s := range []string{c.engine, conf.Fields} {
+		_, _ = h.Write(binary.LittleEndian.AppendUint64(nil, uint64(len(s))))
+		_, _ = h.WriteString(s)
+	}
+	h.Sum(e.base[:0])
+
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if first := c.engines[conf.Fields]; first != nil {
+		return first, nil
+	}
+	c.engines[conf.Fields] = e
+	return e, nil
+}
+
+// key names the artifact of a module: it covers the module, the engine, the
+// platform, the CPU and every setting of the configuration.
+func (e *engine) key(module Fingerprint) Key {
+	var b [64]byte
+	copy(b[:], e.base[:])
+	copy(b[32:], module[:])
+	return blake3.Sum256(b[:])
+}
+
+// errLeaderClosed means that the runtime a load was done for was closed on the
+// way. It says nothing about the others that wait for it.
+var errLeaderClosed = errors.New("modcache: the runtime was closed")
+
+// load brings a module's machine code into the engine by compiling something in
+// r: the code from the store if it is there, or else new code.
+func (e *engine) load(ctx context.Context, slow func(), r *Runtime, key Key, m *Module) (*hot, error) {
+	c := e.c
+	if h, err := e.loadStored(ctx, r, key, m); h != nil || err != nil {
+		return h, err
+	}
+	slow()
+	if c.opts.RequireHit {
+		return nil, fmt.Errorf("%w: module %v, key %v", ErrMiss, m.sum, key)
+	}
+	unlock, locked := c.lock(ctx, key)
+	defer unlock()
+	if locked {
+		// Another process may have compiled it while we waited.
+		if h, err := e.loadStored(ctx, r, key, m); h != nil || err != nil {
+			return h, err
+		}
+	}
+	a, err := e.compile(ctx, key, m)
+	if err != nil {
+		return nil, err
+	}
+	if a != nil {
+		h, err := e.place(r, key, m, a)
+		if err == nil || r.isClosed() {
+			return h, err
+		}
+		// Code that was compiled a moment ago doesn't load.
+		c.degrade("loading of fresh code", err)
+	}
+	return e.direct(r, key, m)
+}
+
+// loadStored loads the module from the store. It returns nil if it isn't there or
+// can't be used.
+func (e *engine) loadStored(ctx context.Context, r *Runtime, key Key, m *Module) (*hot, error) {
+	c := e.c
+	a, _ := c.lookup(ctx, key)
+	if a == nil {
+		return nil, nil
+	}
+	defer a.Close()
+	h, err := e.place(r, key, m, a)
+	switch {
+	case err == nil:
+		c.hit(key, a)
+	case r.isClosed():
+		return nil, errLeaderClosed
+	default:
+		c.reject(key, err)
+		return nil, nil
+	}
+	return h, nil
+}
+
+// place has wazero load the code of an artifact into the engine, in the name of
+// a stub, or of the module where there can't be one.
+func (e *engine) place(r *Runtime, key Key, m *Module, a *Artifact) (*hot, error) {
+	functions := wazerohook.AnyFunctions
+	if outline, err := wasmbin.Scan(m.wasm); err == nil {
+		functions = int(outline.DefinedFuncs)
+	}
+	entry, err := wazerohook.ReadEntry(guardedReader{a}, a.Size()-sealSize, e.c.wazero.Format, functions)
+	if err != nil {
+		return nil, err
+	}
+	image, stubbed := e.image(key, m)
+	h := &hot{e: e, key: key, image: image, size: entry.CodeLen(), modules: make(map[*Runtime]*module)}
+	done := e.expect.entry(e.c.wazero.Key(image, e.term), entry)
+	defer done()
+	cm, err := r.inner.CompileModule(context.Background(), image)
+	if err != nil {
+		if readErr := done(); readErr != nil {
+			err = readErr
+		}
+		return nil, err
+	}
+	h.anchor = cm
+	if stubbed {
+		e.c.counters.stubbed.Add(1)
+	}
+	return h, nil
+}
+
+// image returns what stands for the module in the engine. It is a copy: callers
+// may change the module's bytes as soon as the compile has returned.
+func (e *engine) image(key Key, m *Module) (image []byte, stubbed bool) {
+	if e.stubs {
+		tag := append(key[:], e.c.secret[:]...)
+		if stub, err := wasmbin.Stub(m.wasm, tag); err == nil {
+			return stub, true
+		}
+	}
+	return append([]byte(nil), m.wasm...), false
+}
+
+// compile compiles the module in an engine of its own, and stores the code. It returns
+// no artifact if wazero never offered the code, as its interpreter doesn't.
+func (e *engine) compile(ctx context.Context, key Key, m *Module) (*Artifact, error) {
+	c := e.c
+	if c.compiles != nil {
+		select {
+		case c.compiles <- struct{}{}:
+			defer func() { <-c.compiles }()
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
+	c.emit(Event{Kind: EventCompileStarted, Key: key, Bytes: int64(len(m.wasm))})
+	c.counters.compiles.Add(1)
+	start := time.Now()
+	code, err := e.compileAlone(ctx, m.wasm)
+	took := time.Since(start)
+	c.counters.compileTime.Add(int64(took))
+	if err != nil {
+		c.counters.compileErrors.Add(1)
+	}
+	c.emit(Event{Kind: EventCompileFinished, Key: key, Bytes: int64(len(code)), Duration: took, Err: err})
+	if err != nil || code == nil {
+		return nil, err
+	}
+	if Sum(m.wasm) != m.sum {
+		return nil, fmt.Errorf("modcache: the bytes of module %v were changed while it was compiled", m.sum)
+	}
+	return c.put(ctx, key, code, Info{Module: m.sum, WasmSize: int64(len(m.wasm)), CompileTime: took}), nil
+}
+
+// compileAlone returns the code that wazero compiles wasm to.
+func (e *engine) compileAlone(ctx context.Context, wasm []byte) ([]byte, error) {
+	cc, seen := wazero.NewCompilationCache(), &capture{}
+	if _, err := wazerohook.Plug(cc, seen); err != nil {
+		return nil, err
+	}
+	if experimental.GetCompilationWorkers(ctx) <= 1 {
+		ctx = experimental.WithCompilationWorkers(ctx, e.c.opts.Workers)
+	}
+	r := wazero.NewRuntimeWithConfig(ctx, e.config.WithCompilationCache(cc))
+	defer r.Close(ctx)
+	cm, err := r.CompileModule(ctx, wasm)
+	if err != nil {
+		return nil, err
+	}
+	return seen.code, cm.Close(ctx)
+}
+
+// direct compiles the module in r as wazero would without us. It is what remains
+// when everything else has failed.
+func (e *engine) direct(r *Runtime, key Key, m *Module) (*hot, error) {
+	image := append([]byte(nil), m.wasm...)
+	done := e.expect.nothing(e.c.wazero.Key(image, e.term))
+	defer done()
+	cm, err := r.inner.CompileModule(context.Background(), image)
+	if err != nil {
+		return nil, err
+	}
+	const growth = 5 // machine code is about that many times its wasm
+	return &hot{e: e, key: key, image: image, size: growth * int64(len(image)), anchor: cm, modules: make(map[*Runtime]*module)}, nil
+}
+
+// lock takes the store's lock on key, if it has any. locked says that somebody
+// else may have been there before.
+func (c *Cache) lock(ctx context.Context, key Key) (unlock func(), locked bool) {
+	locker, ok := c.store.(Locker)
+	if !ok || c.opts.LockWait < 0 || c.opts.ReadOnly {
+		return func() {}, false
+	}
+	ctx, cancel := context.WithTimeout(ctx, c.opts.LockWait)
+	defer cancel()
+	err := guard("lock", func() (err error) {
+		unlock, err = locker.Lock(ctx, key)
+		return err
+	})
+	if err != nil || unlock == nil {
+		if ctx.Err() == nil {
+			c.storeFailed("lock", key, err)
+		}
+		return func() {}, true
+	}
+	return unlock, true
+}

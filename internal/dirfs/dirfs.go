@@ -1,0 +1,106 @@
+// Package dirfs is a directory tree that nothing leads out of, behind an
+// interface, so that tests can make any operation fail and model what a crash
+// leaves behind.
+package dirfs
+
+import (
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+	"time"
+)
+
+// FS is a directory tree. Names are relative to its root and use slashes. All
+// methods may be called from several goroutines at once.
+type FS interface {
+	OpenFile(name string, flag int, perm fs.FileMode) (File, error)
+	Mkdir(name string, perm fs.FileMode) error
+	Rename(oldName, newName string) error
+	Remove(name string) error
+	Lstat(name string) (fs.FileInfo, error)
+	Chtimes(name string, atime, mtime time.Time) error
+
+	// ReadDir returns what is in a directory, in no order, without what went
+	// away meanwhile.
+	ReadDir(name string) ([]fs.FileInfo, error)
+
+	// SyncDir makes the names in a directory durable. Where directories can't be
+	// synced, it does nothing.
+	SyncDir(name string) error
+
+	// Space returns the bytes that are free to this user, and those of the whole
+	// file system.
+	Space() (free, total int64, err error)
+
+	// Close releases the root. Open files stay usable.
+	Close() error
+}
+
+// File is an open file.
+type File interface {
+	io.ReaderAt
+	io.Writer
+	io.Closer
+	Stat() (fs.FileInfo, error)
+	Sync() error
+
+	// TryLock takes the advisory lock of the file, which closing it releases. It
+	// doesn't wait: false means that another open file has it.
+	TryLock() (bool, error)
+}
+
+// Open returns the tree below dir, which must exist.
+func Open(dir string) (FS, error) {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return nil, err
+	}
+	return rootFS{root}, nil
+}
+
+// rootFS keeps every access below the directory: no symbolic link and no ".."
+// leads out.
+type rootFS struct{ *os.Root }
+
+func (r rootFS) OpenFile(name string, flag int, perm fs.FileMode) (File, error) {
+	f, err := r.Root.OpenFile(name, flag, perm)
+	if err != nil {
+		return nil, err
+	}
+	return file{f}, nil
+}
+
+func (r rootFS) ReadDir(name string) ([]fs.FileInfo, error) {
+	d, err := r.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer d.Close()
+	entries, err := d.ReadDir(-1)
+	infos := make([]fs.FileInfo, 0, len(entries))
+	for _, e := range entries {
+		fi, err := e.Info()
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		infos = append(infos, fi)
+	}
+	return infos, err
+}
+
+func (r rootFS) Space() (free, total int64, err error) {
+	d, err := r.Open(".")
+	if err != nil {
+		return 0, 0, err
+	}
+	defer d.Close()
+	return space(d)
+}
+
+type file struct{ *os.File }
+
+func (f file) TryLock() (bool, error) { return tryLock(f.File) }

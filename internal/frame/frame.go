@@ -1,0 +1,258 @@
+// Package frame is the byte format of an artifact at rest and on the wire: a
+// header that binds everything known about the artifact, then its bytes in
+// chunks.
+//
+// A frame is laid out like this, integers in little-endian order:
+//
+//	  0   8  magic "modcache"
+//	  8   1  version of this format, 1
+//	  9   1  codec: 0 raw, 1 zstd
+//	 10   1  kind of authentication: 0 digest, 1 keyed BLAKE3, 2 Ed25519
+//	 11   1  binary logarithm of the chunk size, 12 to 22
+//	 12   4  length of the header, from the magic to the end of the tag
+//	 16   8  length of the artifact
+//	 24   8  length of all encoded chunks
+//	 32  32  key that the artifact is stored under
+//	 64  32  fingerprint of the module, or zeros
+//	 96   8  bytes of the module
+//	104   8  nanoseconds that compiling took
+//	112   8  second of creation, Unix time
+//	120   4  nanosecond within that second
+//	124   1  length of the engine identity
+//	125   3  zeros
+//	128  16  id of the authentication key, or zeros
+//	144   …  engine identity
+//	  …      per chunk: BLAKE3-256 of its encoded bytes, preceded by their
+//	         length in 4 bytes if the codec isn't raw
+//	  …  32  tag over all of the above; 64 for Ed25519
+//	  …      encoded chunks, one after the other
+//
+// The tag covers the digests, so that it covers the chunks, and chunks of
+// two frames never mix. With the header first, any range of the artifact can be
+// verified as it is read, and a stream chunk by chunk as it arrives.
+//
+// A reader trusts no length before it has compared it with the size of the
+// file: no frame makes it allocate more than that size.
+package frame
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math"
+	"time"
+
+	"github.com/zeebo/blake3"
+)
+
+// Errors of reading. A failure of the underlying reader is neither.
+var (
+	// ErrCorrupt means that the bytes are not those of a frame that was written
+	// for the key.
+	ErrCorrupt = errors.New("corrupt frame")
+	// ErrAuth means that the tag is not one of the expected key.
+	ErrAuth = errors.New("frame is not authentic")
+	// ErrForeign means that the frame was sealed in another way or under another
+	// key than the reader has, which says nothing about its soundness. It
+	// comes together with ErrAuth.
+	ErrForeign = errors.New("frame of another authentication key")
+)
+
+// Meta is what a frame says about its artifact.
+type Meta struct {
+	Key         [32]byte
+	Engine      string // at most 255 bytes
+	Module      [32]byte
+	WasmSize    int64
+	CompileTime time.Duration
+	Created     time.Time // comes back in UTC, without a monotonic reading
+}
+
+// Codec is how chunks are encoded.
+type Codec uint8
+
+// Codecs.
+const (
+	Raw Codec = iota
+	Zstd
+)
+
+const (
+	magic      = "modcache"
+	version    = 1
+	fixedSize  = 144
+	digestSize = 32
+
+	// DefaultChunkLog is the binary logarithm of the usual chunk size. 256 KiB
+	// stay in the second-level cache between the read and the hash.
+	DefaultChunkLog = 18
+	minChunkLog     = 12
+	maxChunkLog     = 22
+
+	// MaxSize bounds the artifact's length, so that no sum of lengths overflows
+	// and header lengths fit 32 bits.
+	MaxSize = 1 << 36
+)
+
+// header is a frame's header, decoded; it can be encoded again bit by bit.
+type header struct {
+	Meta
+	codec    Codec
+	auth     Kind
+	keyID    KeyID
+	chunkLog uint8
+	size     int64   // of the artifact
+	encoded  int64   // of all chunks
+	table    []byte  // one entry per chunk
+	offsets  []int64 // where each encoded chunk starts after the header; nil if raw
+}
+
+func (h *header) chunks() int { return chunkCount(h.size, h.chunkLog) }
+
+func chunkCount(size int64, chunkLog uint8) int {
+	return int((size + 1<<chunkLog - 1) >> chunkLog)
+}
+
+// rawLen returns the decoded length of chunk i.
+func (h *header) rawLen(i int) int {
+	start := int64(i) << h.chunkLog
+	return int(min(h.size-start, 1<<h.chunkLog))
+}
+
+// span returns where the encoded chunk i is, counted from the header's end.
+func (h *header) span(i int) (off int64, n int) {
+	if h.codec == Raw {
+		return int64(i) << h.chunkLog, h.rawLen(i)
+	}
+	end := h.encoded
+	if i+1 < len(h.offsets) {
+		end = h.offsets[i+1]
+	}
+	return h.offsets[i], int(end - h.offsets[i])
+}
+
+func (h *header) digest(i int) []byte {
+	end := (i + 1) * entrySize(h.codec)
+	return h.table[end-digestSize : end]
+}
+
+func entrySize(c Codec) int {
+	if c == Raw {
+		return digestSize
+	}
+	return 4 + digestSize
+}
+
+// headerSize returns the length of a header. The result is exact for sizes up
+// to MaxSize.
+func headerSize(engineLen int, size int64, chunkLog uint8, codec Codec, kind Kind) int64 {
+	n := (size + 1<<chunkLog - 1) >> chunkLog
+	return fixedSize + int64(engineLen) + n*int64(entrySize(codec)) + int64(kind.tagSize())
+}
+
+// appendTo encodes the header, without its tag.
+func (h *header) appendTo(b []byte) []byte {
+	le := binary.LittleEndian
+	b = append(b, magic...)
+	b = append(b, version, byte(h.codec), byte(h.auth), h.chunkLog)
+	b = le.AppendUint32(b, uint32(headerSize(len(h.Engine), h.size, h.chunkLog, h.codec, h.auth)))
+	b = le.AppendUint64(b, uint64(h.size))
+	b = le.AppendUint64(b, uint64(h.encoded))
+	b = append(b, h.Key[:]...)
+	b = append(b, h.Module[:]...)
+	b = le.AppendUint64(b, uint64(h.WasmSize))
+	b = le.AppendUint64(b, uint64(h.CompileTime))
+	b = le.AppendUint64(b, uint64(h.Created.Unix()))
+	b = le.AppendUint32(b, uint32(h.Created.Nanosecond()))
+	b = append(b, byte(len(h.Engine)), 0, 0, 0)
+	b = append(b, h.keyID[:]...)
+	b = append(b, h.Engine...)
+	return append(b, h.table...)
+}
+
+// parseFixed decodes the part of the header that has a fixed length, and checks
+// its lengths against each other. headerLen is at most 2^32.
+func parseFixed(b []byte) (h *header, headerLen int64, engineLen int, err error) {
+	if len(b) < fixedSize {
+		return nil, 0, 0, fmt.Errorf("%w: %d bytes are too short for a header", ErrCorrupt, len(b))
+	}
+	le := binary.LittleEndian
+	h = &header{
+		codec:    Codec(b[9]),
+		auth:     Kind(b[10]),
+		chunkLog: b[11],
+		size:     int64(le.Uint64(b[16:])),
+		encoded:  int64(le.Uint64(b[24:])),
+	}
+	headerLen = int64(le.Uint32(b[12:]))
+	copy(h.Key[:], b[32:])
+	copy(h.Module[:], b[64:])
+	h.WasmSize = int64(le.Uint64(b[96:]))
+	h.CompileTime = time.Duration(le.Uint64(b[104:]))
+	nanos := le.Uint32(b[120:])
+	h.Created = time.Unix(int64(le.Uint64(b[112:])), int64(nanos)).UTC()
+	engineLen = int(b[124])
+	copy(h.keyID[:], b[128:])
+
+	bad := func(what string) (*header, int64, int, error) {
+		return nil, 0, 0, fmt.Errorf("%w: %s", ErrCorrupt, what)
+	}
+	switch {
+	case string(b[:8]) != magic:
+		return bad("wrong magic")
+	case b[8] != version:
+		return bad(fmt.Sprintf("version %d, want %d", b[8], version))
+	case h.codec > Zstd:
+		return bad(fmt.Sprintf("unknown codec %d", h.codec))
+	case h.auth > Ed25519:
+		return bad(fmt.Sprintf("unknown authentication kind %d", h.auth))
+	case h.chunkLog < minChunkLog || h.chunkLog > maxChunkLog:
+		return bad("chunk size out of range")
+	case h.size < 0 || h.size > MaxSize || h.encoded < 0 || h.encoded > h.size:
+		return bad("length out of range")
+	case h.codec == Raw && h.encoded != h.size:
+		return bad("lengths differ without compression")
+	case nanos >= 1e9 || b[125]|b[126]|b[127] != 0:
+		return bad("field out of range")
+	case headerLen != headerSize(engineLen, h.size, h.chunkLog, h.codec, h.auth):
+		return bad("wrong header length")
+	}
+	return h, headerLen, engineLen, nil
+}
+
+// parse decodes a whole header, whose tag has been verified, into h.
+func (h *header) parse(b []byte, engineLen int) error {
+	b = b[fixedSize:]
+	h.Engine = string(b[:engineLen])
+	h.table = b[engineLen : len(b)-h.auth.tagSize()]
+	if h.codec == Raw {
+		return nil
+	}
+	h.offsets = make([]int64, h.chunks())
+	var off int64
+	for i := range h.offsets {
+		h.offsets[i] = off
+		n := int64(binary.LittleEndian.Uint32(h.table[i*entrySize(h.codec):]))
+		if raw := int64(h.rawLen(i)); n > raw || n*maxRatio < raw {
+			return fmt.Errorf("%w: chunk %d of %d bytes is encoded as %d", ErrCorrupt, i, raw, n)
+		}
+		off += n
+	}
+	if off != h.encoded {
+		return fmt.Errorf("%w: chunks of %d bytes, want %d", ErrCorrupt, off, h.encoded)
+	}
+	return nil
+}
+
+func digestOf(b []byte) [digestSize]byte { return blake3.Sum256(b) }
+
+// checkMeta reports what a header can't hold.
+func checkMeta(m Meta, size int64) error {
+	switch {
+	case len(m.Engine) > math.MaxUint8:
+		return fmt.Errorf("engine identity of %d bytes, at most 255 fit", len(m.Engine))
+	case size < 0 || size > MaxSize:
+		return fmt.Errorf("artifact of %d bytes, at most %d fit", size, int64(MaxSize))
+	}
+	return nil
+}

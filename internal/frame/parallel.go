@@ -1,0 +1,54 @@
+package frame
+
+import (
+	"runtime"
+	"sync"
+	"sync/atomic"
+)
+
+// maxWorkers bounds the goroutines of one read or write. More than a few don't
+// help: memory bandwidth is the limit.
+const maxWorkers = 4
+
+// parallel calls f for 0 to n-1 on a few goroutines, the caller's among them.
+// It returns the lowest index that failed and its error; all lower ones
+// succeeded. It returns when every call has.
+func parallel(n int, f func(i int) error) (failed int, err error) {
+	workers := min(n, runtime.GOMAXPROCS(0), maxWorkers)
+	if workers <= 1 {
+		for i := range n {
+			if err := f(i); err != nil {
+				return i, err
+			}
+		}
+		return n, nil
+	}
+	var (
+		next atomic.Int64
+		mu   sync.Mutex // guards failed and err
+		wg   sync.WaitGroup
+	)
+	failed = n
+	work := func() {
+		for {
+			i := int(next.Add(1)) - 1
+			if i >= n {
+				return
+			}
+			if e := f(i); e != nil {
+				next.Add(int64(n)) // no new ones; lower ones are under way already
+				mu.Lock()
+				if i < failed {
+					failed, err = i, e
+				}
+				mu.Unlock()
+			}
+		}
+	}
+	for range workers - 1 {
+		wg.Go(work)
+	}
+	work()
+	wg.Wait()
+	return failed, err
+}

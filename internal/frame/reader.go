@@ -1,0 +1,180 @@
+package frame
+
+import (
+	"fmt"
+	"io"
+	"sync/atomic"
+)
+
+// Reader reads the artifact in a frame, from several goroutines at once. Every
+// byte it returns has been verified.
+type Reader struct {
+	h         *header
+	headerLen int64
+	src       io.ReaderAt
+	zstd      *Compressor
+	partial   atomic.Pointer[chunk] // the chunk that was last read in part
+}
+
+type chunk struct {
+	index int
+	bytes []byte
+}
+
+// prefixSize is how much Open reads at first: the header of an artifact of up
+// to some 120 MB, and a small artifact with it.
+const prefixSize = 16 << 10
+
+// Open verifies the header of a frame that fills the size bytes of src exactly,
+// and that it is bound to key.
+func Open(src io.ReaderAt, size int64, key [32]byte, o *Options) (*Reader, error) {
+	r, err := OpenAny(src, size, o)
+	if err != nil {
+		return nil, err
+	}
+	if r.h.Key != key {
+		return nil, fmt.Errorf("%w: bound to another key, %x", ErrCorrupt, r.h.Key)
+	}
+	return r, nil
+}
+
+// OpenAny is Open for whatever key the frame is bound to.
+func OpenAny(src io.ReaderAt, size int64, o *Options) (*Reader, error) {
+	buf := make([]byte, max(0, min(size, prefixSize)))
+	if err := readFull(src, buf, 0); err != nil {
+		return nil, err
+	}
+	h, headerLen, engineLen, err := parseFixed(buf)
+	if err != nil {
+		return nil, err
+	}
+	if headerLen+h.encoded != size {
+		return nil, fmt.Errorf("%w: %d bytes, want %d", ErrCorrupt, size, headerLen+h.encoded)
+	}
+	if headerLen > int64(len(buf)) {
+		head := make([]byte, headerLen)
+		rest := head[copy(head, buf):]
+		if err := readFull(src, rest, int64(len(buf))); err != nil {
+			return nil, err
+		}
+		buf = head
+	}
+	buf = buf[:headerLen]
+	if err := o.Auth.verify(buf, h.auth, h.keyID); err != nil {
+		return nil, err
+	}
+	if err := h.parse(buf, engineLen); err != nil {
+		return nil, err
+	}
+	return &Reader{h: h, headerLen: headerLen, src: src, zstd: o.Compressor}, nil
+}
+
+// readFull fills p. A file that ends early was truncated, which is damage; any
+// other failure is that of the reader.
+func readFull(src io.ReaderAt, p []byte, off int64) error {
+	n, err := src.ReadAt(p, off)
+	switch {
+	case n == len(p):
+		return nil
+	case err == io.EOF || err == io.ErrUnexpectedEOF:
+		return fmt.Errorf("%w: ends at byte %d", ErrCorrupt, off+int64(n))
+	case err == nil:
+		return io.ErrNoProgress
+	}
+	return err
+}
+
+// Meta returns what the header says.
+func (r *Reader) Meta() Meta { return r.h.Meta }
+
+// Size returns the length of the artifact.
+func (r *Reader) Size() int64 { return r.h.size }
+
+// ReadAt implements [io.ReaderAt]. It reads whole chunks straight into p,
+// several at a time. After an error, the bytes from n on are zero.
+func (r *Reader) ReadAt(p []byte, off int64) (int, error) {
+	if off < 0 {
+		return 0, fmt.Errorf("negative offset %d", off)
+	}
+	want := p[:max(0, min(int64(len(p)), r.h.size-off))]
+	if len(want) == 0 {
+		if len(p) == 0 {
+			return 0, nil
+		}
+		return 0, io.EOF
+	}
+	first := int(off >> r.h.chunkLog)
+	last := int((off + int64(len(want)) - 1) >> r.h.chunkLog)
+	failed, err := parallel(last-first+1, func(i int) error { return r.readChunk(want, off, first+i) })
+	if err != nil {
+		n := int(max(0, int64(first+failed)<<r.h.chunkLog-off))
+		clear(want[n:])
+		return n, err
+	}
+	if len(want) < len(p) {
+		return len(want), io.EOF
+	}
+	return len(want), nil
+}
+
+// readChunk copies what p, which starts at off, wants of chunk i.
+func (r *Reader) readChunk(p []byte, off int64, i int) error {
+	start, n := int64(i)<<r.h.chunkLog, r.h.rawLen(i)
+	if start >= off && start-off+int64(n) <= int64(len(p)) {
+		return r.load(p[start-off:][:n:n], i)
+	}
+	c := r.partial.Load()
+	if c == nil || c.index != i {
+		c = &chunk{index: i, bytes: make([]byte, n)}
+		if err := r.load(c.bytes, i); err != nil {
+			return err
+		}
+		r.partial.Store(c)
+	}
+	if start < off {
+		copy(p, c.bytes[off-start:])
+	} else {
+		copy(p[start-off:], c.bytes)
+	}
+	return nil
+}
+
+// load fills dst with the whole chunk i. Nothing is decoded before its digest
+// was checked.
+func (r *Reader) load(dst []byte, i int) error {
+	at, n := r.h.span(i)
+	encoded := dst
+	if n < len(dst) {
+		encoded = make([]byte, n)
+	}
+	if err := readFull(r.src, encoded, r.headerLen+at); err != nil {
+		return err
+	}
+	if sum := digestOf(encoded); string(sum[:]) != string(r.h.digest(i)) {
+		return fmt.Errorf("%w: wrong digest of chunk %d", ErrCorrupt, i)
+	}
+	if n == len(dst) {
+		return nil
+	}
+	return r.zstd.decode(dst, encoded)
+}
+
+// Bytes returns the whole artifact. If the frame is in memory and not
+// compressed, they are a part of it.
+func (r *Reader) Bytes() ([]byte, error) {
+	b, ok := r.src.(Bytes)
+	if !ok || r.h.codec != Raw {
+		b := make([]byte, r.h.size)
+		if _, err := r.ReadAt(b, 0); err != nil && err != io.EOF {
+			return nil, err
+		}
+		return b, nil
+	}
+	for i := range r.h.chunks() {
+		at, n := r.h.span(i)
+		if sum := digestOf(b[r.headerLen+at:][:n]); string(sum[:]) != string(r.h.digest(i)) {
+			return nil, fmt.Errorf("%w: wrong digest of chunk %d", ErrCorrupt, i)
+		}
+	}
+	return b[r.headerLen:], nil
+}

@@ -1,0 +1,160 @@
+package frame
+
+import (
+	"encoding/binary"
+	"fmt"
+	"io"
+)
+
+// Options say how frames are sealed and encoded. Readers and writers of one
+// store share them.
+type Options struct {
+	Auth       Auth
+	Compressor *Compressor // needed for compressed frames
+	Compress   bool        // what to write; readers take both
+	ChunkLog   uint8       // of what is written; 0 = DefaultChunkLog
+}
+
+func (o *Options) chunkLog() uint8 {
+	if o.ChunkLog == 0 {
+		return DefaultChunkLog
+	}
+	return o.ChunkLog
+}
+
+func (o *Options) codec() Codec {
+	if o.Compress {
+		return Zstd
+	}
+	return Raw
+}
+
+// MaxLen returns the length of the frame of an artifact; a compressed one may
+// be shorter.
+func MaxLen(m Meta, size int64, o *Options) int64 {
+	return headerSize(len(m.Engine), size, o.chunkLog(), o.codec(), o.Auth.kind) + size
+}
+
+// Bytes is an artifact in memory. Writing one copies nothing.
+type Bytes []byte
+
+// ReadAt implements [io.ReaderAt].
+func (b Bytes) ReadAt(p []byte, off int64) (int, error) {
+	if off < 0 || off > int64(len(b)) {
+		return 0, io.EOF
+	}
+	n := copy(p, b[off:])
+	if n < len(p) {
+		return n, io.EOF
+	}
+	return n, nil
+}
+
+// view returns n bytes at off, in place if it can.
+func view(src io.ReaderAt, off int64, n int) ([]byte, error) {
+	if b, ok := src.(Bytes); ok {
+		return b[off : off+int64(n) : off+int64(n)], nil
+	}
+	p := make([]byte, n)
+	if got, err := src.ReadAt(p, off); got < n {
+		return nil, fmt.Errorf("read the artifact: %w", noEOF(err))
+	}
+	return p, nil
+}
+
+// noEOF turns the end of a file, where there should be more, into an error
+// that isn't mistaken for the end of a stream.
+func noEOF(err error) error {
+	if err == nil || err == io.EOF {
+		return io.ErrUnexpectedEOF
+	}
+	return err
+}
+
+// Write writes the frame of the artifact of size bytes in src, which is read
+// twice unless it is compressed. Compressed chunks are held in memory until
+// all of them are known. A src that changes meanwhile makes a corrupt frame.
+func Write(w io.Writer, src io.ReaderAt, size int64, m Meta, o *Options) (int64, error) {
+	if err := checkMeta(m, size); err != nil {
+		return 0, err
+	}
+	h := &header{Meta: m, codec: o.codec(), auth: o.Auth.kind, keyID: o.Auth.id, chunkLog: o.chunkLog(), size: size}
+	h.table = make([]byte, h.chunks()*entrySize(h.codec))
+	var kept [][]byte
+	if h.codec != Raw {
+		kept = make([][]byte, h.chunks())
+	}
+	if b, ok := src.(Bytes); ok && int64(len(b)) < size {
+		return 0, fmt.Errorf("read the artifact: %w", io.ErrUnexpectedEOF)
+	}
+	_, err := parallel(h.chunks(), func(i int) error {
+		b, err := view(src, int64(i)<<h.chunkLog, h.rawLen(i))
+		if err != nil {
+			return err
+		}
+		entry := h.table[i*entrySize(h.codec):]
+		if h.codec != Raw {
+			if b, err = o.Compressor.encode(b); err != nil {
+				return err
+			}
+			kept[i] = b
+			binary.LittleEndian.PutUint32(entry, uint32(len(b)))
+			entry = entry[4:]
+		}
+		sum := digestOf(b)
+		copy(entry, sum[:])
+		return nil
+	})
+	if err != nil {
+		return 0, err
+	}
+	h.encoded = size
+	if h.codec != Raw {
+		h.encoded = 0
+		for _, b := range kept {
+			h.encoded += int64(len(b))
+		}
+	}
+	head, err := o.Auth.seal(h.appendTo(make([]byte, 0, headerSize(len(h.Engine), size, h.chunkLog, h.codec, h.auth))))
+	if err != nil {
+		return 0, err
+	}
+	n, err := w.Write(head)
+	if err != nil {
+		return int64(n), err
+	}
+	body, err := h.writeBody(w, src, kept)
+	return int64(n) + body, err
+}
+
+func (h *header) writeBody(w io.Writer, src io.ReaderAt, kept [][]byte) (int64, error) {
+	if h.codec != Raw {
+		var total int64
+		for _, b := range kept {
+			n, err := w.Write(b)
+			total += int64(n)
+			if err != nil {
+				return total, err
+			}
+		}
+		return total, nil
+	}
+	if b, ok := src.(Bytes); ok {
+		n, err := w.Write(b[:h.size])
+		return int64(n), err
+	}
+	buf := make([]byte, min(h.size, 1<<20))
+	var off int64
+	for off < h.size {
+		p := buf[:min(int64(len(buf)), h.size-off)]
+		if got, err := src.ReadAt(p, off); got < len(p) {
+			return off, fmt.Errorf("read the artifact: %w", noEOF(err))
+		}
+		n, err := w.Write(p)
+		off += int64(n)
+		if err != nil {
+			return off, err
+		}
+	}
+	return off, nil
+}

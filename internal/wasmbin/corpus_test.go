@@ -1,0 +1,132 @@
+package wasmbin
+
+import (
+	"context"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/tetratelabs/wazero"
+	"github.com/tetratelabs/wazero/api"
+	"github.com/tetratelabs/wazero/experimental"
+)
+
+// allFeatures is everything that wazero v1.12 can be told to accept.
+const allFeatures = api.CoreFeaturesV2 | experimental.CoreFeaturesThreads | experimental.CoreFeaturesTailCall |
+	experimental.CoreFeaturesExtendedConst | experimental.CoreFeaturesExceptionHandling |
+	experimental.CoreFeaturesTypedFunctionReferences
+
+// thorough makes the corpus tests take every module instead of a sample.
+var thorough = os.Getenv("MODCACHE_THOROUGH") != ""
+
+type corpusModule struct {
+	name string
+	wasm []byte
+}
+
+var wazeroDir = sync.OnceValues(func() (string, error) {
+	out, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "github.com/tetratelabs/wazero").Output()
+	return strings.TrimSpace(string(out)), err
+})
+
+var loadCorpus = sync.OnceValues(func() (corpus []corpusModule, err error) {
+	dir, err := wazeroDir()
+	if err != nil {
+		return nil, err
+	}
+	err = filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || filepath.Ext(path) != ".wasm" {
+			return err
+		}
+		wasm, err := os.ReadFile(path)
+		name, _ := filepath.Rel(dir, path)
+		corpus = append(corpus, corpusModule{filepath.ToSlash(name), wasm})
+		return err
+	})
+	return corpus, err
+})
+
+// wholeCorpus returns the modules that wazero's source comes with: its own tests
+// and examples, the specification's test suites and what fuzzing had found.
+func wholeCorpus(t testing.TB) []corpusModule {
+	corpus, err := loadCorpus()
+	if err != nil || len(corpus) < 7000 {
+		t.Skipf("NOT TESTED: no modules in wazero's source (%d found): %v", len(corpus), err)
+	}
+	return corpus
+}
+
+// sampledCorpus is every modules that isn't from the specification's suites, and
+// one in n of these, or all when the tests are to be thorough.
+func sampledCorpus(t testing.TB, n int) []corpusModule {
+	corpus := wholeCorpus(t)
+	if thorough {
+		return corpus
+	}
+	var sample []corpusModule
+	for i, m := range corpus {
+		if i%n == 0 || !strings.Contains(m.name, "/spectest/v") {
+			sample = append(sample, m)
+		}
+	}
+	return sample
+}
+
+// decoder is a wazero runtime that decodes and validates as any other does, but
+// spends no time on native code.
+func decoder(t testing.TB, features api.CoreFeatures) wazero.Runtime {
+	ctx := context.Background()
+	r := wazero.NewRuntimeWithConfig(ctx, wazero.NewRuntimeConfigInterpreter().
+		WithCoreFeatures(features).WithCustomSections(true))
+	t.Cleanup(func() { r.Close(ctx) })
+	return r
+}
+
+// compile returns what CompileModule does, and a panic as an error.
+func compile(r wazero.Runtime, wasm []byte) (c wazero.CompiledModule, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("panic: %v", p)
+		}
+	}()
+	return r.CompileModule(context.Background(), wasm)
+}
+
+// describe writes down what can be seen of a module without running it.
+func describe(c wazero.CompiledModule, custom bool) string {
+	var b strings.Builder
+	fmt.Fprintln(&b, c.Name())
+	funcs := func(defs []api.FunctionDefinition) {
+		for _, d := range defs {
+			module, name, imported := d.Import()
+			fmt.Fprintln(&b, d.Index(), d.DebugName(), d.ExportNames(), module, name, imported,
+				d.ParamTypes(), d.ResultTypes(), d.ParamNames(), d.ResultNames())
+		}
+	}
+	funcs(c.ImportedFunctions())
+	for _, name := range sortedKeys(c.ExportedFunctions()) {
+		funcs([]api.FunctionDefinition{c.ExportedFunctions()[name]})
+	}
+	mems := func(d api.MemoryDefinition) {
+		module, name, imported := d.Import()
+		hi, encoded := d.Max()
+		fmt.Fprintln(&b, d.Index(), d.ExportNames(), module, name, imported, d.Min(), hi, encoded)
+	}
+	for _, d := range c.ImportedMemories() {
+		mems(d)
+	}
+	for _, name := range sortedKeys(c.ExportedMemories()) {
+		mems(c.ExportedMemories()[name])
+	}
+	if custom {
+		for _, s := range c.CustomSections() {
+			fmt.Fprintf(&b, "%s %x\n", s.Name(), s.Data())
+		}
+	}
+	return b.String()
+}

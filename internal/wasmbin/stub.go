@@ -1,0 +1,130 @@
+package wasmbin
+
+import "errors"
+
+// ErrNoFunctions is returned by [Stub] for a module that defines no function.
+var ErrNoFunctions = errors.New("the module defines no function")
+
+// MaxTag is the length of the longest tag that [Stub] takes.
+const MaxTag = 255
+
+const (
+	opUnreachable = 0x00
+	opEnd         = 0x0b
+	opDrop        = 0x1a
+	opF64Const    = 0x44
+
+	stubBody  = "\x03\x00\x00\x0b" // size, no locals, unreachable, end
+	tagStride = 1 + 8 + 1          // f64.const, its immediate, drop
+)
+
+// Stub returns the module with each body replaced by one that only traps. Every
+// byte outside the code section is kept, and where it was in the order.
+//
+// The tag lies in the dead code of the first function that the module defines.
+// Modules that differ in anything outside their bodies, in the number of their
+// functions or in the tag have different stubs.
+//
+// A runtime that refuses the module for anything but the content of a body
+// refuses the stub as well, or Stub returns an error.
+func Stub(wasm, tag []byte) ([]byte, error) {
+	if len(tag) > MaxTag {
+		return nil, errors.New("the tag of a stub is too long")
+	}
+	sc, err := newScanner(wasm)
+	if err != nil {
+		return nil, err
+	}
+	var section Section
+	var funcs, bodies uint32
+	for sc.next() {
+		switch s := sc.section; s.ID {
+		case functions:
+			r := newReader(wasm, s.Body, s.End)
+			if funcs, err = r.u32(); err != nil {
+				return nil, err
+			}
+		case code:
+			section = s
+			if bodies, err = checkBodies(wasm, s); err != nil {
+				return nil, err
+			}
+		}
+	}
+	switch {
+	case sc.err != nil:
+		return nil, sc.err
+	case bodies != funcs:
+		return nil, errorAt(section.Start, "%d functions but %d bodies", funcs, bodies)
+	case funcs == 0:
+		return nil, ErrNoFunctions
+	}
+
+	// The first byte of the constants is the tag's length, so that tags which
+	// differ only in trailing zeros stay different.
+	consts := (1 + len(tag) + 7) / 8
+	first := 3 + consts*tagStride
+	size := uint64(ulebLen(uint64(funcs))+ulebLen(uint64(first))+first) + uint64(funcs-1)*uint64(len(stubBody))
+	if err := checkSize(section.Start, size); err != nil {
+		return nil, err
+	}
+	total := uint64(section.Start+1+ulebLen(size)) + size + uint64(len(wasm)-section.End)
+	if err := checkSize(section.Start, total); err != nil {
+		return nil, err
+	}
+
+	stub := make([]byte, 0, total)
+	stub = append(stub, wasm[:section.Start]...)
+	stub = append(stub, code)
+	stub = uleb(stub, size)
+	stub = uleb(stub, uint64(funcs))
+	stub = uleb(stub, uint64(first))
+	stub = appendTagged(stub, tag, consts)
+	for range funcs - 1 {
+		stub = append(stub, stubBody...)
+	}
+	return append(stub, wasm[section.End:]...), nil
+}
+
+// appendTagged appends a body whose dead code holds the tag in constants.
+func appendTagged(dst, tag []byte, consts int) []byte {
+	dst = append(dst, 0, opUnreachable)
+	var word [8]byte
+	word[0] = byte(len(tag))
+	n := 1
+	for range consts {
+		tag = tag[copy(word[n:], tag):]
+		dst = append(dst, opF64Const)
+		dst = append(dst, word[:]...)
+		dst = append(dst, opDrop)
+		word, n = [8]byte{}, 0
+	}
+	return append(dst, opEnd)
+}
+
+// checkBodies walks over the sizes in a code section and returns how many bodies
+// there are. They must fill the section to its last byte.
+func checkBodies(wasm []byte, s Section) (uint32, error) {
+	r := newReader(wasm, s.Body, s.End)
+	n, err := r.u32()
+	if err != nil {
+		return 0, err
+	}
+	for range n {
+		size, err := r.u32()
+		if err != nil {
+			return 0, err
+		}
+		at := r.pos
+		if err := r.skip(size); err != nil {
+			return 0, err
+		}
+		if size < 2 || r.b[r.pos-1] != opEnd {
+			return 0, errorAt(at, "body doesn't end with end")
+		}
+	}
+	if !r.done() {
+		return 0, errorAt(r.pos, "%d bytes left over behind the bodies", r.end-r.pos)
+	}
+	return n, nil
+}

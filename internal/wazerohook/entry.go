@@ -1,0 +1,197 @@
+package wazerohook
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+)
+
+// ErrEntry means that bytes are not an entry that this build of wazero can load.
+var ErrEntry = errors.New("not an entry that this wazero can load")
+
+// Format is how this build of wazero writes its entries, as [Probe] saw it.
+type Format struct {
+	Version    string // what wazero calls itself in the header
+	CatchTable bool   // whether a table of catch clauses ends an entry (since v1.12)
+}
+
+// Entry is a piece of machine code in wazero's own format, with every length,
+// count and offset checked. wazero trusts them: a wrong one runs wrong code,
+// allocates without bound, or takes the process down.
+//
+// The layout is
+//
+//	head: magic, length and text of the version, number of functions,
+//	      offset of each, length of the code
+//	code
+//	tail: CRC of the code, source map, table of catch clauses
+//
+// Head and tail are in memory; the code stays in the source until it is loaded.
+type Entry struct {
+	src     io.ReaderAt
+	head    []byte
+	codeLen int64
+	tail    []byte
+}
+
+// AnyFunctions tells ReadEntry that the module isn't at hand to compare with.
+const AnyFunctions = -1
+
+// ReadEntry checks the entry of size bytes in src. functions is how many the
+// module defines, or AnyFunctions. Errors wrap [ErrEntry] or come from src.
+func ReadEntry(src io.ReaderAt, size int64, f Format, functions int) (*Entry, error) {
+	fixed := int64(len(entryMagic) + 1 + len(f.Version) + 4)
+	head, err := readSpan(src, 0, fixed, size)
+	if err != nil {
+		return nil, err
+	}
+	version := head[len(entryMagic)+1 : fixed-4]
+	if string(head[:len(entryMagic)]) != entryMagic || int(head[len(entryMagic)]) != len(f.Version) || string(version) != f.Version {
+		return nil, entryError("header %q is not of wazero %q", head[:fixed-4], f.Version)
+	}
+	n := int64(binary.LittleEndian.Uint32(head[fixed-4:]))
+	if functions != AnyFunctions && n != int64(functions) {
+		return nil, entryError("%d functions, the module has %d", n, functions)
+	}
+	// n < 2³², so that nothing here overflows.
+	headLen := fixed + 8*n + 8
+	if head, err = readSpan(src, 0, headLen, size); err != nil {
+		return nil, err
+	}
+	codeLen := binary.LittleEndian.Uint64(head[headLen-8:])
+	if codeLen > uint64(size-headLen) {
+		return nil, entryError("code of %d bytes in an entry of %d", codeLen, size)
+	}
+	if (n == 0) != (codeLen == 0) {
+		return nil, entryError("%d functions in %d bytes of code", n, codeLen)
+	}
+	last := uint64(0)
+	for i := range n {
+		offset := binary.LittleEndian.Uint64(head[fixed+8*i:])
+		if offset >= codeLen || offset < last || (i > 0 && offset == last) {
+			return nil, entryError("function %d at offset %d, after %d, in %d bytes of code", i, offset, last, codeLen)
+		}
+		last = offset
+	}
+	e := &Entry{src: src, head: head, codeLen: int64(codeLen)}
+	tailOff := headLen + e.codeLen
+	if e.tail, err = readSpan(src, tailOff, size-tailOff, size); err != nil {
+		return nil, err
+	}
+	if err := e.checkTail(f); err != nil {
+		return nil, err
+	}
+	return e, nil
+}
+
+// checkTail walks the tail to its last byte.
+func (e *Entry) checkTail(f Format) error {
+	t := cursor{b: e.tail}
+	crc := t.uint32()
+	if e.codeLen == 0 && crc != 0 {
+		// wazero doesn't skip it then, and would read it as the source map.
+		return entryError("checksum %#x of no code", crc)
+	}
+	switch present := t.byte(); {
+	case present > 1:
+		return entryError("source map flag %d", present)
+	case present == 1 && e.codeLen == 0:
+		return entryError("source map without code")
+	case present == 1:
+		count := t.uint64()
+		if count > uint64(len(t.b)/16) {
+			return entryError("source map of %d pairs in %d bytes", count, len(t.b))
+		}
+		last := uint64(0)
+		for i := range count {
+			_ = t.uint64() // offset in the wasm
+			offset := t.uint64()
+			if offset > uint64(e.codeLen) || offset < last {
+				return entryError("source map pair %d at offset %d, after %d, in %d bytes of code", i, offset, last, e.codeLen)
+			}
+			last = offset
+		}
+	}
+	if f.CatchTable {
+		tables := t.uint32()
+		if uint64(tables) > uint64(len(t.b)/4) {
+			return entryError("%d catch tables in %d bytes", tables, len(t.b))
+		}
+		for i := range tables {
+			clauses := t.uint32()
+			if uint64(clauses) > uint64(len(t.b)/5) {
+				return entryError("catch table %d has %d clauses in %d bytes", i, clauses, len(t.b))
+			}
+			for range clauses {
+				const catchAllRef = 3 // the last of the four kinds of clauses
+				if kind := t.byte(); kind > catchAllRef {
+					return entryError("catch table %d has a clause of kind %d", i, kind)
+				}
+				_ = t.uint32() // index of the tag
+			}
+		}
+	}
+	if t.short {
+		return entryError("it ends early")
+	}
+	if len(t.b) > 0 {
+		return entryError("%d bytes too many", len(t.b))
+	}
+	return nil
+}
+
+// CheckCode reads all the code and compares it with its checksum, as wazero will.
+// It is for sources that don't verify what they return.
+func (e *Entry) CheckCode() error {
+	h := crc32.New(crc32.MakeTable(crc32.Castagnoli))
+	if _, err := io.Copy(h, io.NewSectionReader(e.src, int64(len(e.head)), e.codeLen)); err != nil {
+		return err
+	}
+	if want := binary.LittleEndian.Uint32(e.tail); h.Sum32() != want {
+		return entryError("checksum of the code is %#x, want %#x", h.Sum32(), want)
+	}
+	return nil
+}
+
+// CodeLen returns the size of the machine code.
+func (e *Entry) CodeLen() int64 { return e.codeLen }
+
+// readSpan reads length bytes at off, or says that the entry is too short,
+// before it allocates them.
+func readSpan(src io.ReaderAt, off, length, size int64) ([]byte, error) {
+	if off+length > size {
+		return nil, entryError("it ends at byte %d, before %d", size, off+length)
+	}
+	b := make([]byte, length)
+	if n, err := src.ReadAt(b, off); err != nil && (n < len(b) || !errors.Is(err, io.EOF)) {
+		return nil, err
+	}
+	return b, nil
+}
+
+func entryError(format string, args ...any) error {
+	return fmt.Errorf("%w: "+format, append([]any{ErrEntry}, args...)...)
+}
+
+// cursor reads little-endian numbers off the front of b; past its end it
+// returns zeros and remembers it.
+type cursor struct {
+	b     []byte
+	short bool
+}
+
+func (c *cursor) next(n int) []byte {
+	if len(c.b) < n {
+		c.short, c.b = true, nil
+		return make([]byte, n)
+	}
+	p := c.b[:n]
+	c.b = c.b[n:]
+	return p
+}
+
+func (c *cursor) byte() byte     { return c.next(1)[0] }
+func (c *cursor) uint32() uint32 { return binary.LittleEndian.Uint32(c.next(4)) }
+func (c *cursor) uint64() uint64 { return binary.LittleEndian.Uint64(c.next(8)) }

@@ -1,0 +1,154 @@
+package wazerohook
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"reflect"
+	"sync"
+
+	"github.com/tetratelabs/wazero"
+	"github.com/tetratelabs/wazero/experimental"
+)
+
+// Wazero is what is known about the wazero that is linked into this program.
+type Wazero struct {
+	Format Format
+
+	// CPU is wazero's word of CPU features, a part of its keys.
+	CPU uint64
+	// KeysKnown says that [Wazero.Key] predicts keys, and that listeners in a
+	// context can be seen. Without it, only what wazero asks for by itself can
+	// be served.
+	KeysKnown bool
+
+	listenerKey any // under which a context carries its listener factory
+}
+
+// ErrInterpreter means that wazero interprets on this platform, and so never
+// asks its cache for anything.
+var ErrInterpreter = fmt.Errorf("wazero has no compiler for this platform")
+
+// Probe compiles a module of a few bytes and watches what wazero does. What it
+// learns are constants of the process, so it does this once.
+var Probe = sync.OnceValues(probe)
+
+// canary is (module (func (export "f") (result i32) i32.const 42)).
+var canary = []byte("\x00asm\x01\x00\x00\x00" +
+	"\x01\x05\x01\x60\x00\x01\x7f" + "\x03\x02\x01\x00" + "\x07\x05\x01\x01f\x00\x00" + "\x0a\x06\x01\x04\x00\x41\x2a\x0b")
+
+// Canary returns a small valid module whose export f returns CanaryResult.
+func Canary() []byte { return append([]byte(nil), canary...) }
+
+// CanaryResult is what the canary's function returns.
+const CanaryResult = 42
+
+func probe() (w *Wazero, err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("%w: compiling a probe panicked: %v", ErrShape, r)
+		}
+	}()
+	cc, seen := wazero.NewCompilationCache(), &probeCache{}
+	if _, err := Plug(cc, seen); err != nil {
+		return nil, err
+	}
+	ctx := &probeContext{Context: context.Background()}
+	rt := wazero.NewRuntimeWithConfig(ctx, wazero.NewRuntimeConfig().WithCompilationCache(cc))
+	defer rt.Close(ctx)
+	m, err := rt.CompileModule(ctx, canary)
+	if err != nil {
+		return nil, fmt.Errorf("%w: compiling a probe: %v", ErrShape, err)
+	}
+	defer m.Close(ctx)
+	if seen.gets == 0 {
+		return nil, ErrInterpreter
+	}
+	w = &Wazero{}
+	if w.Format, err = readFormat(seen.entry); err != nil {
+		return nil, err
+	}
+	w.listenerKey = ctx.listenerKey()
+	w.KeysKnown = w.listenerKey != nil && w.learnCPU(seen.key)
+	return w, nil
+}
+
+// readFormat takes the format from the canary's entry.
+func readFormat(entry []byte) (Format, error) {
+	if len(entry) < len(entryMagic)+1 || string(entry[:len(entryMagic)]) != entryMagic {
+		return Format{}, fmt.Errorf("%w: an entry begins with %.7q", ErrShape, entry)
+	}
+	version := entry[len(entryMagic)+1:]
+	version = version[:min(len(version), int(entry[len(entryMagic)]))]
+	for _, catch := range []bool{true, false} {
+		f := Format{Version: string(version), CatchTable: catch}
+		if e, err := ReadEntry(bytes.NewReader(entry), int64(len(entry)), f, 1); err == nil && e.CheckCode() == nil {
+			return f, nil
+		}
+	}
+	return Format{}, fmt.Errorf("%w: an entry of %d bytes has an unknown layout", ErrShape, len(entry))
+}
+
+// learnCPU finds the word of CPU features that explains the key. There are a
+// handful of features, numbered from bit 0.
+func (w *Wazero) learnCPU(key WazeroKey) bool {
+	for cpu := range uint64(1 << 10) {
+		if fileKey(canary, nil, false, cpu) == key {
+			w.CPU = cpu
+			return true
+		}
+	}
+	return false
+}
+
+// Key predicts what wazero asks its cache for when it compiles wasm without
+// listeners.
+func (w *Wazero) Key(wasm []byte, closeOnContextDone bool) WazeroKey {
+	return fileKey(wasm, nil, closeOnContextDone, w.CPU)
+}
+
+// probeCache is an empty cache that remembers the last module.
+type probeCache struct {
+	gets  int
+	key   WazeroKey
+	entry []byte
+}
+
+func (c *probeCache) Get(key WazeroKey) (io.ReadCloser, bool, error) {
+	c.gets++
+	c.key = key
+	return nil, false, nil
+}
+
+func (c *probeCache) Add(_ WazeroKey, content io.Reader) (err error) {
+	c.entry, err = io.ReadAll(content)
+	return err
+}
+
+func (c *probeCache) Delete(WazeroKey) error { return nil }
+
+// probeContext remembers what it is asked for: wazero's context keys are of
+// unexported types, so this is how one gets hold of them.
+type probeContext struct {
+	context.Context
+	asked []any
+}
+
+func (c *probeContext) Value(key any) any {
+	c.asked = append(c.asked, key)
+	return c.Context.Value(key)
+}
+
+// listenerKey finds the key under which experimental.WithFunctionListenerFactory
+// stores its argument, or returns nil.
+func (c *probeContext) listenerKey() any {
+	factory := experimental.FunctionListenerFactoryFunc(nil)
+	ctx := experimental.WithFunctionListenerFactory(context.Background(), factory)
+	for _, key := range c.asked {
+		if v := ctx.Value(key); v != nil && reflect.TypeOf(v) == reflect.TypeOf(factory) {
+			return key
+		}
+	}
+	return nil
+}

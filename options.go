@@ -1,0 +1,100 @@
+package modcache
+
+import (
+	"fmt"
+	"log/slog"
+	"runtime"
+	"time"
+)
+
+// Options configure a [Cache]. Nil and zero fields mean the defaults; where a
+// number can be switched off, a negative one does it.
+type Options struct {
+	// Disk configures the store that [Open] opens; [New] ignores it.
+	Disk DiskOptions
+
+	// RequireHit makes every compile of a module that isn't in the cache fail with
+	// [ErrMiss], before any compiling starts: for images that were warmed when they
+	// were built.
+	RequireHit bool
+
+	// ReadOnly never writes to the store and never creates a directory. Modules
+	// that aren't there are compiled and not kept.
+	ReadOnly bool
+
+	// TrustDirectory lets a cache plugged in by [Cache.Attach] take over entries of
+	// the directory that the wazero cache was created with. wazero doesn't
+	// authenticate them, and neither can we: they get structural checks only.
+	TrustDirectory bool
+
+	// FullDecode has a [Runtime] decode and validate modules in full on every
+	// start, as wazero does, instead of loading them through stubs.
+	FullDecode bool
+
+	// Workers is how many goroutines compile the functions of one module. The
+	// default is 1, as in wazero: a bug in its compiler that panics is then a panic
+	// in the goroutine that asked. With more, compiling is faster by nearly that
+	// factor, but such a panic ends the process. A caller's
+	// experimental.WithCompilationWorkers takes precedence.
+	Workers int
+
+	// MaxCompiles is how many modules are compiled at once by all runtimes of the
+	// Cache; more wait. The default is GOMAXPROCS divided by Workers, at least 1;
+	// negative means no limit.
+	MaxCompiles int
+
+	// Retain bounds the machine code, in bytes, that stays loaded while nobody
+	// uses it, so that the next caller finds it in memory. The default is 256 MiB;
+	// negative keeps nothing. Up to 64 MiB more may wait for the garbage collector.
+	Retain int64
+
+	// LockWait is how long a compile waits for another process that compiles the
+	// same module, before it goes ahead by itself. The default is one minute;
+	// negative never waits and takes no locks.
+	LockWait time.Duration
+
+	// EngineID replaces what modcache finds out about the wazero linked into the
+	// program, in at most 255 bytes. Set it if your build knows better, and change
+	// it with every change of wazero's code: a stale one runs wrong machine code.
+	EngineID string
+
+	// Logger, if set, gets problems as warnings and everything else for debugging.
+	Logger *slog.Logger
+
+	// OnEvent, if set, is called for whatever happens; see [Event].
+	OnEvent func(Event)
+}
+
+const (
+	defaultRetain   = 256 << 20
+	defaultLockWait = time.Minute
+
+	maxEngineID = 255
+)
+
+// validate returns a copy with the defaults filled in.
+func (o *Options) validate() (Options, error) {
+	var v Options
+	if o != nil {
+		v = *o
+	}
+	if len(v.EngineID) > maxEngineID {
+		return v, fmt.Errorf("modcache: Options.EngineID has %d bytes, at most %d fit", len(v.EngineID), maxEngineID)
+	}
+	if v.Workers <= 0 {
+		v.Workers = 1
+	}
+	if v.MaxCompiles == 0 {
+		v.MaxCompiles = max(1, runtime.GOMAXPROCS(0)/v.Workers)
+	}
+	switch {
+	case v.Retain == 0:
+		v.Retain = defaultRetain
+	case v.Retain < 0:
+		v.Retain = 0
+	}
+	if v.LockWait == 0 {
+		v.LockWait = defaultLockWait
+	}
+	return v, nil
+}

@@ -1,0 +1,74 @@
+package modcache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/tetratelabs/wazero"
+)
+
+// Warm makes sure that the machine code of the modules is in the store, for
+// runtimes of the given configuration, compiling what isn't there: for build
+// steps and program starts. As many modules as Options.MaxCompiles allows are
+// compiled at once; progress shows in Options.OnEvent. The code stays loaded within
+// Options.Retain.
+//
+// It returns the errors of all modules that don't compile, joined, and says so where a
+// module could not be stored. With Options.RequireHit it only checks; with Options.ReadOnly, it compiles
+// and doesn't store.
+func (c *Cache) Warm(ctx context.Context, config wazero.RuntimeConfig, modules ...*Module) error {
+	r, err := c.NewRuntime(ctx, config)
+	if err != nil {
+		return err
+	}
+	defer r.Close(ctx)
+	if r.e == nil {
+		return fmt.Errorf("modcache: warm: nothing can be cached for this configuration: %w", ErrUnsupportedWazero)
+	}
+	errs := make([]error, len(modules))
+	var wg sync.WaitGroup
+	limit := make(chan struct{}, max(1, c.opts.MaxCompiles))
+	for i, m := range modules {
+		limit <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-limit }()
+			errs[i] = c.warm(ctx, r, m)
+		})
+	}
+	wg.Wait()
+	return errors.Join(errs...)
+}
+
+func (c *Cache) warm(ctx context.Context, r *Runtime, m *Module) error {
+	compiled, err := r.Compile(ctx, m)
+	if err != nil {
+		return fmt.Errorf("modcache: warm module %v: %w", m.sum, err)
+	}
+	defer compiled.Close(ctx)
+	if c.opts.ReadOnly {
+		return nil
+	}
+	// Code that the engine had in memory tells nothing about the store.
+	key := r.e.key(m.sum)
+	if c.stored(ctx, key) {
+		return nil
+	}
+	if _, err := r.e.compile(ctx, key, m); err != nil {
+		return fmt.Errorf("modcache: warm module %v: %w", m.sum, err)
+	}
+	if !c.stored(ctx, key) {
+		return fmt.Errorf("modcache: warm module %v: the store did not keep it; see its events for the reason", m.sum)
+	}
+	return nil
+}
+
+func (c *Cache) stored(ctx context.Context, key Key) bool {
+	a, _ := c.lookup(ctx, key)
+	if a == nil {
+		return false
+	}
+	c.counters.hits.Add(1)
+	return a.Close() == nil
+}
