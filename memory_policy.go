@@ -32,13 +32,14 @@ func (e *memoryEntry) hit() {
 // asked for, each time weighted by how recently, times the compile time that
 // it saves per byte. The lowest score goes first.
 //
-// Instead of fading all scores as time goes by, a request counts for more
-// the later it comes: the weight doubles each time that the cache has taken in
-// halfLife times as many artifacts as it holds and fewEntries more. Scores then only ever rise, so
-// a hit need only leave a mark: the queue is put in order when something must
-// be evicted, and from its low end only. Marks are worth at most maxCredit
-// requests together, so that what was popular long ago doesn't stay; the first request for
-// something unknown is worth newcomer, because many things are asked for once.
+// Instead of fading all scores as time goes by, a request counts for more the
+// later it comes: the weight doubles each time that the cache has taken in
+// halfLife times as many artifacts as it holds and fewEntries more. Scores then
+// only ever rise, so a hit need only leave a mark: the queue is put in order when
+// something must be evicted, and from its low end only. Marks are worth at most
+// maxCredit requests together, so that what was popular long ago doesn't stay;
+// the first request for something unknown is worth newcomer, because many things
+// are asked for once.
 //
 // An evicted entry leaves its score in ghosts, and starts from there when it
 // comes back; otherwise artifacts that are asked for now and then would evict each
