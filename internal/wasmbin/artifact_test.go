@@ -78,7 +78,7 @@ func withoutSourceMap(entry []byte) []byte {
 func TestArtifactsEqual(t *testing.T) {
 	makers := []*codeMaker{newCodeMaker(t, false), newCodeMaker(t, true)}
 	modules, respelled := 0, 0
-	for i, m := range sampledCorpus(t, 40) {
+	for i, m := range sampledCorpus(t, 80) {
 		if len(m.wasm) > 50_000 && strings.Contains(m.name, "/") && !thorough() {
 			continue // takes too long for every day
 		}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"io"
 	"strings"
 	"testing"
 
@@ -368,4 +369,23 @@ func FuzzCanonical(f *testing.F) {
 			require.Equal(t, canonical, mangled)
 		}
 	})
+}
+
+// What is allocated doesn't grow with the number of functions.
+func TestAllocations(t *testing.T) {
+	wasm := realModules(t)[0].wasm
+	padded := mangle(wasm, 1)
+	tag := make([]byte, 64)
+	for name, c := range map[string]struct {
+		most float64
+		f    func()
+	}{
+		"scan":             {2, func() { Scan(wasm) }},
+		"stub":             {1, func() { Stub(wasm, tag) }},
+		"sections":         {0, func() { WriteSections(io.Discard, wasm) }},
+		"canonical":        {30, func() { WriteCanonical(io.Discard, wasm, nil) }},
+		"canonical padded": {60, func() { WriteCanonical(io.Discard, padded, nil) }},
+	} {
+		require.LessOrEqual(t, testing.AllocsPerRun(5, c.f), c.most, name)
+	}
 }

@@ -203,7 +203,7 @@ func TestSpecification(t *testing.T) {
 			}
 			checked, outcomes := 0, 0
 			for i, script := range scripts {
-				if !thorough() && i%10 != 0 {
+				if !thorough() && i%15 != 0 {
 					continue
 				}
 				run := func(spell func([]byte) []byte) *specScript {
