@@ -223,7 +223,10 @@ func (t *SlotTable[T]) match(e *slotEntry[T], h Handle) bool {
 // Insert puts v in a free slot and returns its handle. If it fails, v stays the
 // caller's to release.
 func (t *SlotTable[T]) Insert(v T) (Handle, error) {
-	more := t.origin(1)
+	var more *slotMore[T]
+	if t.trace {
+		more = t.newMore(1)
+	}
 	t.mu.Lock()
 	h, err := t.insert(v, more)
 	t.mu.Unlock()
