@@ -325,7 +325,11 @@ func (t *SlotTable[T]) remove(h Handle, e *slotEntry[T]) (gone bool, err error) 
 	i := uint64(h) & t.mask
 	segment, at := t.segments[i/slotSegmentSize], i%slotSegmentSize
 	segment.slots[at].Store(nil)
-	if next := e.gen%t.lastGen + 1; next == t.base {
+	next := e.gen + 1
+	if e.gen == t.lastGen {
+		next = 1
+	}
+	if next == t.base {
 		t.count.Retired++
 	} else {
 		segment.next[at] = next
