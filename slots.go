@@ -104,7 +104,7 @@ type SlotTable[T any] struct {
 
 	mu        sync.Mutex
 	closed    bool
-	instances int // module instances bound to the table
+	instances int // module instances that have the table; -1 after the last
 	live      int
 	issued    uint64            // indexes that were ever used; the next fresh one
 	free      []uint32          // indexes to use again, most recent last
