@@ -46,8 +46,8 @@ const (
 // SlotOptions configures a [SlotTable]. The zero value, and nil, ask for the defaults.
 type SlotOptions[T any] struct {
 	// OnRelease takes leave of an object when the last slot that holds it is gone.
-	// It is called once per object, without any lock held, on the goroutine that
-	// removed the object or closed the table; it may use the table. A panic in it
+	// It is called once per object, without any lock held, on the goroutine whose Remove,
+	// Replace, Release or Close was the last to give it up; it may use the table. A panic in it
 	// is caught and counted as a fault. If OnRelease is nil, objects that
 	// implement io.Closer are closed; if it is set, closing them is its business.
 	OnRelease func(T)
