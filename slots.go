@@ -46,8 +46,8 @@ const (
 // SlotOptions configures a [SlotTable]. The zero value, and nil, ask for the defaults.
 type SlotOptions[T any] struct {
 	// OnRelease takes leave of an object when the last slot that holds it is gone.
-	// It is called once per object, without any lock held, on the goroutine that
-	// removed the object or closed the table; it may use the table. A panic in it
+	// It is called once per object, without any lock held, on the goroutine whose Remove,
+	// Replace, Release or Close was the last to give it up; it may use the table. A panic in it
 	// is caught and counted as a fault. If OnRelease is nil, objects that
 	// implement io.Closer are closed; if it is set, closing them is its business.
 	OnRelease func(T)
@@ -104,7 +104,7 @@ type SlotTable[T any] struct {
 
 	mu        sync.Mutex
 	closed    bool
-	instances int // module instances bound to the table
+	instances int // module instances that have the table; -1 after the last
 	live      int
 	issued    uint64            // indexes that were ever used; the next fresh one
 	free      []uint32          // indexes to use again, most recent last
@@ -223,7 +223,10 @@ func (t *SlotTable[T]) match(e *slotEntry[T], h Handle) bool {
 // Insert puts v in a free slot and returns its handle. If it fails, v stays the
 // caller's to release.
 func (t *SlotTable[T]) Insert(v T) (Handle, error) {
-	more := t.origin(1)
+	var more *slotMore[T]
+	if t.trace {
+		more = t.newMore(1)
+	}
 	t.mu.Lock()
 	h, err := t.insert(v, more)
 	t.mu.Unlock()
@@ -322,7 +325,11 @@ func (t *SlotTable[T]) remove(h Handle, e *slotEntry[T]) (gone bool, err error) 
 	i := uint64(h) & t.mask
 	segment, at := t.segments[i/slotSegmentSize], i%slotSegmentSize
 	segment.slots[at].Store(nil)
-	if next := e.gen%t.lastGen + 1; next == t.base {
+	next := e.gen + 1
+	if e.gen == t.lastGen {
+		next = 1
+	}
+	if next == t.base {
 		t.count.Retired++
 	} else {
 		segment.next[at] = next

@@ -112,12 +112,14 @@ func (e *slotEntry[T]) leak(h Handle) SlotLeak {
 	return l
 }
 
-// origin notes when and by whom a slot is being filled, if the table traces; else it is nil. depth
-// is how many of the package's own functions there are between it and the caller.
-func (t *SlotTable[T]) origin(depth int) *slotMore[T] {
-	if !t.trace {
-		return nil
+// newMore returns what a slot that is being filled knows beyond its value: if the table traces, when and by
+// whom it is filled. depth is how many of the package's own functions there are between newMore
+// and that caller.
+func (t *SlotTable[T]) newMore(depth int) *slotMore[T] {
+	more := &slotMore[T]{}
+	if t.trace {
+		pcs := make([]uintptr, 1)
+		more.born, more.site = time.Now(), pcs[:runtime.Callers(depth+2, pcs)]
 	}
-	pcs := make([]uintptr, 1)
-	return &slotMore[T]{born: time.Now(), site: pcs[:runtime.Callers(depth+2, pcs)]}
+	return more
 }

@@ -22,7 +22,7 @@ func (h *SlotHost[T]) Func(f SlotFunc[T]) api.GoModuleFunction {
 		b := h.newest.Load()
 		if b == nil || b.module != mod {
 			if b = h.find(ctx, mod); b == nil {
-				panic(fmt.Errorf("modcache: module %q calls for a slot table but has none, instantiate it with SlotHost.Instantiate: %w", mod.Name(), ErrNoHandle))
+				panic(fmt.Errorf("modcache: module %q has no slot table: it was not instantiated with SlotHost.Instantiate, or has ended: %w", mod.Name(), ErrNoHandle))
 			}
 		}
 		f(ctx, mod, b.table, stack)

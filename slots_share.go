@@ -22,10 +22,7 @@ func (t *SlotTable[T]) Share(dst *SlotTable[T], h Handle) (Handle, error) {
 	o.refs.Add(1)
 	t.mu.Unlock()
 
-	more := dst.origin(1)
-	if more == nil {
-		more = &slotMore[T]{}
-	}
+	more := dst.newMore(1)
 	more.object = o
 	dst.mu.Lock()
 	h, err := dst.insert(o.value, more)
@@ -40,10 +37,7 @@ func (t *SlotTable[T]) Share(dst *SlotTable[T], h Handle) (Handle, error) {
 // its connection. A parent can't be removed or replaced while it has children,
 // and its object is released after theirs. It fails with ErrNoHandle if parent misses.
 func (t *SlotTable[T]) InsertChild(parent Handle, v T) (Handle, error) {
-	more := t.origin(1)
-	if more == nil {
-		more = &slotMore[T]{}
-	}
+	more := t.newMore(1)
 	more.object = t.newObject(v)
 
 	t.mu.Lock()
@@ -123,10 +117,7 @@ func (t *SlotTable[T]) intern(key any, in *slotIntern, mk func() (T, error)) (Ha
 	if err != nil {
 		return 0, fmt.Errorf("modcache: making the object to intern: %w", err)
 	}
-	more := t.origin(2)
-	if more == nil {
-		more = &slotMore[T]{}
-	}
+	more := t.newMore(2)
 	more.key, more.holds = key, 1
 	t.mu.Lock()
 	h, err = t.insert(v, more)

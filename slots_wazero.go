@@ -53,7 +53,8 @@ func NewSlotHost[T any](ctx context.Context, r wazero.Runtime) (*SlotHost[T], er
 	return h, nil
 }
 
-// SlotModule is a module instance that has a slot table. The api.Module in it is wazero's own.
+// SlotModule is a module instance that has a slot table. The api.Module in it is wazero's own, which is
+// what other functions of wazero expect.
 type SlotModule[T any] struct {
 	api.Module
 	binding *slotBinding[T]
@@ -104,8 +105,7 @@ func (f slotFunction) CallWithStack(ctx context.Context, stack []uint64) error {
 }
 
 // Instantiate instantiates a module and gives it the table t, from its start functions on; if t is
-// nil, a new one with the default options.
-// The table is closed when the instance ends: when it or the runtime is closed, it exits, its
+// nil, a new one with the default options. The table is closed when the instance ends: when it or the runtime is closed, it exits, its
 // context is cancelled under a runtime configured to heed that, or it can't be instantiated at all.
 // Several instances may have one table, as threads do; it is closed when the last of them ends.
 //
@@ -237,14 +237,15 @@ func (b *slotBinding[T]) resembles(mod api.Module) bool {
 	return true
 }
 
-// attach counts one more instance of the table; it fails if the table is closed.
+// attach counts one more instance of the table; it fails if the table is closed, or about to be.
 func (t *SlotTable[T]) attach() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if !t.closed {
-		t.instances++
+	if t.closed || t.instances < 0 {
+		return false
 	}
-	return !t.closed
+	t.instances++
+	return true
 }
 
 // detach counts one instance less and closes the table after the last one.
@@ -252,6 +253,9 @@ func (t *SlotTable[T]) detach() {
 	t.mu.Lock()
 	t.instances--
 	last := t.instances == 0
+	if last {
+		t.instances = -1
+	}
 	t.mu.Unlock()
 	if last {
 		_ = t.Close() // its faults are counted in Metrics
