@@ -9,8 +9,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"github.com/puzpuzpuz/xsync/v4"
 )
 
 // WritePolicy says how a [Layer] takes part in [Layered.Add].
@@ -141,7 +139,7 @@ func newLayer(cfg Layer, o *LayeredOptions, names map[string]int) *layer {
 	if _, ok := cfg.Store.(instant); cfg.Timeout == 0 && !ok {
 		cfg.Timeout = DefaultTimeout
 	}
-	ly := &layer{Layer: cfg, observe: o.OnEvent, hits: xsync.NewCounter()}
+	ly := &layer{Layer: cfg, observe: o.OnEvent}
 	ly.queue.pending = map[Key]*job{}
 	ly.promotions.Layer = cfg.Name
 	for _, b := range []*breaker{&ly.reads, &ly.writes} {

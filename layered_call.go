@@ -7,8 +7,6 @@ import (
 	"math"
 	"sync/atomic"
 	"time"
-
-	"github.com/puzpuzpuz/xsync/v4"
 )
 
 // ErrUnavailable is what a [Layered] answers for a layer that it doesn't ask
@@ -32,7 +30,7 @@ type layer struct {
 
 	getTime, addTime stopwatch // of bounded calls
 
-	hits     *xsync.Counter // striped: the only counter that the fastest path touches
+	hits     tally // the only counter that the fastest path touches
 	errs     atomic.Uint64
 	timeouts atomic.Uint64
 	skipped  atomic.Uint64
