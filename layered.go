@@ -18,8 +18,9 @@ const (
 	// WriteThrough stores before Add returns.
 	WriteThrough WritePolicy = iota
 	// WriteBehind stores in the background. Until then the entry is served from
-	// the queue, and other users of the store don't see it; a write that fails or finds the queue full is counted,
-	// reported to the observer, and returned by the next Flush or by Close.
+	// the queue, and other users of the store don't see it. A write that fails or
+	// finds the queue full is counted, reported to the observer, and returned by
+	// the next Flush or by Close.
 	WriteBehind
 	// WriteNever stores nothing, promotions included. Delete still reaches the
 	// layer.
@@ -39,7 +40,7 @@ const (
 
 // Layer is one store of a [Layered]. Only Store is needed: the zero values of
 // all else mean that the layer takes writes and promotions, and that a call
-// which takes longer than DefaultTimeout is given up.
+// which takes longer than DefaultLayerTimeout is given up.
 type Layer struct {
 	Store   Store         // a Layer without one is left out
 	Name    string        // in errors, events and reports; "" = the store's type in lower case
@@ -48,14 +49,14 @@ type Layer struct {
 
 	// Timeout bounds every Get, Add and Delete, and a tenth of a Flush. A call
 	// that doesn't return by then is left to itself, and what it returns later is
-	// dropped. 0 means DefaultTimeout, but none for stores of this package that
+	// dropped. 0 means DefaultLayerTimeout, but none for stores of this package that
 	// live in memory; negative means none: the store is called on the caller's
 	// goroutine, and must not block.
 	Timeout time.Duration
 }
 
-// DefaultTimeout is the Timeout of a [Layer] that doesn't say.
-const DefaultTimeout = 10 * time.Second
+// DefaultLayerTimeout is the Timeout of a [Layer] that doesn't say.
+const DefaultLayerTimeout = 10 * time.Second
 
 // LayeredOptions configures a [Layered]. Zero fields mean the default, negative
 // ones no limit.
@@ -137,7 +138,7 @@ func newLayer(cfg Layer, o *LayeredOptions, names map[string]int) *layer {
 		cfg.Name = fmt.Sprintf("%s#%d", cfg.Name, n)
 	}
 	if _, ok := cfg.Store.(instant); cfg.Timeout == 0 && !ok {
-		cfg.Timeout = DefaultTimeout
+		cfg.Timeout = DefaultLayerTimeout
 	}
 	ly := &layer{Layer: cfg, observe: o.OnEvent}
 	ly.queue.pending = map[Key]*job{}

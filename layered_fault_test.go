@@ -152,6 +152,21 @@ func TestSkippedLayersAreNotLockedAndNotPromotedInto(t *testing.T) {
 	require.Empty(t, s.keys())
 }
 
+func TestACallerWhoseTimeIsUpAsksNobody(t *testing.T) {
+	s, _ := faulty()
+	l := layered(t, nil, modcache.Layer{Store: s})
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	for range 20 {
+		require.ErrorIs(t, l.Add(ctx, keyNo(1), code(keyNo(1))), context.Canceled)
+		_, _, err := l.Get(ctx, keyNo(1))
+		require.ErrorIs(t, err, context.Canceled)
+	}
+	require.Zero(t, s.Calls(modcachetest.OpAny))
+	require.False(t, l.Layers()[0].Open)
+	require.Zero(t, l.Metrics().Errors)
+}
+
 // A store that heeds its context ends at the same moment as its time.
 func TestEveryTimeoutCounts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -347,6 +362,16 @@ func TestLayeredLock(t *testing.T) {
 		free()
 		held()
 	})
+	t.Run("an unlock that panics is contained", func(t *testing.T) {
+		l := layered(t, nil, modcache.Layer{Store: badUnlock{a}}, modcache.Layer{Store: b})
+		unlock, err := l.Lock(t.Context(), keyNo(3))
+		require.NoError(t, err)
+		unlock()
+		require.EqualValues(t, 1, l.Metrics().Errors)
+		free, err := b.Lock(t.Context(), keyNo(3))
+		require.NoError(t, err)
+		free()
+	})
 	t.Run("only if none locks is it an error", func(t *testing.T) {
 		_, err := layered(t, nil, modcache.Layer{Store: broken}).Lock(t.Context(), keyNo(1))
 		require.ErrorContains(t, err, "boom")
@@ -370,4 +395,10 @@ func TestLayeredLock(t *testing.T) {
 			unlock()
 		})
 	})
+}
+
+type badUnlock struct{ modcache.Store }
+
+func (badUnlock) Lock(context.Context, modcache.Key) (func(), error) {
+	return func() { panic("boom") }, nil
 }

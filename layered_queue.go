@@ -120,6 +120,7 @@ func (l *Layered) run(ly *layer, j *job) {
 	err := ly.wrap("add", j.key, errExited) // stays if the store ends this goroutine
 	defer func() {
 		took := time.Since(start)
+		closeQuietly(j.a) // while it is pending, so that Flush waits for this too
 		l.mu.Lock()
 		delete(ly.queue.pending, j.key)
 		ly.queue.bytes -= j.a.Size()
@@ -134,7 +135,6 @@ func (l *Layered) run(ly *layer, j *job) {
 			ly.queue.lastErr = err
 		}
 		l.mu.Unlock()
-		closeQuietly(j.a)
 		close(j.done)
 		if err == nil {
 			ly.stored(kind, j.key, j.a, took)
@@ -153,7 +153,7 @@ func (l *Layered) onItsWay(ly *layer, key Key) *Artifact {
 		return nil
 	}
 	a, err := j.a.share()
-	if err != nil { // can't be: a pending job's handle is open
+	if err != nil { // the job is about to end, and the layer has what it will have
 		return nil
 	}
 	return a
