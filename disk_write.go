@@ -54,6 +54,9 @@ func (d *Disk) add(ctx context.Context, key Key, a *Artifact) error {
 		return d.failed(key, fmt.Errorf("modcache: store %s/%s: %w", d.dir, entryName(key), err))
 	}
 	if err := d.reserve(ctx, size); err != nil {
+		if ctx.Err() != nil {
+			return fmt.Errorf("modcache: store %s/%s: %w", d.dir, entryName(key), ctx.Err())
+		}
 		return fail(err)
 	}
 	src, err := sourceOf(a)
@@ -84,7 +87,7 @@ func (d *Disk) add(ctx context.Context, key Key, a *Artifact) error {
 			return fail(err)
 		}
 	}
-	d.notify(Event{Kind: EventStored, Key: key, Bytes: a.Size(), Duration: d.o.Now().Sub(start)})
+	d.notify(Event{Kind: EventStored, Key: key, Bytes: a.Size(), Duration: d.since(start)})
 	return nil
 }
 
@@ -171,7 +174,7 @@ func (d *Disk) Delete(ctx context.Context, key Key) error {
 	d.usage.remove(name)
 	d.dirty.drop(key)
 	d.unsure.Delete(key)
-	d.notify(Event{Kind: EventEvicted, Key: key, Reason: ReasonDeleted, Bytes: fi.Size(), Duration: d.o.Now().Sub(fi.ModTime())})
+	d.notify(Event{Kind: EventEvicted, Key: key, Reason: ReasonDeleted, Bytes: fi.Size(), Duration: d.since(fi.ModTime())})
 	return nil
 }
 
