@@ -280,6 +280,7 @@ func (d *Disk) evictionOrder(found []stored) []stored {
 // evict removes an entry, unless it has been used or replaced since it was
 // listed. Whoever has it open goes on reading it.
 func (d *Disk) evict(v stored, why Reason) (gone bool) {
+	pending := d.dirty.visible(v.key)
 	fi, err := d.fs.Lstat(v.name)
 	if err == nil && (!fi.ModTime().Equal(v.used) || fi.Size() != v.size) {
 		return false
@@ -297,7 +298,7 @@ func (d *Disk) evict(v stored, why Reason) (gone bool) {
 	}
 	d.usage.remove(v.name)
 	if !v.old {
-		d.dirty.drop(v.key)
+		d.dirty.drop(v.key, pending)
 	}
 	d.counters.evictions.Add(1)
 	d.counters.evictedBytes.Add(uint64(v.size))

@@ -140,6 +140,7 @@ func (d *Disk) publish(key Key, tmp string, n int64) (pending dirtyFile, err err
 		undo()
 		return pending, err
 	}
+	d.dirty.show(key, pending)
 	d.writing.Delete(tmp)
 	return pending, nil
 }
@@ -160,7 +161,7 @@ func (d *Disk) Delete(ctx context.Context, key Key) error {
 	if err := d.writable(ctx); err != nil {
 		return err
 	}
-	name := entryName(key)
+	name, pending := entryName(key), d.dirty.visible(key)
 	fi, err := d.fs.Lstat(name)
 	if err == nil {
 		err = d.fs.Remove(name)
@@ -172,7 +173,7 @@ func (d *Disk) Delete(ctx context.Context, key Key) error {
 		return d.failed(key, fmt.Errorf("modcache: delete %s/%s: %w", d.dir, name, err))
 	}
 	d.usage.remove(name)
-	d.dirty.drop(key)
+	d.dirty.drop(key, pending)
 	d.unsure.Delete(key)
 	d.notify(Event{Kind: EventEvicted, Key: key, Reason: ReasonDeleted, Bytes: fi.Size(), Duration: d.since(fi.ModTime())})
 	return nil
@@ -180,7 +181,7 @@ func (d *Disk) Delete(ctx context.Context, key Key) error {
 
 // quarantine moves a damaged entry away, if it is still the file that was read.
 func (d *Disk) quarantine(key Key, read fs.FileInfo) {
-	name := entryName(key)
+	name, pending := entryName(key), d.dirty.visible(key)
 	current, err := d.fs.Lstat(name)
 	if err != nil || read == nil || !os.SameFile(current, read) {
 		return
@@ -194,6 +195,6 @@ func (d *Disk) quarantine(key Key, read fs.FileInfo) {
 		return
 	}
 	d.usage.remove(name)
-	d.dirty.drop(key)
+	d.dirty.drop(key, pending)
 	d.pruneQuarantine()
 }
