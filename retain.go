@@ -45,6 +45,9 @@ func (h *hot) hold(n int) {
 
 // release is the inverse of hold; it returns what is to be closed once Cache.mu is free.
 func (h *hot) release(n int) []wazero.CompiledModule {
+	if n == 0 {
+		return nil // it may be idle already
+	}
 	h.users -= n
 	if h.users > 0 {
 		return nil
