@@ -235,7 +235,7 @@ func (r *Runtime) acquire(ctx context.Context, key Key, m *Module) (*module, err
 		c.mu.Unlock()
 		return nil, fmt.Errorf("modcache: compile module %v: %w", m.sum, ErrClosed)
 	}
-	f := join(c, r.flights, key,
+	f, _ := join(c, r.flights, key,
 		func(ctx context.Context, slow func()) (*module, error) { return r.load(ctx, slow, key, m) },
 		func(compiled *module, n int) []wazero.CompiledModule {
 			compiled.handles += n
@@ -243,6 +243,10 @@ func (r *Runtime) acquire(ctx context.Context, key Key, m *Module) (*module, err
 			return compiled.h.release(1) // the load's own
 		})
 	c.mu.Unlock()
+	if ctx.Err() != nil {
+		// wazero serves what it has whatever the context says.
+		f.quick()
+	}
 	compiled, err := f.wait(ctx)
 	switch {
 	case err == nil:
@@ -309,8 +313,7 @@ func (r *Runtime) loadHot(ctx context.Context, slow func(), key Key, m *Module) 
 			c.mu.Unlock()
 			return h, false, nil
 		}
-		leader := e.flights[key] == nil
-		f := join(c, e.flights, key,
+		f, leader := join(c, e.flights, key,
 			func(ctx context.Context, slow func()) (*hot, error) { return e.load(ctx, slow, r, key, m) },
 			func(h *hot, n int) []wazero.CompiledModule {
 				e.hot[key] = h
@@ -320,6 +323,7 @@ func (r *Runtime) loadHot(ctx context.Context, slow func(), key Key, m *Module) 
 		c.mu.Unlock()
 		select {
 		case <-f.done:
+		case <-ctx.Done():
 		case <-f.slow:
 			slow()
 		}
