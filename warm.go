@@ -60,7 +60,7 @@ func (c *Cache) warm(ctx context.Context, r *Runtime, m *Module) error {
 	if c.stored(ctx, key) {
 		return nil
 	}
-	if _, err := r.e.compile(ctx, key, m); err != nil {
+	if _, err := r.e.compile(ctx, key, &source{sum: m.sum, wasm: m.wasm}); err != nil {
 		return fmt.Errorf("modcache: warm module %v: %w", m.sum, err)
 	}
 	if !c.stored(ctx, key) {
