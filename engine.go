@@ -1,6 +1,7 @@
 package modcache
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -91,82 +92,83 @@ func (e *engine) key(module Fingerprint) Key {
 	return blake3.Sum256(b[:])
 }
 
+// errPanicked is what an observer is told of a compile that panicked in wazero.
+var errPanicked = errors.New("modcache: wazero panicked")
+
+// errModified means that a module's bytes are not those that were fingerprinted.
+var errModified = errors.New("modcache: the bytes were changed while the module was in use")
+
 // errLeaderClosed means that the runtime a load was done for was closed on the
 // way. It says nothing about the others that wait for it.
 var errLeaderClosed = errors.New("modcache: the runtime was closed")
 
 // load brings a module's machine code into the engine by compiling something in
 // r: the code from the store if it is there, or else new code.
-func (e *engine) load(ctx context.Context, slow func(), r *Runtime, key Key, m *Module) (*hot, error) {
+func (e *engine) load(ctx context.Context, slow func(), r *Runtime, key Key, src *source) (*hot, error) {
 	c := e.c
-	if h, err := e.loadStored(ctx, r, key, m); h != nil || err != nil {
+	if h, err := e.loadStored(ctx, r, key, src); h != nil || err != nil {
 		return h, err
 	}
-	slow()
 	if c.opts.RequireHit {
-		return nil, fmt.Errorf("%w: module %v, key %v", ErrMiss, m.sum, key)
+		return nil, fmt.Errorf("%w: module %v, key %v", ErrMiss, src.sum, key)
 	}
+	slow()
 	unlock, locked := c.lock(ctx, key)
 	defer unlock()
 	if locked {
 		// Another process may have compiled it while we waited.
-		if h, err := e.loadStored(ctx, r, key, m); h != nil || err != nil {
+		if h, err := e.loadStored(ctx, r, key, src); h != nil || err != nil {
 			return h, err
 		}
 	}
-	a, err := e.compile(ctx, key, m)
+	a, err := e.compile(ctx, key, src)
 	if err != nil {
 		return nil, err
 	}
 	if a != nil {
-		h, err := e.place(r, key, m, a)
-		if err == nil || r.isClosed() {
+		h, err := e.place(r, key, src, a)
+		if err == nil || errors.Is(err, errLeaderClosed) {
 			return h, err
 		}
 		// Code that was compiled a moment ago doesn't load.
 		c.degrade("loading of fresh code", err)
 	}
-	return e.direct(r, key, m)
+	return e.direct(r, key, src)
 }
 
 // loadStored loads the module from the store. It returns nil if it isn't there or
 // can't be used.
-func (e *engine) loadStored(ctx context.Context, r *Runtime, key Key, m *Module) (*hot, error) {
+func (e *engine) loadStored(ctx context.Context, r *Runtime, key Key, src *source) (*hot, error) {
 	c := e.c
 	a, _ := c.lookup(ctx, key)
 	if a == nil {
 		return nil, nil
 	}
 	defer a.Close()
-	h, err := e.place(r, key, m, a)
+	h, err := e.place(r, key, src, a)
 	switch {
 	case err == nil:
 		c.hit(key, a)
-	case r.isClosed():
-		return nil, errLeaderClosed
-	default:
-		c.reject(key, err)
-		return nil, nil
+		return h, nil
+	case errors.Is(err, errLeaderClosed):
+		return nil, err
 	}
-	return h, nil
+	c.reject(key, err)
+	return nil, nil
 }
 
 // place has wazero load the code of an artifact into the engine, in the name of
 // a stub, or of the module where there can't be one.
-func (e *engine) place(r *Runtime, key Key, m *Module, a *Artifact) (*hot, error) {
-	functions := wazerohook.AnyFunctions
-	if outline, err := wasmbin.Scan(m.wasm); err == nil {
-		functions = int(outline.DefinedFuncs)
-	}
+func (e *engine) place(r *Runtime, key Key, src *source, a *Artifact) (*hot, error) {
+	image, functions, stubbed := e.image(key, src)
 	entry, err := wazerohook.ReadEntry(guardedReader{a}, a.Size()-sealSize, e.c.wazero.Format, functions)
 	if err != nil {
 		return nil, err
 	}
-	image, stubbed := e.image(key, m)
 	h := &hot{e: e, key: key, image: image, size: entry.CodeLen(), modules: make(map[*Runtime]*module)}
 	done := e.expect.entry(e.c.wazero.Key(image, e.term), entry)
 	defer done()
-	cm, err := r.inner.CompileModule(context.Background(), image)
+	cm, err := r.compileImage(image)
 	if err != nil {
 		if readErr := done(); readErr != nil {
 			err = readErr
@@ -180,47 +182,84 @@ func (e *engine) place(r *Runtime, key Key, m *Module, a *Artifact) (*hot, error
 	return h, nil
 }
 
-// image returns what stands for the module in the engine. It is a copy: callers
-// may change the module's bytes as soon as the compile has returned.
-func (e *engine) image(key Key, m *Module) (image []byte, stubbed bool) {
-	if e.stubs {
-		tag := append(key[:], e.c.secret[:]...)
-		if stub, err := wasmbin.Stub(m.wasm, tag); err == nil {
-			return stub, true
+// image returns what stands for the module in the engine, and how many functions
+// the module defines. The image is a copy: callers may change the module's bytes as soon as
+// the compile has returned.
+func (e *engine) image(key Key, src *source) (image []byte, functions int, stubbed bool) {
+	functions = wazerohook.AnyFunctions
+	src.read(func(wasm []byte) {
+		if outline, err := wasmbin.Scan(wasm); err == nil {
+			functions = int(outline.DefinedFuncs)
 		}
-	}
-	return append([]byte(nil), m.wasm...), false
+		if e.stubs {
+			tag := append(key[:], e.c.secret[:]...)
+			if stub, err := wasmbin.Stub(wasm, tag); err == nil {
+				image, stubbed = stub, true
+				return
+			}
+		}
+		image = bytes.Clone(wasm)
+	})
+	return image, functions, stubbed
 }
 
 // compile compiles the module in an engine of its own, and stores the code. It returns
 // no artifact if wazero never offered the code, as its interpreter doesn't.
-func (e *engine) compile(ctx context.Context, key Key, m *Module) (*Artifact, error) {
+func (e *engine) compile(ctx context.Context, key Key, src *source) (*Artifact, error) {
 	c := e.c
-	if c.compiles != nil {
-		select {
-		case c.compiles <- struct{}{}:
-			defer func() { <-c.compiles }()
-		case <-ctx.Done():
-			return nil, context.Cause(ctx)
-		}
-	}
-	c.emit(Event{Kind: EventCompileStarted, Key: key, Bytes: int64(len(m.wasm))})
-	c.counters.compiles.Add(1)
-	start := time.Now()
-	code, err := e.compileAlone(ctx, m.wasm)
-	took := time.Since(start)
-	c.counters.compileTime.Add(int64(took))
+	free, err := c.compileSlot(ctx)
 	if err != nil {
-		c.counters.compileErrors.Add(1)
+		return nil, err
 	}
-	c.emit(Event{Kind: EventCompileFinished, Key: key, Bytes: int64(len(code)), Duration: took, Err: err})
+	defer free()
+	wasm := src.own()
+	if Sum(wasm) != src.sum {
+		return nil, fmt.Errorf("%w: module %v", errModified, src.sum)
+	}
+	code, took, err := e.compileObserved(ctx, key, wasm)
 	if err != nil || code == nil {
 		return nil, err
 	}
-	if Sum(m.wasm) != m.sum {
-		return nil, fmt.Errorf("modcache: the bytes of module %v were changed while it was compiled", m.sum)
+	c.idle.discard(int64(len(code))) // wazero's copy of it
+	// It is worth keeping even if everybody has left by now.
+	return c.put(c.ctx, key, code, Info{Module: src.sum, WasmSize: int64(len(wasm)), CompileTime: took}), nil
+}
+
+// compileSlot waits until another module may be compiled.
+func (c *Cache) compileSlot(ctx context.Context) (free func(), err error) {
+	if c.compiles == nil {
+		return func() {}, context.Cause(ctx)
 	}
-	return c.put(ctx, key, code, Info{Module: m.sum, WasmSize: int64(len(m.wasm)), CompileTime: took}), nil
+	select {
+	case c.compiles <- struct{}{}:
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+	free = func() { <-c.compiles }
+	if ctx.Err() != nil { // both were possible
+		free()
+		return nil, context.Cause(ctx)
+	}
+	return free, nil
+}
+
+// compileObserved is compileAlone, counted and reported.
+func (e *engine) compileObserved(ctx context.Context, key Key, wasm []byte) (code []byte, took time.Duration, err error) {
+	c := e.c
+	c.emit(Event{Kind: EventCompileStarted, Key: key, Bytes: int64(len(wasm))})
+	c.counters.compiles.Add(1)
+	start := time.Now()
+	err = errPanicked // unless it returns
+	defer func() {
+		took = time.Since(start)
+		c.counters.compileTime.Add(int64(took))
+		if err != nil {
+			c.counters.compileErrors.Add(1)
+		}
+		c.emit(Event{Kind: EventCompileFinished, Key: key, Bytes: int64(len(code)), Duration: took, Err: err})
+	}()
+	code, err = e.compileAlone(ctx, wasm)
+	return code, took, err
 }
 
 // compileAlone returns the code that wazero compiles wasm to.
@@ -229,25 +268,30 @@ func (e *engine) compileAlone(ctx context.Context, wasm []byte) ([]byte, error) 
 	if _, err := wazerohook.Plug(cc, seen); err != nil {
 		return nil, err
 	}
-	if experimental.GetCompilationWorkers(ctx) <= 1 {
-		ctx = experimental.WithCompilationWorkers(ctx, e.c.opts.Workers)
-	}
 	r := wazero.NewRuntimeWithConfig(ctx, e.config.WithCompilationCache(cc))
 	defer r.Close(ctx)
-	cm, err := r.CompileModule(ctx, wasm)
+	cm, err := r.CompileModule(e.c.withWorkers(ctx), wasm)
 	if err != nil {
 		return nil, err
 	}
 	return seen.code, cm.Close(ctx)
 }
 
+// withWorkers sets Options.Workers, unless the caller has set something.
+func (c *Cache) withWorkers(ctx context.Context) context.Context {
+	if experimental.GetCompilationWorkers(ctx) > 1 {
+		return ctx
+	}
+	return experimental.WithCompilationWorkers(ctx, c.opts.Workers)
+}
+
 // direct compiles the module in r as wazero would without us. It is what remains
 // when everything else has failed.
-func (e *engine) direct(r *Runtime, key Key, m *Module) (*hot, error) {
-	image := append([]byte(nil), m.wasm...)
+func (e *engine) direct(r *Runtime, key Key, src *source) (*hot, error) {
+	image := src.own()
 	done := e.expect.nothing(e.c.wazero.Key(image, e.term))
 	defer done()
-	cm, err := r.inner.CompileModule(context.Background(), image)
+	cm, err := r.compileImage(image)
 	if err != nil {
 		return nil, err
 	}

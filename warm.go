@@ -29,12 +29,17 @@ func (c *Cache) Warm(ctx context.Context, config wazero.RuntimeConfig, modules .
 	}
 	errs := make([]error, len(modules))
 	var wg sync.WaitGroup
-	limit := make(chan struct{}, max(1, c.opts.MaxCompiles))
+	width := c.opts.MaxCompiles
+	if width < 0 {
+		width = len(modules)
+	}
+	limit := make(chan struct{}, width)
 	for i, m := range modules {
 		limit <- struct{}{}
 		wg.Go(func() {
 			defer func() { <-limit }()
-			errs[i] = c.warm(ctx, r, m)
+			// On this goroutine, nobody could catch a panic of wazero's.
+			errs[i] = guard("warm", func() error { return c.warm(ctx, r, m) })
 		})
 	}
 	wg.Wait()
@@ -55,7 +60,7 @@ func (c *Cache) warm(ctx context.Context, r *Runtime, m *Module) error {
 	if c.stored(ctx, key) {
 		return nil
 	}
-	if _, err := r.e.compile(ctx, key, m); err != nil {
+	if _, err := r.e.compile(ctx, key, &source{sum: m.sum, wasm: m.wasm}); err != nil {
 		return fmt.Errorf("modcache: warm module %v: %w", m.sum, err)
 	}
 	if !c.stored(ctx, key) {
