@@ -22,12 +22,13 @@ const platform = runtime.GOOS + "/" + runtime.GOARCH
 // engine is what all runtimes of one configuration share: a wazero engine of
 // their own, never shared with anybody else's, in which machine code is found by stub.
 type engine struct {
-	c      *Cache
-	config wazero.RuntimeConfig // with our private cache in it
-	term   bool                 // closes on context done, a part of wazero's keys
-	base   [32]byte             // hash of everything in a key but the module
-	stubs  bool
-	expect *expectations
+	c         *Cache
+	config    wazero.RuntimeConfig // with our private cache in it
+	term      bool                 // closes on context done, a part of wazero's keys
+	debugInfo bool                 // line numbers in stack traces, from DWARF
+	base      [32]byte             // hash of everything in a key but the module
+	stubs     bool
+	expect    *expectations
 
 	// Guarded by Cache.mu.
 	hot     map[Key]*hot
@@ -48,7 +49,7 @@ func (c *Cache) engineFor(rc wazero.RuntimeConfig) (*engine, error) {
 		return e, nil
 	}
 	e = &engine{
-		c: c, term: conf.CloseOnContextDone,
+		c: c, term: conf.CloseOnContextDone, debugInfo: conf.DebugInfo,
 		expect:  &expectations{w: c.wazero, term: conf.CloseOnContextDone},
 		hot:     make(map[Key]*hot),
 		flights: make(map[Key]*flight[*hot]),
@@ -109,19 +110,30 @@ func (e *engine) load(ctx context.Context, slow func(), r *Runtime, key Key, src
 	if h, err := e.loadStored(ctx, r, key, src); h != nil || err != nil {
 		return h, err
 	}
+	spelt := e.canonical(src)
+	if h, err := e.loadShared(ctx, r, key, src, spelt); h != nil || err != nil {
+		return h, err
+	}
 	if c.opts.RequireHit {
 		return nil, fmt.Errorf("%w: module %v, key %v", ErrMiss, src.sum, key)
 	}
 	slow()
-	unlock, locked := c.lock(ctx, key)
+	common := key
+	if spelt != nil {
+		common = spelt.key
+	}
+	unlock, locked := c.lock(ctx, common)
 	defer unlock()
 	if locked {
 		// Another process may have compiled it while we waited.
 		if h, err := e.loadStored(ctx, r, key, src); h != nil || err != nil {
 			return h, err
 		}
+		if h, err := e.loadShared(ctx, r, key, src, spelt); h != nil || err != nil {
+			return h, err
+		}
 	}
-	a, err := e.compile(ctx, key, src)
+	a, err := e.compile(ctx, key, src, spelt)
 	if err != nil {
 		return nil, err
 	}
@@ -139,21 +151,25 @@ func (e *engine) load(ctx context.Context, slow func(), r *Runtime, key Key, src
 // loadStored loads the module from the store. It returns nil if it isn't there or
 // can't be used.
 func (e *engine) loadStored(ctx context.Context, r *Runtime, key Key, src *source) (*hot, error) {
-	c := e.c
-	a, _ := c.lookup(ctx, key)
+	a, at := e.fetch(ctx, key)
 	if a == nil {
 		return nil, nil
 	}
-	defer a.Close()
+	return e.placeStored(r, key, src, a, at)
+}
+
+// placeStored is place for an artifact from the store, which it closes.
+func (e *engine) placeStored(r *Runtime, key Key, src *source, a *Artifact, at Key) (*hot, error) {
+	defer closeArtifact(a)
 	h, err := e.place(r, key, src, a)
 	switch {
 	case err == nil:
-		c.hit(key, a)
+		e.c.hit(key, a)
 		return h, nil
 	case errors.Is(err, errLeaderClosed):
 		return nil, err
 	}
-	c.reject(key, err)
+	e.c.reject(at, err)
 	return nil, nil
 }
 
@@ -205,7 +221,7 @@ func (e *engine) image(key Key, src *source) (image []byte, functions int, stubb
 
 // compile compiles the module in an engine of its own, and stores the code. It returns
 // no artifact if wazero never offered the code, as its interpreter doesn't.
-func (e *engine) compile(ctx context.Context, key Key, src *source) (*Artifact, error) {
+func (e *engine) compile(ctx context.Context, key Key, src *source, s *spelling) (*Artifact, error) {
 	c := e.c
 	free, err := c.compileSlot(ctx)
 	if err != nil {
@@ -216,13 +232,17 @@ func (e *engine) compile(ctx context.Context, key Key, src *source) (*Artifact, 
 	if Sum(wasm) != src.sum {
 		return nil, fmt.Errorf("%w: module %v", errModified, src.sum)
 	}
-	code, took, err := e.compileObserved(ctx, key, wasm)
+	code, took, shared, err := e.compileSpelling(ctx, key, src, s)
 	if err != nil || code == nil {
 		return nil, err
 	}
 	c.idle.discard(int64(len(code))) // wazero's copy of it
 	// It is worth keeping even if everybody has left by now.
-	return c.put(c.ctx, key, code, Info{Module: src.sum, WasmSize: int64(len(wasm)), CompileTime: took}), nil
+	a := c.put(c.ctx, key, code, Info{Module: src.sum, WasmSize: int64(len(wasm)), CompileTime: took})
+	if shared && s.key != key {
+		c.putAlias(s.key, src.sum)
+	}
+	return a, nil
 }
 
 // compileSlot waits until another module may be compiled.

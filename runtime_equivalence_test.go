@@ -118,7 +118,8 @@ func TestTracesAreTheSame(t *testing.T) {
 					}
 					require.NoError(t, c.Close(bg))
 				}
-				require.Equal(t, 1, s.adds)
+				// Without DWARF, an alias says that other spellings may have the code.
+				require.Equal(t, map[bool]int{true: 1, false: 2}[debug], s.adds)
 			}
 		})
 	}

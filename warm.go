@@ -57,23 +57,24 @@ func (c *Cache) warm(ctx context.Context, r *Runtime, m *Module) error {
 	}
 	// Code that the engine had in memory tells nothing about the store.
 	key := r.e.key(m.sum)
-	if c.stored(ctx, key) {
+	if r.e.stored(ctx, key) {
 		return nil
 	}
-	if _, err := r.e.compile(ctx, key, &source{sum: m.sum, wasm: m.wasm}); err != nil {
+	src := &source{sum: m.sum, wasm: m.wasm}
+	if _, err := r.e.compile(ctx, key, src, r.e.canonical(src)); err != nil {
 		return fmt.Errorf("modcache: warm module %v: %w", m.sum, err)
 	}
-	if !c.stored(ctx, key) {
+	if !r.e.stored(ctx, key) {
 		return fmt.Errorf("modcache: warm module %v: the store did not keep it; see its events for the reason", m.sum)
 	}
 	return nil
 }
 
-func (c *Cache) stored(ctx context.Context, key Key) bool {
-	a, _ := c.lookup(ctx, key)
+func (e *engine) stored(ctx context.Context, key Key) bool {
+	a, _ := e.fetch(ctx, key)
 	if a == nil {
 		return false
 	}
-	c.counters.hits.Add(1)
+	e.c.counters.hits.Add(1)
 	return a.Close() == nil
 }
