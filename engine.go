@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"sync"
 	"time"
 
 	"github.com/tetratelabs/wazero"
@@ -50,7 +51,7 @@ func (c *Cache) engineFor(rc wazero.RuntimeConfig) (*engine, error) {
 	}
 	e = &engine{
 		c: c, term: conf.CloseOnContextDone, debugInfo: conf.DebugInfo,
-		expect:  &expectations{w: c.wazero, term: conf.CloseOnContextDone},
+		expect:  &expectations{},
 		hot:     make(map[Key]*hot),
 		flights: make(map[Key]*flight[*hot]),
 	}
@@ -182,7 +183,13 @@ func (e *engine) place(r *Runtime, key Key, src *source, a *Artifact) (*hot, err
 		return nil, err
 	}
 	h := &hot{e: e, key: key, image: image, size: entry.CodeLen(), modules: make(map[*Runtime]*module)}
-	done := e.expect.entry(e.c.wazero.Key(image, e.term), entry)
+	// wazero decodes the image before it asks for the key, which is time enough to
+	// predict it on another core.
+	predicted := sync.OnceValue(func() wazerohook.WazeroKey { return e.c.wazero.Key(image, e.term) })
+	var predicting sync.WaitGroup
+	predicting.Go(func() { predicted() })
+	defer predicting.Wait()
+	done := e.expect.announce(predicted, entry)
 	defer done()
 	cm, err := r.compileImage(image)
 	if err != nil {
@@ -309,7 +316,8 @@ func (c *Cache) withWorkers(ctx context.Context) context.Context {
 // when everything else has failed.
 func (e *engine) direct(r *Runtime, key Key, src *source) (*hot, error) {
 	image := src.own()
-	done := e.expect.nothing(e.c.wazero.Key(image, e.term))
+	wk := e.c.wazero.Key(image, e.term)
+	done := e.expect.announce(func() wazerohook.WazeroKey { return wk }, nil)
 	defer done()
 	cm, err := r.compileImage(image)
 	if err != nil {
