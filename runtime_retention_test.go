@@ -174,6 +174,32 @@ func TestInstancesPinTheirModules(t *testing.T) {
 	}
 }
 
+// TestInstanceOutlivesEverything: wazero runs a function of a closed instance, and only
+// then says that it is closed. The machine code must still be there.
+func TestInstanceOutlivesEverything(t *testing.T) {
+	var m wasmtest.Module
+	m.Func(m.Type(nil, []byte{wasmtest.I32}), "f", 0x41, 1)
+	m.Func(m.Type(nil, nil), "trap", 0x00)
+	calls := func(r wazero.Runtime, end func()) (errs []string) {
+		mod, err := r.InstantiateWithConfig(bg, m.Bytes(), anonymous())
+		require.NoError(t, err)
+		f, trap := mod.ExportedFunction("f"), mod.ExportedFunction("trap")
+		require.NoError(t, r.Close(bg))
+		end()
+		for range 3 {
+			runtime.GC() // unmaps what nobody refers to
+		}
+		for _, fn := range []api.Function{f, trap, mod.ExportedFunction("f")} {
+			_, err := fn.Call(bg)
+			errs = append(errs, errorText(err))
+		}
+		return errs
+	}
+	want := calls(wazero.NewRuntime(bg), func() {})
+	c := newCache(t, &mapStore{}, &modcache.Options{Retain: -1})
+	require.Equal(t, want, calls(newRuntime(t, c, nil), func() { require.NoError(t, c.Close(bg)) }))
+}
+
 // TestInstancesThatEndAtOnce don't pin anything: they were closed before they
 // could be told to release it.
 func TestInstancesThatEndAtOnce(t *testing.T) {
