@@ -165,7 +165,7 @@ func (e *engine) place(r *Runtime, key Key, src *source, a *Artifact) (*hot, err
 	if err != nil {
 		return nil, err
 	}
-	h := &hot{e: e, key: key, image: image, size: entry.CodeLen(), modules: make(map[*Runtime]*module)}
+	h := &hot{e: e, key: key, image: image, size: footprint(entry.CodeLen(), image), modules: make(map[*Runtime]*module)}
 	done := e.expect.entry(e.c.wazero.Key(image, e.term), entry)
 	defer done()
 	cm, err := r.compileImage(image)
@@ -220,7 +220,7 @@ func (e *engine) compile(ctx context.Context, key Key, src *source) (*Artifact, 
 	if err != nil || code == nil {
 		return nil, err
 	}
-	c.idle.discard(int64(len(code))) // wazero's copy of it
+	c.idle.discard(footprint(int64(len(code)), nil)) // wazero's copy of it
 	// It is worth keeping even if everybody has left by now.
 	return c.put(c.ctx, key, code, Info{Module: src.sum, WasmSize: int64(len(wasm)), CompileTime: took}), nil
 }
@@ -295,8 +295,7 @@ func (e *engine) direct(r *Runtime, key Key, src *source) (*hot, error) {
 	if err != nil {
 		return nil, err
 	}
-	const growth = 5 // machine code is about that many times its wasm
-	return &hot{e: e, key: key, image: image, size: growth * int64(len(image)), anchor: cm, modules: make(map[*Runtime]*module)}, nil
+	return &hot{e: e, key: key, image: image, size: footprint(codeGrowth*int64(len(image)), image), anchor: cm, modules: make(map[*Runtime]*module)}, nil
 }
 
 // lock takes the store's lock on key, if it has any. locked says that somebody

@@ -85,7 +85,7 @@ func TestRetainedCodeSurvivesRuntimes(t *testing.T) {
 
 // TestRetainIsLRU gives room for two and a half of three modules.
 func TestRetainIsLRU(t *testing.T) {
-	modules := [][]byte{wasmtest.Sum(100, 1000), wasmtest.Sum(100, 2000), wasmtest.Sum(100, 3000)}
+	modules := [][]byte{wasmtest.Sum(1000, 1000), wasmtest.Sum(1000, 2000), wasmtest.Sum(1000, 3000)}
 	var size atomic.Int64
 	s := &mapStore{}
 	cold := newCache(t, s, &modcache.Options{OnEvent: func(e modcache.Event) {
@@ -109,6 +109,22 @@ func TestRetainIsLRU(t *testing.T) {
 		require.Equal(t, step.loaded, use(step.module), "module %d", step.module)
 		require.LessOrEqual(t, c.Metrics().Retained, uint64(2))
 	}
+}
+
+// TestRetainBoundsSmallModules, which take up little but pages and mappings, of
+// which a process may have some ten thousand only, and modules without any code.
+func TestRetainBoundsSmallModules(t *testing.T) {
+	c := newCache(t, &mapStore{}, &modcache.Options{Retain: 1 << 20})
+	r := newRuntime(t, c, nil)
+	for i := range int32(300) {
+		require.NoError(t, compile(t, r, wasmtest.Const(i)).Close(bg))
+		var m wasmtest.Module
+		m.Memory(1)
+		m.Data([]byte{byte(i), byte(i >> 8)})
+		require.NoError(t, compile(t, r, m.Bytes()).Close(bg))
+		require.LessOrEqual(t, c.Metrics().Retained, uint64(1<<20/(4<<10)))
+	}
+	require.Greater(t, c.Metrics().Retained, uint64(100))
 }
 
 // chain instantiates three modules, of which the last calls the second, which calls the
