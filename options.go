@@ -49,7 +49,9 @@ type Options struct {
 	MaxCompiles int
 
 	// Retain bounds the machine code, in bytes, that stays loaded while nobody
-	// uses it, so that the next caller finds it in memory. The default is 256 MiB;
+	// uses it, so that the next caller finds it in memory. It counts whole pages, at
+	// least two for each module, and the module without its bodies; what wazero
+	// keeps on the heap to describe a module comes on top. The default is 256 MiB;
 	// negative keeps nothing. Up to 64 MiB more may wait for the garbage collector.
 	Retain int64
 
