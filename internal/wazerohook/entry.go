@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
+	"math"
 )
 
 // ErrEntry means that bytes are not an entry that this build of wazero can load.
@@ -164,11 +165,18 @@ func readSpan(src io.ReaderAt, off, length, size int64) ([]byte, error) {
 	if off+length > size {
 		return nil, entryError("it ends at byte %d, before %d", size, off+length)
 	}
-	b := make([]byte, length)
-	if n, err := src.ReadAt(b, off); err != nil && (n < len(b) || !errors.Is(err, io.EOF)) {
-		return nil, err
+	if length > math.MaxInt {
+		return nil, entryError("%d bytes do not fit this platform's memory", length)
 	}
-	return b, nil
+	b := make([]byte, length)
+	n, err := src.ReadAt(b, off)
+	switch {
+	case n == len(b):
+		return b, nil
+	case err == nil || errors.Is(err, io.EOF):
+		return nil, io.ErrUnexpectedEOF
+	}
+	return nil, err
 }
 
 func entryError(format string, args ...any) error {
