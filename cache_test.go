@@ -1,0 +1,683 @@
+package modcache_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"hash/crc32"
+	"io"
+	"log/slog"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"github.com/tetratelabs/wazero"
+	"github.com/tetratelabs/wazero/experimental"
+
+	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/internal/wasmtest"
+)
+
+// The module under test calls along a chain, so that a wrong function offset
+// shows in its result; the other one would return something else.
+const chain = 5
+
+var (
+	chainWasm  = wasmtest.Sum(chain, 100)
+	otherWasm  = wasmtest.Sum(chain, 200)
+	chainWant  = chain*(chain+1)/2 + 100
+	otherWant  = chain*(chain+1)/2 + 200
+	errNothing = errors.New("must not be called")
+)
+
+// flawedSource is a file-backed artifact's file.
+type flawedSource struct {
+	io.ReaderAt
+	read  func(p []byte, off int64) (int, error)
+	close func() error
+}
+
+func (f flawedSource) ReadAt(p []byte, off int64) (int, error) {
+	if f.read != nil {
+		return f.read(p, off)
+	}
+	return f.ReaderAt.ReadAt(p, off)
+}
+
+func (f flawedSource) Close() error {
+	if f.close != nil {
+		return f.close()
+	}
+	return nil
+}
+
+// What a fault must show as: damage is deleted and replaced; what can't be read
+// is left alone; a miss is no fault.
+type symptom int
+
+const (
+	harmless symptom = iota // nobody notices
+	absent                  // a miss
+	damage                  // Corrupt
+	failure                 // StoreErrors
+)
+
+// getFault is something that a store does wrong when it is asked for an artifact.
+type getFault struct {
+	name string
+	get  func(e, other tableEntry) (*modcache.Artifact, bool, error)
+	want symptom
+}
+
+// bytesFaults are ways in which the stored bytes can be wrong.
+func bytesFaults(version int) map[string]func(code, other []byte) []byte {
+	flip := func(at int, bit byte) func(code, _ []byte) []byte {
+		return func(code, _ []byte) []byte {
+			if at < 0 {
+				at += len(code)
+			}
+			code[at] ^= bit
+			return code
+		}
+	}
+	const seal = 32
+	head := 6 + 1 + version + 4
+	codeAt := head + 8*chain + 8
+	return map[string]func(code, other []byte) []byte{
+		"another key's":    func(_, other []byte) []byte { return other },
+		"empty":            func([]byte, []byte) []byte { return nil },
+		"one byte":         func(code, _ []byte) []byte { return code[:1] },
+		"only a seal":      func(code, _ []byte) []byte { return code[len(code)-seal:] },
+		"no seal":          func(code, _ []byte) []byte { return code[:len(code)-seal] },
+		"truncated by 1":   func(code, _ []byte) []byte { return code[:len(code)-1] },
+		"truncated half":   func(code, _ []byte) []byte { return code[:len(code)/2] },
+		"extended by 1":    func(code, _ []byte) []byte { return append(code, 0) },
+		"extended in tail": func(code, _ []byte) []byte { return slices.Insert(code, len(code)-seal, 0) },
+		"zeros":            func(code, _ []byte) []byte { clear(code); return code },
+		"magic":            flip(0, 1),
+		"version":          flip(7, 1),
+		"function count":   flip(head-4, 1),
+		"huge count":       flip(head-1, 0x80),
+		// Function 3 moves into function 2 or so: in range, in order.
+		"function offset": flip(head+8*3, 1),
+		"functions swapped": func(code, _ []byte) []byte {
+			a, b := code[head+8*2:head+8*3], code[head+8*3:head+8*4]
+			tmp := slices.Clone(a)
+			copy(a, b)
+			copy(b, tmp)
+			return code
+		},
+		"code length": flip(head+8*chain, 1),
+		"code": func(code, _ []byte) []byte {
+			code[codeAt+20] ^= 4
+			return code
+		},
+		"code with its checksum": func(code, _ []byte) []byte {
+			n := int(binary.LittleEndian.Uint64(code[head+8*chain:]))
+			body := code[codeAt : codeAt+n]
+			body[len(body)-40] ^= 4
+			binary.LittleEndian.PutUint32(code[codeAt+n:], crc32.Checksum(body, crc32.MakeTable(crc32.Castagnoli)))
+			return code
+		},
+		"checksum": func(code, _ []byte) []byte {
+			n := int(binary.LittleEndian.Uint64(code[head+8*chain:]))
+			code[codeAt+n] ^= 1
+			return code
+		},
+		"source map flag": flip(-seal-5, 1),
+		"catch tables":    flip(-seal-4, 1),
+		"seal":            flip(-1, 1),
+	}
+}
+
+func getFaults(version int) (faults []getFault) {
+	add := func(name string, want symptom, get func(e, other tableEntry) (*modcache.Artifact, bool, error)) {
+		faults = append(faults, getFault{name, get, want})
+	}
+	add("error", failure, func(_, _ tableEntry) (*modcache.Artifact, bool, error) { return nil, false, errInjected })
+	add("deadline", failure, func(_, _ tableEntry) (*modcache.Artifact, bool, error) {
+		return nil, false, context.DeadlineExceeded
+	})
+	add("error with an artifact", failure, func(e, _ tableEntry) (*modcache.Artifact, bool, error) { return e.artifact(), true, errInjected })
+	add("panic", failure, func(_, _ tableEntry) (*modcache.Artifact, bool, error) { panic("injected") })
+	add("panic with nil", failure, func(_, _ tableEntry) (*modcache.Artifact, bool, error) { panic(nil) })
+	add("nothing, found", absent, func(_, _ tableEntry) (*modcache.Artifact, bool, error) { return nil, true, nil })
+	add("something, not found", absent, func(e, _ tableEntry) (*modcache.Artifact, bool, error) { return e.artifact(), false, nil })
+	add("zero artifact", damage, func(_, _ tableEntry) (*modcache.Artifact, bool, error) { return new(modcache.Artifact), true, nil })
+	for name, engine := range map[string]string{"another engine": "somebody else's", "no engine": ""} {
+		add(name, damage, func(e, _ tableEntry) (*modcache.Artifact, bool, error) {
+			e.info.Engine = engine
+			return e.artifact(), true, nil
+		})
+	}
+	from := func(e tableEntry, f flawedSource, size int) (*modcache.Artifact, bool, error) {
+		f.ReaderAt = bytes.NewReader(e.code)
+		return modcache.NewArtifactFrom(f, int64(size), e.info), true, nil
+	}
+	for name, spoil := range bytesFaults(version) {
+		add(name, damage, func(e, other tableEntry) (*modcache.Artifact, bool, error) {
+			return tableEntry{spoil(slices.Clone(e.code), other.code), e.info}.artifact(), true, nil
+		})
+		add(name+", behind a file", damage, func(e, other tableEntry) (*modcache.Artifact, bool, error) {
+			e.code = spoil(slices.Clone(e.code), other.code)
+			return from(e, flawedSource{}, len(e.code))
+		})
+	}
+	for name, c := range map[string]struct {
+		read func(p []byte, off int64) (int, error)
+		want symptom
+	}{
+		"fails":                          {func([]byte, int64) (int, error) { return 0, errInjected }, failure},
+		"fails after some":               {func(p []byte, _ int64) (int, error) { return len(p) / 2, errInjected }, failure},
+		"panics":                         {func([]byte, int64) (int, error) { panic("injected") }, failure},
+		"finds damage":                   {func([]byte, int64) (int, error) { return 0, modcache.ErrCorrupt }, damage},
+		"finds forgery":                  {func([]byte, int64) (int, error) { return 0, modcache.ErrAuth }, damage},
+		"is closed":                      {func([]byte, int64) (int, error) { return 0, modcache.ErrClosed }, failure},
+		"returns less, without error":    {func(p []byte, _ int64) (int, error) { return len(p) - 1, nil }, damage},
+		"returns nothing":                {func([]byte, int64) (int, error) { return 0, nil }, damage},
+		"ends at once":                   {func([]byte, int64) (int, error) { return 0, io.EOF }, damage},
+		"returns more than it was asked": {func(p []byte, _ int64) (int, error) { return len(p) + 7, nil }, damage},
+		"returns a negative count":       {func([]byte, int64) (int, error) { return -1, nil }, damage},
+	} {
+		add("file that "+name, c.want, func(e, _ tableEntry) (*modcache.Artifact, bool, error) {
+			return from(e, flawedSource{read: c.read}, len(e.code))
+		})
+	}
+	for name, size := range map[string]int{"negative": -1, "zero": 0, "one byte": 1, "too small": 100, "too large": 1 << 20, "absurd": 1 << 30} {
+		add("file of "+name+" size", damage, func(e, _ tableEntry) (*modcache.Artifact, bool, error) { return from(e, flawedSource{}, size) })
+	}
+	add("sound file", harmless, func(e, _ tableEntry) (*modcache.Artifact, bool, error) { return from(e, flawedSource{}, len(e.code)) })
+	add("close that fails", harmless, func(e, _ tableEntry) (*modcache.Artifact, bool, error) {
+		return from(e, flawedSource{close: func() error { return errInjected }}, len(e.code))
+	})
+	add("close that panics", harmless, func(e, _ tableEntry) (*modcache.Artifact, bool, error) {
+		return from(e, flawedSource{close: func() error { panic("injected") }}, len(e.code))
+	})
+	add("damage, and a close that panics", damage, func(e, _ tableEntry) (*modcache.Artifact, bool, error) {
+		e.code = slices.Clone(e.code)
+		e.code[100] ^= 1
+		return from(e, flawedSource{close: func() error { panic("injected") }}, len(e.code))
+	})
+	add("damage on the second read only", harmless, func(e, other tableEntry) (*modcache.Artifact, bool, error) {
+		reads := 0
+		return from(e, flawedSource{read: func(p []byte, off int64) (int, error) {
+			if reads++; reads > 2 {
+				return bytes.NewReader(other.code).ReadAt(p, off)
+			}
+			return bytes.NewReader(e.code).ReadAt(p, off)
+		}}, len(e.code))
+	})
+	return faults
+}
+
+// filled returns a store with the code of chainWasm and otherWasm for one way in, and
+// the key of chainWasm.
+func filled(t testing.TB, w way) (s *tableStore, key modcache.Key, other tableEntry) {
+	s = &tableStore{}
+	var seen witness
+	c := newCache(t, s, seen.options(modcache.Options{}))
+	requireRuns(t, w, c, chainWasm, chainWant)
+	requireRuns(t, w, c, otherWasm, otherWant)
+	require.Len(t, s.entries, 2)
+	require.Len(t, seen.keys(), 2)
+	key = seen.keys()[0]
+	return s, key, s.entries[seen.keys()[1]]
+}
+
+// versionLen returns the length of wazero's version in its entries.
+func versionLen(e tableEntry) int { return int(e.code[6]) }
+
+func TestFaultsOfGet(t *testing.T) {
+	for _, w := range ways {
+		t.Run(w.name, func(t *testing.T) {
+			reference, key, other := filled(t, w)
+			good := reference.entries[key]
+			for _, f := range getFaults(versionLen(good)) {
+				t.Run(f.name, func(t *testing.T) {
+					s := &tableStore{entries: map[modcache.Key]tableEntry{key: good}}
+					strikes := 0
+					s.onGet = func(k modcache.Key, _ *modcache.Artifact, _ bool) (*modcache.Artifact, bool, error) {
+						if k != key {
+							t.Errorf("asked for %v, want %v", k, key)
+						}
+						strikes++
+						return f.get(good, other)
+					}
+					var seen witness
+					c := newCache(t, s, seen.options(modcache.Options{}))
+					requireRuns(t, w, c, chainWasm, chainWant)
+					require.Positive(t, strikes)
+
+					m := c.Metrics()
+					require.Equal(t, m.Lookups, m.Hits+m.Misses)
+					require.Equal(t, f.want == harmless, m.Hits > 0)
+					require.Equal(t, f.want == damage, m.Corrupt > 0, "Corrupt: %d", m.Corrupt)
+					require.Equal(t, f.want == failure, m.StoreErrors > 0, "StoreErrors: %d", m.StoreErrors)
+					require.Equal(t, f.want == damage, s.calls.delete > 0, "only damage is deleted")
+					require.Equal(t, f.want != harmless, s.calls.add > 0)
+					for kind, want := range map[modcache.EventKind]bool{
+						modcache.EventHit: f.want == harmless, modcache.EventMiss: f.want != harmless,
+						modcache.EventCorrupt: f.want == damage, modcache.EventStoreFailed: f.want == failure,
+					} {
+						errs := seen.saw(kind)
+						require.Equal(t, want, len(errs) > 0, "events of kind %d: %v", kind, errs)
+						if kind == modcache.EventCorrupt || kind == modcache.EventStoreFailed {
+							require.NotContains(t, errs, nil)
+						}
+					}
+					require.Equal(t, f.want == damage || f.want == failure, seen.warned() > 0)
+
+					// Damage was replaced, and all else was left as it is.
+					s.heal()
+					require.Contains(t, s.entries, key)
+					again := newCache(t, s, seen.options(modcache.Options{RequireHit: true}))
+					requireRuns(t, w, again, chainWasm, chainWant)
+				})
+			}
+		})
+	}
+}
+
+func TestFaultsOfAddAndDelete(t *testing.T) {
+	for _, w := range ways {
+		for name, fault := range map[string]func() error{
+			"error":     func() error { return errInjected },
+			"panic":     func() error { panic("injected") },
+			"too large": func() error { return modcache.ErrTooLarge },
+			"read-only": func() error { return modcache.ErrReadOnly },
+		} {
+			t.Run(w.name+" Add "+name, func(t *testing.T) {
+				s := &tableStore{onAdd: fault}
+				var seen witness
+				c := newCache(t, s, seen.options(modcache.Options{}))
+				requireRuns(t, w, c, chainWasm, chainWant)
+				requireRuns(t, w, c, chainWasm, chainWant)
+				require.EqualValues(t, 2, c.Metrics().StoreErrors)
+				require.Len(t, seen.saw(modcache.EventStoreFailed), 2)
+				require.Empty(t, seen.saw(modcache.EventStored))
+				s.heal()
+				requireRuns(t, w, c, chainWasm, chainWant)
+				requireRuns(t, w, c, chainWasm, chainWant)
+				require.EqualValues(t, 1, c.Metrics().Hits)
+			})
+			t.Run(w.name+" Delete "+name, func(t *testing.T) {
+				s, key, other := filled(t, w)
+				s.entries[key] = other
+				s.onDelete = fault
+				var seen witness
+				c := newCache(t, s, seen.options(modcache.Options{}))
+				requireRuns(t, w, c, chainWasm, chainWant)
+				require.EqualValues(t, 1, c.Metrics().Corrupt)
+				require.EqualValues(t, 1, c.Metrics().StoreErrors)
+				s.heal()
+				requireRuns(t, w, c, chainWasm, chainWant)
+				requireRuns(t, w, c, chainWasm, chainWant)
+				require.EqualValues(t, 1, c.Metrics().Hits)
+			})
+		}
+	}
+}
+
+func TestFaultsOfFlushAndMetrics(t *testing.T) {
+	s := &tableStore{onFlush: func() error { return errInjected }, metrics: func() modcache.Metrics { return modcache.Metrics{Entries: 3} }}
+	c := newCache(t, s, nil)
+	require.ErrorIs(t, c.Flush(bg), errInjected)
+	require.EqualValues(t, 3, c.Metrics().Store.Entries)
+	s.onFlush = func() error { panic("injected") }
+	s.metrics = func() modcache.Metrics { panic("injected") }
+	require.ErrorContains(t, c.Flush(bg), "injected")
+	require.Zero(t, c.Metrics().Store)
+}
+
+// lockingStore is a store with a lock that does what it wants.
+type lockingStore struct {
+	*tableStore
+	lock func(ctx context.Context) (func(), error)
+}
+
+func (s lockingStore) Lock(ctx context.Context, _ modcache.Key) (func(), error) { return s.lock(ctx) }
+
+func TestFaultsOfLock(t *testing.T) {
+	for name, lock := range map[string]func(ctx context.Context) (func(), error){
+		"error":        func(context.Context) (func(), error) { return nil, errInjected },
+		"panic":        func(context.Context) (func(), error) { panic("injected") },
+		"nothing":      func(context.Context) (func(), error) { return nil, nil },
+		"unlock panic": func(context.Context) (func(), error) { return func() { panic("injected") }, nil },
+		"never": func(ctx context.Context) (func(), error) {
+			<-ctx.Done()
+			return nil, ctx.Err()
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var seen witness
+			var wait time.Duration // the default
+			if name == "never" {
+				wait = time.Nanosecond
+			}
+			c := newCache(t, lockingStore{&tableStore{}, lock}, seen.options(modcache.Options{LockWait: wait}))
+			requireRuns(t, ways[1], c, chainWasm, chainWant)
+			if name != "never" {
+				require.NotZero(t, c.Metrics().StoreErrors)
+			}
+			requireRuns(t, ways[1], c, chainWasm, chainWant)
+			require.NotZero(t, c.Metrics().Hits)
+		})
+	}
+}
+
+// A store that answers late delays a compile and does nothing else.
+func TestSlowStore(t *testing.T) {
+	for _, w := range ways {
+		t.Run(w.name, func(t *testing.T) {
+			s := &tableStore{}
+			asked, answer := make(chan bool, 8), make(chan bool)
+			s.onGet = func(_ modcache.Key, a *modcache.Artifact, ok bool) (*modcache.Artifact, bool, error) {
+				asked <- true
+				<-answer
+				return a, ok, nil
+			}
+			c := newCache(t, s, &modcache.Options{Retain: forget})
+			for range 2 {
+				type result struct {
+					got uint64
+					err error
+				}
+				done := make(chan result)
+				go func() {
+					got, err := w.run(c, chainWasm)
+					done <- result{got, err}
+				}()
+				<-asked
+				select {
+				case <-done:
+					t.Fatal("did not wait for the store")
+				default:
+				}
+				answer <- true
+				r := <-done
+				require.NoError(t, r.err)
+				require.EqualValues(t, chainWant, r.got)
+			}
+			require.EqualValues(t, 1, c.Metrics().Hits)
+		})
+	}
+}
+
+type panickingHandler struct{}
+
+func (panickingHandler) Enabled(context.Context, slog.Level) bool  { panic("injected") }
+func (panickingHandler) Handle(context.Context, slog.Record) error { panic("injected") }
+func (h panickingHandler) WithAttrs([]slog.Attr) slog.Handler      { return h }
+func (h panickingHandler) WithGroup(string) slog.Handler           { return h }
+
+func TestObserversThatPanic(t *testing.T) {
+	for _, w := range ways {
+		t.Run(w.name, func(t *testing.T) {
+			c := openCache(t, t.TempDir()+"/c", &modcache.Options{
+				Retain:  forget,
+				Logger:  slog.New(panickingHandler{}),
+				OnEvent: func(modcache.Event) { panic("injected") },
+				Disk:    modcache.DiskOptions{OnEvent: func(modcache.Event) { panic("injected") }},
+			})
+			requireRuns(t, w, c, chainWasm, chainWant)
+			requireRuns(t, w, c, chainWasm, chainWant)
+			require.EqualValues(t, 1, c.Metrics().Hits)
+			require.NoError(t, c.Close(bg))
+		})
+	}
+}
+
+// An observer may ask the Cache that calls it.
+func TestObserversThatCallBack(t *testing.T) {
+	for _, w := range ways {
+		var c *modcache.Cache
+		calls := 0
+		c = newCache(t, &tableStore{}, &modcache.Options{Retain: forget, OnEvent: func(modcache.Event) {
+			if c != nil {
+				calls++
+				_ = c.Metrics()
+				_ = c.Flush(bg)
+				_ = c.CompilationCache()
+			}
+		}})
+		requireRuns(t, w, c, chainWasm, chainWant)
+		require.Positive(t, calls)
+	}
+}
+
+func TestRequireHit(t *testing.T) {
+	for _, w := range ways {
+		t.Run(w.name, func(t *testing.T) {
+			s := &tableStore{}
+			var seen witness
+			strict := newCache(t, s, seen.options(modcache.Options{RequireHit: true}))
+			_, err := w.run(strict, chainWasm)
+			require.ErrorIs(t, err, modcache.ErrMiss)
+			require.Zero(t, s.calls.add)
+			require.Zero(t, strict.Metrics().Compiles)
+			require.Empty(t, seen.saw(modcache.EventCompileStarted), "refused after compiling began")
+
+			requireRuns(t, w, newCache(t, s, nil), chainWasm, chainWant)
+			requireRuns(t, w, strict, chainWasm, chainWant)
+			_, err = w.run(strict, otherWasm)
+			require.ErrorIs(t, err, modcache.ErrMiss)
+
+			// Faults are misses too, not permission to compile.
+			s.onGet = func(modcache.Key, *modcache.Artifact, bool) (*modcache.Artifact, bool, error) {
+				return nil, false, errInjected
+			}
+			_, err = w.run(strict, chainWasm)
+			require.ErrorIs(t, err, modcache.ErrMiss)
+			s.onGet = func(_ modcache.Key, a *modcache.Artifact, _ bool) (*modcache.Artifact, bool, error) {
+				b, _ := a.Bytes()
+				b[50] ^= 1
+				return modcache.NewArtifact(b, a.Info()), true, nil
+			}
+			_, err = w.run(strict, chainWasm)
+			require.ErrorIs(t, err, modcache.ErrMiss)
+
+			// After Close, nothing can be a hit.
+			s.heal()
+			config := wazero.NewRuntimeConfig().WithCompilationCache(strict.CompilationCache())
+			require.NoError(t, strict.Close(bg))
+			r := wazero.NewRuntimeWithConfig(bg, config)
+			defer r.Close(bg)
+			_, err = r.CompileModule(bg, chainWasm)
+			require.ErrorIs(t, err, modcache.ErrMiss)
+			require.ErrorIs(t, err, modcache.ErrClosed)
+			_, err = runDropIn(strict, chainWasm)
+			require.ErrorIs(t, err, modcache.ErrMiss)
+			_, err = runRuntime(strict, chainWasm)
+			require.ErrorIs(t, err, modcache.ErrClosed)
+		})
+	}
+}
+
+// When nothing is stored, what a module with listeners would be compiled to isn't either.
+func TestRequireHitWithListeners(t *testing.T) {
+	ctx := experimental.WithFunctionListenerFactory(bg, experimental.FunctionListenerFactoryFunc(nil))
+	s := &tableStore{}
+	strict := newCache(t, s, &modcache.Options{RequireHit: true})
+	r, err := strict.NewRuntime(bg, nil)
+	require.NoError(t, err)
+	defer r.Close(bg)
+	_, err = r.CompileModule(ctx, chainWasm)
+	require.ErrorIs(t, err, modcache.ErrMiss)
+}
+
+func TestReadOnlyNeverWrites(t *testing.T) {
+	for _, w := range ways {
+		t.Run(w.name, func(t *testing.T) {
+			s, key, other := filled(t, w)
+			s.entries[key] = other // damaged
+			s.onAdd = func() error { return errNothing }
+			s.onDelete = func() error { return errNothing }
+			adds, deletes := s.calls.add, s.calls.delete
+			c := newCache(t, s, &modcache.Options{ReadOnly: true, Retain: forget})
+			requireRuns(t, w, c, chainWasm, chainWant)
+			requireRuns(t, w, c, otherWasm, otherWant)
+			requireRuns(t, w, c, wasmtest.Const(3), 3)
+			require.Equal(t, adds, s.calls.add)
+			require.Equal(t, deletes, s.calls.delete)
+			require.Zero(t, c.Metrics().StoreErrors)
+			require.EqualValues(t, 1, c.Metrics().Hits)
+		})
+	}
+}
+
+func TestOtherEnginesNeverShare(t *testing.T) {
+	for _, w := range ways {
+		t.Run(w.name, func(t *testing.T) {
+			s := &tableStore{}
+			for i, id := range []string{"", "one", "two", "on", "onee"} {
+				c := newCache(t, s, &modcache.Options{EngineID: id})
+				if id != "" {
+					require.Equal(t, id, c.EngineID())
+				}
+				requireRuns(t, w, c, chainWasm, chainWant)
+				require.Zero(t, c.Metrics().Hits)
+				require.Len(t, s.entries, i+1)
+			}
+			c := newCache(t, s, &modcache.Options{EngineID: "two", RequireHit: true})
+			requireRuns(t, w, c, chainWasm, chainWant)
+			// What the right engine made, under another's key, is not used either.
+			var seen witness
+			c = newCache(t, s, seen.options(modcache.Options{EngineID: "three"}))
+			s.onGet = func(modcache.Key, *modcache.Artifact, bool) (*modcache.Artifact, bool, error) {
+				for _, e := range s.entries {
+					e.info.Engine = "three"
+					return e.artifact(), true, nil
+				}
+				return nil, false, nil
+			}
+			requireRuns(t, w, c, chainWasm, chainWant)
+			require.EqualValues(t, 1, c.Metrics().Corrupt)
+			require.Zero(t, c.Metrics().Hits)
+		})
+	}
+}
+
+func TestBadInputFailsAsWithPlainWazero(t *testing.T) {
+	whole := wasmtest.Sum(3, 1)
+	for name, wasm := range map[string][]byte{
+		"nil":          nil,
+		"empty":        {},
+		"not wasm":     []byte("#!/bin/sh\necho hello\n"),
+		"short magic":  []byte("\x00as"),
+		"only magic":   []byte("\x00asm"),
+		"version 2":    []byte("\x00asm\x02\x00\x00\x00"),
+		"truncated":    whole[:len(whole)-1],
+		"half":         whole[:len(whole)/2],
+		"invalid body": badBody(),
+	} {
+		for _, w := range ways {
+			t.Run(w.name+" "+name, func(t *testing.T) {
+				_, want := runPlain(wasm)
+				require.Error(t, want)
+				s := &tableStore{}
+				c := newCache(t, s, nil)
+				for range 2 {
+					_, err := w.run(c, wasm)
+					require.EqualError(t, err, want.Error())
+				}
+				require.Zero(t, s.calls.add)
+				requireRuns(t, w, c, chainWasm, chainWant)
+			})
+		}
+	}
+}
+
+// badBody is a module whose function returns what it doesn't have.
+func badBody() []byte {
+	var m wasmtest.Module
+	m.Func(m.Type(nil, []byte{wasmtest.I32}), "f", 0x42, 0)
+	return m.Bytes()
+}
+
+func TestNewRefuses(t *testing.T) {
+	_, err := modcache.New(nil, nil)
+	require.ErrorContains(t, err, "modcache: New needs a store")
+	long := string(bytes.Repeat([]byte("x"), 256))
+	_, err = modcache.New(&tableStore{}, &modcache.Options{EngineID: long})
+	require.ErrorContains(t, err, "EngineID")
+	_, err = modcache.New(&tableStore{}, &modcache.Options{EngineID: long[1:], Workers: -3, MaxCompiles: -1, Retain: -1, LockWait: -1})
+	require.NoError(t, err)
+}
+
+func TestClose(t *testing.T) {
+	s := &tableStore{}
+	c, err := modcache.New(s, nil)
+	require.NoError(t, err)
+	cc := c.CompilationCache()
+	running, err := c.NewRuntime(bg, nil)
+	require.NoError(t, err)
+	defer running.Close(bg)
+	cm, err := running.CompileModule(bg, chainWasm)
+	require.NoError(t, err)
+	mod, err := running.InstantiateModule(bg, cm, wazero.NewModuleConfig())
+	require.NoError(t, err)
+
+	require.NoError(t, c.Close(bg))
+	require.NoError(t, c.Close(bg))
+
+	calls := s.calls
+	_, err = c.NewRuntime(bg, nil)
+	require.ErrorIs(t, err, modcache.ErrClosed)
+	require.ErrorIs(t, c.Attach(wazero.NewCompilationCache()), modcache.ErrClosed)
+	require.ErrorIs(t, c.Warm(bg, nil, modcache.NewModule(chainWasm)), modcache.ErrClosed)
+	_, err = running.CompileModule(bg, otherWasm)
+	require.ErrorIs(t, err, modcache.ErrClosed)
+
+	// What runs goes on, and the drop-in compiles as if it had no files.
+	res, err := mod.ExportedFunction("f").Call(bg)
+	require.NoError(t, err)
+	require.EqualValues(t, chainWant, res[0])
+	for _, cc := range []wazero.CompilationCache{cc, c.CompilationCache()} {
+		r := wazero.NewRuntimeWithConfig(bg, wazero.NewRuntimeConfig().WithCompilationCache(cc))
+		got, err := callF(r, otherWasm)
+		require.NoError(t, err)
+		require.EqualValues(t, otherWant, got)
+		require.NoError(t, r.Close(bg))
+	}
+	require.Equal(t, calls, s.calls, "the store was used after Close")
+	_ = c.Metrics()
+}
+
+func TestCloseClosesOnlyWhatOpenOpened(t *testing.T) {
+	d := openDisk(t, t.TempDir()+"/own", nil)
+	c, err := modcache.New(d, nil)
+	require.NoError(t, err)
+	require.Same(t, d, c.Store())
+	require.NoError(t, c.Close(bg))
+	_, _, err = d.Get(bg, modcache.Key{1})
+	require.NoError(t, err)
+
+	c, err = modcache.Open(t.TempDir()+"/opened", nil)
+	require.NoError(t, err)
+	require.NoError(t, c.Close(bg))
+	_, _, err = c.Store().Get(bg, modcache.Key{1})
+	require.ErrorIs(t, err, modcache.ErrClosed)
+	require.ErrorIs(t, c.Flush(bg), modcache.ErrClosed)
+}
+
+// A drop-in in the middle of a compile may outlive the Cache's store.
+func TestCloseDuringACompile(t *testing.T) {
+	for range 20 {
+		c, err := modcache.Open(t.TempDir()+"/c", &modcache.Options{Retain: forget})
+		require.NoError(t, err)
+		done := make(chan error)
+		go func() {
+			for i := range 5 {
+				if _, err := runDropIn(c, wasmtest.Const(int32(i))); err != nil {
+					done <- err
+					return
+				}
+			}
+			done <- nil
+		}()
+		require.NoError(t, c.Close(bg))
+		require.NoError(t, <-done)
+	}
+}
