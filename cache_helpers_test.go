@@ -4,7 +4,11 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 
@@ -239,3 +243,17 @@ func requireRuns(t testing.TB, w way, c *modcache.Cache, wasm []byte, want int) 
 }
 
 var errInjected = errors.New("injected")
+
+// wazeroTestdata reads a file of wazero's source.
+func wazeroTestdata(t testing.TB, name string) []byte {
+	t.Helper()
+	out, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "github.com/tetratelabs/wazero").Output()
+	var b []byte
+	if err == nil {
+		b, err = os.ReadFile(filepath.Join(strings.TrimSpace(string(out)), filepath.FromSlash(name)))
+	}
+	if err != nil {
+		t.Skipf("NOT TESTED: the source of wazero isn't at hand: %v", err)
+	}
+	return b
+}
