@@ -80,6 +80,7 @@ func TestOpenDefaultDirectory(t *testing.T) {
 }
 
 func TestReadOnlyCreatesNoDirectory(t *testing.T) {
+	needsCompiler(t)
 	for _, w := range ways {
 		dir := filepath.Join(t.TempDir(), "missing", "cache")
 		c := openCache(t, dir, &modcache.Options{ReadOnly: true})
@@ -145,6 +146,7 @@ var liveSizes = []struct {
 // TestDiskFaultsUnderALiveCache damages the directory of a Cache that is open, then
 // compiles what was there and something new.
 func TestDiskFaultsUnderALiveCache(t *testing.T) {
+	needsCompiler(t)
 	each := func(f func(t testing.TB, file string)) func(t testing.TB, dir string) {
 		return func(t testing.TB, dir string) {
 			files := entriesBelow(t, dir)
@@ -271,6 +273,7 @@ func removeAll(t testing.TB, dir string) {
 
 // Whoever opens a damaged directory repairs it by using it.
 func TestDiskHealsByUse(t *testing.T) {
+	needsCompiler(t)
 	for _, w := range ways {
 		for _, size := range liveSizes {
 			t.Run(w.name+"/"+size.name, func(t *testing.T) {

@@ -16,6 +16,7 @@ import (
 	"github.com/tetratelabs/wazero"
 
 	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/internal/wazerohook"
 )
 
 // A way is one of the two ways into a Cache. It compiles wasm in a runtime of its
@@ -63,6 +64,14 @@ func callF(r wazero.Runtime, wasm []byte) (uint64, error) {
 		return 0, err
 	}
 	return res[0], nil
+}
+
+// needsCompiler skips a test where wazero interprets, and so has nothing to cache.
+func needsCompiler(t testing.TB) {
+	t.Helper()
+	if _, err := wazerohook.Probe(); errors.Is(err, wazerohook.ErrInterpreter) {
+		t.Skip("NOT TESTED:", err)
+	}
 }
 
 // forget makes a Cache keep no machine code in memory, so that every compile asks

@@ -230,6 +230,7 @@ func filled(t testing.TB, w way) (s *tableStore, key modcache.Key, other tableEn
 func versionLen(e tableEntry) int { return int(e.code[6]) }
 
 func TestFaultsOfGet(t *testing.T) {
+	needsCompiler(t)
 	for _, w := range ways {
 		t.Run(w.name, func(t *testing.T) {
 			reference, key, other := filled(t, w)
@@ -281,6 +282,7 @@ func TestFaultsOfGet(t *testing.T) {
 }
 
 func TestFaultsOfAddAndDelete(t *testing.T) {
+	needsCompiler(t)
 	for _, w := range ways {
 		for name, fault := range map[string]func() error{
 			"error":     func() error { return errInjected },
@@ -340,6 +342,7 @@ type lockingStore struct {
 func (s lockingStore) Lock(ctx context.Context, _ modcache.Key) (func(), error) { return s.lock(ctx) }
 
 func TestFaultsOfLock(t *testing.T) {
+	needsCompiler(t)
 	for name, lock := range map[string]func(ctx context.Context) (func(), error){
 		"error":        func(context.Context) (func(), error) { return nil, errInjected },
 		"panic":        func(context.Context) (func(), error) { panic("injected") },
@@ -369,6 +372,7 @@ func TestFaultsOfLock(t *testing.T) {
 
 // A store that answers late delays a compile and does nothing else.
 func TestSlowStore(t *testing.T) {
+	needsCompiler(t)
 	for _, w := range ways {
 		t.Run(w.name, func(t *testing.T) {
 			s := &tableStore{}
@@ -413,6 +417,7 @@ func (h panickingHandler) WithAttrs([]slog.Attr) slog.Handler      { return h }
 func (h panickingHandler) WithGroup(string) slog.Handler           { return h }
 
 func TestObserversThatPanic(t *testing.T) {
+	needsCompiler(t)
 	for _, w := range ways {
 		t.Run(w.name, func(t *testing.T) {
 			c := openCache(t, t.TempDir()+"/c", &modcache.Options{
@@ -431,6 +436,7 @@ func TestObserversThatPanic(t *testing.T) {
 
 // An observer may ask the Cache that calls it.
 func TestObserversThatCallBack(t *testing.T) {
+	needsCompiler(t)
 	for _, w := range ways {
 		var c *modcache.Cache
 		calls := 0
@@ -448,6 +454,7 @@ func TestObserversThatCallBack(t *testing.T) {
 }
 
 func TestRequireHit(t *testing.T) {
+	needsCompiler(t)
 	for _, w := range ways {
 		t.Run(w.name, func(t *testing.T) {
 			s := &tableStore{}
@@ -497,6 +504,7 @@ func TestRequireHit(t *testing.T) {
 
 // When nothing is stored, what a module with listeners would be compiled to isn't either.
 func TestRequireHitWithListeners(t *testing.T) {
+	needsCompiler(t)
 	ctx := experimental.WithFunctionListenerFactory(bg, experimental.FunctionListenerFactoryFunc(nil))
 	s := &tableStore{}
 	strict := newCache(t, s, &modcache.Options{RequireHit: true})
@@ -508,6 +516,7 @@ func TestRequireHitWithListeners(t *testing.T) {
 }
 
 func TestReadOnlyNeverWrites(t *testing.T) {
+	needsCompiler(t)
 	for _, w := range ways {
 		t.Run(w.name, func(t *testing.T) {
 			s, key, other := filled(t, w)
@@ -528,6 +537,7 @@ func TestReadOnlyNeverWrites(t *testing.T) {
 }
 
 func TestOtherEnginesNeverShare(t *testing.T) {
+	needsCompiler(t)
 	for _, w := range ways {
 		t.Run(w.name, func(t *testing.T) {
 			s := &tableStore{}
@@ -607,6 +617,7 @@ func TestNewRefuses(t *testing.T) {
 }
 
 func TestClose(t *testing.T) {
+	needsCompiler(t)
 	s := &tableStore{}
 	c, err := modcache.New(s, nil)
 	require.NoError(t, err)
@@ -680,4 +691,26 @@ func TestCloseDuringACompile(t *testing.T) {
 		require.NoError(t, c.Close(bg))
 		require.NoError(t, <-done)
 	}
+}
+
+// Where wazero interprets, nothing is cached, and everything works.
+func TestInterpreter(t *testing.T) {
+	s := &tableStore{}
+	var seen witness
+	c := newCache(t, s, seen.options(modcache.Options{}))
+	config := wazero.NewRuntimeConfigInterpreter()
+	for range 2 {
+		ours, err := c.NewRuntime(bg, config)
+		require.NoError(t, err)
+		plain := wazero.NewRuntimeWithConfig(bg, config.WithCompilationCache(c.CompilationCache()))
+		for _, r := range []wazero.Runtime{ours, plain} {
+			got, err := callF(r, chainWasm)
+			require.NoError(t, err)
+			require.EqualValues(t, chainWant, got)
+			require.NoError(t, r.Close(bg))
+		}
+	}
+	require.Zero(t, s.calls.get)
+	require.NotEmpty(t, seen.saw(modcache.EventDegraded))
+	require.LessOrEqual(t, len(seen.saw(modcache.EventDegraded)), 2, "said once for each feature")
 }

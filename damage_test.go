@@ -100,6 +100,7 @@ func childDamage(t *testing.T, j job) report {
 }
 
 func TestEveryDamageOfAnEntry(t *testing.T) {
+	needsCompiler(t)
 	for i, w := range ways {
 		t.Run(w.name, func(t *testing.T) {
 			dir := t.TempDir() + "/cache"
@@ -160,6 +161,7 @@ func childPlain(t *testing.T, j job) (r report) {
 // TestPlainWazeroForComparison counts what damage to an entry of wazero's own directory
 // cache does. It asserts nothing but that there is a reason to do better.
 func TestPlainWazeroForComparison(t *testing.T) {
+	needsCompiler(t)
 	const functions, want = 3, 6
 	dir, files := directory(t, wasmtest.Sum(functions, 0))
 	sound, err := os.ReadFile(files[0])

@@ -31,6 +31,7 @@ func runOver(t testing.TB, cc wazero.CompilationCache, wasm []byte) uint64 {
 }
 
 func TestAttach(t *testing.T) {
+	needsCompiler(t)
 	s := &tableStore{}
 	c := newCache(t, s, nil)
 	cc := wazero.NewCompilationCache()
@@ -43,6 +44,7 @@ func TestAttach(t *testing.T) {
 }
 
 func TestAttachRefuses(t *testing.T) {
+	needsCompiler(t)
 	s := &tableStore{}
 	c := newCache(t, s, nil)
 
@@ -97,6 +99,7 @@ func attachDirectory(t testing.TB, c *modcache.Cache, dir string) wazero.Compila
 }
 
 func TestTrustDirectory(t *testing.T) {
+	needsCompiler(t)
 	dir, files := directory(t, chainWasm)
 	original, err := os.ReadFile(files[0])
 	require.NoError(t, err)
@@ -133,6 +136,7 @@ func TestTrustDirectory(t *testing.T) {
 }
 
 func TestTrustedDirectoryWithDamage(t *testing.T) {
+	needsCompiler(t)
 	for name, damage := range map[string]func(b []byte) []byte{
 		"empty":       func([]byte) []byte { return nil },
 		"magic":       func(b []byte) []byte { b[0] ^= 1; return b },
@@ -172,6 +176,7 @@ func TestTrustedDirectoryWithDamage(t *testing.T) {
 
 // Everything that wazero accepts runs from the cache as it does without.
 func TestDropInIsTransparent(t *testing.T) {
+	needsCompiler(t)
 	var imports, empty, memory, trap wasmtest.Module
 	g := imports.Import("env", "g", imports.Type(nil, []byte{wasmtest.I32}))
 	imports.Func(0, "f", 0x10, byte(g))
@@ -222,6 +227,7 @@ func (l *counting) NewFunctionListener(api.FunctionDefinition) experimental.Func
 }
 
 func TestDropInWithListeners(t *testing.T) {
+	needsCompiler(t)
 	s := &tableStore{}
 	for pass := range 3 {
 		c := newCache(t, s, &modcache.Options{RequireHit: pass == 2})
@@ -246,6 +252,7 @@ func TestDropInWithListeners(t *testing.T) {
 // wazero gives modules with and without debug info one name, so that the drop-in can't
 // tell them apart. What must hold is that they run, and trap as they should.
 func TestDropInSharesAcrossDebugInfo(t *testing.T) {
+	needsCompiler(t)
 	wasm := wazeroTestdata(t, "internal/testing/dwarftestdata/testdata/tinygo/main.wasm")
 	for _, first := range []bool{true, false} {
 		s := &tableStore{}

@@ -207,6 +207,7 @@ func wazeroCopy(t testing.TB, file, old, new string) string {
 // TestIdentityOfBuilds builds programs in all the ways that people do, which takes
 // the Go toolchain and half a minute or more, and so needs MODCACHE_BUILDS to be set.
 func TestIdentityOfBuilds(t *testing.T) {
+	needsCompiler(t)
 	if os.Getenv("MODCACHE_BUILDS") == "" && !thorough {
 		t.Skip("NOT TESTED: identities of builds; set MODCACHE_BUILDS=1")
 	}

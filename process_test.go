@@ -97,6 +97,7 @@ func childRun(t *testing.T, j job) (r report) {
 
 // TestHitAcrossProcesses is what the whole library is for.
 func TestHitAcrossProcesses(t *testing.T) {
+	needsCompiler(t)
 	for i, w := range ways {
 		t.Run(w.name, func(t *testing.T) {
 			j := job{Child: "run", Way: i, Dir: t.TempDir() + "/cache", Functions: 30}
@@ -129,6 +130,7 @@ func TestHitAcrossProcesses(t *testing.T) {
 }
 
 func TestManyProcessesAtOnce(t *testing.T) {
+	needsCompiler(t)
 	for i, w := range ways {
 		t.Run(w.name, func(t *testing.T) {
 			j := job{Child: "run", Way: i, Dir: t.TempDir() + "/cache", Functions: 30}

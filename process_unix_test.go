@@ -41,6 +41,7 @@ func childLimited(t *testing.T, j job) (r report) {
 }
 
 func TestNoRoomForFiles(t *testing.T) {
+	needsCompiler(t)
 	for _, limit := range []int{1, 200, 600} {
 		dir := t.TempDir() + "/cache"
 		r := inChild(t, job{Child: "limited", Dir: dir, Functions: 20, Step: limit})
@@ -55,6 +56,7 @@ func TestNoRoomForFiles(t *testing.T) {
 }
 
 func TestFullFileSystem(t *testing.T) {
+	needsCompiler(t)
 	if runtime.GOOS != "linux" {
 		t.Skip("NOT TESTED: a full file system, outside Linux")
 	}
@@ -80,6 +82,7 @@ func TestFullFileSystem(t *testing.T) {
 // Somebody who may not do it tries to use the directory: root must not, as
 // permissions don't bind it.
 func TestWithoutPermission(t *testing.T) {
+	needsCompiler(t)
 	dir := t.TempDir()
 	cache := dir + "/cache"
 	// Whoever may not read root's module cache finds another identity there.
