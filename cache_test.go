@@ -8,6 +8,7 @@ import (
 	"hash/crc32"
 	"io"
 	"log/slog"
+	"maps"
 	"slices"
 	"testing"
 	"time"
@@ -713,4 +714,41 @@ func TestInterpreter(t *testing.T) {
 	require.Zero(t, s.calls.get)
 	require.NotEmpty(t, seen.saw(modcache.EventDegraded))
 	require.LessOrEqual(t, len(seen.saw(modcache.EventDegraded)), 2, "said once for each feature")
+}
+
+// handleStore keeps the handles it is given, as a store in memory does.
+type handleStore struct {
+	tableStore
+	handles map[modcache.Key]*modcache.Artifact
+}
+
+func (s *handleStore) Get(_ context.Context, key modcache.Key) (*modcache.Artifact, bool, error) {
+	a, ok := s.handles[key]
+	return a, ok, nil
+}
+
+func (s *handleStore) Add(_ context.Context, key modcache.Key, a *modcache.Artifact) error {
+	s.handles[key] = a
+	return nil
+}
+
+// That an artifact was found to be right for one key says nothing about another.
+func TestHandlesUnderAnotherKey(t *testing.T) {
+	needsCompiler(t)
+	for _, w := range ways {
+		s := &handleStore{handles: map[modcache.Key]*modcache.Artifact{}}
+		c := newCache(t, s, &modcache.Options{Retain: forget})
+		for range 2 {
+			requireRuns(t, w, c, chainWasm, chainWant)
+			requireRuns(t, w, c, otherWasm, otherWant)
+		}
+		require.EqualValues(t, 2, c.Metrics().Hits)
+		keys := slices.Collect(maps.Keys(s.handles))
+		require.Len(t, keys, 2)
+		s.handles[keys[0]], s.handles[keys[1]] = s.handles[keys[1]], s.handles[keys[0]]
+		requireRuns(t, w, c, chainWasm, chainWant)
+		requireRuns(t, w, c, otherWasm, otherWant)
+		require.EqualValues(t, 2, c.Metrics().Hits)
+		require.EqualValues(t, 2, c.Metrics().Corrupt)
+	}
 }

@@ -104,7 +104,7 @@ func TestEveryDamageOfAnEntry(t *testing.T) {
 	for i, w := range ways {
 		t.Run(w.name, func(t *testing.T) {
 			dir := t.TempDir() + "/cache"
-			j := job{Child: "damage", Way: i, Dir: dir, Functions: 3, Step: 61}
+			j := job{Child: "damage", Way: i, Dir: dir, Functions: 3, Step: 83}
 			c := openCache(t, dir, nil)
 			requireRuns(t, w, c, wasmtest.Sum(j.Functions, 0), 6)
 			require.NoError(t, c.Close(bg))
@@ -122,7 +122,7 @@ func TestEveryDamageOfAnEntry(t *testing.T) {
 		t.Run(w.name+" random", func(t *testing.T) {
 			const functions = 850
 			dir := t.TempDir() + "/cache"
-			j := job{Child: "damage", Way: i, Dir: dir, Functions: functions, Step: 1, To: 12}
+			j := job{Child: "damage", Way: i, Dir: dir, Functions: functions, Step: 1, To: 6}
 			c := openCache(t, dir, nil)
 			requireRuns(t, w, c, wasmtest.Sum(functions, 0), functions*(functions+1)/2)
 			require.NoError(t, c.Close(bg))
@@ -166,7 +166,7 @@ func TestPlainWazeroForComparison(t *testing.T) {
 	dir, files := directory(t, wasmtest.Sum(functions, 0))
 	sound, err := os.ReadFile(files[0])
 	require.NoError(t, err)
-	step := 97
+	step := 193
 	if thorough {
 		step = 1
 	}
