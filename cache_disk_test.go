@@ -2,6 +2,7 @@ package modcache_test
 
 import (
 	"bytes"
+	"context"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -291,11 +292,17 @@ func TestDiskHealsByUse(t *testing.T) {
 				require.NoError(t, os.WriteFile(file, damaged, 0o600))
 
 				var seen witness
-				c = openCache(t, dir, seen.options(modcache.Options{Disk: modcache.DiskOptions{OnEvent: func(modcache.Event) {}}}))
+				own := 0
+				c = openCache(t, dir, seen.options(modcache.Options{Disk: modcache.DiskOptions{OnEvent: func(e modcache.Event) {
+					if e.Kind == modcache.EventCorrupt {
+						own++
+					}
+				}}}))
 				requireRuns(t, w, c, size.wasm, size.want)
 				m := c.Metrics()
 				require.Zero(t, m.Hits)
 				require.NotZero(t, m.Corrupt+m.Store.Corrupt)
+				require.Positive(t, own)
 				require.NotEmpty(t, seen.saw(modcache.EventCorrupt), "also where Disk has an observer of its own")
 				require.Positive(t, seen.warned())
 				require.NoError(t, c.Close(bg))
@@ -303,6 +310,41 @@ func TestDiskHealsByUse(t *testing.T) {
 				c = openCache(t, dir, &modcache.Options{RequireHit: true})
 				requireRuns(t, w, c, size.wasm, size.want)
 			})
+		}
+	}
+}
+
+// swappingStore is a Disk in front of which somebody confuses two keys.
+type swappingStore struct {
+	*modcache.Disk
+	keys [2]modcache.Key
+}
+
+func (s *swappingStore) Get(ctx context.Context, key modcache.Key) (*modcache.Artifact, bool, error) {
+	switch key {
+	case s.keys[0]:
+		key = s.keys[1]
+	case s.keys[1]:
+		key = s.keys[0]
+	}
+	return s.Disk.Get(ctx, key)
+}
+
+// What a Disk has verified is what it has under the key that it was asked for.
+func TestDiskUnderSwappedKeys(t *testing.T) {
+	needsCompiler(t)
+	for _, w := range ways {
+		for _, size := range liveSizes {
+			s := &swappingStore{Disk: openDisk(t, t.TempDir()+"/cache", nil)}
+			var seen witness
+			c := cacheOver(t, s, seen.options(modcache.Options{}))
+			requireRuns(t, w, c, size.wasm, size.want)
+			requireRuns(t, w, c, size.next, size.want+1)
+			s.keys = [2]modcache.Key(seen.keys())
+			requireRuns(t, w, c, size.wasm, size.want)
+			requireRuns(t, w, c, size.next, size.want+1)
+			require.Zero(t, c.Metrics().Hits)
+			require.NotZero(t, c.Metrics().Corrupt)
 		}
 	}
 }

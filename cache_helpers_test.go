@@ -32,7 +32,7 @@ func runDropIn(c *modcache.Cache, wasm []byte) (uint64, error) {
 	config := wazero.NewRuntimeConfig().WithCompilationCache(c.CompilationCache())
 	r := wazero.NewRuntimeWithConfig(bg, config)
 	defer r.Close(bg)
-	return callF(r, wasm)
+	return callExport(r, wasm)
 }
 
 func runRuntime(c *modcache.Cache, wasm []byte) (uint64, error) {
@@ -41,16 +41,16 @@ func runRuntime(c *modcache.Cache, wasm []byte) (uint64, error) {
 		return 0, err
 	}
 	defer r.Close(bg)
-	return callF(r, wasm)
+	return callExport(r, wasm)
 }
 
 func runPlain(wasm []byte) (uint64, error) {
 	r := wazero.NewRuntime(bg)
 	defer r.Close(bg)
-	return callF(r, wasm)
+	return callExport(r, wasm)
 }
 
-func callF(r wazero.Runtime, wasm []byte) (uint64, error) {
+func callExport(r wazero.Runtime, wasm []byte) (uint64, error) {
 	cm, err := r.CompileModule(bg, wasm)
 	if err != nil {
 		return 0, err
@@ -138,7 +138,7 @@ func (w *witness) keys() (keys []modcache.Key) {
 	return keys
 }
 
-// tableStore is the simplest store that is right. The hooks, where set, answer in its
+// tableStore is the simplest store that is right. The hooks, where set, exampleWasm in its
 // place.
 type tableStore struct {
 	mu      sync.Mutex
@@ -227,7 +227,7 @@ func (s *tableStore) heal() {
 	s.onGet, s.onAdd, s.onDelete, s.onFlush, s.metrics = nil, nil, nil, nil, nil
 }
 
-func newCache(t testing.TB, s modcache.Store, o *modcache.Options) *modcache.Cache {
+func cacheOver(t testing.TB, s modcache.Store, o *modcache.Options) *modcache.Cache {
 	t.Helper()
 	c, err := modcache.New(s, o)
 	require.NoError(t, err)

@@ -23,13 +23,13 @@ import (
 
 // The module under test calls along a chain, so that a wrong function offset
 // shows in its result; the other one would return something else.
-const chain = 5
+const chainLen = 5
 
 var (
-	chainWasm  = wasmtest.Sum(chain, 100)
-	otherWasm  = wasmtest.Sum(chain, 200)
-	chainWant  = chain*(chain+1)/2 + 100
-	otherWant  = chain*(chain+1)/2 + 200
+	chainWasm  = wasmtest.Sum(chainLen, 100)
+	otherWasm  = wasmtest.Sum(chainLen, 200)
+	chainWant  = chainLen*(chainLen+1)/2 + 100
+	otherWant  = chainLen*(chainLen+1)/2 + 200
 	errNothing = errors.New("must not be called")
 )
 
@@ -85,7 +85,7 @@ func bytesFaults(version int) map[string]func(code, other []byte) []byte {
 	}
 	const seal = 32
 	head := 6 + 1 + version + 4
-	codeAt := head + 8*chain + 8
+	codeAt := head + 8*chainLen + 8
 	return map[string]func(code, other []byte) []byte{
 		"another key's":    func(_, other []byte) []byte { return other },
 		"empty":            func([]byte, []byte) []byte { return nil },
@@ -110,20 +110,20 @@ func bytesFaults(version int) map[string]func(code, other []byte) []byte {
 			copy(b, tmp)
 			return code
 		},
-		"code length": flip(head+8*chain, 1),
+		"code length": flip(head+8*chainLen, 1),
 		"code": func(code, _ []byte) []byte {
 			code[codeAt+20] ^= 4
 			return code
 		},
 		"code with its checksum": func(code, _ []byte) []byte {
-			n := int(binary.LittleEndian.Uint64(code[head+8*chain:]))
+			n := int(binary.LittleEndian.Uint64(code[head+8*chainLen:]))
 			body := code[codeAt : codeAt+n]
 			body[len(body)-40] ^= 4
 			binary.LittleEndian.PutUint32(code[codeAt+n:], crc32.Checksum(body, crc32.MakeTable(crc32.Castagnoli)))
 			return code
 		},
 		"checksum": func(code, _ []byte) []byte {
-			n := int(binary.LittleEndian.Uint64(code[head+8*chain:]))
+			n := int(binary.LittleEndian.Uint64(code[head+8*chainLen:]))
 			code[codeAt+n] ^= 1
 			return code
 		},
@@ -218,7 +218,7 @@ func getFaults(version int) (faults []getFault) {
 func filled(t testing.TB, w way) (s *tableStore, key modcache.Key, other tableEntry) {
 	s = &tableStore{}
 	var seen witness
-	c := newCache(t, s, seen.options(modcache.Options{}))
+	c := cacheOver(t, s, seen.options(modcache.Options{}))
 	requireRuns(t, w, c, chainWasm, chainWant)
 	requireRuns(t, w, c, otherWasm, otherWant)
 	require.Len(t, s.entries, 2)
@@ -248,7 +248,7 @@ func TestFaultsOfGet(t *testing.T) {
 						return f.get(good, other)
 					}
 					var seen witness
-					c := newCache(t, s, seen.options(modcache.Options{}))
+					c := cacheOver(t, s, seen.options(modcache.Options{}))
 					requireRuns(t, w, c, chainWasm, chainWant)
 					require.Positive(t, strikes)
 
@@ -274,7 +274,7 @@ func TestFaultsOfGet(t *testing.T) {
 					// Damage was replaced, and all else was left as it is.
 					s.heal()
 					require.Contains(t, s.entries, key)
-					again := newCache(t, s, seen.options(modcache.Options{RequireHit: true}))
+					again := cacheOver(t, s, seen.options(modcache.Options{RequireHit: true}))
 					requireRuns(t, w, again, chainWasm, chainWant)
 				})
 			}
@@ -294,7 +294,7 @@ func TestFaultsOfAddAndDelete(t *testing.T) {
 			t.Run(w.name+" Add "+name, func(t *testing.T) {
 				s := &tableStore{onAdd: fault}
 				var seen witness
-				c := newCache(t, s, seen.options(modcache.Options{}))
+				c := cacheOver(t, s, seen.options(modcache.Options{}))
 				requireRuns(t, w, c, chainWasm, chainWant)
 				requireRuns(t, w, c, chainWasm, chainWant)
 				require.EqualValues(t, 2, c.Metrics().StoreErrors)
@@ -310,7 +310,7 @@ func TestFaultsOfAddAndDelete(t *testing.T) {
 				s.entries[key] = other
 				s.onDelete = fault
 				var seen witness
-				c := newCache(t, s, seen.options(modcache.Options{}))
+				c := cacheOver(t, s, seen.options(modcache.Options{}))
 				requireRuns(t, w, c, chainWasm, chainWant)
 				require.EqualValues(t, 1, c.Metrics().Corrupt)
 				require.EqualValues(t, 1, c.Metrics().StoreErrors)
@@ -325,7 +325,7 @@ func TestFaultsOfAddAndDelete(t *testing.T) {
 
 func TestFaultsOfFlushAndMetrics(t *testing.T) {
 	s := &tableStore{onFlush: func() error { return errInjected }, metrics: func() modcache.Metrics { return modcache.Metrics{Entries: 3} }}
-	c := newCache(t, s, nil)
+	c := cacheOver(t, s, nil)
 	require.ErrorIs(t, c.Flush(bg), errInjected)
 	require.EqualValues(t, 3, c.Metrics().Store.Entries)
 	s.onFlush = func() error { panic("injected") }
@@ -360,7 +360,7 @@ func TestFaultsOfLock(t *testing.T) {
 			if name == "never" {
 				wait = time.Nanosecond
 			}
-			c := newCache(t, lockingStore{&tableStore{}, lock}, seen.options(modcache.Options{LockWait: wait}))
+			c := cacheOver(t, lockingStore{&tableStore{}, lock}, seen.options(modcache.Options{LockWait: wait}))
 			requireRuns(t, ways[1], c, chainWasm, chainWant)
 			if name != "never" {
 				require.NotZero(t, c.Metrics().StoreErrors)
@@ -377,13 +377,13 @@ func TestSlowStore(t *testing.T) {
 	for _, w := range ways {
 		t.Run(w.name, func(t *testing.T) {
 			s := &tableStore{}
-			asked, answer := make(chan bool, 8), make(chan bool)
+			asked, exampleWasm := make(chan bool, 8), make(chan bool)
 			s.onGet = func(_ modcache.Key, a *modcache.Artifact, ok bool) (*modcache.Artifact, bool, error) {
 				asked <- true
-				<-answer
+				<-exampleWasm
 				return a, ok, nil
 			}
-			c := newCache(t, s, &modcache.Options{Retain: forget})
+			c := cacheOver(t, s, &modcache.Options{Retain: forget})
 			for range 2 {
 				type result struct {
 					got uint64
@@ -400,7 +400,7 @@ func TestSlowStore(t *testing.T) {
 					t.Fatal("did not wait for the store")
 				default:
 				}
-				answer <- true
+				exampleWasm <- true
 				r := <-done
 				require.NoError(t, r.err)
 				require.EqualValues(t, chainWant, r.got)
@@ -441,7 +441,7 @@ func TestObserversThatCallBack(t *testing.T) {
 	for _, w := range ways {
 		var c *modcache.Cache
 		calls := 0
-		c = newCache(t, &tableStore{}, &modcache.Options{Retain: forget, OnEvent: func(modcache.Event) {
+		c = cacheOver(t, &tableStore{}, &modcache.Options{Retain: forget, OnEvent: func(modcache.Event) {
 			if c != nil {
 				calls++
 				_ = c.Metrics()
@@ -454,20 +454,20 @@ func TestObserversThatCallBack(t *testing.T) {
 	}
 }
 
-func TestRequireHit(t *testing.T) {
+func TestRequireHitBothWays(t *testing.T) {
 	needsCompiler(t)
 	for _, w := range ways {
 		t.Run(w.name, func(t *testing.T) {
 			s := &tableStore{}
 			var seen witness
-			strict := newCache(t, s, seen.options(modcache.Options{RequireHit: true}))
+			strict := cacheOver(t, s, seen.options(modcache.Options{RequireHit: true}))
 			_, err := w.run(strict, chainWasm)
 			require.ErrorIs(t, err, modcache.ErrMiss)
 			require.Zero(t, s.calls.add)
 			require.Zero(t, strict.Metrics().Compiles)
 			require.Empty(t, seen.saw(modcache.EventCompileStarted), "refused after compiling began")
 
-			requireRuns(t, w, newCache(t, s, nil), chainWasm, chainWant)
+			requireRuns(t, w, cacheOver(t, s, nil), chainWasm, chainWant)
 			requireRuns(t, w, strict, chainWasm, chainWant)
 			_, err = w.run(strict, otherWasm)
 			require.ErrorIs(t, err, modcache.ErrMiss)
@@ -508,7 +508,7 @@ func TestRequireHitWithListeners(t *testing.T) {
 	needsCompiler(t)
 	ctx := experimental.WithFunctionListenerFactory(bg, experimental.FunctionListenerFactoryFunc(nil))
 	s := &tableStore{}
-	strict := newCache(t, s, &modcache.Options{RequireHit: true})
+	strict := cacheOver(t, s, &modcache.Options{RequireHit: true})
 	r, err := strict.NewRuntime(bg, nil)
 	require.NoError(t, err)
 	defer r.Close(bg)
@@ -525,7 +525,7 @@ func TestReadOnlyNeverWrites(t *testing.T) {
 			s.onAdd = func() error { return errNothing }
 			s.onDelete = func() error { return errNothing }
 			adds, deletes := s.calls.add, s.calls.delete
-			c := newCache(t, s, &modcache.Options{ReadOnly: true, Retain: forget})
+			c := cacheOver(t, s, &modcache.Options{ReadOnly: true, Retain: forget})
 			requireRuns(t, w, c, chainWasm, chainWant)
 			requireRuns(t, w, c, otherWasm, otherWant)
 			requireRuns(t, w, c, wasmtest.Const(3), 3)
@@ -543,7 +543,7 @@ func TestOtherEnginesNeverShare(t *testing.T) {
 		t.Run(w.name, func(t *testing.T) {
 			s := &tableStore{}
 			for i, id := range []string{"", "one", "two", "on", "onee"} {
-				c := newCache(t, s, &modcache.Options{EngineID: id})
+				c := cacheOver(t, s, &modcache.Options{EngineID: id})
 				if id != "" {
 					require.Equal(t, id, c.EngineID())
 				}
@@ -551,11 +551,11 @@ func TestOtherEnginesNeverShare(t *testing.T) {
 				require.Zero(t, c.Metrics().Hits)
 				require.Len(t, s.entries, i+1)
 			}
-			c := newCache(t, s, &modcache.Options{EngineID: "two", RequireHit: true})
+			c := cacheOver(t, s, &modcache.Options{EngineID: "two", RequireHit: true})
 			requireRuns(t, w, c, chainWasm, chainWant)
 			// What the right engine made, under another's key, is not used either.
 			var seen witness
-			c = newCache(t, s, seen.options(modcache.Options{EngineID: "three"}))
+			c = cacheOver(t, s, seen.options(modcache.Options{EngineID: "three"}))
 			s.onGet = func(modcache.Key, *modcache.Artifact, bool) (*modcache.Artifact, bool, error) {
 				for _, e := range s.entries {
 					e.info.Engine = "three"
@@ -588,7 +588,7 @@ func TestBadInputFailsAsWithPlainWazero(t *testing.T) {
 				_, want := runPlain(wasm)
 				require.Error(t, want)
 				s := &tableStore{}
-				c := newCache(t, s, nil)
+				c := cacheOver(t, s, nil)
 				for range 2 {
 					_, err := w.run(c, wasm)
 					require.EqualError(t, err, want.Error())
@@ -648,7 +648,7 @@ func TestClose(t *testing.T) {
 	require.EqualValues(t, chainWant, res[0])
 	for _, cc := range []wazero.CompilationCache{cc, c.CompilationCache()} {
 		r := wazero.NewRuntimeWithConfig(bg, wazero.NewRuntimeConfig().WithCompilationCache(cc))
-		got, err := callF(r, otherWasm)
+		got, err := callExport(r, otherWasm)
 		require.NoError(t, err)
 		require.EqualValues(t, otherWant, got)
 		require.NoError(t, r.Close(bg))
@@ -698,14 +698,14 @@ func TestCloseDuringACompile(t *testing.T) {
 func TestInterpreter(t *testing.T) {
 	s := &tableStore{}
 	var seen witness
-	c := newCache(t, s, seen.options(modcache.Options{}))
+	c := cacheOver(t, s, seen.options(modcache.Options{}))
 	config := wazero.NewRuntimeConfigInterpreter()
 	for range 2 {
 		ours, err := c.NewRuntime(bg, config)
 		require.NoError(t, err)
 		plain := wazero.NewRuntimeWithConfig(bg, config.WithCompilationCache(c.CompilationCache()))
 		for _, r := range []wazero.Runtime{ours, plain} {
-			got, err := callF(r, chainWasm)
+			got, err := callExport(r, chainWasm)
 			require.NoError(t, err)
 			require.EqualValues(t, chainWant, got)
 			require.NoError(t, r.Close(bg))
@@ -737,7 +737,7 @@ func TestHandlesUnderAnotherKey(t *testing.T) {
 	needsCompiler(t)
 	for _, w := range ways {
 		s := &handleStore{handles: map[modcache.Key]*modcache.Artifact{}}
-		c := newCache(t, s, &modcache.Options{Retain: forget})
+		c := cacheOver(t, s, &modcache.Options{Retain: forget})
 		for range 2 {
 			requireRuns(t, w, c, chainWasm, chainWant)
 			requireRuns(t, w, c, otherWasm, otherWant)

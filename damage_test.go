@@ -148,10 +148,10 @@ func childPlain(t *testing.T, j job) (r report) {
 	cc, err := wazero.NewCompilationCacheWithDir(j.Dir)
 	require.NoError(t, err)
 	rt := wazero.NewRuntimeWithConfig(bg, wazero.NewRuntimeConfig().WithCompilationCache(cc))
-	if r.Result, err = callF(rt, wasm); err != nil {
+	if r.Result, err = callExport(rt, wasm); err != nil {
 		r.Err = err.Error()
 		// Is that for good?
-		if r.Result, err = callF(rt, wasm); err == nil {
+		if r.Result, err = callExport(rt, wasm); err == nil {
 			r.Err = ""
 		}
 	}

@@ -25,7 +25,7 @@ func runOver(t testing.TB, cc wazero.CompilationCache, wasm []byte) uint64 {
 	t.Helper()
 	r := wazero.NewRuntimeWithConfig(bg, over(cc))
 	defer r.Close(bg)
-	got, err := callF(r, wasm)
+	got, err := callExport(r, wasm)
 	require.NoError(t, err)
 	return got
 }
@@ -33,20 +33,20 @@ func runOver(t testing.TB, cc wazero.CompilationCache, wasm []byte) uint64 {
 func TestAttach(t *testing.T) {
 	needsCompiler(t)
 	s := &tableStore{}
-	c := newCache(t, s, nil)
+	c := cacheOver(t, s, nil)
 	cc := wazero.NewCompilationCache()
 	require.NoError(t, c.Attach(cc))
 	require.EqualValues(t, chainWant, runOver(t, cc, chainWasm))
 	require.Len(t, s.entries, 1)
 
 	// What CompilationCache returns finds what Attach stored.
-	requireRuns(t, ways[0], newCache(t, s, &modcache.Options{RequireHit: true}), chainWasm, chainWant)
+	requireRuns(t, ways[0], cacheOver(t, s, &modcache.Options{RequireHit: true}), chainWasm, chainWant)
 }
 
 func TestAttachRefuses(t *testing.T) {
 	needsCompiler(t)
 	s := &tableStore{}
-	c := newCache(t, s, nil)
+	c := cacheOver(t, s, nil)
 
 	used := wazero.NewCompilationCache()
 	r := wazero.NewRuntimeWithConfig(bg, over(used))
@@ -61,8 +61,8 @@ func TestAttachRefuses(t *testing.T) {
 	twice := wazero.NewCompilationCache()
 	require.NoError(t, c.Attach(twice))
 	other := &tableStore{}
-	require.ErrorContains(t, newCache(t, other, nil).Attach(twice), "attached to this compilation cache already")
 	require.ErrorContains(t, c.Attach(twice), "attached to this compilation cache already")
+	require.ErrorContains(t, cacheOver(t, other, nil).Attach(twice), "attached to this compilation cache already")
 	require.EqualValues(t, chainWant, runOver(t, twice, chainWasm))
 	require.Len(t, s.entries, 1, "the first one must stay attached")
 	require.Empty(t, other.entries)
@@ -106,7 +106,7 @@ func TestTrustDirectory(t *testing.T) {
 
 	// Not without being told to.
 	var seen witness
-	wary := newCache(t, &tableStore{}, seen.options(modcache.Options{RequireHit: true}))
+	wary := cacheOver(t, &tableStore{}, seen.options(modcache.Options{RequireHit: true}))
 	r := wazero.NewRuntimeWithConfig(bg, over(attachDirectory(t, wary, dir)))
 	_, err = r.CompileModule(bg, chainWasm)
 	require.ErrorIs(t, err, modcache.ErrMiss)
@@ -114,19 +114,19 @@ func TestTrustDirectory(t *testing.T) {
 
 	// What is taken over is kept, for those who don't have the directory.
 	s := &tableStore{}
-	c := newCache(t, s, &modcache.Options{RequireHit: true, TrustDirectory: true})
+	c := cacheOver(t, s, &modcache.Options{RequireHit: true, TrustDirectory: true})
 	require.EqualValues(t, chainWant, runOver(t, attachDirectory(t, c, dir), chainWasm))
 	require.Len(t, s.entries, 1)
-	requireRuns(t, ways[0], newCache(t, s, &modcache.Options{RequireHit: true}), chainWasm, chainWant)
+	requireRuns(t, ways[0], cacheOver(t, s, &modcache.Options{RequireHit: true}), chainWasm, chainWant)
 
 	// Read-only, it is used and not kept.
 	empty := &tableStore{onAdd: func() error { return errNothing }}
-	c = newCache(t, empty, &modcache.Options{RequireHit: true, TrustDirectory: true, ReadOnly: true})
+	c = cacheOver(t, empty, &modcache.Options{RequireHit: true, TrustDirectory: true, ReadOnly: true})
 	require.EqualValues(t, chainWant, runOver(t, attachDirectory(t, c, dir), chainWasm))
 	require.Zero(t, empty.calls.add)
 
 	// The directory is never written.
-	require.EqualValues(t, otherWant, runOver(t, attachDirectory(t, newCache(t, s, &modcache.Options{TrustDirectory: true}), dir), otherWasm))
+	require.EqualValues(t, otherWant, runOver(t, attachDirectory(t, cacheOver(t, s, &modcache.Options{TrustDirectory: true}), dir), otherWasm))
 	now, err := filepath.Glob(dir + "/*/*")
 	require.NoError(t, err)
 	require.Equal(t, files, now)
@@ -143,7 +143,7 @@ func TestTrustedDirectoryWithDamage(t *testing.T) {
 		"version":     func(b []byte) []byte { b[7] ^= 1; return b },
 		"count":       func(b []byte) []byte { b[7+int(b[6])] ^= 1; return b },
 		"huge count":  func(b []byte) []byte { b[7+int(b[6])+3] = 0xff; return b },
-		"far offset":  func(b []byte) []byte { b[7+int(b[6])+4+8*chain-1] = 0x7f; return b },
+		"far offset":  func(b []byte) []byte { b[7+int(b[6])+4+8*chainLen-1] = 0x7f; return b },
 		"code":        func(b []byte) []byte { b[len(b)/2] ^= 1; return b },
 		"truncated":   func(b []byte) []byte { return b[:len(b)-1] },
 		"without end": func(b []byte) []byte { return append(b, 0) },
@@ -155,7 +155,7 @@ func TestTrustedDirectoryWithDamage(t *testing.T) {
 			require.NoError(t, os.WriteFile(files[0], damage(b), 0o600))
 			var seen witness
 			s := &tableStore{}
-			c := newCache(t, s, seen.options(modcache.Options{TrustDirectory: true}))
+			c := cacheOver(t, s, seen.options(modcache.Options{TrustDirectory: true}))
 			require.EqualValues(t, chainWant, runOver(t, attachDirectory(t, c, dir), chainWasm))
 			require.EqualValues(t, 1, c.Metrics().Corrupt)
 			require.Len(t, seen.saw(modcache.EventCorrupt), 1)
@@ -167,7 +167,7 @@ func TestTrustedDirectoryWithDamage(t *testing.T) {
 		require.NoError(t, os.Remove(files[0]))
 		require.NoError(t, os.Mkdir(files[0], 0o700))
 		var seen witness
-		c := newCache(t, &tableStore{}, seen.options(modcache.Options{TrustDirectory: true}))
+		c := cacheOver(t, &tableStore{}, seen.options(modcache.Options{TrustDirectory: true}))
 		require.EqualValues(t, chainWant, runOver(t, attachDirectory(t, c, dir), chainWasm))
 		require.EqualValues(t, 1, c.Metrics().StoreErrors)
 		require.Len(t, seen.saw(modcache.EventStoreFailed), 1)
@@ -186,7 +186,7 @@ func TestDropInIsTransparent(t *testing.T) {
 	trap.Func(trap.Type(nil, []byte{wasmtest.I32}), "f", 0x00)
 	s := &tableStore{}
 	for pass := range 2 {
-		c := newCache(t, s, &modcache.Options{RequireHit: pass == 1})
+		c := cacheOver(t, s, &modcache.Options{RequireHit: pass == 1})
 		for _, m := range []*wasmtest.Module{&imports, &empty, &memory, &trap} {
 			for _, config := range []wazero.RuntimeConfig{
 				over(c.CompilationCache()),
@@ -230,7 +230,7 @@ func TestDropInWithListeners(t *testing.T) {
 	needsCompiler(t)
 	s := &tableStore{}
 	for pass := range 3 {
-		c := newCache(t, s, &modcache.Options{RequireHit: pass == 2})
+		c := cacheOver(t, s, &modcache.Options{RequireHit: pass == 2})
 		var l counting
 		ctx := experimental.WithFunctionListenerFactory(bg, &l)
 		r := wazero.NewRuntimeWithConfig(ctx, over(c.CompilationCache()))
@@ -238,7 +238,7 @@ func TestDropInWithListeners(t *testing.T) {
 		require.NoError(t, err)
 		_, err = mod.ExportedFunction("f").Call(bg)
 		require.NoError(t, err)
-		require.Equal(t, chain, l.calls)
+		require.Equal(t, chainLen, l.calls)
 		require.NoError(t, r.Close(bg))
 		// Code with calls to listeners is never served to a compile without.
 		if pass == 0 {
@@ -257,7 +257,7 @@ func TestDropInSharesAcrossDebugInfo(t *testing.T) {
 	for _, first := range []bool{true, false} {
 		s := &tableStore{}
 		for pass, debug := range []bool{first, !first} {
-			c := newCache(t, s, nil)
+			c := cacheOver(t, s, nil)
 			r := wazero.NewRuntimeWithConfig(bg, over(c.CompilationCache()).WithDebugInfoEnabled(debug))
 			_, err := r.NewHostModuleBuilder("wasi_snapshot_preview1").NewFunctionBuilder().
 				WithFunc(func(_, _, _, _ uint32) uint32 { return 0 }).Export("fd_write").Instantiate(bg)

@@ -16,8 +16,8 @@ import (
 	"github.com/modcache/modcache"
 )
 
-// answer is (module (func (export "f") (result i32) i32.const 42)).
-var answer = []byte("\x00asm\x01\x00\x00\x00" +
+// exampleWasm is (module (func (export "f") (result i32) i32.const 42)).
+var exampleWasm = []byte("\x00asm\x01\x00\x00\x00" +
 	"\x01\x05\x01\x60\x00\x01\x7f" + "\x03\x02\x01\x00" + "\x07\x05\x01\x01f\x00\x00" + "\x0a\x06\x01\x04\x00\x41\x2a\x0b")
 
 // temporary returns the name of a directory, for examples to run in.
@@ -44,7 +44,7 @@ func ExampleOpen() {
 		if err != nil {
 			log.Fatal(err)
 		}
-		mod, err := r.Instantiate(ctx, answer)
+		mod, err := r.Instantiate(ctx, exampleWasm)
 		if err != nil {
 			log.Fatal(err)
 		}
@@ -72,7 +72,7 @@ func ExampleCache_CompilationCache() {
 	config := wazero.NewRuntimeConfig().WithCompilationCache(cache.CompilationCache())
 	r := wazero.NewRuntimeWithConfig(ctx, config)
 	defer r.Close(ctx)
-	_, err = r.CompileModule(ctx, answer)
+	_, err = r.CompileModule(ctx, exampleWasm)
 	fmt.Println(err, cache.Metrics().Store.Adds)
 	// Output: <nil> 1
 }
@@ -114,7 +114,7 @@ func ExampleNew() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	err = cache.Warm(ctx, nil, modcache.NewModule(answer))
+	err = cache.Warm(ctx, nil, modcache.NewModule(exampleWasm))
 	fmt.Println(err, store.Metrics().Entries)
 	fmt.Println(cache.Close(ctx))
 	// Output:
@@ -137,7 +137,7 @@ func ExampleOptions_requireHit() {
 		log.Fatal(err)
 	}
 	defer r.Close(ctx)
-	_, err = r.CompileModule(ctx, answer)
+	_, err = r.CompileModule(ctx, exampleWasm)
 	fmt.Println(errors.Is(err, modcache.ErrMiss))
 	// Output: true
 }
@@ -148,8 +148,8 @@ func ExampleSum() {
 }
 
 func ExampleNewModule() {
-	m := modcache.NewModule(answer)
-	fmt.Println(len(m.Bytes()), m.Fingerprint() == modcache.Sum(answer))
+	m := modcache.NewModule(exampleWasm)
+	fmt.Println(len(m.Bytes()), m.Fingerprint() == modcache.Sum(exampleWasm))
 	// Output: 34 true
 }
 
@@ -164,7 +164,7 @@ func ExampleParseKey() {
 }
 
 func ExampleParseFingerprint() {
-	sum := modcache.Sum(answer)
+	sum := modcache.Sum(exampleWasm)
 	again, err := modcache.ParseFingerprint(sum.String())
 	fmt.Println(again == sum, err)
 	// Output: true <nil>
