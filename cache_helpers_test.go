@@ -138,7 +138,7 @@ func (w *witness) keys() (keys []modcache.Key) {
 	return keys
 }
 
-// tableStore is the simplest store that is right. The hooks, where set, exampleWasm in its
+// tableStore is the simplest store that is right. The hooks, where set, answer in its
 // place.
 type tableStore struct {
 	mu      sync.Mutex
