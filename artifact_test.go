@@ -167,7 +167,7 @@ func TestArtifactShortOfItsSize(t *testing.T) {
 
 // The sentinel of a source reaches whoever reads, however it reads.
 func TestArtifactPassesErrorsOn(t *testing.T) {
-	for _, want := range []error{modcache.ErrCorrupt, modcache.ErrAuth, errInjected} {
+	for _, want := range []error{modcache.ErrCorrupt, modcache.ErrAuth, errFault} {
 		a := modcache.NewArtifactFrom(flawedSource{read: func([]byte, int64) (int, error) { return 0, want }}, 10, modcache.Info{})
 		_, err := a.ReadAt(make([]byte, 1), 0)
 		require.ErrorIs(t, err, want)

@@ -251,7 +251,7 @@ func requireRuns(t testing.TB, w way, c *modcache.Cache, wasm []byte, want int) 
 	require.EqualValues(t, want, got)
 }
 
-var errInjected = errors.New("injected")
+var errFault = errors.New("injected")
 
 // wazeroTestdata reads a file of wazero's source.
 func wazeroTestdata(t testing.TB, name string) []byte {

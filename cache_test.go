@@ -137,11 +137,11 @@ func getFaults(version int) (faults []getFault) {
 	add := func(name string, want symptom, get func(e, other tableEntry) (*modcache.Artifact, bool, error)) {
 		faults = append(faults, getFault{name, get, want})
 	}
-	add("error", failure, func(_, _ tableEntry) (*modcache.Artifact, bool, error) { return nil, false, errInjected })
+	add("error", failure, func(_, _ tableEntry) (*modcache.Artifact, bool, error) { return nil, false, errFault })
 	add("deadline", failure, func(_, _ tableEntry) (*modcache.Artifact, bool, error) {
 		return nil, false, context.DeadlineExceeded
 	})
-	add("error with an artifact", failure, func(e, _ tableEntry) (*modcache.Artifact, bool, error) { return e.artifact(), true, errInjected })
+	add("error with an artifact", failure, func(e, _ tableEntry) (*modcache.Artifact, bool, error) { return e.artifact(), true, errFault })
 	add("panic", failure, func(_, _ tableEntry) (*modcache.Artifact, bool, error) { panic("injected") })
 	add("panic with nil", failure, func(_, _ tableEntry) (*modcache.Artifact, bool, error) { panic(nil) })
 	add("nothing, found", absent, func(_, _ tableEntry) (*modcache.Artifact, bool, error) { return nil, true, nil })
@@ -170,8 +170,8 @@ func getFaults(version int) (faults []getFault) {
 		read func(p []byte, off int64) (int, error)
 		want symptom
 	}{
-		"fails":                          {func([]byte, int64) (int, error) { return 0, errInjected }, failure},
-		"fails after some":               {func(p []byte, _ int64) (int, error) { return len(p) / 2, errInjected }, failure},
+		"fails":                          {func([]byte, int64) (int, error) { return 0, errFault }, failure},
+		"fails after some":               {func(p []byte, _ int64) (int, error) { return len(p) / 2, errFault }, failure},
 		"panics":                         {func([]byte, int64) (int, error) { panic("injected") }, failure},
 		"finds damage":                   {func([]byte, int64) (int, error) { return 0, modcache.ErrCorrupt }, damage},
 		"finds forgery":                  {func([]byte, int64) (int, error) { return 0, modcache.ErrAuth }, damage},
@@ -191,7 +191,7 @@ func getFaults(version int) (faults []getFault) {
 	}
 	add("sound file", harmless, func(e, _ tableEntry) (*modcache.Artifact, bool, error) { return from(e, flawedSource{}, len(e.code)) })
 	add("close that fails", harmless, func(e, _ tableEntry) (*modcache.Artifact, bool, error) {
-		return from(e, flawedSource{close: func() error { return errInjected }}, len(e.code))
+		return from(e, flawedSource{close: func() error { return errFault }}, len(e.code))
 	})
 	add("close that panics", harmless, func(e, _ tableEntry) (*modcache.Artifact, bool, error) {
 		return from(e, flawedSource{close: func() error { panic("injected") }}, len(e.code))
@@ -286,7 +286,7 @@ func TestFaultsOfAddAndDelete(t *testing.T) {
 	needsCompiler(t)
 	for _, w := range ways {
 		for name, fault := range map[string]func() error{
-			"error":     func() error { return errInjected },
+			"error":     func() error { return errFault },
 			"panic":     func() error { panic("injected") },
 			"too large": func() error { return modcache.ErrTooLarge },
 			"read-only": func() error { return modcache.ErrReadOnly },
@@ -324,9 +324,9 @@ func TestFaultsOfAddAndDelete(t *testing.T) {
 }
 
 func TestFaultsOfFlushAndMetrics(t *testing.T) {
-	s := &tableStore{onFlush: func() error { return errInjected }, metrics: func() modcache.Metrics { return modcache.Metrics{Entries: 3} }}
+	s := &tableStore{onFlush: func() error { return errFault }, metrics: func() modcache.Metrics { return modcache.Metrics{Entries: 3} }}
 	c := cacheOver(t, s, nil)
-	require.ErrorIs(t, c.Flush(bg), errInjected)
+	require.ErrorIs(t, c.Flush(bg), errFault)
 	require.EqualValues(t, 3, c.Metrics().Store.Entries)
 	s.onFlush = func() error { panic("injected") }
 	s.metrics = func() modcache.Metrics { panic("injected") }
@@ -345,7 +345,7 @@ func (s lockingStore) Lock(ctx context.Context, _ modcache.Key) (func(), error) 
 func TestFaultsOfLock(t *testing.T) {
 	needsCompiler(t)
 	for name, lock := range map[string]func(ctx context.Context) (func(), error){
-		"error":        func(context.Context) (func(), error) { return nil, errInjected },
+		"error":        func(context.Context) (func(), error) { return nil, errFault },
 		"panic":        func(context.Context) (func(), error) { panic("injected") },
 		"nothing":      func(context.Context) (func(), error) { return nil, nil },
 		"unlock panic": func(context.Context) (func(), error) { return func() { panic("injected") }, nil },
@@ -474,7 +474,7 @@ func TestRequireHitBothWays(t *testing.T) {
 
 			// Faults are misses too, not permission to compile.
 			s.onGet = func(modcache.Key, *modcache.Artifact, bool) (*modcache.Artifact, bool, error) {
-				return nil, false, errInjected
+				return nil, false, errFault
 			}
 			_, err = w.run(strict, chainWasm)
 			require.ErrorIs(t, err, modcache.ErrMiss)
