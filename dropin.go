@@ -114,7 +114,11 @@ func (d *dropIn) lookup(key Key) *wazerohook.Entry {
 		return nil
 	}
 	defer a.Close()
-	b, err := a.Bytes()
+	var b []byte
+	err := guard("read", func() (err error) {
+		b, err = a.Bytes()
+		return err
+	})
 	if err != nil {
 		c.reject(key, err)
 		return nil

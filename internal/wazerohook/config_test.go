@@ -53,7 +53,8 @@ type (
 )
 
 func TestUnknownConfigs(t *testing.T) {
-	for _, rc := range []wazero.RuntimeConfig{nil, (*wrappedConfig)(nil), wrappedConfig{}, &wrappedConfig{}, &stringConfig{}, &promotedTermination{}} {
+	for _, rc := range []wazero.RuntimeConfig{nil, (*wrappedConfig)(nil), wrappedConfig{}, &wrappedConfig{}, &stringConfig{ensureTermination: true}, &promotedTermination{},
+		&promotedTermination{&promoted{ensureTermination: true, engineKind: 1}}} {
 		_, err := ReadConfig(rc)
 		require.ErrorIs(t, err, ErrShape, "%T", rc)
 		require.False(t, Interpreted(rc), "%T", rc)
