@@ -1,3 +1,5 @@
+//lint:file-ignore U1000 the fields of look-alikes are for reflection to see
+
 package wazerohook
 
 import (
