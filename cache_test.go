@@ -319,4 +319,3 @@ func TestInterpreter(t *testing.T) {
 	require.NotEmpty(t, seen.saw(modcache.EventDegraded))
 	require.LessOrEqual(t, len(seen.saw(modcache.EventDegraded)), 2, "said once for each feature")
 }
-
