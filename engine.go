@@ -335,15 +335,22 @@ func (c *Cache) lock(ctx context.Context, key Key) (unlock func(), locked bool) 
 	}
 	ctx, cancel := context.WithTimeout(ctx, c.opts.LockWait)
 	defer cancel()
+	var release func()
 	err := guard("lock", func() (err error) {
-		unlock, err = locker.Lock(ctx, key)
+		if release, err = locker.Lock(ctx, key); err == nil && release == nil {
+			err = errors.New("no way to unlock")
+		}
 		return err
 	})
-	if err != nil || unlock == nil {
+	if err != nil {
 		if ctx.Err() == nil {
 			c.storeFailed("lock", key, err)
 		}
 		return func() {}, true
 	}
-	return unlock, true
+	return func() {
+		if err := guard("unlock", func() error { release(); return nil }); err != nil {
+			c.storeFailed("unlock", key, err)
+		}
+	}, true
 }

@@ -73,7 +73,7 @@ func (h *hot) hold(n int) {
 // release is the inverse of hold; it returns what is to be closed once Cache.mu is free.
 func (h *hot) release(n int) []wazero.CompiledModule {
 	h.users -= n
-	if h.users > 0 {
+	if h.users > 0 || h.idle != nil {
 		return nil
 	}
 	c := h.e.c
