@@ -199,5 +199,3 @@ type counters struct {
 	compiles, compileErrors, coalesced, stubbed atomic.Uint64
 	compileTime, saved                          atomic.Int64
 }
-
-func closeArtifact(a *Artifact) error { return guard("close", a.Close) }

@@ -161,7 +161,7 @@ func (e *engine) loadStored(ctx context.Context, r *Runtime, key Key, src *sourc
 
 // placeStored is place for an artifact from the store, which it closes.
 func (e *engine) placeStored(r *Runtime, key Key, src *source, a *Artifact, at Key) (*hot, error) {
-	defer closeArtifact(a)
+	defer discard(a)
 	h, err := e.place(r, key, src, a)
 	switch {
 	case err == nil:
