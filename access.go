@@ -19,8 +19,8 @@ import (
 // lookup returns the artifact under key and the length of the code in it, or nil.
 // Whatever the store is, the artifact was made for this key by this engine, and its
 // bytes are verified, now or as they are read. The caller closes it, having
-// called hit or reject.
-func (c *Cache) lookup(ctx context.Context, key Key) (*Artifact, int64) {
+// called reject if it is of no use.
+func (c *Cache) lookup(ctx context.Context, key Key, why *whyMissed) (*Artifact, int64) {
 	var a *Artifact
 	var ok bool
 	err := guard("get", func() (err error) {
@@ -32,7 +32,7 @@ func (c *Cache) lookup(ctx context.Context, key Key) (*Artifact, int64) {
 		if err != nil && ctx.Err() == nil {
 			c.storeFailed("get", key, err)
 		}
-		c.miss(key, reasonOf(err), err)
+		why.note(reasonOf(err), err)
 		return nil, 0
 	}
 	var verified *Artifact
@@ -44,7 +44,7 @@ func (c *Cache) lookup(ctx context.Context, key Key) (*Artifact, int64) {
 		discard(a)
 	}
 	if err != nil {
-		c.reject(key, err)
+		c.reject(key, err, why)
 		return nil, 0
 	}
 	return verified, verified.Size() - sealSize
@@ -64,15 +64,29 @@ func (c *Cache) hit(key Key, a *Artifact) {
 	c.emit(Event{Kind: EventHit, Key: key, Bytes: a.Size()})
 }
 
-func (c *Cache) miss(key Key, why Reason, err error) {
+// miss reports that there was no artifact that could be used.
+func (c *Cache) miss(key Key, why whyMissed) {
 	c.counters.misses.Add(1)
-	c.emit(Event{Kind: EventMiss, Reason: why, Key: key, Err: err})
+	c.emit(Event{Kind: EventMiss, Reason: why.reason, Key: key, Err: why.err})
+}
+
+// whyMissed is why the lookups for one module found nothing: absence, or else the
+// first reason that is more than that.
+type whyMissed struct {
+	reason Reason
+	err    error
+}
+
+func (w *whyMissed) note(reason Reason, err error) {
+	if w.reason == 0 || w.reason == ReasonAbsent {
+		w.reason, w.err = reason, err
+	}
 }
 
 // reject reports that an artifact couldn't be used. One that is wrong is deleted,
 // so that the next compile replaces it; one that merely couldn't be read stays.
-func (c *Cache) reject(key Key, err error) {
-	defer c.miss(key, reasonOf(err), err)
+func (c *Cache) reject(key Key, err error, why *whyMissed) {
+	why.note(reasonOf(err), err)
 	if !isDamage(err) {
 		c.storeFailed("read", key, err)
 		return

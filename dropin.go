@@ -89,12 +89,14 @@ func (d *dropIn) Get(wk wazerohook.WazeroKey) (content io.ReadCloser, ok bool, e
 	key := c.dropInKey(wk)
 	closed := c.checkOpen()
 	if closed == nil {
-		if e := d.lookup(key); e != nil {
+		var why whyMissed
+		if e := d.lookup(key, &why); e != nil {
 			return e.Open(nil), true, nil
 		}
 		if e := d.takeOver(key, wk); e != nil {
 			return e.Open(nil), true, nil
 		}
+		c.miss(key, why)
 	}
 	switch {
 	case !c.opts.RequireHit:
@@ -107,9 +109,9 @@ func (d *dropIn) Get(wk wazerohook.WazeroKey) (content io.ReadCloser, ok bool, e
 
 // lookup reads the whole artifact into memory, because wazero gives no second
 // chance once it has begun to load one.
-func (d *dropIn) lookup(key Key) *wazerohook.Entry {
+func (d *dropIn) lookup(key Key, why *whyMissed) *wazerohook.Entry {
 	c := d.c
-	a, size := c.lookup(c.ctx, key)
+	a, size := c.lookup(c.ctx, key, why)
 	if a == nil {
 		return nil
 	}
@@ -120,12 +122,12 @@ func (d *dropIn) lookup(key Key) *wazerohook.Entry {
 		return err
 	})
 	if err != nil {
-		c.reject(key, err)
+		c.reject(key, err, why)
 		return nil
 	}
 	e, err := c.readEntry(b[:size])
 	if err != nil {
-		c.reject(key, err)
+		c.reject(key, err, why)
 		return nil
 	}
 	c.hit(key, a)
@@ -154,7 +156,7 @@ func (d *dropIn) takeOver(key Key, wk wazerohook.WazeroKey) (e *wazerohook.Entry
 	})
 	switch {
 	case err == nil && e != nil:
-		c.put(c.ctx, key, code, Info{})
+		c.hit(key, c.put(c.ctx, key, code, Info{}))
 		return e
 	case isDamage(err):
 		c.corrupt(key, err)

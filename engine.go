@@ -108,14 +108,16 @@ var errLeaderClosed = errors.New("modcache: the runtime was closed")
 // r: the code from the store if it is there, or else new code.
 func (e *engine) load(ctx context.Context, slow func(), r *Runtime, key Key, src *source) (*hot, error) {
 	c := e.c
-	if h, err := e.loadStored(ctx, r, key, src); h != nil || err != nil {
+	var why whyMissed
+	if h, err := e.loadStored(ctx, r, key, src, &why); h != nil || err != nil {
 		return h, err
 	}
 	spelt := e.canonical(src)
-	if h, err := e.loadShared(ctx, r, key, src, spelt); h != nil || err != nil {
+	if h, err := e.loadShared(ctx, r, key, src, spelt, &why); h != nil || err != nil {
 		return h, err
 	}
 	if c.opts.RequireHit {
+		c.miss(key, why)
 		return nil, fmt.Errorf("%w: module %v, key %v", ErrMiss, src.sum, key)
 	}
 	slow()
@@ -127,13 +129,14 @@ func (e *engine) load(ctx context.Context, slow func(), r *Runtime, key Key, src
 	defer unlock()
 	if locked {
 		// Another process may have compiled it while we waited.
-		if h, err := e.loadStored(ctx, r, key, src); h != nil || err != nil {
+		if h, err := e.loadStored(ctx, r, key, src, &why); h != nil || err != nil {
 			return h, err
 		}
-		if h, err := e.loadShared(ctx, r, key, src, spelt); h != nil || err != nil {
+		if h, err := e.loadShared(ctx, r, key, src, spelt, &why); h != nil || err != nil {
 			return h, err
 		}
 	}
+	c.miss(key, why)
 	a, err := e.compile(ctx, key, src, spelt)
 	if err != nil {
 		return nil, err
@@ -151,16 +154,16 @@ func (e *engine) load(ctx context.Context, slow func(), r *Runtime, key Key, src
 
 // loadStored loads the module from the store. It returns nil if it isn't there or
 // can't be used.
-func (e *engine) loadStored(ctx context.Context, r *Runtime, key Key, src *source) (*hot, error) {
-	a, at := e.fetch(ctx, key)
+func (e *engine) loadStored(ctx context.Context, r *Runtime, key Key, src *source, why *whyMissed) (*hot, error) {
+	a, at := e.fetch(ctx, key, why)
 	if a == nil {
 		return nil, nil
 	}
-	return e.placeStored(r, key, src, a, at)
+	return e.placeStored(r, key, src, a, at, why)
 }
 
 // placeStored is place for an artifact from the store, which it closes.
-func (e *engine) placeStored(r *Runtime, key Key, src *source, a *Artifact, at Key) (*hot, error) {
+func (e *engine) placeStored(r *Runtime, key Key, src *source, a *Artifact, at Key, why *whyMissed) (*hot, error) {
 	defer discard(a)
 	h, err := e.place(r, key, src, a)
 	switch {
@@ -170,7 +173,7 @@ func (e *engine) placeStored(r *Runtime, key Key, src *source, a *Artifact, at K
 	case errors.Is(err, errLeaderClosed):
 		return nil, err
 	}
-	e.c.reject(at, err)
+	e.c.reject(at, err, why)
 	return nil, nil
 }
 

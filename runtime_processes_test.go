@@ -83,7 +83,7 @@ func follow(t *testing.T, dir string, wait time.Duration) (*modcache.Cache, *mod
 	t.Cleanup(func() { require.NoError(t, c.Close(bg)) })
 	r := newRuntime(t, c, nil)
 	done := begin(bg, r, childWasm)
-	for c.Metrics().Misses == 0 { // until it is about to ask for the lock
+	for c.Metrics().Store.Misses == 0 { // until it is about to ask for the lock
 		runtime.Gosched()
 	}
 	return c, r, done
