@@ -11,6 +11,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sync/singleflight"
+
 	"github.com/modcache/modcache/internal/dirfs"
 	"github.com/modcache/modcache/internal/frame"
 )
@@ -117,6 +119,7 @@ type Disk struct {
 	fs    dirfs.FS // nil: ReadOnly without a directory
 	frame frame.Options
 	usage usage
+	walks singleflight.Group
 	dirty dirtySet
 
 	writing sync.Map // name of a temporary file that is being written

@@ -2,6 +2,7 @@ package modcache
 
 import (
 	"crypto/rand"
+	"encoding/hex"
 	"errors"
 	"io/fs"
 	"os"
@@ -46,8 +47,10 @@ nobody but its owner should be able to write here.
 const cacheTag = "Signature: 8a477f597d28d172789f06886806bc55\n# A cache of github.com/modcache/modcache.\n"
 
 func entryName(key Key) string {
-	s := key.String()
-	return s[:1] + "/" + s + entrySuffix
+	b := make([]byte, 0, 2*len(key)+2+len(entrySuffix))
+	b = hex.AppendEncode(append(b, "0/"...), key[:])
+	b[0] = b[2]
+	return string(append(b, entrySuffix...))
 }
 
 // keyOfName is the inverse of entryName, for the last element of a name, whatever
@@ -142,12 +145,12 @@ func (d *Disk) useInterval() time.Duration {
 
 // touch records that the entry is used now. It is a hint, whose loss costs an
 // entry its place in the order of eviction.
-func (d *Disk) touch(name string, fi fs.FileInfo) {
+func (d *Disk) touch(key Key, fi fs.FileInfo) {
 	if d.o.ReadOnly {
 		return
 	}
 	now := d.o.Now()
 	if off := now.Sub(fi.ModTime()).Abs(); off > d.useInterval() {
-		_ = d.fs.Chtimes(name, now, now)
+		_ = d.fs.Chtimes(entryName(key), now, now)
 	}
 }

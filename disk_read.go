@@ -29,7 +29,7 @@ func (d *Disk) Get(ctx context.Context, key Key) (*Artifact, bool, error) {
 	}
 	a, fi, err := d.load(key)
 	if err == nil {
-		d.touch(entryName(key), fi)
+		d.touch(key, fi)
 		d.counters.hits.Add(1)
 		d.notify(Event{Kind: EventHit, Key: key, Bytes: a.Size()})
 		return a, true, nil
@@ -79,28 +79,37 @@ type entry struct {
 	reported atomic.Bool
 }
 
-// open opens the entry under key and verifies its header.
+// open opens the entry under key and verifies its header. What is wrong with it has
+// been dealt with when it returns.
 func (d *Disk) open(key Key) (*entry, error) {
+	e, err := d.openRaw(key)
+	if err == nil || errors.Is(err, fs.ErrNotExist) {
+		return e, err
+	}
+	var fi fs.FileInfo
+	if e != nil {
+		fi = e.fi
+	}
+	return nil, d.readFailed(key, fi, err)
+}
+
+// openRaw is open without consequences. When the file could be opened but not read,
+// it returns what is known of it, closed, along with the error.
+func (d *Disk) openRaw(key Key) (*entry, error) {
 	if d.fs == nil {
 		return nil, fs.ErrNotExist
 	}
 	f, err := d.fs.OpenFile(entryName(key), os.O_RDONLY|openFlags, 0)
 	if err != nil {
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil, err
-		}
-		return nil, d.readFailed(key, nil, err)
+		return nil, err
 	}
 	e := &entry{d: d, key: key, f: f}
-	if err := e.readHeader(); err != nil {
-		_ = f.Close()
-		return nil, d.readFailed(key, e.fi, err)
-	}
-	if e.small {
+	err = e.readHeader()
+	if err != nil || e.small {
 		_ = f.Close()
 		e.f = nil
 	}
-	return e, nil
+	return e, err
 }
 
 func (e *entry) readHeader() (err error) {

@@ -11,19 +11,21 @@ import (
 	"time"
 )
 
-// usage is what a Disk knows of the space that its entries take. It never
-// knows less than there is, but for what other processes added since the
-// last walk.
+// usage is what a Disk knows of the space that its entries take: what the last
+// walk over the directory found, and what this Disk did since. What other
+// processes add in between it doesn't know.
 type usage struct {
 	mu sync.Mutex // guards all below; never held during I/O
 
 	walked   bool
-	entries  int64
-	bytes    int64
-	reserved int64 // by Adds under way
+	entries  map[string]int64 // sizes by name
+	bytes    int64            // sum of entries
+	reserved int64            // by Adds under way
+	added    int64            // by this Disk since the last walk began
 
-	// What this Disk added, ever and until the last walk began.
-	added, addedEntries, addedBefore int64
+	// During a walk, which may or may not have seen them: the changes since it
+	// began, by name; -1 for what is gone.
+	changes map[string]int64
 
 	victims []stored // of the last walk, the next to go at the end
 }
@@ -40,7 +42,7 @@ type stored struct {
 func (u *usage) levels() (entries, bytes uint64) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	return uint64(max(0, u.entries)), uint64(max(0, u.bytes))
+	return uint64(len(u.entries)), uint64(u.bytes)
 }
 
 func (u *usage) release(size int64) {
@@ -50,44 +52,65 @@ func (u *usage) release(size int64) {
 }
 
 // commit turns a reservation into an entry of that size.
-func (u *usage) commit(reserved, size int64) {
+func (u *usage) commit(name string, reserved, size int64) {
 	u.mu.Lock()
+	defer u.mu.Unlock()
 	u.reserved -= reserved
-	u.entries++
-	u.bytes += size
-	u.addedEntries++
 	u.added += size
-	u.mu.Unlock()
+	u.set(name, size)
 }
 
-func (u *usage) remove(size int64) {
+func (u *usage) remove(name string) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	u.entries--
-	u.bytes -= size
+	u.set(name, -1)
 }
 
-// mark returns what has been added so far, for settle.
-func (u *usage) mark() (bytes, entries int64) {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	return u.added, u.addedEntries
-}
-
-// settle takes over what a walk has found, which began when bytes and entries
-// had been added. What was added during the walk may count twice, until the
-// next one.
-func (u *usage) settle(found []stored, bytes, entries int64) {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	u.walked = true
-	u.addedBefore = bytes
-	u.bytes = u.added - bytes
-	u.entries = u.addedEntries - entries + int64(len(found))
-	for _, s := range found {
-		u.bytes += s.size
+// set requires u.mu.
+func (u *usage) set(name string, size int64) {
+	if u.changes != nil {
+		u.changes[name] = size
 	}
+	u.bytes -= u.entries[name]
+	if size < 0 {
+		delete(u.entries, name)
+		return
+	}
+	if u.entries == nil {
+		u.entries = make(map[string]int64)
+	}
+	u.bytes += size
+	u.entries[name] = size
+}
+
+func (u *usage) beginWalk() {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.added = 0
+	u.changes = make(map[string]int64)
+}
+
+// endWalk takes over what a walk has found, in the order of eviction, unless it
+// failed.
+func (u *usage) endWalk(found []stored, err error) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	changes := u.changes
+	u.changes = nil
+	if err != nil {
+		u.walked = false // until one succeeds
+		return
+	}
+	u.walked = true
 	u.victims = found
+	u.bytes = 0
+	u.entries = make(map[string]int64, len(found))
+	for _, s := range found {
+		u.set(s.name, s.size)
+	}
+	for name, size := range changes {
+		u.set(name, size)
+	}
 }
 
 // take returns the entries to evict so that size more bytes fit into limit, and
@@ -98,10 +121,10 @@ func (u *usage) take(size, limit, extra int64) (out []stored, fits, known bool) 
 	defer u.mu.Unlock()
 	over := extra
 	if limit >= 0 {
-		over = max(over, u.bytes+u.reserved+size-limit)
-		if !u.walked || u.added-u.addedBefore > limit/16 {
+		if !u.walked || u.added > limit/walkShare {
 			return nil, false, false
 		}
+		over = max(over, u.bytes+u.reserved+size-limit)
 	}
 	if over <= 0 {
 		u.reserved += size
@@ -117,6 +140,10 @@ func (u *usage) take(size, limit, extra int64) (out []stored, fits, known bool) 
 	}
 	return out, false, true
 }
+
+// walkShare is the share of the limit that a process may add before it looks what
+// others have added meanwhile.
+const walkShare = 16
 
 // takeUnusedSince returns the entries that were last used before t.
 func (u *usage) takeUnusedSince(t time.Time) (out []stored) {
@@ -185,22 +212,24 @@ func (d *Disk) missingSpace(size int64) int64 {
 	return keep + size - free
 }
 
-// walk looks at every entry and updates what is known.
+// walk looks at every entry and updates what is known. Whoever asks while a walk
+// is under way shares it.
 func (d *Disk) walk(ctx context.Context) error {
-	bytes, entries := d.usage.mark()
-	found, err := d.scan(ctx)
-	if err != nil {
-		return err
-	}
-	d.usage.settle(d.evictionOrder(found), bytes, entries)
-	return nil
+	_, err, _ := d.walks.Do("", func() (any, error) {
+		d.usage.beginWalk()
+		// The one who came first must not fail the others by giving up.
+		found, err := d.scan(context.WithoutCancel(ctx))
+		d.usage.endWalk(d.evictionOrder(found), err)
+		return nil, err
+	})
+	return err
 }
 
 // scan lists all entries. What it doesn't recognise isn't there.
 func (d *Disk) scan(ctx context.Context) ([]stored, error) {
 	var found []stored
 	for _, shard := range shards {
-		if err := ctx.Err(); err != nil {
+		if err := d.ready(ctx); err != nil {
 			return nil, err
 		}
 		dir := string(shard)
@@ -252,14 +281,14 @@ func (d *Disk) evict(v stored, why Reason) (gone bool) {
 		err = d.fs.Remove(v.name)
 	}
 	if errors.Is(err, fs.ErrNotExist) { // another process was faster
-		d.usage.remove(v.size)
+		d.usage.remove(v.name)
 		return false
 	}
 	if err != nil {
 		_ = d.failed(v.key, fmt.Errorf("modcache: evict %s/%s: %w", d.dir, v.name, err))
 		return false
 	}
-	d.usage.remove(v.size)
+	d.usage.remove(v.name)
 	d.dirty.drop(v.key)
 	d.counters.evictions.Add(1)
 	d.counters.evictedBytes.Add(uint64(v.size))

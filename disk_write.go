@@ -41,7 +41,7 @@ func (d *Disk) isSound(key Key) bool {
 		return false
 	}
 	_ = a.Close()
-	d.touch(entryName(key), fi)
+	d.touch(key, fi)
 	return true
 }
 
@@ -76,7 +76,7 @@ func (d *Disk) add(ctx context.Context, key Key, a *Artifact) error {
 		d.usage.release(size)
 		return fail(err)
 	}
-	d.usage.commit(size, n)
+	d.usage.commit(entryName(key), size, n)
 	d.unsure.Delete(key)
 	d.notify(Event{Kind: EventStored, Key: key, Bytes: a.Size(), Duration: d.o.Now().Sub(start)})
 	return nil
@@ -122,7 +122,6 @@ func (d *Disk) writeTemp(key Key, src io.ReaderAt, size int64, m frame.Meta, syn
 func (d *Disk) publish(key Key, tmp string, n int64, synced bool) error {
 	name := entryName(key)
 	shard, base := name[:1], name[2:]
-	replaced, statErr := d.fs.Lstat(name)
 	if !synced {
 		d.dirty.add(key, n)
 	}
@@ -132,9 +131,6 @@ func (d *Disk) publish(key Key, tmp string, n int64, synced bool) error {
 			d.dirty.drop(key)
 		}
 		return err
-	}
-	if statErr == nil {
-		d.usage.remove(replaced.Size())
 	}
 	if synced {
 		return d.syncDirs([]string{shard})
@@ -169,7 +165,7 @@ func (d *Disk) Delete(ctx context.Context, key Key) error {
 	case err != nil:
 		return d.failed(key, fmt.Errorf("modcache: delete %s/%s: %w", d.dir, name, err))
 	}
-	d.usage.remove(fi.Size())
+	d.usage.remove(name)
 	d.dirty.drop(key)
 	d.unsure.Delete(key)
 	d.notify(Event{Kind: EventEvicted, Key: key, Reason: ReasonDeleted, Bytes: fi.Size(), Duration: d.o.Now().Sub(fi.ModTime())})
@@ -191,7 +187,7 @@ func (d *Disk) quarantine(key Key, read fs.FileInfo) {
 		d.unsure.Store(key, true)
 		return
 	}
-	d.usage.remove(current.Size())
+	d.usage.remove(name)
 	d.dirty.drop(key)
 	d.pruneQuarantine()
 }

@@ -56,6 +56,8 @@ var (
 	// key than the reader has, which says nothing about its soundness. It
 	// comes together with ErrAuth.
 	ErrForeign = errors.New("frame of another authentication key")
+	// ErrTooLarge means that the artifact is larger than the reader allows.
+	ErrTooLarge = errors.New("artifact is too large")
 )
 
 // Meta is what a frame says about its artifact.

@@ -38,10 +38,11 @@ func Open(src io.ReaderAt, size int64, key [32]byte, o *Options) (*Reader, error
 	return r, nil
 }
 
-// OpenAny is Open for whatever key the frame is bound to.
+// OpenAny is Open for whatever key the frame is bound to. A src of [Bytes] must
+// not change afterwards.
 func OpenAny(src io.ReaderAt, size int64, o *Options) (*Reader, error) {
-	buf := make([]byte, max(0, min(size, prefixSize)))
-	if err := readFull(src, buf, 0); err != nil {
+	buf, err := prefix(src, size)
+	if err != nil {
 		return nil, err
 	}
 	h, headerLen, engineLen, err := parseFixed(buf)
@@ -67,6 +68,14 @@ func OpenAny(src io.ReaderAt, size int64, o *Options) (*Reader, error) {
 		return nil, err
 	}
 	return &Reader{h: h, headerLen: headerLen, src: src, zstd: o.Compressor}, nil
+}
+
+func prefix(src io.ReaderAt, size int64) ([]byte, error) {
+	if b, ok := src.(Bytes); ok {
+		return b, nil
+	}
+	b := make([]byte, max(0, min(size, prefixSize)))
+	return b, readFull(src, b, 0)
 }
 
 // readFull fills p. A file that ends early was truncated, which is damage; any

@@ -1,0 +1,297 @@
+package modcache_test
+
+import (
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/modcache/modcache"
+)
+
+// frameOverhead is more than a header takes.
+const frameOverhead = 400
+
+func diskUsage(t testing.TB, dir string) (entries int, bytes int64) {
+	t.Helper()
+	for _, file := range entryFiles(t, dir) {
+		if fi, err := os.Stat(file); err == nil {
+			bytes += fi.Size()
+			entries++
+		}
+	}
+	return entries, bytes
+}
+
+func TestDiskEvictsWhatWasUsedLongestAgo(t *testing.T) {
+	const size, room = 10_000, 5
+	clock := newDiskClock()
+	var events diskEvents
+	dir := t.TempDir()
+	d := openDisk(t, dir, &modcache.DiskOptions{MaxBytes: room * (size + frameOverhead), Now: clock.Now, OnEvent: events.observe})
+	for i := range uint64(room) {
+		require.NoError(t, d.Add(bg, diskKey(i), diskArtifact(i, size)))
+		clock.Advance(time.Hour)
+	}
+	requireHit(t, d, diskKey(0), diskCode(0, size)) // the oldest is used again
+	clock.Advance(time.Hour)
+	for i := uint64(room); i < room+2; i++ {
+		require.NoError(t, d.Add(bg, diskKey(i), diskArtifact(i, size)))
+		clock.Advance(time.Hour)
+	}
+	evicted := events.take(modcache.EventEvicted)
+	require.Len(t, evicted, 2)
+	for i, ev := range evicted {
+		require.Equal(t, diskKey(uint64(i+1)), ev.Key)
+		require.Equal(t, modcache.ReasonByteLimit, ev.Reason)
+		require.Equal(t, 5*time.Hour, ev.Duration)
+	}
+	requireMiss(t, d, diskKey(1))
+	requireMiss(t, d, diskKey(2))
+	for _, i := range []uint64{0, 3, 4, 5, 6} {
+		requireHit(t, d, diskKey(i), diskCode(i, size))
+	}
+	m := d.Metrics()
+	entries, bytes := diskUsage(t, dir)
+	require.EqualValues(t, entries, m.Entries)
+	require.EqualValues(t, bytes, m.Bytes)
+	require.EqualValues(t, 2, m.Evictions)
+}
+
+func TestDiskAcceptsWhatFits(t *testing.T) {
+	const limit = 100_000
+	dir := t.TempDir()
+	d := openDisk(t, dir, &modcache.DiskOptions{MaxBytes: limit})
+	require.ErrorIs(t, d.Add(bg, diskKey(1), diskArtifact(1, limit)), modcache.ErrTooLarge)
+	require.EqualValues(t, 1, d.Metrics().RejectedAdds)
+	require.NoError(t, d.Add(bg, diskKey(2), diskArtifact(2, 1000)))
+	require.NoError(t, d.Add(bg, diskKey(3), diskArtifact(3, limit-frameOverhead)))
+	requireHit(t, d, diskKey(3), diskCode(3, limit-frameOverhead))
+	requireMiss(t, d, diskKey(2))
+}
+
+// TestDiskBoundHoldsAtEveryInstant adds from many goroutines while others watch
+// the directory.
+func TestDiskBoundHoldsAtEveryInstant(t *testing.T) {
+	const limit = 200_000
+	dir := t.TempDir()
+	d := openDisk(t, dir, &modcache.DiskOptions{MaxBytes: limit})
+	done := make(chan struct{})
+	var watcher sync.WaitGroup
+	watcher.Go(func() {
+		for {
+			// A file that is listed and gone before it is measured counts for nothing,
+			// so that this sees at most what there was at some instant.
+			if _, bytes := diskUsage(t, dir); bytes > limit+limit/4 {
+				t.Errorf("%d bytes, the limit is %d", bytes, limit)
+			}
+			select {
+			case <-done:
+				return
+			default:
+			}
+		}
+	})
+	var adders sync.WaitGroup
+	for g := range uint64(4) {
+		adders.Go(func() {
+			for i := range uint64(60) {
+				size := int(1000 + i*457%20_000)
+				if err := d.Add(bg, diskKey(g*1000+i), diskArtifact(i, size)); err != nil {
+					t.Error(err)
+				}
+				if bytes := d.Metrics().Bytes; bytes > limit {
+					t.Errorf("%d bytes counted, the limit is %d", bytes, limit)
+				}
+			}
+		})
+	}
+	adders.Wait()
+	close(done)
+	watcher.Wait()
+	_, bytes := diskUsage(t, dir)
+	require.LessOrEqual(t, bytes, int64(limit))
+}
+
+func TestDiskSharesItsBound(t *testing.T) {
+	const limit, disks = 160_000, 4
+	dir := t.TempDir()
+	var wg sync.WaitGroup
+	for g := range uint64(disks) {
+		d := openDisk(t, dir, &modcache.DiskOptions{MaxBytes: limit})
+		wg.Go(func() {
+			for i := range uint64(50) {
+				if err := d.Add(bg, diskKey(g*1000+i), diskArtifact(i, 3000)); err != nil {
+					t.Error(err)
+				}
+				if i%10 == 0 {
+					if _, err := d.Trim(bg); err != nil {
+						t.Error(err)
+					}
+				}
+			}
+		})
+	}
+	wg.Wait()
+	_, bytes := diskUsage(t, dir)
+	require.LessOrEqual(t, bytes, int64(limit+disks*limit/16+disks*3400))
+	r, err := openDisk(t, dir, &modcache.DiskOptions{MaxBytes: limit}).Trim(bg)
+	require.NoError(t, err)
+	entries, bytes := diskUsage(t, dir)
+	require.LessOrEqual(t, bytes, int64(limit))
+	require.Equal(t, entries, r.Entries)
+	require.Equal(t, bytes, r.Bytes)
+	require.Greater(t, bytes, int64(limit/2), "trimming doesn't overdo it")
+}
+
+func TestDiskDropsWhatWentUnused(t *testing.T) {
+	clock := newDiskClock()
+	dir := t.TempDir()
+	d := openDisk(t, dir, &modcache.DiskOptions{MaxAge: 24 * time.Hour, Now: clock.Now})
+	require.NoError(t, d.Add(bg, diskKey(1), diskArtifact(1, 100)))
+	require.NoError(t, d.Add(bg, diskKey(2), diskArtifact(2, 100)))
+	clock.Advance(23 * time.Hour)
+	requireHit(t, d, diskKey(1), diskCode(1, 100))
+	clock.Advance(2 * time.Hour)
+	r, err := d.Trim(bg)
+	require.NoError(t, err)
+	require.Equal(t, 1, r.Evicted)
+	require.Equal(t, 1, r.Entries)
+	requireHit(t, d, diskKey(1), diskCode(1, 100))
+	requireMiss(t, d, diskKey(2))
+}
+
+// TestDiskSurvivesClocks moves the clock far forward and back.
+func TestDiskSurvivesClocks(t *testing.T) {
+	const size, room, year = 10_000, 4, 365 * 24 * time.Hour
+	clock := newDiskClock()
+	dir := t.TempDir()
+	o := &modcache.DiskOptions{MaxBytes: room * (size + frameOverhead), Now: clock.Now}
+	open := func() *modcache.Disk { // and wait for the trim in the background
+		d, err := modcache.OpenDisk(dir, o)
+		require.NoError(t, err)
+		return d
+	}
+	d := open()
+	_, err := d.Trim(bg)
+	require.NoError(t, err)
+	for i := range uint64(room) {
+		require.NoError(t, d.Add(bg, diskKey(i), diskArtifact(i, size)))
+	}
+	require.NoError(t, d.Close())
+
+	clock.Advance(year)
+	d = open()
+	for i := range uint64(room) {
+		requireHit(t, d, diskKey(i), diskCode(i, size))
+	}
+	require.NoError(t, d.Close())
+
+	// Everything is a year ahead of the clock now: it still ages, is used and evicted.
+	clock.Advance(-year)
+	d = open()
+	defer d.Close()
+	requireHit(t, d, diskKey(0), diskCode(0, size))
+	for i := uint64(room); i < 2*room-1; i++ {
+		clock.Advance(time.Minute)
+		require.NoError(t, d.Add(bg, diskKey(i), diskArtifact(i, size)))
+	}
+	for i := uint64(1); i < room; i++ {
+		requireMiss(t, d, diskKey(i))
+	}
+	requireHit(t, d, diskKey(0), diskCode(0, size))
+	for i := uint64(room); i < 2*room-1; i++ {
+		requireHit(t, d, diskKey(i), diskCode(i, size))
+	}
+}
+
+func TestDiskReapsWhatTheDeadLeft(t *testing.T) {
+	clock := newDiskClock()
+	dir := t.TempDir()
+	d := openDisk(t, dir, &modcache.DiskOptions{Now: clock.Now})
+	require.NoError(t, d.Add(bg, diskKey(1), diskArtifact(1, 100)))
+	unlock, err := d.Lock(bg, diskKey(5))
+	require.NoError(t, err)
+	defer unlock()
+	write := func(name string) string {
+		path := filepath.Join(dir, name)
+		require.NoError(t, os.MkdirAll(filepath.Dir(path), 0o700))
+		require.NoError(t, os.WriteFile(path, []byte("x"), 0o600))
+		return path
+	}
+	key := diskKey(2).String()
+	dead := []string{write("tmp/" + key + "-ABCDEFGHIJKLMNOPQRSTUVWXYZ"), write("lock/" + key)}
+	strangers := []string{
+		write("tmp/notes.txt"), write("lock/mine"), write("quarantine/hello"), write(key[:1] + "/photo.jpg"),
+		write(key[:1] + "/" + key + ".bak"), write("letter.txt"), write("g/" + key + ".v1"), write("quarantine/sub/x"),
+	}
+	other := write(key[:1] + "/" + key + ".v2") // of a later version of this package
+
+	r, err := d.Trim(bg)
+	require.NoError(t, err)
+	require.Zero(t, r.Reaped, "too young to be dead")
+	clock.Advance(2 * time.Hour)
+	r, err = d.Trim(bg)
+	require.NoError(t, err)
+	require.Equal(t, 2, r.Reaped)
+	for _, path := range dead {
+		require.NoFileExists(t, path)
+	}
+	require.FileExists(t, filepath.Join(dir, "lock", diskKey(5).String()), "somebody holds it")
+	require.Equal(t, 2, r.Entries)
+	require.FileExists(t, other)
+
+	clock.Advance(60 * 24 * time.Hour)
+	r, err = d.Trim(bg)
+	require.NoError(t, err)
+	require.Zero(t, r.Entries)
+	require.NoFileExists(t, other, "other versions age out too")
+	for _, path := range strangers {
+		require.FileExists(t, path)
+	}
+}
+
+func TestDiskEvictionSparesReaders(t *testing.T) {
+	const size = 200_000
+	d := openDisk(t, t.TempDir(), &modcache.DiskOptions{MaxBytes: size + frameOverhead})
+	require.NoError(t, d.Add(bg, diskKey(1), diskArtifact(1, size)))
+	a, ok, err := d.Get(bg, diskKey(1))
+	require.NoError(t, err)
+	require.True(t, ok)
+	defer a.Close()
+	require.NoError(t, d.Add(bg, diskKey(2), diskArtifact(2, size)))
+	requireMiss(t, d, diskKey(1))
+	b, err := a.Bytes()
+	require.NoError(t, err)
+	require.Equal(t, diskCode(1, size), b)
+}
+
+func TestDiskKeepsSpaceFree(t *testing.T) {
+	d := openDisk(t, t.TempDir(), &modcache.DiskOptions{MinFree: 1 << 60})
+	require.Error(t, d.Add(bg, diskKey(1), diskArtifact(1, 100)))
+	require.EqualValues(t, 1, d.Metrics().RejectedAdds)
+	requireMiss(t, d, diskKey(1))
+}
+
+func TestDiskInADirectoryThatIsDeleted(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "cache")
+	d := openDisk(t, dir, nil)
+	require.NoError(t, d.Add(bg, diskKey(1), diskArtifact(1, 100)))
+	entries, err := os.ReadDir(dir)
+	require.NoError(t, err)
+	for _, e := range entries {
+		require.NoError(t, os.RemoveAll(filepath.Join(dir, e.Name())))
+	}
+	requireMiss(t, d, diskKey(1))
+	require.NoError(t, d.Add(bg, diskKey(1), diskArtifact(1, 100)))
+	requireHit(t, d, diskKey(1), diskCode(1, 100))
+
+	require.NoError(t, os.RemoveAll(dir))
+	requireMiss(t, d, diskKey(1))
+	require.Error(t, d.Add(bg, diskKey(1), diskArtifact(1, 100)))
+	_, err = d.Trim(bg)
+	require.NoError(t, err)
+}

@@ -1,0 +1,117 @@
+package frame
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"io"
+	"math"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// reseal makes the digests of a frame match what it says, as somebody could who
+// wants to attack a decoder that has no key. It reports false if it can't.
+func reseal(b []byte) bool {
+	h, headerLen, engineLen, err := parseFixed(b)
+	if err != nil || headerLen > int64(len(b)) {
+		return false
+	}
+	entry := b[fixedSize+engineLen:]
+	at := headerLen
+	for i := range h.chunks() {
+		n := int64(h.rawLen(i))
+		if h.codec != Raw {
+			n = int64(binary.LittleEndian.Uint32(entry))
+		}
+		if n > int64(len(b))-at {
+			break
+		}
+		sum := digestOf(b[at : at+n])
+		copy(entry[entrySize(h.codec)-digestSize:], sum[:])
+		entry = entry[entrySize(h.codec):]
+		at += n
+	}
+	sum := digestOf(b[:headerLen-digestSize])
+	copy(b[headerLen-digestSize:], sum[:])
+	return true
+}
+
+func frameOf(t testing.TB, b []byte, o Options) []byte {
+	var buf bytes.Buffer
+	o.Compressor, o.ChunkLog = NewCompressor(), minChunkLog
+	_, err := Write(&buf, Bytes(b), int64(len(b)), Meta{Engine: "e"}, &o)
+	require.NoError(t, err)
+	return buf.Bytes()
+}
+
+func FuzzForged(f *testing.F) {
+	text := bytes.Repeat([]byte("machine code "), 700)
+	f.Add(frameOf(f, text, Options{}))
+	f.Add(frameOf(f, text, Options{Compress: true}))
+	f.Add(frameOf(f, nil, Options{Compress: true}))
+	o := &Options{Compressor: NewCompressor()}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if !reseal(b) {
+			return
+		}
+		var key [32]byte
+		copy(key[:], b[32:])
+		check := func(got []byte, err error) {
+			if err != nil {
+				require.True(t, errors.Is(err, ErrCorrupt) || errors.Is(err, ErrAuth) || errors.Is(err, ErrTooLarge), "%v", err)
+			}
+			require.LessOrEqual(t, len(got), maxRatio*len(b))
+		}
+		r, err := Open(Bytes(b), int64(len(b)), key, o)
+		if err == nil {
+			require.LessOrEqual(t, r.Size(), int64(maxRatio*len(b)), "before anything is allocated")
+			check(r.Bytes())
+		}
+		s, err := NewStream(bytes.NewReader(b), key, math.MaxInt64, o)
+		if err == nil {
+			check(io.ReadAll(s))
+		}
+	})
+}
+
+// TestForgedLengths sets each length in a header to odd values. With its digests
+// made to match, only the checks of the lengths are left.
+func TestForgedLengths(t *testing.T) {
+	odd := []uint64{0, 1, 31, 4095, 4096, 1 << 20, 1<<31 - 1, 1 << 31, 1<<32 - 1, 1 << 36, 1<<36 + 1, 1 << 62, 1<<63 - 1, 1 << 63, 1<<64 - 1}
+	for _, o := range []Options{{}, {Compress: true}} {
+		good := frameOf(t, bytes.Repeat([]byte("machine code "), 700), o)
+		sizes := map[int]int{9: 1, 10: 1, 11: 1, 12: 4, 16: 8, 24: 8, 124: 1, 145: 4, 145 + 36: 4}
+		for off, width := range sizes {
+			for _, v := range odd {
+				b := bytes.Clone(good)
+				var le [8]byte
+				binary.LittleEndian.PutUint64(le[:], v)
+				copy(b[off:off+width], le[:])
+				if bytes.Equal(b, good) {
+					continue
+				}
+				reseal(b)
+				if o.Compress || off < 145 {
+					_, err := Open(Bytes(b), int64(len(b)), [32]byte{}, &Options{Compressor: NewCompressor()})
+					if err == nil && bytes.Equal(b, good) {
+						continue // resealing has repaired it
+					}
+					require.Error(t, err, "offset %d, value %d", off, v)
+				}
+			}
+		}
+	}
+}
+
+// TestChunksAreVerifiedBeforeTheyAreDecoded keeps the decompressor away from
+// bytes that nobody vouches for.
+func TestChunksAreVerifiedBeforeTheyAreDecoded(t *testing.T) {
+	b := frameOf(t, bytes.Repeat([]byte("machine code "), 700), Options{Compress: true})
+	b[len(b)-1] ^= 1
+	r, err := Open(Bytes(b), int64(len(b)), [32]byte{}, &Options{}) // no Compressor: using it would panic
+	require.NoError(t, err)
+	_, err = r.ReadAt(make([]byte, 10), r.Size()-10)
+	require.ErrorIs(t, err, ErrCorrupt)
+}

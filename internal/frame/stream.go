@@ -1,0 +1,124 @@
+package frame
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+)
+
+// Stream reads the artifact in a frame that arrives in order, such as from a
+// network. It verifies each chunk before it hands out a byte of it. It is for
+// one goroutine.
+type Stream struct {
+	h       *header
+	src     io.Reader
+	zstd    *Compressor
+	next    int    // chunk
+	encoded []byte // buffer of a chunk
+	raw     []byte // buffer of a decoded chunk
+	rest    []byte // verified and not read yet
+	err     error
+}
+
+// NewStream reads and verifies the header of a frame that is bound to key, and
+// whose artifact has at most limit bytes. It allocates no more for the header
+// than twice what has arrived of it.
+func NewStream(src io.Reader, key [32]byte, limit int64, o *Options) (*Stream, error) {
+	var buf bytes.Buffer
+	if err := fill(&buf, src, fixedSize); err != nil {
+		return nil, err
+	}
+	h, headerLen, engineLen, err := parseFixed(buf.Bytes())
+	if err != nil {
+		return nil, err
+	}
+	if h.size > limit {
+		return nil, fmt.Errorf("%w: %d bytes, at most %d are taken", ErrTooLarge, h.size, limit)
+	}
+	if err := fill(&buf, src, headerLen-fixedSize); err != nil {
+		return nil, err
+	}
+	if err := o.Auth.verify(buf.Bytes(), h.auth, h.keyID); err != nil {
+		return nil, err
+	}
+	if err := h.parse(buf.Bytes(), engineLen); err != nil {
+		return nil, err
+	}
+	if h.Key != key {
+		return nil, fmt.Errorf("%w: bound to another key, %x", ErrCorrupt, h.Key)
+	}
+	return &Stream{h: h, src: src, zstd: o.Compressor}, nil
+}
+
+func fill(buf *bytes.Buffer, src io.Reader, n int64) error {
+	if got, err := io.CopyN(buf, src, n); err != nil {
+		return truncated(err, "header", got)
+	}
+	return nil
+}
+
+func truncated(err error, what string, at int64) error {
+	if err == io.EOF || err == io.ErrUnexpectedEOF {
+		return fmt.Errorf("%w: the %s ends at byte %d", ErrCorrupt, what, at)
+	}
+	return err
+}
+
+// Meta returns what the header says.
+func (s *Stream) Meta() Meta { return s.h.Meta }
+
+// Size returns the length of the artifact.
+func (s *Stream) Size() int64 { return s.h.size }
+
+// Read implements [io.Reader]. It reports the end only after it has seen that
+// of the source, so that nothing can trail a frame.
+func (s *Stream) Read(p []byte) (int, error) {
+	for len(s.rest) == 0 && s.err == nil && len(p) > 0 {
+		s.rest, s.err = s.chunk()
+	}
+	if len(s.rest) == 0 {
+		return 0, s.err
+	}
+	n := copy(p, s.rest)
+	s.rest = s.rest[n:]
+	return n, nil
+}
+
+// chunk returns the next chunk, which is valid until the next call.
+func (s *Stream) chunk() ([]byte, error) {
+	if s.next == s.h.chunks() {
+		var one [1]byte
+		switch _, err := io.ReadFull(s.src, one[:]); err {
+		case io.EOF:
+			return nil, io.EOF
+		case nil:
+			return nil, fmt.Errorf("%w: something follows", ErrCorrupt)
+		default:
+			return nil, err
+		}
+	}
+	i := s.next
+	s.next++
+	_, n := s.h.span(i)
+	if cap(s.encoded) < n {
+		s.encoded = make([]byte, n)
+	}
+	b := s.encoded[:n]
+	if got, err := io.ReadFull(s.src, b); err != nil {
+		return nil, truncated(err, fmt.Sprintf("chunk %d", i), int64(got))
+	}
+	if sum := digestOf(b); string(sum[:]) != string(s.h.digest(i)) {
+		return nil, fmt.Errorf("%w: wrong digest of chunk %d", ErrCorrupt, i)
+	}
+	if n == s.h.rawLen(i) {
+		return b, nil
+	}
+	if s.raw == nil {
+		s.raw = make([]byte, s.h.rawLen(0))
+	}
+	dst := s.raw[:s.h.rawLen(i)]
+	if err := s.zstd.decode(dst, b); err != nil {
+		return nil, err
+	}
+	return dst, nil
+}
