@@ -70,6 +70,9 @@ func (s *Stream) Meta() Meta { return s.h.Meta }
 // Size returns the length of the artifact.
 func (s *Stream) Size() int64 { return s.h.size }
 
+// Encoded returns how many bytes of the source follow the header.
+func (s *Stream) Encoded() int64 { return s.h.encoded }
+
 // Read implements [io.Reader]. It reports the end only after it has seen that
 // of the source, so that nothing can trail a frame.
 func (s *Stream) Read(p []byte) (int, error) {
