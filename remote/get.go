@@ -123,6 +123,12 @@ func (s *Store) failed(w *watch, op string, key modcache.Key, err error) error {
 		return err // not the server's doing
 	}
 	s.counters.errors.Add(1)
+	if w.parent.Err() != nil {
+		// The caller had less patience than our own limits. The next may have more.
+		s.counters.timeouts.Add(1)
+		s.breaker.fail(soft, 0)
+		return err
+	}
 	s.blame(err)
 	return err
 }
