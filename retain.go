@@ -46,8 +46,8 @@ func (h *hot) hold(n int) {
 // release is the inverse of hold; it returns what is to be closed once Cache.mu is free.
 func (h *hot) release(n int) []wazero.CompiledModule {
 	h.users -= n
-	if h.users > 0 {
-		return nil
+	if h.users > 0 || h.idle != nil {
+		return nil // in use, or idle already: a runtime may close after its last handle
 	}
 	c := h.e.c
 	c.idle.add(h)
