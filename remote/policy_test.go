@@ -172,7 +172,7 @@ func TestCallersContext(t *testing.T) {
 
 type busy struct{ after time.Duration }
 
-func (busy) Error() string                { return "busy" }
+func (busy) Error() string               { return "busy" }
 func (b busy) RetryAfter() time.Duration { return b.after }
 
 func TestServerAsksForTime(t *testing.T) {

@@ -135,7 +135,9 @@ func TestUploadsThatAreNotTriedAgain(t *testing.T) {
 	require.NotNil(t, f.entry(key(3)))
 	f.took()
 
-	f.put = func(context.Context, modcache.Key, []byte, bool) error { return fmt.Errorf("403: %w", fs.ErrPermission) }
+	f.put = func(context.Context, modcache.Key, []byte, bool) error {
+		return fmt.Errorf("403: %w", fs.ErrPermission)
+	}
 	require.NoError(t, add(t, s, key(4), 1000))
 	require.ErrorIs(t, s.Flush(t.Context()), fs.ErrPermission)
 	require.Equal(t, []string{"has", "put"}, f.took())
