@@ -170,3 +170,5 @@ func TestRoundTrip(t *testing.T) {
 		})
 	}
 }
+
+func newArtifact(b []byte) *modcache.Artifact { return modcache.NewArtifact(b, info) }
