@@ -43,6 +43,11 @@ type HandlerOptions struct {
 	// is stored. The default is 4.
 	MaxUploads int
 
+	// MaxDownloads is how many GETs are answered at once; the others get a 503, and
+	// their nodes compile. A server that shares its bandwidth among too many serves
+	// nobody in time. The default is no bound.
+	MaxDownloads int
+
 	// Signer, if set, serves a store that a Cache writes to, such as a
 	// warmed directory: its artifacts are compressed and signed for each request,
 	// MaxUploads at once, and clients trust this key. Such a Handler is read-only.
@@ -70,6 +75,9 @@ func Handler(s modcache.Store, o *HandlerOptions) (http.Handler, error) {
 		write:   hashTokens(v.WriteTokens),
 		max:     bound(v.MaxSize, defaultMaxEntry, frame.MaxSize),
 		uploads: make(chan struct{}, max(1, cmp.Or(v.MaxUploads, defaultMaxUploads))),
+	}
+	if v.MaxDownloads > 0 {
+		h.downloads = make(chan struct{}, v.MaxDownloads)
 	}
 	for _, t := range append(append([]string{}, v.ReadTokens...), v.WriteTokens...) {
 		if t == "" {
@@ -107,6 +115,7 @@ type handler struct {
 	trusted     []frame.Auth
 	max         int64
 	uploads     chan struct{}  // a token for each entry that is received, or signed
+	downloads   chan struct{}  // a token for each that is sent; nil = no bound
 	sign        *frame.Options // nil: the store holds entries
 }
 
@@ -144,6 +153,25 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("Retry-After", "1")
 		}
 		http.Error(w, http.StatusText(status), status)
+	}
+}
+
+// enter takes a token unless there is none left.
+func enter(tokens chan struct{}) bool {
+	if tokens == nil {
+		return true
+	}
+	select {
+	case tokens <- struct{}{}:
+		return true
+	default:
+		return false
+	}
+}
+
+func leave(tokens chan struct{}) {
+	if tokens != nil {
+		<-tokens
 	}
 }
 
@@ -188,6 +216,12 @@ func contains(hashes [][sha256.Size]byte, token string) bool {
 }
 
 func (h *handler) get(w http.ResponseWriter, r *http.Request, key modcache.Key) (int, error) {
+	if r.Method == http.MethodGet {
+		if !enter(h.downloads) {
+			return http.StatusServiceUnavailable, nil
+		}
+		defer leave(h.downloads)
+	}
 	a, ok, err := h.store.Get(r.Context(), key)
 	if err != nil {
 		return 0, cmp.Or(r.Context().Err(), err)
@@ -243,12 +277,10 @@ func (h *handler) put(w http.ResponseWriter, r *http.Request, key modcache.Key) 
 			return http.StatusPreconditionFailed, err
 		}
 	}
-	select {
-	case h.uploads <- struct{}{}:
-		defer func() { <-h.uploads }()
-	default:
+	if !enter(h.uploads) {
 		return http.StatusServiceUnavailable, nil
 	}
+	defer leave(h.uploads)
 	b, err := readBody(http.MaxBytesReader(w, r.Body, h.max), r.ContentLength)
 	if err != nil {
 		var tooLarge *http.MaxBytesError

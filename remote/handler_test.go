@@ -193,6 +193,35 @@ func TestHandlerIsBusy(t *testing.T) {
 	require.Equal(t, 400, <-done)
 }
 
+// TestHandlerBoundsDownloads turns away whom it couldn't serve well.
+func TestHandlerBoundsDownloads(t *testing.T) {
+	asked, answer := make(chan bool), make(chan bool)
+	h, err := remote.Handler(slow{newMemory(), asked, answer}, &remote.HandlerOptions{MaxDownloads: 1})
+	require.NoError(t, err)
+	path := "/" + key(1).String()
+	done := make(chan int)
+	go func() { done <- status(t, h, "GET", path, nil) }()
+	<-asked
+	require.Equal(t, 503, status(t, h, "GET", path, nil))
+	close(answer)
+	require.Equal(t, 404, <-done)
+	go func() { done <- status(t, h, "GET", path, nil) }()
+	<-asked
+	require.Equal(t, 404, <-done)
+}
+
+// slow is a store whose Get waits.
+type slow struct {
+	*memory
+	asked, answer chan bool
+}
+
+func (s slow) Get(ctx context.Context, key modcache.Key) (*modcache.Artifact, bool, error) {
+	s.asked <- true
+	<-s.answer
+	return s.memory.Get(ctx, key)
+}
+
 // broken is a store that fails.
 type broken struct {
 	*memory

@@ -12,6 +12,7 @@ type model struct {
 	rtt     float64 // from a node to the server
 	node    float64 // rate of one node's connection
 	server  float64 // rate of the server, shared evenly by the transfers under way
+	admit   int     // transfers that the server has under way at most; 0 = no bound
 	edges   int     // caches in front of the server, each as fast as server; 0 = none
 	cached  bool    // there is a remote layer
 	early   bool    // the entry was uploaded before the deploy
@@ -22,6 +23,7 @@ type result struct {
 	hits     int     // nodes that used the entry
 	compiles int     // nodes that compiled
 	gaveUp   int     // of those: the ones whose transfer exceeded its budget
+	turned   int     // of those: the ones that the server turned away
 	uploads  int     // nodes that uploaded the entry
 	cpu      float64 // seconds of compiling
 	egress   float64 // bytes sent to nodes, those of transfers given up included
@@ -30,6 +32,16 @@ type result struct {
 	median   float64 // of the nodes' times from start to a compiled module
 	p99      float64
 	worst    float64
+}
+
+// budget is how long a node waits for an entry.
+func (m model) budget() float64 { return math.Max(0.5, m.compile/2) }
+
+// bounded returns the model with as many transfers at once as end within half of
+// their budget.
+func (m model) bounded() model {
+	m.admit = max(1, int(m.server*m.budget()/2/m.size))
+	return m
 }
 
 // run computes a deploy. All entries have one size and all transfers progress at one rate at any
@@ -51,7 +63,7 @@ func (m model) run() result {
 	if m.early {
 		present = 0
 	}
-	budget := math.Max(0.5, m.compile/2)
+	budget := m.budget()
 
 	type transfer struct{ asked, began, until float64 } // until: what served has to reach
 	var queue []transfer
@@ -98,7 +110,15 @@ func (m model) run() result {
 	for i := range m.nodes {
 		start := m.window * float64(i) / float64(m.nodes)
 		advance(math.Max(now, start+m.rtt))
-		if m.cached && now >= present {
+		there := m.cached && now >= present
+		full := m.admit > 0 && len(queue)-head >= m.admit
+		if there && full {
+			r.turned++
+			r.compiles++
+			done(m.rtt + m.compile)
+			continue
+		}
+		if there {
 			queue = append(queue, transfer{start, now, served + m.size})
 			continue
 		}
@@ -128,7 +148,7 @@ func (m model) behindEdges() result {
 	one.edges = 0
 	one.nodes = (m.nodes + m.edges - 1) / m.edges
 	r := one.run()
-	for _, n := range []*int{&r.hits, &r.compiles, &r.gaveUp} {
+	for _, n := range []*int{&r.hits, &r.compiles, &r.gaveUp, &r.turned} {
 		*n *= m.edges
 	}
 	for _, x := range []*float64{&r.cpu, &r.egress, &r.peak} {
