@@ -111,7 +111,14 @@ func (s *Store) Delete(ctx context.Context, key modcache.Key) error {
 	ctx, w := s.watch(ctx)
 	defer w.stop()
 	if err := s.backend.Delete(ctx, key); err != nil {
-		return s.failed(w, "delete", key, err)
+		if cause := w.cause(); cause != nil {
+			err = cause
+		}
+		if ctx.Err() == nil || w.parent.Err() == nil {
+			s.counters.errors.Add(1)
+			err = s.writeFailed(err)
+		}
+		return s.errorf("delete", key, err)
 	}
 	s.breaker.succeed()
 	s.bad.drop(key)

@@ -250,7 +250,7 @@ func (s *Store) attempt(u *upload, entry *[]byte) error {
 		there, err := s.backend.Has(ctx, u.key)
 		cancel()
 		if err != nil {
-			return s.uploadFailed(err)
+			return s.writeFailed(err)
 		}
 		if there {
 			s.uploaded(u.key)
@@ -286,7 +286,7 @@ func (s *Store) attempt(u *upload, entry *[]byte) error {
 		s.uploads.tooLarge(size)
 		return fmt.Errorf("%w: the server refuses an entry of %d bytes", modcache.ErrTooLarge, size)
 	}
-	return s.uploadFailed(err)
+	return s.writeFailed(err)
 }
 
 func (s *Store) uploaded(key modcache.Key) {
@@ -295,9 +295,9 @@ func (s *Store) uploaded(key modcache.Key) {
 	s.bad.drop(key)
 }
 
-// uploadFailed counts a failure. A server that is there and takes no uploads may
+// writeFailed counts a failure. A server that is there and takes nothing may
 // still be read.
-func (s *Store) uploadFailed(err error) error {
+func (s *Store) writeFailed(err error) error {
 	var after retryAfter
 	switch {
 	case s.ctx.Err() != nil:
