@@ -125,7 +125,7 @@ func TestLayouts(t *testing.T) {
 	}{
 		"plain":   {remote.Plain, "/base/01/" + k},
 		"ac":      {remote.BazelAC, "/base/ac/" + k},
-		"s3 path": {remote.S3{Bucket: "buck-et", Prefix: "a=b/c_", PathStyle: true}, "/base/buck-et/a=b/c_" + k},
+		"s3 path": {remote.S3{Bucket: "buck-et", Prefix: "a=b/c_", PathStyle: true}, "/base/buck-et/a=b/c_01/" + k},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s, url := newBlobs(t)

@@ -23,7 +23,8 @@ import (
 // S3 is the layout of a bucket of Amazon S3 or a server of its protocol, whose URL
 // is that of the region or server without the bucket, such as
 // https://s3.eu-central-1.amazonaws.com. An entry is the object
-// <Prefix><key>. Reading needs s3:GetObject, and s3:ListBucket too, for
+// <Prefix><first two digits of the key>/<key>, so that a CDN in front of the bucket
+// has the [Plain] layout. Reading needs s3:GetObject, and s3:ListBucket too, for
 // without it S3 answers 403 to a lookup of what isn't there; writing needs s3:PutObject,
 // Delete s3:DeleteObject.
 type S3 struct {
@@ -82,8 +83,8 @@ type s3 struct {
 }
 
 func (b *s3) request(key modcache.Key, body []byte) request {
-	u := *b.base
-	u.Path += "/" + b.l.Prefix + key.String()
+	u, name := *b.base, key.String()
+	u.Path += "/" + b.l.Prefix + name[:2] + "/" + name
 	r := request{url: &u, body: body}
 	if b.l.Credentials != nil {
 		r.sign = func(req *http.Request) error { return b.sign(req, body) }
