@@ -33,9 +33,10 @@ type Artifact struct {
 	sealedAs atomic.Pointer[Key] // the key under which a Cache has found mem intact
 
 	src    io.ReaderAt
-	mu     sync.RWMutex // held for reading while src is used
-	closed bool         // guarded by mu
-	load   func() ([]byte, error)
+	load   func() ([]byte, error) // reads all of src once, for all handles
+	refs   *atomic.Int32          // handles on src that are still open
+	mu     sync.RWMutex           // held for reading while src is used
+	closed bool                   // guarded by mu
 }
 
 // NewArtifact makes an artifact of b, which it takes over: the caller must not
@@ -53,15 +54,44 @@ func NewArtifact(b []byte, info Info) *Artifact {
 // [ErrAuth]. Large reads are how artifacts are loaded, so src should make
 // them fast. If src is an [io.Closer], closing the artifact closes it once.
 func NewArtifactFrom(src io.ReaderAt, size int64, info Info) *Artifact {
-	a := &Artifact{info: info, size: size, src: src}
+	a := &Artifact{info: info, size: size, src: src, refs: new(atomic.Int32)}
 	a.load = sync.OnceValues(func() ([]byte, error) {
 		b := make([]byte, size)
-		if _, err := a.ReadAt(b, 0); err != nil {
+		if _, err := readFull(src, b, 0); err != nil {
 			return nil, err
 		}
 		return b, nil
 	})
+	a.refs.Store(1)
 	return a
+}
+
+// share returns a second handle, to be closed on its own. What is behind the
+// artifact is released with the last handle.
+func (a *Artifact) share() (*Artifact, error) {
+	if a.mem != nil {
+		return a, nil
+	}
+	a.mu.RLock()
+	defer a.mu.RUnlock()
+	if a.closed {
+		return nil, fmt.Errorf("share artifact: %w", ErrClosed)
+	}
+	a.refs.Add(1)
+	return &Artifact{info: a.info, size: a.size, src: a.src, load: a.load, refs: a.refs}, nil
+}
+
+// readFull fills p from src, which may report EOF along with the last byte. A
+// short read is always an error: what follows it in p is not the artifact's.
+func readFull(src io.ReaderAt, p []byte, off int64) (int, error) {
+	n, err := src.ReadAt(p, off)
+	switch {
+	case n == len(p) && errors.Is(err, io.EOF):
+		err = nil
+	case n < len(p) && (err == nil || errors.Is(err, io.EOF)):
+		err = io.ErrUnexpectedEOF
+	}
+	return n, err
 }
 
 // Info returns what is known about the artifact's origin.
@@ -98,8 +128,7 @@ func (a *Artifact) ReadAt(p []byte, off int64) (int, error) {
 			return 0, fmt.Errorf("read artifact: %w", ErrClosed)
 		}
 		var err error
-		// An io.ReaderAt may report EOF along with the last byte.
-		if n, err = a.src.ReadAt(want, off); err != nil && (n < len(want) || !errors.Is(err, io.EOF)) {
+		if n, err = readFull(a.src, want, off); err != nil {
 			return n, err
 		}
 	}
@@ -126,6 +155,11 @@ func (a *Artifact) Bytes() ([]byte, error) {
 	if a.mem != nil {
 		return a.mem, nil
 	}
+	a.mu.RLock()
+	defer a.mu.RUnlock()
+	if a.closed {
+		return nil, fmt.Errorf("read artifact: %w", ErrClosed)
+	}
 	return a.load()
 }
 
@@ -142,6 +176,9 @@ func (a *Artifact) Close() error {
 		return nil
 	}
 	a.closed = true
+	if a.refs.Add(-1) > 0 {
+		return nil
+	}
 	if c, ok := a.src.(io.Closer); ok {
 		return c.Close()
 	}

@@ -66,7 +66,8 @@ type Store interface {
 	// store counts, reports and heals. An error means that the store could not
 	// tell (I/O, timeout, closed, cancelled context); ok is false then.
 	//
-	// Each call returns a handle of its own, which the caller closes.
+	// Each call returns a handle of its own, which the caller closes. ctx bounds
+	// the call, and not the handle's life.
 	Get(ctx context.Context, key Key) (a *Artifact, ok bool, err error)
 
 	// Add keeps a copy of, or shares, the artifact's bytes under key. If a sound
@@ -300,12 +301,13 @@ func (c *Cache) Metrics() CacheMetrics {
 	c.mu.Unlock()
 	n := &c.counters
 	m := CacheMetrics{
-		Lookups: n.lookups.Load(), Hits: n.hits.Load(), Misses: n.misses.Load(),
+		Hits: n.hits.Load(), Misses: n.misses.Load(),
 		Corrupt: n.corrupt.Load(), StoreErrors: n.storeErrors.Load(),
 		Compiles: n.compiles.Load(), CompileErrors: n.compileErrors.Load(),
 		CompileTime: time.Duration(n.compileTime.Load()), Saved: time.Duration(n.saved.Load()),
 		Coalesced: n.coalesced.Load(), Stubbed: n.stubbed.Load(), Retained: retained,
 	}
+	m.Lookups = m.Hits + m.Misses
 	_ = guard("metrics", func() error { m.Store = c.store.Metrics(); return nil })
 	return m
 }

@@ -28,8 +28,8 @@ func (e *diskEvents) observe(ev modcache.Event) {
 	e.all = append(e.all, ev)
 }
 
-// take returns the events of that kind so far, and forgets all.
-func (e *diskEvents) take(kind modcache.EventKind) (out []modcache.Event) {
+// list returns the events of that kind so far.
+func (e *diskEvents) list(kind modcache.EventKind) (out []modcache.Event) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for _, ev := range e.all {
@@ -37,6 +37,14 @@ func (e *diskEvents) take(kind modcache.EventKind) (out []modcache.Event) {
 			out = append(out, ev)
 		}
 	}
+	return out
+}
+
+// take is list, and forgets all.
+func (e *diskEvents) take(kind modcache.EventKind) []modcache.Event {
+	out := e.list(kind)
+	e.mu.Lock()
+	defer e.mu.Unlock()
 	e.all = nil
 	return out
 }
@@ -73,7 +81,7 @@ func requireDamage(t *testing.T, d *modcache.Disk, events *diskEvents, key modca
 func TestDiskFindsEveryBitFlipAndTruncation(t *testing.T) {
 	for name, o := range map[string]modcache.DiskOptions{"plain": {}, "sealed": {Key: []byte("0123456789abcdef")}} {
 		t.Run(name, func(t *testing.T) {
-			dir := t.TempDir()
+			dir := memDir(t)
 			var events diskEvents
 			o.OnEvent = events.observe
 			d := openDisk(t, dir, &o)
@@ -108,7 +116,7 @@ func TestDiskFindsEveryBitFlipAndTruncation(t *testing.T) {
 
 func TestDiskFindsMutationsOfLargeEntries(t *testing.T) {
 	const size = 300_000
-	dir := t.TempDir()
+	dir := memDir(t)
 	var events diskEvents
 	d := openDisk(t, dir, &modcache.DiskOptions{OnEvent: events.observe})
 	want := diskCode(1, size)

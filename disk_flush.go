@@ -50,28 +50,70 @@ type dirtyFile struct {
 	size    int64
 	seq     uint64 // tells a file from a later one under the same key
 	rewrite bool   // a sync failed: the kernel may have dropped what it couldn't write
+	visible bool   // it has its name; before, Flush has nothing to sync
 }
 
-func (s *dirtySet) add(key Key, size int64) {
+// add notes a file that is about to appear under key; undo takes that back.
+func (s *dirtySet) add(key Key, size int64) (f dirtyFile, undo func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.files == nil {
 		s.files = make(map[Key]dirtyFile)
 	}
 	s.seq++
-	s.files[key] = dirtyFile{size: size, seq: s.seq}
+	f = dirtyFile{size: size, seq: s.seq}
+	before, replaced := s.files[key]
+	s.files[key] = f
+	return f, func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		switch {
+		case s.files[key].seq != f.seq:
+		case replaced:
+			s.files[key] = before
+		default:
+			delete(s.files, key)
+		}
+	}
 }
 
-func (s *dirtySet) drop(key Key) {
+// show notes that the file has appeared.
+func (s *dirtySet) show(key Key, f dirtyFile) {
 	s.mu.Lock()
-	delete(s.files, key)
-	s.mu.Unlock()
+	defer s.mu.Unlock()
+	if current, ok := s.files[key]; ok && current.seq == f.seq {
+		current.visible = true
+		s.files[key] = current
+	}
 }
 
+// visible returns the seq of the file under key, 0 if there is none to sync.
+func (s *dirtySet) visible(key Key) (seq uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if f := s.files[key]; f.visible {
+		return f.seq
+	}
+	return 0
+}
+
+// drop forgets a file that was removed, whose seq was looked up before: a later one
+// under the same key is still pending.
+func (s *dirtySet) drop(key Key, seq uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.files[key].seq == seq {
+		delete(s.files, key)
+	}
+}
+
+// snapshot returns what can be synced.
 func (s *dirtySet) snapshot() map[Key]dirtyFile {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return maps.Clone(s.files)
+	files := maps.Clone(s.files)
+	maps.DeleteFunc(files, func(_ Key, f dirtyFile) bool { return !f.visible })
+	return files
 }
 
 // settle drops what f says about a key's file if it is durable now, and marks it
@@ -188,8 +230,9 @@ func (d *Disk) rewrite(key Key) error {
 	if err != nil {
 		return err
 	}
+	defer d.writing.Delete(tmp)
 	if err := d.fs.Rename(tmp, entryName(key)); err != nil {
-		_ = d.fs.Remove(tmp)
+		d.discard(tmp)
 		return err
 	}
 	return nil

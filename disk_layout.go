@@ -105,15 +105,20 @@ func isTempName(name string) bool {
 	return ok && err == nil && len(random) == len(rand.Text())
 }
 
-// createTemp opens a new file in the directory for files being written.
+// createTemp opens a new file in the directory for files being written. It
+// is safe from reap until its name is deleted from d.writing.
 func (d *Disk) createTemp(key Key) (name string, f dirfs.File, err error) {
 	name = tmpDir + "/" + tempName(key)
+	d.writing.Store(name, true)
 	const flags = os.O_WRONLY | os.O_CREATE | os.O_EXCL
 	f, err = d.fs.OpenFile(name, flags, filePerm)
 	if errors.Is(err, fs.ErrNotExist) { // somebody cleaned up
 		if err = d.mkdir(tmpDir); err == nil {
 			f, err = d.fs.OpenFile(name, flags, filePerm)
 		}
+	}
+	if err != nil {
+		d.writing.Delete(name)
 	}
 	return name, f, err
 }
@@ -142,6 +147,9 @@ func (d *Disk) useInterval() time.Duration {
 	}
 	return time.Minute
 }
+
+// since is how long ago t was; clocks that were set back don't make it negative.
+func (d *Disk) since(t time.Time) time.Duration { return max(0, d.o.Now().Sub(t)) }
 
 // touch records that the entry is used now. It is a hint, whose loss costs an
 // entry its place in the order of eviction.

@@ -39,30 +39,40 @@ func (d *Disk) lockFile(ctx context.Context, key Key) (dirfs.File, string, error
 	name := lockDir + "/" + key.String()
 	var f dirfs.File
 	for wait := first; ; wait = min(2*wait, longest) {
-		var err error
 		if f == nil {
+			var err error
 			if f, err = d.openLock(name); err != nil {
 				return nil, "", err
 			}
 		}
-		ok, err := f.TryLock()
-		if err != nil {
+		locked, err := f.TryLock()
+		current := locked
+		if locked && err == nil {
+			current, err = d.isCurrent(f, name)
+		}
+		switch {
+		case err != nil:
 			_ = f.Close()
 			return nil, "", err
-		}
-		if ok {
-			if d.isCurrent(f, name) {
-				return f, name, nil
-			}
+		case current:
+			return f, name, nil
+		case locked: // the file of somebody who has unlocked and removed it
 			_ = f.Close()
 			f, wait = nil, first
-			continue
 		}
 		select {
 		case <-ctx.Done():
-			_ = f.Close()
+			if f != nil {
+				_ = f.Close()
+			}
 			return nil, "", ctx.Err()
 		case <-time.After(wait):
+		}
+		if d.closed.Load() {
+			if f != nil {
+				_ = f.Close()
+			}
+			return nil, "", ErrClosed
 		}
 	}
 }
@@ -78,11 +88,14 @@ func (d *Disk) openLock(name string) (dirfs.File, error) {
 }
 
 // isCurrent reports whether f is still the file of that name.
-func (d *Disk) isCurrent(f dirfs.File, name string) bool {
+func (d *Disk) isCurrent(f dirfs.File, name string) (bool, error) {
 	mine, err := f.Stat()
 	if err != nil {
-		return false
+		return false, err
 	}
 	current, err := d.fs.Lstat(name)
-	return err == nil && os.SameFile(mine, current)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil && os.SameFile(mine, current), err
 }

@@ -119,6 +119,9 @@ func (e *entry) readHeader() (err error) {
 	if !e.fi.Mode().IsRegular() {
 		return errors.New("not a regular file")
 	}
+	if bad, ok := e.d.unsure.Load(e.key); ok && os.SameFile(bad.(fs.FileInfo), e.fi) {
+		return fmt.Errorf("%w: it was found damaged before", frame.ErrCorrupt)
+	}
 	size := e.fi.Size()
 	var src io.ReaderAt = e.f
 	if size <= smallEntry {

@@ -54,6 +54,18 @@ func newDiskClock() *diskClock {
 func (c *diskClock) Now() time.Time          { return time.Unix(0, c.now.Load()) }
 func (c *diskClock) Advance(d time.Duration) { c.now.Add(int64(d)) }
 
+// memDir returns a directory in memory where there is one: thousands of small
+// files take long elsewhere.
+func memDir(t testing.TB) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("/dev/shm", "modcache-test-")
+	if err != nil {
+		return t.TempDir()
+	}
+	t.Cleanup(func() { require.NoError(t, os.RemoveAll(dir)) })
+	return dir
+}
+
 func openDisk(t testing.TB, dir string, o *modcache.DiskOptions) *modcache.Disk {
 	t.Helper()
 	d, err := modcache.OpenDisk(dir, o)

@@ -115,13 +115,13 @@ func (d *Disk) reap(ctx context.Context) (n int, err error) {
 	if err := ctx.Err(); err != nil {
 		return 0, err
 	}
-	temps, err := d.reapDir(tmpDir, func(fi fs.FileInfo) bool {
+	temps, err := d.reapDir(tmpDir, d.fs.Remove, func(fi fs.FileInfo) bool {
 		_, mine := d.writing.Load(tmpDir + "/" + fi.Name())
 		return !mine && isTempName(fi.Name()) && d.o.Now().Sub(fi.ModTime()) > deadAfter
 	})
-	locks, lockErr := d.reapDir(lockDir, func(fi fs.FileInfo) bool {
+	locks, lockErr := d.reapDir(lockDir, d.removeLock, func(fi fs.FileInfo) bool {
 		_, err := ParseKey(fi.Name())
-		return err == nil && d.o.Now().Sub(fi.ModTime()) > deadAfter && d.abandoned(lockDir+"/"+fi.Name())
+		return err == nil && d.o.Now().Sub(fi.ModTime()) > deadAfter
 	})
 	quarantined, quarantineErr := d.pruneQuarantine()
 	return temps + locks + quarantined, errors.Join(err, lockErr, quarantineErr)
@@ -129,7 +129,7 @@ func (d *Disk) reap(ctx context.Context) (n int, err error) {
 
 // reapDir removes the regular files in dir that are dead. It passes them in the
 // order of their time, the latest first.
-func (d *Disk) reapDir(dir string, dead func(fs.FileInfo) bool) (n int, err error) {
+func (d *Disk) reapDir(dir string, remove func(name string) error, dead func(fs.FileInfo) bool) (n int, err error) {
 	infos, err := d.fs.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return 0, nil
@@ -143,26 +143,34 @@ func (d *Disk) reapDir(dir string, dead func(fs.FileInfo) bool) (n int, err erro
 		if !fi.Mode().IsRegular() || !dead(fi) {
 			continue
 		}
-		switch err := d.fs.Remove(dir + "/" + fi.Name()); {
+		switch err := remove(dir + "/" + fi.Name()); {
 		case err == nil:
 			n++
-		case !errors.Is(err, fs.ErrNotExist):
+		case !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, errHeld):
 			errs = append(errs, err)
 		}
 	}
 	return n, errors.Join(errs...)
 }
 
-// abandoned reports whether nobody holds a lock file. Whoever opened it without
-// having locked it yet notices that it is gone.
-func (d *Disk) abandoned(name string) bool {
-	f, err := d.fs.OpenFile(name, os.O_RDWR, 0)
+// errHeld means that a lock file is not that of a dead process.
+var errHeld = errors.New("somebody holds the lock")
+
+// removeLock removes a lock file that nobody holds. It holds the lock itself
+// while it does, as unlocking does.
+func (d *Disk) removeLock(name string) error {
+	f, err := d.fs.OpenFile(name, os.O_RDWR|openFlags, 0)
 	if err != nil {
-		return false
+		return err
 	}
 	defer f.Close()
-	ok, err := f.TryLock()
-	return ok && err == nil
+	if ok, err := f.TryLock(); err != nil || !ok {
+		return errors.Join(err, errHeld)
+	}
+	if ok, err := d.isCurrent(f, name); err != nil || !ok {
+		return errors.Join(err, errHeld)
+	}
+	return d.fs.Remove(name)
 }
 
 // pruneQuarantine bounds the quarantine in number, bytes and age.
@@ -171,7 +179,7 @@ func (d *Disk) pruneQuarantine() (int, error) {
 		kept  int
 		bytes int64
 	)
-	return d.reapDir(quarantineDir, func(fi fs.FileInfo) bool {
+	return d.reapDir(quarantineDir, d.fs.Remove, func(fi fs.FileInfo) bool {
 		if !isTempName(fi.Name()) {
 			return false
 		}

@@ -14,7 +14,8 @@ import (
 
 // Add implements [Store]. It evicts what has gone unused longest if the entry
 // wouldn't fit otherwise, and fails with [ErrTooLarge] if it never could. When
-// Add fails, the entry is as it was before.
+// Add fails, the entry is as it was before; with SyncEveryAdd, it may also be
+// readable and pending.
 func (d *Disk) Add(ctx context.Context, key Key, a *Artifact) error {
 	err := d.writable(ctx)
 	if err == nil {
@@ -33,9 +34,6 @@ func (d *Disk) Add(ctx context.Context, key Key, a *Artifact) error {
 
 // isSound reports whether there is an entry that Get would return.
 func (d *Disk) isSound(key Key) bool {
-	if _, bad := d.unsure.Load(key); bad {
-		return false
-	}
 	a, fi, err := d.load(key)
 	if err != nil {
 		return false
@@ -56,6 +54,9 @@ func (d *Disk) add(ctx context.Context, key Key, a *Artifact) error {
 		return d.failed(key, fmt.Errorf("modcache: store %s/%s: %w", d.dir, entryName(key), err))
 	}
 	if err := d.reserve(ctx, size); err != nil {
+		if ctx.Err() != nil {
+			return fmt.Errorf("modcache: store %s/%s: %w", d.dir, entryName(key), ctx.Err())
+		}
 		return fail(err)
 	}
 	src, err := sourceOf(a)
@@ -69,8 +70,9 @@ func (d *Disk) add(ctx context.Context, key Key, a *Artifact) error {
 		d.makeSpace(ctx, size)
 		tmp, n, err = d.writeTemp(key, src, a.Size(), m, d.o.SyncEveryAdd)
 	}
+	var pending dirtyFile
 	if err == nil {
-		err = d.publish(key, tmp, n, d.o.SyncEveryAdd)
+		pending, err = d.publish(key, tmp, n)
 	}
 	if err != nil {
 		d.usage.release(size)
@@ -78,7 +80,14 @@ func (d *Disk) add(ctx context.Context, key Key, a *Artifact) error {
 	}
 	d.usage.commit(entryName(key), size, n)
 	d.unsure.Delete(key)
-	d.notify(Event{Kind: EventStored, Key: key, Bytes: a.Size(), Duration: d.o.Now().Sub(start)})
+	if d.o.SyncEveryAdd {
+		err := d.syncDirs([]string{entryName(key)[:1]})
+		d.dirty.settle(key, pending, err == nil)
+		if err != nil {
+			return fail(err)
+		}
+	}
+	d.notify(Event{Kind: EventStored, Key: key, Bytes: a.Size(), Duration: d.since(start)})
 	return nil
 }
 
@@ -91,15 +100,13 @@ func sourceOf(a *Artifact) (io.ReaderAt, error) {
 	return frame.Bytes(b), err
 }
 
-// writeTemp writes the whole entry to a file beside the entries. It leaves
-// none behind when it fails.
+// writeTemp writes the whole entry to a file beside the entries, for publish. It
+// leaves none behind when it fails.
 func (d *Disk) writeTemp(key Key, src io.ReaderAt, size int64, m frame.Meta, sync bool) (name string, n int64, err error) {
 	name, f, err := d.createTemp(key)
 	if err != nil {
 		return "", 0, err
 	}
-	d.writing.Store(name, true)
-	defer d.writing.Delete(name)
 	n, err = frame.Write(f, src, size, m, &d.frame)
 	if err == nil && sync {
 		err = f.Sync()
@@ -108,7 +115,7 @@ func (d *Disk) writeTemp(key Key, src io.ReaderAt, size int64, m frame.Meta, syn
 		err = e
 	}
 	if err != nil {
-		_ = d.fs.Remove(name)
+		d.discard(name)
 		return "", 0, err
 	}
 	// The order of eviction follows the store's clock, not the kernel's.
@@ -117,25 +124,25 @@ func (d *Disk) writeTemp(key Key, src io.ReaderAt, size int64, m frame.Meta, syn
 	return name, n, nil
 }
 
-// publish gives a finished file its name among the entries. An unsynced one is
-// noted as pending before anybody can see it.
-func (d *Disk) publish(key Key, tmp string, n int64, synced bool) error {
+// discard removes a temporary file.
+func (d *Disk) discard(tmp string) {
+	_ = d.fs.Remove(tmp)
+	d.writing.Delete(tmp)
+}
+
+// publish gives a finished temporary file its name among the entries. It is noted
+// as pending before anybody can see it.
+func (d *Disk) publish(key Key, tmp string, n int64) (pending dirtyFile, err error) {
 	name := entryName(key)
-	shard, base := name[:1], name[2:]
-	if !synced {
-		d.dirty.add(key, n)
+	pending, undo := d.dirty.add(key, n)
+	if err := d.renameInto(tmp, name[:1], name[2:]); err != nil {
+		d.discard(tmp)
+		undo()
+		return pending, err
 	}
-	if err := d.renameInto(tmp, shard, base); err != nil {
-		_ = d.fs.Remove(tmp)
-		if !synced {
-			d.dirty.drop(key)
-		}
-		return err
-	}
-	if synced {
-		return d.syncDirs([]string{shard})
-	}
-	return nil
+	d.dirty.show(key, pending)
+	d.writing.Delete(tmp)
+	return pending, nil
 }
 
 // makeSpace evicts entries of at least size bytes.
@@ -154,7 +161,7 @@ func (d *Disk) Delete(ctx context.Context, key Key) error {
 	if err := d.writable(ctx); err != nil {
 		return err
 	}
-	name := entryName(key)
+	name, pending := entryName(key), d.dirty.visible(key)
 	fi, err := d.fs.Lstat(name)
 	if err == nil {
 		err = d.fs.Remove(name)
@@ -166,15 +173,15 @@ func (d *Disk) Delete(ctx context.Context, key Key) error {
 		return d.failed(key, fmt.Errorf("modcache: delete %s/%s: %w", d.dir, name, err))
 	}
 	d.usage.remove(name)
-	d.dirty.drop(key)
+	d.dirty.drop(key, pending)
 	d.unsure.Delete(key)
-	d.notify(Event{Kind: EventEvicted, Key: key, Reason: ReasonDeleted, Bytes: fi.Size(), Duration: d.o.Now().Sub(fi.ModTime())})
+	d.notify(Event{Kind: EventEvicted, Key: key, Reason: ReasonDeleted, Bytes: fi.Size(), Duration: d.since(fi.ModTime())})
 	return nil
 }
 
 // quarantine moves a damaged entry away, if it is still the file that was read.
 func (d *Disk) quarantine(key Key, read fs.FileInfo) {
-	name := entryName(key)
+	name, pending := entryName(key), d.dirty.visible(key)
 	current, err := d.fs.Lstat(name)
 	if err != nil || read == nil || !os.SameFile(current, read) {
 		return
@@ -184,10 +191,10 @@ func (d *Disk) quarantine(key Key, read fs.FileInfo) {
 		err = d.fs.Remove(name)
 	}
 	if err != nil {
-		d.unsure.Store(key, true)
+		d.unsure.Store(key, read)
 		return
 	}
 	d.usage.remove(name)
-	d.dirty.drop(key)
+	d.dirty.drop(key, pending)
 	d.pruneQuarantine()
 }

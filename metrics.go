@@ -1,33 +1,62 @@
 package modcache
 
-import "fmt"
+import (
+	"encoding/json"
+	"fmt"
+	"math/bits"
+	"time"
+)
 
-// Metrics is a snapshot of a store's counters. Entries and Bytes are levels;
-// everything else only grows.
+// Metrics is a snapshot of a store's counters. Entries and Bytes are levels,
+// which rise and fall; everything else only grows.
 type Metrics struct {
-	Lookups      uint64 // calls of Get
-	Hits         uint64
-	Misses       uint64 // Lookups = Hits + Misses at rest
-	Adds         uint64 // artifacts accepted
-	RejectedAdds uint64 // artifacts not accepted: too large, not worth it, store failed
-	Evictions    uint64 // entries dropped to make room
-	EvictedBytes uint64
-	Flushes      uint64
-	FlushErrors  uint64
-	Corrupt      uint64 // entries found damaged or not authentic
-	Errors       uint64 // operations that failed for any other reason
-	Promotions   uint64 // entries copied into a faster layer
-	Entries      uint64 // held now
-	Bytes        uint64 // held now
+	Lookups      uint64 `json:"lookups"` // calls of Get
+	Hits         uint64 `json:"hits"`
+	Misses       uint64 `json:"misses"`        // Lookups = Hits + Misses at rest
+	Adds         uint64 `json:"adds"`          // artifacts accepted
+	RejectedAdds uint64 `json:"rejected_adds"` // artifacts not accepted: too large, not worth it, store failed
+	Evictions    uint64 `json:"evictions"`     // entries dropped to make room
+	EvictedBytes uint64 `json:"evicted_bytes"`
+	Flushes      uint64 `json:"flushes"`
+	FlushErrors  uint64 `json:"flush_errors"`
+	Corrupt      uint64 `json:"corrupt"`    // entries found damaged or not authentic
+	Errors       uint64 `json:"errors"`     // operations that failed for any other reason
+	Promotions   uint64 `json:"promotions"` // entries copied into a faster layer
+	Entries      uint64 `json:"entries"`    // held now
+	Bytes        uint64 `json:"bytes"`      // held now
 }
 
-// HitRatePPM returns hits per million lookups; 0 if there were none.
-func (m Metrics) HitRatePPM() uint32 {
-	if m.Lookups == 0 {
+// HitRatePPM returns hits per million lookups, rounded down; 0 if there were
+// no lookups.
+func (m Metrics) HitRatePPM() uint32 { return partsPerMillion(m.Hits, m.Lookups) }
+
+func partsPerMillion(part, whole uint64) uint32 {
+	if whole == 0 {
 		return 0
 	}
-	hits := min(m.Hits, m.Lookups)
-	return uint32(float64(hits) / float64(m.Lookups) * 1e6)
+	hi, lo := bits.Mul64(min(part, whole), 1e6)
+	ppm, _ := bits.Div64(hi, lo, whole) // no overflow: hi < whole, since part <= whole
+	return uint32(ppm)
+}
+
+// String sums the snapshot up in one line for people; its form may change.
+func (m Metrics) String() string {
+	return fmt.Sprintf("%d lookups, %.1f%% hits; %d adds, %d rejected; %d entries, %s; %d evicted, %d corrupt, %d errors",
+		m.Lookups, float64(m.HitRatePPM())/1e4, m.Adds, m.RejectedAdds,
+		m.Entries, byteSize(m.Bytes), m.Evictions, m.Corrupt, m.Errors)
+}
+
+// byteSize writes n with a decimal unit.
+func byteSize(n uint64) string {
+	const units = "kMGTPE"
+	if n < 1000 {
+		return fmt.Sprintf("%d B", n)
+	}
+	f, i := float64(n)/1000, 0
+	for f >= 999.95 {
+		f, i = f/1000, i+1
+	}
+	return fmt.Sprintf("%.1f %cB", f, units[i])
 }
 
 // MetricError says which counter cannot be added or subtracted.
@@ -38,47 +67,103 @@ type MetricError struct {
 }
 
 func (e *MetricError) Error() string {
-	return fmt.Sprintf("modcache: metrics %s overflows in %s: %d and %d", e.Op, e.Field, e.A, e.B)
+	if e.Op == "sub" {
+		return fmt.Sprintf("modcache: metrics: %s went backwards, from %d to %d: these are not two snapshots of one store in order", e.Field, e.B, e.A)
+	}
+	return fmt.Sprintf("modcache: metrics: the sum of %s does not fit 64 bits: %d and %d", e.Field, e.A, e.B)
 }
 
-// Plus adds two snapshots, field by field. A sum that doesn't fit is a
-// [*MetricError].
+// Plus adds two snapshots field by field, levels included: what several stores
+// did and hold together. A sum that doesn't fit is a [*MetricError].
 func (m Metrics) Plus(o Metrics) (Metrics, error) {
-	return m.combine(o, "plus", func(a, b uint64) (uint64, bool) { return a + b, a+b >= a })
-}
-
-// Sub returns what was added to the counters since the earlier snapshot o. A
-// counter that went backwards is a [*MetricError]; so is a level (Entries,
-// Bytes) that fell.
-func (m Metrics) Sub(o Metrics) (Metrics, error) {
-	return m.combine(o, "sub", func(a, b uint64) (uint64, bool) { return a - b, a >= b })
-}
-
-func (m Metrics) combine(o Metrics, op string, f func(a, b uint64) (uint64, bool)) (Metrics, error) {
-	mine, theirs := m.fields(), o.fields()
-	for i := range mine {
-		a, b := *mine[i].v, *theirs[i].v
-		sum, ok := f(a, b)
-		if !ok {
-			return Metrics{}, &MetricError{Op: op, Field: mine[i].name, A: a, B: b}
+	theirs := o.fields()
+	for i, f := range m.fields() {
+		sum, carry := bits.Add64(*f.v, *theirs[i].v, 0)
+		if carry != 0 {
+			return Metrics{}, &MetricError{Op: "plus", Field: f.name, A: *f.v, B: *theirs[i].v}
 		}
-		*mine[i].v = sum
+		*f.v = sum
+	}
+	return m, nil
+}
+
+// Sub returns what happened since the earlier snapshot o of the same store: the
+// growth of every counter, and the levels as they are in m, since a level may
+// well have fallen. A counter that went backwards is a [*MetricError].
+func (m Metrics) Sub(o Metrics) (Metrics, error) {
+	theirs := o.fields()
+	for i, f := range m.fields() {
+		if f.level {
+			continue
+		}
+		diff, borrow := bits.Sub64(*f.v, *theirs[i].v, 0)
+		if borrow != 0 {
+			return Metrics{}, &MetricError{Op: "sub", Field: f.name, A: *f.v, B: *theirs[i].v}
+		}
+		*f.v = diff
 	}
 	return m, nil
 }
 
 type metricField struct {
-	name string
-	v    *uint64
+	name  string
+	v     *uint64
+	level bool
 }
 
 func (m *Metrics) fields() []metricField {
 	return []metricField{
-		{"Lookups", &m.Lookups}, {"Hits", &m.Hits}, {"Misses", &m.Misses},
-		{"Adds", &m.Adds}, {"RejectedAdds", &m.RejectedAdds},
-		{"Evictions", &m.Evictions}, {"EvictedBytes", &m.EvictedBytes},
-		{"Flushes", &m.Flushes}, {"FlushErrors", &m.FlushErrors},
-		{"Corrupt", &m.Corrupt}, {"Errors", &m.Errors}, {"Promotions", &m.Promotions},
-		{"Entries", &m.Entries}, {"Bytes", &m.Bytes},
+		{"Lookups", &m.Lookups, false}, {"Hits", &m.Hits, false}, {"Misses", &m.Misses, false},
+		{"Adds", &m.Adds, false}, {"RejectedAdds", &m.RejectedAdds, false},
+		{"Evictions", &m.Evictions, false}, {"EvictedBytes", &m.EvictedBytes, false},
+		{"Flushes", &m.Flushes, false}, {"FlushErrors", &m.FlushErrors, false},
+		{"Corrupt", &m.Corrupt, false}, {"Errors", &m.Errors, false}, {"Promotions", &m.Promotions, false},
+		{"Entries", &m.Entries, true}, {"Bytes", &m.Bytes, true},
 	}
+}
+
+// CacheMetrics is a snapshot of what a Cache did with its store.
+type CacheMetrics struct {
+	Lookups       uint64        `json:"lookups"` // of modules that needed code; Hits + Misses at rest
+	Hits          uint64        `json:"hits"`    // code that could be used
+	Misses        uint64        `json:"misses"`
+	Corrupt       uint64        `json:"corrupt"`      // artifacts that came from the store and were not what they should be
+	StoreErrors   uint64        `json:"store_errors"` // calls of the store that failed or panicked
+	Compiles      uint64        `json:"compiles"`     // modules compiled in full, failed ones included
+	CompileErrors uint64        `json:"compile_errors"`
+	CompileTime   time.Duration `json:"compile_time_ns"`
+	Saved         time.Duration `json:"saved_ns"`  // compile time that hits made unnecessary, as far as artifacts tell it
+	Coalesced     uint64        `json:"coalesced"` // callers that were served by somebody else's compile
+	Stubbed       uint64        `json:"stubbed"`   // modules loaded without decoding their bodies
+	Retained      uint64        `json:"retained"`  // compiled modules kept for the next caller, now
+	Store         Metrics       `json:"store"`
+}
+
+// HitRatePPM returns hits per million lookups, rounded down; 0 if there were
+// no lookups.
+func (m CacheMetrics) HitRatePPM() uint32 { return partsPerMillion(m.Hits, m.Lookups) }
+
+// String sums the snapshot up in one line for people; its form may change.
+func (m CacheMetrics) String() string {
+	return fmt.Sprintf("%d lookups, %.1f%% hits; %d compiles in %v, %d failed, %d coalesced; %d stubbed, %d retained, %v saved; store: %v",
+		m.Lookups, float64(m.HitRatePPM())/1e4, m.Compiles, m.CompileTime.Round(time.Millisecond), m.CompileErrors, m.Coalesced,
+		m.Stubbed, m.Retained, m.Saved.Round(time.Millisecond), m.Store)
+}
+
+// Var publishes a snapshot as JSON. It has the one method that package expvar
+// asks of a variable, so that a program which uses expvar can write
+//
+//	expvar.Publish("modcache", modcache.Var(func() any { return cache.Metrics() }))
+//
+// while others don't link net/http, which expvar imports.
+type Var func() any
+
+// String returns what the function returns as JSON, or the reason why it
+// can't as a JSON string.
+func (v Var) String() string {
+	b, err := json.Marshal(v())
+	if err != nil {
+		b, _ = json.Marshal(err.Error()) // a string always has a form in JSON
+	}
+	return string(b)
 }

@@ -8,6 +8,9 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path"
+	"path/filepath"
+	"sync"
 	"time"
 )
 
@@ -50,28 +53,92 @@ type File interface {
 	TryLock() (bool, error)
 }
 
+// Create makes a directory and those above it, as far as they don't exist,
+// and makes their names durable where directories can be opened for that.
+func Create(dir string, perm fs.FileMode) error {
+	if _, err := os.Lstat(dir); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	parent := filepath.Dir(dir)
+	if err := Create(parent, perm); err != nil {
+		return err
+	}
+	if err := os.Mkdir(dir, perm); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	if tree, err := Open(parent); err == nil {
+		_ = tree.SyncDir(".")
+		_ = tree.Close()
+	}
+	return nil
+}
+
 // Open returns the tree below dir, which must exist.
 func Open(dir string) (FS, error) {
 	root, err := os.OpenRoot(dir)
 	if err != nil {
 		return nil, err
 	}
-	return rootFS{root}, nil
+	return &rootFS{Root: root}, nil
 }
 
 // rootFS keeps every access below the directory: no symbolic link and no ".."
 // leads out.
-type rootFS struct{ *os.Root }
+type rootFS struct {
+	*os.Root
 
-func (r rootFS) OpenFile(name string, flag int, perm fs.FileMode) (File, error) {
+	// Directories that files were read from, by name: *os.Root. Resolving them each
+	// time is a third of the cost of opening a file.
+	dirs sync.Map
+}
+
+// OpenFile implements FS.
+func (r *rootFS) OpenFile(name string, flag int, perm fs.FileMode) (File, error) {
+	reading := flag&(os.O_WRONLY|os.O_RDWR|os.O_CREATE) == 0
+	if reading {
+		if f, err := r.openIn(path.Dir(name), path.Base(name), flag); err == nil {
+			return file{f}, nil
+		}
+		// Perhaps the directory was deleted and made anew: see below.
+	}
 	f, err := r.Root.OpenFile(name, flag, perm)
 	if err != nil {
 		return nil, err
 	}
+	if reading {
+		if dir, ok := r.dirs.LoadAndDelete(path.Dir(name)); ok {
+			_ = dir.(*os.Root).Close()
+		}
+	}
 	return file{f}, nil
 }
 
-func (r rootFS) ReadDir(name string) ([]fs.FileInfo, error) {
+// openIn opens a file for reading in a directory that is kept open.
+func (r *rootFS) openIn(dir, base string, flag int) (*os.File, error) {
+	kept, ok := r.dirs.Load(dir)
+	if !ok {
+		opened, err := r.OpenRoot(dir)
+		if err != nil {
+			return nil, err
+		}
+		if kept, ok = r.dirs.LoadOrStore(dir, opened); ok {
+			_ = opened.Close()
+		}
+	}
+	return kept.(*os.Root).OpenFile(base, flag, 0)
+}
+
+// Close implements FS.
+func (r *rootFS) Close() error {
+	r.dirs.Range(func(dir, kept any) bool {
+		_ = kept.(*os.Root).Close()
+		r.dirs.Delete(dir)
+		return true
+	})
+	return r.Root.Close()
+}
+
+func (r *rootFS) ReadDir(name string) ([]fs.FileInfo, error) {
 	d, err := r.Open(name)
 	if err != nil {
 		return nil, err
@@ -92,7 +159,7 @@ func (r rootFS) ReadDir(name string) ([]fs.FileInfo, error) {
 	return infos, err
 }
 
-func (r rootFS) Space() (free, total int64, err error) {
+func (r *rootFS) Space() (free, total int64, err error) {
 	d, err := r.Open(".")
 	if err != nil {
 		return 0, 0, err

@@ -3,7 +3,7 @@
 package dirfs
 
 // SyncDir implements FS.
-func (r rootFS) SyncDir(name string) error {
+func (r *rootFS) SyncDir(name string) error {
 	d, err := r.Open(name)
 	if err != nil {
 		return err

@@ -21,8 +21,9 @@ const allFeatures = api.CoreFeaturesV2 | experimental.CoreFeaturesThreads | expe
 	experimental.CoreFeaturesExtendedConst | experimental.CoreFeaturesExceptionHandling |
 	experimental.CoreFeaturesTypedFunctionReferences
 
-// thorough makes the corpus tests take every module instead of a sample.
-var thorough = os.Getenv("MODCACHE_THOROUGH") != ""
+// thorough makes the corpus tests take every module instead of a sample: set
+// MODCACHE_THOROUGH.
+func thorough() bool { return os.Getenv("MODCACHE_THOROUGH") != "" }
 
 type corpusModule struct {
 	name string
@@ -39,6 +40,17 @@ var loadCorpus = sync.OnceValues(func() (corpus []corpusModule, err error) {
 	if err != nil {
 		return nil, err
 	}
+	// Modules that are too large to come with wazero.
+	if real := os.Getenv("MODCACHE_MODULES"); real != "" {
+		files, _ := filepath.Glob(filepath.Join(real, "*.wasm"))
+		for _, f := range files {
+			wasm, err := os.ReadFile(f)
+			if err != nil {
+				return nil, err
+			}
+			corpus = append(corpus, corpusModule{filepath.Base(f), wasm})
+		}
+	}
 	err = filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 		if err != nil || filepath.Ext(path) != ".wasm" {
 			return err
@@ -52,7 +64,8 @@ var loadCorpus = sync.OnceValues(func() (corpus []corpusModule, err error) {
 })
 
 // wholeCorpus returns the modules that wazero's source comes with: its own tests
-// and examples, the specification's test suites and what fuzzing had found.
+// and examples, the specification's test suites and what fuzzing had found. The
+// *.wasm files in the directory MODCACHE_MODULES come first.
 func wholeCorpus(t testing.TB) []corpusModule {
 	corpus, err := loadCorpus()
 	if err != nil || len(corpus) < 7000 {
@@ -61,16 +74,16 @@ func wholeCorpus(t testing.TB) []corpusModule {
 	return corpus
 }
 
-// sampledCorpus is every modules that isn't from the specification's suites, and
+// sampledCorpus is every module that isn't from the specification's suites, and
 // one in n of these, or all when the tests are to be thorough.
 func sampledCorpus(t testing.TB, n int) []corpusModule {
 	corpus := wholeCorpus(t)
-	if thorough {
+	if thorough() {
 		return corpus
 	}
 	var sample []corpusModule
 	for i, m := range corpus {
-		if i%n == 0 || !strings.Contains(m.name, "/spectest/v") {
+		if i%n == 0 || !strings.Contains(m.name, "/spectest/") {
 			sample = append(sample, m)
 		}
 	}
@@ -97,15 +110,20 @@ func compile(r wazero.Runtime, wasm []byte) (c wazero.CompiledModule, err error)
 	return r.CompileModule(context.Background(), wasm)
 }
 
-// describe writes down what can be seen of a module without running it.
-func describe(c wazero.CompiledModule, custom bool) string {
+// describe writes down what can be seen of a module without running it, with or
+// without what custom sections say.
+func describe(c wazero.CompiledModule, names bool) string {
 	var b strings.Builder
-	fmt.Fprintln(&b, c.Name())
+	if names {
+		fmt.Fprintln(&b, c.Name())
+	}
 	funcs := func(defs []api.FunctionDefinition) {
 		for _, d := range defs {
 			module, name, imported := d.Import()
-			fmt.Fprintln(&b, d.Index(), d.DebugName(), d.ExportNames(), module, name, imported,
-				d.ParamTypes(), d.ResultTypes(), d.ParamNames(), d.ResultNames())
+			fmt.Fprintln(&b, d.Index(), d.ExportNames(), module, name, imported, d.ParamTypes(), d.ResultTypes())
+			if names {
+				fmt.Fprintln(&b, d.DebugName(), d.ParamNames(), d.ResultNames())
+			}
 		}
 	}
 	funcs(c.ImportedFunctions())
@@ -123,7 +141,7 @@ func describe(c wazero.CompiledModule, custom bool) string {
 	for _, name := range sortedKeys(c.ExportedMemories()) {
 		mems(c.ExportedMemories()[name])
 	}
-	if custom {
+	if names {
 		for _, s := range c.CustomSections() {
 			fmt.Fprintf(&b, "%s %x\n", s.Name(), s.Data())
 		}

@@ -63,59 +63,55 @@ func (r *reader) u32() (uint32, error) {
 }
 
 func (r *reader) unsigned(bits uint) (uint64, error) {
-	start := r.pos
 	var v uint64
-	for shift := uint(0); shift < bits; shift += 7 {
-		c, err := r.byte()
-		if err != nil {
-			return 0, err
-		}
+	shift := uint(0)
+	for i, c := range r.b[r.pos:] {
 		if left := bits - shift; left < 7 && c>>left != 0 {
-			return 0, errorAt(start, "integer of more than %d bits", bits)
+			return 0, errorAt(r.pos, "integer of more than %d bits", bits)
 		}
 		v |= uint64(c&0x7f) << shift
 		if c < 0x80 {
+			r.pos += i + 1
 			return v, nil
 		}
+		shift += 7
 	}
-	return 0, errorAt(start, "integer of more than %d bits", bits)
+	return 0, errorAt(r.end, "unexpected end")
 }
 
-func (r *reader) s32() (int64, error) { return r.signed(32) }
-func (r *reader) s33() (int64, error) { return r.signed(33) }
-func (r *reader) s64() (int64, error) { return r.signed(64) }
-
 func (r *reader) signed(bits uint) (int64, error) {
-	start := r.pos
 	var v int64
-	for shift := uint(0); shift < bits; shift += 7 {
-		c, err := r.byte()
-		if err != nil {
-			return 0, err
-		}
+	shift := uint(0)
+	for i, c := range r.b[r.pos:] {
 		if left := bits - shift; left < 7 {
 			// The sign bit and all bits above it must agree, without continuation.
 			if top := int8(c<<1) >> left; c >= 0x80 || top != 0 && top != -1 {
-				return 0, errorAt(start, "integer of more than %d bits", bits)
+				return 0, errorAt(r.pos, "integer of more than %d bits", bits)
 			}
 		}
 		v |= int64(c&0x7f) << shift
+		shift += 7
 		if c < 0x80 {
-			if shift+7 < 64 && c&0x40 != 0 {
-				v |= -1 << (shift + 7)
+			if shift < 64 && c&0x40 != 0 {
+				v |= -1 << shift
 			}
+			r.pos += i + 1
 			return v, nil
 		}
 	}
-	return 0, errorAt(start, "integer of more than %d bits", bits)
+	return 0, errorAt(r.end, "unexpected end")
 }
 
-// name reads a length-prefixed UTF-8 string. The result aliases the module.
+// name reads a string. The result aliases the module.
 func (r *reader) name() ([]byte, error) {
 	n, err := r.u32()
 	if err != nil {
 		return nil, err
 	}
+	return r.utf8(n)
+}
+
+func (r *reader) utf8(n uint32) ([]byte, error) {
 	start := r.pos
 	if err := r.skip(n); err != nil {
 		return nil, err
@@ -152,6 +148,15 @@ func sleb(dst []byte, v int64) []byte {
 func ulebLen(v uint64) int {
 	n := 1
 	for v >= 0x80 {
+		v >>= 7
+		n++
+	}
+	return n
+}
+
+func slebLen(v int64) int {
+	n := 1
+	for v < -0x40 || v >= 0x40 {
 		v >>= 7
 		n++
 	}

@@ -1,7 +1,7 @@
 // Package wasmbin reads and rewrites WebAssembly binaries without running or
 // validating them: sections, stubs and the canonical encoding. It is strict:
 // what it doesn't know, or what wazero could read in another way, is an error.
-// Nothing here keeps or modifies the bytes it is given.
+// Nothing here modifies the bytes it is given.
 package wasmbin
 
 import "bytes"
@@ -57,7 +57,8 @@ func (o *Outline) Custom(name string) bool {
 }
 
 // Scan reads the section headers of a module, its imports and the length of its
-// function section. Everything else may be malformed without Scan noticing.
+// function section. Everything else may be malformed without Scan noticing. All
+// errors are of type [*Error].
 func Scan(wasm []byte) (Outline, error) {
 	o := Outline{Sections: make([]Section, 0, 16)}
 	sc, err := newScanner(wasm)
@@ -72,7 +73,7 @@ func Scan(wasm []byte) (Outline, error) {
 		case custom:
 			o.HasDebug = o.HasDebug || bytes.HasPrefix(s.Name, []byte(".debug_"))
 		case imports:
-			o.ImportedFuncs, err = countImportedFuncs(&r)
+			o.ImportedFuncs, err = countImportedFuncs(wasm, s)
 		case functions:
 			o.DefinedFuncs, err = r.u32()
 		case code:
@@ -157,4 +158,3 @@ func rank(id byte) byte {
 	}
 	return 2 * id
 }
-

@@ -9,11 +9,6 @@ var ErrNoFunctions = errors.New("the module defines no function")
 const MaxTag = 255
 
 const (
-	opUnreachable = 0x00
-	opEnd         = 0x0b
-	opDrop        = 0x1a
-	opF64Const    = 0x44
-
 	stubBody  = "\x03\x00\x00\x0b" // size, no locals, unreachable, end
 	tagStride = 1 + 8 + 1          // f64.const, its immediate, drop
 )

@@ -1,0 +1,299 @@
+package modcache_test
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/internal/dirfs"
+	"github.com/modcache/modcache/internal/dirfs/dirfstest"
+)
+
+// faultScript does a little of everything with a store that may fail at any
+// step. It knows what must hold whatever fails.
+type faultScript struct {
+	t      *testing.T
+	what   string
+	d      *modcache.Disk
+	clock  *diskClock
+	sync   bool // every Add
+	events *diskEvents
+	added  map[uint64]int // sizes of what Add accepted and nothing took away
+}
+
+func (s *faultScript) add(n uint64, size int) {
+	s.clock.Advance(time.Minute) // or the order of eviction is a matter of names
+	if err := s.d.Add(bg, diskKey(n), diskArtifact(n, size)); err == nil {
+		s.added[n] = size
+	}
+}
+
+func (s *faultScript) get(n uint64, size int) {
+	a, ok, err := s.d.Get(bg, diskKey(n))
+	require.False(s.t, ok && err != nil, s.what)
+	if !ok {
+		return
+	}
+	defer a.Close()
+	b, err := a.Bytes()
+	if err == nil {
+		require.True(s.t, string(diskCode(n, size)) == string(b), "%s: wrong bytes", s.what)
+	}
+	require.NotErrorIs(s.t, err, modcache.ErrCorrupt, s.what)
+}
+
+// evicted returns the keys that were taken away to make room.
+func (s *faultScript) evicted() map[modcache.Key]bool {
+	keys := make(map[modcache.Key]bool)
+	for _, e := range s.events.list(modcache.EventEvicted) {
+		if e.Reason == modcache.ReasonByteLimit {
+			keys[e.Key] = true
+		}
+	}
+	return keys
+}
+
+const scriptLimit = 210_000
+
+func (s *faultScript) run() {
+	const small, big = 3000, 70_000
+	s.add(1, small)
+	s.get(1, small)
+	s.add(2, big)
+	s.get(2, big)
+	s.get(3, small)
+	if unlock, err := s.d.Lock(bg, diskKey(3)); err == nil {
+		unlock()
+	}
+	s.add(3, small)
+	before := s.d.DurabilityReport()
+	if !s.sync {
+		require.Equal(s.t, len(s.added)-len(s.evicted()), before.Pending, s.what)
+	}
+	err := s.d.Flush(bg)
+	after := s.d.DurabilityReport()
+	require.Equal(s.t, err == nil, after.Durable, "%s: %v", s.what, err)
+	require.Equal(s.t, err, after.LastError)
+	s.add(4, big)
+	s.add(5, big) // evicts 1 and 2, or others if these can't be removed
+	if err := s.d.Delete(bg, diskKey(3)); err == nil {
+		s.get(3, small)
+		delete(s.added, 3)
+	}
+	_, _ = s.d.Trim(bg)
+	_, _ = s.d.Verify(bg)
+	s.get(4, big)
+	s.get(5, big)
+}
+
+// settle checks the store after the faults have ended.
+func (s *faultScript) settle(dir string) {
+	m := s.d.Metrics()
+	require.Equal(s.t, m.Lookups, m.Hits+m.Misses, s.what)
+	require.Zero(s.t, m.Corrupt, "%s: a fault is no damage", s.what)
+	evicted := s.evicted()
+	require.LessOrEqual(s.t, len(evicted), 4, s.what)
+	for n, size := range s.added {
+		if evicted[diskKey(n)] {
+			continue
+		}
+		_, ok, err := s.d.Stat(bg, diskKey(n))
+		require.True(s.t, ok && err == nil, "%s: %d is lost, %v", s.what, n, err)
+		requireHit(s.t, s.d, diskKey(n), diskCode(n, size))
+	}
+	require.NoError(s.t, s.d.Flush(bg), s.what)
+	require.True(s.t, s.d.DurabilityReport().Durable, s.what)
+
+	if !strings.Contains(s.what, "of remove") {
+		temps, err := os.ReadDir(filepath.Join(dir, "tmp"))
+		require.NoError(s.t, err)
+		require.Empty(s.t, temps, "%s: temporary files are left for others to reap", s.what)
+	}
+	s.clock.Advance(2 * time.Hour)
+	r, err := s.d.Trim(bg)
+	require.NoError(s.t, err, s.what)
+	entries, bytes := diskUsage(s.t, dir)
+	require.Equal(s.t, entries, r.Entries, s.what)
+	require.Equal(s.t, bytes, r.Bytes, s.what)
+	require.LessOrEqual(s.t, bytes, int64(scriptLimit), s.what)
+	temps, err := os.ReadDir(filepath.Join(dir, "tmp"))
+	require.NoError(s.t, err)
+	require.Empty(s.t, temps, "%s: temporary files are left", s.what)
+
+	for _, n := range []uint64{1, 2, 3, 4, 5} { // everything works again
+		require.NoError(s.t, s.d.Add(bg, diskKey(n), diskArtifact(n, 1000)), s.what)
+	}
+}
+
+// TestDiskUnderFaults fails each operation of each kind in turn, once and from
+// then on.
+func TestDiskUnderFaults(t *testing.T) {
+	kinds := map[error][]dirfstest.Op{
+		syscall.EIO:    dirfstest.Ops,
+		syscall.ENOSPC: {dirfstest.Open, dirfstest.Mkdir, dirfstest.Rename, dirfstest.Write, dirfstest.Sync, dirfstest.Close},
+		syscall.EMFILE: {dirfstest.Open, dirfstest.ReadDir, dirfstest.SyncDir},
+		syscall.EACCES: {dirfstest.Open, dirfstest.Rename, dirfstest.Remove},
+	}
+	runs := 0
+	for errno, ops := range kinds {
+		for _, op := range ops {
+			for _, forever := range []bool{false, true} {
+				for _, sync := range []bool{false, true} {
+					if sync && op != dirfstest.Sync && op != dirfstest.SyncDir && op != dirfstest.Rename {
+						continue
+					}
+					for n, fired := 1, 1; fired > 0; n++ {
+						what := fmt.Sprintf("%v of %s %d, forever %v, sync %v", errno, op, n, forever, sync)
+						fail := func(o dirfstest.Op, i int) error {
+							if o == op && (i == n || forever && i > n) {
+								return errno
+							}
+							return nil
+						}
+						runs++
+						// A subtest cleans up before the next one.
+						if !t.Run("", func(t *testing.T) { fired = runFaultScript(t, what, sync, fail) }) {
+							return
+						}
+					}
+				}
+			}
+		}
+	}
+	t.Logf("%d runs", runs)
+}
+
+func runFaultScript(t *testing.T, what string, sync bool, fail func(dirfstest.Op, int) error) (fired int) {
+	dir := memDir(t)
+	clock, events := newDiskClock(), new(diskEvents)
+	var faulty *dirfstest.Faulty
+	d, err := modcache.OpenDiskOn(dir, func(tree dirfs.FS) dirfs.FS {
+		faulty = dirfstest.NewFaulty(tree, fail)
+		return faulty
+	}, &modcache.DiskOptions{MaxBytes: scriptLimit, Now: clock.Now, OnEvent: events.observe, SyncEveryAdd: sync})
+	if err != nil {
+		return faulty.Heal()
+	}
+	defer d.Close()
+	s := &faultScript{t: t, what: what, d: d, clock: clock, sync: sync, events: events, added: make(map[uint64]int)}
+	s.run()
+	fired = faulty.Heal()
+	s.settle(dir)
+	return fired
+}
+
+// TestDiskTransientErrorsDeleteNothing reads a sound entry through a file
+// system that fails in each way in which reading can.
+func TestDiskTransientErrorsDeleteNothing(t *testing.T) {
+	for _, op := range []dirfstest.Op{dirfstest.Open, dirfstest.Stat, dirfstest.Read} {
+		for _, size := range []int{100, 200_000} {
+			dir := t.TempDir()
+			var events diskEvents
+			var faulty *dirfstest.Faulty
+			broken := false
+			d, err := modcache.OpenDiskOn(dir, func(tree dirfs.FS) dirfs.FS {
+				faulty = dirfstest.NewFaulty(tree, func(o dirfstest.Op, _ int) error {
+					if broken && o == op {
+						return syscall.EIO
+					}
+					return nil
+				})
+				return faulty
+			}, &modcache.DiskOptions{OnEvent: events.observe})
+			require.NoError(t, err)
+			_, err = d.Trim(bg) // lets the one in the background finish before broken is written
+			require.NoError(t, err)
+			require.NoError(t, d.Add(bg, diskKey(1), diskArtifact(1, size)))
+			held, ok, err := d.Get(bg, diskKey(1))
+			require.NoError(t, err)
+			require.True(t, ok)
+
+			broken = true
+			events.take(0)
+			_, ok, err = d.Get(bg, diskKey(1))
+			require.ErrorIs(t, err, syscall.EIO)
+			require.False(t, ok)
+			require.Equal(t, modcache.ReasonIO, events.all[1].Reason)
+			require.Len(t, events.take(modcache.EventStoreFailed), 1)
+			if op == dirfstest.Read && !held.InMemory() {
+				_, err = held.Bytes()
+				require.ErrorIs(t, err, syscall.EIO)
+			}
+			broken = false
+			requireHit(t, d, diskKey(1), diskCode(1, size))
+			require.Zero(t, d.Metrics().Corrupt)
+			require.NoError(t, held.Close())
+			require.NoError(t, d.Close())
+		}
+	}
+}
+
+func TestDiskEvictsWhenTheFileSystemIsFull(t *testing.T) {
+	full := 2
+	var faulty *dirfstest.Faulty
+	d, err := modcache.OpenDiskOn(t.TempDir(), func(tree dirfs.FS) dirfs.FS {
+		faulty = dirfstest.NewFaulty(tree, func(o dirfstest.Op, n int) error {
+			if o == dirfstest.Write && full == 1 {
+				full = 0
+				return syscall.ENOSPC
+			}
+			return nil
+		})
+		return faulty
+	}, &modcache.DiskOptions{MaxAge: -1})
+	require.NoError(t, err)
+	defer d.Close()
+	_, err = d.Trim(bg)
+	require.NoError(t, err)
+	require.NoError(t, d.Add(bg, diskKey(1), diskArtifact(1, 1000)))
+	full = 1
+	require.NoError(t, d.Add(bg, diskKey(2), diskArtifact(2, 1000)))
+	requireMiss(t, d, diskKey(1))
+	requireHit(t, d, diskKey(2), diskCode(2, 1000))
+}
+
+// TestDiskQuarantineThatFails heals an entry that can't be moved away.
+func TestDiskQuarantineThatFails(t *testing.T) {
+	const size = 200_000
+	dir := t.TempDir()
+	var faulty *dirfstest.Faulty
+	broken := false
+	d, err := modcache.OpenDiskOn(dir, func(tree dirfs.FS) dirfs.FS {
+		faulty = dirfstest.NewFaulty(tree, func(o dirfstest.Op, _ int) error {
+			if broken && (o == dirfstest.Rename || o == dirfstest.Remove) {
+				return syscall.EACCES
+			}
+			return nil
+		})
+		return faulty
+	}, nil)
+	require.NoError(t, err)
+	defer d.Close()
+	_, err = d.Trim(bg)
+	require.NoError(t, err)
+	require.NoError(t, d.Add(bg, diskKey(1), diskArtifact(1, size)))
+	file := entryFile(t, dir, diskKey(1))
+	b, err := os.ReadFile(file)
+	require.NoError(t, err)
+	b[len(b)-1] ^= 1 // the header stays sound
+	require.NoError(t, os.WriteFile(file, b, 0o600))
+
+	broken = true
+	a, ok, err := d.Get(bg, diskKey(1))
+	require.NoError(t, err)
+	require.True(t, ok)
+	_, err = a.Bytes()
+	require.ErrorIs(t, err, modcache.ErrCorrupt)
+	require.NoError(t, a.Close())
+	requireMiss(t, d, diskKey(1))
+	broken = false
+	require.NoError(t, d.Add(bg, diskKey(1), diskArtifact(1, size)))
+	requireHit(t, d, diskKey(1), diskCode(1, size))
+}

@@ -1,0 +1,31 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"os/exec"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+func TestRun(t *testing.T) {
+	if testing.Short() {
+		t.Skip("builds the guest with the Go toolchain")
+	}
+	if _, err := exec.LookPath("go"); err != nil {
+		t.Skip("no Go toolchain to build the guest with")
+	}
+	guest, err := build(context.Background())
+	require.NoError(t, err)
+	var out bytes.Buffer
+	require.NoError(t, run(context.Background(), &out, guest))
+	require.Equal(t, `alice: alice's journal: opened
+alice: alice's journal: still open by its second handle
+bob: alice's journal: written by the one it was lent to
+host: bob tried 100000 integers, 1 of them worked
+host: bob writes by alice's handle: false
+host: alice is gone and holds 0 journals, bob holds 1
+host: alice's journal is closed
+`, out.String())
+}

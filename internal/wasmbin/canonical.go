@@ -1,0 +1,309 @@
+package wasmbin
+
+import (
+	"errors"
+	"io"
+	"slices"
+)
+
+// Options say what the canonical encoding of a module is to keep.
+type Options struct {
+	// Keep names custom sections that are kept, in place and with their content
+	// as it is.
+	Keep []string
+}
+
+// ErrDebug is why a module with DWARF has no canonical encoding for a runtime
+// that reads it: DWARF refers to positions in the code section.
+var ErrDebug = errors.New("the module has DWARF sections, which the runtime reads")
+
+// Shareable returns nil if different spellings of the module may share native
+// code in a runtime with or without debug info.
+//
+// Native code is also bound to what isn't in the module. Never share it between
+// runtimes that are configured differently, or when function listeners are on.
+func (o *Outline) Shareable(debugInfo bool) error {
+	if debugInfo && o.HasDebug {
+		return ErrDebug
+	}
+	return nil
+}
+
+// plan is what measuring finds out.
+type plan struct {
+	wasm     []byte
+	sections []measured
+	edits    []byte
+	bodies   []uint32 // how many bytes each body loses, or nil: none does
+	size     uint64
+}
+
+type measured struct {
+	Section
+	saved int
+}
+
+// WriteCanonical writes the canonical encoding of the module to w, in pieces and
+// without building it in memory: it needs two bytes for each place where the
+// module is spelled differently. Nothing is written if the module has no
+// canonical encoding, because it is malformed or contains something unknown.
+//
+// Modules with the same canonical encoding differ in nothing but custom sections
+// that aren't kept, padded integers, how declarations of locals are grouped, and
+// sections without entries. The encoding of a canonical encoding is itself.
+func WriteCanonical(w io.Writer, wasm []byte, o *Options) error {
+	p, err := measure(wasm, o)
+	if err != nil {
+		return err
+	}
+	out := &sink{w: w, buf: make([]byte, 0, sinkSize)}
+	p.write(out)
+	return out.flush()
+}
+
+// Canonical returns the canonical encoding in a slice of its own, exactly as
+// long as needed.
+func Canonical(wasm []byte, o *Options) ([]byte, error) {
+	p, err := measure(wasm, o)
+	if err != nil {
+		return nil, err
+	}
+	out := &sink{buf: make([]byte, 0, p.size)}
+	p.write(out)
+	return out.buf, nil
+}
+
+// WriteSections writes the module without its custom sections, everything else
+// byte for byte. Like a canonical encoding it can be hashed to recognise modules
+// that differ in names and notes only, but it takes no reading of bodies.
+func WriteSections(w io.Writer, wasm []byte) error {
+	sc, err := newScanner(wasm)
+	if err != nil {
+		return err
+	}
+	from := 0
+	for sc.next() {
+		if s := sc.section; s.ID == custom {
+			if from < s.Start {
+				if _, err := w.Write(wasm[from:s.Start]); err != nil {
+					return err
+				}
+			}
+			from = s.End
+		}
+	}
+	if sc.err != nil || from == len(wasm) {
+		return sc.err
+	}
+	_, err = w.Write(wasm[from:])
+	return err
+}
+
+// measure reads the whole module.
+func measure(wasm []byte, o *Options) (*plan, error) {
+	sc, err := newScanner(wasm)
+	if err != nil {
+		return nil, err
+	}
+	p := &plan{wasm: wasm, sections: make([]measured, 0, 16), size: uint64(len(header))}
+	e := newEditor(wasm, 0, 0)
+	var names, funcs, bodies uint32
+	for sc.next() {
+		s := measured{Section: sc.section}
+		if s.ID == custom && string(s.Name) == "name" {
+			if names++; names > 1 {
+				return nil, errorAt(s.Start, "more than one name section")
+			}
+			if err := checkNames(wasm, s.Section); err != nil {
+				return nil, err
+			}
+		}
+		if s.ID == custom && s.Data == s.End && s.End == len(wasm) {
+			// wazero refuses it when custom sections are to be stored.
+			return nil, errorAt(s.Start, "the last section is an empty custom section")
+		}
+		if s.ID == custom && (o == nil || !slices.Contains(o.Keep, string(s.Name))) {
+			continue
+		}
+		before := e.log
+		e.turnTo(s.Body, s.End)
+		switch s.ID {
+		case custom:
+			err = e.custom()
+		case code:
+			bodies, e.saved, err = p.measureBodies(e)
+		default:
+			err = e.section(s.ID)
+		}
+		if err != nil {
+			return nil, err
+		}
+		if s.ID == functions {
+			r := newReader(wasm, s.Body, s.End)
+			funcs, _ = r.u32()
+		}
+		if droppable(wasm, s.Section) {
+			e.log = before
+			continue
+		}
+		s.saved = e.saved
+		p.sections = append(p.sections, s)
+		size := uint64(s.End - s.Body - s.saved)
+		p.size += 1 + uint64(ulebLen(size)) + size
+	}
+	p.edits = e.log.b
+	if sc.err != nil {
+		return nil, sc.err
+	}
+	if funcs != bodies {
+		return nil, errorAt(len(wasm), "%d functions but %d bodies", funcs, bodies)
+	}
+	if n := len(p.sections); n > 0 {
+		if s := p.sections[n-1]; s.ID == custom && s.Data == s.End {
+			return nil, errorAt(s.Start, "an empty custom section would become the last section")
+		}
+	}
+	return p, nil
+}
+
+// droppable reports whether a section has no entries and says nothing by being
+// there. Those left out do: code makes wazero validate more, tags need a feature,
+// a data count lets bodies refer to data.
+func droppable(wasm []byte, s Section) bool {
+	switch s.ID {
+	case types, imports, functions, tables, memories, globals, exports, elements, data:
+		r := newReader(wasm, s.Body, s.End)
+		n, err := r.u32()
+		return err == nil && n == 0
+	}
+	return false
+}
+
+// measureBodies reads a code section. It returns the number of bodies and how
+// much shorter the section becomes.
+func (p *plan) measureBodies(e *editor) (n uint32, saved int, err error) {
+	r := e.reader
+	if n, err = r.u32(); err != nil {
+		return 0, 0, err
+	}
+	saved = r.pos - e.pos - ulebLen(uint64(n))
+	for i := range n {
+		at := r.pos
+		size, err := r.u32()
+		if err != nil {
+			return 0, 0, err
+		}
+		start := r.pos
+		if err := r.skip(size); err != nil {
+			return 0, 0, err
+		}
+		e.turnTo(start, r.pos)
+		if err := e.body(); err != nil {
+			return 0, 0, err
+		}
+		saved += e.saved + start - at - ulebLen(uint64(int(size)-e.saved))
+		if e.saved > 0 {
+			if p.bodies == nil {
+				// There are that many only if the section is long enough.
+				if uint64(n-i) > uint64(r.end-at) {
+					return 0, 0, errorAt(at, "%d bodies announced, %d bytes left", n-i, r.end-at)
+				}
+				p.bodies = make([]uint32, n)
+			}
+			p.bodies[i] = uint32(e.saved)
+		}
+	}
+	if !r.done() {
+		return 0, 0, errorAt(r.pos, "%d bytes left over behind the bodies", r.end-r.pos)
+	}
+	return n, saved, nil
+}
+
+// write writes what measure found. It can't fail but in out.
+func (p *plan) write(out *sink) {
+	out.write(p.wasm[:len(header)])
+	edits := newReplay(p.wasm, p.edits, out)
+	for _, s := range p.sections {
+		out.byte(s.ID)
+		out.uleb(uint64(s.End - s.Body - s.saved))
+		if s.ID == code && s.saved > 0 {
+			p.writeBodies(s.Section, edits)
+		} else {
+			edits.part(s.Body, s.End)
+		}
+	}
+}
+
+func (p *plan) writeBodies(s Section, edits *replay) {
+	r := newReader(p.wasm, s.Body, s.End)
+	n, _ := r.u32()
+	edits.out.uleb(uint64(n))
+	for i := range n {
+		size, _ := r.u32()
+		start := r.pos
+		r.pos += int(size)
+		if p.bodies != nil {
+			size -= p.bodies[i]
+		}
+		edits.out.uleb(uint64(size))
+		edits.part(start, r.pos)
+	}
+}
+
+// custom reads a custom section that is to be kept.
+func (e *editor) custom() error {
+	if err := e.name(); err != nil {
+		return err
+	}
+	e.pos = e.end
+	return e.finish()
+}
+
+// checkNames makes sure that wazero would accept a name section, which it reads
+// even if nobody asks for names.
+func checkNames(wasm []byte, s Section) error {
+	const module, functions, locals = 0, 1, 2
+	r := newReader(wasm, s.Data, s.End)
+	e := newEditor(wasm, s.Data, s.End)
+	for !r.done() {
+		id, _ := r.byte()
+		size, err := r.u32()
+		if err != nil {
+			return err
+		}
+		start := r.pos
+		if err := r.skip(size); err != nil {
+			return err
+		}
+		e.turnTo(start, r.pos)
+		switch id {
+		case module:
+			err = e.name()
+		case functions:
+			err = e.times((*editor).nameAssoc)
+		case locals:
+			err = e.times(func(e *editor) error {
+				if _, err := e.u32(); err != nil {
+					return err
+				}
+				return e.times((*editor).nameAssoc)
+			})
+		default:
+			e.pos = e.end
+		}
+		if err == nil {
+			err = e.finish()
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (e *editor) nameAssoc() error {
+	if _, err := e.u32(); err != nil {
+		return err
+	}
+	return e.name()
+}

@@ -1,0 +1,307 @@
+package modcache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"reflect"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// WritePolicy says how a [Layer] takes part in [Layered.Add].
+type WritePolicy uint8
+
+const (
+	// WriteThrough stores before Add returns.
+	WriteThrough WritePolicy = iota
+	// WriteBehind stores in the background. Until then the entry is served from
+	// the queue, and other users of the store don't see it. A write that fails or
+	// finds the queue full is counted, reported to the observer, and returned by
+	// the next Flush or by Close.
+	WriteBehind
+	// WriteNever stores nothing, promotions included. Delete still reaches the
+	// layer.
+	WriteNever
+)
+
+// PromotePolicy says whether hits of slower layers are copied into a [Layer].
+type PromotePolicy uint8
+
+const (
+	// PromoteHits copies them: at once where that takes no time (from memory
+	// into memory), else in the background.
+	PromoteHits PromotePolicy = iota
+	// PromoteNever doesn't.
+	PromoteNever
+)
+
+// Layer is one store of a [Layered]. Only Store is needed: the zero values of
+// all else mean that the layer takes writes and promotions, and that a call
+// which takes longer than DefaultLayerTimeout is given up.
+type Layer struct {
+	Store   Store         // a Layer without one is left out
+	Name    string        // in errors, events and reports; "" = the store's type in lower case
+	Write   WritePolicy   // how Add reaches it
+	Promote PromotePolicy // whether hits of slower layers are copied into it
+
+	// Timeout bounds every Get, Add and Delete, and a tenth of a Flush. A call
+	// that doesn't return by then is left to itself, and what it returns later is
+	// dropped. 0 means DefaultLayerTimeout, but none for stores of this package that
+	// live in memory; negative means none: the store is called on the caller's
+	// goroutine, and must not block.
+	Timeout time.Duration
+}
+
+// DefaultLayerTimeout is the Timeout of a [Layer] that doesn't say.
+const DefaultLayerTimeout = 10 * time.Second
+
+// LayeredOptions configures a [Layered]. Zero fields mean the default, negative
+// ones no limit.
+type LayeredOptions struct {
+	QueueBytes int64         // per layer, artifacts waiting for a background write; default 256 MiB
+	MaxCalls   int           // per layer, calls under way, given up ones included; default 64
+	BreakAfter int           // failures in a row after which a layer is skipped; default 5
+	Cooldown   time.Duration // until a skipped layer is tried again, doubling up to a minute; default 1 s
+	OnEvent    func(Event)   // see Event for when it is called
+}
+
+// instant is implemented by stores of this package whose calls never block, so
+// that they need neither a goroutine nor a time limit.
+type instant interface{ instant() }
+
+// confined is implemented by an instant store that one goroutine has to itself.
+// It is called on the goroutine that calls the Layered, and no other.
+type confined interface{ confined() }
+
+// Layered makes one [Store] of several, fastest first: memory before disk
+// before a cache that a fleet shares. A lookup asks them in order, and copies
+// what it finds into the faster ones. A layer that fails, panics or is too slow
+// never hides the hit of another; one that keeps failing is skipped for a while.
+//
+// Lookups of one key that the first layer can't answer at once share one lookup
+// of the others, which no single caller's context ends.
+//
+// A store may be a layer of several Layered at once, and the layers stay
+// the caller's to close, after the Layered. With a [Local] as its first layer, a
+// Layered is for one goroutine, as the Local is; elsewhere a Local can't be a layer,
+// because layers are called from several goroutines.
+type Layered struct {
+	layers  []*layer
+	front   *layer // the first layer, if it answers at once; else nil
+	alone   bool   // front is confined to the caller's goroutine
+	options LayeredOptions
+
+	misses   atomic.Uint64
+	adds     atomic.Uint64
+	rejected atomic.Uint64
+	flushes  atomic.Uint64
+	unclean  atomic.Uint64 // flushes that failed
+	changes  atomic.Uint64 // lookups and background writes that ended
+
+	closed atomic.Bool    // written under mu
+	ops    sync.WaitGroup // what Close waits for; added to under mu
+
+	mu       sync.Mutex
+	lookups  map[Key]*sharedLookup
+	deleting map[Key]int // deletes under way
+	last     PromotionEvent
+}
+
+// NewLayered makes a store of layers, fastest first. Close it before them. nil
+// options are the defaults. Without layers it is a store that is always empty.
+func NewLayered(o *LayeredOptions, layers ...Layer) *Layered {
+	l := &Layered{lookups: map[Key]*sharedLookup{}, deleting: map[Key]int{}}
+	if o != nil {
+		l.options = *o
+	}
+	o = &l.options
+	setDefault(&o.QueueBytes, 256<<20)
+	setDefault(&o.MaxCalls, 64)
+	setDefault(&o.BreakAfter, 5)
+	setDefault(&o.Cooldown, time.Second)
+	names := map[string]int{}
+	for _, cfg := range layers {
+		if cfg.Store != nil {
+			l.layers = append(l.layers, newLayer(cfg, o, names))
+		}
+	}
+	if len(l.layers) > 0 && l.layers[0].direct() {
+		l.front = l.layers[0]
+		_, l.alone = l.front.Store.(confined)
+	}
+	return l
+}
+
+func newLayer(cfg Layer, o *LayeredOptions, names map[string]int) *layer {
+	if cfg.Name == "" {
+		t, _, _ := strings.Cut(reflect.TypeOf(cfg.Store).String(), "[") // without type arguments
+		cfg.Name = strings.ToLower(t[strings.LastIndexByte(t, '.')+1:])
+	}
+	names[cfg.Name]++
+	if n := names[cfg.Name]; n > 1 {
+		cfg.Name = fmt.Sprintf("%s#%d", cfg.Name, n)
+	}
+	if _, ok := cfg.Store.(instant); cfg.Timeout == 0 && !ok {
+		cfg.Timeout = DefaultLayerTimeout
+	}
+	ly := &layer{Layer: cfg, observe: o.OnEvent}
+	ly.queue.pending = map[Key]*job{}
+	ly.promotions.Layer = cfg.Name
+	for _, b := range []*breaker{&ly.reads, &ly.writes} {
+		b.limit, b.cooldown = int32(min(max(o.BreakAfter, 0), 1<<30)), max(o.Cooldown, 0)
+	}
+	if o.MaxCalls > 0 {
+		ly.slots, ly.lockSlots = make(chan struct{}, o.MaxCalls), make(chan struct{}, o.MaxCalls)
+	}
+	return ly
+}
+
+func setDefault[T int | int64 | time.Duration](v *T, d T) {
+	if *v == 0 {
+		*v = d
+	}
+}
+
+// begin registers an operation that Close waits for.
+func (l *Layered) begin() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed.Load() {
+		return errLayeredClosed
+	}
+	l.ops.Add(1)
+	return nil
+}
+
+var errLayeredClosed = fmt.Errorf("modcache: layered store: %w", ErrClosed)
+
+// Add implements [Store]. It reaches all layers at once, as their [WritePolicy]
+// says, and a layer that lacks the entry takes it although another has it. It returns the errors of all layers that failed, although others may
+// have taken the artifact, which is readable then. That a layer refuses
+// it, with [ErrTooLarge] or [ErrReadOnly], is an error only if none takes it.
+func (l *Layered) Add(ctx context.Context, key Key, a *Artifact) error {
+	if err := l.begin(); err != nil {
+		return err
+	}
+	defer l.ops.Done()
+	errs := l.each(func(ly *layer) error {
+		switch ly.Write {
+		case WriteThrough:
+			start := time.Now()
+			err := ly.add(ctx, key, a)
+			if err == nil {
+				ly.stored(EventStored, key, a, time.Since(start))
+			}
+			return err
+		case WriteBehind:
+			return l.writeBehind(ly, key, a)
+		default:
+			return ly.wrap("add", key, ErrReadOnly)
+		}
+	})
+	// A lookup that began before may have missed the entry: nobody joins it now.
+	l.mu.Lock()
+	l.forget(key)
+	l.mu.Unlock()
+
+	var faults []error
+	stored := false
+	for _, err := range errs {
+		stored = stored || err == nil
+		if err != nil && !refused(err) {
+			faults = append(faults, err)
+		}
+	}
+	switch {
+	case stored:
+		l.adds.Add(1)
+		return errors.Join(faults...)
+	case len(errs) == 0:
+		errs = []error{fmt.Errorf("modcache: layered store without layers: %w", ErrReadOnly)}
+	}
+	l.rejected.Add(1)
+	return errors.Join(errs...)
+}
+
+// Delete implements [Store]. It reaches all layers, those that are skipped
+// otherwise too, and calls off background writes of the key. If a layer fails,
+// the entry may still be in it; a write that was given up before may bring it
+// back.
+func (l *Layered) Delete(ctx context.Context, key Key) error {
+	if err := l.begin(); err != nil {
+		return err
+	}
+	defer l.ops.Done()
+	// From here until the end, nobody promotes the key, and lookups that began
+	// before the end never will: none of them may bring the entry back.
+	l.mu.Lock()
+	l.deleting[key]++
+	running := l.callOff(key)
+	l.mu.Unlock()
+	waited := waitAll(ctx, running)
+
+	errs := l.each(func(ly *layer) error { return ly.delete(ctx, key) })
+
+	l.mu.Lock()
+	l.forget(key)
+	if l.deleting[key]--; l.deleting[key] == 0 {
+		delete(l.deleting, key)
+	}
+	l.mu.Unlock()
+	return errors.Join(append(errs, waited)...)
+}
+
+// Flush implements [Store]. It waits for the background writes and promotions
+// that were under way, then flushes every layer that takes writes. Its error
+// says which layers are not flushed, and which deferred writes were lost since
+// the last Flush; a loss is told once.
+func (l *Layered) Flush(ctx context.Context) error {
+	if err := l.begin(); err != nil {
+		return err
+	}
+	defer l.ops.Done()
+	l.flushes.Add(1)
+	waited := waitAll(ctx, l.underWay())
+	errs := l.each(func(ly *layer) error {
+		if ly.Write == WriteNever {
+			return nil
+		}
+		return ly.flush(ctx)
+	})
+	err := errors.Join(append(errs, l.lost(), waited)...)
+	if err != nil {
+		l.unclean.Add(1)
+	}
+	return err
+}
+
+// Close waits for calls and background writes under way, and leaves the layers
+// open. What they may take bounds how long it waits: when a layer hangs, its
+// Timeout for some queued writes, until the layer is skipped. Close
+// returns the deferred writes that were lost since the last Flush. Afterwards,
+// calls fail with [ErrClosed]. Calls that were given up may outlive it.
+func (l *Layered) Close() error {
+	l.mu.Lock()
+	l.closed.Store(true)
+	l.mu.Unlock()
+	l.ops.Wait()
+	return l.lost()
+}
+
+// each calls fn for all layers at once and returns their errors in order.
+func (l *Layered) each(fn func(*layer) error) []error {
+	errs := make([]error, len(l.layers))
+	var wg sync.WaitGroup
+	for i, ly := range l.layers {
+		if !ly.direct() && i < len(l.layers)-1 {
+			wg.Go(func() { errs[i] = fn(ly) })
+		} else {
+			errs[i] = fn(ly)
+		}
+	}
+	wg.Wait()
+	return errs
+}

@@ -1,0 +1,87 @@
+package modcache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+)
+
+// Lock implements [Locker]: it takes the lock of every layer that has locks,
+// fastest first, so that both the processes of a machine and those of a fleet
+// hold back. Layers that fail are passed over; it is an error only if none locks.
+// Without layers that have locks it succeeds at once. How long it waits is up
+// to ctx, not to the layers' Timeout.
+func (l *Layered) Lock(ctx context.Context, key Key) (unlock func(), err error) {
+	if err := l.begin(); err != nil {
+		return func() {}, err
+	}
+	defer l.ops.Done()
+	var held []func()
+	release := sync.OnceFunc(func() {
+		for _, unlock := range slices.Backward(held) {
+			unlock()
+		}
+	})
+	var errs []error
+	for _, ly := range l.layers {
+		locker, ok := ly.Store.(Locker)
+		if !ok || ly.reads.isOpen() {
+			continue
+		}
+		unlock, err := ly.lock(ctx, locker, key)
+		if err != nil {
+			errs = append(errs, ly.wrap("lock", key, err))
+			continue
+		}
+		held = append(held, unlock)
+	}
+	switch {
+	case ctx.Err() != nil && len(errs) > 0:
+		release()
+		return func() {}, errors.Join(errs...)
+	case len(held) == 0 && len(errs) > 0:
+		return func() {}, errors.Join(errs...)
+	}
+	return release, nil
+}
+
+func (ly *layer) lock(ctx context.Context, locker Locker, key Key) (func(), error) {
+	limit := noLimit
+	if ly.direct() {
+		limit = 0
+	}
+	release := func(unlock func()) {
+		if unlock != nil {
+			_ = ly.unlock(unlock)
+		}
+	}
+	unlock, err := within(ctx, ly, ly.lockSlots, limit, func(ctx context.Context) (func(), error) {
+		unlock, err := locker.Lock(ctx, key)
+		if err == nil && unlock == nil {
+			err = errors.New("the store returned no way to unlock")
+		}
+		return unlock, err
+	}, release)
+	if err != nil {
+		if ctx.Err() == nil {
+			ly.count(err)
+		}
+		return nil, err
+	}
+	return func() { release(unlock) }, nil
+}
+
+// unlock calls what a store returned from Lock, within the layer's Timeout.
+func (ly *layer) unlock(unlock func()) error {
+	_, err := within(context.Background(), ly, nil, ly.Timeout,
+		func(context.Context) (struct{}, error) { unlock(); return struct{}{}, nil },
+		func(struct{}) {})
+	if err != nil {
+		err = fmt.Errorf("modcache: layer %s: unlock: %w", ly.Name, err)
+		ly.count(err)
+		notify(ly.observe, Event{Kind: EventStoreFailed, Layer: ly.Name, Err: err})
+	}
+	return err
+}

@@ -1,0 +1,363 @@
+package modcache_test
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/modcachetest"
+)
+
+// gated is a store whose lookups wait to be let through, and end with their context.
+type gated struct {
+	modcache.Store
+	asked     atomic.Int32
+	cancelled atomic.Int32
+	pass      chan struct{}
+}
+
+func newGated(s modcache.Store) *gated { return &gated{Store: s, pass: make(chan struct{})} }
+
+func (g *gated) Get(ctx context.Context, key modcache.Key) (*modcache.Artifact, bool, error) {
+	g.asked.Add(1)
+	select {
+	case <-g.pass:
+		return g.Store.Get(ctx, key)
+	case <-ctx.Done():
+		g.cancelled.Add(1)
+		return nil, false, ctx.Err()
+	}
+}
+
+func TestLookupsOfAKeyAskTheSlowLayerOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		mem, disk := newShelf(), newFileShelf()
+		put(t, disk, keyNo(1))
+		g := newGated(disk)
+		l := layered(t, nil, direct(mem), modcache.Layer{Store: g})
+		var wg sync.WaitGroup
+		handles := make(chan *modcache.Artifact, 64)
+		for range 64 {
+			wg.Go(func() {
+				a, ok, err := l.Get(t.Context(), keyNo(1))
+				require.NoError(t, err)
+				require.True(t, ok)
+				handles <- a
+			})
+		}
+		synctest.Wait()
+		close(g.pass)
+		wg.Wait()
+		require.EqualValues(t, 1, g.asked.Load())
+		// Everybody has a handle of his own.
+		for range 64 {
+			a := <-handles
+			b := make([]byte, a.Size())
+			_, err := a.ReadAt(b, 0)
+			require.NoError(t, err)
+			require.NoError(t, a.Close())
+			require.NoError(t, a.Close())
+			_, err = a.ReadAt(b, 0)
+			require.ErrorIs(t, err, modcache.ErrClosed)
+		}
+		require.NoError(t, l.Flush(t.Context()))
+		require.Zero(t, disk.open.Load())
+		require.True(t, mem.has(keyNo(1)), "promoted")
+		m := l.Metrics()
+		require.EqualValues(t, 64, m.Hits)
+		require.EqualValues(t, 64, m.Lookups)
+		require.EqualValues(t, 1, m.Promotions)
+		require.EqualValues(t, 64, mem.Metrics().Lookups, "the front layer was asked once per lookup")
+	})
+}
+
+func TestAContextFreesItsCallerAlone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		disk := newFileShelf()
+		put(t, disk, keyNo(1))
+		g := newGated(disk)
+		l := layered(t, nil, direct(newShelf()), modcache.Layer{Store: g})
+		first, cancel := context.WithCancel(t.Context())
+		gone := make(chan error, 1)
+		go func() {
+			_, _, err := l.Get(first, keyNo(1))
+			gone <- err
+		}()
+		synctest.Wait()
+		stays := make(chan struct{})
+		go func() {
+			hit(t, l, keyNo(1))
+			close(stays)
+		}()
+		synctest.Wait()
+		cancel()
+		require.ErrorIs(t, <-gone, context.Canceled)
+		close(g.pass)
+		<-stays
+		require.EqualValues(t, 1, g.asked.Load())
+		require.Zero(t, g.cancelled.Load())
+	})
+}
+
+func TestTheLastCallerEndsTheLookup(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newGated(newFileShelf())
+		far := newGated(newFileShelf())
+		l := layered(t, nil, modcache.Layer{Store: g}, modcache.Layer{Store: far, Timeout: -1})
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		var wg sync.WaitGroup
+		for range 3 {
+			wg.Go(func() {
+				_, _, err := l.Get(ctx, keyNo(1))
+				require.ErrorIs(t, err, context.DeadlineExceeded)
+			})
+		}
+		wg.Wait()
+		synctest.Wait()
+		require.EqualValues(t, 1, g.cancelled.Load())
+		require.Zero(t, far.asked.Load(), "nobody waits for what the next layer says")
+		require.Zero(t, l.Metrics().Errors, "the layer is not to blame")
+		close(g.pass)
+		close(far.pass)
+		miss(t, l, keyNo(1)) // a later caller doesn't join what was cancelled
+		_, _, err := l.Get(ctx, keyNo(1))
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		require.EqualValues(t, 2, g.asked.Load(), "a caller whose time is up starts nothing")
+	})
+}
+
+func TestNobodyJoinsAnAbandonedLookup(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		block := make(chan struct{})
+		deaf := &intercept{Store: newShelf(), get: func(context.Context, modcache.Key) (*modcache.Artifact, bool, error) {
+			<-block
+			return nil, false, nil
+		}}
+		far := newFileShelf()
+		put(t, far, keyNo(1))
+		l := layered(t, nil, direct(newShelf()), modcache.Layer{Store: deaf, Timeout: -1}, modcache.Layer{Store: far})
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		_, _, err := l.Get(ctx, keyNo(1))
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		done := make(chan struct{})
+		go func() {
+			hit(t, l, keyNo(1))
+			close(done)
+		}()
+		synctest.Wait()
+		close(block)
+		<-done
+	})
+}
+
+// Between a miss of the front layer and the lookup that follows it, the entry may
+// arrive in the front layer.
+func TestWhatArrivesInTheFrontLayerMeanwhileIsFound(t *testing.T) {
+	// late lets something happen after the front layer's first miss.
+	late := func(mem *shelf, happens func()) *intercept {
+		first := true
+		return &intercept{Store: mem, get: func(ctx context.Context, k modcache.Key) (*modcache.Artifact, bool, error) {
+			a, ok, err := mem.Get(ctx, k)
+			if first {
+				first = false
+				happens()
+			}
+			return a, ok, err
+		}}
+	}
+	t.Run("by a promotion", func(t *testing.T) {
+		var l *modcache.Layered
+		far := newShelf()
+		put(t, far, keyNo(1))
+		front := late(newShelf(), func() { hit(t, l, keyNo(1)) })
+		l = layered(t, nil, modcache.Layer{Store: front, Timeout: -1}, modcache.Layer{Store: far})
+		hit(t, l, keyNo(1))
+		require.EqualValues(t, 1, far.Metrics().Lookups, "the slow layer is asked once")
+	})
+	t.Run("by a deferred write", func(t *testing.T) {
+		var l *modcache.Layered
+		front := late(newShelf(), func() {
+			put(t, l, keyNo(1))
+			require.NoError(t, l.Flush(t.Context()))
+		})
+		l = layered(t, nil, modcache.Layer{Store: front, Timeout: -1, Write: modcache.WriteBehind})
+		hit(t, l, keyNo(1))
+	})
+}
+
+func TestALookupFromBeforeTheAddIsNotJoined(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		disk := newFileShelf()
+		block := make(chan struct{})
+		var asked atomic.Int32
+		old := &intercept{Store: disk, get: func(ctx context.Context, k modcache.Key) (*modcache.Artifact, bool, error) {
+			a, ok, err := disk.Get(ctx, k)
+			if asked.Add(1) == 1 {
+				<-block // the first answer is late
+			}
+			return a, ok, err
+		}}
+		l := layered(t, nil, modcache.Layer{Store: old})
+		done := make(chan struct{})
+		go func() {
+			miss(t, l, keyNo(1))
+			close(done)
+		}()
+		synctest.Wait()
+		put(t, l, keyNo(1))
+		hit(t, l, keyNo(1))
+		close(block)
+		<-done
+	})
+}
+
+func TestADeletedEntryIsNotPromotedBack(t *testing.T) {
+	t.Run("by a lookup under way", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			mem, disk := newShelf(), newFileShelf()
+			put(t, disk, keyNo(1))
+			block := make(chan struct{})
+			slow := &intercept{Store: disk, get: func(ctx context.Context, k modcache.Key) (*modcache.Artifact, bool, error) {
+				a, ok, err := disk.Get(ctx, k)
+				<-block
+				return a, ok, err
+			}}
+			l := layered(t, nil, direct(mem), modcache.Layer{Store: slow})
+			done := make(chan struct{})
+			go func() {
+				hit(t, l, keyNo(1))
+				close(done)
+			}()
+			synctest.Wait()
+			require.NoError(t, l.Delete(t.Context(), keyNo(1)))
+			close(block)
+			<-done
+			require.NoError(t, l.Flush(t.Context()))
+			require.False(t, mem.has(keyNo(1)))
+			miss(t, l, keyNo(1))
+		})
+	})
+	t.Run("by a lookup that ends while others are deleted", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			mem, disk := newShelf(), newShelf()
+			put(t, disk, keyNo(1))
+			look, del := make(chan struct{}), make(chan struct{})
+			slow := &intercept{Store: disk,
+				get: func(ctx context.Context, k modcache.Key) (*modcache.Artifact, bool, error) {
+					a, ok, err := disk.Get(ctx, k)
+					<-look
+					return a, ok, err
+				},
+				del: func(ctx context.Context, k modcache.Key) error {
+					<-del
+					return disk.Delete(ctx, k)
+				}}
+			l := layered(t, nil, direct(mem), modcache.Layer{Store: slow})
+			var wg sync.WaitGroup
+			wg.Go(func() { hit(t, l, keyNo(1)) })
+			synctest.Wait()
+			wg.Go(func() { require.NoError(t, l.Delete(t.Context(), keyNo(1))) })
+			synctest.Wait()
+			close(look)
+			synctest.Wait()
+			close(del)
+			wg.Wait()
+			require.NoError(t, l.Flush(t.Context()))
+			require.False(t, mem.has(keyNo(1)))
+		})
+	})
+	t.Run("by a promotion under way", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			mem, disk := newShelf(), newFileShelf()
+			put(t, disk, keyNo(1))
+			block := make(chan struct{})
+			slow := &intercept{Store: mem, add: func(ctx context.Context, k modcache.Key, a *modcache.Artifact) error {
+				<-block
+				return mem.Add(ctx, k, a)
+			}}
+			l := layered(t, nil, modcache.Layer{Store: slow}, modcache.Layer{Store: disk})
+			hit(t, l, keyNo(1))
+			done := make(chan struct{})
+			go func() {
+				require.NoError(t, l.Delete(t.Context(), keyNo(1)))
+				close(done)
+			}()
+			synctest.Wait()
+			close(block)
+			<-done
+			miss(t, l, keyNo(1))
+		})
+	})
+}
+
+func TestTheCallerNeverWaitsForAPromotion(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		mid := modcachetest.Faulty(newFileShelf(), &modcachetest.Plan{Faults: []modcachetest.Fault{{Op: modcachetest.OpAdd, Delay: time.Second}}})
+		far := newFileShelf()
+		l := layered(t, nil, direct(newShelf()), modcache.Layer{Store: mid}, modcache.Layer{Store: far})
+		for n := range byte(3) {
+			put(t, far, keyNo(n))
+		}
+		start := time.Now()
+		for n := range byte(3) {
+			hit(t, l, keyNo(n))
+			hit(t, l, keyNo(n)) // from the queue, if not from memory
+		}
+		require.Zero(t, time.Since(start))
+		require.NoError(t, l.Flush(t.Context()))
+		require.Equal(t, 3*time.Second, time.Since(start))
+		for n := range byte(3) {
+			hit(t, mid, keyNo(n))
+		}
+	})
+}
+
+func TestAHitOfTheFrontLayerAllocatesNothing(t *testing.T) {
+	if raceEnabled {
+		t.Skip("the race detector allocates")
+	}
+	mem := newShelf()
+	put(t, mem, keyNo(1))
+	l := layered(t, nil, direct(mem), modcache.Layer{Store: newFileShelf()})
+	require.Zero(t, testing.AllocsPerRun(1000, func() {
+		a, ok, err := l.Get(context.Background(), keyNo(1))
+		if !ok || err != nil {
+			t.Fatal("a miss", err)
+		}
+		_ = a.Close()
+	}))
+}
+
+func BenchmarkLayered(b *testing.B) {
+	ctx := context.Background()
+	get := func(b *testing.B, s modcache.Store) {
+		b.RunParallel(func(pb *testing.PB) {
+			for pb.Next() {
+				a, ok, err := s.Get(ctx, keyNo(1))
+				if !ok || err != nil {
+					b.Error("a miss", err)
+					return
+				}
+				_ = a.Close()
+			}
+		})
+	}
+	entry := code(keyNo(1))
+	fixed := &intercept{get: func(context.Context, modcache.Key) (*modcache.Artifact, bool, error) { return entry, true, nil }}
+	b.Run("front hit", func(b *testing.B) {
+		get(b, modcache.NewLayered(nil, direct(fixed), modcache.Layer{Store: newFileShelf()}))
+	})
+	b.Run("front hit, bare store", func(b *testing.B) { get(b, fixed) })
+	b.Run("second layer hit", func(b *testing.B) {
+		get(b, modcache.NewLayered(nil,
+			modcache.Layer{Store: newShelf(), Timeout: -1, Promote: modcache.PromoteNever}, modcache.Layer{Store: fixed}))
+	})
+}

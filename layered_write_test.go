@@ -1,0 +1,293 @@
+package modcache_test
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/modcachetest"
+)
+
+func TestWriteBehind(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		slow, s := faulty(modcachetest.Fault{Op: modcachetest.OpAdd, Delay: time.Second})
+		l := layered(t, nil, modcache.Layer{Store: slow, Write: modcache.WriteBehind})
+		start := time.Now()
+		put(t, l, keyNo(1))
+		put(t, l, keyNo(1)) // on its way already
+		put(t, l, keyNo(2))
+		hit(t, l, keyNo(1))
+		hit(t, l, keyNo(2))
+		require.Zero(t, time.Since(start), "nobody waited")
+		m := l.Layers()[0]
+		require.EqualValues(t, 2, m.Queued)
+		require.EqualValues(t, code(keyNo(1)).Size()+code(keyNo(2)).Size(), m.QueuedBytes)
+		require.NoError(t, l.Flush(t.Context()))
+		require.Equal(t, 2*time.Second, time.Since(start))
+		require.Equal(t, 2, slow.Calls(modcachetest.OpAdd))
+		require.True(t, s.has(keyNo(1)))
+		require.True(t, s.has(keyNo(2)))
+		require.Zero(t, l.Layers()[0].QueuedBytes)
+	})
+}
+
+func TestFlushWaitsNoLongerThanItsContext(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		slow, _ := faulty(modcachetest.Fault{Op: modcachetest.OpAdd, Delay: 5 * time.Second})
+		l := layered(t, nil, modcache.Layer{Store: slow, Write: modcache.WriteBehind})
+		put(t, l, keyNo(1))
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		err := l.Flush(ctx)
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		require.ErrorContains(t, err, "still under way")
+		require.NoError(t, l.Flush(t.Context()))
+	})
+}
+
+func TestWhatWriteBehindLosesIsTold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var failed []modcache.Event
+		var mu sync.Mutex
+		slow, s := faulty(modcachetest.Fault{Op: modcachetest.OpAdd, Delay: time.Second}, modcachetest.Fault{Op: modcachetest.OpAdd, Nth: 2, Err: errInjected})
+		l := layered(t, &modcache.LayeredOptions{QueueBytes: 250, OnEvent: func(e modcache.Event) {
+			mu.Lock()
+			defer mu.Unlock()
+			if e.Kind == modcache.EventStoreFailed {
+				failed = append(failed, e)
+			}
+		}}, modcache.Layer{Store: slow, Name: "far", Write: modcache.WriteBehind})
+		put(t, l, keyNo(1))
+		put(t, l, keyNo(2))
+		err := l.Add(t.Context(), keyNo(3), code(keyNo(3)))
+		require.ErrorIs(t, err, modcache.ErrUnavailable)
+		require.ErrorContains(t, err, "layer far: add "+keyNo(3).String())
+		require.ErrorContains(t, err, "103 bytes don't fit its queue, which holds 203 of at most 250")
+
+		err = l.Flush(t.Context())
+		require.ErrorIs(t, err, errInjected)
+		require.ErrorContains(t, err, "2 deferred writes were lost")
+		require.NoError(t, l.Flush(t.Context()), "a loss is told once")
+		require.True(t, s.has(keyNo(1)))
+		require.False(t, s.has(keyNo(2)))
+		require.EqualValues(t, 1, l.Layers()[0].Dropped)
+		m := l.Metrics()
+		require.EqualValues(t, 2, m.Adds)
+		require.EqualValues(t, 1, m.RejectedAdds)
+		require.Len(t, failed, 2)
+		require.Equal(t, keyNo(3), failed[0].Key)
+		require.Equal(t, keyNo(2), failed[1].Key)
+
+		put(t, l, keyNo(3))
+		slow.Heal()
+		require.NoError(t, l.Close())
+		require.True(t, s.has(keyNo(3)))
+	})
+}
+
+// A deferred write that finds a promotion of its key under way relies on it.
+func TestAPromotionThatStandsInForAWriteIsTold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		bad, _ := faulty(modcachetest.Fault{Op: modcachetest.OpAdd, Delay: time.Second}, modcachetest.Fault{Op: modcachetest.OpAdd, Err: errInjected})
+		far := newShelf()
+		put(t, far, keyNo(1))
+		put(t, far, keyNo(2))
+		l := layered(t, nil, modcache.Layer{Store: bad, Write: modcache.WriteBehind}, modcache.Layer{Store: far})
+		hit(t, l, keyNo(1))
+		hit(t, l, keyNo(2))
+		put(t, l, keyNo(1))
+		require.ErrorContains(t, l.Flush(t.Context()), "1 deferred writes were lost")
+	})
+}
+
+func TestCloseTellsWhatWasLost(t *testing.T) {
+	bad, _ := faulty(modcachetest.Fault{Op: modcachetest.OpAdd, Err: errInjected})
+	l := modcache.NewLayered(nil, modcache.Layer{Store: bad, Write: modcache.WriteBehind})
+	put(t, l, keyNo(1))
+	require.ErrorIs(t, l.Close(), errInjected)
+	require.NoError(t, l.Close())
+}
+
+func TestCloseIsNotHeldUpByAHangingLayer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		hanging, _ := faulty(modcachetest.Fault{Op: modcachetest.OpAdd, Hang: true})
+		l := modcache.NewLayered(&modcache.LayeredOptions{BreakAfter: 2}, modcache.Layer{Store: hanging, Timeout: time.Second, Write: modcache.WriteBehind})
+		for n := range byte(100) {
+			put(t, l, keyNo(n))
+		}
+		start := time.Now()
+		err := l.Close()
+		require.Equal(t, 2*time.Second, time.Since(start), "after two failures the layer is skipped")
+		require.ErrorContains(t, err, "100 deferred writes were lost")
+		hanging.Release()
+	})
+}
+
+func TestDeleteCallsOffDeferredWrites(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		slow, s := faulty(modcachetest.Fault{Op: modcachetest.OpAdd, Delay: time.Second})
+		src := newFileShelf()
+		put(t, src, keyNo(1))
+		put(t, src, keyNo(2))
+		l := layered(t, nil, modcache.Layer{Store: slow, Write: modcache.WriteBehind})
+		for n := byte(1); n <= 2; n++ {
+			a, ok, err := src.Get(t.Context(), keyNo(n))
+			require.True(t, ok, err)
+			require.NoError(t, l.Add(t.Context(), keyNo(n), a))
+			require.NoError(t, a.Close())
+		}
+		synctest.Wait() // the first is being written, the second waits
+		require.NoError(t, l.Delete(t.Context(), keyNo(2)))
+		require.NoError(t, l.Delete(t.Context(), keyNo(1)))
+		miss(t, l, keyNo(1))
+		miss(t, l, keyNo(2))
+		require.NoError(t, l.Flush(t.Context()))
+		synctest.Wait() // for the worker, which closes what was called off
+		require.Empty(t, s.keys())
+		require.Equal(t, 1, slow.Calls(modcachetest.OpAdd))
+		require.Zero(t, src.open.Load(), "the queue let go of its handles")
+		require.Zero(t, l.Layers()[0].QueuedBytes)
+	})
+}
+
+func TestADeferredWriteOutlivesTheCallersHandle(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		slow, s := faulty(modcachetest.Fault{Op: modcachetest.OpAdd, Delay: time.Second})
+		src := newFileShelf()
+		put(t, src, keyNo(1))
+		l := layered(t, nil, modcache.Layer{Store: slow, Write: modcache.WriteBehind})
+		a, _, err := src.Get(t.Context(), keyNo(1))
+		require.NoError(t, err)
+		require.NoError(t, l.Add(t.Context(), keyNo(1), a))
+		require.NoError(t, a.Close())
+		require.ErrorIs(t, l.Add(t.Context(), keyNo(2), a), modcache.ErrClosed)
+		require.ErrorIs(t, l.Flush(t.Context()), modcache.ErrClosed)
+		require.True(t, s.has(keyNo(1)))
+		require.Zero(t, src.open.Load())
+	})
+}
+
+func TestPromotionReport(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		small := newShelf()
+		small.budget = 101
+		mid, midShelf := faulty(modcachetest.Fault{Op: modcachetest.OpAdd, Nth: 2, Err: errInjected}, modcachetest.Fault{Op: modcachetest.OpAdd, Delay: time.Second})
+		far := newShelf()
+		l := layered(t, &modcache.LayeredOptions{QueueBytes: 210},
+			modcache.Layer{Store: small, Name: "memory", Timeout: -1}, modcache.Layer{Store: mid, Name: "disk"}, modcache.Layer{Store: far, Name: "fleet"})
+		require.Zero(t, l.PromotionReport().Last)
+		for n := byte(1); n <= 3; n++ {
+			put(t, far, keyNo(n))
+			hit(t, l, keyNo(n))
+		}
+		_ = l.Flush(t.Context())
+		r := l.PromotionReport()
+		require.Equal(t, modcache.PromotionCount{Promoted: 2, Bytes: 202, Refused: 2, Failed: 1, Dropped: 1}, r.PromotionCount)
+		require.Equal(t, []modcache.LayerPromotions{
+			{Layer: "memory", PromotionCount: modcache.PromotionCount{Promoted: 1, Bytes: 101, Refused: 2}},
+			{Layer: "disk", PromotionCount: modcache.PromotionCount{Promoted: 1, Bytes: 101, Failed: 1, Dropped: 1}},
+			{Layer: "fleet", Source: 2},
+		}, r.Layers)
+		require.ErrorIs(t, r.Last.Err, errInjected)
+		require.Equal(t, "fleet", r.Last.From)
+		require.Equal(t, "disk", r.Last.To)
+		require.Equal(t, keyNo(2), r.Last.Key)
+		require.EqualValues(t, 102, r.Last.Bytes)
+		require.Equal(t, time.Now(), r.Last.Time)
+		require.True(t, midShelf.has(keyNo(1)))
+		require.EqualValues(t, 2, l.Metrics().Promotions)
+	})
+}
+
+func TestPromotionsGoOnlyWhereTheyAreWanted(t *testing.T) {
+	mem, never, ro, far := newShelf(), newShelf(), newShelf(), newFileShelf()
+	l := layered(t, nil, direct(mem),
+		modcache.Layer{Store: never, Promote: modcache.PromoteNever},
+		modcache.Layer{Store: ro, Write: modcache.WriteNever}, modcache.Layer{Store: far})
+	put(t, far, keyNo(1))
+	hit(t, l, keyNo(1))
+	require.NoError(t, l.Flush(t.Context()))
+	require.True(t, mem.has(keyNo(1)))
+	require.False(t, never.has(keyNo(1)))
+	require.False(t, ro.has(keyNo(1)))
+	require.Zero(t, far.open.Load())
+}
+
+func TestLayeredEvents(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		mem, far := newShelf(), newShelf()
+		var mu sync.Mutex
+		var events []modcache.Event
+		take := func() []modcache.Event {
+			synctest.Wait()
+			mu.Lock()
+			defer mu.Unlock()
+			got := events
+			events = nil
+			for i := range got {
+				got[i].Duration = 0
+			}
+			return got
+		}
+		l := layered(t, &modcache.LayeredOptions{OnEvent: func(e modcache.Event) {
+			mu.Lock()
+			events = append(events, e)
+			mu.Unlock()
+			panic("an observer that panics is contained")
+		}}, modcache.Layer{Store: mem, Name: "memory", Timeout: -1}, modcache.Layer{Store: far, Name: "far"})
+		k, size := keyNo(1), code(keyNo(1)).Size()
+
+		miss(t, l, k)
+		require.Equal(t, []modcache.Event{{Kind: modcache.EventMiss, Reason: modcache.ReasonAbsent, Key: k}}, take())
+
+		put(t, far, k)
+		hit(t, l, k)
+		require.Equal(t, []modcache.Event{
+			{Kind: modcache.EventPromoted, Key: k, Layer: "memory", Bytes: size},
+			{Kind: modcache.EventHit, Key: k, Layer: "far", Bytes: size},
+		}, take())
+
+		hit(t, l, k)
+		require.Equal(t, []modcache.Event{{Kind: modcache.EventHit, Key: k, Layer: "memory", Bytes: size}}, take())
+
+		far.failing.Store(true)
+		_, _, err := l.Get(t.Context(), keyNo(2))
+		got := take()
+		require.Len(t, got, 2)
+		require.Equal(t, modcache.EventStoreFailed, got[0].Kind)
+		require.Equal(t, "far", got[0].Layer)
+		require.Equal(t, modcache.Event{Kind: modcache.EventMiss, Reason: modcache.ReasonIO, Key: keyNo(2), Err: err}, got[1])
+		require.ErrorIs(t, err, errInjected)
+	})
+}
+
+func TestMissesHaveReasons(t *testing.T) {
+	for want, err := range map[modcache.Reason]error{
+		modcache.ReasonCorrupt:  modcache.ErrCorrupt,
+		modcache.ReasonAuth:     modcache.ErrAuth,
+		modcache.ReasonTooLarge: modcache.ErrTooLarge,
+		modcache.ReasonTimeout:  context.DeadlineExceeded,
+		modcache.ReasonIO:       errors.New("disk on fire"),
+	} {
+		bad, _ := faulty(modcachetest.Fault{Err: err})
+		var got modcache.Reason
+		l := layered(t, &modcache.LayeredOptions{OnEvent: func(e modcache.Event) { got = max(got, e.Reason) }}, modcache.Layer{Store: bad})
+		_, _, _ = l.Get(t.Context(), keyNo(1))
+		require.Equal(t, want, got)
+	}
+}
+
+func TestLayerNames(t *testing.T) {
+	l := layered(t, nil, modcache.Layer{Store: newShelf()}, modcache.Layer{Store: readOnly{newShelf()}}, modcache.Layer{Store: newShelf()}, modcache.Layer{Store: newShelf(), Name: "far"})
+	var names []string
+	for _, ly := range l.Layers() {
+		names = append(names, ly.Name)
+	}
+	require.Equal(t, []string{"shelf", "readonly", "shelf#2", "far"}, names)
+}

@@ -1,0 +1,129 @@
+package modcache
+
+import (
+	"context"
+	"errors"
+)
+
+// Local is a [Memory] for one goroutine: the same options, budgets, policy and
+// reports, without locks or atomic counters. It is for those who keep a cache
+// for each worker, in front of what the workers share.
+//
+// It must not be used by several goroutines at once. Handing it from one to
+// another is fine if something (a channel, a mutex) orders their calls. Every
+// method writes to the Local, so the race detector finds each misuse that it sees
+// happen. Without it, calls that find another one under way return an error or
+// do nothing; that is a courtesy and misses many.
+type Local struct {
+	budget memoryBudget
+	notify func(Event)
+	busy   bool
+	hits   uint64
+	misses uint64
+}
+
+var _ Store = (*Local)(nil)
+
+var errLocalShared = errors.New("modcache: a Local is used by several goroutines at once: use a Memory")
+
+// NewLocal returns an empty Local.
+func NewLocal(o *MemoryOptions) *Local {
+	l := new(Local)
+	l.budget.init(o, "local")
+	if o != nil {
+		l.notify = o.OnEvent
+	}
+	return l
+}
+
+// Get implements [Store]. The artifact is the one that was added. The only error
+// says that another goroutine uses the Local at the same time.
+func (l *Local) Get(_ context.Context, key Key) (*Artifact, bool, error) {
+	if l.budget.seals != nil {
+		if err := l.change(func(b *memoryBudget) { b.verify(key) }); err != nil {
+			return nil, false, err
+		}
+	}
+	if l.busy {
+		return nil, false, errLocalShared
+	}
+	l.busy = true
+	e := l.budget.index.lookup(&key)
+	if e == nil {
+		l.misses++
+		l.busy = false
+		return nil, false, nil
+	}
+	l.hits++
+	// More the policy doesn't look at, and an atomic store costs more than the rest.
+	if n := e.hits.Load(); n < maxCredit {
+		e.hits.Store(n + 1)
+	}
+	l.busy = false
+	return e.art, true, nil
+}
+
+// Add implements [Store], like [Memory.Add].
+func (l *Local) Add(ctx context.Context, key Key, a *Artifact) error {
+	if l.busy {
+		return errLocalShared
+	}
+	if l.budget.index.lookup(&key) != nil {
+		return nil
+	}
+	return addToMemory(ctx, key, a, l.change)
+}
+
+// Delete implements [Store].
+func (l *Local) Delete(_ context.Context, key Key) error {
+	return l.change(func(b *memoryBudget) { b.delete(key) })
+}
+
+// Flush implements [Store]: memory is as durable as it gets.
+func (l *Local) Flush(context.Context) error {
+	return l.change(func(b *memoryBudget) { b.count.Flushes++ })
+}
+
+// Resize sets MaxBytes, like [Memory.Resize].
+func (l *Local) Resize(maxBytes int64) {
+	_ = l.change(func(b *memoryBudget) { b.resize(maxBytes) })
+}
+
+// change runs f, and delivers the events it caused.
+func (l *Local) change(f func(*memoryBudget)) error {
+	clock := l.budget.now()
+	if l.busy {
+		return errLocalShared
+	}
+	l.busy = true
+	l.budget.clock = clock
+	f(&l.budget)
+	events := l.budget.takeEvents()
+	l.busy = false
+	for _, e := range events {
+		notify(l.notify, e)
+	}
+	return nil
+}
+
+// Metrics implements [Store].
+func (l *Local) Metrics() Metrics {
+	var s Metrics
+	_ = l.change(func(b *memoryBudget) {
+		s = b.metrics()
+		s.Hits, s.Misses = l.hits, l.misses
+		s.Lookups = s.Hits + s.Misses
+	})
+	return s
+}
+
+// EvictionReports returns what left and why, like [Memory.EvictionReports].
+func (l *Local) EvictionReports() []EvictionReport {
+	var all []EvictionReport
+	_ = l.change(func(b *memoryBudget) { all = b.reports() })
+	return all
+}
+
+// instant and confined say how a [Layered] may call a Local.
+func (l *Local) instant()  {}
+func (l *Local) confined() {}

@@ -1,0 +1,226 @@
+package modcachetest
+
+import (
+	"bytes"
+	"context"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/modcache/modcache"
+)
+
+// Op names an operation of a store.
+type Op uint8
+
+// Operations that a [Fault] can strike.
+const (
+	OpAny Op = iota
+	OpGet
+	OpAdd
+	OpDelete
+	OpFlush
+	OpMetrics
+	OpLock
+	numOps
+)
+
+// Fault is something that goes wrong. Its first three fields say when, the
+// others what; what is combined happens in the order of the fields.
+type Fault struct {
+	Op   Op      // which operations; zero: all
+	Nth  int     // only the Nth of them, counted from 1
+	Rate float64 // or a part of them, 0 to 1; if both are zero, every one
+
+	Delay time.Duration // first waits, or until the context ends
+	Hang  bool          // blocks whatever the context says, until Release
+	Panic any           // panics with this value if it isn't nil
+	Err   error         // fails with this error; the store below is not asked
+
+	// Get returns, and Add stores, other bytes than it should: one bit
+	// flipped, or the end cut off.
+	Corrupt, Truncate bool
+}
+
+// Plan says what goes wrong in a [FaultyStore]. Random choices follow Seed.
+type Plan struct {
+	Seed   uint64
+	Faults []Fault
+}
+
+// FaultyStore is a store in which things go wrong. It may be used by several
+// goroutines at once if the store below may.
+type FaultyStore struct {
+	store   modcache.Store
+	release chan struct{}
+	once    sync.Once
+
+	mu     sync.Mutex
+	faults []Fault
+	rand   *rand.Rand
+	calls  [numOps]int
+}
+
+// Faulty wraps a store so that things go wrong as planned. A nil plan is none:
+// the store then only counts calls. Like the [modcache.Store] it wraps it has
+// locks, if that has; else Lock succeeds at once.
+func Faulty(s modcache.Store, plan *Plan) *FaultyStore {
+	f := &FaultyStore{store: s, release: make(chan struct{})}
+	if plan == nil {
+		plan = &Plan{}
+	}
+	f.faults = append(f.faults, plan.Faults...)
+	f.rand = rand.New(rand.NewPCG(plan.Seed, 0))
+	return f
+}
+
+// Calls returns how often op was called; [OpAny] means all operations.
+func (f *FaultyStore) Calls(op Op) int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.calls[op]
+}
+
+// Release lets hanging calls go on, and no later one hangs.
+func (f *FaultyStore) Release() { f.once.Do(func() { close(f.release) }) }
+
+// Heal forgets the plan: from now on nothing goes wrong. Calls that hang
+// already go on doing so.
+func (f *FaultyStore) Heal() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.faults = nil
+}
+
+// strike counts the call, lets happen what is planned for it, and returns how
+// to spoil the bytes it carries, if it should.
+func (f *FaultyStore) strike(ctx context.Context, op Op) (spoil func([]byte) []byte, err error) {
+	f.mu.Lock()
+	f.calls[OpAny]++
+	f.calls[op]++
+	var due []Fault
+	for _, fault := range f.faults {
+		if fault.Op != OpAny && fault.Op != op {
+			continue
+		}
+		if fault.Nth != 0 && fault.Nth != f.calls[fault.Op] {
+			continue
+		}
+		if fault.Rate != 0 && f.rand.Float64() >= fault.Rate {
+			continue
+		}
+		due = append(due, fault)
+	}
+	where := f.rand.Uint64()
+	f.mu.Unlock()
+
+	for _, fault := range due {
+		if fault.Delay > 0 {
+			timer := time.NewTimer(fault.Delay)
+			select {
+			case <-timer.C:
+			case <-ctx.Done():
+				timer.Stop()
+				return nil, ctx.Err()
+			}
+		}
+		if fault.Hang {
+			<-f.release
+		}
+		if fault.Panic != nil {
+			panic(fault.Panic)
+		}
+		if fault.Err != nil {
+			return nil, fault.Err
+		}
+		if fault.Corrupt || fault.Truncate {
+			spoil = func(b []byte) []byte { return spoiled(b, where, fault.Truncate) }
+		}
+	}
+	return spoil, nil
+}
+
+// spoiled returns a damaged copy of b.
+func spoiled(b []byte, where uint64, truncate bool) []byte {
+	switch {
+	case len(b) == 0:
+		return []byte{0}
+	case truncate:
+		return bytes.Clone(b[:where%uint64(len(b))])
+	}
+	b = bytes.Clone(b)
+	b[where%uint64(len(b))] ^= 1 << (where >> 61)
+	return b
+}
+
+func spoilArtifact(a *modcache.Artifact, spoil func([]byte) []byte) (*modcache.Artifact, error) {
+	b, err := a.Bytes()
+	if err != nil {
+		return nil, err
+	}
+	return modcache.NewArtifact(spoil(b), a.Info()), nil
+}
+
+// Get implements [modcache.Store].
+func (f *FaultyStore) Get(ctx context.Context, key modcache.Key) (*modcache.Artifact, bool, error) {
+	spoil, err := f.strike(ctx, OpGet)
+	if err != nil {
+		return nil, false, err
+	}
+	a, ok, err := f.store.Get(ctx, key)
+	if !ok || err != nil || spoil == nil {
+		return a, ok, err
+	}
+	bad, err := spoilArtifact(a, spoil)
+	_ = a.Close() // replaced by a copy
+	return bad, err == nil, err
+}
+
+// Add implements [modcache.Store].
+func (f *FaultyStore) Add(ctx context.Context, key modcache.Key, a *modcache.Artifact) error {
+	spoil, err := f.strike(ctx, OpAdd)
+	if err != nil {
+		return err
+	}
+	if spoil != nil {
+		if a, err = spoilArtifact(a, spoil); err != nil {
+			return err
+		}
+	}
+	return f.store.Add(ctx, key, a)
+}
+
+// Delete implements [modcache.Store].
+func (f *FaultyStore) Delete(ctx context.Context, key modcache.Key) error {
+	if _, err := f.strike(ctx, OpDelete); err != nil {
+		return err
+	}
+	return f.store.Delete(ctx, key)
+}
+
+// Flush implements [modcache.Store].
+func (f *FaultyStore) Flush(ctx context.Context) error {
+	if _, err := f.strike(ctx, OpFlush); err != nil {
+		return err
+	}
+	return f.store.Flush(ctx)
+}
+
+// Metrics implements [modcache.Store]. It returns zeros where it can't fail.
+func (f *FaultyStore) Metrics() modcache.Metrics {
+	if _, err := f.strike(context.Background(), OpMetrics); err != nil {
+		return modcache.Metrics{}
+	}
+	return f.store.Metrics()
+}
+
+// Lock implements [modcache.Locker].
+func (f *FaultyStore) Lock(ctx context.Context, key modcache.Key) (unlock func(), err error) {
+	if _, err := f.strike(ctx, OpLock); err != nil {
+		return nil, err
+	}
+	if l, ok := f.store.(modcache.Locker); ok {
+		return l.Lock(ctx, key)
+	}
+	return func() {}, nil
+}

@@ -1,0 +1,5 @@
+//go:build !race
+
+package modcache_test
+
+const raceEnabled = false

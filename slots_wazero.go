@@ -1,0 +1,298 @@
+package modcache
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"sync/atomic"
+
+	"github.com/tetratelabs/wazero"
+	"github.com/tetratelabs/wazero/api"
+	"github.com/tetratelabs/wazero/experimental"
+)
+
+// SlotHost ties slot tables to the module instances of one wazero runtime: it
+// instantiates modules with a table, finds the table of the module that calls a host
+// function, and closes the table when the instance ends, in whatever way that happens.
+//
+// It holds nothing that needs closing: closing the runtime ends it and all its tables. All
+// methods may be called from several goroutines at once.
+type SlotHost[T any] struct {
+	runtime wazero.Runtime
+	bound   sync.Map                     // api.Module → *slotBound[T]
+	newest  atomic.Pointer[slotBound[T]] // one of them, asked first: many hosts run one instance at a time
+}
+
+// slotBound is a binding whose instance is known.
+type slotBound[T any] struct {
+	module  api.Module
+	table   *SlotTable[T]
+	binding *slotBinding[T]
+}
+
+// NewSlotHost returns a host for the instances of r, which must be open: wazero panics on
+// host modules of a closed runtime.
+func NewSlotHost[T any](ctx context.Context, r wazero.Runtime) (*SlotHost[T], error) {
+	h := &SlotHost[T]{runtime: r}
+	// An instance that is cut off by its context and traps before it notices is never heard
+	// of again, nor does the runtime know it any more. Should its caller not look after it, this
+	// module without functions still hears of the runtime's end.
+	sentinel, err := r.NewHostModuleBuilder("modcache-slots").Compile(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("modcache: preparing a slot host: %w", err)
+	}
+	ctx = experimental.WithCloseNotifier(ctx, experimental.CloseNotifyFunc(func(context.Context, uint32) {
+		h.bound.Range(func(_, b any) bool {
+			b.(*slotBound[T]).binding.end()
+			return true
+		})
+	}))
+	if _, err = r.InstantiateModule(ctx, sentinel, wazero.NewModuleConfig().WithName("")); err != nil {
+		return nil, fmt.Errorf("modcache: preparing a slot host: %w", err)
+	}
+	return h, nil
+}
+
+// SlotModule is a module instance that has a slot table. The api.Module in it is wazero's own, which is
+// what other functions of wazero expect.
+type SlotModule[T any] struct {
+	api.Module
+	binding *slotBinding[T]
+}
+
+// Table returns the table of the instance. It is closed if the instance has ended.
+func (m *SlotModule[T]) Table() *SlotTable[T] { return m.binding.table }
+
+// Close closes the instance and ends its hold on the table.
+func (m *SlotModule[T]) Close(ctx context.Context) error { return m.CloseWithExitCode(ctx, 0) }
+
+// CloseWithExitCode closes the instance and ends its hold on the table.
+func (m *SlotModule[T]) CloseWithExitCode(ctx context.Context, code uint32) error {
+	defer m.binding.end()
+	return m.Module.CloseWithExitCode(ctx, code)
+}
+
+// ExportedFunction is that of the instance, or nil. A call that fails also notices that the instance
+// was closed in a way that wazero notifies nobody of: a cancelled context and a
+// trap before the guest could heed it.
+func (m *SlotModule[T]) ExportedFunction(name string) api.Function {
+	f := m.Module.ExportedFunction(name)
+	if f == nil {
+		return nil
+	}
+	return slotFunction{f, m.binding.endIfClosed}
+}
+
+type slotFunction struct {
+	api.Function
+	failed func()
+}
+
+func (f slotFunction) Call(ctx context.Context, params ...uint64) ([]uint64, error) {
+	res, err := f.Function.Call(ctx, params...)
+	if err != nil {
+		f.failed()
+	}
+	return res, err
+}
+
+func (f slotFunction) CallWithStack(ctx context.Context, stack []uint64) error {
+	err := f.Function.CallWithStack(ctx, stack)
+	if err != nil {
+		f.failed()
+	}
+	return err
+}
+
+// Instantiate instantiates a module and gives it the table t, from its start functions on; if t is
+// nil, a new one with the default options. The table is closed when the instance ends: when it or the runtime is closed, it exits, its
+// context is cancelled under a runtime configured to heed that, or it can't be instantiated at all.
+// Several instances may have one table, as threads do; it is closed when the last of them ends.
+//
+// The table closes while host functions that the instance called may still run, as
+// wazero closes the instance itself; they Borrow what they must not lose. After a
+// cancelled context, wazero ends the instance when the host function that it is in has returned.
+// While a runtime closes, wazero holds its lock: what releases the objects must not
+// call into the runtime.
+//
+// As with wazero, an instance whose start function exits with code 0 is
+// returned closed, without an error. It fails with ErrClosed if t is closed.
+func (h *SlotHost[T]) Instantiate(ctx context.Context, compiled wazero.CompiledModule, config wazero.ModuleConfig, t *SlotTable[T]) (*SlotModule[T], error) {
+	if t == nil {
+		t = NewSlotTable[T](nil)
+	}
+	if !t.attach() {
+		return nil, fmt.Errorf("modcache: instantiating a module with a slot table: %w", ErrClosed)
+	}
+	b := &slotBinding[T]{host: h, table: t, compiled: compiled}
+	ok := false
+	defer func() { // also if wazero panics
+		if !ok {
+			b.end()
+		}
+	}()
+	mod, err := h.runtime.InstantiateModule(newSlotContext(ctx, b), compiled, config)
+	if err != nil {
+		return nil, err
+	}
+	if !b.bind(mod) {
+		_ = mod.Close(ctx)
+		return nil, fmt.Errorf("modcache: while module %q was starting, module %q, which has no slot table, called for its own", mod.Name(), b.bound.Load().module.Name())
+	}
+	if ok = !mod.IsClosed(); ok {
+		h.newest.Store(b.bound.Load())
+		b.forgetIfEnded()
+	}
+	return &SlotModule[T]{mod, b}, nil
+}
+
+// Table returns the table of the instance mod, which is the module that wazero passes to a host
+// function, together with the context of that call. ok is false if mod has no table
+// or has ended.
+func (h *SlotHost[T]) Table(ctx context.Context, mod api.Module) (t *SlotTable[T], ok bool) {
+	b := h.newest.Load()
+	if b == nil || b.module != mod {
+		if b = h.find(ctx, mod); b == nil {
+			return nil, false
+		}
+	}
+	return b.table, true
+}
+
+// find looks for an instance that isn't the newest. It returns nil if mod has no table.
+func (h *SlotHost[T]) find(ctx context.Context, mod api.Module) *slotBound[T] {
+	if b, ok := h.bound.Load(mod); ok {
+		return b.(*slotBound[T])
+	}
+	// Instances that are starting aren't known by their module yet. The context tells which they
+	// are, but not that mod is one of them: it may be a module that one of them calls.
+	for b, _ := ctx.Value(slotContextKey[T]{h}).(*slotBinding[T]); b != nil; b = b.outer {
+		if b.bound.Load() == nil && b.resembles(mod) && b.bind(mod) {
+			return b.bound.Load()
+		}
+	}
+	return nil
+}
+
+// slotBinding is the tie between one instance and its table.
+type slotBinding[T any] struct {
+	host     *SlotHost[T]
+	table    *SlotTable[T]
+	compiled wazero.CompiledModule
+	outer    *slotBinding[T]              // of the instance in whose start this one was made
+	bound    atomic.Pointer[slotBound[T]] // nil until the instance is known
+	ended    atomic.Bool
+}
+
+// bind makes mod known as the instance of b. It fails if another one is.
+func (b *slotBinding[T]) bind(mod api.Module) bool {
+	if !b.bound.CompareAndSwap(nil, &slotBound[T]{mod, b.table, b}) {
+		return b.bound.Load().module == mod
+	}
+	b.host.bound.Store(mod, b.bound.Load())
+	b.forgetIfEnded()
+	return true
+}
+
+// end closes the table, unless other instances have it too.
+func (b *slotBinding[T]) end() {
+	if b.ended.CompareAndSwap(false, true) {
+		b.forgetIfEnded()
+		if b.table.detach() {
+			_ = b.table.Close() // its faults are counted in Metrics
+		}
+	}
+}
+
+// endIfClosed ends b if its instance is known and closed.
+func (b *slotBinding[T]) endIfClosed() {
+	if known := b.bound.Load(); known != nil && known.module.IsClosed() {
+		b.end()
+	}
+}
+
+// forgetIfEnded is called after b was made known and after it ended, so that the later of both
+// takes it out.
+func (b *slotBinding[T]) forgetIfEnded() {
+	if known := b.bound.Load(); known != nil && b.ended.Load() {
+		b.host.newest.CompareAndSwap(known, nil)
+		b.host.bound.CompareAndDelete(known.module, known)
+	}
+}
+
+// CloseNotify implements experimental.CloseNotifier. Modules that are instantiated under the
+// context of this one's start inherit the notifier: only the end of its own counts. As long
+// as that isn't known, Instantiate looks after it.
+func (b *slotBinding[T]) CloseNotify(context.Context, uint32) { b.endIfClosed() }
+
+// resembles tells whether mod could be an instance of b's module, going by what it exports.
+func (b *slotBinding[T]) resembles(mod api.Module) bool {
+	want, got := b.compiled.ExportedFunctions(), mod.ExportedFunctionDefinitions()
+	if len(want) != len(got) {
+		return false
+	}
+	for name := range want {
+		if got[name] == nil {
+			return false
+		}
+	}
+	return true
+}
+
+// attach counts one more instance of the table; it fails if the table is closed, or about to be.
+func (t *SlotTable[T]) attach() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.closed || t.instances < 0 {
+		return false
+	}
+	t.instances++
+	return true
+}
+
+// detach counts one instance less. It tells whether that was the last one, after which there can't be
+// another and the caller closes the table.
+func (t *SlotTable[T]) detach() (last bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.instances--; t.instances == 0 {
+		t.instances = -1
+		return true
+	}
+	return false
+}
+
+type slotContextKey[T any] struct{ host *SlotHost[T] }
+
+// slotContext carries a binding to wazero, and to host functions that start functions call. wazero
+// knows one notifier only; if the caller has set another, this context hands out both.
+type slotContext[T any] struct {
+	context.Context // the caller's
+	notifying       context.Context
+	binding         *slotBinding[T]
+}
+
+func newSlotContext[T any](ctx context.Context, b *slotBinding[T]) context.Context {
+	b.outer, _ = ctx.Value(slotContextKey[T]{b.host}).(*slotBinding[T])
+	return slotContext[T]{ctx, experimental.WithCloseNotifier(ctx, b), b}
+}
+
+func (c slotContext[T]) Value(key any) any {
+	if key == any(slotContextKey[T]{c.binding.host}) {
+		return c.binding
+	}
+	v := c.notifying.Value(key)
+	if b, ok := v.(*slotBinding[T]); ok && b == c.binding {
+		if outer, ok := c.Context.Value(key).(experimental.CloseNotifier); ok {
+			return slotNotifiers{outer, b}
+		}
+	}
+	return v
+}
+
+type slotNotifiers [2]experimental.CloseNotifier
+
+func (n slotNotifiers) CloseNotify(ctx context.Context, code uint32) {
+	defer n[1].CloseNotify(ctx, code) // also if the first panics
+	n[0].CloseNotify(ctx, code)
+}
