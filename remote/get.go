@@ -172,7 +172,8 @@ func (s *Store) probe(key modcache.Key) {
 		s.counters.probesTotal.Add(1)
 		ctx, cancel := context.WithTimeout(s.ctx, min(4*s.o.FirstByte, maxProbe))
 		defer cancel()
-		if _, err := s.backend.Has(ctx, key); err != nil {
+		// A server that refuses to say is there.
+		if _, err := s.backend.Has(ctx, key); err != nil && !errors.Is(err, fs.ErrPermission) {
 			s.blame(err)
 			return
 		}

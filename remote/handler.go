@@ -92,6 +92,9 @@ func Handler(s modcache.Store, o *HandlerOptions) (http.Handler, error) {
 		h.trusted = trusted
 	}
 	if v.Signer != nil {
+		if len(v.Signer.key) == 0 {
+			return nil, errors.New("modcache: HandlerOptions.Signer is a zero PrivateKey")
+		}
 		if len(v.WriteTokens) > 0 {
 			return nil, errors.New("modcache: HandlerOptions.Signer makes a Handler read-only, and excludes WriteTokens")
 		}

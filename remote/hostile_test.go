@@ -129,10 +129,12 @@ var wrongs = map[string]func(w http.ResponseWriter, r *http.Request, b, other []
 			}
 		}
 	},
-	"redirects in circles": func(w http.ResponseWriter, r *http.Request, _, _ []byte) { http.Redirect(w, r, r.URL.Path+"/", 302) },
-	"redirects nowhere":    func(w http.ResponseWriter, r *http.Request, _, _ []byte) { w.WriteHeader(302) },
+	"redirects in circles": func(w http.ResponseWriter, r *http.Request, _, _ []byte) {
+		http.Redirect(w, r, r.URL.Path+"/", http.StatusFound)
+	},
+	"redirects nowhere": func(w http.ResponseWriter, r *http.Request, _, _ []byte) { w.WriteHeader(302) },
 	"redirects to a file": func(w http.ResponseWriter, r *http.Request, _, _ []byte) {
-		http.Redirect(w, r, "file:///etc/passwd", 302)
+		http.Redirect(w, r, "file:///etc/passwd", http.StatusFound)
 	},
 	"429": func(w http.ResponseWriter, _ *http.Request, _, _ []byte) { w.WriteHeader(429) },
 	"429 with a time": func(w http.ResponseWriter, _ *http.Request, _, _ []byte) {

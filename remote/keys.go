@@ -49,7 +49,7 @@ func (k PublicKey) String() string { return format(publicPrefix, k.ID(), k.key[:
 func (k PublicKey) auth() frame.Auth { return frame.NewVerifier(slices.Clone(k.key[:])) }
 
 // PrivateKey signs entries. Whoever has it can run code in every process that
-// trusts its public key.
+// trusts its public key. Make one with [GenerateKey] or [ParsePrivateKey].
 type PrivateKey struct{ key ed25519.PrivateKey }
 
 // GenerateKey makes a key pair.
@@ -61,8 +61,12 @@ func GenerateKey() (*PrivateKey, error) {
 	return &PrivateKey{key}, nil
 }
 
-// Public returns the half that may be known to everybody.
+// Public returns the half that may be known to everybody. That of the zero
+// PrivateKey is the zero PublicKey.
 func (k *PrivateKey) Public() PublicKey {
+	if len(k.key) == 0 {
+		return PublicKey{}
+	}
 	return PublicKey{[ed25519.PublicKeySize]byte(k.key.Public().(ed25519.PublicKey))}
 }
 
@@ -77,7 +81,9 @@ func (k *PrivateKey) GoString() string { return k.String() }
 // Keep it in a file that nobody else can read:
 //
 //	modcache-private-v1 <id> <base64 of the 32 bytes of an Ed25519 seed>
-func (k *PrivateKey) Secret() string { return format(privatePrefix, k.Public().ID(), k.key.Seed()) }
+func (k *PrivateKey) Secret() string {
+	return format(privatePrefix, k.Public().ID(), k.key[:min(len(k.key), ed25519.SeedSize)])
+}
 
 const (
 	publicPrefix  = "modcache-public-v1"
@@ -197,6 +203,9 @@ func (o *Options) auth() (signer *frame.Auth, trusted []frame.Auth, err error) {
 	}
 	keys := slices.Clone(o.Keyring.Keys)
 	if o.Signer != nil {
+		if len(o.Signer.key) == 0 {
+			return nil, nil, errors.New("modcache: Options.Signer is a zero PrivateKey")
+		}
 		if id := o.Signer.Public().ID(); slices.Contains(o.Keyring.Revoked, id) {
 			return nil, nil, fmt.Errorf("modcache: Options.Signer is revoked: %v", id)
 		}

@@ -83,6 +83,15 @@ func FuzzKeys(f *testing.F) {
 	})
 }
 
+func TestZeroKeys(t *testing.T) {
+	var k remote.PrivateKey
+	require.Equal(t, remote.PublicKey{}, k.Public())
+	_, err := remote.ParsePrivateKey(k.Secret())
+	require.Error(t, err)
+	_, err = remote.Handler(newMemory(), &remote.HandlerOptions{Signer: &k})
+	require.Error(t, err)
+}
+
 // TestNoKeys refuses a store that couldn't verify what it reads.
 func TestNoKeys(t *testing.T) {
 	k := generate(t)
@@ -93,6 +102,7 @@ func TestNoKeys(t *testing.T) {
 		{Keyring: remote.Keyring{Keys: make([]remote.PublicKey, 1)}},
 		{Secret: []byte("too short")},
 		{Secret: make([]byte, 32), Signer: k},
+		{Signer: &remote.PrivateKey{}},
 	} {
 		_, err := remote.New("http://localhost", o)
 		require.Error(t, err)

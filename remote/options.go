@@ -123,7 +123,7 @@ func (o *Options) validate() (Options, error) {
 	v.Stall = bound(v.Stall, defaultStall, never)
 	v.Budget = bound(v.Budget, 0, never)
 	v.AbsentFor = bound(v.AbsentFor, defaultAbsentFor, 0)
-	v.Pause = bound(v.Pause, defaultPause, 0)
+	v.Pause = min(bound(v.Pause, defaultPause, 0), maxPause)
 	v.Queue = bound(v.Queue, defaultQueue, math.MaxInt64)
 	v.Uploads = max(1, bound(v.Uploads, defaultUploads, 1))
 	v.Retries = bound(v.Retries, defaultRetries, 0)

@@ -67,6 +67,24 @@ func TestDeadServer(t *testing.T) {
 	})
 }
 
+// TestProbeRefused takes a server that refuses a probe for one that is there.
+func TestProbeRefused(t *testing.T) {
+	signer := generate(t)
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake()
+		f.get = func(ctx context.Context, _ modcache.Key) (io.ReadCloser, error) { return nil, hang(ctx) }
+		f.has = func(context.Context, modcache.Key) (bool, error) { return false, fs.ErrPermission }
+		s := over(t, f, remote.Options{Signer: signer, Pause: 1 << 62})
+		defer s.Close()
+		require.Nil(t, first(s.Get(t.Context(), key(1))))
+		require.True(t, s.Report().Paused)
+		time.Sleep(90 * time.Second) // a pause has a minute at most, and half of it more
+		require.Nil(t, first(s.Get(t.Context(), key(1))))
+		synctest.Wait()
+		require.False(t, s.Report().Paused)
+	})
+}
+
 func TestRefusedConnection(t *testing.T) {
 	signer := generate(t)
 	synctest.Test(t, func(t *testing.T) {
@@ -282,8 +300,10 @@ func TestClose(t *testing.T) {
 		require.Zero(t, took(func() { require.NoError(t, s.Close()) }))
 		require.ErrorIs(t, <-done, modcache.ErrClosed)
 		require.NoError(t, s.Close())
-		require.ErrorContains(t, s.Flush(t.Context()), "5 uploads failed")
-		_, _, err := s.Get(t.Context(), key(1))
+		err := s.Flush(t.Context())
+		require.ErrorContains(t, err, "5 uploads failed")
+		require.ErrorIs(t, err, modcache.ErrClosed)
+		_, _, err = s.Get(t.Context(), key(1))
 		require.ErrorIs(t, err, modcache.ErrClosed)
 		require.ErrorIs(t, s.Add(t.Context(), key(1), modcache.NewArtifact(nil, info)), modcache.ErrClosed)
 		require.ErrorIs(t, s.Delete(t.Context(), key(1)), modcache.ErrClosed)

@@ -249,7 +249,8 @@ func (s *Store) attempt(u *upload, entry *[]byte) error {
 		ctx, cancel := context.WithTimeout(s.ctx, maxProbe)
 		there, err := s.backend.Has(ctx, u.key)
 		cancel()
-		if err != nil {
+		// Who may not ask, or only what is there, may still be allowed to write.
+		if err != nil && !errors.Is(err, fs.ErrPermission) {
 			return s.writeFailed(err)
 		}
 		if there {
@@ -329,7 +330,8 @@ func (s *Store) encode(u *upload) ([]byte, error) {
 
 // Flush implements [modcache.Store]: it waits until everything added before it is
 // on the server, or found there. It returns what couldn't be uploaded, since the
-// last Flush if nobody asked before. If ctx ends first, uploads go on.
+// last Flush if nobody asked before. If ctx ends first, uploads go on; after Close,
+// it fails with [modcache.ErrClosed] too.
 func (s *Store) Flush(ctx context.Context) error {
 	s.counters.flushes.Add(1)
 	err := s.flush(ctx)
@@ -358,8 +360,12 @@ func (s *Store) flush(ctx context.Context) error {
 	l := q.lost
 	q.lost = lost{}
 	q.mu.Unlock()
+	var err error
 	if l.n > 0 {
-		return fmt.Errorf("modcache: flush to %s: %d uploads failed, the last: %w", s.where, l.n, l.last)
+		err = fmt.Errorf("modcache: flush to %s: %d uploads failed, the last: %w", s.where, l.n, l.last)
 	}
-	return nil
+	if s.ctx.Err() != nil {
+		err = errors.Join(s.ready(ctx), err)
+	}
+	return err
 }

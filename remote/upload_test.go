@@ -41,6 +41,19 @@ func TestUploadOnce(t *testing.T) {
 	require.Zero(t, r.Queued)
 }
 
+// TestUploadWithoutLooking uploads where HEAD isn't allowed.
+func TestUploadWithoutLooking(t *testing.T) {
+	f := newFake()
+	f.has = func(context.Context, modcache.Key) (bool, error) {
+		return false, fmt.Errorf("403: %w", fs.ErrPermission)
+	}
+	s := over(t, f, remote.Options{Signer: generate(t)})
+	defer s.Close()
+	require.NoError(t, add(t, s, key(1), 1000))
+	require.NoError(t, s.Flush(t.Context()))
+	require.NotNil(t, f.entry(key(1)))
+}
+
 // TestDamageIsReplaced has an entry that can't be used overwritten by the next Add.
 func TestDamageIsReplaced(t *testing.T) {
 	mine, theirs := generate(t), generate(t)

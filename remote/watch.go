@@ -121,9 +121,9 @@ func (w *watch) progress(n int) {
 	if w.total > 0 && w.got < w.total {
 		// At half the speed that is needed, there is no point in waiting for the end.
 		elapsed := time.Since(w.start)
-		needed := time.Duration(float64(elapsed) / float64(w.got) * float64(w.total))
-		if elapsed > w.grace && needed > 2*w.limit.Sub(w.start) {
-			w.cancel(&timeoutError{what: fmt.Sprintf("the transfer would take %v", needed.Round(time.Millisecond)), slow: true})
+		needed := elapsed.Seconds() / float64(w.got) * float64(w.total)
+		if elapsed > w.grace && needed > 2*w.limit.Sub(w.start).Seconds() {
+			w.cancel(&timeoutError{what: fmt.Sprintf("the transfer would take %.3g s", needed), slow: true})
 			return
 		}
 	}
