@@ -85,6 +85,31 @@ func TestProbeRefused(t *testing.T) {
 	})
 }
 
+// TestPausesDiffer keeps a fleet from coming back all at once.
+func TestPausesDiffer(t *testing.T) {
+	signer := generate(t)
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake()
+		pauses := map[time.Duration]bool{}
+		for range 10 {
+			f.has = func(context.Context, modcache.Key) (bool, error) { return false, nil }
+			f.get = func(ctx context.Context, _ modcache.Key) (io.ReadCloser, error) { return nil, hang(ctx) }
+			s := over(t, f, remote.Options{Signer: signer, Pause: 10 * time.Second})
+			require.Nil(t, first(s.Get(t.Context(), key(1))))
+			start := time.Now()
+			for s.Report().Probes == 0 {
+				time.Sleep(10 * ms)
+				require.Nil(t, first(s.Get(t.Context(), key(1))))
+				synctest.Wait()
+			}
+			pauses[time.Since(start)] = true
+			require.InDelta(t, 10, time.Since(start).Seconds(), 5.02)
+			require.NoError(t, s.Close())
+		}
+		require.Greater(t, len(pauses), 5)
+	})
+}
+
 func TestRefusedConnection(t *testing.T) {
 	signer := generate(t)
 	synctest.Test(t, func(t *testing.T) {
@@ -277,6 +302,23 @@ func TestAbsenceIsRemembered(t *testing.T) {
 		require.NoError(t, s.Add(t.Context(), key(1), modcache.NewArtifact(code(10), info)))
 		require.NoError(t, s.Flush(t.Context()))
 		require.NotNil(t, get(t, s, key(1)), "an upload is known at once")
+	})
+}
+
+// TestCloseWaits returns when nothing runs any more.
+func TestCloseWaits(t *testing.T) {
+	signer := generate(t)
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake()
+		f.put = func(ctx context.Context, _ modcache.Key, _ []byte, _ bool) error {
+			err := hang(ctx)
+			time.Sleep(time.Second) // a backend that is slow to stop
+			return err
+		}
+		s := over(t, f, remote.Options{Signer: signer})
+		require.NoError(t, s.Add(t.Context(), key(1), modcache.NewArtifact(code(10), info)))
+		synctest.Wait()
+		require.Equal(t, time.Second, took(func() { require.NoError(t, s.Close()) }))
 	})
 }
 
