@@ -15,7 +15,7 @@ import (
 func TestRuntimeClosesAfterItsHandles(t *testing.T) {
 	c, err := modcache.Open(t.TempDir(), nil)
 	require.NoError(t, err)
-	rt, err := c.NewRuntime(t.Context(), wazero.NewRuntimeConfigCompiler())
+	rt, err := c.NewRuntime(t.Context(), wazero.NewRuntimeConfig())
 	require.NoError(t, err)
 	for i := range int32(3) {
 		cm, err := rt.CompileModule(t.Context(), wasmtest.Const(i))

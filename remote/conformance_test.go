@@ -67,8 +67,9 @@ func TestFleet(t *testing.T) {
 	run := func(s modcache.Store) modcache.CacheMetrics {
 		c, err := modcache.New(s, nil)
 		require.NoError(t, err)
-		rt, err := c.NewRuntime(ctx, wazero.NewRuntimeConfigCompiler())
+		rt, err := c.NewRuntime(ctx, wazero.NewRuntimeConfig())
 		require.NoError(t, err)
+		needCompiler(t, rt)
 		for i := range 3 {
 			mod, err := rt.InstantiateWithConfig(ctx, wasmtest.Sum(200, int32(i)), wazero.NewModuleConfig().WithName(strconv.Itoa(i)))
 			require.NoError(t, err)
