@@ -80,8 +80,8 @@ type Options struct {
 	// Uploads is how many uploads run at once. The default is 2.
 	Uploads int
 
-	// Retries is how often a failed upload is tried again, first after half a second,
-	// then after twice as long each time. The default is 4.
+	// Retries is how often a failed upload is tried again, first after about
+	// half a second, then after twice as long each time. The default is 4.
 	Retries int
 
 	// Name is the Layer in events. The default is "remote".

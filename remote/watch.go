@@ -33,6 +33,7 @@ type watch struct {
 const (
 	phaseResponse int32 = iota
 	phaseProgress
+	phaseHead
 	phaseBudget
 )
 
@@ -75,6 +76,8 @@ func (w *watch) expired() {
 		err = &timeoutError{what: fmt.Sprintf("no response within %v", w.o.FirstByte)}
 	case phaseProgress:
 		err = &timeoutError{what: "the transfer has stalled"}
+	case phaseHead:
+		err = &timeoutError{what: "the head of the entry takes too long"}
 	default:
 		err = &timeoutError{what: "the transfer exceeds its budget", slow: true}
 	}
@@ -109,7 +112,10 @@ func (w *watch) expect(compile time.Duration, total int64) {
 // wait gives the request so long to get out of the phase.
 func (w *watch) wait(phase int32, d time.Duration) {
 	if left := time.Until(w.limit); left < d {
-		phase, d = phaseBudget, left
+		phase, d = phaseHead, left
+		if w.total > 0 {
+			phase = phaseBudget
+		}
 	}
 	w.phase.Store(phase)
 	w.timer.Reset(max(d, 0))
