@@ -67,9 +67,6 @@ func (s *Store) get(ctx context.Context, key modcache.Key) (*modcache.Artifact, 
 		case errors.Is(err, frame.ErrCorrupt):
 			return nil, modcache.ReasonCorrupt, s.damaged(key, fmt.Errorf("%w: %w", modcache.ErrCorrupt, err))
 		case errors.Is(err, frame.ErrAuth):
-			if errors.Is(err, frame.ErrForeign) {
-				s.counters.foreign.Add(1)
-			}
 			return nil, modcache.ReasonAuth, s.damaged(key, fmt.Errorf("%w: %w", modcache.ErrAuth, err))
 		}
 	}
@@ -107,7 +104,12 @@ func (s *Store) damaged(key modcache.Key, err error) error {
 	err = s.errorf("get", key, err)
 	s.counters.corrupt.Add(1)
 	s.bad.add(key)
-	s.breaker.fail(soft, 0)
+	if errors.Is(err, frame.ErrForeign) {
+		// Somebody else's, which the server keeps as it should.
+		s.counters.foreign.Add(1)
+	} else {
+		s.breaker.fail(soft, 0)
+	}
 	s.notify(modcache.Event{Kind: modcache.EventCorrupt, Key: key, Err: err})
 	return err
 }

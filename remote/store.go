@@ -114,7 +114,7 @@ func (s *Store) Delete(ctx context.Context, key modcache.Key) error {
 		if cause := w.cause(); cause != nil {
 			err = cause
 		}
-		if ctx.Err() == nil || w.parent.Err() == nil {
+		if s.ctx.Err() == nil && w.parent.Err() == nil {
 			s.counters.errors.Add(1)
 			err = s.writeFailed(err)
 		}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -79,6 +80,12 @@ func TestDamageIsReplaced(t *testing.T) {
 				want, reason = modcache.ErrAuth, modcache.ReasonAuth
 				require.ErrorContains(t, events[0].Err, theirs.Public().ID().String(), "the id that is missing in the keyring, or revoked")
 				require.EqualValues(t, 1, s.Report().Untrusted)
+				for range 5 {
+					require.Nil(t, get(t, s, key(1)))
+				}
+				require.False(t, s.Report().Paused, "a revoked key isn't the server's fault")
+				require.Equal(t, slices.Repeat([]string{"get"}, 5), f.took()[1:])
+				f.called("get")
 			}
 			require.ErrorIs(t, events[0].Err, want)
 			require.Equal(t, reason, events[1].Reason)
