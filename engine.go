@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"sync"
 	"time"
 
 	"github.com/tetratelabs/wazero"
@@ -50,7 +51,7 @@ func (c *Cache) engineFor(rc wazero.RuntimeConfig) (*engine, error) {
 	}
 	e = &engine{
 		c: c, term: conf.CloseOnContextDone, debugInfo: conf.DebugInfo,
-		expect:  &expectations{w: c.wazero, term: conf.CloseOnContextDone},
+		expect:  &expectations{},
 		hot:     make(map[Key]*hot),
 		flights: make(map[Key]*flight[*hot]),
 	}
@@ -160,7 +161,7 @@ func (e *engine) loadStored(ctx context.Context, r *Runtime, key Key, src *sourc
 
 // placeStored is place for an artifact from the store, which it closes.
 func (e *engine) placeStored(r *Runtime, key Key, src *source, a *Artifact, at Key) (*hot, error) {
-	defer closeArtifact(a)
+	defer discard(a)
 	h, err := e.place(r, key, src, a)
 	switch {
 	case err == nil:
@@ -181,8 +182,14 @@ func (e *engine) place(r *Runtime, key Key, src *source, a *Artifact) (*hot, err
 	if err != nil {
 		return nil, err
 	}
-	h := &hot{e: e, key: key, image: image, size: entry.CodeLen(), modules: make(map[*Runtime]*module)}
-	done := e.expect.entry(e.c.wazero.Key(image, e.term), entry)
+	h := &hot{e: e, key: key, image: image, size: footprint(entry.CodeLen(), image), modules: make(map[*Runtime]*module)}
+	// wazero decodes the image before it asks for the key, which is time enough to
+	// predict it on another core.
+	predicted := sync.OnceValue(func() wazerohook.WazeroKey { return e.c.wazero.Key(image, e.term) })
+	var predicting sync.WaitGroup
+	predicting.Go(func() { predicted() })
+	defer predicting.Wait()
+	done := e.expect.announce(predicted, entry)
 	defer done()
 	cm, err := r.compileImage(image)
 	if err != nil {
@@ -236,7 +243,7 @@ func (e *engine) compile(ctx context.Context, key Key, src *source, s *spelling)
 	if err != nil || code == nil {
 		return nil, err
 	}
-	c.idle.discard(int64(len(code))) // wazero's copy of it
+	c.idle.discard(footprint(int64(len(code)), nil)) // wazero's copy of it
 	// It is worth keeping even if everybody has left by now.
 	a := c.put(c.ctx, key, code, Info{Module: src.sum, WasmSize: int64(len(wasm)), CompileTime: took})
 	if shared && s.key != key {
@@ -309,14 +316,14 @@ func (c *Cache) withWorkers(ctx context.Context) context.Context {
 // when everything else has failed.
 func (e *engine) direct(r *Runtime, key Key, src *source) (*hot, error) {
 	image := src.own()
-	done := e.expect.nothing(e.c.wazero.Key(image, e.term))
+	wk := e.c.wazero.Key(image, e.term)
+	done := e.expect.announce(func() wazerohook.WazeroKey { return wk }, nil)
 	defer done()
 	cm, err := r.compileImage(image)
 	if err != nil {
 		return nil, err
 	}
-	const growth = 5 // machine code is about that many times its wasm
-	return &hot{e: e, key: key, image: image, size: growth * int64(len(image)), anchor: cm, modules: make(map[*Runtime]*module)}, nil
+	return &hot{e: e, key: key, image: image, size: footprint(codeGrowth*int64(len(image)), image), anchor: cm, modules: make(map[*Runtime]*module)}, nil
 }
 
 // lock takes the store's lock on key, if it has any. locked says that somebody
@@ -328,15 +335,22 @@ func (c *Cache) lock(ctx context.Context, key Key) (unlock func(), locked bool) 
 	}
 	ctx, cancel := context.WithTimeout(ctx, c.opts.LockWait)
 	defer cancel()
+	var release func()
 	err := guard("lock", func() (err error) {
-		unlock, err = locker.Lock(ctx, key)
+		if release, err = locker.Lock(ctx, key); err == nil && release == nil {
+			err = errors.New("no way to unlock")
+		}
 		return err
 	})
-	if err != nil || unlock == nil {
+	if err != nil {
 		if ctx.Err() == nil {
 			c.storeFailed("lock", key, err)
 		}
 		return func() {}, true
 	}
-	return unlock, true
+	return func() {
+		if err := guard("unlock", func() error { release(); return nil }); err != nil {
+			c.storeFailed("unlock", key, err)
+		}
+	}, true
 }

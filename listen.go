@@ -31,14 +31,19 @@ func (r *Runtime) compileListening(ctx context.Context, factory experimental.Fun
 		return nil, err
 	}
 	defer free()
-	l := &listening{wasm: withNonce(m.wasm), key: &wazerohook.ListenerKey{FunctionListenerFactory: factory}}
-	defer r.e.expect.listener(l)()
-	ctx = experimental.WithFunctionListenerFactory(r.c.withWorkers(ctx), l.key)
-	cm, err := r.compileInner(ctx, l.wasm)
+	wasm := withNonce(m.wasm)
+	listeners := &wazerohook.ListenerKey{FunctionListenerFactory: factory}
+	// Which functions have a listener is known by the time that wazero asks.
+	done := r.e.expect.announce(func() wazerohook.WazeroKey {
+		return listeners.Key(r.c.wazero, wasm, r.e.term)
+	}, nil)
+	defer done()
+	ctx = experimental.WithFunctionListenerFactory(r.c.withWorkers(ctx), listeners)
+	cm, err := r.compileInner(ctx, wasm)
 	if err != nil {
 		return nil, r.closedError(m.sum, err)
 	}
-	compiled := &module{r: r, cm: cm}
+	compiled := &module{r: r, cm: cm, size: footprint(codeGrowth*int64(len(wasm)), nil)}
 	r.c.mu.Lock()
 	closed := r.closed
 	if !closed {

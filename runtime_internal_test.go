@@ -10,6 +10,7 @@ import (
 	"github.com/tetratelabs/wazero"
 
 	"github.com/modcache/modcache/internal/wasmtest"
+	"github.com/modcache/modcache/internal/wazerohook"
 )
 
 // nothing is a store that keeps nothing.
@@ -99,7 +100,7 @@ func TestPrivateEngineIsNoCache(t *testing.T) {
 	require.ErrorIs(t, r.e.expect.Delete(key), errUnexpected)
 	require.ErrorIs(t, r.e.expect.Add(key, nil), errUnexpected)
 
-	done := r.e.expect.nothing(key)
+	done := r.e.expect.announce(func() wazerohook.WazeroKey { return key }, nil)
 	_, ok, err := r.e.expect.Get(key)
 	require.NoError(t, err)
 	require.False(t, ok)
