@@ -47,6 +47,9 @@ func (m model) bounded() model {
 // run computes a deploy. All entries have one size and all transfers progress at one rate at any
 // moment, so that they end in the order in which they began: one queue is enough.
 func (m model) run() result {
+	if !m.cached {
+		return result{compiles: m.nodes, cpu: float64(m.nodes) * m.compile, median: m.compile, p99: m.compile, worst: m.compile}
+	}
 	if m.edges > 1 {
 		return m.behindEdges()
 	}
@@ -56,10 +59,7 @@ func (m model) run() result {
 
 	// The entry is there when the first node has compiled and uploaded it.
 	upload := m.rtt + m.size/m.node
-	present := math.Inf(1)
-	if m.cached {
-		present = m.compile + upload
-	}
+	present := m.compile + upload
 	if m.early {
 		present = 0
 	}
@@ -110,7 +110,7 @@ func (m model) run() result {
 	for i := range m.nodes {
 		start := m.window * float64(i) / float64(m.nodes)
 		advance(math.Max(now, start+m.rtt))
-		there := m.cached && now >= present
+		there := now >= present
 		full := m.admit > 0 && len(queue)-head >= m.admit
 		if there && full {
 			r.turned++
@@ -123,14 +123,10 @@ func (m model) run() result {
 			continue
 		}
 		r.compiles++
-		t := m.compile
-		if m.cached {
-			t += m.rtt
-			if start+t < present {
-				r.uploads++
-			}
+		if start+m.rtt+m.compile < present {
+			r.uploads++
 		}
-		done(t)
+		done(m.rtt + m.compile)
 	}
 	advance(math.Inf(1))
 	if m.early {
