@@ -19,7 +19,6 @@ import (
 // lookup returns the artifact under key and the length of the code in it, or nil.
 // The caller closes it, having called hit or reject.
 func (c *Cache) lookup(ctx context.Context, key Key) (*Artifact, int64) {
-	c.counters.lookups.Add(1)
 	var a *Artifact
 	var ok bool
 	err := guard("get", func() (err error) {
@@ -193,7 +192,9 @@ func reasonOf(err error) Reason {
 
 // counters are what a Cache counts by itself.
 type counters struct {
-	lookups, hits, misses, corrupt, storeErrors atomic.Uint64
+	hits, misses, corrupt, storeErrors          atomic.Uint64
 	compiles, compileErrors, coalesced, stubbed atomic.Uint64
 	compileTime, saved                          atomic.Int64
 }
+
+func closeArtifact(a *Artifact) error { return guard("close", a.Close) }

@@ -301,12 +301,13 @@ func (c *Cache) Metrics() CacheMetrics {
 	c.mu.Unlock()
 	n := &c.counters
 	m := CacheMetrics{
-		Lookups: n.lookups.Load(), Hits: n.hits.Load(), Misses: n.misses.Load(),
+		Hits: n.hits.Load(), Misses: n.misses.Load(),
 		Corrupt: n.corrupt.Load(), StoreErrors: n.storeErrors.Load(),
 		Compiles: n.compiles.Load(), CompileErrors: n.compileErrors.Load(),
 		CompileTime: time.Duration(n.compileTime.Load()), Saved: time.Duration(n.saved.Load()),
 		Coalesced: n.coalesced.Load(), Stubbed: n.stubbed.Load(), Retained: retained,
 	}
+	m.Lookups = m.Hits + m.Misses
 	_ = guard("metrics", func() error { m.Store = c.store.Metrics(); return nil })
 	return m
 }

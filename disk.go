@@ -42,9 +42,9 @@ type DiskOptions struct {
 	// under none, are misses, and replaced by the next Add. The secret isn't
 	// stored.
 	Key []byte
-	// Compress encodes new entries with zstd: about a quarter of the space, for
-	// an Add and a Get that take several times as long. A Disk reads entries of both
-	// kinds whatever is set here.
+	// Compress encodes new entries with zstd. For the machine code of a 9 MB
+	// module that was a fifth of the space, with Add taking six times as long and
+	// reading twice. A Disk reads entries of both kinds whatever is set here.
 	Compress bool
 	// SyncEveryAdd makes every Add durable before it returns, as if by Flush.
 	SyncEveryAdd bool
@@ -58,11 +58,8 @@ type DiskOptions struct {
 }
 
 func (o *DiskOptions) validate() error {
-	switch {
-	case len(o.Key) > 0 && len(o.Key) < minSecret:
+	if len(o.Key) > 0 && len(o.Key) < minSecret {
 		return fmt.Errorf("modcache: DiskOptions.Key has %d bytes, want at least %d random ones", len(o.Key), minSecret)
-	case o.ReadOnly && o.SyncEveryAdd:
-		return errors.New("modcache: DiskOptions.SyncEveryAdd has no meaning in a ReadOnly store")
 	}
 	return nil
 }

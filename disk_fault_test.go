@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -110,6 +111,11 @@ func (s *faultScript) settle(dir string) {
 	require.NoError(s.t, s.d.Flush(bg), s.what)
 	require.True(s.t, s.d.DurabilityReport().Durable, s.what)
 
+	if !strings.Contains(s.what, "of remove") {
+		temps, err := os.ReadDir(filepath.Join(dir, "tmp"))
+		require.NoError(s.t, err)
+		require.Empty(s.t, temps, "%s: temporary files are left for others to reap", s.what)
+	}
 	s.clock.Advance(2 * time.Hour)
 	r, err := s.d.Trim(bg)
 	require.NoError(s.t, err, s.what)

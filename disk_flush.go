@@ -50,6 +50,7 @@ type dirtyFile struct {
 	size    int64
 	seq     uint64 // tells a file from a later one under the same key
 	rewrite bool   // a sync failed: the kernel may have dropped what it couldn't write
+	visible bool   // it has its name; before, Flush has nothing to sync
 }
 
 // add notes a file that is about to appear under key; undo takes that back.
@@ -76,16 +77,43 @@ func (s *dirtySet) add(key Key, size int64) (f dirtyFile, undo func()) {
 	}
 }
 
-func (s *dirtySet) drop(key Key) {
+// show notes that the file has appeared.
+func (s *dirtySet) show(key Key, f dirtyFile) {
 	s.mu.Lock()
-	delete(s.files, key)
-	s.mu.Unlock()
+	defer s.mu.Unlock()
+	if current, ok := s.files[key]; ok && current.seq == f.seq {
+		current.visible = true
+		s.files[key] = current
+	}
 }
 
+// visible returns the seq of the file under key, 0 if there is none to sync.
+func (s *dirtySet) visible(key Key) (seq uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if f := s.files[key]; f.visible {
+		return f.seq
+	}
+	return 0
+}
+
+// drop forgets a file that was removed, whose seq was looked up before: a later one
+// under the same key is still pending.
+func (s *dirtySet) drop(key Key, seq uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.files[key].seq == seq {
+		delete(s.files, key)
+	}
+}
+
+// snapshot returns what can be synced.
 func (s *dirtySet) snapshot() map[Key]dirtyFile {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return maps.Clone(s.files)
+	files := maps.Clone(s.files)
+	maps.DeleteFunc(files, func(_ Key, f dirtyFile) bool { return !f.visible })
+	return files
 }
 
 // settle drops what f says about a key's file if it is durable now, and marks it

@@ -165,3 +165,38 @@ func TestDiskPendingForgetsWhatIsGone(t *testing.T) {
 	require.NoError(t, d.Delete(bg, diskKey(19)))
 	require.EqualValues(t, d.Metrics().Entries, d.DurabilityReport().Pending)
 }
+
+// renameHook calls a function before each renaming.
+type renameHook struct {
+	dirfs.FS
+	before func()
+}
+
+func (h *renameHook) Rename(oldName, newName string) error {
+	h.before()
+	return h.FS.Rename(oldName, newName)
+}
+
+// TestDiskFlushDuringAdd flushes at the moment when an entry is noted and has
+// no name yet.
+func TestDiskFlushDuringAdd(t *testing.T) {
+	hook := new(renameHook)
+	d, err := modcache.OpenDiskOn(t.TempDir(), func(tree dirfs.FS) dirfs.FS {
+		hook.FS = tree
+		return hook
+	}, nil)
+	require.NoError(t, err)
+	defer d.Close()
+	flushes := 0
+	hook.before = func() {
+		flushes++
+		require.False(t, d.DurabilityReport().Durable)
+		require.NoError(t, d.Flush(bg))
+		require.False(t, d.DurabilityReport().Durable)
+	}
+	require.NoError(t, d.Add(bg, diskKey(1), diskArtifact(1, 100)))
+	require.NotZero(t, flushes)
+	require.Equal(t, 1, d.DurabilityReport().Pending)
+	require.NoError(t, d.Flush(bg))
+	require.True(t, d.DurabilityReport().Durable)
+}

@@ -148,6 +148,9 @@ func (d *Disk) useInterval() time.Duration {
 	return time.Minute
 }
 
+// since is how long ago t was; clocks that were set back don't make it negative.
+func (d *Disk) since(t time.Time) time.Duration { return max(0, d.o.Now().Sub(t)) }
+
 // touch records that the entry is used now. It is a hint, whose loss costs an
 // entry its place in the order of eviction.
 func (d *Disk) touch(key Key, fi fs.FileInfo) {

@@ -39,8 +39,8 @@ func (d *Disk) lockFile(ctx context.Context, key Key) (dirfs.File, string, error
 	name := lockDir + "/" + key.String()
 	var f dirfs.File
 	for wait := first; ; wait = min(2*wait, longest) {
-		var err error
 		if f == nil {
+			var err error
 			if f, err = d.openLock(name); err != nil {
 				return nil, "", err
 			}
@@ -67,6 +67,12 @@ func (d *Disk) lockFile(ctx context.Context, key Key) (dirfs.File, string, error
 			}
 			return nil, "", ctx.Err()
 		case <-time.After(wait):
+		}
+		if d.closed.Load() {
+			if f != nil {
+				_ = f.Close()
+			}
+			return nil, "", ErrClosed
 		}
 	}
 }

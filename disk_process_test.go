@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -258,6 +259,10 @@ func TestDiskLock(t *testing.T) {
 				entered.Add(1)
 				if inside.Add(1) != 1 {
 					t.Error("two hold the lock")
+				}
+				for range 20 { // long enough for another one to come in by mistake
+					_, _ = os.Stat(dir)
+					runtime.Gosched()
 				}
 				inside.Add(-1)
 				unlock()

@@ -295,3 +295,23 @@ func TestDiskInADirectoryThatIsDeleted(t *testing.T) {
 	_, err = d.Trim(bg)
 	require.NoError(t, err)
 }
+
+// TestDiskSparesWhatOthersUse uses an entry after it was chosen to go next.
+func TestDiskSparesWhatOthersUse(t *testing.T) {
+	const size, room = 1000, 40
+	clock := newDiskClock()
+	dir := t.TempDir()
+	o := &modcache.DiskOptions{MaxBytes: room * (size + frameOverhead), Now: clock.Now}
+	d, other := openDisk(t, dir, o), openDisk(t, dir, o)
+	var added uint64
+	for ; d.Metrics().Evictions == 0; added++ {
+		require.NoError(t, d.Add(bg, diskKey(added), diskArtifact(added, size)))
+		clock.Advance(time.Hour)
+	}
+	_, err := d.Trim(bg) // looks at all of them: 1 is the next, 0 has gone
+	require.NoError(t, err)
+	requireHit(t, other, diskKey(1), diskCode(1, size))
+	require.NoError(t, d.Add(bg, diskKey(added), diskArtifact(added, size)))
+	requireHit(t, other, diskKey(1), diskCode(1, size))
+	requireMiss(t, other, diskKey(2))
+}

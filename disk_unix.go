@@ -26,7 +26,11 @@ func checkDir(dir string, fi fs.FileInfo, readOnly bool) error {
 	if owner != me && (!readOnly || owner != 0) {
 		return fmt.Errorf("%s belongs to user %d, not to user %d; use a directory of your own", dir, owner, me)
 	}
-	for parent := filepath.Dir(dir); ; parent = filepath.Dir(parent) {
+	above, err := filepath.EvalSymlinks(filepath.Dir(dir))
+	if err != nil {
+		return err
+	}
+	for parent := above; ; parent = filepath.Dir(parent) {
 		fi, err := os.Stat(parent)
 		if err != nil {
 			return err

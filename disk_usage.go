@@ -114,19 +114,26 @@ func (u *usage) endWalk(found []stored, err error) {
 }
 
 // take returns the entries to evict so that size more bytes fit into limit, and
-// extra bytes at least are freed. fits reports that size was reserved, with
-// nothing to evict; known is false if a walk has to come first.
+// extra bytes at least are freed, unless evicting everything couldn't free that
+// much. fits reports that size was reserved, with nothing to evict; known is false
+// if a walk has to come first.
 func (u *usage) take(size, limit, extra int64) (out []stored, fits, known bool) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	over := extra
+	if (limit >= 0 || extra > 0) && !u.walked || limit >= 0 && u.added > limit/walkShare {
+		return nil, false, false
+	}
+	over, hopeless := extra, extra > u.bytes
+	if hopeless {
+		over = 0
+	}
 	if limit >= 0 {
-		if !u.walked || u.added > limit/walkShare {
-			return nil, false, false
-		}
 		over = max(over, u.bytes+u.reserved+size-limit)
 	}
 	if over <= 0 {
+		if hopeless {
+			return nil, false, true
+		}
 		u.reserved += size
 		return nil, true, true
 	}
@@ -273,6 +280,7 @@ func (d *Disk) evictionOrder(found []stored) []stored {
 // evict removes an entry, unless it has been used or replaced since it was
 // listed. Whoever has it open goes on reading it.
 func (d *Disk) evict(v stored, why Reason) (gone bool) {
+	pending := d.dirty.visible(v.key)
 	fi, err := d.fs.Lstat(v.name)
 	if err == nil && (!fi.ModTime().Equal(v.used) || fi.Size() != v.size) {
 		return false
@@ -289,9 +297,11 @@ func (d *Disk) evict(v stored, why Reason) (gone bool) {
 		return false
 	}
 	d.usage.remove(v.name)
-	d.dirty.drop(v.key)
+	if !v.old {
+		d.dirty.drop(v.key, pending)
+	}
 	d.counters.evictions.Add(1)
 	d.counters.evictedBytes.Add(uint64(v.size))
-	d.notify(Event{Kind: EventEvicted, Key: v.key, Reason: why, Bytes: v.size, Duration: d.o.Now().Sub(v.used)})
+	d.notify(Event{Kind: EventEvicted, Key: v.key, Reason: why, Bytes: v.size, Duration: d.since(v.used)})
 	return true
 }

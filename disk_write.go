@@ -54,6 +54,9 @@ func (d *Disk) add(ctx context.Context, key Key, a *Artifact) error {
 		return d.failed(key, fmt.Errorf("modcache: store %s/%s: %w", d.dir, entryName(key), err))
 	}
 	if err := d.reserve(ctx, size); err != nil {
+		if ctx.Err() != nil {
+			return fmt.Errorf("modcache: store %s/%s: %w", d.dir, entryName(key), ctx.Err())
+		}
 		return fail(err)
 	}
 	src, err := sourceOf(a)
@@ -84,7 +87,7 @@ func (d *Disk) add(ctx context.Context, key Key, a *Artifact) error {
 			return fail(err)
 		}
 	}
-	d.notify(Event{Kind: EventStored, Key: key, Bytes: a.Size(), Duration: d.o.Now().Sub(start)})
+	d.notify(Event{Kind: EventStored, Key: key, Bytes: a.Size(), Duration: d.since(start)})
 	return nil
 }
 
@@ -137,6 +140,7 @@ func (d *Disk) publish(key Key, tmp string, n int64) (pending dirtyFile, err err
 		undo()
 		return pending, err
 	}
+	d.dirty.show(key, pending)
 	d.writing.Delete(tmp)
 	return pending, nil
 }
@@ -157,7 +161,7 @@ func (d *Disk) Delete(ctx context.Context, key Key) error {
 	if err := d.writable(ctx); err != nil {
 		return err
 	}
-	name := entryName(key)
+	name, pending := entryName(key), d.dirty.visible(key)
 	fi, err := d.fs.Lstat(name)
 	if err == nil {
 		err = d.fs.Remove(name)
@@ -169,15 +173,15 @@ func (d *Disk) Delete(ctx context.Context, key Key) error {
 		return d.failed(key, fmt.Errorf("modcache: delete %s/%s: %w", d.dir, name, err))
 	}
 	d.usage.remove(name)
-	d.dirty.drop(key)
+	d.dirty.drop(key, pending)
 	d.unsure.Delete(key)
-	d.notify(Event{Kind: EventEvicted, Key: key, Reason: ReasonDeleted, Bytes: fi.Size(), Duration: d.o.Now().Sub(fi.ModTime())})
+	d.notify(Event{Kind: EventEvicted, Key: key, Reason: ReasonDeleted, Bytes: fi.Size(), Duration: d.since(fi.ModTime())})
 	return nil
 }
 
 // quarantine moves a damaged entry away, if it is still the file that was read.
 func (d *Disk) quarantine(key Key, read fs.FileInfo) {
-	name := entryName(key)
+	name, pending := entryName(key), d.dirty.visible(key)
 	current, err := d.fs.Lstat(name)
 	if err != nil || read == nil || !os.SameFile(current, read) {
 		return
@@ -191,6 +195,6 @@ func (d *Disk) quarantine(key Key, read fs.FileInfo) {
 		return
 	}
 	d.usage.remove(name)
-	d.dirty.drop(key)
+	d.dirty.drop(key, pending)
 	d.pruneQuarantine()
 }

@@ -1,11 +1,13 @@
 package modcache
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"runtime"
+	"sync"
 	"time"
 
 	"github.com/tetratelabs/wazero"
@@ -21,12 +23,13 @@ const platform = runtime.GOOS + "/" + runtime.GOARCH
 // engine is what all runtimes of one configuration share: a wazero engine of
 // their own, never shared with anybody else's, in which machine code is found by stub.
 type engine struct {
-	c      *Cache
-	config wazero.RuntimeConfig // with our private cache in it
-	term   bool                 // closes on context done, a part of wazero's keys
-	base   [32]byte             // hash of everything in a key but the module
-	stubs  bool
-	expect *expectations
+	c         *Cache
+	config    wazero.RuntimeConfig // with our private cache in it
+	term      bool                 // closes on context done, a part of wazero's keys
+	debugInfo bool                 // line numbers in stack traces, from DWARF
+	base      [32]byte             // hash of everything in a key but the module
+	stubs     bool
+	expect    *expectations
 
 	// Guarded by Cache.mu.
 	hot     map[Key]*hot
@@ -47,8 +50,8 @@ func (c *Cache) engineFor(rc wazero.RuntimeConfig) (*engine, error) {
 		return e, nil
 	}
 	e = &engine{
-		c: c, term: conf.CloseOnContextDone,
-		expect:  &expectations{w: c.wazero, term: conf.CloseOnContextDone},
+		c: c, term: conf.CloseOnContextDone, debugInfo: conf.DebugInfo,
+		expect:  &expectations{},
 		hot:     make(map[Key]*hot),
 		flights: make(map[Key]*flight[*hot]),
 	}
@@ -91,82 +94,104 @@ func (e *engine) key(module Fingerprint) Key {
 	return blake3.Sum256(b[:])
 }
 
+// errPanicked is what an observer is told of a compile that panicked in wazero.
+var errPanicked = errors.New("modcache: wazero panicked")
+
+// errModified means that a module's bytes are not those that were fingerprinted.
+var errModified = errors.New("modcache: the bytes were changed while the module was in use")
+
 // errLeaderClosed means that the runtime a load was done for was closed on the
 // way. It says nothing about the others that wait for it.
 var errLeaderClosed = errors.New("modcache: the runtime was closed")
 
 // load brings a module's machine code into the engine by compiling something in
 // r: the code from the store if it is there, or else new code.
-func (e *engine) load(ctx context.Context, slow func(), r *Runtime, key Key, m *Module) (*hot, error) {
+func (e *engine) load(ctx context.Context, slow func(), r *Runtime, key Key, src *source) (*hot, error) {
 	c := e.c
-	if h, err := e.loadStored(ctx, r, key, m); h != nil || err != nil {
+	if h, err := e.loadStored(ctx, r, key, src); h != nil || err != nil {
 		return h, err
 	}
-	slow()
-	if c.opts.RequireHit {
-		return nil, fmt.Errorf("%w: module %v, key %v", ErrMiss, m.sum, key)
+	spelt := e.canonical(src)
+	if h, err := e.loadShared(ctx, r, key, src, spelt); h != nil || err != nil {
+		return h, err
 	}
-	unlock, locked := c.lock(ctx, key)
+	if c.opts.RequireHit {
+		return nil, fmt.Errorf("%w: module %v, key %v", ErrMiss, src.sum, key)
+	}
+	slow()
+	common := key
+	if spelt != nil {
+		common = spelt.key
+	}
+	unlock, locked := c.lock(ctx, common)
 	defer unlock()
 	if locked {
 		// Another process may have compiled it while we waited.
-		if h, err := e.loadStored(ctx, r, key, m); h != nil || err != nil {
+		if h, err := e.loadStored(ctx, r, key, src); h != nil || err != nil {
+			return h, err
+		}
+		if h, err := e.loadShared(ctx, r, key, src, spelt); h != nil || err != nil {
 			return h, err
 		}
 	}
-	a, err := e.compile(ctx, key, m)
+	a, err := e.compile(ctx, key, src, spelt)
 	if err != nil {
 		return nil, err
 	}
 	if a != nil {
-		h, err := e.place(r, key, m, a)
-		if err == nil || r.isClosed() {
+		h, err := e.place(r, key, src, a)
+		if err == nil || errors.Is(err, errLeaderClosed) {
 			return h, err
 		}
 		// Code that was compiled a moment ago doesn't load.
 		c.degrade("loading of fresh code", err)
 	}
-	return e.direct(r, key, m)
+	return e.direct(r, key, src)
 }
 
 // loadStored loads the module from the store. It returns nil if it isn't there or
 // can't be used.
-func (e *engine) loadStored(ctx context.Context, r *Runtime, key Key, m *Module) (*hot, error) {
-	c := e.c
-	a, _ := c.lookup(ctx, key)
+func (e *engine) loadStored(ctx context.Context, r *Runtime, key Key, src *source) (*hot, error) {
+	a, at := e.fetch(ctx, key)
 	if a == nil {
 		return nil, nil
 	}
-	defer a.Close()
-	h, err := e.place(r, key, m, a)
+	return e.placeStored(r, key, src, a, at)
+}
+
+// placeStored is place for an artifact from the store, which it closes.
+func (e *engine) placeStored(r *Runtime, key Key, src *source, a *Artifact, at Key) (*hot, error) {
+	defer closeArtifact(a)
+	h, err := e.place(r, key, src, a)
 	switch {
 	case err == nil:
-		c.hit(key, a)
-	case r.isClosed():
-		return nil, errLeaderClosed
-	default:
-		c.reject(key, err)
-		return nil, nil
+		e.c.hit(key, a)
+		return h, nil
+	case errors.Is(err, errLeaderClosed):
+		return nil, err
 	}
-	return h, nil
+	e.c.reject(at, err)
+	return nil, nil
 }
 
 // place has wazero load the code of an artifact into the engine, in the name of
 // a stub, or of the module where there can't be one.
-func (e *engine) place(r *Runtime, key Key, m *Module, a *Artifact) (*hot, error) {
-	functions := wazerohook.AnyFunctions
-	if outline, err := wasmbin.Scan(m.wasm); err == nil {
-		functions = int(outline.DefinedFuncs)
-	}
+func (e *engine) place(r *Runtime, key Key, src *source, a *Artifact) (*hot, error) {
+	image, functions, stubbed := e.image(key, src)
 	entry, err := wazerohook.ReadEntry(guardedReader{a}, a.Size()-sealSize, e.c.wazero.Format, functions)
 	if err != nil {
 		return nil, err
 	}
-	image, stubbed := e.image(key, m)
 	h := &hot{e: e, key: key, image: image, size: entry.CodeLen(), modules: make(map[*Runtime]*module)}
-	done := e.expect.entry(e.c.wazero.Key(image, e.term), entry)
+	// wazero decodes the image before it asks for the key, which is time enough to
+	// predict it on another core.
+	predicted := sync.OnceValue(func() wazerohook.WazeroKey { return e.c.wazero.Key(image, e.term) })
+	var predicting sync.WaitGroup
+	predicting.Go(func() { predicted() })
+	defer predicting.Wait()
+	done := e.expect.announce(predicted, entry)
 	defer done()
-	cm, err := r.inner.CompileModule(context.Background(), image)
+	cm, err := r.compileImage(image)
 	if err != nil {
 		if readErr := done(); readErr != nil {
 			err = readErr
@@ -180,47 +205,88 @@ func (e *engine) place(r *Runtime, key Key, m *Module, a *Artifact) (*hot, error
 	return h, nil
 }
 
-// image returns what stands for the module in the engine. It is a copy: callers
-// may change the module's bytes as soon as the compile has returned.
-func (e *engine) image(key Key, m *Module) (image []byte, stubbed bool) {
-	if e.stubs {
-		tag := append(key[:], e.c.secret[:]...)
-		if stub, err := wasmbin.Stub(m.wasm, tag); err == nil {
-			return stub, true
+// image returns what stands for the module in the engine, and how many functions
+// the module defines. The image is a copy: callers may change the module's bytes as soon as
+// the compile has returned.
+func (e *engine) image(key Key, src *source) (image []byte, functions int, stubbed bool) {
+	functions = wazerohook.AnyFunctions
+	src.read(func(wasm []byte) {
+		if outline, err := wasmbin.Scan(wasm); err == nil {
+			functions = int(outline.DefinedFuncs)
 		}
-	}
-	return append([]byte(nil), m.wasm...), false
+		if e.stubs {
+			tag := append(key[:], e.c.secret[:]...)
+			if stub, err := wasmbin.Stub(wasm, tag); err == nil {
+				image, stubbed = stub, true
+				return
+			}
+		}
+		image = bytes.Clone(wasm)
+	})
+	return image, functions, stubbed
 }
 
 // compile compiles the module in an engine of its own, and stores the code. It returns
 // no artifact if wazero never offered the code, as its interpreter doesn't.
-func (e *engine) compile(ctx context.Context, key Key, m *Module) (*Artifact, error) {
+func (e *engine) compile(ctx context.Context, key Key, src *source, s *spelling) (*Artifact, error) {
 	c := e.c
-	if c.compiles != nil {
-		select {
-		case c.compiles <- struct{}{}:
-			defer func() { <-c.compiles }()
-		case <-ctx.Done():
-			return nil, context.Cause(ctx)
-		}
-	}
-	c.emit(Event{Kind: EventCompileStarted, Key: key, Bytes: int64(len(m.wasm))})
-	c.counters.compiles.Add(1)
-	start := time.Now()
-	code, err := e.compileAlone(ctx, m.wasm)
-	took := time.Since(start)
-	c.counters.compileTime.Add(int64(took))
+	free, err := c.compileSlot(ctx)
 	if err != nil {
-		c.counters.compileErrors.Add(1)
+		return nil, err
 	}
-	c.emit(Event{Kind: EventCompileFinished, Key: key, Bytes: int64(len(code)), Duration: took, Err: err})
+	defer free()
+	wasm := src.own()
+	if Sum(wasm) != src.sum {
+		return nil, fmt.Errorf("%w: module %v", errModified, src.sum)
+	}
+	code, took, shared, err := e.compileSpelling(ctx, key, src, s)
 	if err != nil || code == nil {
 		return nil, err
 	}
-	if Sum(m.wasm) != m.sum {
-		return nil, fmt.Errorf("modcache: the bytes of module %v were changed while it was compiled", m.sum)
+	c.idle.discard(int64(len(code))) // wazero's copy of it
+	// It is worth keeping even if everybody has left by now.
+	a := c.put(c.ctx, key, code, Info{Module: src.sum, WasmSize: int64(len(wasm)), CompileTime: took})
+	if shared && s.key != key {
+		c.putAlias(s.key, src.sum)
 	}
-	return c.put(ctx, key, code, Info{Module: m.sum, WasmSize: int64(len(m.wasm)), CompileTime: took}), nil
+	return a, nil
+}
+
+// compileSlot waits until another module may be compiled.
+func (c *Cache) compileSlot(ctx context.Context) (free func(), err error) {
+	if c.compiles == nil {
+		return func() {}, context.Cause(ctx)
+	}
+	select {
+	case c.compiles <- struct{}{}:
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+	free = func() { <-c.compiles }
+	if ctx.Err() != nil { // both were possible
+		free()
+		return nil, context.Cause(ctx)
+	}
+	return free, nil
+}
+
+// compileObserved is compileAlone, counted and reported.
+func (e *engine) compileObserved(ctx context.Context, key Key, wasm []byte) (code []byte, took time.Duration, err error) {
+	c := e.c
+	c.emit(Event{Kind: EventCompileStarted, Key: key, Bytes: int64(len(wasm))})
+	c.counters.compiles.Add(1)
+	start := time.Now()
+	err = errPanicked // unless it returns
+	defer func() {
+		took = time.Since(start)
+		c.counters.compileTime.Add(int64(took))
+		if err != nil {
+			c.counters.compileErrors.Add(1)
+		}
+		c.emit(Event{Kind: EventCompileFinished, Key: key, Bytes: int64(len(code)), Duration: took, Err: err})
+	}()
+	code, err = e.compileAlone(ctx, wasm)
+	return code, took, err
 }
 
 // compileAlone returns the code that wazero compiles wasm to.
@@ -229,25 +295,31 @@ func (e *engine) compileAlone(ctx context.Context, wasm []byte) ([]byte, error) 
 	if _, err := wazerohook.Plug(cc, seen); err != nil {
 		return nil, err
 	}
-	if experimental.GetCompilationWorkers(ctx) <= 1 {
-		ctx = experimental.WithCompilationWorkers(ctx, e.c.opts.Workers)
-	}
 	r := wazero.NewRuntimeWithConfig(ctx, e.config.WithCompilationCache(cc))
 	defer r.Close(ctx)
-	cm, err := r.CompileModule(ctx, wasm)
+	cm, err := r.CompileModule(e.c.withWorkers(ctx), wasm)
 	if err != nil {
 		return nil, err
 	}
 	return seen.code, cm.Close(ctx)
 }
 
+// withWorkers sets Options.Workers, unless the caller has set something.
+func (c *Cache) withWorkers(ctx context.Context) context.Context {
+	if experimental.GetCompilationWorkers(ctx) > 1 {
+		return ctx
+	}
+	return experimental.WithCompilationWorkers(ctx, c.opts.Workers)
+}
+
 // direct compiles the module in r as wazero would without us. It is what remains
 // when everything else has failed.
-func (e *engine) direct(r *Runtime, key Key, m *Module) (*hot, error) {
-	image := append([]byte(nil), m.wasm...)
-	done := e.expect.nothing(e.c.wazero.Key(image, e.term))
+func (e *engine) direct(r *Runtime, key Key, src *source) (*hot, error) {
+	image := src.own()
+	wk := e.c.wazero.Key(image, e.term)
+	done := e.expect.announce(func() wazerohook.WazeroKey { return wk }, nil)
 	defer done()
-	cm, err := r.inner.CompileModule(context.Background(), image)
+	cm, err := r.compileImage(image)
 	if err != nil {
 		return nil, err
 	}

@@ -4,56 +4,47 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 	"sync"
 
 	"github.com/modcache/modcache/internal/wazerohook"
 )
 
 // errUnexpected is what wazero gets when it asks for something that nobody
-// announced. It must fail the compile: after a miss, wazero would compile what it has, and a
-// compiled stub traps on every call.
+// announced. It must fail the compile: after a miss, wazero would compile what it
+// has, and a compiled stub traps on every call.
 var errUnexpected = errors.New("modcache: not announced to the private cache")
 
-// expectations is what wazero sees as the files of an engine's cache. Each load
-// is announced before wazero is asked to compile, so that nothing else is ever served.
+// expectations is what wazero sees as the files of an engine's cache. Each compile
+// is announced before wazero is asked for it, so that nothing else is ever served.
 type expectations struct {
-	w    *wazerohook.Wazero
-	term bool
-
-	mu        sync.Mutex
-	entries   map[wazerohook.WazeroKey]*expected
-	listeners map[*listening]struct{}
+	mu      sync.Mutex
+	pending map[*expected]struct{}
 }
 
-// expected is one announced load; without an entry it is a compile in full.
+// expected is one announced compile.
 type expected struct {
-	entry *wazerohook.Entry
+	key   func() wazerohook.WazeroKey // what wazero will ask for; it may take a while to tell
+	entry *wazerohook.Entry           // what it gets; nil for a compile in full
 
 	mu  sync.Mutex
-	err error // of the reader, which wazero doesn't wrap
+	err error // of the entry's source, which wazero doesn't wrap
 }
 
-// listening is a compile with listeners, whose key shows only when wazero asks.
-type listening struct {
-	key  *wazerohook.ListenerKey
-	wasm []byte
-}
-
-// entry announces that wazero will ask for key and shall get e. done ends that and
-// returns the error that e's source failed with, if it did.
-func (x *expectations) entry(key wazerohook.WazeroKey, e *wazerohook.Entry) (done func() error) {
-	p := &expected{entry: e}
+// announce has wazero get entry when it asks for key, or nothing if entry is nil. done
+// ends that, and returns the error that the entry's source failed with, if it did.
+func (x *expectations) announce(key func() wazerohook.WazeroKey, entry *wazerohook.Entry) (done func() error) {
+	p := &expected{key: key, entry: entry}
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if x.entries == nil {
-		x.entries = make(map[wazerohook.WazeroKey]*expected)
+	if x.pending == nil {
+		x.pending = make(map[*expected]struct{})
 	}
-	x.entries[key] = p
+	x.pending[p] = struct{}{}
 	return func() error {
 		x.mu.Lock()
-		if x.entries[key] == p {
-			delete(x.entries, key)
-		}
+		delete(x.pending, p)
 		x.mu.Unlock()
 		p.mu.Lock()
 		defer p.mu.Unlock()
@@ -61,48 +52,26 @@ func (x *expectations) entry(key wazerohook.WazeroKey, e *wazerohook.Entry) (don
 	}
 }
 
-// nothing announces a compile in full.
-func (x *expectations) nothing(key wazerohook.WazeroKey) (done func() error) {
-	return x.entry(key, nil)
-}
-
-// listener announces a compile in full with listeners.
-func (x *expectations) listener(l *listening) (done func()) {
+// find returns what was announced for key, or nil.
+func (x *expectations) find(key wazerohook.WazeroKey) *expected {
 	x.mu.Lock()
-	defer x.mu.Unlock()
-	if x.listeners == nil {
-		x.listeners = make(map[*listening]struct{})
-	}
-	x.listeners[l] = struct{}{}
-	return func() {
-		x.mu.Lock()
-		defer x.mu.Unlock()
-		delete(x.listeners, l)
-	}
-}
-
-// find returns what was announced for key. full means a compile in full.
-func (x *expectations) find(key wazerohook.WazeroKey) (p *expected, full bool) {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	if p := x.entries[key]; p != nil {
-		return p, p.entry == nil
-	}
-	for l := range x.listeners {
-		if l.key.Key(x.w, l.wasm, x.term) == key {
-			return nil, true
+	pending := slices.Collect(maps.Keys(x.pending))
+	x.mu.Unlock()
+	for _, p := range pending {
+		if p.key() == key {
+			return p
 		}
 	}
-	return nil, false
+	return nil
 }
 
 func (x *expectations) Get(key wazerohook.WazeroKey) (io.ReadCloser, bool, error) {
-	p, full := x.find(key)
+	p := x.find(key)
 	switch {
-	case full:
-		return nil, false, nil
 	case p == nil:
 		return nil, false, errUnexpected
+	case p.entry == nil:
+		return nil, false, nil
 	}
 	return p.entry.Open(func(err error) {
 		p.mu.Lock()
@@ -114,16 +83,14 @@ func (x *expectations) Get(key wazerohook.WazeroKey) (io.ReadCloser, bool, error
 }
 
 // Add is offered what was compiled in full, which the Cache has by other means.
-func (x *expectations) Add(key wazerohook.WazeroKey, _ io.Reader) error {
-	return x.onlyFull(key)
-}
+func (x *expectations) Add(key wazerohook.WazeroKey, _ io.Reader) error { return x.onlyFull(key) }
 
 // Delete is called when wazero takes an entry for another version's. It would go
 // on to compile a stub.
 func (x *expectations) Delete(key wazerohook.WazeroKey) error { return x.onlyFull(key) }
 
 func (x *expectations) onlyFull(key wazerohook.WazeroKey) error {
-	if _, full := x.find(key); !full {
+	if p := x.find(key); p == nil || p.entry != nil {
 		return fmt.Errorf("%w: wazero does not accept what it was given", errUnexpected)
 	}
 	return nil

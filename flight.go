@@ -2,8 +2,10 @@ package modcache
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"runtime/debug"
+	"time"
 
 	"github.com/tetratelabs/wazero"
 )
@@ -34,7 +36,17 @@ type flightPanic struct {
 	stack []byte
 }
 
-func (p *flightPanic) String() string { return fmt.Sprintf("%v\n\n%s", p.value, p.stack) }
+func (p *flightPanic) Error() string { return fmt.Sprintf("%v\n\n%s", p.value, p.stack) }
+
+// Unwrap returns the value if it is an error, as the runtime's panics are.
+func (p *flightPanic) Unwrap() error {
+	err, _ := p.value.(error)
+	return err
+}
+
+// errFlightExited is what callers get if the work's goroutine was ended under it, by
+// runtime.Goexit in a store or an observer (which a test's FailNow calls).
+var errFlightExited = errors.New("modcache: a store or an observer ended the goroutine of a compile")
 
 // join returns the flight for key, having started one with run if there is none,
 // and counts the caller as a waiter. When run succeeds, grant gives n waiters a
@@ -43,13 +55,13 @@ func (p *flightPanic) String() string { return fmt.Sprintf("%v\n\n%s", p.value, 
 //
 // run calls slow when it is about to do what takes long.
 func join[V any](c *Cache, flights map[Key]*flight[V], key Key,
-	run func(ctx context.Context, slow func()) (V, error), grant func(v V, n int) (free []wazero.CompiledModule)) *flight[V] {
+	run func(ctx context.Context, slow func()) (V, error), grant func(v V, n int) (free []wazero.CompiledModule)) (f *flight[V], started bool) {
 	if f := flights[key]; f != nil {
 		f.waiters++
 		c.counters.coalesced.Add(1)
-		return f
+		return f, false
 	}
-	f := &flight[V]{c: c, waiters: 1, slow: make(chan struct{}), done: make(chan struct{})}
+	f = &flight[V]{c: c, waiters: 1, slow: make(chan struct{}), done: make(chan struct{})}
 	ctx, cancel := context.WithCancel(c.ctx)
 	f.cancel = cancel
 	flights[key] = f
@@ -57,8 +69,23 @@ func join[V any](c *Cache, flights map[Key]*flight[V], key Key,
 	go func() {
 		defer c.flights.Done()
 		defer cancel()
+		var v V
+		var panicked *flightPanic
+		err := errFlightExited
+		defer func() {
+			var free []wazero.CompiledModule
+			c.mu.Lock()
+			delete(flights, key)
+			f.val, f.err, f.panicked = v, err, panicked
+			if err == nil && panicked == nil {
+				free = grant(v, f.waiters)
+			}
+			close(f.done)
+			c.mu.Unlock()
+			closeAll(ctx, free)
+		}()
 		slow := false
-		v, err, panicked := protect(func() (V, error) {
+		v, panicked, err = protect(func() (V, error) {
 			return run(ctx, func() {
 				if !slow {
 					slow = true
@@ -66,35 +93,26 @@ func join[V any](c *Cache, flights map[Key]*flight[V], key Key,
 				}
 			})
 		})
-		var free []wazero.CompiledModule
-		c.mu.Lock()
-		delete(flights, key)
-		f.val, f.err, f.panicked = v, err, panicked
-		if err == nil && panicked == nil {
-			free = grant(v, f.waiters)
-		}
-		close(f.done)
-		c.mu.Unlock()
-		closeAll(ctx, free)
 	}()
-	return f
+	return f, true
+}
+
+// quick waits until the work is done or turns out to take long, but not forever:
+// what is looked up may be on the far side of a network.
+func (f *flight[V]) quick() {
+	const patience = time.Second
+	timer := time.NewTimer(patience)
+	defer timer.Stop()
+	select {
+	case <-f.done:
+	case <-f.slow:
+	case <-timer.C:
+	}
 }
 
 // wait returns the result with the hold that comes with it, or the context's
-// error. A context that has ended before still gets what doesn't take long, as wazero
-// serves it.
+// error if that ends first.
 func (f *flight[V]) wait(ctx context.Context) (V, error) {
-	if ctx.Err() != nil {
-		select {
-		case <-f.done:
-		case <-f.slow:
-		}
-	}
-	select {
-	case <-f.done:
-		return f.result()
-	default:
-	}
 	select {
 	case <-f.done:
 		return f.result()
@@ -132,7 +150,7 @@ func (f *flight[V]) result() (V, error) {
 }
 
 // protect runs f and catches its panic.
-func protect[V any](f func() (V, error)) (v V, err error, panicked *flightPanic) {
+func protect[V any](f func() (V, error)) (v V, panicked *flightPanic, err error) {
 	defer func() {
 		if r := recover(); r != nil {
 			if p, ok := r.(*flightPanic); ok {
@@ -143,5 +161,5 @@ func protect[V any](f func() (V, error)) (v V, err error, panicked *flightPanic)
 		}
 	}()
 	v, err = f()
-	return v, err, nil
+	return v, nil, err
 }

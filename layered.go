@@ -72,6 +72,10 @@ type LayeredOptions struct {
 // that they need neither a goroutine nor a time limit.
 type instant interface{ instant() }
 
+// confined is implemented by an instant store that one goroutine has to itself.
+// It is called on the goroutine that calls the Layered, and no other.
+type confined interface{ confined() }
+
 // Layered makes one [Store] of several, fastest first: memory before disk
 // before a cache that a fleet shares. A lookup asks them in order, and copies
 // what it finds into the faster ones. A layer that fails, panics or is too slow
@@ -81,11 +85,13 @@ type instant interface{ instant() }
 // of the others, which no single caller's context ends.
 //
 // A store may be a layer of several Layered at once, and the layers stay
-// the caller's to close, after the Layered. A [Local] can't be a layer, because
-// layers are called from several goroutines.
+// the caller's to close, after the Layered. With a [Local] as its first layer, a
+// Layered is for one goroutine, as the Local is; elsewhere a Local can't be a layer,
+// because layers are called from several goroutines.
 type Layered struct {
 	layers  []*layer
 	front   *layer // the first layer, if it answers at once; else nil
+	alone   bool   // front is confined to the caller's goroutine
 	options LayeredOptions
 
 	misses   atomic.Uint64
@@ -124,6 +130,7 @@ func NewLayered(o *LayeredOptions, layers ...Layer) *Layered {
 	}
 	if len(l.layers) > 0 && l.layers[0].direct() {
 		l.front = l.layers[0]
+		_, l.alone = l.front.Store.(confined)
 	}
 	return l
 }

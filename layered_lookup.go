@@ -36,6 +36,9 @@ func (l *Layered) Get(ctx context.Context, key Key) (*Artifact, bool, error) {
 	}
 	a, from, err := l.lookup(ctx, key, seen)
 	if a != nil {
+		if l.alone && from != l.front && l.front.Promote != PromoteNever && l.front.Write != WriteNever && a.InMemory() {
+			l.promoteInto(l.front, &sharedLookup{a: a, from: from}, key)
+		}
 		l.hit(from, key, a)
 		return a, true, nil
 	}
@@ -88,7 +91,7 @@ func (l *Layered) lookup(ctx context.Context, key Key, seen uint64) (*Artifact, 
 		// it again then, and not otherwise, so that its own counters show one
 		// lookup per lookup.
 		asked := l.front
-		if l.changes.Load() != seen {
+		if l.changes.Load() != seen && !l.alone {
 			asked = nil
 		}
 		if asked != nil && len(l.layers) == 1 && asked.queue.pending[key] == nil {

@@ -64,6 +64,9 @@ func (l *Layered) promote(s *sharedLookup, key Key) {
 		if ly == s.from {
 			return
 		}
+		if ly == l.front && l.alone {
+			continue // Get does it, on its caller's goroutine
+		}
 		if ly.Promote != PromoteNever && ly.Write != WriteNever {
 			l.promoteInto(ly, s, key)
 		}

@@ -26,13 +26,36 @@ func (r *Runtime) compileListening(ctx context.Context, factory experimental.Fun
 	if r.c.opts.RequireHit {
 		return nil, fmt.Errorf("%w: module %v is to be compiled with listeners, which is never cached", ErrMiss, m.sum)
 	}
-	l := &listening{wasm: withNonce(m.wasm), key: &wazerohook.ListenerKey{FunctionListenerFactory: factory}}
-	defer r.e.expect.listener(l)()
-	cm, err := r.inner.CompileModule(experimental.WithFunctionListenerFactory(ctx, l.key), l.wasm)
+	free, err := r.c.compileSlot(ctx)
 	if err != nil {
 		return nil, err
 	}
-	return &handle{CompiledModule: listened{cm}, r: r}, nil
+	defer free()
+	wasm := withNonce(m.wasm)
+	listeners := &wazerohook.ListenerKey{FunctionListenerFactory: factory}
+	// Which functions have a listener is known by the time that wazero asks.
+	done := r.e.expect.announce(func() wazerohook.WazeroKey {
+		return listeners.Key(r.c.wazero, wasm, r.e.term)
+	}, nil)
+	defer done()
+	ctx = experimental.WithFunctionListenerFactory(r.c.withWorkers(ctx), listeners)
+	cm, err := r.compileInner(ctx, wasm)
+	if err != nil {
+		return nil, r.closedError(m.sum, err)
+	}
+	compiled := &module{r: r, cm: cm}
+	r.c.mu.Lock()
+	closed := r.closed
+	if !closed {
+		compiled.hold(1)
+		r.private[compiled] = struct{}{}
+	}
+	r.c.mu.Unlock()
+	if closed {
+		_ = cm.Close(ctx)
+		return nil, r.closedError(m.sum, errLeaderClosed)
+	}
+	return &handle{CompiledModule: listened{cm}, m: compiled}, nil
 }
 
 // withNonce puts a custom section behind the header, the one place where it can't

@@ -123,3 +123,7 @@ func (l *Local) EvictionReports() []EvictionReport {
 	_ = l.change(func(b *memoryBudget) { all = b.reports() })
 	return all
 }
+
+// instant and confined say how a [Layered] may call a Local.
+func (l *Local) instant()  {}
+func (l *Local) confined() {}

@@ -178,3 +178,6 @@ func (m *Memory) EvictionReports() []EvictionReport {
 	defer m.mu.Unlock()
 	return m.budget.reports()
 }
+
+// instant says how a [Layered] may call a Memory.
+func (m *Memory) instant() {}

@@ -31,6 +31,11 @@ type Options struct {
 	// start, as wazero does, instead of loading them through stubs.
 	FullDecode bool
 
+	// ExactKeys gives every spelling of a module machine code of its own. Without it, a
+	// [Runtime] lets modules that differ only in names, notes and the way that
+	// integers are written share one artifact; see [Canonicalize].
+	ExactKeys bool
+
 	// Workers is how many goroutines compile the functions of one module. The
 	// default is 1, as in wazero: a bug in its compiler that panics is then a panic
 	// in the goroutine that asked. With more, compiling is faster by nearly that

@@ -28,11 +28,36 @@ type hot struct {
 
 // module is the compiled module of one runtime. Guarded by Cache.mu.
 type module struct {
-	h       *hot
+	h       *hot // nil if nobody else can use it, as it has listeners
 	r       *Runtime
 	cm      wazero.CompiledModule
 	handles int  // handles and instances
-	gone    bool // closed with its runtime
+	gone    bool // evicted, or closed with its runtime
+}
+
+// hold takes n more handles. Callers hold Cache.mu.
+func (m *module) hold(n int) {
+	m.handles += n
+	if m.h != nil {
+		m.h.hold(n)
+	}
+}
+
+// release is the inverse of hold; it returns what is to be closed once Cache.mu is free.
+func (m *module) release(n int) []wazero.CompiledModule {
+	if m.gone || n == 0 {
+		return nil
+	}
+	m.handles -= n
+	switch {
+	case m.h != nil:
+		return m.h.release(n)
+	case m.handles > 0:
+		return nil
+	}
+	m.gone = true
+	delete(m.r.private, m)
+	return []wazero.CompiledModule{m.cm}
 }
 
 // hold keeps h from being freed. Callers hold Cache.mu.
@@ -78,7 +103,8 @@ type retained struct {
 	order list.List // of *hot, most recently used in front
 	bytes int64
 
-	unfreed atomic.Int64 // given back, but not collected yet
+	unfreed    atomic.Int64 // given back, but not collected yet
+	collecting atomic.Bool
 }
 
 // slack is how much machine code may await the garbage collector, which alone
@@ -103,10 +129,15 @@ func (l *retained) shrink(limit int64) (free []wazero.CompiledModule) {
 		h := l.order.Back().Value.(*hot)
 		l.remove(h)
 		free = append(free, h.detach()...)
-		l.unfreed.Add(h.size)
-		runtime.AddCleanup(&tombstone{}, func(size int64) { l.unfreed.Add(-size) }, h.size)
+		l.discard(h.size)
 	}
 	return free
+}
+
+// discard counts machine code that only the collector can free from here on.
+func (l *retained) discard(size int64) {
+	l.unfreed.Add(size)
+	runtime.AddCleanup(&tombstone{}, func(size int64) { l.unfreed.Add(-size) }, size)
 }
 
 // tombstone is garbage from the start: its cleanup tells that the collector has run.
@@ -114,7 +145,8 @@ type tombstone struct{ _ [16]byte }
 
 // collect runs the garbage collector if too much machine code waits for it.
 func (l *retained) collect() {
-	if l.unfreed.Load() > slack {
+	if l.unfreed.Load() > slack && l.collecting.CompareAndSwap(false, true) {
+		defer l.collecting.Store(false)
 		runtime.GC()
 	}
 }

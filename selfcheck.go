@@ -40,11 +40,11 @@ var stubsWork = sync.OnceValue(func() (err error) {
 		return fmt.Errorf("self-check: %w", err)
 	}
 
-	warm := &expectations{w: w}
+	warm := &expectations{}
 	if _, err := compileWith(ctx, config, warm, stub); !errors.Is(err, errUnexpected) {
 		return fmt.Errorf("self-check: an unannounced stub got %v, not a refusal", err)
 	}
-	done := warm.entry(w.Key(stub, false), entry)
+	done := warm.announce(func() wazerohook.WazeroKey { return w.Key(stub, false) }, entry)
 	defer done()
 	got, err := compileWith(ctx, config, warm, stub)
 	if err != nil {

@@ -150,3 +150,16 @@ func TestSlotBorrowMeetsLastRelease(t *testing.T) {
 	require.Equal(t, 1, first.released)
 	require.Zero(t, second.released)
 }
+
+// TestSlotTableBetweenInstances has an instance come when the last one has gone but the table isn't
+// closed yet.
+func TestSlotTableBetweenInstances(t *testing.T) {
+	table := newStepTable()
+	require.True(t, table.attach())
+	require.True(t, table.attach())
+	require.False(t, table.detach())
+	require.True(t, table.detach())
+	require.False(t, table.attach())
+	require.NoError(t, table.Close())
+	require.False(t, table.attach())
+}

@@ -198,7 +198,9 @@ func (b *slotBinding[T]) bind(mod api.Module) bool {
 func (b *slotBinding[T]) end() {
 	if b.ended.CompareAndSwap(false, true) {
 		b.forgetIfEnded()
-		b.table.detach()
+		if b.table.detach() {
+			_ = b.table.Close() // its faults are counted in Metrics
+		}
 	}
 }
 
@@ -248,18 +250,16 @@ func (t *SlotTable[T]) attach() bool {
 	return true
 }
 
-// detach counts one instance less and closes the table after the last one.
-func (t *SlotTable[T]) detach() {
+// detach counts one instance less. It tells whether that was the last one, after which there can't be
+// another and the caller closes the table.
+func (t *SlotTable[T]) detach() (last bool) {
 	t.mu.Lock()
-	t.instances--
-	last := t.instances == 0
-	if last {
+	defer t.mu.Unlock()
+	if t.instances--; t.instances == 0 {
 		t.instances = -1
+		return true
 	}
-	t.mu.Unlock()
-	if last {
-		_ = t.Close() // its faults are counted in Metrics
-	}
+	return false
 }
 
 type slotContextKey[T any] struct{ host *SlotHost[T] }

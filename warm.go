@@ -29,12 +29,17 @@ func (c *Cache) Warm(ctx context.Context, config wazero.RuntimeConfig, modules .
 	}
 	errs := make([]error, len(modules))
 	var wg sync.WaitGroup
-	limit := make(chan struct{}, max(1, c.opts.MaxCompiles))
+	width := c.opts.MaxCompiles
+	if width < 0 {
+		width = len(modules)
+	}
+	limit := make(chan struct{}, width)
 	for i, m := range modules {
 		limit <- struct{}{}
 		wg.Go(func() {
 			defer func() { <-limit }()
-			errs[i] = c.warm(ctx, r, m)
+			// On this goroutine, nobody could catch a panic of wazero's.
+			errs[i] = guard("warm", func() error { return c.warm(ctx, r, m) })
 		})
 	}
 	wg.Wait()
@@ -52,23 +57,24 @@ func (c *Cache) warm(ctx context.Context, r *Runtime, m *Module) error {
 	}
 	// Code that the engine had in memory tells nothing about the store.
 	key := r.e.key(m.sum)
-	if c.stored(ctx, key) {
+	if r.e.stored(ctx, key) {
 		return nil
 	}
-	if _, err := r.e.compile(ctx, key, m); err != nil {
+	src := &source{sum: m.sum, wasm: m.wasm}
+	if _, err := r.e.compile(ctx, key, src, r.e.canonical(src)); err != nil {
 		return fmt.Errorf("modcache: warm module %v: %w", m.sum, err)
 	}
-	if !c.stored(ctx, key) {
+	if !r.e.stored(ctx, key) {
 		return fmt.Errorf("modcache: warm module %v: the store did not keep it; see its events for the reason", m.sum)
 	}
 	return nil
 }
 
-func (c *Cache) stored(ctx context.Context, key Key) bool {
-	a, _ := c.lookup(ctx, key)
+func (e *engine) stored(ctx context.Context, key Key) bool {
+	a, _ := e.fetch(ctx, key)
 	if a == nil {
 		return false
 	}
-	c.counters.hits.Add(1)
+	e.c.counters.hits.Add(1)
 	return a.Close() == nil
 }

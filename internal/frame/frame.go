@@ -91,9 +91,9 @@ const (
 	minChunkLog     = 12
 	maxChunkLog     = 22
 
-	// MaxSize bounds the artifact's length, so that no sum of lengths overflows
-	// and header lengths fit 32 bits.
-	MaxSize = 1 << 36
+	// MaxSize bounds the artifact's length, so that it fits an int, no sum of
+	// lengths overflows and header lengths fit 32 bits.
+	MaxSize = min(1<<36, math.MaxInt)
 )
 
 // header is a frame's header, decoded; it can be encoded again bit by bit.

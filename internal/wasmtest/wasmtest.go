@@ -98,6 +98,11 @@ func (m *Module) Bytes() []byte {
 	return out
 }
 
+// CustomSection returns a custom section, to be appended to a module.
+func CustomSection(name string, content []byte) []byte {
+	return concat([]byte{0}, vecBytes(concat(str(name), content)))
+}
+
 // Const returns a module whose export f returns n.
 func Const(n int32) []byte {
 	var m Module

@@ -17,6 +17,8 @@ type Config struct {
 	Fields string
 	// CloseOnContextDone is the one setting that wazero mixes into its keys.
 	CloseOnContextDone bool
+	// DebugInfo says that wazero reads DWARF sections.
+	DebugInfo bool
 }
 
 // ReadConfig reads the settings by reflection. A setting of a kind that can't be
@@ -55,7 +57,11 @@ func ReadConfig(rc wazero.RuntimeConfig) (Config, error) {
 	if !term.IsValid() || term.Kind() != reflect.Bool {
 		return Config{}, fmt.Errorf("%w: RuntimeConfig has no setting ensureTermination", ErrShape)
 	}
-	return Config{Fields: string(fields), CloseOnContextDone: term.Bool()}, nil
+	dwarf := v.FieldByName("dwarfDisabled")
+	return Config{
+		Fields: string(fields), CloseOnContextDone: term.Bool(),
+		DebugInfo: !dwarf.IsValid() || dwarf.Kind() != reflect.Bool || !dwarf.Bool(),
+	}, nil
 }
 
 // Interpreted reports whether rc asks for wazero's interpreter, which has no use

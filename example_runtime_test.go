@@ -1,0 +1,142 @@
+package modcache_test
+
+import (
+	"context"
+	"fmt"
+	"log"
+	"os"
+
+	"github.com/tetratelabs/wazero"
+
+	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/internal/wasmtest"
+)
+
+// answer is a WebAssembly module whose export f returns 42.
+var answer = wasmtest.Const(42)
+
+func exampleDir() (dir string, remove func()) {
+	dir, err := os.MkdirTemp("", "modcache")
+	if err != nil {
+		log.Fatal(err)
+	}
+	return dir + "/cache", func() { _ = os.RemoveAll(dir) }
+}
+
+// A Runtime takes the place of a wazero.Runtime. The second start of the program
+// loads what the first compiled.
+func ExampleCache_NewRuntime() {
+	ctx := context.Background()
+	dir, remove := exampleDir()
+	defer remove()
+
+	for range 2 { // two starts of a program
+		cache, err := modcache.Open(dir, nil)
+		if err != nil {
+			log.Fatal(err)
+		}
+		runtime, err := cache.NewRuntime(ctx, wazero.NewRuntimeConfig())
+		if err != nil {
+			log.Fatal(err)
+		}
+		instance, err := runtime.Instantiate(ctx, answer)
+		if err != nil {
+			log.Fatal(err)
+		}
+		results, err := instance.ExportedFunction("f").Call(ctx)
+		if err != nil {
+			log.Fatal(err)
+		}
+		fmt.Println(results[0], "compiles:", cache.Metrics().Compiles)
+
+		_ = runtime.Close(ctx)
+		_ = cache.Close(ctx)
+	}
+	// Output:
+	// 42 compiles: 1
+	// 42 compiles: 0
+}
+
+// A program that runs one module for many tenants keeps it as a Module, which is
+// hashed once, and gives each a handle, which each may close.
+func ExampleRuntime_Compile() {
+	ctx := context.Background()
+	dir, remove := exampleDir()
+	defer remove()
+	cache, err := modcache.Open(dir, nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer cache.Close(ctx)
+
+	module := modcache.NewModule(answer)
+	for range 3 { // three tenants, each with a runtime of its own
+		runtime, err := cache.NewRuntime(ctx, nil)
+		if err != nil {
+			log.Fatal(err)
+		}
+		compiled, err := runtime.Compile(ctx, module)
+		if err != nil {
+			log.Fatal(err)
+		}
+		instance, err := runtime.InstantiateModule(ctx, compiled, wazero.NewModuleConfig())
+		if err != nil {
+			log.Fatal(err)
+		}
+		_ = compiled.Close(ctx) // the instance keeps what it needs
+		results, err := instance.ExportedFunction("f").Call(ctx)
+		if err != nil {
+			log.Fatal(err)
+		}
+		fmt.Println(results[0])
+		_ = runtime.Close(ctx)
+	}
+	m := cache.Metrics()
+	fmt.Println("lookups:", m.Lookups, "compiles:", m.Compiles)
+	// Output:
+	// 42
+	// 42
+	// 42
+	// lookups: 2 compiles: 1
+}
+
+// A build step compiles what the image will run. The program in the image then
+// refuses to compile anything.
+func ExampleCache_Warm() {
+	ctx := context.Background()
+	dir, remove := exampleDir()
+	defer remove()
+	config := wazero.NewRuntimeConfig().WithCloseOnContextDone(true) // the same in both
+
+	build, err := modcache.Open(dir, &modcache.Options{OnEvent: func(e modcache.Event) {
+		if e.Kind == modcache.EventCompileStarted {
+			fmt.Println("compiling", e.Bytes, "bytes")
+		}
+	}})
+	if err != nil {
+		log.Fatal(err)
+	}
+	if err := build.Warm(ctx, config, modcache.NewModule(answer)); err != nil {
+		log.Fatal(err)
+	}
+	if err := build.Flush(ctx); err != nil { // what is reported as stored is on the disk
+		log.Fatal(err)
+	}
+	_ = build.Close(ctx)
+
+	cache, err := modcache.Open(dir, &modcache.Options{RequireHit: true, ReadOnly: true})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer cache.Close(ctx)
+	runtime, err := cache.NewRuntime(ctx, config)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer runtime.Close(ctx)
+	_, err = runtime.CompileModule(ctx, answer)
+	fmt.Println(err)
+	// Output:
+	// compiling 34 bytes
+	// <nil>
+}

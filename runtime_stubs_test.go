@@ -1,0 +1,206 @@
+package modcache_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/internal/wasmtest"
+)
+
+// TestModulesThatDifferInBodies loads 100 modules whose stubs would be the same
+// but for what names them, in one runtime and at once.
+func TestModulesThatDifferInBodies(t *testing.T) {
+	var modules [][]byte
+	for i := range int32(100) {
+		modules = append(modules, wasmtest.Const(1000+i))
+	}
+	c := warmCache(t, nil, nil, modules...)
+	a, b := newRuntime(t, c, nil), newRuntime(t, c, nil)
+	var wg sync.WaitGroup
+	for _, r := range []*modcache.Runtime{a, b} {
+		for i, wasm := range modules {
+			wg.Go(func() { require.EqualValues(t, 1000+i, call(t, r, compile(t, r, wasm))) })
+		}
+	}
+	wg.Wait()
+	require.Zero(t, c.Metrics().Compiles)
+	require.EqualValues(t, 100, c.Metrics().Stubbed)
+}
+
+// faultyReader is the source of an artifact that fails in a way of the test's
+// choosing at one of its reads.
+type faultyReader struct {
+	b      []byte
+	reads  atomic.Int32
+	at     int32
+	fault  func(p []byte) (int, error)
+	closed atomic.Bool
+}
+
+func (f *faultyReader) ReadAt(p []byte, off int64) (int, error) {
+	n := copy(p, f.b[min(off, int64(len(f.b))):])
+	if f.reads.Add(1)-1 == f.at {
+		m, err := f.fault(p[:n])
+		clear(p[m:])
+		return m, err
+	}
+	if n < len(p) {
+		return n, io.EOF
+	}
+	return n, nil
+}
+
+func (f *faultyReader) Close() error {
+	f.closed.Store(true)
+	return nil
+}
+
+// sourceStore serves one artifact through a reader.
+type sourceStore struct {
+	mapStore
+	source func(b []byte) *faultyReader
+	last   *faultyReader
+}
+
+func (s *sourceStore) Get(ctx context.Context, key modcache.Key) (*modcache.Artifact, bool, error) {
+	a, ok, err := s.mapStore.Get(ctx, key)
+	if !ok || err != nil {
+		return nil, false, err
+	}
+	b, err := a.Bytes()
+	if err != nil {
+		return nil, false, err
+	}
+	s.last = s.source(b)
+	return modcache.NewArtifactFrom(s.last, a.Size(), a.Info()), true, nil
+}
+
+// TestArtifactVanishes fails each read of an artifact that was there a moment ago,
+// in all ways that a file or a server has. The module must come out right each time, having
+// been compiled, and what is merely unreadable must stay where it is.
+func TestArtifactVanishes(t *testing.T) {
+	wasm := wasmtest.Sum(200, 3)
+	cold := &mapStore{}
+	require.NoError(t, newCache(t, cold, nil).Warm(bg, nil, modcache.NewModule(wasm)))
+	errGone := errors.New("stale file handle")
+	for name, test := range map[string]struct {
+		fault  func(p []byte) (int, error)
+		damage bool
+	}{
+		"error":          {func([]byte) (int, error) { return 0, errGone }, false},
+		"error and data": {func(p []byte) (int, error) { return len(p) / 2, errGone }, false},
+		"corrupt":        {func([]byte) (int, error) { return 0, fmt.Errorf("%w: block 3", modcache.ErrCorrupt) }, true},
+		"unauthentic":    {func([]byte) (int, error) { return 0, modcache.ErrAuth }, true},
+		"early end":      {func(p []byte) (int, error) { return len(p) / 2, io.EOF }, false},
+		"panic":          {func([]byte) (int, error) { panic("the disk is on fire") }, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			for at := int32(0); ; at++ {
+				s := &sourceStore{source: func(b []byte) *faultyReader {
+					return &faultyReader{b: b, at: at, fault: test.fault}
+				}}
+				for key, a := range cold.m {
+					require.NoError(t, s.Add(bg, key, a))
+				}
+				c := newCache(t, s, nil)
+				r := newRuntime(t, c, nil)
+				require.EqualValues(t, 200*201/2+3, call(t, r, compile(t, r, wasm)))
+				require.True(t, s.last.closed.Load(), "the artifact was left open")
+				m := c.Metrics()
+				if s.last.reads.Load() <= at {
+					require.EqualValues(t, 1, m.Hits)
+					require.GreaterOrEqual(t, at, int32(3), "head, tail and code")
+					return
+				}
+				require.EqualValues(t, 1, m.Compiles, "read %d", at)
+				require.Zero(t, m.Hits)
+				if test.damage {
+					require.EqualValues(t, 1, m.Corrupt)
+					require.Equal(t, 1, s.delete)
+				} else {
+					require.EqualValues(t, 1, m.StoreErrors)
+					require.Zero(t, s.delete)
+				}
+			}
+		})
+	}
+}
+
+// TestArtifactIsWrong flips bits and cuts. The store knows nothing, or lies about
+// having verified it.
+func TestArtifactIsWrong(t *testing.T) {
+	wasm := wasmtest.Sum(30, 3)
+	cold := &mapStore{}
+	require.NoError(t, newCache(t, cold, nil).Warm(bg, nil, modcache.NewModule(wasm)))
+	rng := rand.New(rand.NewPCG(1, 2))
+	for key, good := range cold.m {
+		code, err := good.Bytes()
+		require.NoError(t, err)
+		for i := range 150 {
+			bad := slices.Clone(code)
+			if i%3 == 0 {
+				bad = bad[:rng.IntN(len(bad))]
+			} else {
+				bad[rng.IntN(len(bad))] ^= 1 << rng.IntN(8)
+			}
+			s := &mapStore{m: map[modcache.Key]*modcache.Artifact{key: modcache.NewArtifact(bad, good.Info())}}
+			c := newCache(t, s, nil)
+			r := newRuntime(t, c, nil)
+			require.EqualValues(t, 30*31/2+3, call(t, r, compile(t, r, wasm)))
+			require.EqualValues(t, 1, c.Metrics().Corrupt)
+			require.EqualValues(t, 1, c.Metrics().Compiles)
+			healed, err := s.m[key].Bytes()
+			require.NoError(t, err)
+			require.Equal(t, code[:len(code)-32], healed[:len(healed)-32], "the bad entry was not replaced")
+			require.NoError(t, r.Close(bg))
+			require.NoError(t, c.Close(bg))
+		}
+	}
+}
+
+// TestArtifactsAreSwapped gives each module the other's.
+func TestArtifactsAreSwapped(t *testing.T) {
+	s := &mapStore{}
+	cold := newCache(t, s, nil)
+	r := newRuntime(t, cold, nil)
+	one, two := modcache.NewModule(wasmtest.Const(1)), modcache.NewModule(wasmtest.Const(2))
+	require.NoError(t, cold.Warm(bg, nil, one, two))
+	s.m[r.Key(one)], s.m[r.Key(two)] = s.m[r.Key(two)], s.m[r.Key(one)]
+
+	c := newCache(t, s, nil)
+	r = newRuntime(t, c, nil)
+	require.EqualValues(t, 1, call(t, r, compile(t, r, one.Bytes())))
+	require.EqualValues(t, 2, call(t, r, compile(t, r, two.Bytes())))
+	require.EqualValues(t, 2, c.Metrics().Corrupt)
+}
+
+// TestStoreThatFails in every operation, always.
+func TestStoreThatFails(t *testing.T) {
+	for name, fail := range map[string]func(context.Context, modcache.Key) error{
+		"errors": func(context.Context, modcache.Key) error { return errors.New("no route to host") },
+		"panics": func(context.Context, modcache.Key) error { panic("nil map") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := newCache(t, &mapStore{onGet: fail, onAdd: fail}, nil)
+			r := newRuntime(t, c, nil)
+			for range 2 {
+				compiled := compile(t, r, wasmtest.Const(1))
+				require.EqualValues(t, 1, call(t, r, compiled))
+				require.NoError(t, compiled.Close(bg))
+			}
+			require.EqualValues(t, 1, c.Metrics().Compiles)
+			require.EqualValues(t, 2, c.Metrics().StoreErrors)
+			require.Error(t, c.Warm(bg, nil, modcache.NewModule(wasmtest.Const(1))), "the store has nothing")
+		})
+	}
+}

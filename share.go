@@ -1,0 +1,178 @@
+package modcache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/tetratelabs/wazero"
+
+	"github.com/modcache/modcache/internal/wasmbin"
+	"github.com/modcache/modcache/internal/wazerohook"
+)
+
+// Modules that differ in spelling only (names, producer notes, padded integers)
+// share one artifact. The code lies under the key of the spelling that was compiled
+// first. An alias under the key of the canonical encoding leads the others there,
+// and each leaves an alias under its own key, so that its next start asks for nothing else.
+//
+// Code that is shared is compiled from the canonical encoding: what wazero
+// would make of somebody's odd spelling is never served to others. And before a
+// spelling may use another's code, wazero validates it, because the stub that it is
+// loaded by has no bodies to refuse.
+
+// aliasMagic begins an artifact that only names the module whose code it stands for.
+const aliasMagic = "modcache alias 1\x00"
+
+// fetch returns the artifact with the code for key, and the key that it lies under.
+// An alias that leads nowhere is a miss, and so is one that leads to another. It
+// names a module, not a key, so that it can't lead to code of another engine or configuration.
+func (e *engine) fetch(ctx context.Context, key Key) (a *Artifact, at Key) {
+	c := e.c
+	a, size := c.lookup(ctx, key)
+	if a == nil {
+		return nil, key
+	}
+	module, ok, err := readAlias(a, size)
+	if err == nil && !ok {
+		return a, key
+	}
+	_ = closeArtifact(a)
+	if err != nil {
+		c.reject(key, err)
+		return nil, key
+	}
+	at = e.key(module)
+	if a, size = c.lookup(ctx, at); a == nil {
+		return nil, key
+	}
+	if _, ok, err = readAlias(a, size); ok {
+		err = fmt.Errorf("%w: an alias leads to another alias", ErrCorrupt)
+	}
+	if err != nil {
+		_ = closeArtifact(a)
+		c.reject(key, err)
+		return nil, key
+	}
+	return a, at
+}
+
+// readAlias returns the module that the artifact is an alias for, if it is one.
+func readAlias(a *Artifact, size int64) (module Fingerprint, ok bool, err error) {
+	var b [len(aliasMagic) + len(module)]byte
+	if size != int64(len(b)) {
+		return module, false, nil
+	}
+	if n, err := (guardedReader{a}).ReadAt(b[:], 0); n < len(b) {
+		return module, false, err
+	}
+	if string(b[:len(aliasMagic)]) != aliasMagic {
+		return module, false, nil
+	}
+	copy(module[:], b[len(aliasMagic):])
+	return module, true, nil
+}
+
+// putAlias leaves word under key that the code of module will do.
+func (c *Cache) putAlias(key Key, module Fingerprint) {
+	c.put(c.ctx, key, append([]byte(aliasMagic), module[:]...), Info{Module: module})
+}
+
+// spelling is the canonical encoding of a module, if other spellings may share
+// its code.
+type spelling struct {
+	wasm []byte
+	key  Key // of the encoding
+}
+
+// canonical returns nil for a module that shares with nobody: it is unusual, or
+// its debug info refers to places in its very bytes.
+func (e *engine) canonical(src *source) *spelling {
+	if e.c.opts.ExactKeys {
+		return nil
+	}
+	wasm := src.own()
+	if Sum(wasm) != src.sum {
+		return nil // the compile will tell
+	}
+	outline, err := wasmbin.Scan(wasm)
+	if err != nil || outline.Shareable(e.debugInfo) != nil {
+		return nil
+	}
+	b, err := wasmbin.Canonical(wasm, nil)
+	if err != nil {
+		return nil
+	}
+	return &spelling{wasm: b, key: e.key(Sum(b))}
+}
+
+// loadShared loads the module with the code of another spelling, if there is any.
+func (e *engine) loadShared(ctx context.Context, r *Runtime, key Key, src *source, s *spelling) (*hot, error) {
+	if s == nil || s.key == key {
+		return nil, nil
+	}
+	a, at := e.fetch(ctx, s.key)
+	if a == nil {
+		return nil, nil
+	}
+	if err := e.validate(ctx, src); err != nil {
+		_ = closeArtifact(a)
+		return nil, err
+	}
+	module := a.Info().Module
+	h, err := e.placeStored(r, key, src, a, at)
+	if h != nil && e.key(module) == at {
+		e.c.putAlias(key, module)
+	}
+	return h, err
+}
+
+// compileSpelling compiles the canonical encoding where that is to be shared, and
+// else the module itself. shared says which.
+func (e *engine) compileSpelling(ctx context.Context, key Key, src *source, s *spelling) (code []byte, took time.Duration, shared bool, err error) {
+	if s == nil || s.key == key {
+		code, took, err = e.compileObserved(ctx, key, src.own())
+		return code, took, s != nil, err
+	}
+	code, took, err = e.compileObserved(ctx, key, s.wasm)
+	if err == nil {
+		return code, took, true, e.validate(ctx, src)
+	}
+	if ctx.Err() != nil {
+		return nil, took, false, err
+	}
+	// The error to report is that of the module as it is spelt.
+	if code, took, err = e.compileObserved(ctx, key, src.own()); err == nil {
+		e.c.degrade("sharing of a module's spellings", errors.New("its canonical encoding does not compile"))
+	}
+	return code, took, false, err
+}
+
+// validate returns the error that wazero has for the module, if any, without
+// compiling it.
+func (e *engine) validate(ctx context.Context, src *source) error {
+	cc := wazero.NewCompilationCache()
+	if _, err := wazerohook.Plug(cc, validateOnly{}); err != nil {
+		return err
+	}
+	r := wazero.NewRuntimeWithConfig(ctx, e.config.WithCompilationCache(cc))
+	defer r.Close(ctx)
+	if _, err := r.CompileModule(ctx, src.own()); !errors.Is(err, errValid) {
+		return err
+	}
+	return nil
+}
+
+// errValid is how far a module gets that is valid.
+var errValid = errors.New("modcache: the module is valid")
+
+// validateOnly is a cache that ends every compile before it begins.
+type validateOnly struct{}
+
+func (validateOnly) Get(wazerohook.WazeroKey) (io.ReadCloser, bool, error) {
+	return nil, false, errValid
+}
+func (validateOnly) Add(wazerohook.WazeroKey, io.Reader) error { return nil }
+func (validateOnly) Delete(wazerohook.WazeroKey) error         { return nil }

@@ -1,0 +1,208 @@
+package modcache_test
+
+import (
+	"bytes"
+	"encoding/binary"
+	"slices"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"github.com/tetratelabs/wazero"
+
+	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/internal/wasmtest"
+)
+
+// spellings are four builds of one program: as compact as it gets, with names and
+// notes of two producers, and as a linker leaves it, with the size of the code
+// section padded.
+func spellings(t *testing.T) [][]byte {
+	t.Helper()
+	plain := wasmtest.Sum(300, 5)
+	noted := func(producer string) []byte {
+		name := []byte("\x00\x05\x04") // the module's name, of 4 bytes
+		return slices.Concat(plain,
+			wasmtest.CustomSection("name", append(name, producer...)),
+			wasmtest.CustomSection("producers", []byte(producer)))
+	}
+	all := [][]byte{noted("left"), noted("righ"), padded(t, plain), plain}
+	canonical, err := modcache.Canonical(plain)
+	require.NoError(t, err)
+	for _, wasm := range all {
+		f, err := modcache.Canonical(wasm)
+		require.NoError(t, err)
+		require.Equal(t, canonical, f)
+	}
+	return all
+}
+
+// padded writes the size of the code section in five bytes.
+func padded(t *testing.T, wasm []byte) []byte {
+	t.Helper()
+	for at := 8; at < len(wasm); {
+		size, n := binary.Uvarint(wasm[at+1:])
+		require.Positive(t, n)
+		if wasm[at] == 10 {
+			five := []byte{byte(size) | 0x80, byte(size>>7) | 0x80, byte(size>>14) | 0x80, byte(size>>21) | 0x80, byte(size >> 28)}
+			return slices.Concat(wasm[:at+1], five, wasm[at+1+n:])
+		}
+		at += 1 + n + int(size)
+	}
+	t.Fatal("no code section")
+	return nil
+}
+
+// TestSpellingsShare: the first spelling is compiled, the others find its code, keep
+// their own names, and find it directly from then on.
+func TestSpellingsShare(t *testing.T) {
+	for _, order := range [][]int{{0, 1, 2, 3}, {3, 2, 1, 0}, {2, 0, 3, 1}} {
+		s, all := &mapStore{}, spellings(t)
+		for round := range 2 {
+			for i, n := range order {
+				c := newCache(t, s, nil)
+				r := newRuntime(t, c, wazero.NewRuntimeConfig().WithCustomSections(true))
+				gets := s.gets
+				compiled, err := r.CompileModule(bg, all[n])
+				require.NoError(t, err)
+				require.EqualValues(t, 300*301/2+5, call(t, r, compiled))
+
+				m := c.Metrics()
+				require.Equal(t, m.Hits+m.Misses, m.Lookups)
+				if i == 0 && round == 0 {
+					require.EqualValues(t, 1, m.Compiles)
+				} else {
+					require.Zero(t, m.Compiles, "spelling %d", n)
+					require.EqualValues(t, 1, m.Hits)
+				}
+				if round > 0 {
+					require.LessOrEqual(t, s.gets-gets, 2, "the code, and an alias before it")
+				}
+				require.EqualValues(t, 1, m.Stubbed)
+
+				wantName := map[int]string{0: "left", 1: "righ"}[n]
+				require.Equal(t, wantName, compiled.Name())
+				sections := compiled.CustomSections()
+				require.Len(t, sections, map[int]int{0: 1, 1: 1}[n], "producers; wazero keeps the names to itself")
+				for _, section := range sections {
+					require.True(t, bytes.HasSuffix(section.Data(), []byte(wantName)))
+				}
+			}
+		}
+	}
+}
+
+// TestSpellingsInOneRuntime: code is shared, compiled modules are not.
+func TestSpellingsInOneRuntime(t *testing.T) {
+	c := newCache(t, &mapStore{}, nil)
+	r := newRuntime(t, c, nil)
+	for range 2 {
+		for n, wasm := range spellings(t) {
+			compiled, err := r.CompileModule(bg, wasm)
+			require.NoError(t, err)
+			require.Equal(t, map[int]string{0: "left", 1: "righ"}[n], compiled.Name())
+			require.EqualValues(t, 300*301/2+5, call(t, r, compiled))
+		}
+	}
+	require.EqualValues(t, 1, c.Metrics().Compiles)
+}
+
+func TestExactKeys(t *testing.T) {
+	c := newCache(t, &mapStore{}, &modcache.Options{ExactKeys: true})
+	r := newRuntime(t, c, nil)
+	for _, wasm := range spellings(t) {
+		_, err := r.CompileModule(bg, wasm)
+		require.NoError(t, err)
+	}
+	require.EqualValues(t, len(spellings(t)), c.Metrics().Compiles)
+}
+
+// TestConfigurationsDoNotShare: an alias names a module, and so never leads out of
+// its configuration.
+func TestConfigurationsDoNotShare(t *testing.T) {
+	s, all := &mapStore{}, spellings(t)
+	c := newCache(t, s, nil)
+	for i, config := range []wazero.RuntimeConfig{
+		wazero.NewRuntimeConfig(),
+		wazero.NewRuntimeConfig().WithCloseOnContextDone(true),
+		wazero.NewRuntimeConfig().WithMemoryLimitPages(7),
+		wazero.NewRuntimeConfig().WithDebugInfoEnabled(false),
+	} {
+		_, err := newRuntime(t, c, config).CompileModule(bg, all[i])
+		require.NoError(t, err)
+		require.EqualValues(t, i+1, c.Metrics().Compiles)
+	}
+}
+
+// TestDWARFKeepsItsSpelling: line numbers refer to places in the very bytes.
+func TestDWARFKeepsItsSpelling(t *testing.T) {
+	plain := wasmtest.Sum(20, 0)
+	debug := slices.Concat(plain, wasmtest.CustomSection(".debug_line", []byte{0}))
+	for _, enabled := range []bool{true, false} {
+		c := newCache(t, &mapStore{}, nil)
+		r := newRuntime(t, c, wazero.NewRuntimeConfig().WithDebugInfoEnabled(enabled))
+		for _, wasm := range [][]byte{plain, debug} {
+			_, err := r.CompileModule(bg, wasm)
+			require.NoError(t, err)
+		}
+		require.EqualValues(t, map[bool]int{true: 2, false: 1}[enabled], c.Metrics().Compiles)
+	}
+}
+
+// TestInvalidSpellingIsRefused: an alias must not make an invalid module valid. The
+// body differs from that of a valid one in nothing the canonical encoding keeps, if
+// that were wrong; here the store lies outright.
+func TestInvalidSpellingIsRefused(t *testing.T) {
+	valid := wasmtest.Const(1)
+	invalid := bytes.Replace(valid, []byte{0x41, 1}, []byte{0x42, 1}, 1) // i64.const, where an i32 is due
+	require.NotEqual(t, valid, invalid)
+	plain := wazero.NewRuntime(bg)
+	defer plain.Close(bg)
+	_, want := plain.CompileModule(bg, invalid)
+	require.Error(t, want)
+
+	s := &mapStore{}
+	r := newRuntime(t, newCache(t, s, nil), nil)
+	_, err := r.CompileModule(bg, valid)
+	require.NoError(t, err)
+	for range 2 {
+		_, err = r.CompileModule(bg, invalid)
+		require.EqualError(t, err, want.Error())
+	}
+	require.Equal(t, 1, s.adds, "nothing about the invalid module is kept")
+}
+
+// TestLyingAliases: an alias that leads nowhere, to itself or to what isn't code, is a
+// miss, and the module is compiled.
+func TestLyingAliases(t *testing.T) {
+	all := spellings(t)
+	for name, lie := range map[string]func(s *mapStore, code, alias modcache.Key){
+		"target is gone": func(s *mapStore, code, _ modcache.Key) { delete(s.m, code) },
+		"target is an alias": func(s *mapStore, code, alias modcache.Key) {
+			s.m[code] = s.m[alias]
+		},
+		"alias of another key": func(s *mapStore, code, alias modcache.Key) {
+			b, err := s.m[alias].Bytes()
+			require.NoError(t, err)
+			b = bytes.Clone(b)
+			b[20] ^= 1
+			s.m[alias] = modcache.NewArtifact(b, s.m[alias].Info())
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := &mapStore{}
+			first := newRuntime(t, newCache(t, s, nil), nil)
+			for _, wasm := range all[:2] {
+				_, err := first.CompileModule(bg, wasm)
+				require.NoError(t, err)
+			}
+			lie(s, first.Key(modcache.NewModule(all[0])), first.Key(modcache.NewModule(all[1])))
+
+			c := newCache(t, s, nil)
+			r := newRuntime(t, c, nil)
+			compiled, err := r.CompileModule(bg, all[1])
+			require.NoError(t, err)
+			require.EqualValues(t, 300*301/2+5, call(t, r, compiled))
+			require.LessOrEqual(t, c.Metrics().Compiles, uint64(1))
+		})
+	}
+}
