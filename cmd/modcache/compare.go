@@ -13,13 +13,15 @@ import (
 // comparison is what differs between two modules.
 type comparison struct {
 	Verdict string `json:"verdict"`
-	// SameCode says that wazero compiles both to the same machine code.
+	// SameCode says that a Runtime can use the same machine code for both.
 	SameCode bool          `json:"same_code"`
 	Sections []sectionDiff `json:"sections,omitempty"`
 	// Bodies of functions that differ, counted if both modules have as many.
-	Bodies      int `json:"bodies_that_differ,omitempty"`
-	FirstBody   int `json:"first_function_that_differs,omitempty"` // its index, imports included
-	TotalBodies int `json:"bodies,omitempty"`
+	Bodies      int `json:"bodies_that_differ"`
+	FirstBody   int `json:"first_function_that_differs"` // its index, imports included
+	TotalBodies int `json:"bodies"`
+
+	debug bool // one of the modules has DWARF sections
 }
 
 type sectionDiff struct {
@@ -84,12 +86,12 @@ func compare(a, b []byte) (*comparison, error) {
 	if err != nil {
 		return nil, err
 	}
-	namesB, inB, _, err := sections(b)
+	namesB, inB, outlineB, err := sections(b)
 	if err != nil {
 		return nil, err
 	}
 	canonA, canonB := canonical(a), canonical(b)
-	c := &comparison{}
+	c := &comparison{debug: outline.HasDebug || outlineB.HasDebug}
 	custom, other := 0, 0
 	for _, name := range namesA {
 		sa := inA[name]
@@ -207,7 +209,11 @@ func cutNumber(b []byte) (n uint64, rest []byte, ok bool) {
 func (c *comparison) print(s *streams) error {
 	fmt.Fprintf(s.out, "\n%s\n", c.Verdict)
 	if c.SameCode && len(c.Sections) > 0 {
-		fmt.Fprintln(s.out, "wazero compiles both to the same machine code")
+		sharing := "a Runtime uses the same machine code for both"
+		if c.debug {
+			sharing += ", but only with -no-debug-info: they have DWARF sections, which refer to the exact code"
+		}
+		fmt.Fprintln(s.out, sharing)
 	}
 	if len(c.Sections) == 0 {
 		return nil

@@ -120,17 +120,17 @@ func (d *doctor) unreadable(ctx context.Context, disk *modcache.Disk) {
 	}
 }
 
-// module says whether the code of a module is there, and what is there instead.
+// module says whether a runtime finds the code of a module, and what is there
+// instead.
 func (d *doctor) module(ctx context.Context, disk *modcache.Disk, file string, m *modcache.Module) {
-	key, unknown := d.keyer.key(m)
+	_, unknown := d.keyer.key(m)
 	if unknown == nil {
-		e, ok, err := disk.Stat(ctx, key)
-		switch {
-		case err == nil && ok && e.Err == nil:
-			d.add(levelOK, "module", fmt.Sprintf("%s is there: %s, used %s, compiled in %s", file, sizeText(e.Size), e.Used.Format("2006-01-02 15:04"), tookText(e.Info.CompileTime)), "")
+		switch hit, err := d.load(ctx, disk, m); {
+		case err == nil:
+			d.add(levelOK, "module", fmt.Sprintf("%s is there: a runtime loads it, %s of machine code", file, sizeText(hit.Bytes)), "")
 			return
-		case err == nil && ok:
-			d.add(levelBad, "module", fmt.Sprintf("%s: its entry %s is %s", file, key, troubleText(e.Err)), "programs replace it when they compile the module")
+		case !errors.Is(err, modcache.ErrMiss):
+			d.add(levelBad, "module", fmt.Sprintf("%s: %s", file, plain(err)), "")
 			return
 		}
 	}
@@ -149,6 +149,27 @@ func (d *doctor) module(ctx context.Context, disk *modcache.Disk, file string, m
 	default:
 		d.add(levelBad, "module", fmt.Sprintf("%s is not there: never compiled with this cache, or dropped since, or its bytes were others", file), "fingerprint "+m.Fingerprint().String())
 	}
+}
+
+// load does what a program does that must find the module.
+func (d *doctor) load(ctx context.Context, disk *modcache.Disk, m *modcache.Module) (hit modcache.Event, err error) {
+	rc, err := d.config()
+	if err != nil {
+		return hit, err
+	}
+	cache, err := modcache.New(disk, &modcache.Options{
+		RequireHit: true, ReadOnly: true, Retain: -1, EngineID: d.keyer.engine.id,
+		OnEvent: func(e modcache.Event) {
+			if e.Kind == modcache.EventHit {
+				hit = e
+			}
+		},
+	})
+	if err != nil {
+		return hit, err
+	}
+	err = cache.Warm(ctx, rc, m)
+	return hit, errors.Join(err, cache.Close(ctx))
 }
 
 // related counts what is there of a module for the engine in question, lists the other

@@ -269,3 +269,40 @@ func TestValues(t *testing.T) {
 		require.Equal(t, want, sizeText(n))
 	}
 }
+
+// spellings returns a module, and the same with a name and padded numbers.
+func spellings(t *testing.T) (first, second string) {
+	t.Helper()
+	dir := t.TempDir()
+	for i, name := range []string{"first.wasm", "second.wasm"} {
+		var m wasmtest.Module
+		typ := m.Type(nil, []byte{wasmtest.I32})
+		for f := range 30 {
+			number := [][]byte{{0x80 | byte(f), 0x80, 0}, {0x80 | byte(f), 0}}[i]
+			m.Func(typ, "", append([]byte{0x41}, number...)...)
+		}
+		m.Custom("note", []byte(name))
+		require.NoError(t, os.WriteFile(filepath.Join(dir, name), m.Bytes(), 0o600))
+	}
+	return filepath.Join(dir, "first.wasm"), filepath.Join(dir, "second.wasm")
+}
+
+// TestSpellings warms one spelling of a module and asks for another.
+func TestSpellings(t *testing.T) {
+	first, second := spellings(t)
+	cache := filepath.Join(t.TempDir(), "cache")
+	require.Contains(t, call("key", first, second).want(t, exitOK).out, "a Runtime uses the same machine code for both\n")
+	require.Contains(t, call("warm", "-dir", cache, first).want(t, exitOK).out, "1 compiled")
+	require.Contains(t, call("doctor", "-dir", cache, second).want(t, exitOK).out, "second.wasm is there: a runtime loads it")
+	call("warm", "-dir", cache, "-require", second).want(t, exitOK)
+	require.Contains(t, call("warm", "-dir", cache, second).want(t, exitOK).out, "0 compiled, 1 present")
+	require.Contains(t, call("ls", "-dir", cache).want(t, exitOK).out, "alias")
+	require.Contains(t, call("stat", "-dir", cache).want(t, exitOK).out, "aliases    2 of them")
+
+	// A bundle of one spelling serves the other.
+	bundle := filepath.Join(t.TempDir(), "bundle")
+	call("push", "-dir", cache, "-o", bundle, "-module", first).want(t, exitOK)
+	to := filepath.Join(t.TempDir(), "cache")
+	call("pull", "-dir", to, bundle).want(t, exitOK)
+	call("warm", "-dir", to, "-require", second).want(t, exitOK)
+}

@@ -41,9 +41,9 @@ var keyCommand = command{
 	short: "print a module's fingerprints and key, or what differs between two",
 	long: `
 Prints the fingerprint of a module, which is the BLAKE3 hash of its bytes; the
-canonical fingerprint, which builds share that differ only in names, notes and
-spelling; and the key of its machine code for runtimes (not the drop-in) with this tool's wazero
-and the given settings.
+canonical fingerprint, which builds have in common that differ only in names,
+notes and spelling, and share one machine code; and the key of the module for
+runtimes (not the drop-in) with this tool's wazero and the given settings.
 
 Of two modules it says what differs: nothing but spelling, custom sections, or
 which functions. That tells why a rebuilt module is compiled again.`,

@@ -30,7 +30,7 @@ func (sel *selection) register(fs *flag.FlagSet) {
 	fs.BoolVar(&sel.mine, "this-engine", false, "only entries of this tool's wazero, or that of -program or -engine-id")
 	fs.BoolVar(&sel.others, "other-engines", false, "only entries of all other engines")
 	fs.Var(&sel.unused, "unused-for", "only entries that weren't used for this `time`, such as 12h or 30d")
-	fs.StringVar(&sel.module, "module", "", "only entries of the module in this `file`; those of the drop-in don't tell")
+	fs.StringVar(&sel.module, "module", "", "only entries that were made from the module in this `file`; those of the drop-in don't tell")
 }
 
 func (sel *selection) isEmpty() bool {
@@ -106,6 +106,7 @@ type entryJSON struct {
 	Created     *time.Time `json:"created,omitempty"`
 	Engine      string     `json:"engine,omitempty"`
 	Module      string     `json:"module,omitempty"` // fingerprint; none for the drop-in
+	Alias       bool       `json:"alias,omitempty"`  // leads to the code of the module, in another entry
 	WasmBytes   int64      `json:"wasm_bytes,omitempty"`
 	CompileTime int64      `json:"compile_time_ns,omitempty"`
 	Error       string     `json:"error,omitempty"`
@@ -125,9 +126,15 @@ func jsonOf(e modcache.DiskEntry) entryJSON {
 		j.Created = &created
 	}
 	if e.Info.Module != (modcache.Fingerprint{}) {
-		j.Module = e.Info.Module.String()
+		j.Module, j.Alias = e.Info.Module.String(), isAlias(e)
 	}
 	return j
+}
+
+// isAlias reports whether an entry holds no code, but leads from one spelling of a
+// module to that of another.
+func isAlias(e modcache.DiskEntry) bool {
+	return e.Err == nil && e.Info.Module != (modcache.Fingerprint{}) && e.Info.WasmSize == 0
 }
 
 var lsCommand = command{
@@ -136,7 +143,7 @@ var lsCommand = command{
 	long: `
 Lists the entries of a cache, those used last first, without reading the machine
 code in them or counting as a use. Keys may be given by their first 8 digits or
-more. With -json, each entry is one line of JSON, with all that is known of it.`,
+more. An alias leads from one spelling of a module to the code of another. With -json, each entry is one line of JSON, with all that is known of it.`,
 	make: func(fs *flag.FlagSet) action {
 		var dir dirFlags
 		var sel selection
@@ -191,6 +198,9 @@ func printEntries(s *streams, entries []modcache.DiskEntry, long bool) error {
 		module, wasm := "drop-in", "-"
 		if e.Info.Module != (modcache.Fingerprint{}) {
 			module, wasm = short(e.Info.Module.String()), sizeText(e.Info.WasmSize)
+		}
+		if isAlias(e) {
+			wasm = "alias"
 		}
 		name := printable(e.Info.Engine)
 		if !long {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"maps"
@@ -106,14 +107,14 @@ func (p *progress) draw() {
 
 // text fits a line of 80 characters.
 func (p *progress) text(now time.Time) string {
-	const width, longest = 24, 24
+	const width, longest = 20, 22
 	full := width * p.done / max(1, p.total)
 	line := fmt.Sprintf("[%s%s] %d/%d %.1fs", strings.Repeat("=", full), strings.Repeat(" ", width-full), p.done, p.total, now.Sub(p.start).Seconds())
 	if len(p.active) == 0 {
 		return line
 	}
 	// The one that takes longest is the one to wait for.
-	names := slices.SortedFunc(maps.Keys(p.active), func(a, b string) int { return p.active[a].Compare(p.active[b]) })
+	names := slices.SortedFunc(maps.Keys(p.active), func(a, b string) int { return cmp.Or(p.active[a].Compare(p.active[b]), cmp.Compare(a, b)) })
 	name := []rune(printable(filepath.Base(names[0])))
 	if len(name) > longest {
 		name = append(name[:longest-1], '…')

@@ -24,6 +24,7 @@ type summary struct {
 	Bytes       int64           `json:"bytes"`           // on disk
 	CodeBytes   int64           `json:"code_bytes"`      // of machine code in them
 	CompileTime int64           `json:"compile_time_ns"` // that they save together, as far as they say
+	Aliases     int             `json:"aliases"`         // entries that lead to the code of another
 	Unreadable  int             `json:"unreadable"`
 	Engines     []engineSummary `json:"engines"`
 	Other       []kindSummary   `json:"other"` // what isn't an entry of this format
@@ -63,7 +64,11 @@ func summarize(ctx context.Context, d *modcache.Disk, mine string) (summary, err
 			sum.Unreadable++
 			continue
 		}
-		sum.CodeBytes += e.Size
+		if isAlias(e) {
+			sum.Aliases++
+		} else {
+			sum.CodeBytes += e.Size
+		}
 		sum.CompileTime += int64(e.Info.CompileTime)
 		en := engines[e.Info.Engine]
 		if en == nil {
@@ -199,6 +204,9 @@ func printSummary(s *streams, sum summary) error {
 	t := tabwriter.NewWriter(s.out, 0, 0, 2, ' ', 0)
 	fmt.Fprintf(t, "directory\t%s\n", sum.Dir)
 	fmt.Fprintf(t, "entries\t%d, %s on disk, %s of machine code\n", sum.Entries, sizeText(sum.Bytes), sizeText(sum.CodeBytes))
+	if sum.Aliases > 0 {
+		fmt.Fprintf(t, "aliases\t%d of them, for other spellings of a module\n", sum.Aliases)
+	}
 	if sum.CompileTime > 0 {
 		fmt.Fprintf(t, "compiling\ttook %s\n", tookText(time.Duration(sum.CompileTime)))
 	}
