@@ -60,7 +60,7 @@ func TestBinary(t *testing.T) {
 
 	// This tool, unlike this test, says what it was built with.
 	out := tool(exitOK, "doctor", "-dir", cache, "-program", bin, files[0])
-	require.Contains(t, out, "the program and this tool have the same")
+	require.Contains(t, out, "what this tool compiles is for the program")
 	require.Contains(t, out, "is there: ")
 	goBin, err := exec.LookPath("go")
 	require.NoError(t, err)

@@ -147,7 +147,7 @@ func (d *doctor) engineIdentity() {
 		return
 	}
 	switch {
-	case strings.HasPrefix(en.id, "executable "):
+	case isExecutable(en.id):
 		d.add(levelWarn, "engine", "is known by a hash of the executable only: each build of it starts cold",
 			"build with module checksums (no vendoring, no replace by a directory), or set Options.EngineID")
 	case d.program == "" && d.keyer.mismatch != nil:
@@ -161,12 +161,16 @@ func (d *doctor) programIdentity() bool {
 	en := d.keyer.engine
 	p := en.program
 	d.add(levelNote, "program", fmt.Sprintf("%s contains wazero %s, for %s/%s", d.program, p.Required, p.GOOS, p.GOARCH), "")
-	d.add(levelNote, "engine", en.id, "of the program, unless it sets Options.EngineID, which -engine-id stands for")
+	whose := "of the program, unless it sets Options.EngineID, which -engine-id stands for"
+	if d.id != "" {
+		whose = "as -engine-id says"
+	}
+	d.add(levelNote, "engine", en.id, whose)
 	if err := en.check(); err != nil {
 		d.add(levelBad, "engine", plain(err), "")
-		return strings.HasPrefix(en.id, "executable ")
+		return false
 	}
-	d.add(levelOK, "engine", "the program and this tool have the same", "")
+	d.add(levelOK, "engine", "what this tool compiles is for the program", "")
 	return true
 }
 

@@ -79,8 +79,11 @@ func (en engine) check() error {
 	case en.program != nil && en.program.GOARCH != "" && platform() != en.program.GOOS+"/"+en.program.GOARCH:
 		return fmt.Errorf("the program is built for %s/%s and this tool for %s: it would not find what is compiled here",
 			en.program.GOOS, en.program.GOARCH, platform())
-	case en.program != nil && en.program.Identity != en.own && en.id == en.program.Identity:
-		return fmt.Errorf("the program would not find what is compiled here: its wazero is\n  %s\nand the one in this tool is\n  %s\n%s",
+	case en.program != nil && isExecutable(en.id) && en.id == en.program.Identity:
+		return errors.New("nothing that another program compiles is found by this one, whose wazero has no module checksum (it is vendored, or replaced by a directory): " +
+			"build it with checksums, or set Options.EngineID and give -engine-id")
+	case en.program != nil && en.program.Identity != en.own && !isExecutable(en.program.Identity):
+		return fmt.Errorf("what is compiled here is not for the program: its wazero is\n  %s\nand the one in this tool is\n  %s\n%s",
 			en.program.Identity, en.own, fix)
 	case en.id != en.own && isDerived(en.id):
 		return fmt.Errorf("-engine-id names a build of wazero that isn't in this tool:\n  %s\nwhich has\n  %s\nIts machine code would crash that program; %s",
@@ -96,8 +99,12 @@ func (en engine) check() error {
 // isDerived reports whether an identity says by itself which code it stands for, rather than
 // being somebody's choice.
 func isDerived(id string) bool {
-	return strings.HasPrefix(id, "executable ") || strings.Contains(id, "@") && strings.Contains(id, " h1:")
+	return isExecutable(id) || strings.Contains(id, "@") && strings.Contains(id, " h1:")
 }
+
+// isExecutable reports whether an identity is a hash of the program, for want of anything
+// better.
+func isExecutable(id string) bool { return strings.HasPrefix(id, "executable ") }
 
 // configFlags are the settings of a wazero.RuntimeConfig, all of which are a part of
 // keys.

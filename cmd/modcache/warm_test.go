@@ -228,8 +228,11 @@ func TestEngineCheck(t *testing.T) {
 		{"somebody else's", engine{id: other, own: own}, "would crash"},
 		{"another executable", engine{id: "executable 01", own: own}, "would crash"},
 		{"program", engine{id: own, own: own, program: program(own, w.Format.Version, arch)}, ""},
-		{"program that chooses", engine{id: "release 12", own: own, program: program(other, w.Format.Version, arch)}, ""},
+		{"program that chooses", engine{id: "release 12", own: own, program: program(own, w.Format.Version, arch)}, ""},
+		{"vendored program that chooses", engine{id: "release 12", own: own, program: program("executable 01", w.Format.Version, arch)}, ""},
+		{"another wazero whatever it chooses", engine{id: "release 12", own: own, program: program(other, w.Format.Version, arch)}, "go get -tool"},
 		{"another wazero", engine{id: other, own: own, program: program(other, w.Format.Version, arch)}, "go get -tool"},
+		{"vendored", engine{id: "executable 01", own: own, program: program("executable 01", w.Format.Version, arch)}, "set Options.EngineID"},
 		{"another platform", engine{id: own, own: own, program: program(own, w.Format.Version, "mips")}, "built for"},
 		{"another format", engine{id: own, own: own, program: program(own, "v0.0.0", arch)}, "refuse"},
 	} {
