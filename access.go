@@ -17,7 +17,9 @@ import (
 // past it, and everything is counted and reported.
 
 // lookup returns the artifact under key and the length of the code in it, or nil.
-// The caller closes it, having called hit or reject.
+// Whatever the store is, the artifact was made for this key by this engine, and its
+// bytes are verified, now or as they are read. The caller closes it, having
+// called hit or reject.
 func (c *Cache) lookup(ctx context.Context, key Key) (*Artifact, int64) {
 	var a *Artifact
 	var ok bool
@@ -25,31 +27,34 @@ func (c *Cache) lookup(ctx context.Context, key Key) (*Artifact, int64) {
 		a, ok, err = c.store.Get(ctx, key)
 		return err
 	})
-	switch {
-	case err != nil:
-		if ctx.Err() == nil {
+	if err != nil || !ok || a == nil {
+		discard(a)
+		if err != nil && ctx.Err() == nil {
 			c.storeFailed("get", key, err)
 		}
 		c.miss(key, reasonOf(err), err)
 		return nil, 0
-	case !ok || a == nil:
-		c.miss(key, ReasonAbsent, nil)
-		return nil, 0
 	}
-	var size int64
+	var verified *Artifact
 	err = guard("read", func() (err error) {
-		if a.Info().Engine != c.engine {
-			return fmt.Errorf("%w: made by engine %q, this is %q", ErrCorrupt, a.Info().Engine, c.engine)
-		}
-		size, err = unsealed(key, a)
+		verified, err = verify(key, c.engine, a)
 		return err
 	})
+	if verified != a {
+		discard(a)
+	}
 	if err != nil {
 		c.reject(key, err)
-		_ = a.Close()
 		return nil, 0
 	}
-	return a, size
+	return verified, verified.Size() - sealSize
+}
+
+// discard closes what a store returned and nobody will use.
+func discard(a *Artifact) {
+	if a != nil {
+		_ = guard("close", a.Close)
+	}
 }
 
 // hit reports that the artifact could be used.
@@ -72,14 +77,18 @@ func (c *Cache) reject(key Key, err error) {
 		c.storeFailed("read", key, err)
 		return
 	}
-	c.counters.corrupt.Add(1)
-	c.emit(Event{Kind: EventCorrupt, Key: key, Err: err})
+	c.corrupt(key, err)
 	if c.opts.ReadOnly {
 		return
 	}
 	if err := guard("delete", func() error { return c.store.Delete(c.ctx, key) }); err != nil {
 		c.storeFailed("delete", key, err)
 	}
+}
+
+func (c *Cache) corrupt(key Key, err error) {
+	c.counters.corrupt.Add(1)
+	c.emit(Event{Kind: EventCorrupt, Key: key, Err: err})
 }
 
 // put seals the code, which it takes over, and stores it if the Cache may write. It
@@ -142,15 +151,6 @@ func (c *Cache) forward(e Event) {
 	}
 }
 
-// readAll returns an artifact's bytes.
-func readAll(a *Artifact) (b []byte, err error) {
-	err = guard("read", func() (err error) {
-		b, err = a.Bytes()
-		return err
-	})
-	return b, err
-}
-
 // guardedReader turns panics of a store's reader into errors, because it is read
 // from inside wazero.
 type guardedReader struct{ src io.ReaderAt }
@@ -178,8 +178,11 @@ func isDamage(err error) bool {
 	return errors.Is(err, ErrCorrupt) || errors.Is(err, ErrAuth) || errors.Is(err, wazerohook.ErrEntry)
 }
 
+// reasonOf tells why there is nothing to be used; nil means that nothing was there.
 func reasonOf(err error) Reason {
 	switch {
+	case err == nil:
+		return ReasonAbsent
 	case errors.Is(err, ErrAuth):
 		return ReasonAuth
 	case isDamage(err):
@@ -196,5 +199,3 @@ type counters struct {
 	compiles, compileErrors, coalesced, stubbed atomic.Uint64
 	compileTime, saved                          atomic.Int64
 }
-
-func closeArtifact(a *Artifact) error { return guard("close", a.Close) }

@@ -161,7 +161,7 @@ func (e *engine) loadStored(ctx context.Context, r *Runtime, key Key, src *sourc
 
 // placeStored is place for an artifact from the store, which it closes.
 func (e *engine) placeStored(r *Runtime, key Key, src *source, a *Artifact, at Key) (*hot, error) {
-	defer closeArtifact(a)
+	defer discard(a)
 	h, err := e.place(r, key, src, a)
 	switch {
 	case err == nil:
@@ -182,7 +182,7 @@ func (e *engine) place(r *Runtime, key Key, src *source, a *Artifact) (*hot, err
 	if err != nil {
 		return nil, err
 	}
-	h := &hot{e: e, key: key, image: image, size: entry.CodeLen(), modules: make(map[*Runtime]*module)}
+	h := &hot{e: e, key: key, image: image, size: footprint(entry.CodeLen(), image), modules: make(map[*Runtime]*module)}
 	// wazero decodes the image before it asks for the key, which is time enough to
 	// predict it on another core.
 	predicted := sync.OnceValue(func() wazerohook.WazeroKey { return e.c.wazero.Key(image, e.term) })
@@ -243,7 +243,7 @@ func (e *engine) compile(ctx context.Context, key Key, src *source, s *spelling)
 	if err != nil || code == nil {
 		return nil, err
 	}
-	c.idle.discard(int64(len(code))) // wazero's copy of it
+	c.idle.discard(footprint(int64(len(code)), nil)) // wazero's copy of it
 	// It is worth keeping even if everybody has left by now.
 	a := c.put(c.ctx, key, code, Info{Module: src.sum, WasmSize: int64(len(wasm)), CompileTime: took})
 	if shared && s.key != key {
@@ -323,8 +323,7 @@ func (e *engine) direct(r *Runtime, key Key, src *source) (*hot, error) {
 	if err != nil {
 		return nil, err
 	}
-	const growth = 5 // machine code is about that many times its wasm
-	return &hot{e: e, key: key, image: image, size: growth * int64(len(image)), anchor: cm, modules: make(map[*Runtime]*module)}, nil
+	return &hot{e: e, key: key, image: image, size: footprint(codeGrowth*int64(len(image)), image), anchor: cm, modules: make(map[*Runtime]*module)}, nil
 }
 
 // lock takes the store's lock on key, if it has any. locked says that somebody
@@ -336,15 +335,22 @@ func (c *Cache) lock(ctx context.Context, key Key) (unlock func(), locked bool) 
 	}
 	ctx, cancel := context.WithTimeout(ctx, c.opts.LockWait)
 	defer cancel()
+	var release func()
 	err := guard("lock", func() (err error) {
-		unlock, err = locker.Lock(ctx, key)
+		if release, err = locker.Lock(ctx, key); err == nil && release == nil {
+			err = errors.New("no way to unlock")
+		}
 		return err
 	})
-	if err != nil || unlock == nil {
+	if err != nil {
 		if ctx.Err() == nil {
 			c.storeFailed("lock", key, err)
 		}
 		return func() {}, true
 	}
-	return unlock, true
+	return func() {
+		if err := guard("unlock", func() error { release(); return nil }); err != nil {
+			c.storeFailed("unlock", key, err)
+		}
+	}, true
 }

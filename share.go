@@ -39,7 +39,7 @@ func (e *engine) fetch(ctx context.Context, key Key) (a *Artifact, at Key) {
 	if err == nil && !ok {
 		return a, key
 	}
-	_ = closeArtifact(a)
+	discard(a)
 	if err != nil {
 		c.reject(key, err)
 		return nil, key
@@ -52,7 +52,7 @@ func (e *engine) fetch(ctx context.Context, key Key) (a *Artifact, at Key) {
 		err = fmt.Errorf("%w: an alias leads to another alias", ErrCorrupt)
 	}
 	if err != nil {
-		_ = closeArtifact(a)
+		discard(a)
 		c.reject(key, err)
 		return nil, key
 	}
@@ -118,7 +118,7 @@ func (e *engine) loadShared(ctx context.Context, r *Runtime, key Key, src *sourc
 		return nil, nil
 	}
 	if err := e.validate(ctx, src); err != nil {
-		_ = closeArtifact(a)
+		discard(a)
 		return nil, err
 	}
 	module := a.Info().Module
