@@ -21,6 +21,7 @@ func build(t *testing.T) string {
 	if testing.Short() {
 		t.Skip("builds a program")
 	}
+	needsCompiler(t)
 	bin := filepath.Join(t.TempDir(), "modcache.exe")
 	out, err := exec.Command("go", "build", "-o", bin, ".").CombinedOutput()
 	require.NoError(t, err, string(out))

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -77,7 +78,7 @@ func kindOf(dir string) (dirKind, error) {
 	case err != nil:
 		return isForeign, err
 	}
-	tag, err := os.ReadFile(filepath.Join(dir, tagName))
+	tag, err := readTag(filepath.Join(dir, tagName))
 	switch {
 	case err == nil && bytes.Contains(tag, []byte(tagText)):
 		return isCache, nil
@@ -90,6 +91,21 @@ func kindOf(dir string) (dirKind, error) {
 		}
 	}
 	return empty, nil
+}
+
+// readTag reads what may be anybody's file, or no file at all.
+func readTag(name string) ([]byte, error) {
+	const enough = 4 << 10
+	fi, err := os.Lstat(name)
+	if err != nil || !fi.Mode().IsRegular() {
+		return nil, err
+	}
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(io.LimitReader(f, enough))
 }
 
 // mustBe checks that dir is a cache, or could become one.

@@ -44,10 +44,14 @@ func TestLs(t *testing.T) {
 	// What a file says can't steer the terminal.
 	d, err := modcache.OpenDisk(cache, nil)
 	require.NoError(t, err)
-	require.NoError(t, d.Add(bg, modcache.Key{7}, modcache.NewArtifact([]byte("x"), modcache.Info{Engine: "\x1b[31mred"})))
+	odd := modcache.Info{Engine: "\x1b[31mred", Created: time.Unix(1<<61, 0), CompileTime: -1}
+	require.NoError(t, d.Add(bg, modcache.Key{7}, modcache.NewArtifact([]byte("x"), odd)))
 	require.NoError(t, d.Close())
+	bundle := filepath.Join(t.TempDir(), "bundle")
+	call("push", "-dir", cache, "-o", bundle).want(t, exitOK)
+	require.Contains(t, call("pull", "-n", bundle).want(t, exitOK).out, "4 sound")
 	for _, args := range [][]string{{"ls"}, {"ls", "-l"}, {"ls", "-json"}, {"stat"}, {"stat", "-json"}, {"doctor"}, {"doctor", "-json"}} {
-		o := call(append(args, "-dir", cache)...)
+		o := call(append(args, "-dir", cache)...).want(t, exitOK)
 		require.NotContains(t, o.out, "\x1b", args)
 	}
 }
@@ -101,9 +105,11 @@ func TestVerify(t *testing.T) {
 func TestTrim(t *testing.T) {
 	cache, _ := warmed(t, 4)
 	old := entries(t, cache)[2]
-	before := time.Now().Add(-48 * time.Hour)
+	before := time.Now().Add(-1000 * time.Hour)
 	require.NoError(t, os.Chtimes(old, before, before))
-	// Other commands that write evict nothing.
+	// Other commands that write evict nothing, even if a trim is due.
+	due := time.Now().Add(-2 * time.Hour)
+	require.NoError(t, os.Chtimes(filepath.Join(cache, "trimmed"), due, due))
 	call("rm", "-dir", cache, "-other-engines").want(t, exitOK)
 	require.Len(t, entries(t, cache), 4)
 	o := call("trim", "-dir", cache, "-max-age", "1d").want(t, exitOK)
@@ -273,6 +279,7 @@ func TestValues(t *testing.T) {
 // spellings returns a module, and the same with a name and padded numbers.
 func spellings(t *testing.T) (first, second string) {
 	t.Helper()
+	needsCompiler(t)
 	dir := t.TempDir()
 	for i, name := range []string{"first.wasm", "second.wasm"} {
 		var m wasmtest.Module

@@ -114,15 +114,14 @@ type entryJSON struct {
 
 func jsonOf(e modcache.DiskEntry) entryJSON {
 	j := entryJSON{
-		Key: e.Key.String(), Bytes: e.Stored, CodeBytes: e.Size, Used: e.Used.UTC(), Engine: e.Info.Engine,
+		Key: e.Key.String(), Bytes: e.Stored, CodeBytes: e.Size, Used: sane(e.Used), Engine: e.Info.Engine,
 		WasmBytes: e.Info.WasmSize, CompileTime: int64(e.Info.CompileTime),
 	}
 	if e.Err != nil {
 		j.Error = troubleText(e.Err)
 		return j
 	}
-	if !e.Info.Created.IsZero() {
-		created := e.Info.Created.UTC()
+	if created := sane(e.Info.Created); !created.IsZero() {
 		j.Created = &created
 	}
 	if e.Info.Module != (modcache.Fingerprint{}) {

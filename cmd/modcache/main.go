@@ -125,14 +125,11 @@ func run(ctx context.Context, args []string, s *streams) int {
 	return exitFailed
 }
 
-// plain returns the text of an error without the prefix that the library gives to
-// its own, and that the command gives to all.
+// plain returns the text of an error for people: without the prefix that the library
+// gives to its errors, and without the stack that it keeps of a panic.
 func plain(err error) string {
-	lines := strings.Split(err.Error(), "\n")
-	for i, line := range lines {
-		lines[i] = strings.TrimPrefix(line, "modcache: ")
-	}
-	return strings.Join(lines, "\n")
+	text, _, _ := strings.Cut(err.Error(), "\ngoroutine ")
+	return strings.ReplaceAll(text, "modcache: ", "")
 }
 
 func (c command) run(ctx context.Context, args []string, s *streams) error {

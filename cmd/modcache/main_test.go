@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/modcache/modcache"
 	"github.com/modcache/modcache/internal/wasmtest"
+	"github.com/modcache/modcache/internal/wazerohook"
 )
 
 var bg = context.Background()
@@ -49,9 +51,18 @@ func (o outcome) want(t *testing.T, code int) outcome {
 	return o
 }
 
+// needsCompiler skips where there is nothing to cache.
+func needsCompiler(t *testing.T) {
+	t.Helper()
+	if _, err := wazerohook.Probe(); errors.Is(err, wazerohook.ErrInterpreter) {
+		t.Skip(err)
+	}
+}
+
 // modules writes n small modules to a directory of their own.
 func modules(t *testing.T, n int) (dir string, files []string) {
 	t.Helper()
+	needsCompiler(t)
 	dir = t.TempDir()
 	for i := range n {
 		name := filepath.Join(dir, "module"+string(rune('a'+i))+".wasm")

@@ -144,7 +144,7 @@ func (p *pusher) push(ctx context.Context, w io.Writer, s *streams, entries []mo
 			fmt.Fprintf(s.err, "%s  %s\n", e.Key, troubleText(err))
 			continue
 		}
-		if err := addMember(t, e.Key.String()+bundleSuffix, e.Info.Created, b); err != nil {
+		if err := addMember(t, e.Key.String()+bundleSuffix, sane(e.Info.Created), b); err != nil {
 			return err
 		}
 		pushed++

@@ -70,16 +70,17 @@ func summarize(ctx context.Context, d *modcache.Disk, mine string) (summary, err
 			sum.CodeBytes += e.Size
 		}
 		sum.CompileTime += int64(e.Info.CompileTime)
+		used, created := sane(e.Used), sane(e.Info.Created)
 		en := engines[e.Info.Engine]
 		if en == nil {
 			en = &engineSummary{Engine: e.Info.Engine, This: e.Info.Engine == mine,
-				OldestUse: e.Used, LatestUse: e.Used, Oldest: e.Info.Created, Latest: e.Info.Created}
+				OldestUse: used, LatestUse: used, Oldest: created, Latest: created}
 			engines[e.Info.Engine] = en
 		}
 		en.Entries++
 		en.Bytes += e.Stored
-		en.OldestUse, en.LatestUse = stretch(en.OldestUse, en.LatestUse, e.Used)
-		en.Oldest, en.Latest = stretch(en.Oldest, en.Latest, e.Info.Created)
+		en.OldestUse, en.LatestUse = stretch(en.OldestUse, en.LatestUse, used)
+		en.Oldest, en.Latest = stretch(en.Oldest, en.Latest, created)
 	}
 	for _, en := range engines {
 		sum.Engines = append(sum.Engines, *en)
@@ -105,7 +106,7 @@ func stretch(oldest, latest, t time.Time) (time.Time, time.Time) {
 	if t.After(latest) {
 		latest = t
 	}
-	return oldest.UTC(), latest.UTC()
+	return oldest, latest
 }
 
 func freeSpace(dir string) (free, total int64, err error) {

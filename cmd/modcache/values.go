@@ -93,6 +93,15 @@ func sizeText(n int64) string {
 	return fmt.Sprintf("%.1f %cB", f, units[i])
 }
 
+// sane returns t, or the zero time for one that nothing can be made of: what is in a file may be
+// anything.
+func sane(t time.Time) time.Time {
+	if y := t.Year(); y < 1970 || y > 9999 {
+		return time.Time{}
+	}
+	return t.UTC()
+}
+
 // agoText writes how long ago t was.
 func agoText(now, t time.Time) string {
 	d := now.Sub(t)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -12,6 +13,7 @@ import (
 	"github.com/tetratelabs/wazero"
 
 	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/internal/wazerohook"
 )
 
 var warmCommand = command{
@@ -76,6 +78,9 @@ func (w *warmer) run(ctx context.Context, s *streams, operands []string) error {
 		return err
 	}
 	w.engine = en.id
+	if _, err := wazerohook.Probe(); err != nil {
+		return fmt.Errorf("nothing can be cached on %s with the wazero in this tool: %w", platform(), err)
+	}
 	if err := en.check(); err != nil {
 		return err
 	}
@@ -201,7 +206,7 @@ func (w *warmer) one(ctx context.Context, p *progress, file string) (line string
 			case modcache.EventCompileStarted:
 				p.compiling(file)
 			case modcache.EventStoreFailed, modcache.EventCorrupt, modcache.EventDegraded:
-				trouble = e.Err
+				trouble = cmp.Or(trouble, e.Err)
 			}
 		},
 	})

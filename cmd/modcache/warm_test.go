@@ -209,6 +209,7 @@ func TestProgress(t *testing.T) {
 }
 
 func TestEngineCheck(t *testing.T) {
+	needsCompiler(t)
 	own, err := ownIdentity()
 	require.NoError(t, err)
 	w, err := wazerohook.Probe()
@@ -254,4 +255,19 @@ func TestEngineCheck(t *testing.T) {
 	wasm, err := os.ReadFile(files[0])
 	require.NoError(t, err)
 	require.NoError(t, openWarm(t, cache, modcache.Options{EngineID: "release 12"}).Warm(bg, nil, modcache.NewModule(wasm)))
+}
+
+// TestWarmPanic warms a module that wazero's validator runs past the end of.
+func TestWarmPanic(t *testing.T) {
+	var m wasmtest.Module
+	m.Body(m.Type(nil, nil), "f", []byte{0, 0x1f, 0, 0x0b}) // try_table without its clauses
+	src, _ := modules(t, 1)
+	require.NoError(t, os.WriteFile(filepath.Join(src, "bad.wasm"), m.Bytes(), 0o600))
+	for _, mode := range []string{"-drop-in=false", "-drop-in"} {
+		cache := filepath.Join(t.TempDir(), "cache")
+		o := call("warm", "-dir", cache, "-features", "v2,exception-handling", mode, src).want(t, exitFailed)
+		require.Contains(t, o.out, "1 compiled, 0 present, 1 failed", mode)
+		require.Contains(t, o.err, "panic", mode)
+		require.NotContains(t, o.err, ".go:", mode)
+	}
 }

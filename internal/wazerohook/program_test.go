@@ -37,6 +37,9 @@ func TestReadProgramIsRight(t *testing.T) {
 	if testing.Short() {
 		t.Skip("builds a program")
 	}
+	if _, err := Probe(); err != nil {
+		t.Skip(err)
+	}
 	bin := filepath.Join(t.TempDir(), "program.exe")
 	out, err := exec.Command("go", "build", "-o", bin, "./testdata/program").CombinedOutput()
 	require.NoError(t, err, string(out))
