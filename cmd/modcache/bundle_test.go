@@ -157,7 +157,7 @@ func TestStrangeBundles(t *testing.T) {
 	require.NoError(t, err)
 
 	write := func(members ...*tar.Header) []byte {
-		if len(members) > 1 {
+		if len(members) > 1 && members[len(members)-1].Name != bundleEnd {
 			members = append(members, &tar.Header{Name: bundleEnd, Typeflag: tar.TypeReg})
 		}
 		var buf bytes.Buffer
@@ -190,6 +190,7 @@ func TestStrangeBundles(t *testing.T) {
 	}{
 		"sound":          {write(file(bundleName), file(h.Name)), exitOK, 1},
 		"twice":          {write(file(bundleName), file(h.Name), file(h.Name)), exitOK, 1},
+		"an entry short": {bytes.Replace(write(file(bundleName), file(h.Name)), endText(1), endText(2), 1), exitFailed, 1},
 		"no first entry": {write(file(h.Name)), exitFailed, 0},
 		"empty":          {nil, exitFailed, 0},
 		"text":           {[]byte(strings.Repeat("no tar file ", 1000)), exitFailed, 0},

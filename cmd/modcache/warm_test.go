@@ -193,7 +193,7 @@ func TestProgress(t *testing.T) {
 	t.Setenv("TERM", "xterm")
 	o := callWith(bg, &streams{errIsTerminal: true}, "warm", "-dir", cache, src).want(t, exitOK)
 	require.Contains(t, o.err, "3/3")
-	require.True(t, strings.HasSuffix(o.err, "\x1b[K"), "the bar must go away")
+	require.True(t, strings.HasSuffix(o.err, "\r\x1b[K"), "the bar must go away")
 	require.Equal(t, 3, strings.Count(o.out, "compiled  "))
 	require.NotContains(t, o.out, "\x1b")
 
