@@ -33,16 +33,17 @@ var doctorCommand = command{
 	name: "doctor", args: "[module...]",
 	short: "find out why a cache is cold here",
 	long: `
-Checks everything that a hit depends on: whether this tool's wazero is known to modcache, the
-identity of the engine, the CPU, the directory with its permissions and free
-space, and what is stored for which engine. With modules, it says whether their
-machine code is there for a runtime with the given settings, and if not, what is
-there instead. With -program, it reads which wazero an executable contains, and
-says whether it finds what this tool and others have stored. Nothing is changed,
-and the program is not run.
+Checks everything that a hit depends on: whether this tool's wazero is known
+to modcache, the identity of the engine, the CPU, the directory with its
+permissions and free space, and what is stored for which engine. With modules,
+it says whether their machine code is there for a runtime with the given
+settings, and if not, what is there instead. With -program, it reads which
+wazero an executable contains, and says whether it finds what this tool and
+others have stored. Nothing is changed, and the program is not run.
 
 A line begins with ok, with note for what is good to know, with warn for what
-may be wrong, or with bad for what makes the cache cold; then the exit code is 3.`,
+may be wrong, or with bad for what makes the cache cold; then the exit code is
+3.`,
 	make: func(fs *flag.FlagSet) action {
 		doc := &doctor{}
 		doc.dir.register(fs)

@@ -140,9 +140,11 @@ var lsCommand = command{
 	name: "ls", args: "[key...]",
 	short: "list what a cache holds",
 	long: `
-Lists the entries of a cache, those used last first, without reading the machine
-code in them or counting as a use. Keys may be given by their first 8 digits or
-more. An alias leads from one spelling of a module to the code of another. With -json, each entry is one line of JSON, with all that is known of it.`,
+Lists the entries of a cache, those used last first, without reading the
+machine code in them or counting as a use. Keys may be given by their first 8
+digits or more. An alias leads from one spelling of a module to the code of
+another. With -json, each entry is one line of JSON, with all that is known of
+it.`,
 	make: func(fs *flag.FlagSet) action {
 		var dir dirFlags
 		var sel selection

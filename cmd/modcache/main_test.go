@@ -135,6 +135,9 @@ func TestHelp(t *testing.T) {
 		require.Equal(t, h, call("help", c.name))
 		require.Contains(t, h.out, "usage: modcache "+c.name)
 		require.Contains(t, h.out, exitCodes)
+		for line := range strings.Lines(c.long) {
+			require.LessOrEqual(t, len(line), 80, line)
+		}
 		for line := range strings.Lines(h.out) {
 			require.LessOrEqual(t, len(line), 160, line)
 		}

@@ -14,10 +14,10 @@ var verifyCommand = command{
 	name:  "verify",
 	short: "read every byte of a cache and report damage",
 	long: `
-Reads and verifies every entry. Nothing is changed unless -quarantine is given,
-which moves damaged entries aside, as a program does that comes across one.
-Entries that were sealed with another secret than that of -key-file can't be
-judged, and count as found.`,
+Reads and verifies every entry. Nothing is changed unless -quarantine is
+given, which moves damaged entries aside, as a program does that comes across
+one. Entries that were sealed with another secret than that of -key-file can't
+be judged, and count as found.`,
 	make: func(fs *flag.FlagSet) action {
 		var dir dirFlags
 		dir.register(fs)
@@ -64,10 +64,11 @@ var trimCommand = command{
 	name:  "trim",
 	short: "drop what went unused, and what exceeds a size",
 	long: `
-Drops entries that went unused for too long, then those that went unused longest until
-the rest fits, and what crashed processes left behind. Programs do that by
-themselves once an hour, with their own limits; the defaults here are those of
-modcache.DiskOptions. To drop the entries of old engines, see rm -other-engines.`,
+Drops entries that went unused for too long, then those that went unused
+longest until the rest fits, and what crashed processes left behind. Programs
+do that by themselves once an hour, with their own limits; the defaults here
+are those of modcache.DiskOptions. To drop the entries of old engines, see rm
+-other-engines.`,
 	make: func(fs *flag.FlagSet) action {
 		var dir dirFlags
 		dir.register(fs)
@@ -100,10 +101,10 @@ var rmCommand = command{
 	name: "rm", args: "[key...]",
 	short: "remove entries",
 	long: `
-Removes entries by key, or those that all of the given flags select: for example the
-code of wazero versions that nobody runs any more with -other-engines. Running
-programs are not disturbed: what they have loaded stays loaded, and what they
-need again they compile again.`,
+Removes entries by key, or those that all of the given flags select: for
+example the code of wazero versions that nobody runs any more with
+-other-engines. Running programs are not disturbed: what they have loaded
+stays loaded, and what they need again they compile again.`,
 	make: func(fs *flag.FlagSet) action {
 		var dir dirFlags
 		var sel selection

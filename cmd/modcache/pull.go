@@ -20,14 +20,15 @@ var pullCommand = command{
 	name: "pull", args: "[bundle]",
 	short: "store the entries of a bundle",
 	long: `
-Stores the entries of a bundle that push has written, from a file or from standard
-input. Each entry is verified to its last byte before it is stored, and stored
-at once or not at all; a damaged one is left out, and reported with exit code
-3. An interrupted pull leaves a correct cache: pull again.
+Stores the entries of a bundle that push has written, from a file or from
+standard input. Each entry is verified to its last byte before it is stored,
+and stored at once or not at all; a damaged one is left out, and reported with
+exit code 3. An interrupted pull leaves a correct cache: pull again.
 
 Machine code runs in the programs that find it. Pull bundles from people you
-trust to run code on this machine, and use -bundle-key-file when a bundle passes
-through other hands: then only bundles sealed with that secret are taken.`,
+trust to run code on this machine, and use -bundle-key-file when a bundle
+passes through other hands: then only bundles sealed with that secret are
+taken.`,
 	make: func(fs *flag.FlagSet) action {
 		p := &puller{maxEntry: 1 << 30}
 		p.dir.register(fs)
