@@ -69,7 +69,7 @@ type action func(ctx context.Context, s *streams, args []string) error
 
 var commands = []command{
 	warmCommand, lsCommand, statCommand, verifyCommand, trimCommand, rmCommand,
-	keyCommand, pushCommand, pullCommand, doctorCommand,
+	keyCommand, pushCommand, pullCommand, keygenCommand, serveCommand, doctorCommand,
 }
 
 // usageError is an error in the command line.
