@@ -340,7 +340,9 @@ func TestRecorderIsBounded(t *testing.T) {
 	defer c.Close(t.Context())
 	for i := range 1000 {
 		took := time.Duration(i*7919%1000) * time.Millisecond
-		rec.Observe(modcache.Event{Kind: modcache.EventCompileFinished, Duration: took})
+		for _, took := range []time.Duration{took / 2, took, took / 3} {
+			rec.Observe(modcache.Event{Kind: modcache.EventCompileFinished, Key: modcache.Key{byte(i), byte(i >> 8)}, Duration: took})
+		}
 		rec.Observe(modcache.Event{Kind: modcache.EventStoreFailed, Layer: fmt.Sprint(i)})
 	}
 	p := getJSON(t, debugpage.Handler(c, &debugpage.Options{Recorder: &rec}))

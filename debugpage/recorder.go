@@ -26,7 +26,7 @@ const (
 //	…
 //	mux.Handle("/debug/modcache", debugpage.Handler(cache, &debugpage.Options{Recorder: &recorder}))
 //
-// It keeps 20 compiles and 20 problems. Compiles by way of the drop-in are wazero's own and not
+// It keeps 20 compiles, of different keys, and 20 problems. Compiles by way of the drop-in are wazero's own and not
 // seen.
 type Recorder struct {
 	mu       sync.Mutex
@@ -80,12 +80,17 @@ func (r *Recorder) Observe(e modcache.Event) {
 	}
 }
 
+// compiled keeps the slowest compile of each key.
 func (r *Recorder) compiled(c Compile) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	at, _ := slices.BinarySearchFunc(r.compiles, c, func(a, b Compile) int {
-		return cmp.Compare(b.Took, a.Took)
-	})
+	if i := slices.IndexFunc(r.compiles, func(old Compile) bool { return old.Key == c.Key }); i >= 0 {
+		if r.compiles[i].Took >= c.Took {
+			return
+		}
+		r.compiles = slices.Delete(r.compiles, i, i+1)
+	}
+	at, _ := slices.BinarySearchFunc(r.compiles, c, func(a, b Compile) int { return cmp.Compare(b.Took, a.Took) })
 	if at == maxCompiles {
 		return
 	}
