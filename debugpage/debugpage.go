@@ -34,7 +34,7 @@ type Options struct {
 // Handler returns a page about c for people, which needs no scripts, and the same
 // figures as JSON for programs: to requests with ?format=json, or with an Accept
 // header that names application/json and not text/html. It answers GET and HEAD,
-// at whatever path it is mounted.
+// at whatever path it is mounted. Names in the JSON stay; others may be added.
 //
 // Don't expose it publicly. Like net/http/pprof, it is for operators: it tells
 // which modules are in use, the cache's directory and the version of wazero, and each

@@ -118,7 +118,9 @@ func TestFigures(t *testing.T) {
 	h := debugpage.Handler(first, &debugpage.Options{Recorder: &rec})
 	p := getJSON(t, h)
 	require.Equal(t, first.EngineID(), p.Engine)
-	require.Equal(t, first.Metrics(), p.Cache)
+	want := first.Metrics()
+	want.Store, p.Cache.Store = modcache.Metrics{}, modcache.Metrics{} // a trim may change its levels
+	require.Equal(t, want, p.Cache)
 	require.Len(t, p.Layers, 1)
 	require.Equal(t, "disk", p.Layers[0].Name)
 	require.Equal(t, map[string]uint64{"absent": p.Cache.Misses}, p.Misses)

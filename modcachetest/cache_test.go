@@ -1,7 +1,6 @@
 package modcachetest_test
 
 import (
-	"context"
 	"fmt"
 	"os"
 	"os/exec"
@@ -140,6 +139,9 @@ func TestCacheAcrossRuns(t *testing.T) {
 	require.Contains(t, warm, "hits 1, compiles 0", "it is cold after an edit")
 	require.NotContains(t, warm, "modcachetest:", "a warning")
 
+	// It is no reason for the go command to run tests that it needn't.
+	require.Contains(t, m.run("second version"), "(cached)")
+
 	again := m.run("third version", "-count=3")
 	require.NotContains(t, again, "compiles 1")
 	require.Equal(t, 3, strings.Count(again, "--- PASS"), again)
@@ -175,8 +177,7 @@ func newTestModule(t *testing.T) *testModule {
 	root, err := filepath.Abs("..")
 	require.NoError(t, err)
 	m := &testModule{t: t, dir: t.TempDir()}
-	cache := filepath.Join(m.dir, "cache")
-	m.env = append(os.Environ(), cacheDirEnv(cache)...)
+	m.env = append(os.Environ(), cacheDirEnv(t.TempDir())...)
 	m.env = append(m.env, "GOFLAGS=-mod=mod", "GOPROXY=off", "GOWORK=off")
 
 	mod, err := os.ReadFile(filepath.Join(root, "go.mod"))
@@ -230,7 +231,8 @@ func (m *testModule) write(name, text string) {
 // run edits the tested code, and tests it.
 func (m *testModule) run(version string, flags ...string) string {
 	m.write("edited.go", fmt.Sprintf("package edited\n\nconst version = %q\n", version))
-	cmd := exec.CommandContext(context.Background(), "go", append([]string{"test", "-v"}, flags...)...)
+	args := append([]string{"test", "-v"}, flags...)
+	cmd := exec.CommandContext(m.t.Context(), "go", append(args, ".")...)
 	cmd.Dir, cmd.Env = m.dir, m.env
 	out, err := cmd.CombinedOutput()
 	if err != nil && regexp.MustCompile(`GOPROXY=off|missing go.sum entry`).Match(out) {

@@ -32,25 +32,29 @@ func main() {
 
 // run compiles the module in two caches, as two processes would.
 func run(ctx context.Context, out io.Writer, b bucket, wasm []byte) error {
-	for _, process := range []string{"first", "second"} {
-		s := &store{bucket: b}
-		cache, err := modcache.New(s, nil) // closing the Cache doesn't close the store
+	for _, name := range []string{"first", "second"} {
+		m, err := compile(ctx, b, wasm)
 		if err != nil {
 			return err
 		}
-		defer cache.Close(ctx)
-		r, err := cache.NewRuntime(ctx, nil)
-		if err != nil {
-			return err
-		}
-		defer r.Close(ctx)
-		if _, err := r.CompileModule(ctx, wasm); err != nil {
-			return err
-		}
-		m := cache.Metrics()
-		fmt.Fprintf(out, "%s: %d compiles, %d hits, %d problems\n", process, m.Compiles, m.Hits, m.StoreErrors+m.Corrupt)
+		fmt.Fprintf(out, "%s: %d compiles, %d hits, %d problems\n", name, m.Compiles, m.Hits, m.StoreErrors+m.Corrupt)
 	}
 	return nil
+}
+
+func compile(ctx context.Context, b bucket, wasm []byte) (modcache.CacheMetrics, error) {
+	cache, err := modcache.New(&store{bucket: b}, nil)
+	if err != nil {
+		return modcache.CacheMetrics{}, err
+	}
+	defer cache.Close(ctx) // which leaves the store open, and needs it to be
+	r, err := cache.NewRuntime(ctx, nil)
+	if err != nil {
+		return modcache.CacheMetrics{}, err
+	}
+	defer r.Close(ctx)
+	_, err = r.CompileModule(ctx, wasm)
+	return cache.Metrics(), err
 }
 
 // inMemory is the simplest bucket. It keeps and returns copies, as something behind a

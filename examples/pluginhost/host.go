@@ -119,10 +119,10 @@ func (h *host) serve(w http.ResponseWriter, r *http.Request) {
 type plugin struct {
 	file string
 
-	mu       sync.Mutex // an instance serves one request at a time
-	seen     fs.FileInfo
-	version  modcache.Fingerprint
-	instance *modcache.SlotModule[*counter]
+	mu       sync.Mutex  // an instance serves one request at a time
+	seen     fs.FileInfo // of the file when it was last read
+	module   *modcache.Module
+	instance *modcache.SlotModule[*counter] // of module
 }
 
 var pluginName = regexp.MustCompile(`^[a-z0-9]{1,32}$`)
@@ -148,11 +148,11 @@ func (h *host) plugin(t *tenant, name string) (*plugin, error) {
 func (p *plugin) handle(ctx context.Context, h *host, c *call) ([]byte, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if err := ctx.Err(); err != nil {
+		return nil, err // a call would end the instance
+	}
 	if err := p.refresh(ctx, h, c.tenant); err != nil {
-		if p.instance == nil || p.instance.IsClosed() {
-			return nil, err
-		}
-		h.log.Printf("plugin %s: keeping the version that works: %v", p.file, err)
+		return nil, err
 	}
 	f := p.instance.ExportedFunction("handle")
 	if f == nil {
@@ -165,15 +165,31 @@ func (p *plugin) handle(ctx context.Context, h *host, c *call) ([]byte, error) {
 	return c.response, nil
 }
 
-// refresh replaces the instance if there is none, or its file has changed. The first
-// tenant that asks for a new version waits until it is compiled, the others find it.
+// refresh sees to it that there is an instance, of what is in the file if that works.
 func (p *plugin) refresh(ctx context.Context, h *host, t *tenant) error {
-	alive := p.instance != nil && !p.instance.IsClosed()
+	if err := p.update(ctx, h, t); err != nil {
+		if p.module == nil {
+			return err
+		}
+		h.log.Printf("plugin %s: keeping the version that works: %v", p.file, err)
+	}
+	if p.instance.IsClosed() {
+		return p.start(ctx, h, t, p.module)
+	}
+	return nil
+}
+
+// update changes to what is in the file, if that has changed. A file that doesn't work
+// isn't tried again.
+func (p *plugin) update(ctx context.Context, h *host, t *tenant) error {
 	info, err := os.Stat(p.file)
 	if err != nil {
 		return err
 	}
-	if alive && p.seen != nil && os.SameFile(info, p.seen) && info.ModTime().Equal(p.seen.ModTime()) && info.Size() == p.seen.Size() {
+	if s := p.seen; s != nil && os.SameFile(info, s) && info.ModTime().Equal(s.ModTime()) && info.Size() == s.Size() {
+		if p.module == nil {
+			return errors.New("it never worked")
+		}
 		return nil
 	}
 	wasm, err := os.ReadFile(p.file)
@@ -181,10 +197,18 @@ func (p *plugin) refresh(ctx context.Context, h *host, t *tenant) error {
 		return err
 	}
 	module := modcache.NewModule(wasm)
-	if alive && module.Fingerprint() == p.version {
-		p.seen = info
-		return nil
+	if p.module == nil || module.Fingerprint() != p.module.Fingerprint() {
+		if err = p.start(ctx, h, t, module); err != nil && ctx.Err() != nil {
+			return err // perhaps it only took too long
+		}
 	}
+	p.seen = info
+	return err
+}
+
+// start replaces the instance. The first tenant that asks for a module waits until it is
+// compiled, the others find it.
+func (p *plugin) start(ctx context.Context, h *host, t *tenant, module *modcache.Module) error {
 	compiled, err := h.runtime.Compile(ctx, module)
 	if err != nil {
 		return fmt.Errorf("compile: %w", err)
@@ -199,6 +223,6 @@ func (p *plugin) refresh(ctx context.Context, h *host, t *tenant) error {
 	if p.instance != nil {
 		_ = p.instance.Close(ctx)
 	}
-	p.seen, p.version, p.instance = info, module.Fingerprint(), instance
+	p.module, p.instance = module, instance
 	return nil
 }

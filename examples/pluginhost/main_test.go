@@ -75,9 +75,14 @@ func TestHost(t *testing.T) {
 	install(french)
 	ok("/alice/hello", "Alice", "Bonjour, Alice! This is visit 6.\n")
 	install([]byte("not a module"))
+	fails("/alice/hello", "crash", 502)
 	ok("/alice/hello", "Alice", "Bonjour, Alice! This is visit 7.\n")
 	install(english)
 	ok("/alice/hello", "Alice", "Hello, Alice! This is visit 8.\n")
+
+	require.NoError(t, os.WriteFile(filepath.Join(plugins, "broken.wasm"), []byte("not a module"), 0o600))
+	fails("/alice/broken", "", 502)
+	fails("/alice/broken", "", 502)
 
 	// Many at once.
 	done := make(chan string)

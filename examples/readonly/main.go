@@ -4,9 +4,10 @@
 //	RUN ["/app", "warm", "-dir", "/cache", "/plugins/a.wasm", "/plugins/b.wasm"]
 //	CMD ["/app", "run", "-dir", "/cache", "/plugins/a.wasm"]
 //
-// The image must be built for the kind of machine that it runs on: which instructions
+// The image must be built on the kind of machine that it runs on: which instructions
 // the CPU has is part of the key. So is the build of wazero, which is why one
-// program does both.
+// program does both. And both steps run as one user (USER in a Dockerfile): the directory
+// is readable by its owner only.
 package main
 
 import (
