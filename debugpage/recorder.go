@@ -54,7 +54,8 @@ type Problem struct {
 }
 
 // Observe takes note of an event. It may be called from several goroutines at once,
-// and may be the OnEvent of several stores and caches.
+// and may be the OnEvent of several stores and caches; a store that reports misses, as a Layered
+// does, adds them to those of the Cache over it.
 func (r *Recorder) Observe(e modcache.Event) {
 	switch e.Kind {
 	case modcache.EventMiss:

@@ -83,7 +83,7 @@ func layersOf(store modcache.Store, m modcache.Metrics) []layer {
 		}
 		return layers
 	}
-	name := reflect.TypeOf(store).String()
+	name, _, _ := strings.Cut(reflect.TypeOf(store).String(), "[") // without type arguments
 	name = strings.ToLower(name[strings.LastIndexByte(name, '.')+1:])
 	return []layer{{modcache.LayerMetrics{Name: name, Hits: m.Hits, Errors: m.Errors, Store: m}, m.HitRatePPM()}}
 }

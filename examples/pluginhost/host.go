@@ -105,13 +105,13 @@ func (h *host) serve(w http.ResponseWriter, r *http.Request) {
 	defer cancel()
 	response, err := p.handle(ctx, h, &call{tenant: t, request: request})
 	switch {
+	case err == nil:
+		_, _ = w.Write(response)
 	case errors.Is(ctx.Err(), context.DeadlineExceeded):
 		http.Error(w, "the plugin takes too long", http.StatusGatewayTimeout)
-	case err != nil:
+	default:
 		h.log.Printf("plugin %s: %v", p.file, err)
 		http.Error(w, "the plugin failed", http.StatusBadGateway)
-	default:
-		_, _ = w.Write(response)
 	}
 }
 
