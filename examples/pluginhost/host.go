@@ -24,7 +24,7 @@ import (
 // host serves the plugins in a directory to a fixed set of tenants.
 type host struct {
 	dir     string
-	timeout time.Duration // of a request
+	timeout time.Duration // of a plugin's code; compiling it takes what it takes
 	log     *log.Logger
 	tenants map[string]*tenant
 
@@ -101,13 +101,11 @@ func (h *host) serve(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "the request is too large or broken", http.StatusBadRequest)
 		return
 	}
-	ctx, cancel := context.WithTimeout(r.Context(), h.timeout)
-	defer cancel()
-	response, err := p.handle(ctx, h, &call{tenant: t, request: request})
+	response, err := p.handle(r.Context(), h, &call{tenant: t, request: request})
 	switch {
 	case err == nil:
 		_, _ = w.Write(response)
-	case errors.Is(ctx.Err(), context.DeadlineExceeded):
+	case errors.Is(err, context.DeadlineExceeded):
 		http.Error(w, "the plugin takes too long", http.StatusGatewayTimeout)
 	default:
 		h.log.Printf("plugin %s: %v", p.file, err)
@@ -158,9 +156,11 @@ func (p *plugin) handle(ctx context.Context, h *host, c *call) ([]byte, error) {
 	if f == nil {
 		return nil, errors.New("it exports no function handle")
 	}
-	if _, err := f.Call(context.WithValue(ctx, callKey{}, c)); err != nil {
+	ctx, cancel := context.WithTimeout(context.WithValue(ctx, callKey{}, c), h.timeout)
+	defer cancel()
+	if _, err := f.Call(ctx); err != nil {
 		// Who knows what state it is in. Its handles go with it, the tenant's counters stay.
-		return nil, errors.Join(err, p.instance.Close(context.WithoutCancel(ctx)))
+		return nil, errors.Join(err, ctx.Err(), p.instance.Close(context.WithoutCancel(ctx)))
 	}
 	return c.response, nil
 }
@@ -199,7 +199,7 @@ func (p *plugin) update(ctx context.Context, h *host, t *tenant) error {
 	module := modcache.NewModule(wasm)
 	if p.module == nil || module.Fingerprint() != p.module.Fingerprint() {
 		if err = p.start(ctx, h, t, module); err != nil && ctx.Err() != nil {
-			return err // perhaps it only took too long
+			return err // it says nothing about the module
 		}
 	}
 	p.seen = info
@@ -216,7 +216,9 @@ func (p *plugin) start(ctx context.Context, h *host, t *tenant, module *modcache
 	defer compiled.Close(ctx) // the instance keeps what it needs
 	config := wazero.NewModuleConfig().WithName("").WithStartFunctions("_initialize").WithStderr(h.log.Writer())
 	table := modcache.NewSlotTable(&modcache.SlotOptions[*counter]{Quota: t.quota})
-	instance, err := h.slots.Instantiate(context.WithValue(ctx, callKey{}, &call{tenant: t}), compiled, config, table)
+	starting, cancel := context.WithTimeout(context.WithValue(ctx, callKey{}, &call{tenant: t}), h.timeout)
+	defer cancel()
+	instance, err := h.slots.Instantiate(starting, compiled, config, table)
 	if err != nil {
 		return fmt.Errorf("start: %w", err)
 	}
