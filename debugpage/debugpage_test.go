@@ -103,6 +103,9 @@ func compile(t *testing.T, c *modcache.Cache, wasm []byte) error {
 	r, err := c.NewRuntime(t.Context(), nil)
 	require.NoError(t, err)
 	defer r.Close(t.Context())
+	if r.Key(modcache.NewModule(nil)) == (modcache.Key{}) {
+		t.Skip("wazero has no compiler for this platform")
+	}
 	_, err = r.CompileModule(t.Context(), wasm)
 	return err
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/modcache/modcache"
 	"github.com/modcache/modcache/internal/wasmtest"
 	"github.com/modcache/modcache/modcachetest"
 )
@@ -128,6 +129,12 @@ func TestCacheAcrossRuns(t *testing.T) {
 	if testing.Short() {
 		t.Skip("builds test binaries")
 	}
+	r, err := modcachetest.Cache(t).NewRuntime(t.Context(), nil)
+	require.NoError(t, err)
+	defer r.Close(t.Context())
+	if r.Key(modcache.NewModule(nil)) == (modcache.Key{}) {
+		t.Skip("wazero has no compiler for this platform")
+	}
 	m := newTestModule(t)
 
 	cold := m.run("first version")
@@ -159,7 +166,7 @@ func TestCacheCantBeOpened(t *testing.T) {
 
 	out := m.run("no cache", "-count=2")
 	require.Equal(t, 1, strings.Count(out, "modcachetest: go test will compile modules anew each time"), out)
-	require.Contains(t, out, "hits 0, compiles 1")
+	require.Contains(t, out, "hits 0")
 	require.Equal(t, 2, strings.Count(out, "--- PASS"), out)
 }
 

@@ -9,10 +9,12 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/modcache/modcache/examples/internal/exampletest"
 	"github.com/modcache/modcache/internal/wasmtest"
 )
 
 func TestRun(t *testing.T) {
+	exampletest.NeedCompiler(t)
 	dir := filepath.Join(t.TempDir(), "cache")
 	once := func() string {
 		var out bytes.Buffer
@@ -35,12 +37,7 @@ func TestRun(t *testing.T) {
 
 // TestCommand runs the command as a newcomer would.
 func TestCommand(t *testing.T) {
-	if testing.Short() {
-		t.Skip("builds a Go program for WASI, which takes a while")
-	}
-	if _, err := exec.LookPath("go"); err != nil {
-		t.Skip("no Go toolchain to build the guest with")
-	}
+	exampletest.NeedToolchain(t)
 	out, err := exec.CommandContext(t.Context(), "go", "run", ".", "-dir", t.TempDir()+"/cache").CombinedOutput()
 	require.NoError(t, err, "%s", out)
 	require.Regexp(t, `^compiled in .*\nhello from the guest\n$`, string(out))

@@ -7,10 +7,12 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/examples/internal/exampletest"
 	"github.com/modcache/modcache/internal/wasmtest"
 )
 
 func TestRun(t *testing.T) {
+	exampletest.NeedCompiler(t)
 	var out bytes.Buffer
 	require.NoError(t, run(t.Context(), &out, t.TempDir(), modcache.NewModule(wasmtest.Sum(100, 5))))
 	require.Equal(t, `alpha: compiled

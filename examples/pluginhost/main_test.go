@@ -7,22 +7,19 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/modcache/modcache/examples/internal/exampletest"
 )
 
 func TestHost(t *testing.T) {
-	if testing.Short() {
-		t.Skip("builds Go programs for WASI, which takes a while")
-	}
-	if _, err := exec.LookPath("go"); err != nil {
-		t.Skip("no Go toolchain to build the plugin with")
-	}
+	exampletest.NeedCompiler(t)
+	exampletest.NeedToolchain(t)
 	english, err := build(t.Context(), "Hello")
 	require.NoError(t, err)
 	french, err := build(t.Context(), "Bonjour")

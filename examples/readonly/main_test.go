@@ -10,10 +10,12 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/examples/internal/exampletest"
 	"github.com/modcache/modcache/internal/wasmtest"
 )
 
 func TestImage(t *testing.T) {
+	exampletest.NeedCompiler(t)
 	ctx, tmp := t.Context(), t.TempDir()
 	module := func(name string, wasm []byte) string {
 		file := filepath.Join(tmp, name)
@@ -84,6 +86,7 @@ func TestUsage(t *testing.T) {
 }
 
 func TestWarmFails(t *testing.T) {
+	exampletest.NeedCompiler(t)
 	dir := filepath.Join(t.TempDir(), "cache")
 	require.ErrorIs(t, warm(t.Context(), new(bytes.Buffer), dir, []string{"no such file"}), fs.ErrNotExist)
 	require.ErrorContains(t, warm(t.Context(), new(bytes.Buffer), dir, []string{"main.go"}), "invalid magic number")

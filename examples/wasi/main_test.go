@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -12,17 +11,13 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/modcache/modcache/examples/internal/exampletest"
 	"github.com/modcache/modcache/examples/internal/guest"
 	"github.com/modcache/modcache/internal/wasmtest"
 )
 
 func TestRun(t *testing.T) {
-	if testing.Short() {
-		t.Skip("builds a Go program for WASI, which takes a while")
-	}
-	if _, err := exec.LookPath("go"); err != nil {
-		t.Skip("no Go toolchain to build the guest with")
-	}
+	exampletest.NeedToolchain(t)
 	wasm, err := guest.Build(t.Context(), words)
 	require.NoError(t, err)
 	cacheDir, files := filepath.Join(t.TempDir(), "cache"), t.TempDir()
