@@ -15,9 +15,11 @@ require (
 	github.com/puzpuzpuz/xsync/v4 v4.5.0
 	github.com/tetratelabs/wazero v1.12.0
 	github.com/wasilibs/go-re2 v1.10.0
+	golang.org/x/perf v0.0.0-20250909190841-7e13e04d9366
 )
 
 require (
+	github.com/aclements/go-moremath v0.0.0-20210112150236-f10218a38794 // indirect
 	github.com/cespare/xxhash/v2 v2.3.0 // indirect
 	github.com/dustin/go-humanize v1.0.1 // indirect
 	github.com/dylibso/observe-sdk/go v0.0.0-20240819160327-2d926c5d788a // indirect
