@@ -53,7 +53,7 @@ const (
 	barHeight  = 14
 	groupSpace = 38
 	header     = 64
-	charWidth  = 6.4 // of the label font, on average and a little more
+	charWidth  = 7.0 // of the bold label font, on average and a little more
 )
 
 // SVG draws the chart.

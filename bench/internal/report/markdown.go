@@ -12,8 +12,8 @@ import (
 func (r Report) Full(w io.Writer, command string) {
 	fmt.Fprintf(w, "# Measurements\n\nWritten by `%s` in the directory `bench`. [results.json](results.json) has every sample.\n\n", command)
 	fmt.Fprintf(w, "Machine: %s.\n\n", r.Machine)
-	fmt.Fprintln(w, "The sides of a comparison take turns within one run, in a different order each round. Shown are the median,")
-	fmt.Fprintln(w, "the quartiles, and the ratio of the median to that of the row marked 1. Rows of modcache are bold.")
+	fmt.Fprintln(w, "The sides of a comparison take turns within one run, round after round. Shown are the median, the quartiles,")
+	fmt.Fprintln(w, "and the ratio of the median to that of the row marked 1. Rows of modcache are bold.")
 	fmt.Fprintln(w)
 	for _, p := range r.Parts {
 		p.section(w)
@@ -142,6 +142,14 @@ func (r Report) Summary(w io.Writer) {
 			fmt.Fprintf(w, "| %s: %s | %s, %s | %s, %s | %s |\n", p.Title, cell(c.Name),
 				cell(short(ours.Side)), quantity(ours.Median(), c.Unit), cell(peer.Side), quantity(peer.Median(), c.Unit),
 				number(ours.Median()/peer.Median()))
+		}
+	}
+	for _, p := range r.Parts {
+		switch {
+		case p.Error != "":
+			fmt.Fprintf(w, "\n**%s failed and is incomplete.**\n", p.Title)
+		case p.Quick:
+			fmt.Fprintf(w, "\n**%s is from a quick run, whose figures mean little.**\n", p.Title)
 		}
 	}
 	title := "\nWhere modcache loses:\n\n"
