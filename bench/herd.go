@@ -158,10 +158,13 @@ func runHerd(ctx context.Context, b *bench) ([]report.Case, error) {
 	for i := range c.Rows {
 		seconds := report.Quantile(cpu[i], 0.5)
 		times := float64(compiles[i])
-		if times == 0 {
+		if times == 0 && one > 0 {
 			times = math.Round(seconds / one)
 		}
-		c.Rows[i].Figures = []report.Figure{{Name: "compiles", Value: times}, {Name: "CPU, s", Value: seconds}, {Name: "peak RSS, MB", Value: report.Quantile(peak[i], 0.5)}}
+		c.Rows[i].Figures = []report.Figure{{Name: "compiles", Value: times}, {Name: "CPU, s", Value: seconds}}
+		if mb := report.Quantile(peak[i], 0.5); mb > 0 {
+			c.Rows[i].Figures = append(c.Rows[i].Figures, report.Figure{Name: "peak RSS, MB", Value: mb})
+		}
 	}
 	return []report.Case{c}, nil
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os/exec"
+	"path/filepath"
 
 	"github.com/modcache/modcache/bench/internal/report"
 )
@@ -30,11 +31,15 @@ type simulated struct {
 }
 
 func runHitRatio(ctx context.Context, b *bench) (cases []report.Case, err error) {
-	args := []string{"run", "./hitratio", "-json"}
+	binary := filepath.Join(b.tmp, "hitratio.exe")
+	if out, err := exec.CommandContext(ctx, "go", "build", "-o", binary, "./hitratio").CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("build hitratio: %w\n%s", err, out)
+	}
+	args := []string{"-json"}
 	if b.quick {
 		args = append(args, "-seeds", "2", "-workload", "zipf1.0,churn")
 	}
-	out, err := exec.CommandContext(ctx, "go", args...).Output()
+	out, err := exec.CommandContext(ctx, binary, args...).Output()
 	if err != nil {
 		if e, ok := err.(*exec.ExitError); ok {
 			err = fmt.Errorf("hitratio: %w\n%s", err, e.Stderr)

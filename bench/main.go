@@ -153,6 +153,9 @@ func (b *bench) measure(ctx context.Context, p part) report.Part {
 	if err == nil && len(cases) == 0 {
 		err = errors.New("nothing was measured")
 	}
+	if _, unfit := json.Marshal(result.Cases); unfit != nil { // infinite, or not a number
+		result.Cases, err = nil, errors.Join(err, unfit)
+	}
 	took := time.Since(begin).Round(time.Second)
 	result.Took = took.Seconds()
 	if err != nil {
@@ -166,7 +169,7 @@ func (b *bench) measure(ctx context.Context, p part) report.Part {
 
 // contained runs the part within a limit of time. A panic is an error.
 func (p part) contained(ctx context.Context, b *bench) (cases []report.Case, err error) {
-	ctx, cancel := context.WithTimeout(ctx, 8*time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Minute)
 	defer cancel()
 	defer func() {
 		if v := recover(); v != nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"go/parser"
 	"go/token"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
@@ -77,6 +78,9 @@ func TestFailingPart(t *testing.T) {
 		"broken":               func(context.Context, *bench) ([]report.Case, error) { return kept, errors.New("broken") },
 		"panic: oops":          func(context.Context, *bench) ([]report.Case, error) { panic("oops") },
 		"nothing was measured": func(context.Context, *bench) ([]report.Case, error) { return nil, nil },
+		"unsupported value": func(context.Context, *bench) ([]report.Case, error) {
+			return []report.Case{{Rows: []report.Row{{Samples: []float64{math.Inf(1)}}}}}, nil
+		},
 		"in a process of its own": func(ctx context.Context, _ *bench) ([]report.Case, error) {
 			_, _, err := child[started](ctx, "start", start{0, "no such file", ""})
 			return nil, err

@@ -86,7 +86,6 @@ var children = map[string]func(ctx context.Context, args []byte) (any, error){
 	"start": work(startOnce),
 	"herd":  work(herdOnce),
 	"reuse": work(reuseRounds),
-	"init":  work(func(context.Context, struct{}) (struct{}, error) { return struct{}{}, nil }),
 }
 
 func work[A, R any](f func(context.Context, A) (R, error)) func(context.Context, []byte) (any, error) {

@@ -4,10 +4,12 @@ package gobench
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -45,7 +47,7 @@ type Rule struct {
 // Run builds the package's tests and runs the benchmarks round by round, so that
 // those of one case take turns. It returns what it has when a round fails.
 func (s Suite) Run(ctx context.Context, tmp string) ([]report.Case, error) {
-	binary := filepath.Join(tmp, strings.ReplaceAll(filepath.Base(s.Dir), ".", "root")+".test.exe")
+	binary := filepath.Join(tmp, "benchmarks.test.exe")
 	build := exec.CommandContext(ctx, "go", "test", "-c", "-o", binary, ".")
 	build.Dir = s.Dir
 	if out, err := build.CombinedOutput(); err != nil {
@@ -79,10 +81,11 @@ func tail(b []byte) []byte {
 // the rules, and those of one rule in the order of the output. A rule that
 // matches nothing is an error, and so is output that can't be read.
 func Parse(r io.Reader, rules []Rule) ([]report.Case, error) {
-	cases := make([][]report.Case, len(rules))
+	sorted := make([]collection, len(rules))
 	patterns := make([]*regexp.Regexp, len(rules))
 	for i, rule := range rules {
 		patterns[i] = regexp.MustCompile("^" + rule.Pattern + "$")
+		sorted[i] = collection{rule: rule, figures: make(map[[3]string][]float64)}
 	}
 	var errs []error
 	reader := benchfmt.NewReader(r, "benchmarks")
@@ -101,22 +104,26 @@ func Parse(r io.Reader, rules []Rule) ([]report.Case, error) {
 					s := string(patterns[i].ExpandString(nil, template, name, m))
 					return strings.TrimSpace(strings.ReplaceAll(s, "_", " "))
 				}
-				rule.note(&cases[i], expand(rule.Case.Name), expand(rule.Side), record)
+				sorted[i].add(expand(rule.Case.Name), expand(rule.Side), record)
 			}
 		}
 	}
 	errs = append(errs, reader.Err())
-	for i, rule := range rules {
-		if len(cases[i]) == 0 {
-			errs = append(errs, fmt.Errorf("no benchmark like %s", rule.Pattern))
+	var cases []report.Case
+	for _, c := range sorted {
+		if len(c.cases) == 0 {
+			errs = append(errs, fmt.Errorf("no benchmark like %s", c.rule.Pattern))
 		}
+		cases = append(cases, c.cases...)
 	}
-	return slices.Concat(cases...), errors.Join(errs...)
+	return cases, errors.Join(errs...)
 }
+
+var withCPUs = regexp.MustCompile(`^(.*)-(\d+)$`)
 
 // split takes the number of CPUs off a benchmark's name.
 func split(full string) (name string, cpus int) {
-	parts := regexp.MustCompile(`^(.*)-(\d+)$`).FindStringSubmatch(full)
+	parts := withCPUs.FindStringSubmatch(full)
 	if parts == nil {
 		return full, 1
 	}
@@ -124,18 +131,25 @@ func split(full string) (name string, cpus int) {
 	return parts[1], cpus
 }
 
-// note adds a result to the case of that name.
-func (rule Rule) note(cases *[]report.Case, name, side string, record *benchfmt.Result) {
+// collection is what a rule matched.
+type collection struct {
+	rule    Rule
+	cases   []report.Case
+	figures map[[3]string][]float64 // by case, side and figure
+}
+
+// add notes a result in the case of that name.
+func (c *collection) add(name, side string, record *benchfmt.Result) {
+	rule := c.rule
 	value, ok := measured(record, rule.unit())
 	if !ok {
 		return
 	}
-	i := slices.IndexFunc(*cases, func(c report.Case) bool { return c.Name == name })
+	i := slices.IndexFunc(c.cases, func(c report.Case) bool { return c.Name == name })
 	if i < 0 {
-		i = len(*cases)
-		c := rule.Case
-		c.Name = name
-		*cases = append(*cases, c)
+		i = len(c.cases)
+		c.cases = append(c.cases, rule.Case)
+		c.cases[i].Name = name
 	}
 	role := report.Peer
 	switch {
@@ -144,20 +158,16 @@ func (rule Rule) note(cases *[]report.Case, name, side string, record *benchfmt.
 	case side == rule.Yardstick:
 		role = report.Yardstick
 	}
-	if rule.Scale != 0 {
-		value *= rule.Scale
-	}
-	row := (*cases)[i].Add(side, role, value)
-	for _, v := range record.Values { // figures of the last round stand for all
-		unit := v.Unit
-		if v.OrigUnit != "" {
-			unit = v.OrigUnit
-		}
-		f, ok := rule.Figures[unit]
+	row := c.cases[i].Add(side, role, value*cmp.Or(rule.Scale, 1))
+	for _, unit := range slices.Sorted(maps.Keys(rule.Figures)) {
+		v, ok := measured(record, unit)
 		if !ok {
 			continue
 		}
-		f.Value, _ = measured(record, unit)
+		f := rule.Figures[unit]
+		id := [3]string{name, side, f.Name}
+		c.figures[id] = append(c.figures[id], v)
+		f.Value = report.Quantile(c.figures[id], 0.5)
 		if at := slices.IndexFunc(row.Figures, func(o report.Figure) bool { return o.Name == f.Name }); at >= 0 {
 			row.Figures[at] = f
 		} else {
