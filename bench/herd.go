@@ -20,8 +20,9 @@ var herd = part{
 	name:  "herd",
 	title: "64 goroutines, one new module",
 	about: "64 goroutines (8 in a quick run) ask for the same module at once, in a new process with an empty cache; the time is\n" +
-		"until the last has it. Each compile uses as many workers as there are CPUs, on both sides. \"compiles\" is counted by modcache; for\n" +
-		"wazero it is the processor time in terms of that of one compile.",
+		"until the last has it. Each compile uses as many workers as there are CPUs, on both sides, and modcache stores the\n" +
+		"result in a directory. \"compiles\" is counted by modcache; for wazero it is the processor time in terms of that of\n" +
+		"one compile.",
 	run: runHerd,
 }
 

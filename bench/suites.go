@@ -26,7 +26,8 @@ var stores = part{
 	title: "Memory beside other caches and maps",
 	about: "Get: 1024 entries, each goroutine in an order of its own; Local is for one goroutine. The maps don't bound\n" +
 		"anything. Add to a full store: entries of up to a tenth of the budget; \"peak\" is the most that was held, in percent\n" +
-		"of the budget, and \"readable\" how many of the entries could be read back right after they were added.",
+		"of the budget, and \"readable\" how many of the entries could be read back right after they were added. Nothing is\n" +
+		"compiled between two Adds, which would give those that evict in the background time to catch up.",
 	run: suite("stores", ".", 6, "5ms", "100ms", []string{"-test.cpu=1,2"}, []gobench.Rule{
 		{Pattern: `Get/(.+)`, CPUs: 1, Case: report.Case{Name: "Get, 1 goroutine", Unit: "ns", Reference: "otter", Chart: true, Headline: true}, Side: "$1", Ours: ours, Figures: allocations},
 		{Pattern: `Get/(modcache.Memory|[^m].*)`, CPUs: 2, Case: report.Case{Name: "Get, 2 goroutines", Unit: "ns", Reference: "otter", Chart: true, Headline: true}, Side: "$1", Ours: ours, Figures: allocations},
@@ -40,8 +41,8 @@ var slots = part{
 	name:  "slots",
 	title: "SlotTable beside what hosts use instead",
 	about: "1024 live objects. All sides of the first cases are called through one interface, which costs each the same 1–2 ns;\n" +
-		"\"SlotTable alone\" is without it. None of the others notices a handle that is out of date or somebody else's. The host\n" +
-		"call is a guest's, with a lookup in it; \"Func\" finds the table of the calling module instance first.",
+		"\"SlotTable alone\" is without it. The host call is a guest's, with a lookup in it; \"Func\" finds the table of the\n" +
+		"calling module instance first.",
 	run: suite("..", "^BenchmarkSlot", 6, "5ms", "60ms", nil, []gobench.Rule{
 		{Pattern: `SlotGet/(\w+)/threads=(\d+)/(.+)`, Case: report.Case{Name: "Get, $1, goroutines: $2", Unit: "ns", Reference: rwMutex, Chart: true, Headline: true}, Side: "$3", Ours: ours, Figures: allocations},
 		{Pattern: `SlotGetChurn/(.+)`, Case: report.Case{Name: "Get while another goroutine inserts and removes", Unit: "ns", Reference: rwMutex, Chart: true}, Side: "$1", Ours: ours},
