@@ -150,6 +150,10 @@ func runWarmStart(ctx context.Context, b *bench) ([]report.Case, error) {
 	return append(warm, first...), nil
 }
 
+// large is the size from which a module is started less often, because it takes
+// seconds each time.
+const large = 20e6
+
 // starts measures one module.
 func (b *bench) starts(ctx context.Context, m modules.Module) (warm, first report.Case, err error) {
 	warm = report.Case{Name: m.String(), Unit: "ms", Reference: directory, Chart: true, Headline: true}
@@ -163,7 +167,11 @@ func (b *bench) starts(ctx context.Context, m modules.Module) (warm, first repor
 	}
 	var dir string // full of what the last of the first starts left there
 	defer func() { os.RemoveAll(dir) }()
-	for round := range b.pick(1, 2) {
+	cold, warmed := b.pick(1, 2), b.pick(2, 15)
+	if m.Size > large {
+		cold, warmed = 1, b.pick(2, 9)
+	}
+	for round := range cold {
 		os.RemoveAll(dir)
 		if dir, err = b.dir(); err != nil {
 			return warm, first, err
@@ -183,7 +191,7 @@ func (b *bench) starts(ctx context.Context, m modules.Module) (warm, first repor
 			}
 		}
 	}
-	for round := range b.pick(2, 15) {
+	for round := range warmed {
 		for _, i := range turn(round, len(ways)) {
 			if i == noCache {
 				continue
