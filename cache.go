@@ -237,7 +237,7 @@ func newCache(opts Options) (*Cache, error) {
 	}
 	w, err := wazerohook.Probe()
 	if err != nil {
-		c.degrade("cache", err)
+		c.degrade(featureCache, err)
 	}
 	c.wazero = w
 	return c, nil

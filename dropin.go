@@ -43,7 +43,8 @@ func (c *Cache) Attach(cc wazero.CompilationCache) error {
 		return fmt.Errorf("modcache: attach: %w", err)
 	}
 	if c.wazero == nil {
-		return fmt.Errorf("modcache: attach: %w", ErrUnsupportedWazero)
+		_, err := wazerohook.Probe()
+		return fmt.Errorf("modcache: attach: %w: %w", ErrUnsupportedWazero, err)
 	}
 	d := &dropIn{c: c}
 	previous, err := wazerohook.Plug(cc, d)
