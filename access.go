@@ -128,10 +128,14 @@ func (c *Cache) storeFailed(op string, key Key, err error) {
 	c.emit(Event{Kind: EventStoreFailed, Key: key, Err: fmt.Errorf("%s: %w", op, err)})
 }
 
-// degrade reports, once for each feature, that it is off from here on.
+// featureCache is what all other features need.
+const featureCache = "cache"
+
+// degrade reports, once for each feature, that it is off from here on. Without a
+// cache, all others are, which goes without saying.
 func (c *Cache) degrade(feature string, err error) {
 	c.mu.Lock()
-	known := c.degraded[feature]
+	known := c.degraded[feature] || c.degraded[featureCache]
 	c.degraded[feature] = true
 	c.mu.Unlock()
 	if !known {

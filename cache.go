@@ -243,7 +243,7 @@ func newCache(opts Options) (*Cache, error) {
 			c.cancel()
 			return nil, fmt.Errorf("modcache: nothing can be a hit, as Options.RequireHit asks: %w: %w", ErrUnsupportedWazero, err)
 		}
-		c.degrade("cache", err)
+		c.degrade(featureCache, err)
 	}
 	c.wazero = w
 	return c, nil

@@ -52,7 +52,8 @@ func (c *Cache) Attach(cc wazero.CompilationCache) error {
 		return fmt.Errorf("modcache: attach: %w", err)
 	}
 	if c.wazero == nil {
-		return fmt.Errorf("modcache: attach: %w", ErrUnsupportedWazero)
+		_, err := wazerohook.Probe()
+		return fmt.Errorf("modcache: attach: %w: %w", ErrUnsupportedWazero, err)
 	}
 	d := &dropIn{c: c}
 	previous, err := wazerohook.Plug(cc, d)
@@ -194,7 +195,7 @@ func (c *Cache) dropInKey(wk wazerohook.WazeroKey) Key {
 	h := blake3.New()
 	_, _ = h.WriteString("modcache drop-in 1\x00" + platform + "\x00")
 	h.Write(wk[:])
-	_, _ = h.WriteString(c.engine)
+	_, _ = h.WriteString(c.wazero.Format.String() + "\x00" + c.engine)
 	var key Key
 	h.Sum(key[:0])
 	return key

@@ -70,7 +70,7 @@ func (c *Cache) engineFor(rc wazero.RuntimeConfig) (*engine, error) {
 	h := blake3.New()
 	_, _ = h.WriteString("modcache runtime 1\x00" + platform + "\x00")
 	_, _ = h.Write(binary.LittleEndian.AppendUint64(nil, c.wazero.CPU))
-	for _, s := range []string{c.engine, conf.Fields} {
+	for _, s := range []string{c.engine, c.wazero.Format.String(), conf.Fields} {
 		_, _ = h.Write(binary.LittleEndian.AppendUint64(nil, uint64(len(s))))
 		_, _ = h.WriteString(s)
 	}

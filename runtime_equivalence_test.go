@@ -1,18 +1,14 @@
 package modcache_test
 
 import (
-	"bytes"
 	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 	"github.com/tetratelabs/wazero"
-	"github.com/tetratelabs/wazero/api"
-	"github.com/tetratelabs/wazero/experimental"
 	"github.com/tetratelabs/wazero/imports/wasi_snapshot_preview1"
 
 	"github.com/modcache/modcache"
@@ -23,25 +19,18 @@ import (
 // that nobody here wrote.
 func wazeroDir(t testing.TB) string {
 	t.Helper()
-	out, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "github.com/tetratelabs/wazero").Output()
-	dir := string(bytes.TrimSpace(out))
-	if err == nil {
-		_, err = os.Stat(filepath.Join(dir, "go.mod"))
-	}
+	dir, err := wasmtest.WazeroDir()
 	if err != nil {
-		t.Skipf("SKIPPED, NOTHING PROVEN: the source of wazero is not at hand: %v", err)
+		t.Skipf("SKIPPED, NOTHING PROVEN: %v", err)
 	}
 	return dir
 }
-
-const allFeatures = api.CoreFeaturesV2 | experimental.CoreFeaturesThreads | experimental.CoreFeaturesTailCall |
-	experimental.CoreFeaturesExtendedConst | experimental.CoreFeaturesExceptionHandling | experimental.CoreFeaturesTypedFunctionReferences
 
 // TestModulesLookTheSame compares everything that a compiled module tells, for
 // the modules among wazero's examples and tests, with names, custom sections and debug info.
 func TestModulesLookTheSame(t *testing.T) {
 	const most = 100 << 10 // bytes, for the time it takes to compile
-	config := wazero.NewRuntimeConfig().WithCoreFeatures(allFeatures).WithCustomSections(true)
+	config := wazero.NewRuntimeConfig().WithCoreFeatures(wasmtest.AllFeatures).WithCustomSections(true)
 	plain := wazero.NewRuntimeWithConfig(bg, config)
 	defer plain.Close(bg)
 	var modules [][]byte

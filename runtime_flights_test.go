@@ -14,7 +14,6 @@ import (
 	"github.com/stretchr/testify/require"
 	"github.com/tetratelabs/wazero"
 	"github.com/tetratelabs/wazero/api"
-	"github.com/tetratelabs/wazero/experimental"
 
 	"github.com/modcache/modcache"
 	"github.com/modcache/modcache/internal/wasmtest"
@@ -326,7 +325,7 @@ func TestFlightWhoseGoroutineEnds(t *testing.T) {
 // next compile works.
 func TestFlightPanics(t *testing.T) {
 	// try_table whose clauses are cut off, which the validator runs past.
-	config := wazero.NewRuntimeConfig().WithCoreFeatures(api.CoreFeaturesV2 | experimental.CoreFeaturesExceptionHandling)
+	config := wazero.NewRuntimeConfig().WithCoreFeatures(api.CoreFeaturesV2 | wasmtest.ExceptionHandling)
 	var m wasmtest.Module
 	m.Body(m.Type(nil, nil), "f", []byte{0, 0x1f, 0, 0x0b})
 	wasm := m.Bytes()

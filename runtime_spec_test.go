@@ -14,7 +14,8 @@ import (
 	"github.com/stretchr/testify/require"
 	"github.com/tetratelabs/wazero"
 	"github.com/tetratelabs/wazero/api"
-	"github.com/tetratelabs/wazero/experimental"
+
+	"github.com/modcache/modcache/internal/wasmtest"
 )
 
 // specScript is a test of the WebAssembly specification as wabt's wast2json writes it.
@@ -66,7 +67,7 @@ func TestSpecification(t *testing.T) {
 	dir := filepath.Join(wazeroDir(t), "internal/integration_test/spectest")
 	spectest, err := os.ReadFile(filepath.Join(dir, "testdata/spectest.wasm"))
 	require.NoError(t, err)
-	tailAndTyped := api.CoreFeaturesV2 | experimental.CoreFeaturesTailCall | experimental.CoreFeaturesTypedFunctionReferences
+	tailAndTyped := api.CoreFeaturesV2 | wasmtest.TailCall | wasmtest.TypedFunctionReferences
 	var total specCount
 	for _, suite := range []struct {
 		name     string
@@ -74,17 +75,19 @@ func TestSpecification(t *testing.T) {
 	}{
 		{"v1", api.CoreFeaturesV1},
 		{"v2", api.CoreFeaturesV2},
-		{"threads", api.CoreFeaturesV2 | experimental.CoreFeaturesThreads},
-		{"tail-call", api.CoreFeaturesV2 | experimental.CoreFeaturesTailCall},
-		{"extended-const", api.CoreFeaturesV2 | experimental.CoreFeaturesExtendedConst},
+		{"threads", api.CoreFeaturesV2 | wasmtest.Threads},
+		{"tail-call", api.CoreFeaturesV2 | wasmtest.TailCall},
+		{"extended-const", api.CoreFeaturesV2 | wasmtest.ExtendedConst},
 		{"typed-function-references", tailAndTyped},
-		{"exception-handling", tailAndTyped | experimental.CoreFeaturesExceptionHandling},
+		{"exception-handling", tailAndTyped | wasmtest.ExceptionHandling},
 	} {
 		t.Run(suite.name, func(t *testing.T) {
 			config := wazero.NewRuntimeConfig().WithCoreFeatures(suite.features)
 			scripts, err := filepath.Glob(filepath.Join(dir, suite.name, "testdata/*.json"))
 			require.NoError(t, err)
-			require.NotEmpty(t, scripts)
+			if len(scripts) == 0 {
+				t.Skip("SKIPPED, NOTHING PROVEN: this wazero has no such feature")
+			}
 			var count specCount
 			for i, name := range scripts {
 				if raceEnabled && i%6 > 0 && os.Getenv("MODCACHE_SPEC") == "" {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"sync"
 
 	"github.com/tetratelabs/wazero"
@@ -14,7 +15,7 @@ import (
 )
 
 // stubsWork finds out, once per process, whether the wazero in it runs a module
-// that was loaded through a stub, and refuses a stub that nobody announced.
+// that was loaded through a stub, and refuses a stub whose code it doesn't get.
 var stubsWork = sync.OnceValue(func() (err error) {
 	defer func() {
 		if r := recover(); r != nil {
@@ -28,25 +29,42 @@ var stubsWork = sync.OnceValue(func() (err error) {
 	ctx, config, canary := context.Background(), wazero.NewRuntimeConfig(), wazerohook.Canary()
 
 	cold := &capture{}
-	if _, err := compileWith(ctx, config, cold, canary); err != nil {
-		return fmt.Errorf("self-check, cold: %w", err)
-	}
-	entry, err := wazerohook.ReadEntry(bytes.NewReader(cold.code), int64(len(cold.code)), w.Format, 1)
+	r, err := pluggedRuntime(ctx, config, cold)
 	if err != nil {
-		return fmt.Errorf("self-check: %w", err)
+		return err
+	}
+	defer r.Close(ctx)
+	if _, err := runCanary(ctx, r, canary); err != nil {
+		return fmt.Errorf("self-check, cold: %w", err)
 	}
 	stub, err := wasmbin.Stub(canary, []byte("self-check"))
 	if err != nil {
 		return fmt.Errorf("self-check: %w", err)
 	}
+	src := &breakable{ReaderAt: bytes.NewReader(cold.code)}
+	entry, err := wazerohook.ReadEntry(src, int64(len(cold.code)), w.Format, 1)
+	if err != nil {
+		return fmt.Errorf("self-check: %w", err)
+	}
 
+	// A wazero that went on to compile a stub, because it doesn't get its code, would
+	// keep it in memory, and the last call would trap.
 	warm := &expectations{}
-	if _, err := compileWith(ctx, config, warm, stub); !errors.Is(err, errUnexpected) {
+	if r, err = pluggedRuntime(ctx, config, warm); err != nil {
+		return err
+	}
+	defer r.Close(ctx)
+	if _, err := runCanary(ctx, r, stub); !errors.Is(err, errUnexpected) {
 		return fmt.Errorf("self-check: an unannounced stub got %v, not a refusal", err)
 	}
 	done := warm.announce(func() wazerohook.WazeroKey { return w.Key(stub, false) }, entry)
 	defer done()
-	got, err := compileWith(ctx, config, warm, stub)
+	src.broken = true
+	if _, err := runCanary(ctx, r, stub); err == nil {
+		return errors.New("self-check: a stub was loaded without its code")
+	}
+	src.broken = false
+	got, err := runCanary(ctx, r, stub)
 	if err != nil {
 		return fmt.Errorf("self-check, warm: %w", err)
 	}
@@ -56,14 +74,30 @@ var stubsWork = sync.OnceValue(func() (err error) {
 	return nil
 })
 
-// compileWith compiles and runs the canary, or its stub, on a cache of its own.
-func compileWith(ctx context.Context, config wazero.RuntimeConfig, files wazerohook.FileCache, wasm []byte) (uint64, error) {
+// breakable is a source that can be made to fail.
+type breakable struct {
+	io.ReaderAt
+	broken bool
+}
+
+func (b *breakable) ReadAt(p []byte, off int64) (int, error) {
+	if b.broken {
+		return 0, io.ErrUnexpectedEOF
+	}
+	return b.ReaderAt.ReadAt(p, off)
+}
+
+// pluggedRuntime returns a runtime with a compilation cache of its own.
+func pluggedRuntime(ctx context.Context, config wazero.RuntimeConfig, files wazerohook.FileCache) (wazero.Runtime, error) {
 	cc := wazero.NewCompilationCache()
 	if _, err := wazerohook.Plug(cc, files); err != nil {
-		return 0, err
+		return nil, err
 	}
-	r := wazero.NewRuntimeWithConfig(ctx, config.WithCompilationCache(cc))
-	defer r.Close(ctx)
+	return wazero.NewRuntimeWithConfig(ctx, config.WithCompilationCache(cc)), nil
+}
+
+// runCanary compiles and runs the canary, or its stub.
+func runCanary(ctx context.Context, r wazero.Runtime, wasm []byte) (uint64, error) {
 	mod, err := r.Instantiate(ctx, wasm)
 	if err != nil {
 		return 0, err

@@ -10,7 +10,6 @@ import (
 
 	"github.com/tetratelabs/wazero"
 	"github.com/tetratelabs/wazero/api"
-	"github.com/tetratelabs/wazero/experimental"
 
 	"github.com/modcache/modcache"
 	"github.com/modcache/modcache/internal/wazerohook"
@@ -155,6 +154,8 @@ type feature struct {
 	bit  api.CoreFeatures
 }
 
+// The last ones have no names in the oldest wazero that this builds with, which
+// knows nothing of them.
 var features = []feature{
 	{"mutable-global", api.CoreFeatureMutableGlobal},
 	{"sign-extension-ops", api.CoreFeatureSignExtensionOps},
@@ -163,11 +164,11 @@ var features = []feature{
 	{"reference-types", api.CoreFeatureReferenceTypes},
 	{"bulk-memory-operations", api.CoreFeatureBulkMemoryOperations},
 	{"simd", api.CoreFeatureSIMD},
-	{"threads", experimental.CoreFeaturesThreads},
-	{"tail-call", experimental.CoreFeaturesTailCall},
-	{"extended-const", experimental.CoreFeaturesExtendedConst},
-	{"exception-handling", experimental.CoreFeaturesExceptionHandling},
-	{"typed-function-references", experimental.CoreFeaturesTypedFunctionReferences},
+	{"threads", api.CoreFeatureSIMD << 1},
+	{"tail-call", api.CoreFeatureSIMD << 2},
+	{"extended-const", api.CoreFeatureSIMD << 3},
+	{"exception-handling", api.CoreFeatureSIMD << 4},
+	{"typed-function-references", api.CoreFeatureSIMD << 5},
 }
 
 // featureNames lists all names, with something else instead of every fourth comma.

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -13,13 +12,12 @@ import (
 
 	"github.com/tetratelabs/wazero"
 	"github.com/tetratelabs/wazero/api"
-	"github.com/tetratelabs/wazero/experimental"
+
+	"github.com/modcache/modcache/internal/wasmtest"
 )
 
-// allFeatures is everything that wazero v1.12 can be told to accept.
-const allFeatures = api.CoreFeaturesV2 | experimental.CoreFeaturesThreads | experimental.CoreFeaturesTailCall |
-	experimental.CoreFeaturesExtendedConst | experimental.CoreFeaturesExceptionHandling |
-	experimental.CoreFeaturesTypedFunctionReferences
+// allFeatures is everything that the newest wazero can be told to accept.
+const allFeatures = wasmtest.AllFeatures
 
 // thorough makes the corpus tests take every module instead of a sample: set
 // MODCACHE_THOROUGH.
@@ -30,13 +28,8 @@ type corpusModule struct {
 	wasm []byte
 }
 
-var wazeroDir = sync.OnceValues(func() (string, error) {
-	out, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "github.com/tetratelabs/wazero").Output()
-	return strings.TrimSpace(string(out)), err
-})
-
 var loadCorpus = sync.OnceValues(func() (corpus []corpusModule, err error) {
-	dir, err := wazeroDir()
+	dir, err := wasmtest.WazeroDir()
 	if err != nil {
 		return nil, err
 	}

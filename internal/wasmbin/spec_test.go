@@ -14,7 +14,8 @@ import (
 	"github.com/stretchr/testify/require"
 	"github.com/tetratelabs/wazero"
 	"github.com/tetratelabs/wazero/api"
-	"github.com/tetratelabs/wazero/experimental"
+
+	"github.com/modcache/modcache/internal/wasmtest"
 )
 
 // specCommand is one command of a script that wast2json has written.
@@ -180,20 +181,20 @@ func cause(err error) string {
 // The assertions of the specification's test suites hold for canonical
 // encodings, and everything else comes out as it does for the modules as given.
 func TestSpecification(t *testing.T) {
-	dir, err := wazeroDir()
+	dir, err := wasmtest.WazeroDir()
 	if err != nil || !compilerSupported() {
 		t.Skipf("NOT TESTED: no source of wazero, or no compiler: %v", err)
 	}
 	dir = filepath.Join(dir, "internal", "integration_test", "spectest")
-	const all = api.CoreFeaturesV2 | experimental.CoreFeaturesTailCall
+	const all = api.CoreFeaturesV2 | wasmtest.TailCall
 	for suite, features := range map[string]api.CoreFeatures{
 		"v1":                        api.CoreFeaturesV1,
 		"v2":                        api.CoreFeaturesV2,
-		"threads":                   all | experimental.CoreFeaturesThreads,
+		"threads":                   all | wasmtest.Threads,
 		"tail-call":                 all,
-		"extended-const":            all | experimental.CoreFeaturesExtendedConst,
-		"exception-handling":        all | experimental.CoreFeaturesExceptionHandling | experimental.CoreFeaturesTypedFunctionReferences,
-		"typed-function-references": all | experimental.CoreFeaturesTypedFunctionReferences,
+		"extended-const":            all | wasmtest.ExtendedConst,
+		"exception-handling":        all | wasmtest.ExceptionHandling | wasmtest.TypedFunctionReferences,
+		"typed-function-references": all | wasmtest.TypedFunctionReferences,
 	} {
 		t.Run(suite, func(t *testing.T) {
 			scripts, err := filepath.Glob(filepath.Join(dir, suite, "testdata", "*.json"))

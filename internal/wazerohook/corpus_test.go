@@ -3,15 +3,15 @@ package wazerohook
 import (
 	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 	"github.com/tetratelabs/wazero"
-	"github.com/tetratelabs/wazero/api"
 	"github.com/tetratelabs/wazero/experimental"
+
+	"github.com/modcache/modcache/internal/wasmtest"
 )
 
 // TestReadEntryAcceptsWhatWazeroWrites compiles the modules that wazero's source comes
@@ -19,13 +19,11 @@ import (
 // MODCACHE_THOROUGH set it takes all of them, in a minute or two.
 func TestReadEntryAcceptsWhatWazeroWrites(t *testing.T) {
 	w := probed(t)
-	out, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", wazeroPath).Output()
-	dir := strings.TrimSpace(string(out))
-	if err != nil || dir == "" {
+	dir, err := wasmtest.WazeroDir()
+	if err != nil {
 		t.Skipf("NOT TESTED: the source of wazero isn't at hand: %v", err)
 	}
-	const features = api.CoreFeaturesV2 | experimental.CoreFeaturesThreads | experimental.CoreFeaturesTailCall |
-		experimental.CoreFeaturesExtendedConst | experimental.CoreFeaturesExceptionHandling
+	const features = wasmtest.AllFeatures
 	thorough := os.Getenv("MODCACHE_THOROUGH") != ""
 	seen, tables, maps, n := 0, 0, 0, 0
 	err = filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {

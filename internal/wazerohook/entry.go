@@ -18,6 +18,10 @@ type Format struct {
 	CatchTable bool   // whether a table of catch clauses ends an entry (since v1.12)
 }
 
+// String tells formats apart. It belongs into keys: one wazero calls itself by its
+// version in a program and "dev" in a test, and either takes the other's entries for stale.
+func (f Format) String() string { return fmt.Sprintf("%s %t", f.Version, f.CatchTable) }
+
 // Entry is a piece of machine code in wazero's own format, with every length,
 // count and offset checked. wazero trusts them: a wrong one runs wrong code,
 // allocates without bound, or takes the process down.
