@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math"
 	"os"
@@ -130,6 +131,7 @@ func runHerd(ctx context.Context, b *bench) ([]report.Case, error) {
 	for _, k := range herdKinds {
 		c.Rows = append(c.Rows, report.Row{Side: k.name, Role: k.role})
 	}
+	var failed error
 	for round := range b.pick(2, 7) {
 		for _, i := range turn(round, n) {
 			kind := herdKinds[i]
@@ -146,8 +148,9 @@ func runHerd(ctx context.Context, b *bench) ([]report.Case, error) {
 			}
 			s, state, err := child[stampeded](ctx, "herd", stampede{i, goroutines, m.File, dir})
 			os.RemoveAll(dir)
-			if err != nil {
-				return nil, fmt.Errorf("%s: %w", kind.name, err)
+			if err != nil { // such as a crash, which shouldn't hide the others
+				failed = errors.Join(failed, fmt.Errorf("%s: %w", kind.name, err))
+				continue
 			}
 			c.Add(kind.name, kind.role, s.Milliseconds)
 			cpu[i] = append(cpu[i], (state.UserTime() + state.SystemTime()).Seconds())
@@ -157,6 +160,9 @@ func runHerd(ctx context.Context, b *bench) ([]report.Case, error) {
 	}
 	one := report.Quantile(cpu[0], 0.5)
 	for i := range c.Rows {
+		if len(c.Rows[i].Samples) == 0 {
+			continue
+		}
 		seconds := report.Quantile(cpu[i], 0.5)
 		times := float64(compiles[i])
 		if times == 0 && one > 0 {
@@ -167,5 +173,5 @@ func runHerd(ctx context.Context, b *bench) ([]report.Case, error) {
 			c.Rows[i].Figures = append(c.Rows[i].Figures, report.Figure{Name: "peak RSS, MB", Value: mb})
 		}
 	}
-	return []report.Case{c}, nil
+	return []report.Case{c}, failed
 }
