@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -197,10 +198,10 @@ func TestDiskTransientErrorsDeleteNothing(t *testing.T) {
 			dir := t.TempDir()
 			var events diskEvents
 			var faulty *dirfstest.Faulty
-			broken := false
+			var broken atomic.Bool // a trim in the background may ask at any time
 			d, err := modcache.OpenDiskOn(dir, func(tree dirfs.FS) dirfs.FS {
 				faulty = dirfstest.NewFaulty(tree, func(o dirfstest.Op, _ int) error {
-					if broken && o == op {
+					if broken.Load() && o == op {
 						return syscall.EIO
 					}
 					return nil
@@ -215,7 +216,7 @@ func TestDiskTransientErrorsDeleteNothing(t *testing.T) {
 			require.NoError(t, err)
 			require.True(t, ok)
 
-			broken = true
+			broken.Store(true)
 			events.take(0)
 			_, ok, err = d.Get(bg, diskKey(1))
 			require.ErrorIs(t, err, syscall.EIO)
@@ -226,7 +227,7 @@ func TestDiskTransientErrorsDeleteNothing(t *testing.T) {
 				_, err = held.Bytes()
 				require.ErrorIs(t, err, syscall.EIO)
 			}
-			broken = false
+			broken.Store(false)
 			requireHit(t, d, diskKey(1), diskCode(1, size))
 			require.Zero(t, d.Metrics().Corrupt)
 			require.NoError(t, held.Close())
@@ -264,10 +265,10 @@ func TestDiskQuarantineThatFails(t *testing.T) {
 	const size = 200_000
 	dir := t.TempDir()
 	var faulty *dirfstest.Faulty
-	broken := false
+	var broken atomic.Bool // a trim in the background may ask at any time
 	d, err := modcache.OpenDiskOn(dir, func(tree dirfs.FS) dirfs.FS {
 		faulty = dirfstest.NewFaulty(tree, func(o dirfstest.Op, _ int) error {
-			if broken && (o == dirfstest.Rename || o == dirfstest.Remove) {
+			if broken.Load() && (o == dirfstest.Rename || o == dirfstest.Remove) {
 				return syscall.EACCES
 			}
 			return nil
@@ -285,7 +286,7 @@ func TestDiskQuarantineThatFails(t *testing.T) {
 	b[len(b)-1] ^= 1 // the header stays sound
 	require.NoError(t, os.WriteFile(file, b, 0o600))
 
-	broken = true
+	broken.Store(true)
 	a, ok, err := d.Get(bg, diskKey(1))
 	require.NoError(t, err)
 	require.True(t, ok)
@@ -293,7 +294,7 @@ func TestDiskQuarantineThatFails(t *testing.T) {
 	require.ErrorIs(t, err, modcache.ErrCorrupt)
 	require.NoError(t, a.Close())
 	requireMiss(t, d, diskKey(1))
-	broken = false
+	broken.Store(false)
 	require.NoError(t, d.Add(bg, diskKey(1), diskArtifact(1, size)))
 	requireHit(t, d, diskKey(1), diskCode(1, size))
 }

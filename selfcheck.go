@@ -16,7 +16,18 @@ import (
 
 // stubsWork finds out, once per process, whether the wazero in it runs a module
 // that was loaded through a stub, and refuses a stub whose code it doesn't get.
-var stubsWork = sync.OnceValue(func() (err error) {
+func stubsWork() error {
+	stubs.once.Do(func() { stubs.err = checkStubs() })
+	return stubs.err
+}
+
+// stubs isn't a sync.OnceValue, for the reason that wazerohook.Probe isn't one.
+var stubs struct {
+	once sync.Once
+	err  error
+}
+
+func checkStubs() (err error) {
 	defer func() {
 		if r := recover(); r != nil {
 			err = fmt.Errorf("self-check panicked: %v", r)
@@ -72,7 +83,7 @@ var stubsWork = sync.OnceValue(func() (err error) {
 		return fmt.Errorf("self-check: a stub returned %d, not %d", got, wazerohook.CanaryResult)
 	}
 	return nil
-})
+}
 
 // breakable is a source that can be made to fail.
 type breakable struct {

@@ -32,7 +32,18 @@ var ErrInterpreter = fmt.Errorf("wazero has no compiler for this platform")
 
 // Probe compiles a module of a few bytes and watches what wazero does. What it
 // learns are constants of the process, so it does this once.
-var Probe = sync.OnceValues(probe)
+func Probe() (*Wazero, error) {
+	process.once.Do(func() { process.w, process.err = probe() })
+	return process.w, process.err
+}
+
+// process isn't a sync.OnceValues, because that would have every program that
+// imports this package link all of wazero.
+var process struct {
+	once sync.Once
+	w    *Wazero
+	err  error
+}
 
 // canary is (module (func (export "f") (result i32) i32.const 42)).
 var canary = []byte("\x00asm\x01\x00\x00\x00" +
