@@ -1,3 +1,7 @@
+//go:build amd64 || arm64
+
+// Where wazero has no compiler, there would be no hits to show.
+
 package modcache_test
 
 import (
