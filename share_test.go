@@ -55,6 +55,7 @@ func padded(t *testing.T, wasm []byte) []byte {
 // TestSpellingsShare: the first spelling is compiled, the others find its code, keep
 // their own names, and find it directly from then on.
 func TestSpellingsShare(t *testing.T) {
+	needsCompiler(t)
 	for _, order := range [][]int{{0, 1, 2, 3}, {3, 2, 1, 0}, {2, 0, 3, 1}} {
 		s, all := &mapStore{}, spellings(t)
 		for round := range 2 {
@@ -93,6 +94,7 @@ func TestSpellingsShare(t *testing.T) {
 
 // TestSpellingsInOneRuntime: code is shared, compiled modules are not.
 func TestSpellingsInOneRuntime(t *testing.T) {
+	needsCompiler(t)
 	c := newCache(t, &mapStore{}, nil)
 	r := newRuntime(t, c, nil)
 	for range 2 {
@@ -107,6 +109,7 @@ func TestSpellingsInOneRuntime(t *testing.T) {
 }
 
 func TestExactKeys(t *testing.T) {
+	needsCompiler(t)
 	c := newCache(t, &mapStore{}, &modcache.Options{ExactKeys: true})
 	r := newRuntime(t, c, nil)
 	for _, wasm := range spellings(t) {
@@ -119,6 +122,7 @@ func TestExactKeys(t *testing.T) {
 // TestConfigurationsDoNotShare: an alias names a module, and so never leads out of
 // its configuration.
 func TestConfigurationsDoNotShare(t *testing.T) {
+	needsCompiler(t)
 	s, all := &mapStore{}, spellings(t)
 	c := newCache(t, s, nil)
 	for i, config := range []wazero.RuntimeConfig{
@@ -135,6 +139,7 @@ func TestConfigurationsDoNotShare(t *testing.T) {
 
 // TestDWARFKeepsItsSpelling: line numbers refer to places in the very bytes.
 func TestDWARFKeepsItsSpelling(t *testing.T) {
+	needsCompiler(t)
 	plain := wasmtest.Sum(20, 0)
 	debug := slices.Concat(plain, wasmtest.CustomSection(".debug_line", []byte{0}))
 	for _, enabled := range []bool{true, false} {
@@ -152,6 +157,7 @@ func TestDWARFKeepsItsSpelling(t *testing.T) {
 // body differs from that of a valid one in nothing the canonical encoding keeps, if
 // that were wrong; here the store lies outright.
 func TestInvalidSpellingIsRefused(t *testing.T) {
+	needsCompiler(t)
 	valid := wasmtest.Const(1)
 	invalid := bytes.Replace(valid, []byte{0x41, 1}, []byte{0x42, 1}, 1) // i64.const, where an i32 is due
 	require.NotEqual(t, valid, invalid)
@@ -174,6 +180,7 @@ func TestInvalidSpellingIsRefused(t *testing.T) {
 // TestLyingAliases: an alias that leads nowhere, to itself or to what isn't code, is a
 // miss, and the module is compiled.
 func TestLyingAliases(t *testing.T) {
+	needsCompiler(t)
 	all := spellings(t)
 	for name, lie := range map[string]func(s *mapStore, code, alias modcache.Key){
 		"target is gone": func(s *mapStore, code, _ modcache.Key) { delete(s.m, code) },
