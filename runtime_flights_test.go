@@ -147,6 +147,7 @@ func TestFlightOutlivesWaiters(t *testing.T) {
 // TestFlightOutlivesBytes: the caller leaves while his module is looked up, and
 // reuses the bytes. What is loaded must still be his module, in its own name.
 func TestFlightOutlivesBytes(t *testing.T) {
+	needsCompiler(t)
 	mine, theirs := wasmtest.Sum(20, 5), wasmtest.Sum(20, 5)
 	cold := &mapStore{}
 	require.NoError(t, newCache(t, cold, nil).Warm(bg, nil, modcache.NewModule(mine)))

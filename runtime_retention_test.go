@@ -85,6 +85,7 @@ func TestRetainedCodeSurvivesRuntimes(t *testing.T) {
 
 // TestRetainIsLRU gives room for two and a half of three modules.
 func TestRetainIsLRU(t *testing.T) {
+	needsCompiler(t)
 	modules := [][]byte{wasmtest.Sum(1000, 1000), wasmtest.Sum(1000, 2000), wasmtest.Sum(1000, 3000)}
 	var size atomic.Int64
 	s := &mapStore{}
