@@ -185,6 +185,7 @@ func TestRuntimeRunsWhatItLoads(t *testing.T) {
 }
 
 func TestRuntimeOverADisk(t *testing.T) {
+	needsCompiler(t)
 	dir, wasm := t.TempDir()+"/cache", wasmtest.Sum(10, 1)
 	for i := range 2 {
 		c, err := modcache.Open(dir, nil)
