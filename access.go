@@ -17,39 +17,44 @@ import (
 // past it, and everything is counted and reported.
 
 // lookup returns the artifact under key and the length of the code in it, or nil.
-// The caller closes it, having called hit or reject.
-func (c *Cache) lookup(ctx context.Context, key Key) (*Artifact, int64) {
+// Whatever the store is, the artifact was made for this key by this engine, and its
+// bytes are verified, now or as they are read. The caller closes it, having
+// called reject if it is of no use.
+func (c *Cache) lookup(ctx context.Context, key Key, why *whyMissed) (*Artifact, int64) {
 	var a *Artifact
 	var ok bool
 	err := guard("get", func() (err error) {
 		a, ok, err = c.store.Get(ctx, key)
 		return err
 	})
-	switch {
-	case err != nil:
-		if ctx.Err() == nil {
+	if err != nil || !ok || a == nil {
+		discard(a)
+		if err != nil && ctx.Err() == nil {
 			c.storeFailed("get", key, err)
 		}
-		c.miss(key, reasonOf(err), err)
-		return nil, 0
-	case !ok || a == nil:
-		c.miss(key, ReasonAbsent, nil)
+		why.note(reasonOf(err), err)
 		return nil, 0
 	}
-	var size int64
+	var verified *Artifact
 	err = guard("read", func() (err error) {
-		if a.Info().Engine != c.engine {
-			return fmt.Errorf("%w: made by engine %q, this is %q", ErrCorrupt, a.Info().Engine, c.engine)
-		}
-		size, err = unsealed(key, a)
+		verified, err = verify(key, c.engine, a)
 		return err
 	})
+	if verified != a {
+		discard(a)
+	}
 	if err != nil {
-		c.reject(key, err)
-		_ = a.Close()
+		c.reject(key, err, why)
 		return nil, 0
 	}
-	return a, size
+	return verified, verified.Size() - sealSize
+}
+
+// discard closes what a store returned and nobody will use.
+func discard(a *Artifact) {
+	if a != nil {
+		_ = guard("close", a.Close)
+	}
 }
 
 // hit reports that the artifact could be used.
@@ -59,27 +64,45 @@ func (c *Cache) hit(key Key, a *Artifact) {
 	c.emit(Event{Kind: EventHit, Key: key, Bytes: a.Size()})
 }
 
-func (c *Cache) miss(key Key, why Reason, err error) {
+// miss reports that there was no artifact that could be used.
+func (c *Cache) miss(key Key, why whyMissed) {
 	c.counters.misses.Add(1)
-	c.emit(Event{Kind: EventMiss, Reason: why, Key: key, Err: err})
+	c.emit(Event{Kind: EventMiss, Reason: why.reason, Key: key, Err: why.err})
+}
+
+// whyMissed is why the lookups for one module found nothing: absence, or else the
+// first reason that is more than that.
+type whyMissed struct {
+	reason Reason
+	err    error
+}
+
+func (w *whyMissed) note(reason Reason, err error) {
+	if w.reason == 0 || w.reason == ReasonAbsent {
+		w.reason, w.err = reason, err
+	}
 }
 
 // reject reports that an artifact couldn't be used. One that is wrong is deleted,
 // so that the next compile replaces it; one that merely couldn't be read stays.
-func (c *Cache) reject(key Key, err error) {
-	defer c.miss(key, reasonOf(err), err)
+func (c *Cache) reject(key Key, err error, why *whyMissed) {
+	why.note(reasonOf(err), err)
 	if !isDamage(err) {
 		c.storeFailed("read", key, err)
 		return
 	}
-	c.counters.corrupt.Add(1)
-	c.emit(Event{Kind: EventCorrupt, Key: key, Err: err})
+	c.corrupt(key, err)
 	if c.opts.ReadOnly {
 		return
 	}
 	if err := guard("delete", func() error { return c.store.Delete(c.ctx, key) }); err != nil {
 		c.storeFailed("delete", key, err)
 	}
+}
+
+func (c *Cache) corrupt(key Key, err error) {
+	c.counters.corrupt.Add(1)
+	c.emit(Event{Kind: EventCorrupt, Key: key, Err: err})
 }
 
 // put seals the code, which it takes over, and stores it if the Cache may write. It
@@ -146,15 +169,6 @@ func (c *Cache) forward(e Event) {
 	}
 }
 
-// readAll returns an artifact's bytes.
-func readAll(a *Artifact) (b []byte, err error) {
-	err = guard("read", func() (err error) {
-		b, err = a.Bytes()
-		return err
-	})
-	return b, err
-}
-
 // guardedReader turns panics of a store's reader into errors, because it is read
 // from inside wazero.
 type guardedReader struct{ src io.ReaderAt }
@@ -182,8 +196,11 @@ func isDamage(err error) bool {
 	return errors.Is(err, ErrCorrupt) || errors.Is(err, ErrAuth) || errors.Is(err, wazerohook.ErrEntry)
 }
 
+// reasonOf tells why there is nothing to be used; nil means that nothing was there.
 func reasonOf(err error) Reason {
 	switch {
+	case err == nil:
+		return ReasonAbsent
 	case errors.Is(err, ErrAuth):
 		return ReasonAuth
 	case isDamage(err):
@@ -200,5 +217,3 @@ type counters struct {
 	compiles, compileErrors, coalesced, stubbed atomic.Uint64
 	compileTime, saved                          atomic.Int64
 }
-
-func closeArtifact(a *Artifact) error { return guard("close", a.Close) }

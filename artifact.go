@@ -52,7 +52,8 @@ func NewArtifact(b []byte, info Info) *Artifact {
 // don't hold them in memory. src must verify what it returns: a ReadAt
 // that can't vouch for its bytes fails with an error that wraps [ErrCorrupt] or
 // [ErrAuth]. Large reads are how artifacts are loaded, so src should make
-// them fast. If src is an [io.Closer], closing the artifact closes it once.
+// them fast; a [Cache] reads those of stores other than [Disk] as a whole, and checks
+// them once more. If src is an [io.Closer], closing the artifact closes it once.
 func NewArtifactFrom(src io.ReaderAt, size int64, info Info) *Artifact {
 	a := &Artifact{info: info, size: size, src: src, refs: new(atomic.Int32)}
 	a.load = sync.OnceValues(func() ([]byte, error) {

@@ -4,17 +4,17 @@
 package modcache
 
 import (
+	"context"
 	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
 	"sync"
 	"time"
 
-	"context"
-	"encoding/hex"
-	"errors"
-	"fmt"
 	"github.com/modcache/modcache/internal/wazerohook"
 )
 
@@ -184,8 +184,10 @@ func Open(dir string, o *Options) (*Cache, error) {
 	}
 	disk := opts.Disk
 	disk.ReadOnly = disk.ReadOnly || opts.ReadOnly
-	if disk.OnEvent == nil {
-		disk.OnEvent = c.forward
+	own := disk.OnEvent
+	disk.OnEvent = func(e Event) {
+		notify(own, e)
+		c.forward(e)
 	}
 	d, err := OpenDisk(dir, &disk)
 	if err != nil {
@@ -237,6 +239,10 @@ func newCache(opts Options) (*Cache, error) {
 	}
 	w, err := wazerohook.Probe()
 	if err != nil {
+		if opts.RequireHit {
+			c.cancel()
+			return nil, fmt.Errorf("modcache: nothing can be a hit, as Options.RequireHit asks: %w: %w", ErrUnsupportedWazero, err)
+		}
 		c.degrade(featureCache, err)
 	}
 	c.wazero = w

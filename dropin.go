@@ -21,23 +21,32 @@ import (
 // goroutines that compile one module at the same time, with one
 // CompilationCache, may crash. A [Runtime] doesn't.
 //
+// wazero's name for a module tells neither debug info nor custom sections apart. If runtimes
+// that differ in RuntimeConfig.WithDebugInfoEnabled share a store, stack
+// traces have source lines or not as the runtime had that compiled the module.
+// With a Runtime, each finds its own.
+//
 // If modcache doesn't know this build of wazero, this is wazero's own in-memory cache.
 func (c *Cache) CompilationCache() wazero.CompilationCache {
 	cc := wazero.NewCompilationCache()
-	if err := c.Attach(cc); err != nil {
+	if c.wazero == nil {
+		return cc // as was reported when the Cache was made
+	}
+	// After Close too: modules are compiled then, unless a hit is required.
+	if _, err := wazerohook.Plug(cc, &dropIn{c: c}); err != nil {
 		c.degrade("drop-in", err)
 	}
 	return cc
 }
 
 // Attach plugs this Cache into a wazero.CompilationCache that the program already has.
-// It must come before the first runtime that is created with it. If the
-// wazero cache was created over a directory, that is no longer written, and read
-// only with Options.TrustDirectory.
+// It must come before the first runtime that is created with it, and nothing else may
+// use cc meanwhile. If the wazero cache was created over a directory, that is no longer
+// written, and read only with Options.TrustDirectory.
 //
 // Errors: [ErrUnsupportedWazero] if this build of wazero is unknown, [ErrClosed] after
-// Close, and a plain one if a runtime was created with cc or a Cache attached to it before. cc is
-// unchanged then.
+// Close, and a plain one if cc isn't one of wazero's, if a runtime was created with it, or if a
+// Cache is attached to it. cc is unchanged then.
 func (c *Cache) Attach(cc wazero.CompilationCache) error {
 	if err := c.checkOpen(); err != nil {
 		return fmt.Errorf("modcache: attach: %w", err)
@@ -51,6 +60,8 @@ func (c *Cache) Attach(cc wazero.CompilationCache) error {
 	switch {
 	case errors.Is(err, wazerohook.ErrInUse):
 		return fmt.Errorf("modcache: attach before the first runtime is created with the cache: %w", err)
+	case errors.Is(err, wazerohook.ErrForeign):
+		return fmt.Errorf("modcache: attach to what wazero.NewCompilationCache or NewCompilationCacheWithDir returns: %w", err)
 	case err != nil:
 		return fmt.Errorf("modcache: attach: %w: %w", ErrUnsupportedWazero, err)
 	}
@@ -76,42 +87,48 @@ type dropIn struct {
 
 func (d *dropIn) Get(wk wazerohook.WazeroKey) (content io.ReadCloser, ok bool, err error) {
 	c := d.c
-	if c.checkOpen() != nil {
-		return nil, false, nil
-	}
 	key := c.dropInKey(wk)
-	if e := d.lookup(key); e != nil {
-		return e.Open(nil), true, nil
+	closed := c.checkOpen()
+	if closed == nil {
+		var why whyMissed
+		if e := d.lookup(key, &why); e != nil {
+			return e.Open(nil), true, nil
+		}
+		if e := d.takeOver(key, wk); e != nil {
+			return e.Open(nil), true, nil
+		}
+		c.miss(key, why)
 	}
-	if e := d.takeOver(key, wk); e != nil {
-		return e.Open(nil), true, nil
+	switch {
+	case !c.opts.RequireHit:
+		return nil, false, nil
+	case closed != nil:
+		return nil, false, fmt.Errorf("%w: key %v: %w", ErrMiss, key, closed)
 	}
-	if c.opts.RequireHit {
-		return nil, false, fmt.Errorf("%w: key %v", ErrMiss, key)
-	}
-	return nil, false, nil
+	return nil, false, fmt.Errorf("%w: key %v", ErrMiss, key)
 }
 
 // lookup reads the whole artifact into memory, because wazero gives no second
 // chance once it has begun to load one.
-func (d *dropIn) lookup(key Key) *wazerohook.Entry {
+func (d *dropIn) lookup(key Key, why *whyMissed) *wazerohook.Entry {
 	c := d.c
-	a, size := c.lookup(c.ctx, key)
+	a, size := c.lookup(c.ctx, key, why)
 	if a == nil {
 		return nil
 	}
 	defer a.Close()
-	b, err := readAll(a)
+	var b []byte
+	err := guard("read", func() (err error) {
+		b, err = a.Bytes()
+		return err
+	})
 	if err != nil {
-		c.reject(key, err)
+		c.reject(key, err, why)
 		return nil
 	}
-	e, err := wazerohook.ReadEntry(bytes.NewReader(b), size, c.wazero.Format, wazerohook.AnyFunctions)
-	if err == nil {
-		err = e.CheckCode()
-	}
+	e, err := c.readEntry(b[:size])
 	if err != nil {
-		c.reject(key, err)
+		c.reject(key, err, why)
 		return nil
 	}
 	c.hit(key, a)
@@ -119,29 +136,44 @@ func (d *dropIn) lookup(key Key) *wazerohook.Entry {
 }
 
 // takeOver looks the module up in the directory that the program gave to wazero,
-// and keeps what it finds.
-func (d *dropIn) takeOver(key Key, wk wazerohook.WazeroKey) *wazerohook.Entry {
+// and keeps what it finds. What is damaged there stays, and is reported.
+func (d *dropIn) takeOver(key Key, wk wazerohook.WazeroKey) (e *wazerohook.Entry) {
 	if d.directory == nil {
 		return nil
 	}
-	r, ok, err := d.directory.Get(wk)
-	if err != nil || !ok {
-		return nil
+	c := d.c
+	var code []byte
+	err := guard("read wazero's directory", func() error {
+		r, ok, err := d.directory.Get(wk)
+		if err != nil || !ok {
+			return err
+		}
+		defer r.Close()
+		if code, err = readCode(r); err != nil {
+			return err
+		}
+		e, err = c.readEntry(code)
+		return err
+	})
+	switch {
+	case err == nil && e != nil:
+		c.hit(key, c.put(c.ctx, key, code, Info{}))
+		return e
+	case isDamage(err):
+		c.corrupt(key, err)
+	case err != nil:
+		c.storeFailed("get", key, err)
 	}
-	defer r.Close()
-	b, err := readCode(r)
+	return nil
+}
+
+// readEntry checks an entry as far as that can be done without its module.
+func (c *Cache) readEntry(code []byte) (*wazerohook.Entry, error) {
+	e, err := wazerohook.ReadEntry(bytes.NewReader(code), int64(len(code)), c.wazero.Format, wazerohook.AnyFunctions)
 	if err != nil {
-		return nil
+		return nil, err
 	}
-	e, err := wazerohook.ReadEntry(bytes.NewReader(b), int64(len(b)), d.c.wazero.Format, wazerohook.AnyFunctions)
-	if err == nil {
-		err = e.CheckCode()
-	}
-	if err != nil {
-		return nil
-	}
-	d.c.put(d.c.ctx, key, b, Info{})
-	return e
+	return e, e.CheckCode()
 }
 
 func (d *dropIn) Add(wk wazerohook.WazeroKey, content io.Reader) error {

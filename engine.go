@@ -108,14 +108,16 @@ var errLeaderClosed = errors.New("modcache: the runtime was closed")
 // r: the code from the store if it is there, or else new code.
 func (e *engine) load(ctx context.Context, slow func(), r *Runtime, key Key, src *source) (*hot, error) {
 	c := e.c
-	if h, err := e.loadStored(ctx, r, key, src); h != nil || err != nil {
+	var why whyMissed
+	if h, err := e.loadStored(ctx, r, key, src, &why); h != nil || err != nil {
 		return h, err
 	}
 	spelt := e.canonical(src)
-	if h, err := e.loadShared(ctx, r, key, src, spelt); h != nil || err != nil {
+	if h, err := e.loadShared(ctx, r, key, src, spelt, &why); h != nil || err != nil {
 		return h, err
 	}
 	if c.opts.RequireHit {
+		c.miss(key, why)
 		return nil, fmt.Errorf("%w: module %v, key %v", ErrMiss, src.sum, key)
 	}
 	slow()
@@ -127,13 +129,14 @@ func (e *engine) load(ctx context.Context, slow func(), r *Runtime, key Key, src
 	defer unlock()
 	if locked {
 		// Another process may have compiled it while we waited.
-		if h, err := e.loadStored(ctx, r, key, src); h != nil || err != nil {
+		if h, err := e.loadStored(ctx, r, key, src, &why); h != nil || err != nil {
 			return h, err
 		}
-		if h, err := e.loadShared(ctx, r, key, src, spelt); h != nil || err != nil {
+		if h, err := e.loadShared(ctx, r, key, src, spelt, &why); h != nil || err != nil {
 			return h, err
 		}
 	}
+	c.miss(key, why)
 	a, err := e.compile(ctx, key, src, spelt)
 	if err != nil {
 		return nil, err
@@ -151,17 +154,17 @@ func (e *engine) load(ctx context.Context, slow func(), r *Runtime, key Key, src
 
 // loadStored loads the module from the store. It returns nil if it isn't there or
 // can't be used.
-func (e *engine) loadStored(ctx context.Context, r *Runtime, key Key, src *source) (*hot, error) {
-	a, at := e.fetch(ctx, key)
+func (e *engine) loadStored(ctx context.Context, r *Runtime, key Key, src *source, why *whyMissed) (*hot, error) {
+	a, at := e.fetch(ctx, key, why)
 	if a == nil {
 		return nil, nil
 	}
-	return e.placeStored(r, key, src, a, at)
+	return e.placeStored(r, key, src, a, at, why)
 }
 
 // placeStored is place for an artifact from the store, which it closes.
-func (e *engine) placeStored(r *Runtime, key Key, src *source, a *Artifact, at Key) (*hot, error) {
-	defer closeArtifact(a)
+func (e *engine) placeStored(r *Runtime, key Key, src *source, a *Artifact, at Key, why *whyMissed) (*hot, error) {
+	defer discard(a)
 	h, err := e.place(r, key, src, a)
 	switch {
 	case err == nil:
@@ -170,7 +173,7 @@ func (e *engine) placeStored(r *Runtime, key Key, src *source, a *Artifact, at K
 	case errors.Is(err, errLeaderClosed):
 		return nil, err
 	}
-	e.c.reject(at, err)
+	e.c.reject(at, err, why)
 	return nil, nil
 }
 
@@ -182,7 +185,7 @@ func (e *engine) place(r *Runtime, key Key, src *source, a *Artifact) (*hot, err
 	if err != nil {
 		return nil, err
 	}
-	h := &hot{e: e, key: key, image: image, size: entry.CodeLen(), modules: make(map[*Runtime]*module)}
+	h := &hot{e: e, key: key, image: image, size: footprint(entry.CodeLen(), image), modules: make(map[*Runtime]*module)}
 	// wazero decodes the image before it asks for the key, which is time enough to
 	// predict it on another core.
 	predicted := sync.OnceValue(func() wazerohook.WazeroKey { return e.c.wazero.Key(image, e.term) })
@@ -243,7 +246,7 @@ func (e *engine) compile(ctx context.Context, key Key, src *source, s *spelling)
 	if err != nil || code == nil {
 		return nil, err
 	}
-	c.idle.discard(int64(len(code))) // wazero's copy of it
+	c.idle.discard(footprint(int64(len(code)), nil)) // wazero's copy of it
 	// It is worth keeping even if everybody has left by now.
 	a := c.put(c.ctx, key, code, Info{Module: src.sum, WasmSize: int64(len(wasm)), CompileTime: took})
 	if shared && s.key != key {
@@ -323,8 +326,7 @@ func (e *engine) direct(r *Runtime, key Key, src *source) (*hot, error) {
 	if err != nil {
 		return nil, err
 	}
-	const growth = 5 // machine code is about that many times its wasm
-	return &hot{e: e, key: key, image: image, size: growth * int64(len(image)), anchor: cm, modules: make(map[*Runtime]*module)}, nil
+	return &hot{e: e, key: key, image: image, size: footprint(codeGrowth*int64(len(image)), image), anchor: cm, modules: make(map[*Runtime]*module)}, nil
 }
 
 // lock takes the store's lock on key, if it has any. locked says that somebody
@@ -336,15 +338,22 @@ func (c *Cache) lock(ctx context.Context, key Key) (unlock func(), locked bool) 
 	}
 	ctx, cancel := context.WithTimeout(ctx, c.opts.LockWait)
 	defer cancel()
+	var release func()
 	err := guard("lock", func() (err error) {
-		unlock, err = locker.Lock(ctx, key)
+		if release, err = locker.Lock(ctx, key); err == nil && release == nil {
+			err = errors.New("no way to unlock")
+		}
 		return err
 	})
-	if err != nil || unlock == nil {
+	if err != nil {
 		if ctx.Err() == nil {
 			c.storeFailed("lock", key, err)
 		}
 		return func() {}, true
 	}
-	return unlock, true
+	return func() {
+		if err := guard("unlock", func() error { release(); return nil }); err != nil {
+			c.storeFailed("unlock", key, err)
+		}
+	}, true
 }

@@ -53,7 +53,7 @@ const (
 )
 
 var reasons = [...]string{
-	"unknown", "absent", "stale", "corrupt", "not authentic", "I/O error", "timeout", "too large",
+	"none", "absent", "stale", "corrupt", "not authentic", "I/O error", "timeout", "too large",
 	"entry limit", "byte limit", "entry and byte limit", "rejected", "deleted", "resized", "expired",
 }
 
@@ -62,7 +62,7 @@ func (r Reason) String() string { return nameOf(reasons[:], uint8(r)) }
 
 func nameOf(names []string, i uint8) string {
 	if int(i) >= len(names) {
-		return names[0]
+		return "unknown"
 	}
 	return names[i]
 }

@@ -97,7 +97,7 @@ func ExampleRuntime_Compile() {
 	// 42
 	// 42
 	// 42
-	// lookups: 2 compiles: 1
+	// lookups: 1 compiles: 1
 }
 
 // A build step compiles what the image will run. The program in the image then

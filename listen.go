@@ -43,7 +43,7 @@ func (r *Runtime) compileListening(ctx context.Context, factory experimental.Fun
 	if err != nil {
 		return nil, r.closedError(m.sum, err)
 	}
-	compiled := &module{r: r, cm: cm}
+	compiled := &module{r: r, cm: cm, size: footprint(codeGrowth*int64(len(wasm)), nil)}
 	r.c.mu.Lock()
 	closed := r.closed
 	if !closed {

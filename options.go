@@ -15,7 +15,9 @@ type Options struct {
 
 	// RequireHit makes every compile of a module that isn't in the cache fail with
 	// [ErrMiss], before any compiling starts: for images that were warmed when they
-	// were built.
+	// were built. Where wazero has no compiler, or modcache doesn't know this build
+	// of it, nothing can be a hit, and [Open] and [New] fail with
+	// [ErrUnsupportedWazero].
 	RequireHit bool
 
 	// ReadOnly never writes to the store and never creates a directory. Modules
@@ -24,7 +26,9 @@ type Options struct {
 
 	// TrustDirectory lets a cache plugged in by [Cache.Attach] take over entries of
 	// the directory that the wazero cache was created with. wazero doesn't
-	// authenticate them, and neither can we: they get structural checks only.
+	// authenticate them, and neither can we: they get structural checks only. wazero
+	// also keeps them apart by version only, which is "dev" in tests, workspaces and
+	// replaced modules: don't trust a directory that several of those write to.
 	TrustDirectory bool
 
 	// FullDecode has a [Runtime] decode and validate modules in full on every
@@ -49,7 +53,9 @@ type Options struct {
 	MaxCompiles int
 
 	// Retain bounds the machine code, in bytes, that stays loaded while nobody
-	// uses it, so that the next caller finds it in memory. The default is 256 MiB;
+	// uses it, so that the next caller finds it in memory. It counts whole pages, at
+	// least two for each module, and the module without its bodies; what wazero
+	// keeps on the heap to describe a module comes on top. The default is 256 MiB;
 	// negative keeps nothing. Up to 64 MiB more may wait for the garbage collector.
 	Retain int64
 
@@ -66,7 +72,8 @@ type Options struct {
 	// Logger, if set, gets problems as warnings and everything else for debugging.
 	Logger *slog.Logger
 
-	// OnEvent, if set, is called for whatever happens; see [Event].
+	// OnEvent, if set, is called for whatever happens; see [Event]. It may use the
+	// Cache, but must not close it: Close waits for compiles, and they for OnEvent.
 	OnEvent func(Event)
 }
 

@@ -18,7 +18,7 @@ type hot struct {
 	e      *engine
 	key    Key
 	image  []byte // what wazero is given: a stub, or the module itself
-	size   int64  // bytes of machine code
+	size   int64  // footprint
 	anchor wazero.CompiledModule
 
 	modules map[*Runtime]*module
@@ -31,8 +31,9 @@ type module struct {
 	h       *hot // nil if nobody else can use it, as it has listeners
 	r       *Runtime
 	cm      wazero.CompiledModule
-	handles int  // handles and instances
-	gone    bool // evicted, or closed with its runtime
+	size    int64 // footprint, if h is nil
+	handles int   // handles and instances
+	gone    bool  // evicted, or closed with its runtime
 }
 
 // hold takes n more handles. Callers hold Cache.mu.
@@ -57,6 +58,7 @@ func (m *module) release(n int) []wazero.CompiledModule {
 	}
 	m.gone = true
 	delete(m.r.private, m)
+	m.r.c.idle.discard(m.size)
 	return []wazero.CompiledModule{m.cm}
 }
 
@@ -71,7 +73,7 @@ func (h *hot) hold(n int) {
 // release is the inverse of hold; it returns what is to be closed once Cache.mu is free.
 func (h *hot) release(n int) []wazero.CompiledModule {
 	h.users -= n
-	if h.users > 0 {
+	if h.users > 0 || h.idle != nil {
 		return nil
 	}
 	c := h.e.c
@@ -97,6 +99,18 @@ func (h *hot) detach() []wazero.CompiledModule {
 	h.modules = nil
 	return owned
 }
+
+// footprint is what a loaded module counts for: its machine code and the entry
+// points of its types, each in pages of their own, and the image. What wazero makes of the
+// image, on the heap, isn't known.
+func footprint(code int64, image []byte) int64 {
+	const page = 4 << 10
+	return (code+page-1)/page*page + page + int64(len(image))
+}
+
+// codeGrowth is about how many times its wasm machine code is, where that is all
+// there is to go by.
+const codeGrowth = 5
 
 // retained is the machine code that nobody uses, in the order of last use.
 type retained struct {

@@ -75,6 +75,7 @@ func TestModulesLookTheSame(t *testing.T) {
 // TestTracesAreTheSame traps in modules of three compilers that carry DWARF, and
 // compares the whole text, with the functions' names and the lines of their sources.
 func TestTracesAreTheSame(t *testing.T) {
+	needsCompiler(t)
 	for name, mark := range map[string]string{"tinygo": "main.go:", "zig": "main.zig:", "zig-cc": "main.c:"} {
 		t.Run(name, func(t *testing.T) {
 			wasm, err := os.ReadFile(filepath.Join(wazeroDir(t), "internal/testing/dwarftestdata/testdata", name, "main.wasm"))

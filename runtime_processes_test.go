@@ -83,7 +83,7 @@ func follow(t *testing.T, dir string, wait time.Duration) (*modcache.Cache, *mod
 	t.Cleanup(func() { require.NoError(t, c.Close(bg)) })
 	r := newRuntime(t, c, nil)
 	done := begin(bg, r, childWasm)
-	for c.Metrics().Misses == 0 { // until it is about to ask for the lock
+	for c.Metrics().Store.Misses == 0 { // until it is about to ask for the lock
 		runtime.Gosched()
 	}
 	return c, r, done
@@ -91,6 +91,7 @@ func follow(t *testing.T, dir string, wait time.Duration) (*modcache.Cache, *mod
 
 // TestLeaderIsKilled amid a compile. Its lock dies with it, and who waits takes over.
 func TestLeaderIsKilled(t *testing.T) {
+	needsCompiler(t)
 	dir := t.TempDir() + "/cache"
 	leader := startChild(t, dir)
 	require.Equal(t, "compiling\n", leader.line(t))
@@ -110,6 +111,7 @@ func TestLeaderIsKilled(t *testing.T) {
 
 // TestLeaderFinishes, and who waited finds what it compiled.
 func TestLeaderFinishes(t *testing.T) {
+	needsCompiler(t)
 	dir := t.TempDir() + "/cache"
 	leader := startChild(t, dir)
 	require.Equal(t, "compiling\n", leader.line(t))
@@ -130,6 +132,7 @@ func TestLeaderFinishes(t *testing.T) {
 
 // TestLeaderTakesTooLong for a waiter who isn't that patient.
 func TestLeaderTakesTooLong(t *testing.T) {
+	needsCompiler(t)
 	dir := t.TempDir() + "/cache"
 	leader := startChild(t, dir)
 	require.Equal(t, "compiling\n", leader.line(t))

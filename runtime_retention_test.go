@@ -85,7 +85,8 @@ func TestRetainedCodeSurvivesRuntimes(t *testing.T) {
 
 // TestRetainIsLRU gives room for two and a half of three modules.
 func TestRetainIsLRU(t *testing.T) {
-	modules := [][]byte{wasmtest.Sum(100, 1000), wasmtest.Sum(100, 2000), wasmtest.Sum(100, 3000)}
+	needsCompiler(t)
+	modules := [][]byte{wasmtest.Sum(1000, 1000), wasmtest.Sum(1000, 2000), wasmtest.Sum(1000, 3000)}
 	var size atomic.Int64
 	s := &mapStore{}
 	cold := newCache(t, s, &modcache.Options{OnEvent: func(e modcache.Event) {
@@ -109,6 +110,22 @@ func TestRetainIsLRU(t *testing.T) {
 		require.Equal(t, step.loaded, use(step.module), "module %d", step.module)
 		require.LessOrEqual(t, c.Metrics().Retained, uint64(2))
 	}
+}
+
+// TestRetainBoundsSmallModules, which take up little but pages and mappings, of
+// which a process may have some ten thousand only, and modules without any code.
+func TestRetainBoundsSmallModules(t *testing.T) {
+	c := newCache(t, &mapStore{}, &modcache.Options{Retain: 1 << 20})
+	r := newRuntime(t, c, nil)
+	for i := range int32(300) {
+		require.NoError(t, compile(t, r, wasmtest.Const(i)).Close(bg))
+		var m wasmtest.Module
+		m.Memory(1)
+		m.Data([]byte{byte(i), byte(i >> 8)})
+		require.NoError(t, compile(t, r, m.Bytes()).Close(bg))
+		require.LessOrEqual(t, c.Metrics().Retained, uint64(1<<20/(4<<10)))
+	}
+	require.Greater(t, c.Metrics().Retained, uint64(100))
 }
 
 // chain instantiates three modules, of which the last calls the second, which calls the
@@ -172,6 +189,32 @@ func TestInstancesPinTheirModules(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestInstanceOutlivesEverything: wazero runs a function of a closed instance, and only
+// then says that it is closed. The machine code must still be there.
+func TestInstanceOutlivesEverything(t *testing.T) {
+	var m wasmtest.Module
+	m.Func(m.Type(nil, []byte{wasmtest.I32}), "f", 0x41, 1)
+	m.Func(m.Type(nil, nil), "trap", 0x00)
+	calls := func(r wazero.Runtime, end func()) (errs []string) {
+		mod, err := r.InstantiateWithConfig(bg, m.Bytes(), anonymous())
+		require.NoError(t, err)
+		f, trap := mod.ExportedFunction("f"), mod.ExportedFunction("trap")
+		require.NoError(t, r.Close(bg))
+		end()
+		for range 3 {
+			runtime.GC() // unmaps what nobody refers to
+		}
+		for _, fn := range []api.Function{f, trap, mod.ExportedFunction("f")} {
+			_, err := fn.Call(bg)
+			errs = append(errs, errorText(err))
+		}
+		return errs
+	}
+	want := calls(wazero.NewRuntime(bg), func() {})
+	c := newCache(t, &mapStore{}, &modcache.Options{Retain: -1})
+	require.Equal(t, want, calls(newRuntime(t, c, nil), func() { require.NoError(t, c.Close(bg)) }))
 }
 
 // TestInstancesThatEndAtOnce don't pin anything: they were closed before they

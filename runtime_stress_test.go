@@ -71,6 +71,7 @@ func TestHerd(t *testing.T) {
 // that load one module, with many types, over a warm directory, in runtimes that share an
 // engine. MODCACHE_RACE_ROUNDS sets how often; the default takes a few seconds.
 func TestWarmDirectoryRace(t *testing.T) {
+	needsCompiler(t)
 	var m wasmtest.Module
 	result := m.Type(nil, []byte{wasmtest.I32})
 	for i := range 300 {
@@ -176,7 +177,7 @@ func TestMemoryIsBounded(t *testing.T) {
 			peak = max(peak, now)
 		}
 	}
-	const retain, slack, margin = 1 << 20, 64 << 20, 8 << 20 // the margin is what is in use, and lag of finalizers
+	const retain, slack, margin = 1 << 20, 64 << 20, 32 << 20 // the margin is for finalizers that lag behind
 	t.Logf("mappings: %d KiB at rest, %d KiB at the peak; %d loads", base>>10, peak>>10, c.Metrics().Hits)
 	require.LessOrEqual(t, peak-base, int64(retain+slack+margin))
 	after, heapAfter := settle(t)
@@ -244,9 +245,20 @@ func TestListenersFreeTheirCode(t *testing.T) {
 // garbage have run.
 func settle(t *testing.T) (mappings, heap int64) {
 	t.Helper()
-	for i := 0; i < 50; i++ {
-		runtime.GC()
-		runtime.Gosched()
+	for range 3 {
+		// Finalizers run one after the other, so this one runs behind those of
+		// what was garbage before.
+		done := make(chan struct{})
+		runtime.SetFinalizer(new([64]byte), func(*[64]byte) { close(done) })
+		for ran := false; !ran; {
+			runtime.GC()
+			select {
+			case <-done:
+				ran = true
+			default:
+				runtime.Gosched()
+			}
+		}
 	}
 	mappings, err := executableBytes()
 	require.NoError(t, err)

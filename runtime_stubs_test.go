@@ -89,6 +89,7 @@ func (s *sourceStore) Get(ctx context.Context, key modcache.Key) (*modcache.Arti
 // in all ways that a file or a server has. The module must come out right each time, having
 // been compiled, and what is merely unreadable must stay where it is.
 func TestArtifactVanishes(t *testing.T) {
+	needsCompiler(t)
 	wasm := wasmtest.Sum(200, 3)
 	cold := &mapStore{}
 	require.NoError(t, newCache(t, cold, nil).Warm(bg, nil, modcache.NewModule(wasm)))
@@ -119,7 +120,7 @@ func TestArtifactVanishes(t *testing.T) {
 				m := c.Metrics()
 				if s.last.reads.Load() <= at {
 					require.EqualValues(t, 1, m.Hits)
-					require.GreaterOrEqual(t, at, int32(3), "head, tail and code")
+					require.GreaterOrEqual(t, at, int32(2), "the last byte, then the whole")
 					return
 				}
 				require.EqualValues(t, 1, m.Compiles, "read %d", at)
@@ -139,6 +140,7 @@ func TestArtifactVanishes(t *testing.T) {
 // TestArtifactIsWrong flips bits and cuts. The store knows nothing, or lies about
 // having verified it.
 func TestArtifactIsWrong(t *testing.T) {
+	needsCompiler(t)
 	wasm := wasmtest.Sum(30, 3)
 	cold := &mapStore{}
 	require.NoError(t, newCache(t, cold, nil).Warm(bg, nil, modcache.NewModule(wasm)))

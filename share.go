@@ -29,9 +29,9 @@ const aliasMagic = "modcache alias 1\x00"
 // fetch returns the artifact with the code for key, and the key that it lies under.
 // An alias that leads nowhere is a miss, and so is one that leads to another. It
 // names a module, not a key, so that it can't lead to code of another engine or configuration.
-func (e *engine) fetch(ctx context.Context, key Key) (a *Artifact, at Key) {
+func (e *engine) fetch(ctx context.Context, key Key, why *whyMissed) (a *Artifact, at Key) {
 	c := e.c
-	a, size := c.lookup(ctx, key)
+	a, size := c.lookup(ctx, key, why)
 	if a == nil {
 		return nil, key
 	}
@@ -39,21 +39,21 @@ func (e *engine) fetch(ctx context.Context, key Key) (a *Artifact, at Key) {
 	if err == nil && !ok {
 		return a, key
 	}
-	_ = closeArtifact(a)
+	discard(a)
 	if err != nil {
-		c.reject(key, err)
+		c.reject(key, err, why)
 		return nil, key
 	}
 	at = e.key(module)
-	if a, size = c.lookup(ctx, at); a == nil {
+	if a, size = c.lookup(ctx, at, why); a == nil {
 		return nil, key
 	}
 	if _, ok, err = readAlias(a, size); ok {
 		err = fmt.Errorf("%w: an alias leads to another alias", ErrCorrupt)
 	}
 	if err != nil {
-		_ = closeArtifact(a)
-		c.reject(key, err)
+		discard(a)
+		c.reject(key, err, why)
 		return nil, key
 	}
 	return a, at
@@ -109,20 +109,20 @@ func (e *engine) canonical(src *source) *spelling {
 }
 
 // loadShared loads the module with the code of another spelling, if there is any.
-func (e *engine) loadShared(ctx context.Context, r *Runtime, key Key, src *source, s *spelling) (*hot, error) {
+func (e *engine) loadShared(ctx context.Context, r *Runtime, key Key, src *source, s *spelling, why *whyMissed) (*hot, error) {
 	if s == nil || s.key == key {
 		return nil, nil
 	}
-	a, at := e.fetch(ctx, s.key)
+	a, at := e.fetch(ctx, s.key, why)
 	if a == nil {
 		return nil, nil
 	}
 	if err := e.validate(ctx, src); err != nil {
-		_ = closeArtifact(a)
+		discard(a)
 		return nil, err
 	}
 	module := a.Info().Module
-	h, err := e.placeStored(r, key, src, a, at)
+	h, err := e.placeStored(r, key, src, a, at, why)
 	if h != nil && e.key(module) == at {
 		e.c.putAlias(key, module)
 	}

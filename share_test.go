@@ -55,6 +55,7 @@ func padded(t *testing.T, wasm []byte) []byte {
 // TestSpellingsShare: the first spelling is compiled, the others find its code, keep
 // their own names, and find it directly from then on.
 func TestSpellingsShare(t *testing.T) {
+	needsCompiler(t)
 	for _, order := range [][]int{{0, 1, 2, 3}, {3, 2, 1, 0}, {2, 0, 3, 1}} {
 		s, all := &mapStore{}, spellings(t)
 		for round := range 2 {
@@ -119,6 +120,7 @@ func TestExactKeys(t *testing.T) {
 // TestConfigurationsDoNotShare: an alias names a module, and so never leads out of
 // its configuration.
 func TestConfigurationsDoNotShare(t *testing.T) {
+	needsCompiler(t)
 	s, all := &mapStore{}, spellings(t)
 	c := newCache(t, s, nil)
 	for i, config := range []wazero.RuntimeConfig{
@@ -135,6 +137,7 @@ func TestConfigurationsDoNotShare(t *testing.T) {
 
 // TestDWARFKeepsItsSpelling: line numbers refer to places in the very bytes.
 func TestDWARFKeepsItsSpelling(t *testing.T) {
+	needsCompiler(t)
 	plain := wasmtest.Sum(20, 0)
 	debug := slices.Concat(plain, wasmtest.CustomSection(".debug_line", []byte{0}))
 	for _, enabled := range []bool{true, false} {

@@ -71,10 +71,9 @@ func (c *Cache) warm(ctx context.Context, r *Runtime, m *Module) error {
 }
 
 func (e *engine) stored(ctx context.Context, key Key) bool {
-	a, _ := e.fetch(ctx, key)
+	a, _ := e.fetch(ctx, key, new(whyMissed))
 	if a == nil {
 		return false
 	}
-	e.c.counters.hits.Add(1)
 	return a.Close() == nil
 }

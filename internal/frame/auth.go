@@ -68,6 +68,9 @@ func NewVerifier(key ed25519.PublicKey) Auth {
 	return a
 }
 
+// ID returns the id of the key, which is in every frame that it seals.
+func (a Auth) ID() KeyID { return a.id }
+
 // seal appends the tag of header to it.
 func (a *Auth) seal(header []byte) ([]byte, error) {
 	switch a.kind {
@@ -86,7 +89,7 @@ func (a *Auth) seal(header []byte) ([]byte, error) {
 // but not trusted.
 func (a *Auth) verify(header []byte, kind Kind, id KeyID) error {
 	if kind != a.kind || id != a.id {
-		return fmt.Errorf("%w: %w", ErrAuth, ErrForeign)
+		return foreign(kind, id)
 	}
 	body, tag := header[:len(header)-kind.tagSize()], header[len(header)-kind.tagSize():]
 	switch a.kind {
@@ -104,6 +107,10 @@ func (a *Auth) verify(header []byte, kind Kind, id KeyID) error {
 		}
 	}
 	return nil
+}
+
+func foreign(kind Kind, id KeyID) error {
+	return fmt.Errorf("%w: %w (kind %d, id %x)", ErrAuth, ErrForeign, kind, id)
 }
 
 func (a *Auth) tag(header []byte) (tag [digestSize]byte) {

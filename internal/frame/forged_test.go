@@ -73,6 +73,10 @@ func FuzzForged(f *testing.F) {
 		if err == nil {
 			check(io.ReadAll(s))
 		}
+		s, err = NewStream(bytes.NewReader(b), key, int64(maxRatio*len(b)), o)
+		if err == nil {
+			check(s.Bytes())
+		}
 	})
 }
 

@@ -246,6 +246,23 @@ func (h *header) parse(b []byte, engineLen int) error {
 	return nil
 }
 
+// check compares the encoded chunk i with its digest.
+func (h *header) check(i int, encoded []byte) error {
+	if sum := digestOf(encoded); string(sum[:]) != string(h.digest(i)) {
+		return fmt.Errorf("%w: wrong digest of chunk %d", ErrCorrupt, i)
+	}
+	return nil
+}
+
+// decode fills dst with chunk i. Nothing is decoded before its digest was
+// checked.
+func (h *header) decode(z *Compressor, i int, dst, encoded []byte) error {
+	if err := h.check(i, encoded); err != nil || len(encoded) == len(dst) {
+		return err
+	}
+	return z.decode(dst, encoded)
+}
+
 func digestOf(b []byte) [digestSize]byte { return blake3.Sum256(b) }
 
 // checkMeta reports what a header can't hold.

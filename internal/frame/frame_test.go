@@ -76,7 +76,9 @@ func decode(t testing.TB, b []byte, o *frame.Options) ([]byte, error) {
 	stream, streamErr := decodeStream(iotest.HalfReader(bytes.NewReader(b)), o)
 	require.Equal(t, atErr == nil, memErr == nil, "%v, %v", atErr, memErr)
 	require.Equal(t, atErr == nil, streamErr == nil, "%v, %v", atErr, streamErr)
-	require.True(t, bytes.Equal(at, mem) && bytes.Equal(at, stream))
+	whole, wholeErr := decodeWhole(iotest.HalfReader(bytes.NewReader(b)), o)
+	require.Equal(t, atErr == nil, wholeErr == nil, "%v, %v", atErr, wholeErr)
+	require.True(t, bytes.Equal(at, mem) && bytes.Equal(at, stream) && bytes.Equal(at, whole))
 	return at, atErr
 }
 
@@ -98,6 +100,14 @@ func decodeStream(src io.Reader, o *frame.Options) ([]byte, error) {
 		return nil, err
 	}
 	return b, nil
+}
+
+func decodeWhole(src io.Reader, o *frame.Options) ([]byte, error) {
+	s, err := frame.NewStream(src, meta.Key, 1<<20, o)
+	if err != nil {
+		return nil, err
+	}
+	return s.Bytes()
 }
 
 func TestRoundTrip(t *testing.T) {
@@ -255,6 +265,30 @@ func TestOtherKeys(t *testing.T) {
 	require.NoError(t, err)
 }
 
+// TestTrusted reads with several keys, of which the frame names one.
+func TestTrusted(t *testing.T) {
+	signers := []frame.Auth{frame.NewSigner(private), frame.NewKeyed([]byte("secret"))}
+	for i, signer := range signers {
+		b := encode(t, code(10), options(frame.Options{Auth: signer}))
+		_, err := decode(t, b, options(frame.Options{Trusted: signers}))
+		require.NoError(t, err)
+		_, err = decode(t, b, options(frame.Options{Auth: signer, Trusted: signers[1-i : 2-i]}))
+		require.ErrorIs(t, err, frame.ErrForeign, "a key that isn't trusted, though it is the writer's own")
+
+		o, err := frame.Inspect(bytes.NewReader(b), int64(len(b)))
+		require.NoError(t, err)
+		require.Equal(t, meta, o.Meta)
+		require.Equal(t, signer.ID(), o.KeyID)
+		require.EqualValues(t, 10, o.Size)
+		require.Equal(t, b[:len(o.Header)], o.Header)
+		_, err = frame.Inspect(bytes.NewReader(b[1:]), int64(len(b))-1)
+		require.ErrorIs(t, err, frame.ErrCorrupt)
+	}
+	b := encode(t, code(10), kinds["digest"])
+	_, err := decode(t, b, options(frame.Options{Trusted: signers}))
+	require.ErrorIs(t, err, frame.ErrAuth, "a digest proves nothing to who trusts keys")
+}
+
 func TestAnotherKeysFrame(t *testing.T) {
 	for name, o := range kinds {
 		b := encode(t, code(10), o)
@@ -281,9 +315,11 @@ func TestFailingSource(t *testing.T) {
 		_, err := decodeAt(failingAt{bytes.NewReader(b), int64(off), broken}, int64(len(b)), kinds["digest"])
 		require.ErrorIs(t, err, broken)
 		require.NotErrorIs(t, err, frame.ErrCorrupt)
-		_, err = decodeStream(io.MultiReader(bytes.NewReader(b[:off]), iotest.ErrReader(broken)), kinds["digest"])
-		require.ErrorIs(t, err, broken)
-		require.NotErrorIs(t, err, frame.ErrCorrupt)
+		for _, decode := range []func(io.Reader, *frame.Options) ([]byte, error){decodeStream, decodeWhole} {
+			_, err = decode(io.MultiReader(bytes.NewReader(b[:off]), iotest.ErrReader(broken)), kinds["digest"])
+			require.ErrorIs(t, err, broken)
+			require.NotErrorIs(t, err, frame.ErrCorrupt)
+		}
 	}
 }
 

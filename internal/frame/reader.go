@@ -41,33 +41,62 @@ func Open(src io.ReaderAt, size int64, key [32]byte, o *Options) (*Reader, error
 // OpenAny is Open for whatever key the frame is bound to. A src of [Bytes] must
 // not change afterwards.
 func OpenAny(src io.ReaderAt, size int64, o *Options) (*Reader, error) {
-	buf, err := prefix(src, size)
+	h, buf, engineLen, err := readHeader(src, size)
 	if err != nil {
 		return nil, err
 	}
-	h, headerLen, engineLen, err := parseFixed(buf)
-	if err != nil {
-		return nil, err
-	}
-	if headerLen+h.encoded != size {
-		return nil, fmt.Errorf("%w: %d bytes, want %d", ErrCorrupt, size, headerLen+h.encoded)
-	}
-	if headerLen > int64(len(buf)) {
-		head := make([]byte, headerLen)
-		rest := head[copy(head, buf):]
-		if err := readFull(src, rest, int64(len(buf))); err != nil {
-			return nil, err
-		}
-		buf = head
-	}
-	buf = buf[:headerLen]
-	if err := o.Auth.verify(buf, h.auth, h.keyID); err != nil {
+	if err := o.verify(buf, h); err != nil {
 		return nil, err
 	}
 	if err := h.parse(buf, engineLen); err != nil {
 		return nil, err
 	}
-	return &Reader{h: h, headerLen: headerLen, src: src, zstd: o.Compressor}, nil
+	return &Reader{h: h, headerLen: int64(len(buf)), src: src, zstd: o.Compressor}, nil
+}
+
+// Outline is what a frame claims.
+type Outline struct {
+	Meta
+	Size   int64 // of the artifact
+	Auth   Kind
+	KeyID  KeyID
+	Header []byte // as it is in the frame, with its tag
+}
+
+// Inspect returns what the frame that fills the size bytes of src claims. It
+// verifies nothing but its shape: it is for those who pass frames on.
+func Inspect(src io.ReaderAt, size int64) (*Outline, error) {
+	h, buf, engineLen, err := readHeader(src, size)
+	if err != nil {
+		return nil, err
+	}
+	if err := h.parse(buf, engineLen); err != nil {
+		return nil, err
+	}
+	return &Outline{Meta: h.Meta, Size: h.size, Auth: h.auth, KeyID: h.keyID, Header: buf}, nil
+}
+
+// readHeader returns the decoded fixed part of a header, and all of it encoded.
+func readHeader(src io.ReaderAt, size int64) (h *header, buf []byte, engineLen int, err error) {
+	if buf, err = prefix(src, size); err != nil {
+		return nil, nil, 0, err
+	}
+	h, headerLen, engineLen, err := parseFixed(buf)
+	if err != nil {
+		return nil, nil, 0, err
+	}
+	if headerLen+h.encoded != size {
+		return nil, nil, 0, fmt.Errorf("%w: %d bytes, want %d", ErrCorrupt, size, headerLen+h.encoded)
+	}
+	if headerLen > int64(len(buf)) {
+		head := make([]byte, headerLen)
+		rest := head[copy(head, buf):]
+		if err := readFull(src, rest, int64(len(buf))); err != nil {
+			return nil, nil, 0, err
+		}
+		buf = head
+	}
+	return h, buf[:headerLen], engineLen, nil
 }
 
 func prefix(src io.ReaderAt, size int64) ([]byte, error) {
@@ -148,8 +177,7 @@ func (r *Reader) readChunk(p []byte, off int64, i int) error {
 	return nil
 }
 
-// load fills dst with the whole chunk i. Nothing is decoded before its digest
-// was checked.
+// load fills dst with the whole chunk i.
 func (r *Reader) load(dst []byte, i int) error {
 	at, n := r.h.span(i)
 	encoded := dst
@@ -159,13 +187,7 @@ func (r *Reader) load(dst []byte, i int) error {
 	if err := readFull(r.src, encoded, r.headerLen+at); err != nil {
 		return err
 	}
-	if sum := digestOf(encoded); string(sum[:]) != string(r.h.digest(i)) {
-		return fmt.Errorf("%w: wrong digest of chunk %d", ErrCorrupt, i)
-	}
-	if n == len(dst) {
-		return nil
-	}
-	return r.zstd.decode(dst, encoded)
+	return r.h.decode(r.zstd, i, dst, encoded)
 }
 
 // Bytes returns the whole artifact. If the frame is in memory and not
@@ -181,8 +203,8 @@ func (r *Reader) Bytes() ([]byte, error) {
 	}
 	for i := range r.h.chunks() {
 		at, n := r.h.span(i)
-		if sum := digestOf(b[r.headerLen+at:][:n]); string(sum[:]) != string(r.h.digest(i)) {
-			return nil, fmt.Errorf("%w: wrong digest of chunk %d", ErrCorrupt, i)
+		if err := r.h.check(i, b[r.headerLen+at:][:n]); err != nil {
+			return nil, err
 		}
 	}
 	return b[r.headerLen:], nil

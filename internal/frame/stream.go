@@ -38,7 +38,7 @@ func NewStream(src io.Reader, key [32]byte, limit int64, o *Options) (*Stream, e
 	if err := fill(&buf, src, headerLen-fixedSize); err != nil {
 		return nil, err
 	}
-	if err := o.Auth.verify(buf.Bytes(), h.auth, h.keyID); err != nil {
+	if err := o.verify(buf.Bytes(), h); err != nil {
 		return nil, err
 	}
 	if err := h.parse(buf.Bytes(), engineLen); err != nil {
@@ -70,11 +70,16 @@ func (s *Stream) Meta() Meta { return s.h.Meta }
 // Size returns the length of the artifact.
 func (s *Stream) Size() int64 { return s.h.size }
 
+// Encoded returns how many bytes of the source follow the header.
+func (s *Stream) Encoded() int64 { return s.h.encoded }
+
 // Read implements [io.Reader]. It reports the end only after it has seen that
 // of the source, so that nothing can trail a frame.
 func (s *Stream) Read(p []byte) (int, error) {
 	for len(s.rest) == 0 && s.err == nil && len(p) > 0 {
-		s.rest, s.err = s.chunk()
+		if s.rest, s.err = s.chunk(); s.err != nil {
+			s.rest = nil
+		}
 	}
 	if len(s.rest) == 0 {
 		return 0, s.err
@@ -87,15 +92,7 @@ func (s *Stream) Read(p []byte) (int, error) {
 // chunk returns the next chunk, which is valid until the next call.
 func (s *Stream) chunk() ([]byte, error) {
 	if s.next == s.h.chunks() {
-		var one [1]byte
-		switch _, err := io.ReadFull(s.src, one[:]); err {
-		case io.EOF:
-			return nil, io.EOF
-		case nil:
-			return nil, fmt.Errorf("%w: something follows", ErrCorrupt)
-		default:
-			return nil, err
-		}
+		return nil, s.end()
 	}
 	i := s.next
 	s.next++
@@ -104,21 +101,33 @@ func (s *Stream) chunk() ([]byte, error) {
 		s.encoded = make([]byte, n)
 	}
 	b := s.encoded[:n]
-	if got, err := io.ReadFull(s.src, b); err != nil {
-		return nil, truncated(err, fmt.Sprintf("chunk %d", i), int64(got))
-	}
-	if sum := digestOf(b); string(sum[:]) != string(s.h.digest(i)) {
-		return nil, fmt.Errorf("%w: wrong digest of chunk %d", ErrCorrupt, i)
+	if err := s.receive(b, i); err != nil {
+		return nil, err
 	}
 	if n == s.h.rawLen(i) {
-		return b, nil
+		return b, s.h.check(i, b)
 	}
 	if s.raw == nil {
 		s.raw = make([]byte, s.h.rawLen(0))
 	}
 	dst := s.raw[:s.h.rawLen(i)]
-	if err := s.zstd.decode(dst, b); err != nil {
-		return nil, err
+	return dst, s.h.decode(s.zstd, i, dst, b)
+}
+
+// end returns io.EOF if the source ends here.
+func (s *Stream) end() error {
+	var one [1]byte
+	_, err := io.ReadFull(s.src, one[:])
+	if err == nil {
+		return fmt.Errorf("%w: something follows", ErrCorrupt)
 	}
-	return dst, nil
+	return err
+}
+
+// receive fills b with the encoded chunk i.
+func (s *Stream) receive(b []byte, i int) error {
+	if got, err := io.ReadFull(s.src, b); err != nil {
+		return truncated(err, fmt.Sprintf("chunk %d", i), int64(got))
+	}
+	return nil
 }

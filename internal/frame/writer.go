@@ -9,7 +9,8 @@ import (
 // Options say how frames are sealed and encoded. Readers and writers of one
 // store share them.
 type Options struct {
-	Auth       Auth
+	Auth       Auth        // what to seal with
+	Trusted    []Auth      // what readers accept; Auth alone if empty
 	Compressor *Compressor // needed for compressed frames
 	Compress   bool        // what to write; readers take both
 	ChunkLog   uint8       // of what is written; 0 = DefaultChunkLog
@@ -20,6 +21,19 @@ func (o *Options) chunkLog() uint8 {
 		return DefaultChunkLog
 	}
 	return o.ChunkLog
+}
+
+// verify checks the tag at the end of header under the key that it names.
+func (o *Options) verify(header []byte, h *header) error {
+	if len(o.Trusted) == 0 {
+		return o.Auth.verify(header, h.auth, h.keyID)
+	}
+	for i := range o.Trusted {
+		if a := &o.Trusted[i]; a.kind == h.auth && a.id == h.keyID {
+			return a.verify(header, h.auth, h.keyID)
+		}
+	}
+	return foreign(h.auth, h.keyID)
 }
 
 func (o *Options) codec() Codec {

@@ -18,7 +18,7 @@ func OnClose(mod api.Module, release func()) bool {
 	if v.Kind() != reflect.Pointer || v.IsNil() || v.Elem().Kind() != reflect.Struct {
 		return false
 	}
-	f := v.Elem().FieldByName("CodeCloser")
+	f := directField(v.Elem(), "CodeCloser")
 	if !f.IsValid() || !f.CanSet() || f.Type() != reflect.TypeFor[api.Closer]() || !f.IsNil() || mod.IsClosed() {
 		return false
 	}

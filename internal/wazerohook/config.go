@@ -53,7 +53,7 @@ func ReadConfig(rc wazero.RuntimeConfig) (Config, error) {
 		fields = append(fields, 0)
 		fields = binary.LittleEndian.AppendUint64(fields, bits)
 	}
-	term := v.FieldByName("ensureTermination")
+	term := directField(v, "ensureTermination")
 	if !term.IsValid() || term.Kind() != reflect.Bool {
 		return Config{}, fmt.Errorf("%w: RuntimeConfig has no setting ensureTermination", ErrShape)
 	}
@@ -76,7 +76,7 @@ func engineKind(rc wazero.RuntimeConfig) int64 {
 	if v.Kind() != reflect.Pointer || v.IsNil() || v.Elem().Kind() != reflect.Struct {
 		return unknown
 	}
-	if f := v.Elem().FieldByName("engineKind"); f.IsValid() && f.CanInt() {
+	if f := directField(v.Elem(), "engineKind"); f.IsValid() && f.CanInt() {
 		return f.Int()
 	}
 	return unknown

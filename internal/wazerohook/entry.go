@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
+	"math"
 )
 
 // ErrEntry means that bytes are not an entry that this build of wazero can load.
@@ -146,8 +147,14 @@ func (e *Entry) checkTail(f Format) error {
 // It is for sources that don't verify what they return.
 func (e *Entry) CheckCode() error {
 	h := crc32.New(crc32.MakeTable(crc32.Castagnoli))
-	if _, err := io.Copy(h, io.NewSectionReader(e.src, int64(len(e.head)), e.codeLen)); err != nil {
-		return err
+	buf := make([]byte, min(e.codeLen, 256<<10))
+	for done := int64(0); done < e.codeLen; {
+		p := buf[:min(int64(len(buf)), e.codeLen-done)]
+		if err := readFull(e.src, p, int64(len(e.head))+done); err != nil {
+			return err
+		}
+		h.Write(p)
+		done += int64(len(p))
 	}
 	if want := binary.LittleEndian.Uint32(e.tail); h.Sum32() != want {
 		return entryError("checksum of the code is %#x, want %#x", h.Sum32(), want)
@@ -164,11 +171,24 @@ func readSpan(src io.ReaderAt, off, length, size int64) ([]byte, error) {
 	if off+length > size {
 		return nil, entryError("it ends at byte %d, before %d", size, off+length)
 	}
-	b := make([]byte, length)
-	if n, err := src.ReadAt(b, off); err != nil && (n < len(b) || !errors.Is(err, io.EOF)) {
-		return nil, err
+	if length > math.MaxInt {
+		return nil, entryError("%d bytes do not fit this platform's memory", length)
 	}
-	return b, nil
+	b := make([]byte, length)
+	return b, readFull(src, b, off)
+}
+
+// readFull fills p. A source that ends early, or returns less without saying why,
+// has failed.
+func readFull(src io.ReaderAt, p []byte, off int64) error {
+	n, err := src.ReadAt(p, off)
+	switch {
+	case n == len(p):
+		return nil
+	case err == nil || errors.Is(err, io.EOF):
+		return io.ErrUnexpectedEOF
+	}
+	return err
 }
 
 func entryError(format string, args ...any) error {

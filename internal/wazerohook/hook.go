@@ -24,6 +24,10 @@ var ErrShape = errors.New("wazero has an unknown shape")
 // the files it was created with.
 var ErrInUse = errors.New("the compilation cache already served a runtime")
 
+// ErrForeign means that a value isn't what one of wazero's own functions
+// returned, but somebody's implementation of the same interface, or nil.
+var ErrForeign = errors.New("not made by wazero")
+
 // WazeroKey is what wazero calls a module in its cache.
 type WazeroKey = [32]byte
 
@@ -39,9 +43,18 @@ type FileCache interface {
 // Plug puts fc in place of the files of cc, and returns what was there before,
 // or nil. It must run before the first runtime is created with cc, because
 // wazero's engine captures the field once; afterwards it fails with ErrInUse
-// and changes nothing.
+// and changes nothing. Nothing else may use cc meanwhile.
 func Plug(cc wazero.CompilationCache, fc FileCache) (previous FileCache, err error) {
-	field, err := fileCacheField(cc, reflect.TypeOf(fc))
+	v := reflect.ValueOf(cc)
+	if v.Kind() != reflect.Pointer || v.IsNil() || v.Type().Elem().PkgPath() != wazeroPath {
+		return nil, fmt.Errorf("%w: a CompilationCache of type %T", ErrForeign, cc)
+	}
+	return plug(v.Elem(), fc)
+}
+
+// plug is Plug for the struct behind a CompilationCache.
+func plug(cache reflect.Value, fc FileCache) (previous FileCache, err error) {
+	field, err := fileCacheField(cache, reflect.TypeOf(fc))
 	if err != nil {
 		return nil, err
 	}
@@ -57,22 +70,18 @@ func Plug(cc wazero.CompilationCache, fc FileCache) (previous FileCache, err err
 
 // fileCacheField finds the field and makes it settable, having checked that a
 // value of type want fits it and that no engine has captured it.
-func fileCacheField(cc wazero.CompilationCache, want reflect.Type) (reflect.Value, error) {
+func fileCacheField(cache reflect.Value, want reflect.Type) (reflect.Value, error) {
 	var none reflect.Value
-	v := reflect.ValueOf(cc)
-	if v.Kind() != reflect.Pointer || v.IsNil() || v.Elem().Kind() != reflect.Struct {
-		return none, fmt.Errorf("%w: a CompilationCache is a %T", ErrShape, cc)
+	if cache.Kind() != reflect.Struct {
+		return none, fmt.Errorf("%w: a CompilationCache is a pointer to a %s", ErrShape, cache.Type())
 	}
-	if pkg := v.Elem().Type().PkgPath(); pkg != reflect.TypeFor[wazero.CompilationCache]().PkgPath() {
-		return none, fmt.Errorf("%w: %T is not wazero's own", ErrShape, cc)
-	}
-	field := v.Elem().FieldByName("fileCache")
+	field := directField(cache, "fileCache")
 	if !field.IsValid() || field.Kind() != reflect.Interface || !want.Implements(field.Type()) {
-		return none, fmt.Errorf("%w: %s has no field fileCache that takes our cache", ErrShape, v.Elem().Type())
+		return none, fmt.Errorf("%w: %s has no field fileCache that takes our cache", ErrShape, cache.Type())
 	}
-	engines := v.Elem().FieldByName("engs")
+	engines := directField(cache, "engs")
 	if !engines.IsValid() || engines.Kind() != reflect.Array || engines.Type().Elem().Kind() != reflect.Interface {
-		return none, fmt.Errorf("%w: %s has no field engs that tells whether it is in use", ErrShape, v.Elem().Type())
+		return none, fmt.Errorf("%w: %s has no field engs that tells whether it is in use", ErrShape, cache.Type())
 	}
 	for i := range engines.Len() {
 		if !engines.Index(i).IsNil() {
@@ -82,4 +91,14 @@ func fileCacheField(cc wazero.CompilationCache, want reflect.Type) (reflect.Valu
 	// Reflection refuses to set an unexported field; through its address it is
 	// an ordinary variable of the type checked above.
 	return reflect.NewAt(field.Type(), unsafe.Pointer(field.UnsafeAddr())).Elem(), nil
+}
+
+// directField returns the field that the struct v itself has by that name, or the
+// zero Value. It doesn't follow embedded pointers, which may be nil.
+func directField(v reflect.Value, name string) reflect.Value {
+	f, ok := v.Type().FieldByName(name)
+	if !ok || len(f.Index) != 1 {
+		return reflect.Value{}
+	}
+	return v.Field(f.Index[0])
 }

@@ -2,6 +2,7 @@ package wazerohook
 
 import (
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -10,6 +11,7 @@ import (
 	"runtime"
 	"runtime/debug"
 	"strings"
+	"sync"
 
 	"github.com/tetratelabs/wazero"
 	"github.com/zeebo/blake3"
@@ -22,48 +24,79 @@ const wazeroPath = "github.com/tetratelabs/wazero"
 // (module version and checksum), then the place in the module cache that the
 // code was compiled from, and falls back to a hash of the executable, which
 // changes with every edit but never collides.
-func Identity() (string, error) {
+//
+// It takes the word of the go command: sources in the module cache that were
+// edited in place, or overlaid with -overlay, go unnoticed.
+var Identity = sync.OnceValues(func() (string, error) {
 	info, _ := debug.ReadBuildInfo()
-	if id, ok := fromBuildInfo(info); ok {
-		return id, nil
-	}
 	file, _ := runtime.FuncForPC(reflect.ValueOf(wazero.NewRuntimeConfig).Pointer()).FileLine(0)
-	if id, ok := fromSourcePath(file); ok {
-		return id, nil
+	return identity(info, file, executableSum)
+})
+
+// identity decides with what the build says about itself, and the name of
+// wazero's config.go at compile time.
+func identity(info *debug.BuildInfo, file string, executable func() (string, error)) (string, error) {
+	said, found := wazeroIn(info)
+	if found && said.Version != "" && said.Sum != "" {
+		return said.Path + "@" + said.Version + " " + said.Sum, nil
 	}
-	sum, err := executableSum()
+	if !found {
+		if id, ok := fromSourcePath(file); ok {
+			return id, nil
+		}
+	}
+	// Vendored sources and replacements have no checksum, and may be anything,
+	// wherever they lie.
+	if outside(info, found) {
+		return "", errors.New("no version of wazero in the build, and it isn't in the executable but in a library")
+	}
+	sum, err := executable()
 	if err != nil {
 		return "", fmt.Errorf("no version of wazero in the build, and %w", err)
 	}
 	return "executable " + sum, nil
 }
 
-// fromBuildInfo trusts a version only with its checksum: vendored sources and
-// local replacements have none, and may be anything.
-func fromBuildInfo(info *debug.BuildInfo) (string, bool) {
+// outside reports that the code isn't in the executable: it is in a C program's
+// library, or in a plugin of a Go program that lists its modules but not wazero.
+func outside(info *debug.BuildInfo, found bool) bool {
 	if info == nil {
-		return "", false
+		return false
+	}
+	for _, s := range info.Settings {
+		if s.Key == "-buildmode" && s.Value == "c-shared" {
+			return true
+		}
+	}
+	isTest := strings.HasSuffix(info.Path, ".test")
+	return !found && !isTest && info.Main.Path != ""
+}
+
+// wazeroIn finds the module that wazero's packages come from. Test binaries carry
+// no list of modules.
+func wazeroIn(info *debug.BuildInfo) (m debug.Module, found bool) {
+	if info == nil {
+		return m, false
+	}
+	if info.Main.Path == wazeroPath {
+		return info.Main, true
 	}
 	for _, dep := range info.Deps {
-		if dep.Path != wazeroPath {
-			continue
+		switch {
+		case dep.Path != wazeroPath:
+		case dep.Replace != nil:
+			return *dep.Replace, true
+		default:
+			return *dep, true
 		}
-		if dep.Replace != nil {
-			dep = dep.Replace
-		}
-		if dep.Sum == "" || dep.Version == "" {
-			return "", false
-		}
-		return dep.Path + "@" + dep.Version + " " + dep.Sum, true
 	}
-	return "", false
+	return m, false
 }
 
 // fromSourcePath reads the version off a file name in a module cache, and the
-// checksum that the go command keeps there. Test binaries carry no list of
-// modules, so this is how they get the identity that the program itself has.
-// Only an absolute name says where the code came from: -trimpath writes the
-// required version even when the module is replaced.
+// checksum that the go command keeps there. Only an absolute name says where the
+// code came from: -trimpath writes the required version even when the module is
+// replaced. Without the checksum, the directory may be anybody's copy.
 func fromSourcePath(file string) (string, bool) {
 	if !filepath.IsAbs(file) {
 		return "", false
@@ -77,20 +110,20 @@ func fromSourcePath(file string) (string, bool) {
 		return "", false
 	}
 	sum, err := os.ReadFile(filepath.Join(cache, "cache", "download", wazeroPath, "@v", version+".ziphash"))
-	switch {
-	case err == nil && len(sum) > 0:
-		return wazeroPath + "@" + version + " " + strings.TrimSpace(string(sum)), true
-	case strings.HasSuffix(cache, "/pkg/mod"):
-		// The default place of a module cache, on a machine that doesn't have it.
-		return "module cache " + wazeroPath + "@" + version, true
+	if err != nil || !strings.HasPrefix(string(sum), "h1:") {
+		return "", false
 	}
-	return "", false
+	return wazeroPath + "@" + version + " " + strings.TrimSpace(string(sum)), true
 }
 
+// executableSum hashes the file that this process runs. On Linux that is the very
+// file even if another has taken its name since, as a deployment does.
 func executableSum() (string, error) {
-	name, err := os.Executable()
-	if err != nil {
-		return "", err
+	name, err := "/proc/self/exe", error(nil)
+	if runtime.GOOS != "linux" {
+		if name, err = os.Executable(); err != nil {
+			return "", err
+		}
 	}
 	f, err := os.Open(name)
 	if err != nil {

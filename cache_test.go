@@ -1,0 +1,321 @@
+package modcache_test
+
+import (
+	"bytes"
+	"context"
+	"log/slog"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"github.com/tetratelabs/wazero"
+	"github.com/tetratelabs/wazero/experimental"
+
+	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/internal/wasmtest"
+)
+
+type panickingHandler struct{}
+
+func (panickingHandler) Enabled(context.Context, slog.Level) bool  { panic("injected") }
+func (panickingHandler) Handle(context.Context, slog.Record) error { panic("injected") }
+func (h panickingHandler) WithAttrs([]slog.Attr) slog.Handler      { return h }
+func (h panickingHandler) WithGroup(string) slog.Handler           { return h }
+
+func TestObserversThatPanic(t *testing.T) {
+	needsCompiler(t)
+	for _, w := range ways {
+		t.Run(w.name, func(t *testing.T) {
+			c := openCache(t, t.TempDir()+"/c", &modcache.Options{
+				Retain:  forget,
+				Logger:  slog.New(panickingHandler{}),
+				OnEvent: func(modcache.Event) { panic("injected") },
+				Disk:    modcache.DiskOptions{OnEvent: func(modcache.Event) { panic("injected") }},
+			})
+			requireRuns(t, w, c, chainWasm, chainWant)
+			requireRuns(t, w, c, chainWasm, chainWant)
+			require.EqualValues(t, 1, c.Metrics().Hits)
+			require.NoError(t, c.Close(bg))
+		})
+	}
+}
+
+// An observer may ask the Cache that calls it.
+func TestObserversThatCallBack(t *testing.T) {
+	needsCompiler(t)
+	for _, w := range ways {
+		var c *modcache.Cache
+		calls := 0
+		c = cacheOver(t, &tableStore{}, &modcache.Options{Retain: forget, OnEvent: func(modcache.Event) {
+			if c != nil {
+				calls++
+				_ = c.Metrics()
+				_ = c.Flush(bg)
+				_ = c.CompilationCache()
+			}
+		}})
+		requireRuns(t, w, c, chainWasm, chainWant)
+		require.Positive(t, calls)
+	}
+}
+
+func TestRequireHitBothWays(t *testing.T) {
+	needsCompiler(t)
+	for _, w := range ways {
+		t.Run(w.name, func(t *testing.T) {
+			s := &tableStore{}
+			var seen witness
+			strict := cacheOver(t, s, seen.options(modcache.Options{RequireHit: true}))
+			_, err := w.run(strict, chainWasm)
+			require.ErrorIs(t, err, modcache.ErrMiss)
+			require.Zero(t, s.calls.add)
+			require.Zero(t, strict.Metrics().Compiles)
+			require.Empty(t, seen.saw(modcache.EventCompileStarted), "refused after compiling began")
+
+			requireRuns(t, w, cacheOver(t, s, nil), chainWasm, chainWant)
+			requireRuns(t, w, strict, chainWasm, chainWant)
+			_, err = w.run(strict, otherWasm)
+			require.ErrorIs(t, err, modcache.ErrMiss)
+
+			// Faults are misses too, not permission to compile.
+			s.onGet = func(modcache.Key, *modcache.Artifact, bool) (*modcache.Artifact, bool, error) {
+				return nil, false, errFault
+			}
+			_, err = w.run(strict, chainWasm)
+			require.ErrorIs(t, err, modcache.ErrMiss)
+			s.onGet = func(_ modcache.Key, a *modcache.Artifact, _ bool) (*modcache.Artifact, bool, error) {
+				b, _ := a.Bytes()
+				b[50] ^= 1
+				return modcache.NewArtifact(b, a.Info()), true, nil
+			}
+			_, err = w.run(strict, chainWasm)
+			require.ErrorIs(t, err, modcache.ErrMiss)
+
+			// After Close, nothing can be a hit.
+			s.heal()
+			config := wazero.NewRuntimeConfig().WithCompilationCache(strict.CompilationCache())
+			require.NoError(t, strict.Close(bg))
+			r := wazero.NewRuntimeWithConfig(bg, config)
+			defer r.Close(bg)
+			_, err = r.CompileModule(bg, chainWasm)
+			require.ErrorIs(t, err, modcache.ErrMiss)
+			require.ErrorIs(t, err, modcache.ErrClosed)
+			_, err = runDropIn(strict, chainWasm)
+			require.ErrorIs(t, err, modcache.ErrMiss)
+			_, err = runRuntime(strict, chainWasm)
+			require.ErrorIs(t, err, modcache.ErrClosed)
+		})
+	}
+}
+
+// When nothing is stored, what a module with listeners would be compiled to isn't either.
+func TestRequireHitWithListeners(t *testing.T) {
+	needsCompiler(t)
+	ctx := experimental.WithFunctionListenerFactory(bg, experimental.FunctionListenerFactoryFunc(nil))
+	s := &tableStore{}
+	strict := cacheOver(t, s, &modcache.Options{RequireHit: true})
+	r, err := strict.NewRuntime(bg, nil)
+	require.NoError(t, err)
+	defer r.Close(bg)
+	_, err = r.CompileModule(ctx, chainWasm)
+	require.ErrorIs(t, err, modcache.ErrMiss)
+}
+
+func TestReadOnlyNeverWrites(t *testing.T) {
+	needsCompiler(t)
+	for _, w := range ways {
+		t.Run(w.name, func(t *testing.T) {
+			s, key, other := filled(t, w)
+			s.entries[key] = other // damaged
+			s.onAdd = func() error { return errNothing }
+			s.onDelete = func() error { return errNothing }
+			adds, deletes := s.calls.add, s.calls.delete
+			c := cacheOver(t, s, &modcache.Options{ReadOnly: true, Retain: forget})
+			requireRuns(t, w, c, chainWasm, chainWant)
+			requireRuns(t, w, c, otherWasm, otherWant)
+			requireRuns(t, w, c, wasmtest.Const(3), 3)
+			require.Equal(t, adds, s.calls.add)
+			require.Equal(t, deletes, s.calls.delete)
+			require.Zero(t, c.Metrics().StoreErrors)
+			require.EqualValues(t, 1, c.Metrics().Hits)
+		})
+	}
+}
+
+func TestOtherEnginesNeverShare(t *testing.T) {
+	needsCompiler(t)
+	for _, w := range ways {
+		t.Run(w.name, func(t *testing.T) {
+			s := &tableStore{}
+			for i, id := range []string{"", "one", "two", "on", "onee"} {
+				c := cacheOver(t, s, &modcache.Options{EngineID: id})
+				if id != "" {
+					require.Equal(t, id, c.EngineID())
+				}
+				requireRuns(t, w, c, chainWasm, chainWant)
+				require.Zero(t, c.Metrics().Hits)
+				require.Len(t, s.entries, i+1)
+			}
+			c := cacheOver(t, s, &modcache.Options{EngineID: "two", RequireHit: true})
+			requireRuns(t, w, c, chainWasm, chainWant)
+			// What the right engine made, under another's key, is not used either.
+			var seen witness
+			c = cacheOver(t, s, seen.options(modcache.Options{EngineID: "three"}))
+			s.onGet = func(modcache.Key, *modcache.Artifact, bool) (*modcache.Artifact, bool, error) {
+				for _, e := range s.entries {
+					e.info.Engine = "three"
+					return e.artifact(), true, nil
+				}
+				return nil, false, nil
+			}
+			requireRuns(t, w, c, chainWasm, chainWant)
+			require.EqualValues(t, 1, c.Metrics().Corrupt)
+			require.Zero(t, c.Metrics().Hits)
+		})
+	}
+}
+
+func TestBadInputFailsAsWithPlainWazero(t *testing.T) {
+	whole := wasmtest.Sum(3, 1)
+	for name, wasm := range map[string][]byte{
+		"nil":          nil,
+		"empty":        {},
+		"not wasm":     []byte("#!/bin/sh\necho hello\n"),
+		"short magic":  []byte("\x00as"),
+		"only magic":   []byte("\x00asm"),
+		"version 2":    []byte("\x00asm\x02\x00\x00\x00"),
+		"truncated":    whole[:len(whole)-1],
+		"half":         whole[:len(whole)/2],
+		"invalid body": badBody(),
+	} {
+		for _, w := range ways {
+			t.Run(w.name+" "+name, func(t *testing.T) {
+				_, want := runPlain(wasm)
+				require.Error(t, want)
+				s := &tableStore{}
+				c := cacheOver(t, s, nil)
+				for range 2 {
+					_, err := w.run(c, wasm)
+					require.EqualError(t, err, want.Error())
+				}
+				require.Zero(t, s.calls.add)
+				requireRuns(t, w, c, chainWasm, chainWant)
+			})
+		}
+	}
+}
+
+// badBody is a module whose function returns what it doesn't have.
+func badBody() []byte {
+	var m wasmtest.Module
+	m.Func(m.Type(nil, []byte{wasmtest.I32}), "f", 0x42, 0)
+	return m.Bytes()
+}
+
+func TestNewRefuses(t *testing.T) {
+	_, err := modcache.New(nil, nil)
+	require.ErrorContains(t, err, "modcache: New needs a store")
+	long := string(bytes.Repeat([]byte("x"), 256))
+	_, err = modcache.New(&tableStore{}, &modcache.Options{EngineID: long})
+	require.ErrorContains(t, err, "EngineID")
+	_, err = modcache.New(&tableStore{}, &modcache.Options{EngineID: long[1:], Workers: -3, MaxCompiles: -1, Retain: -1, LockWait: -1})
+	require.NoError(t, err)
+}
+
+func TestClose(t *testing.T) {
+	needsCompiler(t)
+	s := &tableStore{}
+	c, err := modcache.New(s, nil)
+	require.NoError(t, err)
+	cc := c.CompilationCache()
+	running, err := c.NewRuntime(bg, nil)
+	require.NoError(t, err)
+	defer running.Close(bg)
+	cm, err := running.CompileModule(bg, chainWasm)
+	require.NoError(t, err)
+	mod, err := running.InstantiateModule(bg, cm, wazero.NewModuleConfig())
+	require.NoError(t, err)
+
+	require.NoError(t, c.Close(bg))
+	require.NoError(t, c.Close(bg))
+
+	calls := s.calls
+	_, err = c.NewRuntime(bg, nil)
+	require.ErrorIs(t, err, modcache.ErrClosed)
+	require.ErrorIs(t, c.Attach(wazero.NewCompilationCache()), modcache.ErrClosed)
+	require.ErrorIs(t, c.Warm(bg, nil, modcache.NewModule(chainWasm)), modcache.ErrClosed)
+	_, err = running.CompileModule(bg, otherWasm)
+	require.ErrorIs(t, err, modcache.ErrClosed)
+
+	// What runs goes on, and the drop-in compiles as if it had no files.
+	res, err := mod.ExportedFunction("f").Call(bg)
+	require.NoError(t, err)
+	require.EqualValues(t, chainWant, res[0])
+	for _, cc := range []wazero.CompilationCache{cc, c.CompilationCache()} {
+		r := wazero.NewRuntimeWithConfig(bg, wazero.NewRuntimeConfig().WithCompilationCache(cc))
+		got, err := callExport(r, otherWasm)
+		require.NoError(t, err)
+		require.EqualValues(t, otherWant, got)
+		require.NoError(t, r.Close(bg))
+	}
+	require.Equal(t, calls, s.calls, "the store was used after Close")
+	_ = c.Metrics()
+}
+
+func TestCloseClosesOnlyWhatOpenOpened(t *testing.T) {
+	d := openDisk(t, t.TempDir()+"/own", nil)
+	c, err := modcache.New(d, nil)
+	require.NoError(t, err)
+	require.Same(t, d, c.Store())
+	require.NoError(t, c.Close(bg))
+	_, _, err = d.Get(bg, modcache.Key{1})
+	require.NoError(t, err)
+
+	c, err = modcache.Open(t.TempDir()+"/opened", nil)
+	require.NoError(t, err)
+	require.NoError(t, c.Close(bg))
+	_, _, err = c.Store().Get(bg, modcache.Key{1})
+	require.ErrorIs(t, err, modcache.ErrClosed)
+	require.ErrorIs(t, c.Flush(bg), modcache.ErrClosed)
+}
+
+// A drop-in in the middle of a compile may outlive the Cache's store.
+func TestCloseDuringACompile(t *testing.T) {
+	for range 20 {
+		c, err := modcache.Open(t.TempDir()+"/c", &modcache.Options{Retain: forget})
+		require.NoError(t, err)
+		done := make(chan error)
+		go func() {
+			for i := range 5 {
+				if _, err := runDropIn(c, wasmtest.Const(int32(i))); err != nil {
+					done <- err
+					return
+				}
+			}
+			done <- nil
+		}()
+		require.NoError(t, c.Close(bg))
+		require.NoError(t, <-done)
+	}
+}
+
+// Where wazero interprets, nothing is cached, and everything works.
+func TestInterpreter(t *testing.T) {
+	s := &tableStore{}
+	var seen witness
+	c := cacheOver(t, s, seen.options(modcache.Options{}))
+	config := wazero.NewRuntimeConfigInterpreter()
+	for range 2 {
+		ours, err := c.NewRuntime(bg, config)
+		require.NoError(t, err)
+		plain := wazero.NewRuntimeWithConfig(bg, config.WithCompilationCache(c.CompilationCache()))
+		for _, r := range []wazero.Runtime{ours, plain} {
+			got, err := callExport(r, chainWasm)
+			require.NoError(t, err)
+			require.EqualValues(t, chainWant, got)
+			require.NoError(t, r.Close(bg))
+		}
+	}
+	require.Zero(t, s.calls.get)
+	require.NotEmpty(t, seen.saw(modcache.EventDegraded))
+	require.LessOrEqual(t, len(seen.saw(modcache.EventDegraded)), 2, "said once for each feature")
+}

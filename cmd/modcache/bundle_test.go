@@ -1,0 +1,262 @@
+package main
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/modcache/modcache"
+)
+
+// pushed returns a bundle with the code of n modules.
+func pushed(t *testing.T, n int, flags ...string) (bundle []byte, cache string, files []string) {
+	t.Helper()
+	cache, files = warmed(t, n)
+	var out bytes.Buffer
+	callWith(bg, &streams{out: &out}, append([]string{"push", "-dir", cache}, flags...)...).want(t, exitOK)
+	return out.Bytes(), cache, files
+}
+
+func pull(bundle []byte, args ...string) outcome {
+	return callWith(bg, &streams{in: bytes.NewReader(bundle)}, append([]string{"pull"}, args...)...)
+}
+
+// sameCode checks that a cache holds what another does, or some of it, and nothing
+// else.
+func sameCode(t *testing.T, from, to string) (n int) {
+	t.Helper()
+	src, err := modcache.OpenDisk(from, &modcache.DiskOptions{ReadOnly: true})
+	require.NoError(t, err)
+	defer src.Close()
+	dst, err := modcache.OpenDisk(to, &modcache.DiskOptions{ReadOnly: true})
+	require.NoError(t, err)
+	defer dst.Close()
+	for e, err := range dst.Walk(bg) {
+		require.NoError(t, err)
+		require.NoError(t, e.Err)
+		n++
+		got, ok, err := dst.Get(bg, e.Key)
+		require.NoError(t, err)
+		require.True(t, ok)
+		want, ok, err := src.Get(bg, e.Key)
+		require.NoError(t, err)
+		require.True(t, ok)
+		a, err := got.Bytes()
+		require.NoError(t, err)
+		b, err := want.Bytes()
+		require.NoError(t, err)
+		require.Equal(t, b, a)
+		require.Equal(t, want.Info(), got.Info())
+	}
+	return n
+}
+
+func TestBundle(t *testing.T) {
+	bundle, cache, files := pushed(t, 3)
+	to := filepath.Join(t.TempDir(), "cache")
+	require.Contains(t, pull(bundle, "-dir", to, "-n").want(t, exitOK).out, "3 sound")
+	require.NoDirExists(t, to)
+	require.Contains(t, pull(bundle, "-dir", to).want(t, exitOK).out, "3 sound, 3 stored, 0 present")
+	require.Contains(t, pull(bundle, "-dir", to, "-").want(t, exitOK).out, "3 sound, 0 stored, 3 present")
+	require.Equal(t, 3, sameCode(t, cache, to))
+	call(append([]string{"warm", "-require", "-dir", to}, files...)...).want(t, exitOK)
+
+	// By file; and the same cache gives the same bytes.
+	file := filepath.Join(t.TempDir(), "bundle")
+	o := call("push", "-dir", cache, "-o", file).want(t, exitOK)
+	require.Contains(t, o.err, "3 entries in the bundle")
+	b, err := os.ReadFile(file)
+	require.NoError(t, err)
+	require.Equal(t, bundle, b)
+	call("pull", "-dir", to, file).want(t, exitOK)
+	names, err := os.ReadDir(filepath.Dir(file))
+	require.NoError(t, err)
+	require.Len(t, names, 1, "nothing is left beside the bundle")
+
+	call("push", "-dir", cache, "-o", file, "-module", files[1]).want(t, exitOK)
+	require.Contains(t, call("pull", "-n", file).want(t, exitOK).out, "1 sound")
+	call("push", "-dir", cache, "-o", filepath.Join(file, "x")).want(t, exitFailed)
+	call("pull", "-dir", to, filepath.Join(file, "x")).want(t, exitFailed)
+	o = pull(bundle, "-dir", filepath.Join(t.TempDir(), "cache"), "-max-entry", "1kB").want(t, exitFound)
+	require.Contains(t, o.err, "too large")
+}
+
+func TestPushLeavesOutDamage(t *testing.T) {
+	cache, _ := warmed(t, 3)
+	damage(t, entries(t, cache)[1])
+	file := filepath.Join(t.TempDir(), "bundle")
+	o := call("push", "-dir", cache, "-o", file).want(t, exitFound)
+	require.Contains(t, o.err, "damaged")
+	require.Contains(t, o.err, "2 entries in the bundle")
+	require.Contains(t, call("pull", "-n", file).want(t, exitOK).out, "2 sound")
+}
+
+func TestBundleSecret(t *testing.T) {
+	secret := filepath.Join(t.TempDir(), "secret")
+	require.NoError(t, os.WriteFile(secret, []byte("0123456789abcdef"), 0o600))
+	sealed, cache, _ := pushed(t, 2, "-bundle-key-file", secret)
+	open, _, _ := pushed(t, 2)
+	to := filepath.Join(t.TempDir(), "cache")
+	require.Contains(t, pull(sealed, "-dir", to).want(t, exitFound).err, "give -bundle-key-file")
+	require.Contains(t, pull(open, "-dir", to, "-bundle-key-file", secret).want(t, exitFound).err, "not sealed with the secret")
+	require.Empty(t, entries(t, to))
+	pull(sealed, "-dir", to, "-bundle-key-file", secret).want(t, exitOK)
+	require.Equal(t, 2, sameCode(t, cache, to))
+	require.NoError(t, os.WriteFile(secret, []byte("short"), 0o600))
+	require.Contains(t, pull(sealed, "-dir", to, "-bundle-key-file", secret).want(t, exitFailed).err, "at least 16")
+}
+
+// TestDamagedBundle changes and cuts a bundle in many places.
+func TestDamagedBundle(t *testing.T) {
+	bundle, cache, _ := pushed(t, 3)
+	step := len(bundle)/61 + 1
+	for at := 0; at < len(bundle); at += step {
+		to := filepath.Join(t.TempDir(), "cache")
+		flipped := bytes.Clone(bundle)
+		flipped[at] ^= 1 << (at % 8)
+		o := pull(flipped, "-dir", to)
+		require.Contains(t, []int{exitOK, exitFailed, exitFound}, o.code, at)
+		if exists, _ := kindOf(to); exists == isCache {
+			if n := sameCode(t, cache, to); o.code == exitOK {
+				require.Equal(t, 3, n, at)
+			}
+		}
+
+		to = filepath.Join(t.TempDir(), "cache")
+		o = pull(bundle[:at], "-dir", to)
+		if exists, _ := kindOf(to); exists == isCache {
+			if n := sameCode(t, cache, to); n < 3 {
+				require.Equal(t, exitFailed, o.code, at)
+				require.Contains(t, o.err, "pull again")
+			}
+			pull(bundle, "-dir", to).want(t, exitOK)
+			require.Equal(t, 3, sameCode(t, cache, to))
+		} else {
+			require.Equal(t, exitFailed, o.code, at)
+		}
+	}
+}
+
+// TestStrangeBundles are tar files that others might make.
+func TestStrangeBundles(t *testing.T) {
+	bundle, cache, _ := pushed(t, 1)
+	r := tar.NewReader(bytes.NewReader(bundle))
+	_, err := r.Next()
+	require.NoError(t, err)
+	h, err := r.Next()
+	require.NoError(t, err)
+	entry, err := io.ReadAll(r)
+	require.NoError(t, err)
+
+	write := func(members ...*tar.Header) []byte {
+		if len(members) > 1 && members[len(members)-1].Name != bundleEnd {
+			members = append(members, &tar.Header{Name: bundleEnd, Typeflag: tar.TypeReg})
+		}
+		var buf bytes.Buffer
+		w := tar.NewWriter(&buf)
+		for _, m := range members {
+			content := entry
+			switch m.Name {
+			case bundleName:
+				content = []byte(bundleText)
+			case bundleEnd:
+				content = endText(len(members) - 2)
+			}
+			if m.Size = int64(len(content)); m.Typeflag != tar.TypeReg {
+				m.Size, content = 0, nil
+			}
+			require.NoError(t, w.WriteHeader(m))
+			_, err := w.Write(content)
+			require.NoError(t, err)
+		}
+		require.NoError(t, w.Close())
+		return buf.Bytes()
+	}
+	file := func(name string) *tar.Header { return &tar.Header{Name: name, Typeflag: tar.TypeReg} }
+	key := strings.TrimSuffix(h.Name, bundleSuffix)
+	other := strings.Repeat("0", 64)
+	for name, c := range map[string]struct {
+		bundle []byte
+		code   int
+		stored int
+	}{
+		"sound":          {write(file(bundleName), file(h.Name)), exitOK, 1},
+		"twice":          {write(file(bundleName), file(h.Name), file(h.Name)), exitOK, 1},
+		"an entry short": {bytes.Replace(write(file(bundleName), file(h.Name)), endText(1), endText(2), 1), exitFailed, 1},
+		"no first entry": {write(file(h.Name)), exitFailed, 0},
+		"empty":          {nil, exitFailed, 0},
+		"text":           {[]byte(strings.Repeat("no tar file ", 1000)), exitFailed, 0},
+		"another key":    {write(file(bundleName), file(other+bundleSuffix)), exitFound, 0},
+		"elsewhere":      {write(file(bundleName), file("../../"+h.Name)), exitFound, 0},
+		"no key":         {write(file(bundleName), file("README")), exitFound, 0},
+		"another format": {write(file(bundleName), file(key+".v2")), exitFound, 0},
+		"directory":      {write(file(bundleName), &tar.Header{Name: h.Name, Typeflag: tar.TypeDir}), exitFound, 0},
+		"symbolic link":  {write(file(bundleName), &tar.Header{Name: h.Name, Linkname: "/etc/passwd", Typeflag: tar.TypeSymlink}, file(h.Name)), exitFound, 1},
+	} {
+		to := filepath.Join(t.TempDir(), "cache")
+		pull(c.bundle, "-dir", to).want(t, c.code)
+		if c.stored == 0 {
+			require.Empty(t, entries(t, to), name)
+			continue
+		}
+		require.Equal(t, c.stored, sameCode(t, cache, to), name)
+	}
+}
+
+// slowly gives a part of a bundle, then cancels and has nothing more to give.
+type slowly struct {
+	part   io.Reader
+	cancel context.CancelFunc
+}
+
+func (s *slowly) Read(p []byte) (int, error) {
+	n, err := s.part.Read(p[:min(len(p), 512)])
+	if err == io.EOF {
+		s.cancel()
+		select {}
+	}
+	return n, err
+}
+
+func TestPullInterrupted(t *testing.T) {
+	bundle, cache, _ := pushed(t, 4)
+	for _, at := range []int{0, 700, len(bundle) / 2, len(bundle) - 2000} {
+		to := filepath.Join(t.TempDir(), "cache")
+		ctx, cancel := context.WithTimeout(bg, time.Minute)
+		in := &slowly{part: bytes.NewReader(bundle[:at]), cancel: cancel}
+		o := callWith(ctx, &streams{in: in}, "pull", "-dir", to).want(t, exitFailed)
+		require.Contains(t, o.err, "interrupted")
+		if kind, _ := kindOf(to); kind == isCache {
+			sameCode(t, cache, to)
+		}
+		pull(bundle, "-dir", to).want(t, exitOK)
+		require.Equal(t, 4, sameCode(t, cache, to))
+	}
+}
+
+func FuzzPull(f *testing.F) {
+	src := f.TempDir()
+	cache := filepath.Join(src, "cache")
+	d, err := modcache.OpenDisk(cache, nil)
+	require.NoError(f, err)
+	for i := range byte(2) {
+		a := modcache.NewArtifact(bytes.Repeat([]byte{i}, 100), modcache.Info{Engine: "e"})
+		require.NoError(f, d.Add(bg, modcache.Key{i}, a))
+	}
+	require.NoError(f, d.Close())
+	var out, stderr bytes.Buffer
+	require.Equal(f, exitOK, run(bg, []string{"push", "-dir", cache}, &streams{out: &out, err: &stderr}))
+	f.Add(out.Bytes())
+	f.Fuzz(func(t *testing.T, bundle []byte) {
+		o := pull(bundle, "-n", "-max-entry", "1MB")
+		require.Contains(t, []int{exitOK, exitFailed, exitFound}, o.code)
+	})
+}

@@ -1,0 +1,230 @@
+package main
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"runtime"
+	"slices"
+	"strings"
+
+	"github.com/tetratelabs/wazero"
+	"github.com/tetratelabs/wazero/api"
+	"github.com/tetratelabs/wazero/experimental"
+
+	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/internal/wazerohook"
+)
+
+// engineFlags say whose keys are meant. Machine code is found only by programs with
+// the wazero that it was compiled for.
+type engineFlags struct {
+	id      string
+	program string
+}
+
+func (e *engineFlags) register(fs *flag.FlagSet) {
+	fs.StringVar(&e.id, "engine-id", "", "the `identity` that programs set as Options.EngineID, if they do")
+	fs.StringVar(&e.program, "program", "", "the `executable` that uses the cache: its wazero is meant, not the one in this tool")
+}
+
+// engine is the identity that keys are made with.
+type engine struct {
+	id      string
+	own     string // of the wazero in this tool; "" if it can't be told
+	program *wazerohook.Program
+}
+
+func (e *engineFlags) resolve() (engine, error) {
+	own, err := ownIdentity()
+	if err != nil && e.id == "" && e.program == "" {
+		return engine{}, fmt.Errorf("this tool can't tell which wazero is in it (%w); give -engine-id or -program", err)
+	}
+	en := engine{id: own, own: own}
+	if e.program != "" {
+		p, err := wazerohook.ReadProgram(e.program)
+		if errors.Is(err, wazerohook.ErrNoWazero) {
+			return engine{}, fmt.Errorf("%w: name the program that runs the modules; test binaries don't list what they contain", err)
+		}
+		if err != nil {
+			return engine{}, err
+		}
+		en.id, en.program = p.Identity, &p
+	}
+	if e.id != "" {
+		en.id = e.id
+	}
+	return en, nil
+}
+
+// ownIdentity asks a Cache, whose word it is.
+func ownIdentity() (string, error) {
+	if _, err := wazerohook.Identity(); err != nil {
+		return "", err
+	}
+	cache, err := modcache.New(modcache.NewMemory(nil), nil)
+	if err != nil {
+		return "", err
+	}
+	return cache.EngineID(), nil
+}
+
+// check reports why this tool's wazero can't speak for the engine: what it compiles
+// would not be found, or should not, and its keys may be others.
+func (en engine) check() error {
+	const fix = "build this tool with the program's wazero: in its module, run\n" +
+		"  go get -tool github.com/modcache/modcache/cmd/modcache\n" +
+		"  go tool modcache warm ..."
+	switch {
+	case en.program != nil && en.program.GOARCH != "" && platform() != en.program.GOOS+"/"+en.program.GOARCH:
+		return fmt.Errorf("the program is built for %s/%s and this tool for %s: it would not find what is compiled here",
+			en.program.GOOS, en.program.GOARCH, platform())
+	case en.program != nil && isExecutable(en.id) && en.id == en.program.Identity:
+		return errors.New("nothing that another program compiles is found by this one, whose wazero has no module checksum (it is vendored, or replaced by a directory): " +
+			"build it with checksums, or set Options.EngineID and give -engine-id")
+	case en.program != nil && en.program.Identity != en.own && !isExecutable(en.program.Identity):
+		return fmt.Errorf("what is compiled here is not for the program: its wazero is\n  %s\nand the one in this tool is\n  %s\n%s",
+			en.program.Identity, en.own, fix)
+	case en.id != en.own && isDerived(en.id):
+		return fmt.Errorf("-engine-id names a build of wazero that isn't in this tool:\n  %s\nwhich has\n  %s\nIts machine code would crash that program; %s",
+			en.id, en.own, fix)
+	}
+	if w, err := wazerohook.Probe(); err == nil && en.program != nil && w.Format.Version != en.program.Format {
+		return fmt.Errorf("the program would refuse what is compiled here: its wazero marks machine code with %q, and the one in this tool with %q; %s",
+			en.program.Format, w.Format.Version, fix)
+	}
+	return nil
+}
+
+// isDerived reports whether an identity says by itself which code it stands for, rather than
+// being somebody's choice.
+func isDerived(id string) bool {
+	return isExecutable(id) || strings.Contains(id, "@") && strings.Contains(id, " h1:")
+}
+
+// isExecutable reports whether an identity is a hash of the program, for want of anything
+// better.
+func isExecutable(id string) bool { return strings.HasPrefix(id, "executable ") }
+
+// configFlags are the settings of a wazero.RuntimeConfig, all of which are a part of
+// keys.
+type configFlags struct {
+	features        featureSet
+	memoryLimit     uint
+	capacityFromMax bool
+	closeOnDone     bool
+	noDebugInfo     bool
+	customSections  bool
+	compiler        bool
+}
+
+const maxPages = 1 << 16
+
+func (c *configFlags) register(fs *flag.FlagSet) {
+	c.features = featureSet(api.CoreFeaturesV2)
+	fs.Var(&c.features, "features", "core `features` as in WithCoreFeatures: v1 or v2, then what to add, or drop with a minus,\nsuch as v2,threads,-simd; of "+featureNames(",\n"))
+	fs.UintVar(&c.memoryLimit, "memory-limit-pages", maxPages, "as in WithMemoryLimitPages")
+	fs.BoolVar(&c.capacityFromMax, "memory-capacity-from-max", false, "as in WithMemoryCapacityFromMax")
+	fs.BoolVar(&c.closeOnDone, "close-on-context-done", false, "as in WithCloseOnContextDone")
+	fs.BoolVar(&c.noDebugInfo, "no-debug-info", false, "as in WithDebugInfoEnabled(false)")
+	fs.BoolVar(&c.customSections, "custom-sections", false, "as in WithCustomSections(true)")
+	fs.BoolVar(&c.compiler, "compiler", false, "the program uses NewRuntimeConfigCompiler, not NewRuntimeConfig")
+}
+
+func (c *configFlags) config() (wazero.RuntimeConfig, error) {
+	if c.memoryLimit > maxPages {
+		return nil, usagef("-memory-limit-pages is %d, at most %d are possible", c.memoryLimit, maxPages)
+	}
+	rc := wazero.NewRuntimeConfig()
+	if c.compiler {
+		rc = wazero.NewRuntimeConfigCompiler()
+	}
+	return rc.WithCoreFeatures(api.CoreFeatures(c.features)).
+		WithMemoryLimitPages(uint32(c.memoryLimit)).
+		WithMemoryCapacityFromMax(c.capacityFromMax).
+		WithCloseOnContextDone(c.closeOnDone).
+		WithDebugInfoEnabled(!c.noDebugInfo).
+		WithCustomSections(c.customSections), nil
+}
+
+// featureSet is a flag of core features.
+type featureSet api.CoreFeatures
+
+type feature struct {
+	name string
+	bit  api.CoreFeatures
+}
+
+var features = []feature{
+	{"mutable-global", api.CoreFeatureMutableGlobal},
+	{"sign-extension-ops", api.CoreFeatureSignExtensionOps},
+	{"multi-value", api.CoreFeatureMultiValue},
+	{"nontrapping-float-to-int-conversion", api.CoreFeatureNonTrappingFloatToIntConversion},
+	{"reference-types", api.CoreFeatureReferenceTypes},
+	{"bulk-memory-operations", api.CoreFeatureBulkMemoryOperations},
+	{"simd", api.CoreFeatureSIMD},
+	{"threads", experimental.CoreFeaturesThreads},
+	{"tail-call", experimental.CoreFeaturesTailCall},
+	// wazero names these since v1.12.
+	{"extended-const", api.CoreFeatureSIMD << 3},
+	{"exception-handling", api.CoreFeatureSIMD << 4},
+	{"typed-function-references", api.CoreFeatureSIMD << 5},
+}
+
+// featureNames lists all names, with something else instead of every fourth comma.
+func featureNames(fourth string) string {
+	var text strings.Builder
+	for i, f := range features {
+		switch {
+		case i == 0:
+		case i%4 == 0:
+			text.WriteString(fourth)
+		default:
+			text.WriteString(", ")
+		}
+		text.WriteString(f.name)
+	}
+	return text.String()
+}
+
+func (s *featureSet) Set(text string) error {
+	var set api.CoreFeatures
+	for i, word := range strings.Split(text, ",") {
+		name, drop := strings.CutPrefix(strings.TrimSpace(word), "-")
+		switch f := slices.IndexFunc(features, func(f feature) bool { return f.name == name }); {
+		case i == 0 && !drop && name == "v1":
+			set = api.CoreFeaturesV1
+		case i == 0 && !drop && name == "v2":
+			set = api.CoreFeaturesV2
+		case f < 0:
+			return fmt.Errorf("there is no feature %q; begin with v1 or v2 and add some of: %s", name, featureNames(", "))
+		case features[f].bit > experimental.CoreFeaturesTailCall && features[f].bit.String() == "":
+			return fmt.Errorf("the wazero in this program is too old to know the feature %q", name)
+		default:
+			set = set.SetEnabled(features[f].bit, !drop)
+		}
+	}
+	*s = featureSet(set)
+	return nil
+}
+
+func (s *featureSet) String() string {
+	if s == nil {
+		return ""
+	}
+	rest, words := api.CoreFeatures(*s), []string(nil)
+	switch {
+	case rest&api.CoreFeaturesV2 == api.CoreFeaturesV2:
+		words, rest = append(words, "v2"), rest&^api.CoreFeaturesV2
+	case rest&api.CoreFeaturesV1 == api.CoreFeaturesV1:
+		words, rest = append(words, "v1"), rest&^api.CoreFeaturesV1
+	}
+	for _, f := range features {
+		if rest&f.bit != 0 {
+			words = append(words, f.name)
+		}
+	}
+	return strings.Join(words, ",")
+}
+
+func platform() string { return runtime.GOOS + "/" + runtime.GOARCH }

@@ -1,0 +1,315 @@
+package main
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/internal/wasmtest"
+)
+
+func TestLs(t *testing.T) {
+	cache, files := warmed(t, 3)
+	o := call("ls", "-dir", cache, "-json").want(t, exitOK)
+	var listed []entryJSON
+	for line := range strings.Lines(o.out) {
+		var e entryJSON
+		require.NoError(t, json.Unmarshal([]byte(line), &e))
+		listed = append(listed, e)
+	}
+	require.Len(t, listed, 3)
+	wasm, err := os.ReadFile(files[1])
+	require.NoError(t, err)
+	o = call("ls", "-dir", cache, "-module", files[1], "-json").want(t, exitOK)
+	var e entryJSON
+	require.NoError(t, json.Unmarshal([]byte(o.out), &e))
+	require.Equal(t, modcache.Sum(wasm).String(), e.Module)
+	require.Equal(t, int64(len(wasm)), e.WasmBytes)
+	require.Positive(t, e.CompileTime)
+	require.WithinDuration(t, time.Now(), *e.Created, time.Hour)
+
+	require.Contains(t, call("ls", "-dir", cache, e.Key[:8]).want(t, exitOK).out, e.Key[:16])
+	require.Contains(t, call("ls", "-dir", cache, "-l", e.Key).want(t, exitOK).out, e.Engine)
+	require.Contains(t, call("ls", "-dir", cache, "00000000").want(t, exitFound).err, "00000000")
+	require.Contains(t, call("ls", "-dir", cache, "-other-engines").want(t, exitOK).out, "no entries")
+	require.Contains(t, call("ls", "-dir", cache, "-unused-for", "1h").want(t, exitOK).out, "no entries")
+	require.Equal(t, 4, strings.Count(call("ls", "-dir", cache, "-this-engine").want(t, exitOK).out, "\n"))
+
+	// What a file says can't steer the terminal.
+	d, err := modcache.OpenDisk(cache, nil)
+	require.NoError(t, err)
+	odd := modcache.Info{Engine: "\x1b[31mred", Created: time.Unix(1<<61, 0), CompileTime: -1}
+	require.NoError(t, d.Add(bg, modcache.Key{7}, modcache.NewArtifact([]byte("x"), odd)))
+	require.NoError(t, d.Close())
+	bundle := filepath.Join(t.TempDir(), "bundle")
+	call("push", "-dir", cache, "-o", bundle).want(t, exitOK)
+	require.Contains(t, call("pull", "-n", bundle).want(t, exitOK).out, "4 sound")
+	for _, args := range [][]string{{"ls"}, {"ls", "-l"}, {"ls", "-json"}, {"stat"}, {"stat", "-json"}, {"doctor"}, {"doctor", "-json"}} {
+		o := call(append(args, "-dir", cache)...).want(t, exitOK)
+		require.NotContains(t, o.out, "\x1b", args)
+	}
+}
+
+func TestStat(t *testing.T) {
+	cache, _ := warmed(t, 2)
+	d, err := modcache.OpenDisk(cache, nil)
+	require.NoError(t, err)
+	require.NoError(t, d.Add(bg, modcache.Key{7}, modcache.NewArtifact([]byte("x"), modcache.Info{Engine: "older"})))
+	require.NoError(t, d.Close())
+	damage(t, entries(t, cache)[2]) // in code, which stat does not read
+	require.NoError(t, os.WriteFile(filepath.Join(cache, "0", strings.Repeat("0", 64)+".v0"), []byte("an older format"), 0o600))
+
+	var sum summary
+	require.NoError(t, json.Unmarshal([]byte(call("stat", "-dir", cache, "-json").want(t, exitOK).out), &sum))
+	require.Equal(t, 3, sum.Entries)
+	require.Len(t, sum.Engines, 2)
+	own, err := ownIdentity()
+	require.NoError(t, err)
+	for _, en := range sum.Engines {
+		require.Equal(t, en.Engine == own, en.This)
+		require.False(t, en.OldestUse.After(en.LatestUse))
+	}
+	require.Equal(t, []kindSummary{{"of another format", 1, 15}}, sum.Other)
+	require.NotNil(t, sum.LastTrim)
+
+	o := call("stat", "-dir", cache).want(t, exitOK)
+	require.Contains(t, o.out, own+" *\n")
+	require.Contains(t, o.out, "older\n")
+	require.Contains(t, o.out, "1 of another format")
+	o = call("stat", "-dir", cache, "-engine-id", "older").want(t, exitOK)
+	require.Contains(t, o.out, "older *\n")
+}
+
+func TestVerify(t *testing.T) {
+	cache, _ := warmed(t, 3)
+	require.Contains(t, call("verify", "-dir", cache).want(t, exitOK).out, "3 entries are sound")
+	file := entries(t, cache)[1]
+	damage(t, file)
+	o := call("verify", "-dir", cache).want(t, exitFound)
+	require.Contains(t, o.out, strings.TrimSuffix(filepath.Base(file), ".v1")+"  damaged: ")
+	require.NotContains(t, o.out, cache)
+	require.Contains(t, o.out, "2 entries are sound")
+	require.FileExists(t, file)
+	call("verify", "-dir", cache, "-quarantine").want(t, exitFound)
+	require.NoFileExists(t, file)
+	call("verify", "-dir", cache).want(t, exitOK)
+	require.Contains(t, call("stat", "-dir", cache).out, "1 damaged, in quarantine")
+}
+
+func TestTrim(t *testing.T) {
+	cache, _ := warmed(t, 4)
+	old := entries(t, cache)[2]
+	before := time.Now().Add(-1000 * time.Hour)
+	require.NoError(t, os.Chtimes(old, before, before))
+	// Other commands that write evict nothing, even if a trim is due.
+	due := time.Now().Add(-2 * time.Hour)
+	require.NoError(t, os.Chtimes(filepath.Join(cache, "trimmed"), due, due))
+	call("rm", "-dir", cache, "-other-engines").want(t, exitOK)
+	require.Len(t, entries(t, cache), 4)
+	o := call("trim", "-dir", cache, "-max-age", "1d").want(t, exitOK)
+	require.Contains(t, o.out, "1 entry dropped")
+	require.NoFileExists(t, old)
+	fi, err := os.Stat(entries(t, cache)[0])
+	require.NoError(t, err)
+	call("trim", "-dir", cache, "-max-bytes", byteText(2*fi.Size()+100)).want(t, exitOK)
+	require.Len(t, entries(t, cache), 2)
+	o = call("trim", "-dir", cache, "-max-bytes", "0").want(t, exitOK)
+	require.Contains(t, o.out, "0 entries left, 0 B")
+}
+
+func byteText(n int64) string { b := byteCount(n); return b.String() }
+
+func TestRm(t *testing.T) {
+	cache, files := warmed(t, 4)
+	call("rm", "-n", "-dir", cache, "-all").want(t, exitOK)
+	require.Len(t, entries(t, cache), 4)
+	key := strings.TrimSuffix(filepath.Base(entries(t, cache)[0]), ".v1")
+	require.Contains(t, call("rm", "-dir", cache, key[:12]).want(t, exitOK).out, "1 entry removed")
+	call("rm", "-dir", cache, key).want(t, exitFound)
+	// One that is missing keeps the others.
+	other := strings.TrimSuffix(filepath.Base(entries(t, cache)[0]), ".v1")
+	call("rm", "-dir", cache, other, key).want(t, exitFound)
+	require.Len(t, entries(t, cache), 3)
+	for _, file := range files {
+		call("rm", "-dir", cache, "-module", file).want(t, exitOK)
+	}
+	require.Empty(t, entries(t, cache))
+	call("warm", "-dir", cache, files[0]).want(t, exitOK)
+	damage(t, entries(t, cache)[0])
+	call("rm", "-dir", cache, "-all").want(t, exitOK)
+	require.Empty(t, entries(t, cache))
+}
+
+func TestKey(t *testing.T) {
+	cache, files := warmed(t, 1)
+	var r keyReport
+	require.NoError(t, json.Unmarshal([]byte(call("key", "-json", files[0]).want(t, exitOK).out), &r))
+	require.Nil(t, r.Comparison)
+	wasm, err := os.ReadFile(files[0])
+	require.NoError(t, err)
+	require.Equal(t, modcache.Sum(wasm).String(), r.Modules[0].Fingerprint)
+	require.Equal(t, 40, r.Modules[0].Functions)
+	require.Len(t, entries(t, cache), 1)
+	require.Contains(t, entries(t, cache)[0], r.Modules[0].Key, "the key is the one that warm stores under")
+	o := call("key", files[0], "-close-on-context-done").want(t, exitOK)
+	require.NotContains(t, o.out, r.Modules[0].Key)
+	o = call("key", files[0], "-engine-id", "executable 00").want(t, exitOK)
+	require.Contains(t, o.out, "key          none: ")
+
+	none := filepath.Join(t.TempDir(), "none.wasm")
+	require.Contains(t, call("key", none).want(t, exitFailed).err, none)
+	require.NoError(t, os.WriteFile(none, []byte("nothing"), 0o600))
+	require.Contains(t, call("key", none).want(t, exitFailed).err, "not a WebAssembly module")
+}
+
+func TestCompare(t *testing.T) {
+	var named, padded wasmtest.Module
+	for _, m := range []*wasmtest.Module{&named, &padded} {
+		typ := m.Type(nil, []byte{wasmtest.I32})
+		m.Import("env", "f", typ)
+		for i := range 3 {
+			body := []byte{0x41, byte(i)}
+			if m == &padded {
+				body = []byte{0x41, 0x80 | byte(i), 0}
+			}
+			m.Func(typ, "", body...)
+		}
+	}
+	plainModule := named.Bytes()
+	named.Custom("note", []byte("built today"))
+	other := append([]byte(nil), plainModule...)
+	other[len(other)-2]++ // the constant of the last body
+	for _, c := range []struct {
+		name string
+		a, b []byte
+		want string
+		same bool
+	}{
+		{"identical", plainModule, plainModule, "identical", true},
+		{"custom", plainModule, named.Bytes(), "custom sections only", true},
+		{"padded", plainModule, padded.Bytes(), "say the same, spelled differently", true},
+		{"padded and custom", named.Bytes(), padded.Bytes(), "spelled differently and with other custom sections", true},
+		{"different", plainModule, other, "different programs", false},
+		{"another shape", plainModule, wasmtest.Const(1), "different programs", false},
+	} {
+		r, err := compare(c.a, c.b)
+		require.NoError(t, err, c.name)
+		require.Contains(t, r.Verdict, c.want, c.name)
+		require.Equal(t, c.same, r.SameCode, c.name)
+		for _, s := range r.Sections {
+			if c.name == "padded" {
+				require.Equal(t, spelling, s.How)
+			}
+		}
+		if c.name == "different" {
+			require.Equal(t, []sectionDiff{{"code", r.Sections[0].A, r.Sections[0].A, different}}, r.Sections)
+			require.Equal(t, []int{1, 3, 3}, []int{r.Bodies, r.FirstBody, r.TotalBodies})
+		}
+	}
+	dir := t.TempDir()
+	a, b := filepath.Join(dir, "a"), filepath.Join(dir, "b")
+	require.NoError(t, os.WriteFile(a, plainModule, 0o600))
+	require.NoError(t, os.WriteFile(b, other, 0o600))
+	require.Contains(t, call("key", a, b).want(t, exitOK).out, "1 of 3 bodies of functions differ, first that of function 3\n")
+}
+
+func TestDoctor(t *testing.T) {
+	cache, files := warmed(t, 2)
+	o := call("doctor", "-dir", cache, files[0], files[1]).want(t, exitOK)
+	require.Equal(t, 2, strings.Count(o.out, "is there: "))
+	o = call("doctor", "-dir", cache, "-close-on-context-done", files[0]).want(t, exitFound)
+	require.Contains(t, o.out, "not for this platform, CPU and these settings")
+	_, others := modules(t, 3)
+	require.Contains(t, call("doctor", "-dir", cache, others[2]).want(t, exitFound).out, "is not there: never compiled")
+	damage(t, entries(t, cache)[0])
+	damage(t, entries(t, cache)[1])
+
+	var r struct{ Findings []finding }
+	require.NoError(t, json.Unmarshal([]byte(call("doctor", "-json", "-dir", cache).out), &r))
+	require.NotEmpty(t, r.Findings)
+	require.Contains(t, call("doctor", "-dir", cache, "-engine-id", "release 1").want(t, exitFound).out, "none is of the engine in question")
+	require.Contains(t, call("doctor", "-dir", filepath.Join(cache, "none")).want(t, exitFound).out, "there is no cache in")
+	require.Contains(t, call("doctor", "-dir", cache, "-program", files[0]).want(t, exitFailed).err, "not an executable that Go built")
+	call("doctor", "-dir", cache, "-features", "v9").want(t, exitUsage)
+	call("doctor", "-dir", cache, filepath.Join(cache, "none.wasm")).want(t, exitFailed)
+}
+
+func TestValues(t *testing.T) {
+	for text, want := range map[string]int64{
+		"0": 0, "17": 17, "500MB": 500e6, "2GiB": 2 << 30, "1.5kB": 1500, "1 KiB": 1024, "3B": 3,
+		"-1": -1, "": -1, "x": -1, "1XB": -1, "NaN": -1, "9999999TB": -1, "Inf": -1,
+	} {
+		b := byteCount(-1)
+		if err := b.Set(text); want < 0 {
+			require.Error(t, err, text)
+		} else {
+			require.NoError(t, err, text)
+		}
+		require.Equal(t, want, int64(b), text)
+	}
+	for text, want := range map[string]time.Duration{
+		"30d": 720 * time.Hour, "90m": 90 * time.Minute, "0": 0, "0.5d": 12 * time.Hour,
+		"-1d": -1, "d": -1, "NaNd": -1, "1e9d": -1, "-2h": -1, "x": -1,
+	} {
+		a := age(-1)
+		if err := a.Set(text); want < 0 {
+			require.Error(t, err, text)
+		}
+		require.Equal(t, want, time.Duration(a), text)
+	}
+	for _, text := range []string{"v1", "v2", "v2,threads,tail-call", "v1,simd", "threads"} {
+		var f featureSet
+		require.NoError(t, f.Set(text))
+		require.Equal(t, text == "threads", f.String() == "threads")
+		var again featureSet
+		require.NoError(t, again.Set(f.String()))
+		require.Equal(t, f, again)
+	}
+	for n, want := range map[int64]string{0: "0 B", 999: "999 B", 1000: "1.0 kB", 999_949: "999.9 kB", 999_950: "1.0 MB", 66e6: "66.0 MB", 1 << 62: "4.6 EB"} {
+		require.Equal(t, want, sizeText(n))
+	}
+}
+
+// spellings returns a module, and the same with a name and padded numbers.
+func spellings(t *testing.T) (first, second string) {
+	t.Helper()
+	needsCompiler(t)
+	dir := t.TempDir()
+	for i, name := range []string{"first.wasm", "second.wasm"} {
+		var m wasmtest.Module
+		typ := m.Type(nil, []byte{wasmtest.I32})
+		for f := range 30 {
+			number := [][]byte{{0x80 | byte(f), 0x80, 0}, {0x80 | byte(f), 0}}[i]
+			m.Func(typ, "", append([]byte{0x41}, number...)...)
+		}
+		m.Custom("note", []byte(name))
+		require.NoError(t, os.WriteFile(filepath.Join(dir, name), m.Bytes(), 0o600))
+	}
+	return filepath.Join(dir, "first.wasm"), filepath.Join(dir, "second.wasm")
+}
+
+// TestSpellings warms one spelling of a module and asks for another.
+func TestSpellings(t *testing.T) {
+	first, second := spellings(t)
+	cache := filepath.Join(t.TempDir(), "cache")
+	require.Contains(t, call("key", first, second).want(t, exitOK).out, "a Runtime uses the same machine code for both\n")
+	require.Contains(t, call("warm", "-dir", cache, first).want(t, exitOK).out, "1 compiled")
+	require.Contains(t, call("doctor", "-dir", cache, second).want(t, exitOK).out, "second.wasm is there: a runtime loads it")
+	call("warm", "-dir", cache, "-require", second).want(t, exitOK)
+	require.Contains(t, call("warm", "-dir", cache, second).want(t, exitOK).out, "0 compiled, 1 present")
+	require.Contains(t, call("ls", "-dir", cache).want(t, exitOK).out, "alias")
+	require.Contains(t, call("stat", "-dir", cache).want(t, exitOK).out, "aliases    2 of them")
+
+	// A bundle of one spelling serves the other.
+	bundle := filepath.Join(t.TempDir(), "bundle")
+	call("push", "-dir", cache, "-o", bundle, "-module", first).want(t, exitOK)
+	to := filepath.Join(t.TempDir(), "cache")
+	call("pull", "-dir", to, bundle).want(t, exitOK)
+	call("warm", "-dir", to, "-require", second).want(t, exitOK)
+}

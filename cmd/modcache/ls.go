@@ -1,0 +1,240 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+	"unicode"
+
+	"github.com/modcache/modcache"
+)
+
+// selection picks entries of a cache.
+type selection struct {
+	engineFlags
+	mine   bool
+	others bool
+	unused age
+	module string
+}
+
+func (sel *selection) register(fs *flag.FlagSet) {
+	sel.engineFlags.register(fs)
+	fs.BoolVar(&sel.mine, "this-engine", false, "only entries of this tool's wazero, or that of -program or -engine-id")
+	fs.BoolVar(&sel.others, "other-engines", false, "only entries of all other engines")
+	fs.Var(&sel.unused, "unused-for", "only entries that weren't used for this `time`, such as 12h or 30d")
+	fs.StringVar(&sel.module, "module", "", "only entries that were made from the module in this `file`; those of the drop-in don't tell")
+}
+
+func (sel *selection) isEmpty() bool {
+	return !sel.mine && !sel.others && sel.unused == 0 && sel.module == ""
+}
+
+// minPrefix is how many digits of a key name an entry.
+const minPrefix = 8
+
+// pick returns the entries that all flags and one of the prefixes, if there are
+// any, select. Entries that can't be read are selected by key and time only.
+func (sel *selection) pick(ctx context.Context, d *modcache.Disk, prefixes []string) ([]modcache.DiskEntry, error) {
+	if sel.mine && sel.others {
+		return nil, usagef("-this-engine and -other-engines exclude each other")
+	}
+	for _, p := range prefixes {
+		if len(p) < minPrefix || len(p) > 64 || strings.Trim(p, "0123456789abcdef") != "" {
+			return nil, usagef("%q is not a key: give at least the first %d of its lowercase hexadecimal digits, as ls prints them", p, minPrefix)
+		}
+	}
+	var en engine
+	var module modcache.Fingerprint
+	var err error
+	if sel.mine || sel.others {
+		if en, err = sel.resolve(); err != nil {
+			return nil, err
+		}
+	}
+	if sel.module != "" {
+		wasm, err := os.ReadFile(sel.module)
+		if err != nil {
+			return nil, err
+		}
+		module = modcache.Sum(wasm)
+	}
+	var picked []modcache.DiskEntry
+	met := make([]bool, len(prefixes))
+	now := time.Now()
+	for e, err := range d.Walk(ctx) {
+		if err != nil {
+			return nil, err
+		}
+		at := slices.IndexFunc(prefixes, func(p string) bool { return strings.HasPrefix(e.Key.String(), p) })
+		switch {
+		case len(prefixes) > 0 && at < 0,
+			sel.unused > 0 && now.Sub(e.Used) < time.Duration(sel.unused),
+			e.Err != nil && (sel.mine || sel.others || sel.module != ""),
+			sel.mine && e.Info.Engine != en.id,
+			sel.others && e.Info.Engine == en.id,
+			sel.module != "" && e.Info.Module != module:
+			continue
+		}
+		if at >= 0 {
+			met[at] = true
+		}
+		picked = append(picked, e)
+	}
+	slices.SortFunc(picked, func(a, b modcache.DiskEntry) int {
+		return cmp.Or(b.Used.Compare(a.Used), slices.Compare(a.Key[:], b.Key[:]))
+	})
+	if i := slices.Index(met, false); i >= 0 {
+		return nil, foundError(fmt.Sprintf("no entry that is selected has a key that begins with %s", prefixes[i]))
+	}
+	return picked, nil
+}
+
+// entryJSON is how entries look to scripts.
+type entryJSON struct {
+	Key         string     `json:"key"`
+	Bytes       int64      `json:"bytes"` // on disk
+	CodeBytes   int64      `json:"code_bytes,omitempty"`
+	Used        time.Time  `json:"used"`
+	Created     *time.Time `json:"created,omitempty"`
+	Engine      string     `json:"engine,omitempty"`
+	Module      string     `json:"module,omitempty"` // fingerprint; none for the drop-in
+	Alias       bool       `json:"alias,omitempty"`  // leads to the code of the module, in another entry
+	WasmBytes   int64      `json:"wasm_bytes,omitempty"`
+	CompileTime int64      `json:"compile_time_ns,omitempty"`
+	Error       string     `json:"error,omitempty"`
+}
+
+func jsonOf(e modcache.DiskEntry) entryJSON {
+	j := entryJSON{
+		Key: e.Key.String(), Bytes: e.Stored, CodeBytes: e.Size, Used: sane(e.Used), Engine: e.Info.Engine,
+		WasmBytes: e.Info.WasmSize, CompileTime: int64(e.Info.CompileTime),
+	}
+	if e.Err != nil {
+		j.Error = troubleText(e.Err)
+		return j
+	}
+	if created := sane(e.Info.Created); !created.IsZero() {
+		j.Created = &created
+	}
+	if e.Info.Module != (modcache.Fingerprint{}) {
+		j.Module, j.Alias = e.Info.Module.String(), isAlias(e)
+	}
+	return j
+}
+
+// isAlias reports whether an entry holds no code, but leads from one spelling of a
+// module to that of another.
+func isAlias(e modcache.DiskEntry) bool {
+	return e.Err == nil && e.Info.Module != (modcache.Fingerprint{}) && e.Info.WasmSize == 0
+}
+
+var lsCommand = command{
+	name: "ls", args: "[key...]",
+	short: "list what a cache holds",
+	long: `
+Lists the entries of a cache, those used last first, without reading the
+machine code in them or counting as a use. Keys may be given by their first 8
+digits or more. An alias leads from one spelling of a module to the code of
+another. With -json, each entry is one line of JSON, with all that is known of
+it.`,
+	make: func(fs *flag.FlagSet) action {
+		var dir dirFlags
+		var sel selection
+		dir.register(fs)
+		sel.register(fs)
+		asJSON := fs.Bool("json", false, "one line of JSON per entry")
+		long := fs.Bool("l", false, "keys, modules and engines in full length")
+		return func(ctx context.Context, s *streams, keys []string) error {
+			d, err := dir.read()
+			if err != nil {
+				return err
+			}
+			defer d.Close()
+			entries, err := sel.pick(ctx, d, keys)
+			if err != nil {
+				return err
+			}
+			if *asJSON {
+				out := json.NewEncoder(s.out)
+				for _, e := range entries {
+					if err := out.Encode(jsonOf(e)); err != nil {
+						return err
+					}
+				}
+				return nil
+			}
+			return printEntries(s, entries, *long)
+		}
+	},
+}
+
+func printEntries(s *streams, entries []modcache.DiskEntry, long bool) error {
+	if len(entries) == 0 {
+		_, err := fmt.Fprintln(s.out, "no entries")
+		return err
+	}
+	const digits = 16
+	short := func(hex string) string {
+		if long {
+			return hex
+		}
+		return hex[:digits]
+	}
+	t := tabwriter.NewWriter(s.out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(t, "KEY\tMODULE\tON DISK\tWASM\tCOMPILED IN\tUSED\tENGINE")
+	now := time.Now()
+	for _, e := range entries {
+		if e.Err != nil {
+			fmt.Fprintf(t, "%s\t?\t%s\t?\t?\t%s\t%s\n", short(e.Key.String()), sizeText(e.Stored), agoText(now, e.Used), troubleText(e.Err))
+			continue
+		}
+		module, wasm := "drop-in", "-"
+		if e.Info.Module != (modcache.Fingerprint{}) {
+			module, wasm = short(e.Info.Module.String()), sizeText(e.Info.WasmSize)
+		}
+		if isAlias(e) {
+			wasm = "alias"
+		}
+		name := printable(e.Info.Engine)
+		if !long {
+			name = shortEngine(name)
+		}
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", short(e.Key.String()), module, sizeText(e.Stored), wasm,
+			tookText(e.Info.CompileTime), agoText(now, e.Used), name)
+	}
+	return t.Flush()
+}
+
+// shortEngine abbreviates an identity to what tells two apart.
+func shortEngine(id string) string {
+	name, sum, ok := strings.Cut(id, " h1:")
+	if i := strings.LastIndexByte(name, '/'); i >= 0 {
+		name = name[i+1:]
+	}
+	const digits = 8
+	if ok {
+		return name + " h1:" + sum[:min(len(sum), digits)]
+	}
+	if hash, ok := strings.CutPrefix(id, "executable "); ok {
+		return "executable " + hash[:min(len(hash), digits)]
+	}
+	return id
+}
+
+// printable keeps what a file says from steering the terminal.
+func printable(s string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) {
+			return r
+		}
+		return '?'
+	}, s)
+}

@@ -1,0 +1,188 @@
+// Command modcache fills cache directories, looks into them and keeps them in
+// order. Run it with -h for what it can do.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"slices"
+	"strings"
+	"syscall"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // a second signal ends the process at once
+	os.Exit(run(ctx, os.Args[1:], &streams{
+		in: os.Stdin, out: os.Stdout, err: os.Stderr,
+		outIsTerminal: isTerminal(os.Stdout), errIsTerminal: isTerminal(os.Stderr),
+	}))
+}
+
+// streams is what a command reads and writes.
+type streams struct {
+	in                           io.Reader
+	out, err                     io.Writer
+	outIsTerminal, errIsTerminal bool
+}
+
+// isTerminal takes every character device for one, but for the one that swallows all.
+func isTerminal(f *os.File) bool {
+	fi, err := f.Stat()
+	if err != nil || fi.Mode()&os.ModeCharDevice == 0 {
+		return false
+	}
+	null, err := os.Stat(os.DevNull)
+	return err != nil || !os.SameFile(fi, null)
+}
+
+// Exit codes.
+const (
+	exitOK     = 0
+	exitFailed = 1
+	exitUsage  = 2
+	exitFound  = 3
+)
+
+const exitCodes = `Exit codes:
+  0  done
+  1  something failed, or was interrupted; standard error says what
+  2  the command line is wrong; nothing was done
+  3  something is missing, damaged or would be cold
+`
+
+// command is one word that may follow modcache.
+type command struct {
+	name  string
+	args  string // synopsis of what follows the flags
+	short string
+	long  string
+	make  func(*flag.FlagSet) action // declares flags and returns what to do once they are parsed
+}
+
+type action func(ctx context.Context, s *streams, args []string) error
+
+var commands = []command{
+	warmCommand, lsCommand, statCommand, verifyCommand, trimCommand, rmCommand,
+	keyCommand, pushCommand, pullCommand, keygenCommand, serveCommand, doctorCommand,
+}
+
+// usageError is an error in the command line.
+type usageError string
+
+func (e usageError) Error() string { return string(e) }
+
+func usagef(format string, args ...any) error { return usageError(fmt.Sprintf(format, args...)) }
+
+// foundError is a result that a script wants to notice.
+type foundError string
+
+func (e foundError) Error() string { return string(e) }
+
+// run is main in the form that tests call.
+func run(ctx context.Context, args []string, s *streams) int {
+	if len(args) == 0 {
+		overview(s.err)
+		return exitUsage
+	}
+	name := args[0]
+	switch name {
+	case "-h", "-help", "--help", "help":
+		if len(args) == 1 || name != "help" {
+			overview(s.out)
+			return exitOK
+		}
+		name, args = args[1], []string{args[1], "-h"}
+	}
+	i := slices.IndexFunc(commands, func(c command) bool { return c.name == name })
+	if i < 0 {
+		fmt.Fprintf(s.err, "modcache: there is no command %q; modcache -h lists them\n", name)
+		return exitUsage
+	}
+	err := commands[i].run(ctx, args[1:], s)
+	if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
+		err = errors.New("interrupted; what was stored until then is complete")
+	}
+	if err != nil {
+		fmt.Fprintf(s.err, "modcache %s: %s\n", name, plain(err))
+	}
+	var usage usageError
+	var found foundError
+	switch {
+	case err == nil:
+		return exitOK
+	case errors.As(err, &usage):
+		fmt.Fprintf(s.err, "modcache %s -h explains it\n", name)
+		return exitUsage
+	case errors.As(err, &found):
+		return exitFound
+	}
+	return exitFailed
+}
+
+// plain returns the text of an error for people: without the prefix that the library
+// gives to its errors, and without the stack that it keeps of a panic.
+func plain(err error) string {
+	text, _, _ := strings.Cut(err.Error(), "\ngoroutine ")
+	return strings.ReplaceAll(text, "modcache: ", "")
+}
+
+func (c command) run(ctx context.Context, args []string, s *streams) error {
+	fs := flag.NewFlagSet(c.name, flag.ContinueOnError)
+	fs.SetOutput(io.Discard)
+	fs.Usage = func() {}
+	do := c.make(fs)
+	operands, err := parse(fs, args)
+	switch {
+	case errors.Is(err, flag.ErrHelp):
+		c.help(s.out, fs)
+		return nil
+	case err != nil:
+		return usageError(err.Error())
+	}
+	return do(ctx, s, operands)
+}
+
+// parse takes flags before, between and after operands, up to "--".
+func parse(fs *flag.FlagSet, args []string) (operands []string, err error) {
+	for {
+		if err := fs.Parse(args); err != nil {
+			return nil, err
+		}
+		rest := fs.Args()
+		if n := len(args) - len(rest); len(rest) == 0 || n > 0 && args[n-1] == "--" {
+			return append(operands, rest...), nil
+		}
+		operands, args = append(operands, rest[0]), rest[1:]
+	}
+}
+
+func overview(w io.Writer) {
+	fmt.Fprint(w, `modcache fills directories with the machine code that the wazero runtime compiles
+WebAssembly modules to, looks into them and keeps them in order.
+
+usage: modcache <command> [flags] [arguments]
+
+`)
+	for _, c := range commands {
+		fmt.Fprintf(w, "  %-8s %s\n", c.name, c.short)
+	}
+	fmt.Fprintf(w, "\nmodcache <command> -h explains a command.\n\n%s", exitCodes)
+}
+
+func (c command) help(w io.Writer, fs *flag.FlagSet) {
+	fmt.Fprintf(w, "usage: modcache %s [flags]", c.name)
+	if c.args != "" {
+		fmt.Fprint(w, " ", c.args)
+	}
+	fmt.Fprintf(w, "\n\n%s\n", strings.TrimSpace(c.long))
+	fmt.Fprint(w, "\nFlags:\n")
+	fs.SetOutput(w)
+	fs.PrintDefaults()
+	fmt.Fprint(w, "\n", exitCodes)
+}

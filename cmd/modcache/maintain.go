@@ -1,0 +1,155 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"time"
+
+	"github.com/modcache/modcache"
+)
+
+var verifyCommand = command{
+	name:  "verify",
+	short: "read every byte of a cache and report damage",
+	long: `
+Reads and verifies every entry. Nothing is changed unless -quarantine is
+given, which moves damaged entries aside, as a program does that comes across
+one. Entries that were sealed with another secret than that of -key-file can't
+be judged, and count as found.`,
+	make: func(fs *flag.FlagSet) action {
+		var dir dirFlags
+		dir.register(fs)
+		quarantine := fs.Bool("quarantine", false, "move damaged entries to the quarantine")
+		return func(ctx context.Context, s *streams, args []string) error {
+			if len(args) > 0 {
+				return usagef("verify takes no arguments; the directory goes into -dir")
+			}
+			open := dir.read
+			if *quarantine {
+				open = func() (*modcache.Disk, error) { return dir.write(false, modcache.DiskOptions{}) }
+			}
+			d, err := open()
+			if err != nil {
+				return err
+			}
+			defer d.Close()
+			r, err := d.Verify(ctx)
+			if err != nil {
+				return err
+			}
+			return report(s, r)
+		}
+	},
+}
+
+func report(s *streams, r modcache.VerifyReport) error {
+	for _, e := range append(r.Corrupt, r.Failed...) {
+		fmt.Fprintf(s.out, "%s  %s\n", e.Key, troubleText(e.Err))
+	}
+	if _, err := fmt.Fprintf(s.out, "%s sound, %s on disk\n", plural(r.Entries, "entry is", "entries are"), sizeText(r.Bytes)); err != nil {
+		return err
+	}
+	switch {
+	case len(r.Failed) > 0:
+		return fmt.Errorf("%s could not be read; see above", plural(len(r.Failed), "entry", "entries"))
+	case len(r.Corrupt) > 0:
+		return foundError(plural(len(r.Corrupt), "entry is", "entries are") + " not what was stored; programs compile such modules anew")
+	}
+	return nil
+}
+
+var trimCommand = command{
+	name:  "trim",
+	short: "drop what went unused, and what exceeds a size",
+	long: `
+Drops entries that went unused for too long, then those that went unused
+longest until the rest fits, and what crashed processes left behind. Programs
+do that by themselves once an hour, with their own limits; the defaults here
+are those of modcache.DiskOptions. To drop the entries of old engines, see rm
+-other-engines.`,
+	make: func(fs *flag.FlagSet) action {
+		var dir dirFlags
+		dir.register(fs)
+		maxBytes, maxAge := byteCount(modcache.DefaultDiskMaxBytes), age(modcache.DefaultDiskMaxAge)
+		fs.Var(&maxBytes, "max-bytes", "how `much` to keep, such as 500MB or 2GiB")
+		fs.Var(&maxAge, "max-age", "how `long` an entry may go unused, such as 12h or 30d")
+		return func(ctx context.Context, s *streams, args []string) error {
+			if len(args) > 0 {
+				return usagef("trim takes no arguments; the directory goes into -dir")
+			}
+			// A limit of 0 means the default to a Disk, and nothing at all here.
+			o := modcache.DiskOptions{MaxBytes: max(1, int64(maxBytes)), MaxAge: max(1, time.Duration(maxAge))}
+			d, err := dir.write(false, o)
+			if err != nil {
+				return err
+			}
+			r, err := d.Trim(ctx)
+			err = errors.Join(err, d.Close())
+			// Opening the directory may have started a trim too.
+			m := d.Metrics()
+			_, printErr := fmt.Fprintf(s.out, "%s dropped, %s; %s left, %s; %s of crashed processes removed\n",
+				plural(int(m.Evictions), "entry", "entries"), sizeText(int64(m.EvictedBytes)),
+				plural(r.Entries, "entry", "entries"), sizeText(r.Bytes), plural(r.Reaped, "file", "files"))
+			return errors.Join(err, printErr)
+		}
+	},
+}
+
+var rmCommand = command{
+	name: "rm", args: "[key...]",
+	short: "remove entries",
+	long: `
+Removes entries by key, or those that all of the given flags select: for
+example the code of wazero versions that nobody runs any more with
+-other-engines. Running programs are not disturbed: what they have loaded
+stays loaded, and what they need again they compile again.`,
+	make: func(fs *flag.FlagSet) action {
+		var dir dirFlags
+		var sel selection
+		dir.register(fs)
+		sel.register(fs)
+		all := fs.Bool("all", false, "all entries")
+		dry := fs.Bool("n", false, "only print what would be removed")
+		return func(ctx context.Context, s *streams, keys []string) error {
+			if !*all && sel.isEmpty() && len(keys) == 0 {
+				return usagef("name keys, or select entries with flags, or say -all")
+			}
+			if *all && (!sel.isEmpty() || len(keys) > 0) {
+				return usagef("-all leaves nothing to select")
+			}
+			open := dir.read
+			if !*dry {
+				open = func() (*modcache.Disk, error) { return dir.write(false, modcache.DiskOptions{}) }
+			}
+			d, err := open()
+			if err != nil {
+				return err
+			}
+			defer d.Close()
+			entries, err := sel.pick(ctx, d, keys)
+			if err != nil {
+				return err
+			}
+			return remove(ctx, s, d, entries, *dry)
+		}
+	},
+}
+
+func remove(ctx context.Context, s *streams, d *modcache.Disk, entries []modcache.DiskEntry, dry bool) error {
+	if dry {
+		return printEntries(s, entries, false)
+	}
+	removed, bytes := 0, int64(0)
+	var err error
+	for _, e := range entries {
+		if err = d.Delete(ctx, e.Key); err != nil {
+			break
+		}
+		removed++
+		bytes += e.Stored
+	}
+	_, printErr := fmt.Fprintf(s.out, "%s removed, %s\n", plural(removed, "entry", "entries"), sizeText(bytes))
+	return errors.Join(err, printErr)
+}

@@ -1,0 +1,241 @@
+package main
+
+import (
+	"archive/tar"
+	"bytes"
+	"cmp"
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/internal/frame"
+)
+
+var pullCommand = command{
+	name: "pull", args: "[bundle]",
+	short: "store the entries of a bundle",
+	long: `
+Stores the entries of a bundle that push has written, from a file or from
+standard input. Each entry is verified to its last byte before it is stored,
+and stored at once or not at all; a damaged one is left out, and reported with
+exit code 3. An interrupted pull leaves a correct cache: pull again.
+
+Machine code runs in the programs that find it. Pull bundles from people you
+trust to run code on this machine, and use -bundle-key-file when a bundle
+passes through other hands: then only bundles sealed with that secret are
+taken.`,
+	make: func(fs *flag.FlagSet) action {
+		p := &puller{maxEntry: 1 << 30}
+		p.dir.register(fs)
+		p.bundle.register(fs)
+		fs.BoolVar(&p.dry, "n", false, "verify the bundle and store nothing")
+		fs.BoolVar(&p.compress, "compress", false, "store compressed; see DiskOptions.Compress")
+		fs.Var(&p.maxBytes, "max-bytes", "drop what went unused longest beyond this `size`; by default nothing is dropped")
+		fs.Var(&p.maxEntry, "max-entry", "refuse machine code larger than this `size`, which is how much memory a pull may take")
+		return p.run
+	},
+}
+
+type puller struct {
+	dir                dirFlags
+	bundle             bundleFlags
+	dry, compress      bool
+	maxBytes, maxEntry byteCount
+
+	frame *frame.Options
+	disk  *modcache.Disk // nil if dry
+
+	// Outcomes.
+	sound, stored, bad int
+}
+
+func (p *puller) run(ctx context.Context, s *streams, operands []string) (err error) {
+	in := s.in
+	switch {
+	case len(operands) > 1:
+		return usagef("one bundle at a time")
+	case len(operands) == 1 && operands[0] != "-":
+		f, err := os.Open(operands[0])
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		in = f
+	}
+	if p.frame, err = p.bundle.options(); err != nil {
+		return err
+	}
+	t := tar.NewReader(&untilDone{ctx: ctx, r: in})
+	if err := checkBundle(t); err != nil {
+		return cmp.Or(ctx.Err(), err)
+	}
+	if !p.dry {
+		o := modcache.DiskOptions{MaxBytes: int64(p.maxBytes), Compress: p.compress, OnEvent: p.observe}
+		if p.disk, err = p.dir.write(true, o); err != nil {
+			return err
+		}
+		defer p.disk.Close()
+	}
+	err = p.all(ctx, s, t)
+	if !p.dry {
+		err = errors.Join(err, p.disk.Flush(context.WithoutCancel(ctx)))
+	}
+	line := fmt.Sprintf("%d sound, %d stored, %d present\n", p.sound, p.stored, p.sound-p.stored)
+	if p.dry {
+		line = fmt.Sprintf("%d sound\n", p.sound)
+	}
+	_, printErr := io.WriteString(s.out, line)
+	switch {
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case err != nil:
+		return errors.Join(fmt.Errorf("%w; what was stored until then is complete, pull again", err), printErr)
+	case p.bad > 0:
+		return foundError(plural(p.bad, "entry was", "entries were") + " left out; see above")
+	}
+	return printErr
+}
+
+// untilDone is a reader that a context ends, also while it waits for bytes. A read
+// that is under way then goes on until the process ends.
+type untilDone struct {
+	ctx  context.Context
+	r    io.Reader
+	buf  []byte
+	rest []byte // of buf, not read yet
+	err  error
+}
+
+func (u *untilDone) Read(p []byte) (int, error) {
+	if len(u.rest) == 0 && u.err == nil {
+		u.fill()
+	}
+	if len(u.rest) == 0 {
+		return 0, u.err
+	}
+	n := copy(p, u.rest)
+	u.rest = u.rest[n:]
+	return n, nil
+}
+
+func (u *untilDone) fill() {
+	if u.buf == nil {
+		u.buf = make([]byte, 256<<10)
+	}
+	type result struct {
+		n   int
+		err error
+	}
+	done := make(chan result, 1)
+	go func() {
+		n, err := u.r.Read(u.buf)
+		done <- result{n, err}
+	}()
+	select {
+	case r := <-done:
+		u.rest, u.err = u.buf[:r.n], r.err
+	case <-u.ctx.Done():
+		u.err = u.ctx.Err()
+	}
+}
+
+func (p *puller) observe(e modcache.Event) {
+	if e.Kind == modcache.EventStored {
+		p.stored++
+	}
+}
+
+// checkBundle reads the first member, which only bundles have.
+func checkBundle(t *tar.Reader) error {
+	h, err := t.Next()
+	if err != nil || h.Name != bundleName {
+		return errors.New("this is not a bundle that modcache push has written; nothing was stored")
+	}
+	text, err := io.ReadAll(io.LimitReader(t, int64(len(bundleText))+1))
+	if err != nil || string(text) != bundleText {
+		return errors.New("this bundle has a format that this version doesn't know; use the version of modcache that wrote it, or a later one")
+	}
+	return nil
+}
+
+// all takes one entry after the other. Its error is one that ends the bundle, or of
+// storing.
+func (p *puller) all(ctx context.Context, s *streams, t *tar.Reader) error {
+	for {
+		h, err := t.Next()
+		switch {
+		case err == nil && h.Name == bundleEnd:
+			return p.checkEnd(t)
+		case err != nil:
+			return fmt.Errorf("the bundle ends early or is damaged after %s: %w", plural(p.sound+p.bad, "entry", "entries"), err)
+		}
+		key, a, err := p.decode(h, t)
+		switch {
+		case err == nil:
+		case errors.Is(err, frame.ErrCorrupt), errors.Is(err, frame.ErrAuth), errors.Is(err, frame.ErrTooLarge):
+			p.bad++
+			fmt.Fprintf(s.err, "%s  %s\n", printable(h.Name), p.troubleText(err))
+			continue
+		default:
+			return fmt.Errorf("the bundle ends early in %s: %w", printable(h.Name), err)
+		}
+		p.sound++
+		if p.dry {
+			continue
+		}
+		if err := p.disk.Add(ctx, key, a); err != nil {
+			return err
+		}
+	}
+}
+
+// checkEnd reads the last member.
+func (p *puller) checkEnd(t *tar.Reader) error {
+	want := endText(p.sound + p.bad)
+	got, err := io.ReadAll(io.LimitReader(t, int64(len(want))+1))
+	if err == nil && !bytes.Equal(got, want) {
+		err = fmt.Errorf("it says that it has %q", got)
+	}
+	if err != nil {
+		return fmt.Errorf("the bundle is damaged: after %s, %w", plural(p.sound+p.bad, "entry", "entries"), err)
+	}
+	return nil
+}
+
+func (p *puller) troubleText(err error) string {
+	switch {
+	case otherKey(err) && p.bundle.keyFile == "":
+		return "sealed with a secret: give -bundle-key-file"
+	case otherKey(err):
+		return "not sealed with the secret of -bundle-key-file"
+	}
+	return plain(err)
+}
+
+// decode reads and verifies the entry of one member.
+func (p *puller) decode(h *tar.Header, r io.Reader) (key modcache.Key, a *modcache.Artifact, err error) {
+	name, ok := strings.CutSuffix(h.Name, bundleSuffix)
+	if key, err = modcache.ParseKey(name); !ok || err != nil || h.Typeflag != tar.TypeReg {
+		return key, nil, fmt.Errorf("%w: not an entry", frame.ErrCorrupt)
+	}
+	stream, err := frame.NewStream(r, key, int64(p.maxEntry), p.frame)
+	if err != nil {
+		return key, nil, err
+	}
+	// The header may claim anything; beyond this, memory grows with what arrives.
+	const trusted = 64 << 20
+	var buf bytes.Buffer
+	buf.Grow(int(min(stream.Size(), trusted)))
+	if _, err := buf.ReadFrom(stream); err != nil {
+		return key, nil, err
+	}
+	m := stream.Meta()
+	return key, modcache.NewArtifact(buf.Bytes(), modcache.Info{
+		Engine: m.Engine, Module: m.Module, WasmSize: m.WasmSize, CompileTime: m.CompileTime, Created: m.Created,
+	}), nil
+}

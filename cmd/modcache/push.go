@@ -1,0 +1,204 @@
+package main
+
+import (
+	"archive/tar"
+	"bytes"
+	"cmp"
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/internal/frame"
+)
+
+// A bundle is a tar file: first a member that says so, then the entries in the
+// order of their keys, last a member with their number. An entry is a frame, as
+// in a cache directory, compressed. A tar file alone doesn't tell its end from a cut.
+const (
+	bundleName    = "modcache-bundle"
+	bundleText    = "modcache bundle 1\n"
+	bundleEnd     = "modcache-bundle-end"
+	bundleSuffix  = ".v1"
+	minSecretSize = 16
+)
+
+// bundleFlags say how the entries of a bundle are sealed.
+type bundleFlags struct{ keyFile string }
+
+func (b *bundleFlags) register(fs *flag.FlagSet) {
+	fs.StringVar(&b.keyFile, "bundle-key-file", "", "`file` with a secret of at least 16 bytes that seals the bundle, so that nobody without it can make or change one")
+}
+
+func (b *bundleFlags) options() (*frame.Options, error) {
+	o := &frame.Options{Compressor: frame.NewCompressor(), Compress: true}
+	secret, err := readSecret(b.keyFile)
+	if err != nil || secret == nil {
+		return o, err
+	}
+	if len(secret) < minSecretSize {
+		return nil, fmt.Errorf("%s holds %d bytes; a secret needs at least %d random ones", b.keyFile, len(secret), minSecretSize)
+	}
+	o.Auth = frame.NewKeyed(secret)
+	return o, nil
+}
+
+var pushCommand = command{
+	name: "push", args: "[key...]",
+	short: "write entries to a bundle, for machines that can't be reached",
+	long: `
+Writes entries of a cache to a bundle, a tar file that pull reads on another
+machine: all of them, or those that keys or flags select. The bundle goes to
+standard output, or to the file of -o, which appears when it is complete. What
+can't be read or verified is left out, and reported with exit code 3.
+
+Machine code runs in the programs that find it. Without -bundle-key-file, a
+bundle proves that it wasn't damaged, not who made it.`,
+	make: func(fs *flag.FlagSet) action {
+		var dir dirFlags
+		var sel selection
+		var bundle bundleFlags
+		dir.register(fs)
+		sel.register(fs)
+		bundle.register(fs)
+		file := fs.String("o", "", "write to this `file` instead of standard output")
+		return func(ctx context.Context, s *streams, keys []string) error {
+			if *file == "" && s.outIsTerminal {
+				return usagef("a bundle is nothing to read on a terminal; name a file with -o, or redirect the output")
+			}
+			o, err := bundle.options()
+			if err != nil {
+				return err
+			}
+			p := &pusher{frame: o}
+			if p.disk, err = dir.readObserved(p.observe); err != nil {
+				return err
+			}
+			defer p.disk.Close()
+			entries, err := sel.pick(ctx, p.disk, keys)
+			if err != nil {
+				return err
+			}
+			slices.SortFunc(entries, func(a, b modcache.DiskEntry) int { return slices.Compare(a.Key[:], b.Key[:]) })
+			if *file == "" {
+				return p.push(ctx, s.out, s, entries)
+			}
+			return atomically(*file, func(w io.Writer) error { return p.push(ctx, w, s, entries) })
+		}
+	},
+}
+
+// atomically writes a file that appears when it is complete. A foundError doesn't
+// keep it from that.
+func atomically(name string, write func(io.Writer) error) error {
+	f, err := os.CreateTemp(filepath.Dir(name), filepath.Base(name)+".part-*")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name())
+	var found foundError
+	result := write(f)
+	if result != nil && !errors.As(result, &found) {
+		return errors.Join(result, f.Close())
+	}
+	if err := errors.Join(f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	if err := os.Rename(f.Name(), name); err != nil {
+		return err
+	}
+	return result
+}
+
+type pusher struct {
+	frame   *frame.Options
+	disk    *modcache.Disk
+	trouble error // with the entry that was read last: a miss doesn't say why
+}
+
+func (p *pusher) observe(e modcache.Event) {
+	if e.Err != nil {
+		p.trouble = e.Err
+	}
+}
+
+func (p *pusher) push(ctx context.Context, w io.Writer, s *streams, entries []modcache.DiskEntry) error {
+	t := tar.NewWriter(w)
+	if err := addMember(t, bundleName, time.Time{}, []byte(bundleText)); err != nil {
+		return err
+	}
+	pushed, skipped, bytes := 0, 0, int64(0)
+	for _, e := range entries {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		b, err := p.encode(ctx, e.Key)
+		if err != nil {
+			skipped++
+			fmt.Fprintf(s.err, "%s  %s\n", e.Key, troubleText(err))
+			continue
+		}
+		if err := addMember(t, e.Key.String()+bundleSuffix, sane(e.Info.Created), b); err != nil {
+			return err
+		}
+		pushed++
+		bytes += int64(len(b))
+	}
+	if err := addMember(t, bundleEnd, time.Time{}, endText(pushed)); err != nil {
+		return err
+	}
+	if err := t.Close(); err != nil {
+		return fmt.Errorf("write the bundle: %w", err)
+	}
+	fmt.Fprintf(s.err, "%s in the bundle, %s\n", plural(pushed, "entry", "entries"), sizeText(bytes))
+	if skipped > 0 {
+		return foundError(plural(skipped, "entry was", "entries were") + " left out; see above")
+	}
+	return nil
+}
+
+func endText(entries int) []byte { return fmt.Appendf(nil, "%d entries\n", entries) }
+
+func addMember(t *tar.Writer, name string, created time.Time, b []byte) error {
+	h := &tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: 0o600, Size: int64(len(b)), ModTime: created.Truncate(time.Second)}
+	if err := t.WriteHeader(h); err != nil {
+		return fmt.Errorf("write the bundle: %w", err)
+	}
+	if _, err := t.Write(b); err != nil {
+		return fmt.Errorf("write the bundle: %w", err)
+	}
+	return nil
+}
+
+// encode returns the frame of an entry. In memory, because tar wants to know its
+// length before it takes a byte.
+func (p *pusher) encode(ctx context.Context, key modcache.Key) ([]byte, error) {
+	p.trouble = nil
+	a, ok, err := p.disk.Get(ctx, key)
+	if err != nil {
+		return nil, err
+	}
+	if !ok {
+		return nil, cmp.Or(p.trouble, errors.New("it is gone"))
+	}
+	defer a.Close()
+	var src io.ReaderAt = a
+	if a.InMemory() {
+		b, err := a.Bytes()
+		if err != nil {
+			return nil, err
+		}
+		src = frame.Bytes(b)
+	}
+	i := a.Info()
+	m := frame.Meta{Key: key, Engine: i.Engine, Module: i.Module, WasmSize: i.WasmSize, CompileTime: i.CompileTime, Created: i.Created}
+	var buf bytes.Buffer
+	_, err = frame.Write(&buf, src, a.Size(), m, p.frame)
+	return buf.Bytes(), err
+}

@@ -1,0 +1,185 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/remote"
+)
+
+var serveCommand = command{
+	name:  "serve",
+	short: "serve entries to a fleet over HTTP",
+	long: `
+Serves the entries in a directory to clients of package remote, with its Plain
+layout, until it is interrupted. There are two kinds of servers:
+
+  - with -sign, the directory is one that a program or modcache warm has
+    filled. Each entry is signed when it is asked for, and nobody can upload:
+    one build machine compiles, the fleet reads.
+  - without, the directory holds what clients have signed and uploaded with a
+    token. This server has no key and can't forge anything. It needs a
+    directory of its own, which no program can use as its cache.
+
+Clients verify every entry with the public keys in their keyring. Tokens keep
+others out; entries aren't secret otherwise. Outside of one machine, use
+-tls-cert, or a proxy in front.`,
+	make: func(fs *flag.FlagSet) action {
+		v := &server{}
+		v.dir.register(fs)
+		fs.StringVar(&v.addr, "addr", "127.0.0.1:8077", "the `address` to listen on")
+		fs.StringVar(&v.sign, "sign", "", "`file` with the private key to sign with; see modcache keygen")
+		fs.StringVar(&v.keyring, "keyring", "", "`file` of public keys: refuse uploads that none of them has signed")
+		fs.StringVar(&v.readTokens, "read-tokens", "", "`file` of bearer tokens, one in a line, that may read; by default everybody may")
+		fs.StringVar(&v.writeTokens, "write-tokens", "", "`file` of bearer tokens that may upload, delete and read; by default nobody may")
+		fs.Var(&v.maxBytes, "max-bytes", "drop what went unused longest beyond this `size`; by default nothing is dropped")
+		fs.Var(&v.maxSize, "max-entry", "refuse uploads larger than this `size`; by default 256 MiB")
+		fs.IntVar(&v.downloads, "max-downloads", 0, "answer `n` downloads at once and send others away, who then compile; 0 = no bound")
+		fs.StringVar(&v.cert, "tls-cert", "", "`file` of the certificate chain")
+		fs.StringVar(&v.certKey, "tls-key", "", "`file` of the certificate's private key")
+		return v.run
+	},
+}
+
+type server struct {
+	dir                     dirFlags
+	addr, sign, keyring     string
+	readTokens, writeTokens string
+	cert, certKey           string
+	maxBytes, maxSize       byteCount
+	downloads               int
+}
+
+func (v *server) run(ctx context.Context, s *streams, args []string) error {
+	switch {
+	case len(args) > 0:
+		return usagef("serve takes no arguments; the directory goes into -dir")
+	case v.sign == "" && v.dir.dir == "":
+		return usagef("name a directory for uploads with -dir: not one that programs use as their cache")
+	case v.sign != "" && v.writeTokens != "":
+		return usagef("-sign makes the server read-only: there is nothing to write with -write-tokens")
+	case v.sign != "" && (v.maxBytes > 0 || v.keyring != "" || v.maxSize > 0):
+		return usagef("-max-bytes, -max-entry and -keyring are for servers that take uploads, not for -sign")
+	case v.downloads < 0:
+		return usagef("-max-downloads can't be negative")
+	case (v.cert == "") != (v.certKey == ""):
+		return usagef("-tls-cert and -tls-key belong together")
+	}
+	o, err := v.options()
+	if err != nil {
+		return err
+	}
+	open := v.dir.read
+	if v.sign == "" {
+		open = func() (*modcache.Disk, error) {
+			return v.dir.write(true, modcache.DiskOptions{MaxBytes: int64(v.maxBytes)})
+		}
+	}
+	d, err := open()
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	handler, err := remote.Handler(d, o)
+	if err != nil {
+		return err
+	}
+	err = v.serve(ctx, s, handler)
+	if v.sign == "" {
+		err = errors.Join(err, d.Flush(context.WithoutCancel(ctx)))
+	}
+	return err
+}
+
+func (v *server) options() (*remote.HandlerOptions, error) {
+	o := &remote.HandlerOptions{MaxSize: int64(v.maxSize), MaxDownloads: v.downloads}
+	var err error
+	if v.sign != "" {
+		if o.Signer, err = readKeyFile(v.sign); err != nil {
+			return nil, err
+		}
+	}
+	if v.keyring != "" {
+		text, err := os.ReadFile(v.keyring)
+		if err != nil {
+			return nil, err
+		}
+		if o.Keyring, err = remote.ParseKeyring(text); err != nil {
+			return nil, fmt.Errorf("%s: %w", v.keyring, err)
+		}
+		if len(o.Keyring.Keys) == 0 {
+			return nil, fmt.Errorf("%s holds no public key; modcache keygen prints one", v.keyring)
+		}
+	}
+	if o.ReadTokens, err = readTokens(v.readTokens); err != nil {
+		return nil, err
+	}
+	o.WriteTokens, err = readTokens(v.writeTokens)
+	return o, err
+}
+
+// readTokens reads a file with a token in each line. Files, because everybody
+// sees the arguments of a process.
+func readTokens(file string) (tokens []string, err error) {
+	if file == "" {
+		return nil, nil
+	}
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	for line := range strings.Lines(string(b)) {
+		if token := strings.TrimSpace(line); token != "" {
+			tokens = append(tokens, token)
+		}
+	}
+	if len(tokens) == 0 {
+		// Without any, everybody could read.
+		return nil, fmt.Errorf("%s holds no token; put one into each line", file)
+	}
+	return tokens, nil
+}
+
+// serve returns when ctx ends and the requests under way are done, or given up.
+func (v *server) serve(ctx context.Context, s *streams, h http.Handler) error {
+	l, err := net.Listen("tcp", v.addr)
+	if err != nil {
+		return fmt.Errorf("%w; name another address with -addr", err)
+	}
+	const slowest, patience = 15 * time.Minute, 10 * time.Second
+	srv := &http.Server{
+		Handler: h, ReadHeaderTimeout: patience, ReadTimeout: slowest, WriteTimeout: slowest, IdleTimeout: 2 * time.Minute,
+		MaxHeaderBytes: 64 << 10,
+	}
+	scheme := "http"
+	listen := func() error { return srv.Serve(l) }
+	if v.cert != "" {
+		scheme = "https"
+		listen = func() error { return srv.ServeTLS(l, v.cert, v.certKey) }
+	}
+	failed := make(chan error, 1)
+	go func() { failed <- listen() }()
+	_, err = fmt.Fprintf(s.out, "serving %s://%s\n", scheme, l.Addr())
+	if err == nil {
+		select {
+		case err = <-failed:
+			return err
+		case <-ctx.Done():
+		}
+	}
+	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience)
+	defer cancel()
+	if srv.Shutdown(end) != nil {
+		_ = srv.Close()
+	}
+	<-failed
+	return err
+}

@@ -1,0 +1,184 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/internal/wasmtest"
+	"github.com/modcache/modcache/remote"
+)
+
+// keypair makes a key with the command and returns its file and public half.
+func keypair(t *testing.T) (file string, public remote.PublicKey) {
+	t.Helper()
+	file = filepath.Join(t.TempDir(), "key")
+	o := call("keygen", "-comment", "of this test", file).want(t, exitOK)
+	require.True(t, strings.HasSuffix(o.out, " of this test\n"))
+	public, err := remote.ParsePublicKey(strings.TrimSpace(o.out))
+	require.NoError(t, err)
+	return file, public
+}
+
+func TestKeygen(t *testing.T) {
+	file, public := keypair(t)
+	secret, err := os.ReadFile(file)
+	require.NoError(t, err)
+	require.Contains(t, call("keygen", "-public", file).want(t, exitOK).out, public.String())
+	require.Contains(t, call("keygen", file).want(t, exitFailed).err, "stays as it is")
+	again, err := os.ReadFile(file)
+	require.NoError(t, err)
+	require.Equal(t, secret, again)
+	call("keygen").want(t, exitUsage)
+	call("keygen", "-comment", "two\nlines", file+"2").want(t, exitUsage)
+	require.NoFileExists(t, file+"2")
+	call("keygen", "-public", file+"2").want(t, exitFailed)
+
+	if os.PathSeparator == '/' {
+		fi, err := os.Stat(file)
+		require.NoError(t, err)
+		require.Equal(t, os.FileMode(0o600), fi.Mode().Perm())
+		require.NoError(t, os.Chmod(file, 0o644))
+		require.Contains(t, call("keygen", "-public", file).want(t, exitFailed).err, "chmod 600")
+	}
+	require.NoError(t, os.WriteFile(file+"3", []byte("modcache-private-v1 00 c2VjcmV0"), 0o600))
+	require.NotContains(t, call("keygen", "-public", file+"3").want(t, exitFailed).err, "c2VjcmV0")
+}
+
+// announce passes on the first line that is written to it.
+type announce chan string
+
+func (a announce) Write(p []byte) (int, error) {
+	a <- string(p)
+	return len(p), nil
+}
+
+// serving runs a server on a free port and returns its URL.
+func serving(t *testing.T, args ...string) (url string) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(bg)
+	said, stderr, ended := make(announce, 1), &bytes.Buffer{}, make(chan int, 1)
+	go func() {
+		ended <- run(ctx, append([]string{"serve", "-addr", "127.0.0.1:0"}, args...), &streams{out: said, err: stderr})
+	}()
+	t.Cleanup(func() {
+		cancel()
+		require.Equal(t, exitOK, <-ended, stderr.String())
+	})
+	select {
+	case line := <-said:
+		return strings.TrimSpace(strings.TrimPrefix(line, "serving "))
+	case code := <-ended:
+		ended <- code
+		require.FailNow(t, "the server ended", stderr.String())
+	}
+	return ""
+}
+
+// fromServer compiles nothing, and takes what is missing from a server.
+func fromServer(t *testing.T, url string, o *remote.Options) *modcache.Cache {
+	t.Helper()
+	// Limits of real networks have no place on a busy test machine.
+	o.FirstByte, o.Stall, o.Budget = time.Minute, time.Minute, time.Minute
+	store, err := remote.New(url, o)
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = store.Close() })
+	c, err := modcache.New(store, &modcache.Options{RequireHit: true, ReadOnly: true, Retain: -1})
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = c.Close(bg) })
+	return c
+}
+
+func TestServeSigned(t *testing.T) {
+	cache, _ := warmed(t, 2)
+	file, public := keypair(t)
+	before := snapshot(t, cache)
+	url := serving(t, "-dir", cache, "-sign", file)
+	m := modcache.NewModule(wasmtest.Sum(40, 1))
+	c := fromServer(t, url, &remote.Options{Keyring: remote.Keyring{Keys: []remote.PublicKey{public}}})
+	require.NoError(t, c.Warm(bg, nil, m))
+	require.ErrorIs(t, c.Warm(bg, nil, modcache.NewModule(wasmtest.Const(1))), modcache.ErrMiss)
+	_, stranger := keypair(t)
+	c = fromServer(t, url, &remote.Options{Keyring: remote.Keyring{Keys: []remote.PublicKey{stranger}}})
+	require.ErrorIs(t, c.Warm(bg, nil, m), modcache.ErrMiss)
+
+	req, err := http.NewRequest(http.MethodDelete, url+"/"+strings.Repeat("0", 64), nil)
+	require.NoError(t, err)
+	resp, err := http.DefaultClient.Do(req)
+	require.NoError(t, err)
+	_ = resp.Body.Close()
+	require.Equal(t, http.StatusMethodNotAllowed, resp.StatusCode)
+	require.Equal(t, before, snapshot(t, cache))
+}
+
+func TestServeUploads(t *testing.T) {
+	needsCompiler(t)
+	dir := filepath.Join(t.TempDir(), "entries")
+	tokens, keyring := filepath.Join(t.TempDir(), "tokens"), filepath.Join(t.TempDir(), "keyring")
+	file, public := keypair(t)
+	require.NoError(t, os.WriteFile(tokens, []byte("one\n\n two \n"), 0o600))
+	require.NoError(t, os.WriteFile(keyring, []byte(public.String()+"\n"), 0o600))
+	url := serving(t, "-dir", dir, "-write-tokens", tokens, "-keyring", keyring)
+
+	signer, err := readKeyFile(file)
+	require.NoError(t, err)
+	m := modcache.NewModule(wasmtest.Sum(40, 1))
+	upload := func(token string, signer *remote.PrivateKey) error {
+		store, err := remote.New(url, &remote.Options{Signer: signer, Header: http.Header{"Authorization": {"Bearer " + token}},
+			Retries: -1, FirstByte: time.Minute, Stall: time.Minute, Budget: time.Minute})
+		require.NoError(t, err)
+		defer store.Close()
+		c, err := modcache.New(store, nil)
+		require.NoError(t, err)
+		defer c.Close(bg)
+		r, err := c.NewRuntime(bg, nil)
+		require.NoError(t, err)
+		defer r.Close(bg)
+		_, err = r.Compile(bg, m)
+		require.NoError(t, err)
+		return store.Flush(bg)
+	}
+	require.Error(t, upload("three", signer))
+	stranger, err := remote.GenerateKey()
+	require.NoError(t, err)
+	require.Error(t, upload("one", stranger))
+	require.Empty(t, entries(t, dir))
+	require.NoError(t, upload("two", signer))
+	require.NotEmpty(t, entries(t, dir))
+	c := fromServer(t, url, &remote.Options{Keyring: remote.Keyring{Keys: []remote.PublicKey{public}}})
+	require.NoError(t, c.Warm(bg, nil, m))
+}
+
+func TestServeUsage(t *testing.T) {
+	cache, _ := warmed(t, 1)
+	file, _ := keypair(t)
+	empty := filepath.Join(t.TempDir(), "empty")
+	require.NoError(t, os.WriteFile(empty, []byte(" \n"), 0o600))
+	for _, args := range [][]string{
+		{"x"}, {"-sign", file, "-write-tokens", empty}, {"-sign", file, "-max-bytes", "1GB"}, {"-tls-cert", file}, {"-max-downloads", "-1"},
+	} {
+		call(append([]string{"serve", "-dir", cache}, args...)...).want(t, exitUsage)
+	}
+	call("serve").want(t, exitUsage)
+	private := filepath.Join(t.TempDir(), "private")
+	secret, err := os.ReadFile(file)
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(private, secret, 0o600))
+	for _, args := range [][]string{
+		{"-sign", empty}, {"-sign", empty + "2"}, {"-keyring", empty}, {"-keyring", private}, {"-read-tokens", empty}, {"-write-tokens", empty},
+		{"-sign", file, "-addr", "256.0.0.1:x"}, {"-sign", file, "-addr", "127.0.0.1:0", "-tls-cert", empty, "-tls-key", empty},
+	} {
+		o := call(append([]string{"serve", "-dir", cache}, args...)...).want(t, exitFailed)
+		require.NotContains(t, o.err, strings.Fields(string(secret))[2])
+	}
+	call("serve", "-dir", filepath.Join(cache, "none"), "-sign", file).want(t, exitFound)
+	call("serve", "-dir", filepath.Dir(file)).want(t, exitFailed)
+}

@@ -1,0 +1,140 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// byteCount is a flag such as 2GiB or 500MB.
+type byteCount int64
+
+var byteUnits = []struct {
+	suffix string
+	size   int64
+}{
+	{"KiB", 1 << 10}, {"MiB", 1 << 20}, {"GiB", 1 << 30}, {"TiB", 1 << 40},
+	{"kB", 1e3}, {"KB", 1e3}, {"MB", 1e6}, {"GB", 1e9}, {"TB", 1e12}, {"B", 1},
+}
+
+func (b *byteCount) Set(s string) error {
+	digits, unit := s, int64(1)
+	for _, u := range byteUnits {
+		if rest, ok := strings.CutSuffix(s, u.suffix); ok {
+			digits, unit = rest, u.size
+			break
+		}
+	}
+	n, err := strconv.ParseFloat(strings.TrimSpace(digits), 64)
+	if err != nil || !(n >= 0) || n*float64(unit) >= math.MaxInt64 {
+		return errors.New("want a size such as 500MB or 2GiB")
+	}
+	*b = byteCount(n * float64(unit))
+	return nil
+}
+
+func (b *byteCount) String() string {
+	if b == nil || *b < 0 {
+		return ""
+	}
+	for _, u := range []int{3, 2, 1, 0} {
+		if u := byteUnits[u]; *b > 0 && int64(*b)%u.size == 0 {
+			return fmt.Sprintf("%d%s", int64(*b)/u.size, u.suffix)
+		}
+	}
+	return strconv.FormatInt(int64(*b), 10)
+}
+
+// age is a flag such as 90m or 30d.
+type age time.Duration
+
+func (a *age) Set(s string) error {
+	if days, ok := strings.CutSuffix(s, "d"); ok {
+		n, err := strconv.ParseFloat(days, 64)
+		if err != nil || !(n >= 0) || n > 100*365 {
+			return errors.New("want an age such as 90m, 12h or 30d")
+		}
+		*a = age(n * float64(24*time.Hour))
+		return nil
+	}
+	d, err := time.ParseDuration(s)
+	if err != nil || d < 0 {
+		return errors.New("want an age such as 90m, 12h or 30d")
+	}
+	*a = age(d)
+	return nil
+}
+
+func (a *age) String() string {
+	const day = 24 * time.Hour
+	switch d := time.Duration(*a); {
+	case d < 0:
+		return ""
+	case d > 0 && d%day == 0:
+		return fmt.Sprintf("%dd", d/day)
+	default:
+		return d.String()
+	}
+}
+
+// sizeText writes n with a decimal unit.
+func sizeText(n int64) string {
+	const units = "kMGTPE"
+	if n < 1000 {
+		return fmt.Sprintf("%d B", n)
+	}
+	f, i := float64(n)/1000, 0
+	for f >= 999.95 {
+		f, i = f/1000, i+1
+	}
+	return fmt.Sprintf("%.1f %cB", f, units[i])
+}
+
+// sane returns t, or the zero time for one that nothing can be made of: what is in a file may be
+// anything.
+func sane(t time.Time) time.Time {
+	if y := t.Year(); y < 1970 || y > 9999 {
+		return time.Time{}
+	}
+	return t.UTC()
+}
+
+// agoText writes how long ago t was.
+func agoText(now, t time.Time) string {
+	d := now.Sub(t)
+	switch {
+	case t.IsZero():
+		return "-"
+	case d < -time.Minute:
+		return "in the future"
+	case d < time.Minute:
+		return "just now"
+	case d < time.Hour:
+		return fmt.Sprintf("%dm ago", d/time.Minute)
+	case d < 48*time.Hour:
+		return fmt.Sprintf("%dh ago", d/time.Hour)
+	}
+	return fmt.Sprintf("%dd ago", d/(24*time.Hour))
+}
+
+// tookText writes a duration with as many digits as anybody reads.
+func tookText(d time.Duration) string {
+	switch {
+	case d == 0:
+		return "-"
+	case d >= time.Second:
+		return d.Round(10 * time.Millisecond).String()
+	}
+	return d.Round(100 * time.Microsecond).String()
+}
+
+// plural writes a number of things.
+func plural(n int, one, many string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return strconv.Itoa(n) + " " + many
+}

@@ -1,0 +1,193 @@
+// Package debugpage shows what a [modcache.Cache] is doing, as a web page and as
+// JSON. It is a package of its own so that only those who want it link net/http.
+package debugpage
+
+import (
+	"bytes"
+	"embed"
+	"encoding/json"
+	"fmt"
+	"html/template"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/modcache/modcache"
+)
+
+// Options configure [Handler]. Nil and zero fields mean the defaults.
+type Options struct {
+	// Recorder, if set, adds the slowest compiles, the reasons of misses and the
+	// latest problems. It only knows what it observed.
+	Recorder *Recorder
+
+	// Disk is the store whose entries are listed. The default is that of the Cache, if
+	// it is a Disk. For a Layered, name the Disk in it.
+	Disk *modcache.Disk
+
+	// MaxEntries bounds how many entries are read for a page; the default is 1000.
+	// Negative lists none. If there are more, it is left to chance which ones show.
+	MaxEntries int
+}
+
+// Handler returns a page about c for people, which needs no scripts, and the same
+// figures as JSON for programs: to requests with ?format=json, or with an Accept
+// header that names application/json and not text/html. It answers GET and HEAD,
+// at whatever path it is mounted. Names in the JSON stay; others may be added.
+//
+// Don't expose it publicly. Like net/http/pprof, it is for operators: it tells
+// which modules are in use, the cache's directory and the version of wazero, and each
+// request reads up to MaxEntries small files. Put it on a loopback listener, or
+// behind your authentication. It shows neither bytes of modules or code, nor
+// the directory's key, nor the text of errors, in which a store may have put
+// addresses and credentials.
+//
+// It works on until the Cache is closed, and shows the last counters after that.
+func Handler(c *modcache.Cache, o *Options) http.Handler {
+	h := &handler{cache: c, walking: make(chan struct{}, 1)}
+	if o != nil {
+		h.o = *o
+	}
+	if h.o.MaxEntries == 0 {
+		h.o.MaxEntries = 1000
+	}
+	if h.o.Disk == nil {
+		h.o.Disk, _ = c.Store().(*modcache.Disk)
+	}
+	h.page = template.Must(template.New("").Funcs(functions).ParseFS(files, "page.html")).Lookup("page.html")
+	return h
+}
+
+//go:embed page.html
+var files embed.FS
+
+type handler struct {
+	cache   *modcache.Cache
+	o       Options
+	page    *template.Template
+	walking chan struct{} // held by the one request that may walk the directory
+}
+
+func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	header := w.Header()
+	header.Set("Cache-Control", "no-store")
+	header.Set("Vary", "Accept")
+	header.Set("X-Content-Type-Options", "nosniff")
+	header.Set("Referrer-Policy", "no-referrer")
+	header.Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'")
+	if r.Method != http.MethodGet && r.Method != http.MethodHead {
+		header.Set("Allow", "GET, HEAD")
+		http.Error(w, "this page answers GET and HEAD only", http.StatusMethodNotAllowed)
+		return
+	}
+	asJSON, err := wantsJSON(r)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	var body bytes.Buffer
+	s := h.snapshot(r.Context())
+	if asJSON {
+		header.Set("Content-Type", "application/json")
+		enc := json.NewEncoder(&body)
+		enc.SetIndent("", "  ")
+		err = enc.Encode(s)
+	} else {
+		header.Set("Content-Type", "text/html; charset=utf-8")
+		err = h.page.Execute(&body, s)
+	}
+	if err != nil {
+		http.Error(w, "the page could not be written", http.StatusInternalServerError)
+		return
+	}
+	header.Set("Content-Length", strconv.Itoa(body.Len()))
+	if r.Method == http.MethodGet {
+		_, _ = w.Write(body.Bytes()) // a client that is gone misses nothing
+	}
+}
+
+func wantsJSON(r *http.Request) (bool, error) {
+	switch format := r.URL.Query().Get("format"); format {
+	case "json":
+		return true, nil
+	case "html":
+		return false, nil
+	case "":
+		accept := strings.ToLower(strings.Join(r.Header.Values("Accept"), ","))
+		return strings.Contains(accept, "application/json") && !strings.Contains(accept, "text/html"), nil
+	default:
+		return false, fmt.Errorf("unknown format %.20q: json and html are known", format)
+	}
+}
+
+// functions are what the page calls to write figures.
+var functions = template.FuncMap{
+	"bytes":   formatBytes,
+	"percent": func(ppm uint32) string { return fmt.Sprintf("%.1f %%", float64(ppm)/1e4) },
+	"took":    formatDuration,
+	"short":   shorten,
+	"ago": func(now, t time.Time) string {
+		if t.IsZero() {
+			return "–"
+		}
+		return formatAge(now.Sub(t))
+	},
+	"stamp": func(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05 UTC") },
+	"iso":   func(t time.Time) string { return t.UTC().Format(time.RFC3339) },
+}
+
+// shorten returns the beginning of a key or fingerprint, nothing if it is zero.
+func shorten(id fmt.Stringer) string {
+	s := id.String()
+	if strings.Trim(s, "0") == "" {
+		return ""
+	}
+	return s[:12]
+}
+
+// formatBytes writes n, which may be of any integer type, with a decimal unit.
+func formatBytes(n any) string {
+	var f float64
+	switch n := n.(type) {
+	case int64:
+		f = float64(n)
+	case uint64:
+		f = float64(n)
+	}
+	if f < 1000 {
+		return fmt.Sprintf("%.0f B", f)
+	}
+	i := -1
+	for f >= 999.95 {
+		f, i = f/1000, i+1
+	}
+	return fmt.Sprintf("%.1f %cB", f, "kMGTPE"[i])
+}
+
+// formatDuration writes d with three or four digits.
+func formatDuration(d time.Duration) string {
+	switch {
+	case d <= 0:
+		return "–"
+	case d < 10*time.Millisecond:
+		return d.Round(10 * time.Microsecond).String()
+	case d < 10*time.Second:
+		return d.Round(time.Millisecond).String()
+	case d < time.Hour:
+		return d.Round(100 * time.Millisecond).String()
+	}
+	return d.Round(time.Minute).String()
+}
+
+func formatAge(d time.Duration) string {
+	switch {
+	case d < time.Minute:
+		return "just now"
+	case d < time.Hour:
+		return fmt.Sprintf("%d min ago", d/time.Minute)
+	case d < 48*time.Hour:
+		return fmt.Sprintf("%d h ago", d/time.Hour)
+	}
+	return fmt.Sprintf("%d days ago", d/(24*time.Hour))
+}

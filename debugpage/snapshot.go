@@ -1,0 +1,147 @@
+package debugpage
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"reflect"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/modcache/modcache"
+)
+
+// walkTime is how long listing entries may take.
+const walkTime = 5 * time.Second
+
+// snapshot is what a page shows. Its JSON names are what programs read.
+type snapshot struct {
+	Time       time.Time             `json:"time"`
+	Engine     string                `json:"engine"`
+	HitRatePPM uint32                `json:"hit_rate_ppm"`
+	Cache      modcache.CacheMetrics `json:"cache"`
+	Layers     []layer               `json:"layers"` // fastest first
+	Recorded   bool                  `json:"recorded"`
+	Misses     map[string]uint64     `json:"misses_by_reason"`
+	Compiles   []Compile             `json:"slowest_compiles"`
+	Problems   []Problem             `json:"problems"`
+	Entries    *entries              `json:"entries,omitempty"`
+}
+
+type layer struct {
+	modcache.LayerMetrics
+	HitRatePPM uint32 `json:"hit_rate_ppm"` // of the store itself
+}
+
+// entries are those of a Disk, the slowest to compile first.
+type entries struct {
+	Dir      string  `json:"dir"`
+	Count    int     `json:"count"`
+	Bytes    int64   `json:"bytes"`    // on disk
+	Complete bool    `json:"complete"` // there are no others
+	Problem  string  `json:"problem,omitempty"`
+	List     []entry `json:"list"`
+}
+
+type entry struct {
+	Key         modcache.Key         `json:"key"`
+	Module      modcache.Fingerprint `json:"module"` // zero if unknown
+	Engine      string               `json:"engine"`
+	Current     bool                 `json:"current"` // the engine is that of this program
+	WasmBytes   int64                `json:"wasm_bytes"`
+	CodeBytes   int64                `json:"code_bytes"`
+	StoredBytes int64                `json:"stored_bytes"`
+	CompileTime time.Duration        `json:"compile_time_ns"`
+	Created     time.Time            `json:"created"`
+	Used        time.Time            `json:"used"`
+	Problem     string               `json:"problem,omitempty"`
+}
+
+func (h *handler) snapshot(ctx context.Context) *snapshot {
+	m := h.cache.Metrics()
+	s := &snapshot{
+		Time:       time.Now(),
+		Engine:     h.cache.EngineID(),
+		HitRatePPM: m.HitRatePPM(),
+		Cache:      m,
+		Layers:     layersOf(h.cache.Store(), m.Store),
+		Recorded:   h.o.Recorder != nil,
+	}
+	s.Compiles, s.Problems, s.Misses = h.o.Recorder.read()
+	if h.o.Disk != nil && h.o.MaxEntries > 0 {
+		s.Entries = h.entries(ctx, s.Engine)
+	}
+	return s
+}
+
+func layersOf(store modcache.Store, m modcache.Metrics) []layer {
+	var layers []layer
+	if l, ok := store.(*modcache.Layered); ok {
+		for _, lm := range l.Layers() {
+			layers = append(layers, layer{lm, lm.Store.HitRatePPM()})
+		}
+		return layers
+	}
+	name, _, _ := strings.Cut(reflect.TypeOf(store).String(), "[") // without type arguments
+	name = strings.ToLower(name[strings.LastIndexByte(name, '.')+1:])
+	return []layer{{modcache.LayerMetrics{Name: name, Hits: m.Hits, Errors: m.Errors, Store: m}, m.HitRatePPM()}}
+}
+
+// entries lists what is in the directory, for one request at a time.
+func (h *handler) entries(ctx context.Context, engine string) *entries {
+	ctx, cancel := context.WithTimeout(ctx, walkTime)
+	defer cancel()
+	list := &entries{Dir: h.o.Disk.Dir(), List: []entry{}}
+	select {
+	case h.walking <- struct{}{}:
+		defer func() { <-h.walking }()
+	case <-ctx.Done():
+		list.Problem = "other requests are listing them"
+		return list
+	}
+	for e, err := range h.o.Disk.Walk(ctx) {
+		switch {
+		case errors.Is(err, modcache.ErrClosed):
+			list.Problem = "the store is closed"
+		case errors.Is(err, context.DeadlineExceeded):
+			list.Problem = "listing them takes too long"
+		case err != nil:
+			list.Problem = "the directory can't be read"
+		}
+		if err != nil {
+			break
+		}
+		if list.Count == h.o.MaxEntries {
+			list.Problem = "there are more than are listed here"
+			break
+		}
+		list.add(e, engine)
+	}
+	list.Complete = list.Problem == ""
+	slices.SortFunc(list.List, func(a, b entry) int {
+		return cmp.Or(cmp.Compare(b.CompileTime, a.CompileTime), b.Used.Compare(a.Used), slices.Compare(a.Key[:], b.Key[:]))
+	})
+	return list
+}
+
+func (l *entries) add(e modcache.DiskEntry, engine string) {
+	l.Count++
+	l.Bytes += e.Stored
+	row := entry{
+		Key:         e.Key,
+		Module:      e.Info.Module,
+		Engine:      e.Info.Engine,
+		Current:     e.Info.Engine == engine,
+		WasmBytes:   e.Info.WasmSize,
+		CodeBytes:   e.Size,
+		StoredBytes: e.Stored,
+		CompileTime: e.Info.CompileTime,
+		Created:     e.Info.Created,
+		Used:        e.Used,
+	}
+	if e.Err != nil {
+		row.Problem = classOf(e.Err)
+	}
+	l.List = append(l.List, row)
+}

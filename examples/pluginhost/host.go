@@ -1,0 +1,230 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log"
+	"net/http"
+	"os"
+	"path/filepath"
+	"regexp"
+	"sync"
+	"time"
+
+	"github.com/tetratelabs/wazero"
+	"github.com/tetratelabs/wazero/imports/wasi_snapshot_preview1"
+
+	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/debugpage"
+)
+
+// host serves the plugins in a directory to a fixed set of tenants.
+type host struct {
+	dir     string
+	timeout time.Duration // of a plugin's code; compiling it takes what it takes
+	log     *log.Logger
+	tenants map[string]*tenant
+
+	cache    *modcache.Cache
+	recorder debugpage.Recorder
+	runtime  *modcache.Runtime
+	slots    *modcache.SlotHost[*counter]
+}
+
+func newHost(ctx context.Context, dir, cacheDir string, tenants []string, logger *log.Logger) (_ *host, err error) {
+	h := &host{dir: dir, timeout: 2 * time.Second, log: logger, tenants: make(map[string]*tenant)}
+	for _, name := range tenants {
+		h.tenants[name] = &tenant{
+			quota:    modcache.NewSlotQuota(maxHandles),
+			counters: make(map[string]*counter),
+			plugins:  make(map[string]*plugin),
+		}
+	}
+	if h.cache, err = modcache.Open(cacheDir, &modcache.Options{OnEvent: h.recorder.Observe}); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			_ = h.close(ctx)
+		}
+	}()
+	config := wazero.NewRuntimeConfig().
+		WithCloseOnContextDone(true). // so that the timeout ends a plugin that loops
+		WithMemoryLimitPages(1024)    // 64 MiB
+	if h.runtime, err = h.cache.NewRuntime(ctx, config); err != nil {
+		return nil, err
+	}
+	if _, err = wasi_snapshot_preview1.Instantiate(ctx, h.runtime); err != nil {
+		return nil, err
+	}
+	if h.slots, err = modcache.NewSlotHost[*counter](ctx, h.runtime); err != nil {
+		return nil, err
+	}
+	if err = exportAPI(ctx, h.runtime, h.slots); err != nil {
+		return nil, err
+	}
+	return h, nil
+}
+
+// close ends all plugins. No request may be under way.
+func (h *host) close(ctx context.Context) error {
+	if h.runtime != nil {
+		_ = h.runtime.Close(ctx)
+	}
+	return h.cache.Close(ctx)
+}
+
+func (h *host) routes() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("POST /{tenant}/{plugin}", h.serve)
+	// Only because this server listens on a loopback address.
+	mux.Handle("GET /debug/modcache", debugpage.Handler(h.cache, &debugpage.Options{Recorder: &h.recorder}))
+	return mux
+}
+
+func (h *host) serve(w http.ResponseWriter, r *http.Request) {
+	t := h.tenants[r.PathValue("tenant")]
+	if t == nil {
+		http.Error(w, "no such tenant", http.StatusNotFound)
+		return
+	}
+	p, err := h.plugin(t, r.PathValue("plugin"))
+	if err != nil {
+		http.Error(w, "no such plugin", http.StatusNotFound)
+		return
+	}
+	request, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxRequest))
+	if err != nil {
+		http.Error(w, "the request is too large or broken", http.StatusBadRequest)
+		return
+	}
+	response, err := p.handle(r.Context(), h, &call{tenant: t, request: request})
+	switch {
+	case err == nil:
+		_, _ = w.Write(response)
+	case errors.Is(err, context.DeadlineExceeded):
+		http.Error(w, "the plugin takes too long", http.StatusGatewayTimeout)
+	default:
+		h.log.Printf("plugin %s: %v", p.file, err)
+		http.Error(w, "the plugin failed", http.StatusBadGateway)
+	}
+}
+
+// plugin is a plugin as one tenant has it: an instance with a slot table of its own.
+type plugin struct {
+	file string
+
+	mu       sync.Mutex  // an instance serves one request at a time
+	seen     fs.FileInfo // of the file when it was last read
+	module   *modcache.Module
+	instance *modcache.SlotModule[*counter] // of module
+}
+
+var pluginName = regexp.MustCompile(`^[a-z0-9]{1,32}$`)
+
+func (h *host) plugin(t *tenant, name string) (*plugin, error) {
+	if !pluginName.MatchString(name) {
+		return nil, fs.ErrNotExist
+	}
+	file := filepath.Join(h.dir, name+".wasm")
+	if _, err := os.Stat(file); err != nil {
+		return nil, err
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	p := t.plugins[name]
+	if p == nil {
+		p = &plugin{file: file}
+		t.plugins[name] = p
+	}
+	return p, nil
+}
+
+func (p *plugin) handle(ctx context.Context, h *host, c *call) ([]byte, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if err := ctx.Err(); err != nil {
+		return nil, err // a call would end the instance
+	}
+	if err := p.refresh(ctx, h, c.tenant); err != nil {
+		return nil, err
+	}
+	f := p.instance.ExportedFunction("handle")
+	if f == nil {
+		return nil, errors.New("it exports no function handle")
+	}
+	ctx, cancel := context.WithTimeout(context.WithValue(ctx, callKey{}, c), h.timeout)
+	defer cancel()
+	if _, err := f.Call(ctx); err != nil {
+		// Who knows what state it is in. Its handles go with it, the tenant's counters stay.
+		return nil, errors.Join(err, ctx.Err(), p.instance.Close(context.WithoutCancel(ctx)))
+	}
+	return c.response, nil
+}
+
+// refresh sees to it that there is an instance, of what is in the file if that works.
+func (p *plugin) refresh(ctx context.Context, h *host, t *tenant) error {
+	if err := p.update(ctx, h, t); err != nil {
+		if p.module == nil {
+			return err
+		}
+		h.log.Printf("plugin %s: keeping the version that works: %v", p.file, err)
+	}
+	if p.instance.IsClosed() {
+		return p.start(ctx, h, t, p.module)
+	}
+	return nil
+}
+
+// update changes to what is in the file, if that has changed. A file that doesn't work
+// isn't tried again.
+func (p *plugin) update(ctx context.Context, h *host, t *tenant) error {
+	info, err := os.Stat(p.file)
+	if err != nil {
+		return err
+	}
+	if s := p.seen; s != nil && os.SameFile(info, s) && info.ModTime().Equal(s.ModTime()) && info.Size() == s.Size() {
+		if p.module == nil {
+			return errors.New("it never worked")
+		}
+		return nil
+	}
+	wasm, err := os.ReadFile(p.file)
+	if err != nil {
+		return err
+	}
+	module := modcache.NewModule(wasm)
+	if p.module == nil || module.Fingerprint() != p.module.Fingerprint() {
+		if err = p.start(ctx, h, t, module); err != nil && ctx.Err() != nil {
+			return err // it says nothing about the module
+		}
+	}
+	p.seen = info
+	return err
+}
+
+// start replaces the instance. The first tenant that asks for a module waits until it is
+// compiled, the others find it.
+func (p *plugin) start(ctx context.Context, h *host, t *tenant, module *modcache.Module) error {
+	compiled, err := h.runtime.Compile(ctx, module)
+	if err != nil {
+		return fmt.Errorf("compile: %w", err)
+	}
+	defer compiled.Close(ctx) // the instance keeps what it needs
+	config := wazero.NewModuleConfig().WithName("").WithStartFunctions("_initialize").WithStderr(h.log.Writer())
+	table := modcache.NewSlotTable(&modcache.SlotOptions[*counter]{Quota: t.quota})
+	starting, cancel := context.WithTimeout(context.WithValue(ctx, callKey{}, &call{tenant: t}), h.timeout)
+	defer cancel()
+	instance, err := h.slots.Instantiate(starting, compiled, config, table)
+	if err != nil {
+		return fmt.Errorf("start: %w", err)
+	}
+	if p.instance != nil {
+		_ = p.instance.Close(ctx)
+	}
+	p.module, p.instance = module, instance
+	return nil
+}

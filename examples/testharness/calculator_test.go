@@ -1,0 +1,65 @@
+package testharness
+
+import (
+	"context"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"github.com/tetratelabs/wazero"
+
+	"github.com/modcache/modcache/internal/wasmtest"
+	"github.com/modcache/modcache/modcachetest"
+)
+
+// guest stands for the module that your tests embed.
+var guest = wasmtest.Sum(2000, 7)
+
+// newRuntime is what tests use in the place of wazero.NewRuntime.
+func newRuntime(t *testing.T) wazero.Runtime {
+	r, err := modcachetest.Cache(t).NewRuntime(t.Context(), nil)
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = r.Close(context.Background()) }) // t.Context has ended by then
+	return r
+}
+
+func TestNumber(t *testing.T) {
+	for range 3 { // each has a runtime of its own, and the code is compiled once
+		t.Run("", func(t *testing.T) {
+			t.Parallel()
+			c, err := New(t.Context(), newRuntime(t), guest)
+			require.NoError(t, err)
+			defer c.Close(t.Context())
+			n, err := c.Number(t.Context())
+			require.NoError(t, err)
+			require.EqualValues(t, 2001007, n)
+		})
+	}
+}
+
+func TestNoFunction(t *testing.T) {
+	_, err := New(t.Context(), newRuntime(t), new(wasmtest.Module).Bytes())
+	require.ErrorContains(t, err, "exports no function f")
+}
+
+// TestConfigured is for code that takes a configuration and makes its own runtime.
+func TestConfigured(t *testing.T) {
+	config := wazero.NewRuntimeConfig().WithCompilationCache(modcachetest.Cache(t).CompilationCache())
+	r := wazero.NewRuntimeWithConfig(t.Context(), config)
+	defer r.Close(t.Context())
+	c, err := New(t.Context(), r, guest)
+	require.NoError(t, err)
+	n, err := c.Number(t.Context())
+	require.NoError(t, err)
+	require.EqualValues(t, 2001007, n)
+}
+
+// TestWarm is not for yours: it shows that the second runtime finds the code, whoever
+// compiled it, this process or an earlier one.
+func TestWarm(t *testing.T) {
+	_, err := New(t.Context(), newRuntime(t), guest)
+	require.NoError(t, err)
+	before := modcachetest.Cache(t).Metrics().Compiles
+	_, err = New(t.Context(), newRuntime(t), guest)
+	require.NoError(t, err)
+	require.Equal(t, before, modcachetest.Cache(t).Metrics().Compiles)
+}

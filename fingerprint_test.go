@@ -1,0 +1,96 @@
+package modcache_test
+
+import (
+	"encoding"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/modcache/modcache"
+)
+
+func TestSum(t *testing.T) {
+	// The test vector of BLAKE3 for the empty input.
+	const empty = "af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262"
+	require.Equal(t, empty, modcache.Sum(nil).String())
+	require.Equal(t, empty, modcache.Sum([]byte{}).String())
+	require.NotEqual(t, modcache.Sum([]byte("a")), modcache.Sum([]byte("b")))
+
+	wasm := []byte("\x00asm\x01\x00\x00\x00")
+	m := modcache.NewModule(wasm)
+	require.Equal(t, modcache.Sum(wasm), m.Fingerprint())
+	require.Same(t, &wasm[0], &m.Bytes()[0], "a Module keeps the slice")
+	require.Equal(t, modcache.Sum(nil), modcache.NewModule(nil).Fingerprint())
+}
+
+func TestHexForms(t *testing.T) {
+	const text = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1eff"
+	key, err := modcache.ParseKey(text)
+	require.NoError(t, err)
+	require.Equal(t, byte(0xff), key[31])
+	require.Equal(t, text, key.String())
+	f, err := modcache.ParseFingerprint(strings.ToUpper(text))
+	require.NoError(t, err)
+	require.Equal(t, text, f.String())
+
+	type both struct {
+		Key    modcache.Key
+		Module modcache.Fingerprint
+		Counts map[modcache.Key]int
+	}
+	in := both{key, f, map[modcache.Key]int{key: 3}}
+	b, err := json.Marshal(in)
+	require.NoError(t, err)
+	require.Contains(t, string(b), `"Key":"`+text+`"`)
+	var out both
+	require.NoError(t, json.Unmarshal(b, &out))
+	require.Equal(t, in, out)
+
+	for _, bad := range []string{"", text[1:], text + "0", " " + text[1:], text[:63] + "g", "0x" + text[2:],
+		strings.Repeat("é", 32), text[:62] + "\x00\x00", strings.Repeat("x", 1<<20)} {
+		for what, err := range map[string]error{
+			"key":         second(modcache.ParseKey(bad)),
+			"fingerprint": second(modcache.ParseFingerprint(bad)),
+		} {
+			require.Error(t, err, "%.80q", bad)
+			require.True(t, strings.HasPrefix(err.Error(), "modcache: "+what+" "), err)
+			require.Less(t, len(err.Error()), 500)
+		}
+		was := key
+		require.Error(t, was.UnmarshalText([]byte(bad)))
+		require.Equal(t, modcache.Key{}, was, "a value that couldn't be parsed must not look like one")
+	}
+}
+
+func second[T any](_ T, err error) error { return err }
+
+var (
+	_ encoding.TextMarshaler   = modcache.Key{}
+	_ encoding.TextUnmarshaler = (*modcache.Key)(nil)
+	_ encoding.TextMarshaler   = modcache.Fingerprint{}
+	_ encoding.TextUnmarshaler = (*modcache.Fingerprint)(nil)
+	_ fmt.Stringer             = modcache.Key{}
+)
+
+func FuzzParseKey(f *testing.F) {
+	f.Add("000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1eff")
+	f.Add("FF")
+	f.Fuzz(func(t *testing.T, s string) {
+		key, err := modcache.ParseKey(s)
+		fingerprint, err2 := modcache.ParseFingerprint(s)
+		require.Equal(t, err == nil, err2 == nil)
+		if err != nil {
+			require.Equal(t, modcache.Key{}, key)
+			require.Equal(t, modcache.Fingerprint{}, fingerprint)
+			return
+		}
+		require.Equal(t, strings.ToLower(s), key.String())
+		require.Equal(t, key.String(), fingerprint.String())
+		again, err := modcache.ParseKey(key.String())
+		require.NoError(t, err)
+		require.Equal(t, key, again)
+	})
+}

@@ -1,0 +1,84 @@
+package modcachetest
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"github.com/tetratelabs/wazero"
+
+	"github.com/modcache/modcache"
+)
+
+// cacheBytes bounds the directory of [Cache].
+const cacheBytes = 1 << 30
+
+// Cache returns the cache that makes tests with wazero fast: what one run of go
+// test compiled, the next one loads, and tests of one run share what is in memory.
+//
+//	r, err := modcachetest.Cache(t).NewRuntime(ctx, nil)
+//
+// Machine code is kept in modcache-test in [os.UserCacheDir], at most 1 GiB of it,
+// for all packages and programs of the user. Tests may run in parallel, several times
+// (-count), under the race detector, and beside other packages' tests. The cache
+// stays warm when the tested code is edited, but for builds that hide where
+// wazero's sources are, as -trimpath and vendoring do: there, each
+// edit makes a new engine identity, and the cache starts cold.
+//
+// All tests of a process get the same Cache, which lives as long as the process:
+// don't close it (if a test does, later calls return a new one). Counters
+// in its Metrics are those of the whole process. Runtimes made with it are
+// the test's to close, as ever.
+//
+// Cache never makes a test fail. If the directory can't be used, modules are
+// compiled once per process and not kept, which is logged to the first test that asks.
+func Cache(tb testing.TB) *modcache.Cache {
+	tb.Helper()
+	store, err := testStore()
+	if err != nil && !warned.Swap(true) {
+		tb.Logf("modcachetest: go test will compile modules anew each time: %v", err)
+	}
+	for {
+		c := current.Load()
+		if c != nil && !isClosed(c) {
+			return c
+		}
+		fresh, _ := modcache.New(store, nil) // could only object to options
+		if current.CompareAndSwap(c, fresh) {
+			return fresh
+		}
+		_ = fresh.Close(context.Background())
+	}
+}
+
+// One cache for a whole process is what this helper is for, so here is state that no
+// test owns. Nothing is opened before the first call.
+var (
+	testStore = sync.OnceValues(openTestStore)
+	current   atomic.Pointer[modcache.Cache]
+	warned    atomic.Bool
+)
+
+// openTestStore opens the directory, or returns a store that keeps nothing and the
+// reason. The directory is never closed: a test can't know that it is the last, and
+// files are complete whenever the process ends.
+func openTestStore() (modcache.Store, error) {
+	var d *modcache.Disk
+	base, err := os.UserCacheDir()
+	if err == nil {
+		d, err = modcache.OpenDisk(filepath.Join(base, "modcache-test"), &modcache.DiskOptions{MaxBytes: cacheBytes})
+	}
+	if err != nil {
+		return modcache.NewMemory(&modcache.MemoryOptions{MaxBytes: -1}), err
+	}
+	return d, nil
+}
+
+// isClosed finds out by attaching to a compilation cache that nobody uses.
+func isClosed(c *modcache.Cache) bool {
+	return errors.Is(c.Attach(wazero.NewCompilationCache()), modcache.ErrClosed)
+}

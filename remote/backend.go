@@ -1,0 +1,44 @@
+package remote
+
+import (
+	"context"
+	"io"
+	"time"
+
+	"github.com/modcache/modcache"
+)
+
+// Backend moves entries to and from one kind of server, as opaque bytes. A
+// [Store] does the rest: it authenticates, limits, retries and gives up. Methods
+// may be called from several goroutines at once, and return soon after their
+// context has ended.
+//
+// Errors say what to do by what they wrap: [io/fs.ErrNotExist], there is no such
+// entry; [io/fs.ErrExist], Put found one and left it; [io/fs.ErrPermission], the server
+// refuses, and will the next time; [modcache.ErrTooLarge], the server takes no
+// entry of that size. An error with a method RetryAfter() time.Duration
+// says how long to leave the server alone. Any other error may pass.
+type Backend interface {
+	// Get opens the entry under key for reading from its start. A connection that is cut
+	// must not look like the end of the entry.
+	Get(ctx context.Context, key modcache.Key) (io.ReadCloser, error)
+
+	// Has reports whether there is an entry under key.
+	Has(ctx context.Context, key modcache.Key) (bool, error)
+
+	// Put stores an entry. Unless replace is set, it may leave an entry that is
+	// there already. Readers see all of an entry or nothing.
+	Put(ctx context.Context, key modcache.Key, entry []byte, replace bool) error
+
+	// Delete drops the entry under key; it is nil if there is none.
+	Delete(ctx context.Context, key modcache.Key) error
+}
+
+// Layout is a kind of HTTP server: how keys become URLs, and how requests are
+// signed. Other protocols implement [Backend] and use [Over].
+type Layout interface {
+	backend(w *web) (Backend, error)
+}
+
+// retryAfter is implemented by errors that know when to try again.
+type retryAfter interface{ RetryAfter() time.Duration }

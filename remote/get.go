@@ -1,0 +1,187 @@
+package remote
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+
+	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/internal/frame"
+)
+
+// Get implements [modcache.Store]. Verifying and decompressing an entry overlap
+// its download. It returns within the limits of [Options], with an error if they
+// were exceeded or the server failed; an entry that is damaged or that no
+// trusted key has signed is a miss.
+func (s *Store) Get(ctx context.Context, key modcache.Key) (*modcache.Artifact, bool, error) {
+	s.counters.lookups.Add(1)
+	a, reason, err := s.get(ctx, key)
+	if a != nil {
+		s.counters.hits.Add(1)
+		s.notify(modcache.Event{Kind: modcache.EventHit, Key: key, Bytes: a.Size()})
+		return a, true, nil
+	}
+	s.notify(modcache.Event{Kind: modcache.EventMiss, Key: key, Reason: reason, Err: err})
+	switch reason {
+	case modcache.ReasonCorrupt, modcache.ReasonAuth, modcache.ReasonTooLarge:
+		err = nil // reported; for the caller there is simply nothing
+	}
+	return nil, false, err
+}
+
+func (s *Store) get(ctx context.Context, key modcache.Key) (*modcache.Artifact, modcache.Reason, error) {
+	if err := s.ready(ctx); err != nil {
+		return nil, modcache.ReasonIO, err
+	}
+	if s.absent.has(key) {
+		s.counters.remembered.Add(1)
+		return nil, modcache.ReasonAbsent, nil
+	}
+	if ok, probe := s.breaker.allow(); !ok {
+		s.counters.unavailable.Add(1)
+		if probe {
+			s.probe(key)
+		}
+		return nil, modcache.ReasonIO, s.errorf("get", key, ErrUnavailable)
+	}
+	ctx, w := s.watch(ctx)
+	defer w.stop()
+	a, err := s.fetch(ctx, w, key)
+	s.counters.downloaded.Add(uint64(w.got))
+	if err == nil {
+		s.breaker.succeed()
+		return a, 0, nil
+	}
+	if w.cause() == nil {
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			s.breaker.succeed()
+			s.counters.absent.Add(1)
+			s.absent.add(key)
+			return nil, modcache.ReasonAbsent, nil
+		case errors.Is(err, frame.ErrTooLarge), errors.Is(err, modcache.ErrTooLarge):
+			s.counters.tooLarge.Add(1)
+			return nil, modcache.ReasonTooLarge, s.errorf("get", key, err)
+		case errors.Is(err, frame.ErrCorrupt):
+			return nil, modcache.ReasonCorrupt, s.damaged(key, fmt.Errorf("%w: %w", modcache.ErrCorrupt, err))
+		case errors.Is(err, frame.ErrAuth):
+			return nil, modcache.ReasonAuth, s.damaged(key, fmt.Errorf("%w: %w", modcache.ErrAuth, err))
+		}
+	}
+	err = s.failed(w, "get", key, err)
+	if errors.Is(err, context.DeadlineExceeded) {
+		return nil, modcache.ReasonTimeout, err
+	}
+	return nil, modcache.ReasonIO, err
+}
+
+// fetch downloads, verifies and decompresses the entry under key.
+func (s *Store) fetch(ctx context.Context, w *watch, key modcache.Key) (*modcache.Artifact, error) {
+	body, err := s.backend.Get(ctx, key)
+	if err != nil {
+		return nil, err
+	}
+	defer body.Close()
+	w.responded()
+	st, err := frame.NewStream(w.reader(body), key, s.o.MaxSize, &s.frame)
+	if err != nil {
+		return nil, err
+	}
+	m := st.Meta()
+	w.expect(m.CompileTime, st.Encoded())
+	b, err := st.Bytes()
+	if err != nil {
+		return nil, err
+	}
+	return modcache.NewArtifact(b, infoOf(m)), nil
+}
+
+// damaged counts and reports an entry that can't be used, and has the next Add
+// replace it. A server from which nothing else comes is soon left alone.
+func (s *Store) damaged(key modcache.Key, err error) error {
+	err = s.errorf("get", key, err)
+	s.counters.corrupt.Add(1)
+	s.bad.add(key)
+	if errors.Is(err, frame.ErrForeign) {
+		// Somebody else's, which the server keeps as it should.
+		s.counters.foreign.Add(1)
+	} else {
+		s.breaker.fail(soft, 0)
+	}
+	s.notify(modcache.Event{Kind: modcache.EventCorrupt, Key: key, Err: err})
+	return err
+}
+
+// failed counts an operation that failed and tells the breaker. It returns the
+// error for the caller: the watch's own if that ended the operation.
+func (s *Store) failed(w *watch, op string, key modcache.Key, err error) error {
+	if cause := w.cause(); cause != nil {
+		err = cause
+	}
+	err = s.errorf(op, key, err)
+	if s.ctx.Err() != nil || errors.Is(w.parent.Err(), context.Canceled) {
+		return err // not the server's doing
+	}
+	s.counters.errors.Add(1)
+	if w.parent.Err() != nil {
+		// The caller had less patience than our own limits. The next may have more.
+		s.counters.timeouts.Add(1)
+		s.breaker.fail(soft, 0)
+		return err
+	}
+	s.blame(err)
+	return err
+}
+
+// blame has the breaker know of a failure of the server.
+func (s *Store) blame(err error) {
+	if errors.Is(err, fs.ErrPermission) {
+		s.counters.refused.Add(1)
+	}
+	var after retryAfter
+	if errors.As(err, &after) && after.RetryAfter() > 0 {
+		s.breaker.fail(hard, after.RetryAfter())
+		return
+	}
+	s.breaker.fail(severity(err), 0)
+	if errors.Is(err, context.DeadlineExceeded) {
+		s.counters.timeouts.Add(1)
+	}
+}
+
+// severity tells failures that cost time, or show that nobody is there, from those
+// that the next request may be spared.
+func severity(err error) fault {
+	var op *net.OpError
+	var n net.Error
+	switch {
+	case errors.Is(err, errSlow):
+		return soft // it works for smaller entries
+	case errors.Is(err, context.DeadlineExceeded),
+		errors.As(err, &op) && op.Op == "dial",
+		errors.As(err, &n) && n.Timeout():
+		return hard
+	}
+	return soft
+}
+
+// probe asks in the background whether the server is back. It has more time than
+// a lookup: a connection that takes long to set up is there for the next one.
+func (s *Store) probe(key modcache.Key) {
+	started := s.start(func() {
+		s.counters.probesTotal.Add(1)
+		ctx, cancel := context.WithTimeout(s.ctx, min(4*s.o.FirstByte, maxProbe))
+		defer cancel()
+		// A server that refuses to say is there.
+		if _, err := s.backend.Has(ctx, key); err != nil && !errors.Is(err, fs.ErrPermission) {
+			s.blame(err)
+			return
+		}
+		s.breaker.recover()
+	})
+	if !started {
+		s.breaker.fail(hard, 0)
+	}
+}

@@ -1,0 +1,358 @@
+package remote
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"path"
+	"strings"
+	"time"
+
+	"github.com/zeebo/blake3"
+
+	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/internal/frame"
+)
+
+// HandlerOptions configure a [Handler].
+type HandlerOptions struct {
+	// ReadTokens are the bearer tokens that allow GET and HEAD. Without any,
+	// everybody may read; entries are signed, but not secret.
+	ReadTokens []string
+
+	// WriteTokens are the bearer tokens that allow PUT and DELETE, and reading too.
+	// Without any, nobody may write.
+	WriteTokens []string
+
+	// Keyring, if it holds keys, refuses entries that none of them has signed.
+	// Clients verify entries in any case.
+	Keyring Keyring
+
+	// MaxSize is the length of the largest entry that is taken, as it is
+	// transferred. The default is 256 MiB.
+	MaxSize int64
+
+	// MaxUploads is how many entries are received at once; each is in memory until it
+	// is stored. The default is 4.
+	MaxUploads int
+
+	// MaxDownloads is how many GETs are answered at once; the others get a 503, and
+	// their nodes compile. A server that shares its bandwidth among too many serves
+	// nobody in time. The default is no bound.
+	MaxDownloads int
+
+	// Signer, if set, serves a store that a Cache writes to, such as a
+	// warmed directory: its artifacts are compressed and signed for each request,
+	// MaxUploads at once, and clients trust this key. Such a Handler is read-only.
+	Signer *PrivateKey
+}
+
+// Handler returns the server side of a [Store] with the [Plain] or [BazelAC]
+// layout, for small fleets. It answers GET, also for ranges and conditional, HEAD, PUT,
+// also if nothing is there, and DELETE on any path that ends in a key.
+//
+// Unless there is a Signer, the store holds entries as clients have signed
+// them, so that the server needs no keys and can't forge any; such a store can't be used by
+// a Cache. Timeouts for slow clients are those of the http.Server.
+func Handler(s modcache.Store, o *HandlerOptions) (http.Handler, error) {
+	if s == nil {
+		return nil, errors.New("modcache: Handler needs a store")
+	}
+	var v HandlerOptions
+	if o != nil {
+		v = *o
+	}
+	h := &handler{
+		store:   s,
+		read:    hashTokens(v.ReadTokens),
+		write:   hashTokens(v.WriteTokens),
+		max:     bound(v.MaxSize, defaultMaxEntry, frame.MaxSize),
+		uploads: make(chan struct{}, max(1, cmp.Or(v.MaxUploads, defaultMaxUploads))),
+	}
+	if v.MaxDownloads > 0 {
+		h.downloads = make(chan struct{}, v.MaxDownloads)
+	}
+	for _, t := range append(append([]string{}, v.ReadTokens...), v.WriteTokens...) {
+		if t == "" {
+			return nil, errors.New("modcache: HandlerOptions holds an empty token")
+		}
+	}
+	if len(v.Keyring.Keys) > 0 {
+		_, trusted, err := (&Options{Keyring: v.Keyring}).auth()
+		if err != nil {
+			return nil, err
+		}
+		h.trusted = trusted
+	}
+	if v.Signer != nil {
+		if len(v.Signer.key) == 0 {
+			return nil, errors.New("modcache: HandlerOptions.Signer is a zero PrivateKey")
+		}
+		if len(v.WriteTokens) > 0 {
+			return nil, errors.New("modcache: HandlerOptions.Signer makes a Handler read-only, and excludes WriteTokens")
+		}
+		h.sign = &frame.Options{Auth: frame.NewSigner(v.Signer.key), Compressor: frame.NewCompressor(), Compress: true}
+	}
+	return h, nil
+}
+
+const (
+	defaultMaxEntry   = 256 << 20
+	defaultMaxUploads = 4
+
+	// entryEngine marks artifacts that are entries as they were received, so that
+	// no Cache takes them for machine code.
+	entryEngine = "modcache remote entry"
+)
+
+type handler struct {
+	store       modcache.Store
+	read, write [][sha256.Size]byte // hashes of tokens
+	trusted     []frame.Auth
+	max         int64
+	uploads     chan struct{}  // a token for each entry that is received, or signed
+	downloads   chan struct{}  // a token for each that is sent; nil = no bound
+	sign        *frame.Options // nil: the store holds entries
+}
+
+func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	key, err := modcache.ParseKey(path.Base(r.URL.Path))
+	var status int
+	switch {
+	case !h.allowed(r):
+		w.Header().Set("WWW-Authenticate", "Bearer")
+		status = http.StatusUnauthorized
+	case err != nil:
+		status = http.StatusNotFound
+	case r.Method == http.MethodGet, r.Method == http.MethodHead:
+		status, err = h.get(w, r, key)
+	case len(h.write) == 0:
+		w.Header().Set("Allow", "GET, HEAD")
+		status = http.StatusMethodNotAllowed
+	case r.Method == http.MethodPut:
+		status, err = h.put(w, r, key)
+	case r.Method == http.MethodDelete:
+		status, err = http.StatusNoContent, h.store.Delete(r.Context(), key)
+	default:
+		w.Header().Set("Allow", "GET, HEAD, PUT, DELETE")
+		status = http.StatusMethodNotAllowed
+	}
+	if err != nil && status < 400 {
+		status = statusOf(err)
+	}
+	switch {
+	case status == 0: // written already
+	case status < 400:
+		w.WriteHeader(status)
+	default:
+		if status == http.StatusServiceUnavailable {
+			w.Header().Set("Retry-After", "1")
+		}
+		http.Error(w, http.StatusText(status), status)
+	}
+}
+
+// enter takes a token unless there is none left.
+func enter(tokens chan struct{}) bool {
+	if tokens == nil {
+		return true
+	}
+	select {
+	case tokens <- struct{}{}:
+		return true
+	default:
+		return false
+	}
+}
+
+func leave(tokens chan struct{}) {
+	if tokens != nil {
+		<-tokens
+	}
+}
+
+func statusOf(err error) int {
+	switch {
+	case errors.Is(err, modcache.ErrTooLarge):
+		return http.StatusRequestEntityTooLarge
+	case errors.Is(err, modcache.ErrReadOnly):
+		return http.StatusMethodNotAllowed
+	}
+	return http.StatusInternalServerError
+}
+
+// allowed checks the bearer token.
+func (h *handler) allowed(r *http.Request) bool {
+	reading := r.Method == http.MethodGet || r.Method == http.MethodHead
+	if reading && len(h.read) == 0 || !reading && len(h.write) == 0 {
+		return true // anybody may read, or be told that nobody may write
+	}
+	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+	if !strings.EqualFold(scheme, "Bearer") {
+		return false
+	}
+	return contains(h.write, token) || reading && contains(h.read, token)
+}
+
+func hashTokens(tokens []string) (hashes [][sha256.Size]byte) {
+	for _, t := range tokens {
+		hashes = append(hashes, sha256.Sum256([]byte(t)))
+	}
+	return hashes
+}
+
+// contains takes the same time wherever a token differs.
+func contains(hashes [][sha256.Size]byte, token string) bool {
+	sum := sha256.Sum256([]byte(token))
+	found := 0
+	for _, h := range hashes {
+		found |= subtle.ConstantTimeCompare(h[:], sum[:])
+	}
+	return found == 1
+}
+
+func (h *handler) get(w http.ResponseWriter, r *http.Request, key modcache.Key) (int, error) {
+	if r.Method == http.MethodGet {
+		if !enter(h.downloads) {
+			return http.StatusServiceUnavailable, nil
+		}
+		defer leave(h.downloads)
+	}
+	a, ok, err := h.store.Get(r.Context(), key)
+	if err != nil {
+		return 0, cmp.Or(r.Context().Err(), err)
+	}
+	if !ok {
+		return http.StatusNotFound, nil
+	}
+	defer a.Close()
+	var entry io.ReaderAt = a
+	size := a.Size()
+	if stored := a.Info().Engine == entryEngine; stored == (h.sign != nil) {
+		return http.StatusNotFound, nil // this store is of the other kind
+	}
+	if h.sign != nil {
+		select {
+		case h.uploads <- struct{}{}:
+			defer func() { <-h.uploads }()
+		case <-r.Context().Done():
+			return http.StatusServiceUnavailable, nil
+		}
+		b, err := h.signed(key, a)
+		if err != nil {
+			return 0, err
+		}
+		entry, size = bytes.NewReader(b), int64(len(b))
+	}
+	outline, err := frame.Inspect(entry, size)
+	if err != nil {
+		return 0, err
+	}
+	sum := blake3.Sum256(outline.Header)
+	w.Header().Set("ETag", `"`+hex.EncodeToString(sum[:16])+`"`)
+	w.Header().Set("Content-Type", "application/octet-stream")
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	http.ServeContent(w, r, "", time.Time{}, io.NewSectionReader(entry, 0, size))
+	return 0, nil
+}
+
+// signed encodes an artifact. The result is the same each time, so that ranges fit
+// together.
+func (h *handler) signed(key modcache.Key, a *modcache.Artifact) ([]byte, error) {
+	var buf bytes.Buffer
+	_, err := frame.Write(&buf, a, a.Size(), metaOf(key, a.Info()), h.sign)
+	return buf.Bytes(), err
+}
+
+func (h *handler) put(w http.ResponseWriter, r *http.Request, key modcache.Key) (int, error) {
+	if r.ContentLength > h.max {
+		return http.StatusRequestEntityTooLarge, nil
+	}
+	if r.Header.Get("If-None-Match") == "*" {
+		if there, err := h.has(r.Context(), key); there || err != nil {
+			return http.StatusPreconditionFailed, err
+		}
+	}
+	if !enter(h.uploads) {
+		return http.StatusServiceUnavailable, nil
+	}
+	defer leave(h.uploads)
+	b, err := readBody(http.MaxBytesReader(w, r.Body, h.max), r.ContentLength)
+	if err != nil {
+		var tooLarge *http.MaxBytesError
+		if errors.As(err, &tooLarge) {
+			return http.StatusRequestEntityTooLarge, nil
+		}
+		return http.StatusBadRequest, nil
+	}
+	outline, err := h.check(b, key)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return 0, nil
+	}
+	// An Add leaves what is there, which may be what the client has found damaged.
+	if err := h.store.Delete(r.Context(), key); err != nil {
+		return 0, err
+	}
+	info := infoOf(outline.Meta)
+	info.Engine = entryEngine
+	if err := h.store.Add(r.Context(), key, modcache.NewArtifact(b, info)); err != nil {
+		return 0, err
+	}
+	return http.StatusCreated, nil
+}
+
+// check accepts an entry that has the right shape and key, and signer if that matters.
+func (h *handler) check(b []byte, key modcache.Key) (*frame.Outline, error) {
+	outline, err := frame.Inspect(frame.Bytes(b), int64(len(b)))
+	if err != nil {
+		return nil, err
+	}
+	if outline.Key != key {
+		return nil, fmt.Errorf("the entry is of key %x", outline.Key)
+	}
+	if h.trusted != nil {
+		if _, err := frame.Open(frame.Bytes(b), int64(len(b)), key, &frame.Options{Trusted: h.trusted}); err != nil {
+			return nil, err
+		}
+	}
+	return outline, nil
+}
+
+func (h *handler) has(ctx context.Context, key modcache.Key) (bool, error) {
+	a, ok, err := h.store.Get(ctx, key)
+	if ok {
+		_ = a.Close()
+	}
+	return ok, err
+}
+
+// readBody reads a request of n bytes; n < 0 if the client didn't say. What is
+// allocated follows what has arrived.
+func readBody(body io.Reader, n int64) ([]byte, error) {
+	var buf bytes.Buffer
+	if n > 0 {
+		buf.Grow(int(min(n, 1<<20)) + bytes.MinRead)
+	}
+	_, err := buf.ReadFrom(body)
+	return buf.Bytes(), err
+}
+
+func infoOf(m frame.Meta) modcache.Info {
+	return modcache.Info{
+		Engine: m.Engine, Module: m.Module, WasmSize: m.WasmSize, CompileTime: m.CompileTime, Created: m.Created,
+	}
+}
+
+func metaOf(key modcache.Key, i modcache.Info) frame.Meta {
+	return frame.Meta{
+		Key: key, Engine: i.Engine, Module: i.Module, WasmSize: i.WasmSize, CompileTime: i.CompileTime, Created: i.Created,
+	}
+}

@@ -1,0 +1,284 @@
+package remote_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/remote"
+)
+
+// request asks a Handler directly. headers are pairs.
+func request(t testing.TB, h http.Handler, method, path string, body []byte, headers ...string) *http.Response {
+	t.Helper()
+	r := httptest.NewRequest(method, path, bytes.NewReader(body))
+	for i := 0; i < len(headers); i += 2 {
+		r.Header.Set(headers[i], headers[i+1])
+	}
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, r)
+	return w.Result()
+}
+
+func status(t testing.TB, h http.Handler, method, path string, body []byte, headers ...string) int {
+	t.Helper()
+	return request(t, h, method, path, body, headers...).StatusCode
+}
+
+func content(t testing.TB, r *http.Response) []byte {
+	t.Helper()
+	b, err := io.ReadAll(r.Body)
+	require.NoError(t, err)
+	return b
+}
+
+func TestHandler(t *testing.T) {
+	signer := generate(t)
+	store := newMemory()
+	h, err := remote.Handler(store, &remote.HandlerOptions{WriteTokens: []string{"other", token}, MaxSize: 10_000})
+	require.NoError(t, err)
+	b := entry(t, remote.Options{Signer: signer}, key(1), 4000)
+	auth := []string{"Authorization", "bearer " + token}
+	path := "/any/prefix/" + key(1).String()
+
+	require.Equal(t, 404, status(t, h, "GET", path, nil))
+	require.Equal(t, 404, status(t, h, "HEAD", path, nil))
+	require.Equal(t, 201, status(t, h, "PUT", path, b, auth...))
+	r := request(t, h, "GET", path, nil)
+	require.Equal(t, 200, r.StatusCode)
+	require.Equal(t, b, content(t, r))
+	etag := r.Header.Get("ETag")
+	require.NotEmpty(t, etag)
+	require.Equal(t, 304, status(t, h, "GET", path, nil, "If-None-Match", etag))
+	r = request(t, h, "HEAD", path, nil)
+	require.EqualValues(t, len(b), r.ContentLength)
+	require.Empty(t, content(t, r))
+	r = request(t, h, "GET", path, nil, "Range", "bytes=100-199", "If-Range", etag)
+	require.Equal(t, 206, r.StatusCode)
+	require.Equal(t, b[100:200], content(t, r))
+	require.Equal(t, 416, status(t, h, "GET", path, nil, "Range", "bytes=99999-"))
+
+	require.Equal(t, 412, status(t, h, "PUT", path, b, append(auth, "If-None-Match", "*")...))
+	newer := entry(t, remote.Options{Signer: generate(t)}, key(1), 4000)
+	require.Equal(t, 201, status(t, h, "PUT", path, newer, auth...), "whoever may write may replace")
+	require.Equal(t, newer, content(t, request(t, h, "GET", path, nil)))
+
+	for name, bad := range map[string][]byte{
+		"nothing": nil, "text": []byte("hello"), "short": b[:len(b)-1], "long": append(bytes.Clone(b), 0),
+		"of another key": entry(t, remote.Options{Signer: signer}, key(2), 4000),
+	} {
+		require.Equal(t, 400, status(t, h, "PUT", path, bad, auth...), name)
+	}
+	require.Equal(t, 413, status(t, h, "PUT", path, make([]byte, 10_001), auth...))
+	unknown := httptest.NewRequest("PUT", path, io.MultiReader(bytes.NewReader(make([]byte, 20_000))))
+	unknown.Header.Set(auth[0], auth[1])
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, unknown)
+	require.Equal(t, 413, w.Code)
+	require.Equal(t, newer, content(t, request(t, h, "GET", path, nil)), "a PUT that fails changes nothing")
+
+	require.Equal(t, 404, status(t, h, "GET", "/", nil))
+	require.Equal(t, 404, status(t, h, "PUT", "/x", b, auth...))
+	require.Equal(t, 405, status(t, h, "POST", path, nil, auth...))
+	require.Equal(t, 204, status(t, h, "DELETE", path, nil, auth...))
+	require.Equal(t, 204, status(t, h, "DELETE", path, nil, auth...))
+	require.Equal(t, 404, status(t, h, "GET", path, nil))
+}
+
+func TestHandlerTokens(t *testing.T) {
+	path := "/" + key(1).String()
+	const none, reader, writer = "", "Bearer r", "Bearer w"
+	for name, c := range map[string]struct {
+		o    remote.HandlerOptions
+		want map[string][2]int // status of GET and PUT by token
+	}{
+		"nobody writes":  {remote.HandlerOptions{}, map[string][2]int{none: {404, 405}, reader: {404, 405}}},
+		"some write":     {remote.HandlerOptions{WriteTokens: []string{"w"}}, map[string][2]int{none: {404, 401}, "Bearer x": {404, 401}, "Basic w": {404, 401}, writer: {404, 400}}},
+		"some read":      {remote.HandlerOptions{ReadTokens: []string{"r"}}, map[string][2]int{none: {401, 405}, reader: {404, 405}, "Bearer ": {401, 405}}},
+		"some of either": {remote.HandlerOptions{ReadTokens: []string{"r"}, WriteTokens: []string{"w"}}, map[string][2]int{none: {401, 401}, reader: {404, 401}, writer: {404, 400}}},
+	} {
+		h, err := remote.Handler(newMemory(), &c.o)
+		require.NoError(t, err)
+		for auth, want := range c.want {
+			got := [2]int{status(t, h, "GET", path, nil, "Authorization", auth), status(t, h, "PUT", path, nil, "Authorization", auth)}
+			require.Equal(t, want, got, "%s, %q", name, auth)
+		}
+	}
+	for _, o := range []remote.HandlerOptions{{ReadTokens: []string{""}}, {WriteTokens: []string{""}}, {Signer: generate(t), WriteTokens: []string{"w"}}} {
+		_, err := remote.Handler(newMemory(), &o)
+		require.Error(t, err)
+	}
+	_, err := remote.Handler(nil, nil)
+	require.Error(t, err)
+}
+
+func TestHandlerKeyring(t *testing.T) {
+	ours, theirs := generate(t), generate(t)
+	h, err := remote.Handler(newMemory(), &remote.HandlerOptions{
+		WriteTokens: []string{token}, Keyring: remote.Keyring{Keys: []remote.PublicKey{ours.Public()}},
+	})
+	require.NoError(t, err)
+	path := "/" + key(1).String()
+	auth := []string{"Authorization", "Bearer " + token}
+	require.Equal(t, 400, status(t, h, "PUT", path, entry(t, remote.Options{Signer: theirs}, key(1), 10), auth...))
+	require.Equal(t, 400, status(t, h, "PUT", path, entry(t, remote.Options{Secret: make([]byte, 16)}, key(1), 10), auth...))
+	require.Equal(t, 201, status(t, h, "PUT", path, entry(t, remote.Options{Signer: ours}, key(1), 10), auth...))
+}
+
+// TestHandlerOverWarmedStore signs what a Cache has stored.
+func TestHandlerOverWarmedStore(t *testing.T) {
+	server := generate(t)
+	disk, err := modcache.OpenDisk(t.TempDir(), nil)
+	require.NoError(t, err)
+	defer disk.Close()
+	want := code(700_000)
+	require.NoError(t, disk.Add(t.Context(), key(1), modcache.NewArtifact(want, info)))
+	url := serve(t, disk, &remote.HandlerOptions{Signer: server})
+	s := open(t, url, patient(remote.Options{Keyring: remote.Keyring{Keys: []remote.PublicKey{server.Public()}}}))
+	a := get(t, s, key(1))
+	require.NotNil(t, a)
+	require.Equal(t, info, a.Info())
+	b, err := a.Bytes()
+	require.NoError(t, err)
+	require.Equal(t, want, b)
+	require.Nil(t, get(t, s, key(2)))
+
+	// Such a store isn't served as if its artifacts were entries.
+	h, err := remote.Handler(disk, nil)
+	require.NoError(t, err)
+	require.Equal(t, 404, status(t, h, "GET", "/"+key(1).String(), nil))
+}
+
+// TestHandlerIsBusy bounds what is received at once.
+func TestHandlerIsBusy(t *testing.T) {
+	h, err := remote.Handler(newMemory(), &remote.HandlerOptions{WriteTokens: []string{token}, MaxUploads: 1})
+	require.NoError(t, err)
+	srv := httptest.NewServer(h)
+	defer srv.Close()
+	put := func(body io.Reader) (*http.Response, error) {
+		r, err := http.NewRequest("PUT", srv.URL+"/"+key(1).String(), body)
+		require.NoError(t, err)
+		r.Header = bearer(token)
+		return http.DefaultClient.Do(r)
+	}
+	body, send := io.Pipe()
+	done := make(chan int)
+	go func() {
+		r, err := put(body)
+		if err != nil {
+			done <- 0
+			return
+		}
+		_ = r.Body.Close()
+		done <- r.StatusCode
+	}()
+	_, err = send.Write([]byte("half of an entry"))
+	require.NoError(t, err)
+	require.Eventually(t, func() bool {
+		r, err := put(strings.NewReader("x"))
+		require.NoError(t, err)
+		require.NoError(t, r.Body.Close())
+		return r.StatusCode == 503 && r.Header.Get("Retry-After") != ""
+	}, minute, tick)
+	require.NoError(t, send.Close())
+	require.Equal(t, 400, <-done)
+}
+
+// TestHandlerBoundsDownloads turns away whom it couldn't serve well.
+func TestHandlerBoundsDownloads(t *testing.T) {
+	asked, answer := make(chan bool), make(chan bool)
+	h, err := remote.Handler(slow{newMemory(), asked, answer}, &remote.HandlerOptions{MaxDownloads: 1})
+	require.NoError(t, err)
+	path := "/" + key(1).String()
+	done := make(chan int)
+	go func() { done <- status(t, h, "GET", path, nil) }()
+	<-asked
+	require.Equal(t, 503, status(t, h, "GET", path, nil))
+	close(answer)
+	require.Equal(t, 404, <-done)
+	go func() { done <- status(t, h, "GET", path, nil) }()
+	<-asked
+	require.Equal(t, 404, <-done)
+}
+
+// slow is a store whose Get waits.
+type slow struct {
+	*memory
+	asked, answer chan bool
+}
+
+func (s slow) Get(ctx context.Context, key modcache.Key) (*modcache.Artifact, bool, error) {
+	s.asked <- true
+	<-s.answer
+	return s.memory.Get(ctx, key)
+}
+
+// broken is a store that fails.
+type broken struct {
+	*memory
+	err error
+}
+
+func (b broken) Get(context.Context, modcache.Key) (*modcache.Artifact, bool, error) {
+	return nil, false, b.err
+}
+func (b broken) Add(context.Context, modcache.Key, *modcache.Artifact) error { return b.err }
+
+func TestHandlerOverBrokenStore(t *testing.T) {
+	b := entry(t, remote.Options{Signer: generate(t)}, key(1), 10)
+	path := "/" + key(1).String()
+	for err, want := range map[error]int{
+		errors.New("no"): 500,
+		fmt.Errorf("x: %w", modcache.ErrTooLarge): 413,
+		modcache.ErrReadOnly:                      405,
+	} {
+		h, e := remote.Handler(broken{newMemory(), err}, &remote.HandlerOptions{WriteTokens: []string{token}})
+		require.NoError(t, e)
+		require.Equal(t, want, status(t, h, "PUT", path, b, "Authorization", "Bearer "+token))
+		require.NotEqual(t, 404, status(t, h, "GET", path, nil), "not knowing isn't absence")
+	}
+}
+
+// TestPutOnceOverHTTP uses the conditions of a real request.
+func TestPutOnceOverHTTP(t *testing.T) {
+	signer := generate(t)
+	store := newMemory()
+	h, err := remote.Handler(store, &remote.HandlerOptions{WriteTokens: []string{token}, MaxSize: 4 << 20})
+	require.NoError(t, err)
+	// This server doesn't know HEAD, or says so.
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodHead {
+			w.WriteHeader(404)
+			return
+		}
+		h.ServeHTTP(w, r)
+	}))
+	defer srv.Close()
+	o := patient(remote.Options{Signer: signer, Header: bearer(token)})
+	for i := range 2 {
+		s := open(t, srv.URL, o)
+		require.NoError(t, add(t, s, key(1), 5<<20))
+		require.NoError(t, s.Flush(t.Context()))
+		require.EqualValues(t, i, s.Report().Present)
+		require.EqualValues(t, 1-i, s.Report().Uploads)
+	}
+	require.Len(t, store.keys(), 1)
+
+	random := make([]byte, 5<<20)
+	for i, x := 0, uint32(1); i < len(random); i++ {
+		x = x*1664525 + 1013904223
+		random[i] = byte(x >> 24)
+	}
+	s := open(t, srv.URL, o)
+	require.NoError(t, s.Add(t.Context(), key(2), modcache.NewArtifact(random, info)))
+	require.ErrorIs(t, s.Flush(t.Context()), modcache.ErrTooLarge, "413 arrives before the body is sent")
+}

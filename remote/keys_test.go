@@ -1,0 +1,119 @@
+package remote_test
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/modcache/modcache/remote"
+)
+
+func TestKeyText(t *testing.T) {
+	k := generate(t)
+	again, err := remote.ParsePrivateKey(k.Secret() + " of the build server\n")
+	require.NoError(t, err)
+	require.Equal(t, k.Public(), again.Public())
+	p, err := remote.ParsePublicKey(" " + k.Public().String() + "\tcomment")
+	require.NoError(t, err)
+	require.Equal(t, k.Public(), p)
+	id, err := remote.ParseKeyID(p.ID().String())
+	require.NoError(t, err)
+	require.Equal(t, p.ID(), id)
+	require.NotEqual(t, id, generate(t).Public().ID())
+
+	seed := strings.Fields(k.Secret())[2]
+	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x"} {
+		require.NotContains(t, fmt.Sprintf(verb, k), seed)
+	}
+	require.Contains(t, k.String(), id.String())
+
+	bad := []string{"", "modcache-public-v1", k.Secret(), p.String()[1:], strings.Replace(p.String(), "=", "", 1),
+		strings.Replace(p.String(), " ", " 0", 1), p.String()[:60] + "AAAA" + p.String()[64:],
+		"modcache-public-v1 " + id.String() + " QUJD", strings.Replace(p.String(), id.String(), generate(t).Public().ID().String(), 1)}
+	for _, line := range bad {
+		_, err := remote.ParsePublicKey(line)
+		require.Error(t, err, line)
+		require.NotContains(t, err.Error(), seed)
+		_, err = remote.ParsePrivateKey(strings.Replace(line, "public", "private", 1))
+		if line != k.Secret() {
+			require.Error(t, err, line)
+		}
+	}
+	_, err = remote.ParsePrivateKey(p.String())
+	require.Error(t, err)
+}
+
+func TestParseKeyring(t *testing.T) {
+	a, b := generate(t).Public(), generate(t).Public()
+	ring, err := remote.ParseKeyring([]byte(fmt.Sprintf("# fleet\n\n%v build server\r\n  %v # new\nrevoked %v lost laptop\n", a, b, a.ID())))
+	require.NoError(t, err)
+	require.Equal(t, remote.Keyring{Keys: []remote.PublicKey{a, b}, Revoked: []remote.KeyID{a.ID()}}, ring)
+
+	ring, err = remote.ParseKeyring(nil)
+	require.NoError(t, err)
+	require.Empty(t, ring)
+	for _, text := range []string{"revoked", "revoked 12", "trusted " + a.String(), a.String()[:80], strings.Repeat("x", 1<<17)} {
+		_, err := remote.ParseKeyring([]byte("\n" + text))
+		require.Error(t, err)
+	}
+	_, err = remote.ParseKeyring([]byte("\n\n" + generate(t).Secret()))
+	require.ErrorContains(t, err, "private key (line 3")
+}
+
+func FuzzKeys(f *testing.F) {
+	k, err := remote.GenerateKey()
+	require.NoError(f, err)
+	f.Add(k.Public().String())
+	f.Add(k.Secret())
+	f.Add("revoked " + k.Public().ID().String() + "\n" + k.Public().String() + " x")
+	f.Fuzz(func(t *testing.T, text string) {
+		if k, err := remote.ParsePublicKey(text); err == nil {
+			again, err := remote.ParsePublicKey(k.String())
+			require.NoError(t, err)
+			require.Equal(t, k, again)
+		}
+		if k, err := remote.ParsePrivateKey(text); err == nil {
+			again, err := remote.ParsePrivateKey(k.Secret())
+			require.NoError(t, err)
+			require.Equal(t, k.Public(), again.Public())
+		}
+		_, _ = remote.ParseKeyring([]byte(text))
+	})
+}
+
+func TestZeroKeys(t *testing.T) {
+	var k remote.PrivateKey
+	require.Equal(t, remote.PublicKey{}, k.Public())
+	_, err := remote.ParsePrivateKey(k.Secret())
+	require.Error(t, err)
+	_, err = remote.Handler(newMemory(), &remote.HandlerOptions{Signer: &k})
+	require.Error(t, err)
+}
+
+// TestNoKeys refuses a store that couldn't verify what it reads.
+func TestNoKeys(t *testing.T) {
+	k := generate(t)
+	for _, o := range []*remote.Options{
+		nil,
+		{},
+		{Keyring: remote.Keyring{Revoked: []remote.KeyID{k.Public().ID()}}},
+		{Keyring: remote.Keyring{Keys: make([]remote.PublicKey, 1)}},
+		{Secret: []byte("too short")},
+		{Secret: make([]byte, 32), Signer: k},
+		{Signer: &remote.PrivateKey{}},
+	} {
+		_, err := remote.New("http://localhost", o)
+		require.Error(t, err)
+		_, err = remote.Over(newFake(), "fake", o)
+		require.Error(t, err)
+	}
+	for _, url := range []string{"", "localhost:80", "ftp://host", "http://", "http://host/?q=1", "http://host/#x", "http://user:pass\x7f@host", "http://[::1"} {
+		_, err := remote.New(url, &remote.Options{Signer: k})
+		require.Error(t, err, url)
+		require.NotContains(t, err.Error(), "pass")
+	}
+	_, err := remote.Over(nil, "", &remote.Options{Signer: k})
+	require.Error(t, err)
+}

@@ -1,0 +1,142 @@
+package remote
+
+import (
+	"cmp"
+	"errors"
+	"math"
+	"net/http"
+	"time"
+
+	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/internal/frame"
+)
+
+// Options configure a [Store]. Zero fields mean the defaults, but for the keys:
+// one of Keyring, Signer and Secret is needed. Negative numbers switch off
+// what they bound.
+type Options struct {
+	// Layout says what kind of server the URL names: [Plain], which is the
+	// default, [BazelAC], [BazelCAS] or an [S3].
+	Layout Layout
+
+	// Client makes the requests, with whatever proxies, TLS settings and
+	// credentials its Transport brings. Its Timeout should be 0, because it would
+	// cut large transfers short. The default is a client of the store's own, that heeds
+	// the proxy settings of the environment.
+	Client *http.Client
+
+	// Header is sent along with each request, such as Authorization. It isn't sent
+	// to other hosts that the server redirects to.
+	Header http.Header
+
+	// Keyring holds the keys whose entries are used.
+	Keyring Keyring
+
+	// Signer signs what Add uploads, and is trusted like the keys of the Keyring.
+	// Without a Signer and a Secret, the store is read-only.
+	Signer *PrivateKey
+
+	// Secret authenticates entries instead of signatures, for fleets in which
+	// everybody who reads may also write. It has at least 16 bytes, random ones.
+	Secret []byte
+
+	// ReadOnly refuses Add and Delete even if there is a key to sign with.
+	ReadOnly bool
+
+	// MaxSize is the length of the largest artifact that is fetched or uploaded.
+	// The default is 512 MiB.
+	MaxSize int64
+
+	// DialTimeout bounds connecting with the default Client. The default is 200 ms.
+	DialTimeout time.Duration
+
+	// FirstByte bounds the time from asking to the head of the response, dialing
+	// included. It is what a dead server costs, once. The default is 250 ms.
+	FirstByte time.Duration
+
+	// Stall bounds the time in which nothing arrives of a response. Once the
+	// head of an entry has said how long compiling it took, one twentieth of
+	// that is allowed if that is more. The default is 250 ms.
+	Stall time.Duration
+
+	// Budget bounds a whole Get. The default is half of the time that compiling the
+	// entry took, or FirstByte + Stall if that is more. A transfer is given up
+	// early when it would clearly take longer.
+	Budget time.Duration
+
+	// AbsentFor is how long the store remembers that the server doesn't have an
+	// entry, and doesn't ask again. The default is 2 s.
+	AbsentFor time.Duration
+
+	// Pause is how long a failing server is left alone at first. It doubles with
+	// each failure in a row, up to a minute, and is jittered by half. Then
+	// the server is asked in the background, and used again when it answers. The default is 1 s.
+	Pause time.Duration
+
+	// Queue bounds the bytes of the artifacts that wait for their upload; what
+	// doesn't fit isn't uploaded. The default is 256 MiB.
+	Queue int64
+
+	// Uploads is how many uploads run at once. The default is 2.
+	Uploads int
+
+	// Retries is how often a failed upload is tried again, first after about
+	// half a second, then after twice as long each time. The default is 4.
+	Retries int
+
+	// Name is the Layer in events. The default is "remote".
+	Name string
+
+	// OnEvent, if set, is called for whatever happens; see [modcache.Event].
+	OnEvent func(modcache.Event)
+}
+
+const (
+	defaultMaxSize   = 512 << 20
+	defaultDial      = 200 * time.Millisecond
+	defaultFirstByte = 250 * time.Millisecond
+	defaultStall     = 250 * time.Millisecond
+	defaultAbsentFor = 2 * time.Second
+	defaultPause     = time.Second
+	defaultQueue     = 256 << 20
+	defaultUploads   = 2
+	defaultRetries   = 4
+
+	never = time.Duration(math.MaxInt64 / 8) // far away, and safe to multiply
+)
+
+// validate returns a copy with the defaults filled in. In it, what was
+// switched off is huge, or 0 where that means the same.
+func (o *Options) validate() (Options, error) {
+	if o == nil {
+		return Options{}, errors.New("modcache: a remote store needs Options with a key to verify with: set Keyring, Signer or Secret")
+	}
+	v := *o
+	if v.Layout == nil {
+		v.Layout = Plain
+	}
+	v.Name = cmp.Or(v.Name, "remote")
+	v.MaxSize = bound(v.MaxSize, defaultMaxSize, frame.MaxSize)
+	v.MaxSize = min(v.MaxSize, frame.MaxSize, math.MaxInt>>1) // it has to fit memory
+	v.DialTimeout = bound(v.DialTimeout, defaultDial, 0)
+	v.FirstByte = bound(v.FirstByte, defaultFirstByte, never)
+	v.Stall = bound(v.Stall, defaultStall, never)
+	v.Budget = bound(v.Budget, 0, never)
+	v.AbsentFor = bound(v.AbsentFor, defaultAbsentFor, 0)
+	v.Pause = min(bound(v.Pause, defaultPause, 0), maxPause)
+	v.Queue = bound(v.Queue, defaultQueue, math.MaxInt64)
+	v.Uploads = max(1, bound(v.Uploads, defaultUploads, 1))
+	v.Retries = bound(v.Retries, defaultRetries, 0)
+	return v, nil
+}
+
+// bound replaces 0 by the default, and a negative number by what means off.
+func bound[T int | int64 | time.Duration](v, byDefault, off T) T {
+	switch {
+	case v == 0:
+		return byDefault
+	case v < 0:
+		return off
+	}
+	return v
+}

@@ -1,0 +1,187 @@
+package remote
+
+import (
+	"cmp"
+	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"net/url"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/modcache/modcache"
+)
+
+// S3 is the layout of a bucket of Amazon S3 or a server of its protocol, whose URL
+// is that of the region or server without the bucket, such as
+// https://s3.eu-central-1.amazonaws.com. An entry is the object
+// <Prefix><first two digits of the key>/<key>, so that a CDN in front of the bucket
+// has the [Plain] layout. Reading needs s3:GetObject, and s3:ListBucket too, for
+// without it S3 answers 403 to a lookup of what isn't there; writing needs s3:PutObject,
+// Delete s3:DeleteObject.
+type S3 struct {
+	Bucket string
+	Region string // the default is us-east-1, which most other servers take
+	Prefix string // of the objects' names, such as "modcache/"
+
+	// PathStyle puts the bucket in the path of the URL instead of the host name, as
+	// most servers but Amazon's want it.
+	PathStyle bool
+
+	// Credentials returns what to sign a request with. It is called for each, from
+	// several goroutines at once, so it should remember what it found, until that
+	// expires. Without it, requests aren't signed.
+	Credentials func(context.Context) (Credentials, error)
+}
+
+// Credentials are those of S3.
+type Credentials struct {
+	AccessKey    string
+	SecretKey    string
+	SessionToken string // of temporary ones
+}
+
+var (
+	bucketName = regexp.MustCompile(`^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$`)
+	prefixName = regexp.MustCompile(`^[A-Za-z0-9/_.=-]*$`)
+)
+
+func (l S3) backend(w *web) (Backend, error) {
+	if !bucketName.MatchString(l.Bucket) {
+		return nil, fmt.Errorf("modcache: S3.Bucket %q isn't the name of a bucket", l.Bucket)
+	}
+	if !prefixName.MatchString(l.Prefix) || strings.HasPrefix(l.Prefix, "/") || strings.Contains("/"+l.Prefix, "/.") || strings.Contains(l.Prefix, "//") {
+		return nil, fmt.Errorf("modcache: S3.Prefix %q: want letters, digits, and any of /_=-. within names", l.Prefix)
+	}
+	if l.Region == "" {
+		l.Region = "us-east-1"
+	}
+	base := *w.base
+	if l.PathStyle {
+		base.Path += "/" + l.Bucket
+	} else {
+		base.Host = l.Bucket + "." + base.Host
+	}
+	if l.Credentials != nil && w.header.Get("Authorization") != "" {
+		return nil, errors.New("modcache: S3.Credentials exclude an Authorization header or a password in the URL")
+	}
+	return &s3{w: w, l: l, base: &base}, nil
+}
+
+type s3 struct {
+	w    *web
+	l    S3
+	base *url.URL
+}
+
+func (b *s3) request(key modcache.Key, body []byte) request {
+	u, name := *b.base, key.String()
+	u.Path += "/" + b.l.Prefix + name[:2] + "/" + name
+	r := request{url: &u, body: body}
+	if b.l.Credentials != nil {
+		r.sign = func(req *http.Request) error { return b.sign(req, body) }
+	}
+	return r
+}
+
+func (b *s3) Get(ctx context.Context, key modcache.Key) (io.ReadCloser, error) {
+	return b.w.get(ctx, b.request(key, nil))
+}
+
+func (b *s3) Has(ctx context.Context, key modcache.Key) (bool, error) {
+	return b.w.has(ctx, b.request(key, nil))
+}
+
+func (b *s3) Put(ctx context.Context, key modcache.Key, entry []byte, replace bool) error {
+	r := b.request(key, entry)
+	r.once = !replace
+	return b.w.put(ctx, r)
+}
+
+func (b *s3) Delete(ctx context.Context, key modcache.Key) error {
+	return b.w.remove(ctx, b.request(key, nil))
+}
+
+func (b *s3) sign(req *http.Request, body []byte) error {
+	c, err := b.l.Credentials(req.Context())
+	if err != nil {
+		return fmt.Errorf("S3 credentials: %w", err)
+	}
+	signV4(req, sha256.Sum256(body), c, b.l.Region, time.Now())
+	return nil
+}
+
+const (
+	amzDate   = "20060102T150405Z"
+	algorithm = "AWS4-HMAC-SHA256"
+)
+
+// signV4 signs a request without a query for the service s3, by version 4 of
+// Amazon's scheme. It covers the host, the body's hash, the headers that the scheme
+// names itself, and the condition of a PUT.
+func signV4(req *http.Request, body [sha256.Size]byte, c Credentials, region string, now time.Time) {
+	now = now.UTC()
+	req.Header.Set("X-Amz-Date", now.Format(amzDate))
+	req.Header.Set("X-Amz-Content-Sha256", hex.EncodeToString(body[:]))
+	if c.SessionToken != "" {
+		req.Header.Set("X-Amz-Security-Token", c.SessionToken)
+	}
+	host := cmp.Or(req.Host, req.URL.Host)
+	headers := map[string]string{"host": host}
+	for name, values := range req.Header {
+		if name = strings.ToLower(name); strings.HasPrefix(name, "x-amz-") || name == "if-none-match" || name == "range" {
+			headers[name] = strings.TrimSpace(strings.Join(values, ","))
+		}
+	}
+	names := slices.Sorted(maps.Keys(headers))
+	var lines strings.Builder
+	for _, name := range names {
+		lines.WriteString(name + ":" + headers[name] + "\n")
+	}
+	signed := strings.Join(names, ";")
+	canonical := strings.Join([]string{
+		req.Method, escapePath(req.URL.Path), "", lines.String(), signed, hex.EncodeToString(body[:]),
+	}, "\n")
+
+	scope := strings.Join([]string{now.Format("20060102"), region, "s3", "aws4_request"}, "/")
+	sum := sha256.Sum256([]byte(canonical))
+	text := strings.Join([]string{algorithm, now.Format(amzDate), scope, hex.EncodeToString(sum[:])}, "\n")
+	k := []byte("AWS4" + c.SecretKey)
+	for part := range strings.SplitSeq(scope, "/") {
+		k = mac(k, part)
+	}
+	req.Header.Set("Authorization", fmt.Sprintf("%s Credential=%s/%s, SignedHeaders=%s, Signature=%x",
+		algorithm, c.AccessKey, scope, signed, mac(k, text)))
+}
+
+func mac(key []byte, s string) []byte {
+	h := hmac.New(sha256.New, key)
+	_, _ = io.WriteString(h, s)
+	return h.Sum(nil)
+}
+
+// escapePath escapes everything but what the scheme leaves alone.
+func escapePath(path string) string {
+	var b strings.Builder
+	for i := range len(path) {
+		c := path[i]
+		switch {
+		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9', strings.IndexByte("-._~/", c) >= 0:
+			b.WriteByte(c)
+		default:
+			fmt.Fprintf(&b, "%%%02X", c)
+		}
+	}
+	if b.Len() == 0 {
+		return "/"
+	}
+	return b.String()
+}

@@ -1,0 +1,191 @@
+package remote
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+
+	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/internal/frame"
+)
+
+// ErrUnavailable is what a Get returns without asking, while the server is left
+// alone after failures.
+var ErrUnavailable = errors.New("modcache: remote store is not asked after failures")
+
+// Store is a [modcache.Store] on a server that a fleet shares. Its methods may
+// be called from several goroutines at once. Close it when done.
+//
+// Entries are authenticated before anything in them is used, decompression
+// included. A server that fails, hangs, crawls or lies costs a lookup little
+// time, and soon none: see [Options]. Get never returns anything but verified bytes, in
+// memory.
+type Store struct {
+	o       Options
+	where   string // for errors
+	backend Backend
+	frame   frame.Options
+	write   bool // may add and delete
+
+	ctx    context.Context // ends with Close
+	cancel context.CancelFunc
+	wg     sync.WaitGroup // probes and uploads
+	mu     sync.Mutex     // guards closed and, before wg.Add, against Close
+	closed bool
+	onEnd  func() // releases what New made
+
+	breaker  breaker
+	absent   recent // entries that the server didn't have
+	bad      recent // entries that were damaged, to be replaced
+	uploads  queue
+	counters counters
+}
+
+var _ modcache.Store = (*Store)(nil)
+
+// New returns a Store at a URL such as https://cache.example/modcache, of a kind
+// that Options.Layout names. It makes no request: a server that is down doesn't
+// keep a program from starting. A user and password in the URL are sent as basic
+// authentication.
+func New(url string, o *Options) (*Store, error) {
+	v, err := o.validate()
+	if err != nil {
+		return nil, err
+	}
+	w, err := newWeb(url, &v)
+	if err != nil {
+		return nil, err
+	}
+	b, err := v.Layout.backend(w)
+	if err != nil {
+		return nil, err
+	}
+	return newStore(b, w.base.String(), w.close, v)
+}
+
+// Over returns a Store over another protocol. Of the options, Layout, Client,
+// Header and DialTimeout aren't used. The name tells the server in errors.
+func Over(b Backend, name string, o *Options) (*Store, error) {
+	if b == nil {
+		return nil, errors.New("modcache: Over needs a Backend")
+	}
+	v, err := o.validate()
+	if err != nil {
+		return nil, err
+	}
+	return newStore(b, name, func() {}, v)
+}
+
+func newStore(b Backend, where string, onEnd func(), o Options) (*Store, error) {
+	signer, trusted, err := o.auth()
+	if err != nil {
+		return nil, err
+	}
+	s := &Store{
+		o: o, where: where, backend: b, onEnd: onEnd,
+		frame:   frame.Options{Trusted: trusted, Compressor: frame.NewCompressor(), Compress: true},
+		write:   signer != nil && !o.ReadOnly,
+		breaker: breaker{pause: o.Pause},
+		absent:  recent{ttl: o.AbsentFor},
+		bad:     recent{ttl: rememberBad},
+	}
+	if signer != nil {
+		s.frame.Auth = *signer
+	}
+	s.ctx, s.cancel = context.WithCancel(context.Background())
+	return s, nil
+}
+
+// Delete implements [modcache.Store]. An upload of the entry that is under way
+// may put it back.
+func (s *Store) Delete(ctx context.Context, key modcache.Key) error {
+	if err := s.writable(ctx); err != nil {
+		return err
+	}
+	s.drop(key)
+	if s.breaker.isOpen() {
+		return s.errorf("delete", key, ErrUnavailable)
+	}
+	ctx, w := s.watch(ctx)
+	defer w.stop()
+	if err := s.backend.Delete(ctx, key); err != nil {
+		if cause := w.cause(); cause != nil {
+			err = cause
+		}
+		if s.ctx.Err() == nil && w.parent.Err() == nil {
+			s.counters.errors.Add(1)
+			err = s.writeFailed(err)
+		}
+		return s.errorf("delete", key, err)
+	}
+	s.breaker.succeed()
+	s.bad.drop(key)
+	return nil
+}
+
+// Close ends the store: uploads that are queued or under way are given up, so
+// Flush first. It returns when nothing of the store runs any more. Closing again
+// does nothing.
+func (s *Store) Close() error {
+	s.mu.Lock()
+	first := !s.closed
+	s.closed = true
+	s.mu.Unlock()
+	s.cancel()
+	s.wg.Wait()
+	if first {
+		s.onEnd()
+	}
+	return nil
+}
+
+// start runs f in a goroutine that Close waits for; false after Close.
+func (s *Store) start(f func()) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return false
+	}
+	s.wg.Go(f)
+	return true
+}
+
+func (s *Store) ready(ctx context.Context) error {
+	if s.ctx.Err() != nil {
+		return fmt.Errorf("remote store %s: %w", s.where, modcache.ErrClosed)
+	}
+	return ctx.Err()
+}
+
+func (s *Store) writable(ctx context.Context) error {
+	if err := s.ready(ctx); err != nil {
+		return err
+	}
+	if !s.write {
+		return fmt.Errorf("%w (remote store %s)", modcache.ErrReadOnly, s.where)
+	}
+	return nil
+}
+
+func (s *Store) errorf(op string, key modcache.Key, err error) error {
+	return fmt.Errorf("modcache: %s %v at %s: %w", op, key, s.where, err)
+}
+
+func (s *Store) notify(e modcache.Event) {
+	if s.o.OnEvent == nil {
+		return
+	}
+	defer func() { _ = recover() }()
+	e.Layer = s.o.Name
+	s.o.OnEvent(e)
+}
+
+// counters are what Metrics and Report return.
+type counters struct {
+	lookups, hits, adds, rejected, flushes, flushErrors    atomic.Uint64
+	corrupt, foreign, errors, timeouts, unavailable        atomic.Uint64
+	absent, remembered, refused, tooLarge, downloaded      atomic.Uint64
+	uploads, present, lost, retries, uploaded, probesTotal atomic.Uint64
+}

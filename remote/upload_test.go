@@ -1,0 +1,227 @@
+package remote_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/remote"
+)
+
+func add(t testing.TB, s *remote.Store, k modcache.Key, size int) error {
+	t.Helper()
+	return s.Add(context.Background(), k, modcache.NewArtifact(code(size), info))
+}
+
+func TestUploadOnce(t *testing.T) {
+	signer := generate(t)
+	f := newFake()
+	s := over(t, f, remote.Options{Signer: signer})
+	defer s.Close()
+	for range 3 {
+		require.NoError(t, add(t, s, key(1), 1000))
+		require.NoError(t, s.Flush(t.Context()))
+	}
+	require.Equal(t, []string{"has", "put", "has", "has"}, f.took())
+
+	f.has = func(context.Context, modcache.Key) (bool, error) { return false, nil }
+	f.put = func(context.Context, modcache.Key, []byte, bool) error { return fmt.Errorf("412: %w", fs.ErrExist) }
+	require.NoError(t, add(t, s, key(1), 1000))
+	require.NoError(t, s.Flush(t.Context()), "somebody was faster")
+	r := s.Report()
+	require.Equal(t, [4]uint64{1, 3, 0, 0}, [4]uint64{r.Uploads, r.Present, r.Lost, r.Retries})
+	require.Zero(t, r.Queued)
+}
+
+// TestUploadWithoutLooking uploads where HEAD isn't allowed.
+func TestUploadWithoutLooking(t *testing.T) {
+	f := newFake()
+	f.has = func(context.Context, modcache.Key) (bool, error) {
+		return false, fmt.Errorf("403: %w", fs.ErrPermission)
+	}
+	s := over(t, f, remote.Options{Signer: generate(t)})
+	defer s.Close()
+	require.NoError(t, add(t, s, key(1), 1000))
+	require.NoError(t, s.Flush(t.Context()))
+	require.NotNil(t, f.entry(key(1)))
+}
+
+// TestDamageIsReplaced has an entry that can't be used overwritten by the next Add.
+func TestDamageIsReplaced(t *testing.T) {
+	mine, theirs := generate(t), generate(t)
+	for name, b := range map[string][]byte{
+		"html":        []byte("<html>Welcome to the hotel network</html>"),
+		"empty":       {},
+		"truncated":   entry(t, remote.Options{Signer: mine}, key(1), 5000)[:1500],
+		"swapped":     entry(t, remote.Options{Signer: mine}, key(2), 5000),
+		"not trusted": entry(t, remote.Options{Signer: theirs}, key(1), 5000),
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := newFake()
+			f.entries[key(1)] = b
+			var events []modcache.Event
+			s := over(t, f, remote.Options{Signer: mine, Name: "fleet", OnEvent: func(e modcache.Event) { events = append(events, e) }})
+			defer s.Close()
+			require.Nil(t, get(t, s, key(1)), "damage is a miss")
+			require.EqualValues(t, 1, s.Metrics().Corrupt)
+			require.Len(t, events, 2)
+			require.Equal(t, modcache.EventCorrupt, events[0].Kind)
+			want, reason := modcache.ErrCorrupt, modcache.ReasonCorrupt
+			if name == "not trusted" {
+				want, reason = modcache.ErrAuth, modcache.ReasonAuth
+				require.ErrorContains(t, events[0].Err, theirs.Public().ID().String(), "the id that is missing in the keyring, or revoked")
+				require.EqualValues(t, 1, s.Report().Untrusted)
+				for range 5 {
+					require.Nil(t, get(t, s, key(1)))
+				}
+				require.False(t, s.Report().Paused, "a revoked key isn't the server's fault")
+				require.Equal(t, slices.Repeat([]string{"get"}, 5), f.took()[1:])
+				f.called("get")
+			}
+			require.ErrorIs(t, events[0].Err, want)
+			require.Equal(t, reason, events[1].Reason)
+			require.Equal(t, "fleet", events[1].Layer)
+
+			require.NoError(t, add(t, s, key(1), 5000))
+			require.NoError(t, s.Flush(t.Context()))
+			require.NotNil(t, get(t, s, key(1)))
+			require.Equal(t, []string{"get", "replace", "get"}, f.took())
+		})
+	}
+}
+
+// TestRetries has a server fail for a while.
+func TestRetries(t *testing.T) {
+	signer := generate(t)
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake()
+		failures := 3
+		f.put = func(context.Context, modcache.Key, []byte, bool) error {
+			if failures--; failures >= 0 {
+				return errors.New("status 502")
+			}
+			return nil
+		}
+		s := over(t, f, remote.Options{Signer: signer})
+		defer s.Close()
+		require.NoError(t, add(t, s, key(1), 1000))
+		d := took(func() { require.NoError(t, s.Flush(t.Context())) })
+		require.GreaterOrEqual(t, d, (500+1000+2000)/2*ms)
+		require.LessOrEqual(t, d, (500+1000+2000)*3/2*ms)
+		require.EqualValues(t, 3, s.Report().Retries)
+
+		failures = 1000
+		require.NoError(t, add(t, s, key(2), 1000))
+		ctx, cancel := context.WithTimeout(t.Context(), 10*ms)
+		require.ErrorIs(t, s.Flush(ctx), context.DeadlineExceeded)
+		cancel()
+		err := s.Flush(t.Context())
+		require.ErrorContains(t, err, "given up after 5 attempts: status 502")
+		require.NoError(t, s.Flush(t.Context()), "reported once")
+		m, r := s.Metrics(), s.Report()
+		require.Equal(t, [3]uint64{1, 1, 2}, [3]uint64{r.Lost, m.Errors, m.FlushErrors})
+		require.False(t, r.Paused, "a server that takes nothing may still be read")
+	})
+}
+
+func TestUploadsThatAreNotTriedAgain(t *testing.T) {
+	signer := generate(t)
+	f := newFake()
+	f.put = func(_ context.Context, _ modcache.Key, b []byte, _ bool) error {
+		if len(b) > 5000 {
+			return fmt.Errorf("413: %w", modcache.ErrTooLarge)
+		}
+		return nil
+	}
+	s := over(t, f, remote.Options{Signer: signer})
+	defer s.Close()
+	require.NoError(t, add(t, s, key(1), 40_000))
+	require.ErrorIs(t, s.Flush(t.Context()), modcache.ErrTooLarge)
+	require.Equal(t, []string{"has", "put"}, f.took())
+	require.NoError(t, add(t, s, key(2), 40_000))
+	require.ErrorIs(t, s.Flush(t.Context()), modcache.ErrTooLarge)
+	require.Equal(t, []string{"has"}, f.took(), "no upload of a size that was refused")
+	require.NoError(t, add(t, s, key(3), 1000))
+	require.NoError(t, s.Flush(t.Context()))
+	require.NotNil(t, f.entry(key(3)))
+	f.took()
+
+	f.put = func(context.Context, modcache.Key, []byte, bool) error {
+		return fmt.Errorf("403: %w", fs.ErrPermission)
+	}
+	require.NoError(t, add(t, s, key(4), 1000))
+	require.ErrorIs(t, s.Flush(t.Context()), fs.ErrPermission)
+	require.Equal(t, []string{"has", "put"}, f.took())
+}
+
+func TestQueueIsBounded(t *testing.T) {
+	signer := generate(t)
+	f := newFake()
+	release := make(chan struct{})
+	var most, now atomic.Int64
+	f.put = func(ctx context.Context, _ modcache.Key, _ []byte, _ bool) error {
+		most.Store(max(most.Load(), now.Add(1)))
+		defer now.Add(-1)
+		<-release
+		return nil
+	}
+	s := over(t, f, remote.Options{Signer: signer, Queue: 5000, MaxSize: 1 << 20})
+	defer s.Close()
+	require.ErrorIs(t, add(t, s, key(0), 5001), modcache.ErrTooLarge)
+	for i := range 5 {
+		require.NoError(t, add(t, s, key(byte(i)), 1000))
+		require.NoError(t, add(t, s, key(byte(i)), 1000), "queued already")
+	}
+	require.ErrorContains(t, add(t, s, key(7), 1), "queue is full")
+	require.EqualValues(t, 5000, s.Report().Queued)
+	close(release)
+	require.NoError(t, s.Flush(t.Context()))
+	require.Zero(t, s.Report().Queued)
+	require.EqualValues(t, 2, s.Metrics().RejectedAdds)
+	require.LessOrEqual(t, most.Load(), int64(2))
+	require.NoError(t, add(t, s, key(7), 5000), "there is room again")
+	require.NoError(t, s.Flush(t.Context()))
+	require.Len(t, f.entries, 6)
+
+	require.ErrorIs(t, s.Add(t.Context(), key(8), modcache.NewArtifact(make([]byte, 1<<20+1), info)), modcache.ErrTooLarge)
+}
+
+// TestDeleteForgetsUpload has a Delete overtake an upload that waits.
+func TestDeleteForgetsUpload(t *testing.T) {
+	signer := generate(t)
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake()
+		f.put = func(context.Context, modcache.Key, []byte, bool) error { time.Sleep(time.Second); return nil }
+		s := over(t, f, remote.Options{Signer: signer, Uploads: -1})
+		defer s.Close()
+		require.NoError(t, add(t, s, key(1), 10))
+		synctest.Wait()
+		require.NoError(t, add(t, s, key(2), 10))
+		require.NoError(t, s.Delete(t.Context(), key(2)))
+		require.NoError(t, s.Flush(t.Context()))
+		require.Nil(t, f.entry(key(2)))
+		require.NotNil(t, f.entry(key(1)))
+	})
+}
+
+// failing is an artifact's source that can't be read.
+type failing struct{}
+
+func (failing) ReadAt([]byte, int64) (int, error) { return 0, errors.New("disk on fire") }
+
+func TestArtifactThatCantBeRead(t *testing.T) {
+	s := over(t, newFake(), remote.Options{Signer: generate(t)})
+	defer s.Close()
+	err := s.Add(t.Context(), key(1), modcache.NewArtifactFrom(failing{}, 10, info))
+	require.ErrorContains(t, err, "disk on fire")
+	require.NoError(t, s.Flush(t.Context()))
+}

@@ -1,0 +1,159 @@
+package remote
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync/atomic"
+	"time"
+
+	"github.com/modcache/modcache"
+)
+
+// watch gives up on a request that takes too long. It is used by one goroutine.
+type watch struct {
+	o      *Options
+	parent context.Context // the caller's
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+	unlink func() bool // from the store's context
+	timer  *time.Timer
+	phase  atomic.Int32 // what the timer waits for
+
+	start time.Time
+	stall time.Duration
+	limit time.Time // of the whole request
+	grace time.Duration
+	total int64 // bytes of the body; 0 = not known yet
+	got   int64
+}
+
+// What a request can fail to do in time.
+const (
+	phaseResponse int32 = iota
+	phaseProgress
+	phaseHead
+	phaseBudget
+)
+
+var errSlow = errors.New("slow")
+
+// timeoutError says which limit a request has exceeded.
+type timeoutError struct {
+	what string
+	slow bool
+}
+
+func (e *timeoutError) Error() string { return e.what }
+
+func (e *timeoutError) Is(target error) bool {
+	return target == context.DeadlineExceeded || e.slow && target == errSlow
+}
+
+// maxProbe bounds a request that nobody waits for.
+const maxProbe = 10 * time.Second
+
+// watch returns a context for a request, which ends when the request exceeds a
+// limit, when the store is closed, or with its parent.
+func (s *Store) watch(parent context.Context) (context.Context, *watch) {
+	w := &watch{o: &s.o, parent: parent, start: time.Now(), stall: s.o.Stall}
+	w.ctx, w.cancel = context.WithCancelCause(parent)
+	w.unlink = context.AfterFunc(s.ctx, func() { w.cancel(modcache.ErrClosed) })
+	w.limit = w.start.Add(s.o.FirstByte + s.o.Stall)
+	if s.o.Budget > 0 {
+		w.limit = w.start.Add(s.o.Budget)
+	}
+	w.timer = time.AfterFunc(never, w.expired)
+	w.wait(phaseResponse, s.o.FirstByte)
+	return w.ctx, w
+}
+
+func (w *watch) expired() {
+	var err *timeoutError
+	switch w.phase.Load() {
+	case phaseResponse:
+		err = &timeoutError{what: fmt.Sprintf("no response within %v", w.o.FirstByte)}
+	case phaseProgress:
+		err = &timeoutError{what: "the transfer has stalled"}
+	case phaseHead:
+		err = &timeoutError{what: "the head of the entry takes too long"}
+	default:
+		err = &timeoutError{what: "the transfer exceeds its budget", slow: true}
+	}
+	w.cancel(err)
+}
+
+// stop releases the watch, and aborts the request if it isn't done.
+func (w *watch) stop() {
+	w.timer.Stop()
+	w.unlink()
+	w.cancel(nil)
+}
+
+// cause returns why the request was aborted, if it was.
+func (w *watch) cause() error { return context.Cause(w.ctx) }
+
+// responded notes that the head of the response has arrived.
+func (w *watch) responded() { w.wait(phaseProgress, w.stall) }
+
+// expect sets the limits of an entry of total more bytes that took that long to
+// compile.
+func (w *watch) expect(compile time.Duration, total int64) {
+	w.total = w.got + total
+	w.stall = max(w.stall, compile/20)
+	w.grace = max(w.o.FirstByte, compile/20)
+	if w.o.Budget == 0 {
+		w.limit = w.start.Add(max(w.o.FirstByte+w.o.Stall, compile/2))
+	}
+	w.wait(phaseProgress, w.stall)
+}
+
+// wait gives the request so long to get out of the phase.
+func (w *watch) wait(phase int32, d time.Duration) {
+	if left := time.Until(w.limit); left < d {
+		phase, d = phaseHead, left
+		if w.total > 0 {
+			phase = phaseBudget
+		}
+	}
+	w.phase.Store(phase)
+	w.timer.Reset(max(d, 0))
+}
+
+// progress notes that n bytes have arrived.
+func (w *watch) progress(n int) {
+	w.got += int64(n)
+	if w.total > 0 && w.got < w.total {
+		// At half the speed that is needed, there is no point in waiting for the end.
+		elapsed := time.Since(w.start)
+		needed := elapsed.Seconds() / float64(w.got) * float64(w.total)
+		if elapsed > w.grace && needed > 2*w.limit.Sub(w.start).Seconds() {
+			w.cancel(&timeoutError{what: fmt.Sprintf("the transfer would take %.3g s", needed), slow: true})
+			return
+		}
+	}
+	w.wait(phaseProgress, w.stall)
+}
+
+// errCut is a response that ended before its announced length. Unlike an entry that is
+// too short, it says nothing about what is stored.
+var errCut = errors.New("the connection was cut")
+
+func (w *watch) reader(src io.Reader) io.Reader { return &watched{w, src} }
+
+type watched struct {
+	w   *watch
+	src io.Reader
+}
+
+func (r *watched) Read(p []byte) (int, error) {
+	n, err := r.src.Read(p)
+	if n > 0 {
+		r.w.progress(n)
+	}
+	if errors.Is(err, io.ErrUnexpectedEOF) {
+		err = errCut
+	}
+	return n, err
+}

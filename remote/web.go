@@ -1,0 +1,288 @@
+package remote
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/modcache/modcache"
+)
+
+// web makes requests to an HTTP server, for all layouts.
+type web struct {
+	base   *url.URL // without user and password; its path has no slash at the end
+	client *http.Client
+	header http.Header
+	max    int64  // length of a response that is worth reading
+	close  func() // closes connections that are our own
+}
+
+const (
+	maxRedirects = 5
+	maxErrorBody = 4 << 10
+	// A frame is longer than its artifact by its header at most.
+	maxOverhead = 16 << 20
+	// Below it, asking for permission to send costs more than sending.
+	expectContinue = 1 << 20
+)
+
+func newWeb(rawURL string, o *Options) (*web, error) {
+	u, err := url.Parse(rawURL)
+	if err != nil {
+		// The error of url.Parse quotes the URL, which may hold a password.
+		return nil, errors.New("modcache: the URL of the remote store can't be parsed")
+	}
+	if u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.RawQuery != "" || u.Fragment != "" {
+		return nil, fmt.Errorf("modcache: remote store %q: want http://host/path or https://host/path", u.Redacted())
+	}
+	header := o.Header.Clone()
+	if header == nil {
+		header = http.Header{}
+	}
+	if u.User != nil && header.Get("Authorization") == "" {
+		password, _ := u.User.Password()
+		header.Set("Authorization", "Basic "+base64.StdEncoding.EncodeToString([]byte(u.User.Username()+":"+password)))
+	}
+	u.User = nil
+	u.Path, u.RawPath = strings.TrimRight(u.Path, "/"), ""
+
+	w := &web{base: u, header: header, max: o.MaxSize + maxOverhead, close: func() {}}
+	if o.Client != nil {
+		c := *o.Client
+		w.client = &c
+	} else {
+		t := newTransport(o.DialTimeout)
+		w.client, w.close = &http.Client{Transport: t}, t.CloseIdleConnections
+	}
+	next := w.client.CheckRedirect
+	w.client.CheckRedirect = func(req *http.Request, via []*http.Request) error {
+		if err := w.redirect(req, via); err != nil || next == nil {
+			return err
+		}
+		return next(req, via)
+	}
+	return w, nil
+}
+
+func newTransport(dial time.Duration) *http.Transport {
+	return &http.Transport{
+		Proxy:                  http.ProxyFromEnvironment,
+		DialContext:            (&net.Dialer{Timeout: dial}).DialContext,
+		ForceAttemptHTTP2:      true,
+		DisableCompression:     true,
+		MaxIdleConnsPerHost:    8,
+		IdleConnTimeout:        90 * time.Second,
+		TLSHandshakeTimeout:    10 * time.Second,
+		ExpectContinueTimeout:  time.Second,
+		MaxResponseHeaderBytes: 64 << 10,
+		ReadBufferSize:         64 << 10,
+	}
+}
+
+// redirect keeps credentials from other hosts and from unencrypted connections.
+func (w *web) redirect(req *http.Request, via []*http.Request) error {
+	if len(via) > maxRedirects {
+		return fmt.Errorf("more than %d redirects", maxRedirects)
+	}
+	first := via[0].URL
+	if first.Scheme == "https" && req.URL.Scheme != "https" {
+		return errors.New("redirect from https to http")
+	}
+	strange := req.URL.Host != first.Host
+	for _, v := range via {
+		strange = strange || v.URL.Host != first.Host
+	}
+	if strange {
+		for k := range w.header {
+			req.Header.Del(k)
+		}
+		for k := range req.Header {
+			if k == "Authorization" || k == "Cookie" || strings.HasPrefix(k, "X-Amz-") {
+				req.Header.Del(k)
+			}
+		}
+	}
+	return nil
+}
+
+// request is what a layout wants done.
+type request struct {
+	method string
+	url    *url.URL
+	body   []byte // of a PUT
+	once   bool   // leave what is there already
+	sign   func(*http.Request) error
+}
+
+// do makes a request whose response is a success, for the caller to close.
+func (w *web) do(ctx context.Context, r request) (*http.Response, error) {
+	var body io.Reader
+	if r.method == http.MethodPut {
+		body = bytes.NewReader(r.body)
+	}
+	req, err := http.NewRequestWithContext(ctx, r.method, r.url.String(), body)
+	if err != nil {
+		return nil, err
+	}
+	for k, v := range w.header {
+		req.Header[k] = v
+	}
+	if host := w.header.Get("Host"); host != "" {
+		req.Host = host
+	}
+	// Entries are compressed already; what a server compresses on the fly isn't one.
+	req.Header.Set("Accept-Encoding", "identity")
+	if r.method == http.MethodPut {
+		req.Header.Set("Content-Type", "application/octet-stream")
+		if r.once {
+			req.Header.Set("If-None-Match", "*")
+		}
+		if len(r.body) >= expectContinue {
+			req.Header.Set("Expect", "100-continue")
+		}
+	}
+	if r.sign != nil {
+		if err := r.sign(req); err != nil {
+			return nil, err
+		}
+	}
+	resp, err := w.client.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	// A redirect may have turned a PUT into a GET.
+	final := cmp.Or(resp.Request, req).Method
+	if resp.StatusCode/100 == 2 && final == r.method {
+		if r.method == http.MethodGet && (resp.StatusCode != http.StatusOK || resp.ContentLength > w.max) {
+			defer resp.Body.Close()
+			if resp.ContentLength > w.max {
+				return nil, fmt.Errorf("%w: a response of %d bytes", modcache.ErrTooLarge, resp.ContentLength)
+			}
+			return nil, newStatusError(resp)
+		}
+		return resp, nil
+	}
+	defer discard(resp.Body)
+	if resp.StatusCode/100 == 2 {
+		return nil, fmt.Errorf("%s was redirected and became %s", r.method, final)
+	}
+	return nil, newStatusError(resp)
+}
+
+// discard ends a response so that its connection can be used again, unless that
+// would take long.
+func discard(body io.ReadCloser) {
+	_, _ = io.CopyN(io.Discard, body, maxErrorBody)
+	_ = body.Close()
+}
+
+// get, has, put and remove are what all layouts do with single objects.
+
+func (w *web) get(ctx context.Context, r request) (io.ReadCloser, error) {
+	r.method = http.MethodGet
+	resp, err := w.do(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	return resp.Body, nil
+}
+
+func (w *web) has(ctx context.Context, r request) (bool, error) {
+	r.method = http.MethodHead
+	resp, err := w.do(ctx, r)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	discard(resp.Body)
+	return true, nil
+}
+
+func (w *web) put(ctx context.Context, r request) error {
+	r.method = http.MethodPut
+	resp, err := w.do(ctx, r)
+	var status *statusError
+	if r.once && errors.As(err, &status) && status.code == http.StatusNotImplemented {
+		// This server has no conditional writes.
+		r.once = false
+		resp, err = w.do(ctx, r)
+	}
+	if err != nil {
+		return err
+	}
+	discard(resp.Body)
+	return nil
+}
+
+func (w *web) remove(ctx context.Context, r request) error {
+	r.method = http.MethodDelete
+	resp, err := w.do(ctx, r)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	discard(resp.Body)
+	return nil
+}
+
+// statusError is a response that isn't a success.
+type statusError struct {
+	code  int
+	after time.Duration
+}
+
+func newStatusError(resp *http.Response) *statusError {
+	e := &statusError{code: resp.StatusCode}
+	switch resp.StatusCode {
+	case http.StatusTooManyRequests, http.StatusServiceUnavailable:
+		e.after = parseRetryAfter(resp.Header.Get("Retry-After"), time.Now())
+	}
+	return e
+}
+
+func (e *statusError) Error() string {
+	return fmt.Sprintf("status %d %s", e.code, http.StatusText(e.code))
+}
+
+// Unwrap says what the status means, in terms of [Backend].
+func (e *statusError) Unwrap() error {
+	switch e.code {
+	case http.StatusNotFound, http.StatusGone:
+		return fs.ErrNotExist
+	case http.StatusPreconditionFailed:
+		return fs.ErrExist
+	case http.StatusUnauthorized, http.StatusForbidden, http.StatusMethodNotAllowed:
+		return fs.ErrPermission
+	case http.StatusRequestEntityTooLarge:
+		return modcache.ErrTooLarge
+	}
+	return nil
+}
+
+// RetryAfter returns how long the server wants to be left alone; 0 if it didn't say.
+func (e *statusError) RetryAfter() time.Duration { return e.after }
+
+func parseRetryAfter(s string, now time.Time) time.Duration {
+	if n, err := strconv.ParseUint(s, 10, 31); err == nil {
+		return time.Duration(n) * time.Second
+	}
+	if t, err := http.ParseTime(s); err == nil {
+		return max(0, t.Sub(now))
+	}
+	return 0
+}

@@ -1,0 +1,72 @@
+package modcache_test
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/internal/wasmtest"
+)
+
+// BenchmarkCompileAgain is what a module costs that the runtime has in use.
+func BenchmarkCompileAgain(b *testing.B) {
+	r := newRuntime(b, newCache(b, &mapStore{}, nil), nil)
+	m := modcache.NewModule(wasmtest.Sum(3000, 0))
+	defer compile(b, r, m.Bytes()).Close(bg)
+	b.Run("Module", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			compiled, err := r.Compile(bg, m)
+			if err != nil {
+				b.Fatal(err)
+			}
+			_ = compiled.Close(bg)
+		}
+	})
+	b.Run("bytes", func(b *testing.B) {
+		b.SetBytes(int64(len(m.Bytes())))
+		for b.Loop() {
+			compiled, err := r.CompileModule(bg, m.Bytes())
+			if err != nil {
+				b.Fatal(err)
+			}
+			_ = compiled.Close(bg)
+		}
+	})
+	b.Run("hash alone", func(b *testing.B) {
+		b.SetBytes(int64(len(m.Bytes())))
+		for b.Loop() {
+			_ = modcache.Sum(m.Bytes())
+		}
+	})
+	b.Run("parallel", func(b *testing.B) {
+		b.RunParallel(func(pb *testing.PB) {
+			for pb.Next() {
+				compiled, err := r.Compile(bg, m)
+				if err != nil {
+					b.Error(err)
+					return
+				}
+				_ = compiled.Close(bg)
+			}
+		})
+	})
+}
+
+// BenchmarkRuntimePerRequest makes a runtime, loads one module, and closes both.
+func BenchmarkRuntimePerRequest(b *testing.B) {
+	m := modcache.NewModule(wasmtest.Sum(3000, 0))
+	for name, retain := range map[string]int64{"retained": 0, "from the store": -1} {
+		b.Run(name, func(b *testing.B) {
+			c := warmCache(b, nil, &modcache.Options{Retain: retain}, m.Bytes())
+			for b.Loop() {
+				r, err := c.NewRuntime(bg, nil)
+				require.NoError(b, err)
+				_, err = r.Compile(bg, m)
+				require.NoError(b, err)
+				require.NoError(b, r.Close(bg))
+			}
+		})
+	}
+}
