@@ -5,10 +5,8 @@ import (
 	"errors"
 	"log/slog"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
-	"strings"
 	"sync"
 	"testing"
 
@@ -256,13 +254,7 @@ var errFault = errors.New("injected")
 // wazeroTestdata reads a file of wazero's source.
 func wazeroTestdata(t testing.TB, name string) []byte {
 	t.Helper()
-	out, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "github.com/tetratelabs/wazero").Output()
-	var b []byte
-	if err == nil {
-		b, err = os.ReadFile(filepath.Join(strings.TrimSpace(string(out)), filepath.FromSlash(name)))
-	}
-	if err != nil {
-		t.Skipf("NOT TESTED: the source of wazero isn't at hand: %v", err)
-	}
+	b, err := os.ReadFile(filepath.Join(wazeroDir(t), filepath.FromSlash(name)))
+	require.NoError(t, err)
 	return b
 }

@@ -12,6 +12,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/modcache/modcache/internal/wasmtest"
 )
 
 // The program and the test tell the identity they find, and what a Cache in them does.
@@ -176,9 +178,9 @@ func (p project) test(pkg string, flags ...string) told {
 
 // wazeroCopy returns a copy of wazero's source, with a change.
 func wazeroCopy(t testing.TB, file, old, new string) string {
-	out, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "github.com/tetratelabs/wazero").Output()
+	src, err := wasmtest.WazeroDir()
 	require.NoError(t, err)
-	src, dst := strings.TrimSpace(string(out)), t.TempDir()
+	dst := t.TempDir()
 	require.NoError(t, filepath.WalkDir(src, func(path string, d fs.DirEntry, err error) error {
 		rel, _ := filepath.Rel(src, path)
 		switch {
@@ -211,7 +213,7 @@ func TestIdentityOfBuilds(t *testing.T) {
 	if os.Getenv("MODCACHE_BUILDS") == "" && !thorough {
 		t.Skip("NOT TESTED: identities of builds; set MODCACHE_BUILDS=1")
 	}
-	if out, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "github.com/tetratelabs/wazero").Output(); err != nil || len(out) < 2 {
+	if _, err := wasmtest.WazeroDir(); err != nil {
 		t.Skipf("NOT TESTED: identities of builds, which needs the go tool and a module cache: %v", err)
 	}
 	seen := map[string]told{}

@@ -64,7 +64,7 @@ func (c specCount) String() string {
 // The race detector makes it take long, so it sees a sixth of the scripts, unless
 // MODCACHE_SPEC is set.
 func TestSpecification(t *testing.T) {
-	needsCompiler(t) // elsewhere a Runtime is a plain wazero runtime
+	needsCompiler(t)
 	dir := filepath.Join(wazeroDir(t), "internal/integration_test/spectest")
 	spectest, err := os.ReadFile(filepath.Join(dir, "testdata/spectest.wasm"))
 	require.NoError(t, err)

@@ -71,6 +71,7 @@ func TestHerd(t *testing.T) {
 // that load one module, with many types, over a warm directory, in runtimes that share an
 // engine. MODCACHE_RACE_ROUNDS sets how often; the default takes a few seconds.
 func TestWarmDirectoryRace(t *testing.T) {
+	needsCompiler(t)
 	var m wasmtest.Module
 	result := m.Type(nil, []byte{wasmtest.I32})
 	for i := range 300 {

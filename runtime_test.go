@@ -242,6 +242,7 @@ func TestRuntimeRefusesForeignModules(t *testing.T) {
 // TestRuntimeConfigsDoNotMeet compiles the same bytes under configurations that
 // must not share machine code, or one of which must refuse them, in both orders.
 func TestRuntimeConfigsDoNotMeet(t *testing.T) {
+	needsCompiler(t)
 	// (func (export "f") (param i64) (result i32) local.get 0 i32.wrap_i64 i32.extend8_s)
 	var signExtend wasmtest.Module
 	signExtend.Func(signExtend.Type([]byte{wasmtest.I64}, []byte{wasmtest.I32}), "f", 0x20, 0, 0xa7, 0xc0)

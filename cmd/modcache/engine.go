@@ -10,6 +10,7 @@ import (
 
 	"github.com/tetratelabs/wazero"
 	"github.com/tetratelabs/wazero/api"
+	"github.com/tetratelabs/wazero/experimental"
 
 	"github.com/modcache/modcache"
 	"github.com/modcache/modcache/internal/wazerohook"
@@ -154,8 +155,6 @@ type feature struct {
 	bit  api.CoreFeatures
 }
 
-// The last ones have no names in the oldest wazero that this builds with, which
-// knows nothing of them.
 var features = []feature{
 	{"mutable-global", api.CoreFeatureMutableGlobal},
 	{"sign-extension-ops", api.CoreFeatureSignExtensionOps},
@@ -164,8 +163,9 @@ var features = []feature{
 	{"reference-types", api.CoreFeatureReferenceTypes},
 	{"bulk-memory-operations", api.CoreFeatureBulkMemoryOperations},
 	{"simd", api.CoreFeatureSIMD},
-	{"threads", api.CoreFeatureSIMD << 1},
-	{"tail-call", api.CoreFeatureSIMD << 2},
+	{"threads", experimental.CoreFeaturesThreads},
+	{"tail-call", experimental.CoreFeaturesTailCall},
+	// wazero names these since v1.12.
 	{"extended-const", api.CoreFeatureSIMD << 3},
 	{"exception-handling", api.CoreFeatureSIMD << 4},
 	{"typed-function-references", api.CoreFeatureSIMD << 5},
@@ -198,6 +198,8 @@ func (s *featureSet) Set(text string) error {
 			set = api.CoreFeaturesV2
 		case f < 0:
 			return fmt.Errorf("there is no feature %q; begin with v1 or v2 and add some of: %s", name, featureNames(", "))
+		case features[f].bit > experimental.CoreFeaturesTailCall && features[f].bit.String() == "":
+			return fmt.Errorf("the wazero in this program is too old to know the feature %q", name)
 		default:
 			set = set.SetEnabled(features[f].bit, !drop)
 		}
