@@ -21,6 +21,7 @@ func TestWithoutCompiler(t *testing.T) {
 	}}
 	c, err := modcache.Open(t.TempDir()+"/cache", o)
 	require.NoError(t, err)
+	defer c.Close(bg)
 	if len(degraded) == 0 {
 		t.Skip("wazero has a compiler for this platform")
 	}
