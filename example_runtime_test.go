@@ -144,3 +144,36 @@ func ExampleCache_Warm() {
 	// compiling 34 bytes
 	// <nil>
 }
+
+// Two builds of one program, of which one has names, notes and the wide integers that
+// linkers leave, run the same machine code.
+func ExampleRuntime_sharing() {
+	ctx := context.Background()
+	dir, remove := exampleDir()
+	defer remove()
+
+	for _, build := range []string{debugBuild, releaseBuild} { // two programs
+		cache, err := modcache.Open(dir, nil)
+		if err != nil {
+			log.Fatal(err)
+		}
+		runtime, err := cache.NewRuntime(ctx, nil)
+		if err != nil {
+			log.Fatal(err)
+		}
+		instance, err := runtime.Instantiate(ctx, []byte(build))
+		if err != nil {
+			log.Fatal(err)
+		}
+		results, err := instance.ExportedFunction("answer").Call(ctx)
+		if err != nil {
+			log.Fatal(err)
+		}
+		fmt.Println(results[0], "compiles:", cache.Metrics().Compiles)
+		_ = runtime.Close(ctx)
+		_ = cache.Close(ctx)
+	}
+	// Output:
+	// 42 compiles: 1
+	// 42 compiles: 0
+}
