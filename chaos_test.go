@@ -150,7 +150,6 @@ type chaosProcess struct {
 	done    chan struct{}
 	err     error
 	killed  bool
-	stopped bool
 }
 
 func (p *chaosProcess) ended() bool {
