@@ -145,11 +145,11 @@ func (w *chaosWorld) flaky(h http.Handler) http.Handler {
 
 // chaosProcess is one child.
 type chaosProcess struct {
-	cmd     *exec.Cmd
-	out     bytes.Buffer // complete once done is closed
-	done    chan struct{}
-	err     error
-	killed  bool
+	cmd    *exec.Cmd
+	out    bytes.Buffer // complete once done is closed
+	done   chan struct{}
+	err    error
+	killed bool
 }
 
 func (p *chaosProcess) ended() bool {
