@@ -93,13 +93,28 @@ var concurrencyClauses = []clause{
 		if err := e.add(key, b); err != nil {
 			return err
 		}
-		return together(16, func(int) error {
+		const racers = 16
+		handles := make([]*modcache.Artifact, racers)
+		err := together(racers, func(g int) error {
 			a, err := e.get(e.ctx, key)
 			if a == nil {
 				return errors.Join(err, e.has(key, b))
 			}
-			return errors.Join(readsAs(a, b), a.Close())
+			handles[g] = a
+			return nil
 		})
+		// Every other racer is done with its handle before the rest begins to read.
+		for g, a := range handles {
+			if a != nil && g%2 == 0 {
+				err = errors.Join(err, readsAs(a, b), a.Close())
+			}
+		}
+		for g, a := range handles {
+			if a != nil && g%2 == 1 {
+				err = errors.Join(err, readsAs(a, b), a.Close())
+			}
+		}
+		return err
 	}},
 }
 
