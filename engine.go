@@ -249,7 +249,7 @@ func (e *engine) compile(ctx context.Context, key Key, src *source, s *spelling)
 	c.idle.discard(footprint(int64(len(code)), nil)) // wazero's copy of it
 	// It is worth keeping even if everybody has left by now.
 	a := c.put(c.ctx, key, code, Info{Module: src.sum, WasmSize: int64(len(wasm)), CompileTime: took})
-	if shared && s.key != key {
+	if shared {
 		c.putAlias(s.key, src.sum)
 	}
 	return a, nil
@@ -294,11 +294,11 @@ func (e *engine) compileObserved(ctx context.Context, key Key, wasm []byte) (cod
 
 // compileAlone returns the code that wazero compiles wasm to.
 func (e *engine) compileAlone(ctx context.Context, wasm []byte) ([]byte, error) {
-	cc, seen := wazero.NewCompilationCache(), &capture{}
-	if _, err := wazerohook.Plug(cc, seen); err != nil {
+	seen := &capture{}
+	r, err := pluggedRuntime(ctx, e.config, seen)
+	if err != nil {
 		return nil, err
 	}
-	r := wazero.NewRuntimeWithConfig(ctx, e.config.WithCompilationCache(cc))
 	defer r.Close(ctx)
 	cm, err := r.CompileModule(e.c.withWorkers(ctx), wasm)
 	if err != nil {

@@ -7,8 +7,6 @@ import (
 	"io"
 	"time"
 
-	"github.com/tetratelabs/wazero"
-
 	"github.com/modcache/modcache/internal/wasmbin"
 	"github.com/modcache/modcache/internal/wazerohook"
 )
@@ -129,12 +127,13 @@ func (e *engine) loadShared(ctx context.Context, r *Runtime, key Key, src *sourc
 	return h, err
 }
 
-// compileSpelling compiles the canonical encoding where that is to be shared, and
-// else the module itself. shared says which.
+// compileSpelling compiles the canonical encoding where other spellings may share
+// the code, and else the module itself. shared says that they may, and don't find it
+// under key.
 func (e *engine) compileSpelling(ctx context.Context, key Key, src *source, s *spelling) (code []byte, took time.Duration, shared bool, err error) {
 	if s == nil || s.key == key {
 		code, took, err = e.compileObserved(ctx, key, src.own())
-		return code, took, s != nil, err
+		return code, took, false, err
 	}
 	code, took, err = e.compileObserved(ctx, key, s.wasm)
 	if err == nil {
@@ -153,11 +152,10 @@ func (e *engine) compileSpelling(ctx context.Context, key Key, src *source, s *s
 // validate returns the error that wazero has for the module, if any, without
 // compiling it.
 func (e *engine) validate(ctx context.Context, src *source) error {
-	cc := wazero.NewCompilationCache()
-	if _, err := wazerohook.Plug(cc, validateOnly{}); err != nil {
+	r, err := pluggedRuntime(ctx, e.config, validateOnly{})
+	if err != nil {
 		return err
 	}
-	r := wazero.NewRuntimeWithConfig(ctx, e.config.WithCompilationCache(cc))
 	defer r.Close(ctx)
 	if _, err := r.CompileModule(ctx, src.own()); !errors.Is(err, errValid) {
 		return err
