@@ -1,10 +1,8 @@
 package wazerohook
 
 import (
-	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -14,7 +12,6 @@ import (
 	"sync"
 
 	"github.com/tetratelabs/wazero"
-	"github.com/zeebo/blake3"
 )
 
 const wazeroPath = "github.com/tetratelabs/wazero"
@@ -125,14 +122,5 @@ func executableSum() (string, error) {
 			return "", err
 		}
 	}
-	f, err := os.Open(name)
-	if err != nil {
-		return "", err
-	}
-	defer f.Close()
-	h := blake3.New()
-	if _, err := io.Copy(h, f); err != nil {
-		return "", err
-	}
-	return hex.EncodeToString(h.Sum(nil)), nil
+	return fileSum(name)
 }
