@@ -28,7 +28,7 @@ type DiskOptions struct {
 	// MaxBytes bounds the bytes of all entries, their headers included; negative =
 	// unbounded, 0 = DefaultDiskMaxBytes. One process keeps the bound at every
 	// instant. Each further process that adds at the same time may exceed it by
-	// 1/16 before it notices. Files being written come on top.
+	// 1/16, or one entry, before it notices. Files being written come on top.
 	MaxBytes int64
 	// MinFree is how much space Add leaves free on the file system; negative = none,
 	// 0 = 5 %, but at most 1 GiB.

@@ -117,14 +117,21 @@ func (d *Disk) reap(ctx context.Context) (n int, err error) {
 	}
 	temps, err := d.reapDir(tmpDir, d.fs.Remove, func(fi fs.FileInfo) bool {
 		_, mine := d.writing.Load(tmpDir + "/" + fi.Name())
-		return !mine && isTempName(fi.Name()) && d.o.Now().Sub(fi.ModTime()) > deadAfter
+		return !mine && isTempName(fi.Name()) && d.dead(fi)
 	})
 	locks, lockErr := d.reapDir(lockDir, d.removeLock, func(fi fs.FileInfo) bool {
 		_, err := ParseKey(fi.Name())
-		return err == nil && d.o.Now().Sub(fi.ModTime()) > deadAfter
+		return err == nil && d.dead(fi)
 	})
 	quarantined, quarantineErr := d.pruneQuarantine()
 	return temps + locks + quarantined, errors.Join(err, lockErr, quarantineErr)
+}
+
+// dead reports whether a file is so old that its process must have ended. One from
+// as far in the future was written under a wrong clock, and would stay until that
+// time has come.
+func (d *Disk) dead(fi fs.FileInfo) bool {
+	return d.o.Now().Sub(fi.ModTime()).Abs() > deadAfter
 }
 
 // reapDir removes the regular files in dir that are dead. It passes them in the

@@ -116,11 +116,11 @@ func (u *usage) endWalk(found []stored, err error) {
 // take returns the entries to evict so that size more bytes fit into limit, and
 // extra bytes at least are freed, unless evicting everything couldn't free that
 // much. fits reports that size was reserved, with nothing to evict; known is false
-// if a walk has to come first.
-func (u *usage) take(size, limit, extra int64) (out []stored, fits, known bool) {
+// if a walk has to come first, unless it just did.
+func (u *usage) take(size, limit, extra int64, walked bool) (out []stored, fits, known bool) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if (limit >= 0 || extra > 0) && !u.walked || limit >= 0 && u.added > limit/walkShare {
+	if (limit >= 0 || extra > 0) && !u.walked || limit >= 0 && !walked && u.blind(size) > limit/walkShare {
 		return nil, false, false
 	}
 	over, hopeless := extra, extra > u.bytes
@@ -151,6 +151,16 @@ func (u *usage) take(size, limit, extra int64) (out []stored, fits, known bool) 
 // walkShare is the share of the limit that a process may add before it looks what
 // others have added meanwhile.
 const walkShare = 16
+
+// blind returns how much this Disk will have added without a look at the
+// directory when size more bytes are in it. An only entry may be of any size:
+// looking twice in a row shows nothing new. It requires u.mu.
+func (u *usage) blind(size int64) int64 {
+	if u.added+u.reserved == 0 {
+		return 0
+	}
+	return u.added + u.reserved + size
+}
 
 // takeUnusedSince returns the entries that were last used before t.
 func (u *usage) takeUnusedSince(t time.Time) (out []stored) {
@@ -183,7 +193,7 @@ func (d *Disk) reserve(ctx context.Context, size int64) error {
 				return fmt.Errorf("%w: the file system has too little free space", errNoRoom)
 			}
 		}
-		out, fits, known := d.usage.take(size, d.o.MaxBytes, missing)
+		out, fits, known := d.usage.take(size, d.o.MaxBytes, missing, walked)
 		switch {
 		case fits:
 			return nil

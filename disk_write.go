@@ -150,7 +150,7 @@ func (d *Disk) makeSpace(ctx context.Context, size int64) {
 	if err := d.walk(ctx); err != nil {
 		return
 	}
-	out, _, _ := d.usage.take(0, -1, size)
+	out, _, _ := d.usage.take(0, -1, size, true)
 	for _, v := range out {
 		d.evict(v, ReasonByteLimit)
 	}
