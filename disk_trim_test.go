@@ -147,6 +147,34 @@ func TestDiskSharesItsBound(t *testing.T) {
 	require.Greater(t, bytes, int64(limit/2), "trimming doesn't overdo it")
 }
 
+// TestDiskLooksBeforeItAddsTooMuch has processes take turns.
+func TestDiskLooksBeforeItAddsTooMuch(t *testing.T) {
+	for _, c := range []struct {
+		name       string
+		size, over int
+	}{
+		{"small", 1000 - frameOverhead, 10_000},
+		{"nearly a sixteenth", 9000, 0},
+		{"more than a sixteenth", 30_000, 0},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			const limit = 160_000
+			dir := t.TempDir()
+			one := openDisk(t, dir, &modcache.DiskOptions{MaxBytes: limit})
+			other := openDisk(t, dir, &modcache.DiskOptions{MaxBytes: limit})
+			highest := int64(0)
+			for i := range uint64(100) {
+				for turn, d := range []*modcache.Disk{one, other, one, other, other} {
+					require.NoError(t, d.Add(bg, diskKey(i*5+uint64(turn)), diskArtifact(i, c.size)))
+					_, bytes := diskUsage(t, dir)
+					highest = max(highest, bytes)
+				}
+			}
+			require.LessOrEqual(t, highest, int64(limit+c.over))
+		})
+	}
+}
+
 func TestDiskDropsWhatWentUnused(t *testing.T) {
 	clock := newDiskClock()
 	dir := t.TempDir()
