@@ -120,7 +120,7 @@ func (u *usage) endWalk(found []stored, err error) {
 func (u *usage) take(size, limit, extra int64, walked bool) (out []stored, fits, known bool) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if (limit >= 0 || extra > 0) && !u.walked || limit >= 0 && !walked && u.blind(size) > limit/walkShare {
+	if (limit >= 0 || extra > 0) && !u.walked || limit >= 0 && !walked && u.added+u.reserved+size > limit/walkShare {
 		return nil, false, false
 	}
 	over, hopeless := extra, extra > u.bytes
@@ -149,18 +149,8 @@ func (u *usage) take(size, limit, extra int64, walked bool) (out []stored, fits,
 }
 
 // walkShare is the share of the limit that a process may add before it looks what
-// others have added meanwhile.
+// others have added meanwhile. Before it adds an entry that is larger, it always looks.
 const walkShare = 16
-
-// blind returns how much this Disk will have added without a look at the
-// directory when size more bytes are in it. An only entry may be of any size:
-// looking twice in a row shows nothing new. It requires u.mu.
-func (u *usage) blind(size int64) int64 {
-	if u.added+u.reserved == 0 {
-		return 0
-	}
-	return u.added + u.reserved + size
-}
 
 // takeUnusedSince returns the entries that were last used before t.
 func (u *usage) takeUnusedSince(t time.Time) (out []stored) {
