@@ -11,6 +11,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 	"github.com/stretchr/testify/require"
 	"github.com/zeebo/blake3"
+	"github.com/zeebo/xxh3"
 
 	"github.com/modcache/modcache"
 )
@@ -29,16 +30,27 @@ func readAsDocumented(b []byte, secret []byte) (key, fingerprint [32]byte, engin
 	copy(key[:], b[32:])
 	copy(fingerprint[:], b[64:])
 	engineLen := int(b[124])
-	chunks, row := (size+chunk-1)/chunk, 32
-	if compressed {
-		row = 36
+	digest := func(b []byte) []byte {
+		sum := blake3.Sum256(b)
+		return sum[:]
 	}
-	if headerLen != 144+engineLen+chunks*row+32 || headerLen+encoded != len(b) {
+	if auth == 0 {
+		digest = func(b []byte) []byte {
+			sum := xxh3.Hash128(b)
+			return binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(nil, sum.Hi), sum.Lo)
+		}
+	}
+	chunks, tagLen := (size+chunk-1)/chunk, len(digest(nil))
+	row := tagLen
+	if compressed {
+		row += 4
+	}
+	if headerLen != 144+engineLen+chunks*row+tagLen || headerLen+encoded != len(b) {
 		return fail("lengths")
 	}
 	engine = string(b[144 : 144+engineLen])
-	head, tag := b[:headerLen-32], b[headerLen-32:headerLen]
-	want := blake3.Sum256(head)
+	head, tag := b[:headerLen-tagLen], b[headerLen-tagLen:headerLen]
+	want := digest(head)
 	if auth == 1 {
 		var derived, id [32]byte
 		blake3.DeriveKey("modcache 2026-11-20 frame header MAC key", secret, derived[:])
@@ -48,12 +60,12 @@ func readAsDocumented(b []byte, secret []byte) (key, fingerprint [32]byte, engin
 		}
 		h, _ := blake3.NewKeyed(derived[:])
 		_, _ = h.Write(head)
-		h.Sum(want[:0])
+		want = h.Sum(nil)
 	}
-	if string(want[:]) != string(tag) {
+	if string(want) != string(tag) {
 		return fail("tag")
 	}
-	table, rest := b[144+engineLen:headerLen-32], b[headerLen:]
+	table, rest := b[144+engineLen:headerLen-tagLen], b[headerLen:]
 	decoder, _ := zstd.NewReader(nil)
 	defer decoder.Close()
 	for i := range chunks {
@@ -65,7 +77,7 @@ func readAsDocumented(b []byte, secret []byte) (key, fingerprint [32]byte, engin
 		}
 		part := rest[:n]
 		rest = rest[n:]
-		if sum := blake3.Sum256(part); string(sum[:]) != string(entry) {
+		if string(digest(part)) != string(entry) {
 			return fail("digest of chunk %d", i)
 		}
 		if n != raw {

@@ -1,11 +1,13 @@
 package frame
 
 import (
+	"bytes"
 	"crypto/ed25519"
 	"crypto/subtle"
 	"fmt"
 
 	"github.com/zeebo/blake3"
+	"github.com/zeebo/xxh3"
 )
 
 // Kind says how a header is sealed.
@@ -13,22 +15,41 @@ type Kind uint8
 
 // Kinds of authentication.
 const (
-	Digest  Kind = iota // BLAKE3: finds damage, not tampering
-	Keyed               // keyed BLAKE3: whoever can verify can also write
-	Ed25519             // signature: verifying needs the public key only
+	Checksum Kind = iota // XXH3: finds damage, not tampering
+	Keyed                // keyed BLAKE3: whoever can verify can also write
+	Ed25519              // signature: verifying needs the public key only
 )
 
 func (k Kind) tagSize() int {
 	if k == Ed25519 {
 		return ed25519.SignatureSize
 	}
+	return k.digestSize()
+}
+
+func (k Kind) digestSize() int {
+	if k == Checksum {
+		return checksumSize
+	}
 	return digestSize
+}
+
+// appendDigest appends the digest of b. Where nothing keeps others from making
+// digests of their own, a cryptographic one protects against no more than a
+// checksum does, and takes ten times as long.
+func (k Kind) appendDigest(dst, b []byte) []byte {
+	if k == Checksum {
+		sum := xxh3.Hash128(b).Bytes()
+		return append(dst, sum[:]...)
+	}
+	sum := blake3.Sum256(b)
+	return append(dst, sum[:]...)
 }
 
 // KeyID tells keys apart without revealing them.
 type KeyID [16]byte
 
-// Auth seals headers and verifies seals. The zero Auth is [Digest].
+// Auth seals headers and verifies seals. The zero Auth is [Checksum].
 type Auth struct {
 	kind   Kind
 	id     KeyID
@@ -80,8 +101,7 @@ func (a *Auth) seal(header []byte) ([]byte, error) {
 		}
 		return append(header, ed25519.Sign(a.signer, a.message(header))...), nil
 	default:
-		tag := a.tag(header)
-		return append(header, tag[:]...), nil
+		return a.appendTag(header, header), nil
 	}
 }
 
@@ -98,12 +118,12 @@ func (a *Auth) verify(header []byte, kind Kind, id KeyID) error {
 			return fmt.Errorf("%w: wrong signature", ErrAuth)
 		}
 	case Keyed:
-		if want := a.tag(body); subtle.ConstantTimeCompare(tag, want[:]) != 1 {
+		if subtle.ConstantTimeCompare(tag, a.appendTag(nil, body)) != 1 {
 			return fmt.Errorf("%w: wrong tag", ErrAuth)
 		}
 	default:
-		if want := a.tag(body); string(tag) != string(want[:]) {
-			return fmt.Errorf("%w: wrong header digest", ErrCorrupt)
+		if !bytes.Equal(tag, a.appendTag(nil, body)) {
+			return fmt.Errorf("%w: wrong checksum of the header", ErrCorrupt)
 		}
 	}
 	return nil
@@ -113,20 +133,19 @@ func foreign(kind Kind, id KeyID) error {
 	return fmt.Errorf("%w: %w (kind %d, id %x)", ErrAuth, ErrForeign, kind, id)
 }
 
-func (a *Auth) tag(header []byte) (tag [digestSize]byte) {
-	if a.kind == Digest {
-		return digestOf(header)
+// appendTag appends the tag of a header that isn't signed.
+func (a *Auth) appendTag(dst, header []byte) []byte {
+	if a.kind == Checksum {
+		return a.kind.appendDigest(dst, header)
 	}
 	h, err := blake3.NewKeyed(a.secret[:])
 	if err != nil {
 		panic(err) // the secret has the one length that is allowed
 	}
 	_, _ = h.Write(header)
-	h.Sum(tag[:0])
-	return tag
+	return h.Sum(dst)
 }
 
 func (a *Auth) message(header []byte) []byte {
-	sum := digestOf(header)
-	return append([]byte(signingContext), sum[:]...)
+	return a.kind.appendDigest([]byte(signingContext), header)
 }

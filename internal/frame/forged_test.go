@@ -15,7 +15,7 @@ import (
 // wants to attack a decoder that has no key. It reports false if it can't.
 func reseal(b []byte) bool {
 	h, headerLen, engineLen, err := parseFixed(b)
-	if err != nil || headerLen > int64(len(b)) {
+	if err != nil || h.auth != Checksum || headerLen > int64(len(b)) {
 		return false
 	}
 	entry := b[fixedSize+engineLen:]
@@ -28,13 +28,12 @@ func reseal(b []byte) bool {
 		if n > int64(len(b))-at {
 			break
 		}
-		sum := digestOf(b[at : at+n])
-		copy(entry[entrySize(h.codec)-digestSize:], sum[:])
-		entry = entry[entrySize(h.codec):]
+		size := entrySize(h.codec, Checksum)
+		Checksum.appendDigest(entry[:size-checksumSize], b[at:at+n])
+		entry = entry[size:]
 		at += n
 	}
-	sum := digestOf(b[:headerLen-digestSize])
-	copy(b[headerLen-digestSize:], sum[:])
+	Checksum.appendDigest(b[:headerLen-checksumSize], b[:headerLen-checksumSize])
 	return true
 }
 

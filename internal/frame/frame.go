@@ -7,7 +7,7 @@
 //	  0   8  magic "modcache"
 //	  8   1  version of this format, 1
 //	  9   1  codec: 0 raw, 1 zstd
-//	 10   1  kind of authentication: 0 digest, 1 keyed BLAKE3, 2 Ed25519
+//	 10   1  kind of authentication: 0 checksum, 1 keyed BLAKE3, 2 Ed25519
 //	 11   1  binary logarithm of the chunk size, 12 to 22
 //	 12   4  length of the header, from the magic to the end of the tag
 //	 16   8  length of the artifact
@@ -22,10 +22,13 @@
 //	125   3  zeros
 //	128  16  id of the authentication key, or zeros
 //	144   …  engine identity
-//	  …      per chunk: BLAKE3-256 of its encoded bytes, preceded by their
+//	  …      per chunk: digest of its encoded bytes, preceded by their
 //	         length in 4 bytes if the codec isn't raw
-//	  …  32  tag over all of the above; 64 for Ed25519
+//	  …      tag over all of the above
 //	  …      encoded chunks, one after the other
+//
+// Digests are XXH3-128 (16 bytes) under a checksum and BLAKE3-256 (32) under a key.
+// So are tags, but for the 64 bytes of an Ed25519 signature.
 //
 // The tag covers the digests, so that it covers the chunks, and chunks of
 // two frames never mix. With the header first, any range of the artifact can be
@@ -36,13 +39,12 @@
 package frame
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"math"
 	"time"
-
-	"github.com/zeebo/blake3"
 )
 
 // Errors of reading. A failure of the underlying reader is neither.
@@ -80,10 +82,11 @@ const (
 )
 
 const (
-	magic      = "modcache"
-	version    = 1
-	fixedSize  = 144
-	digestSize = 32
+	magic        = "modcache"
+	version      = 1
+	fixedSize    = 144
+	digestSize   = 32
+	checksumSize = 16
 
 	// DefaultChunkLog is the binary logarithm of the usual chunk size. 256 KiB
 	// stay in the second-level cache between the read and the hash.
@@ -134,22 +137,23 @@ func (h *header) span(i int) (off int64, n int) {
 }
 
 func (h *header) digest(i int) []byte {
-	end := (i + 1) * entrySize(h.codec)
-	return h.table[end-digestSize : end]
+	end := (i + 1) * entrySize(h.codec, h.auth)
+	return h.table[end-h.auth.digestSize() : end]
 }
 
-func entrySize(c Codec) int {
+// entrySize returns the length of what a header has for each chunk.
+func entrySize(c Codec, k Kind) int {
 	if c == Raw {
-		return digestSize
+		return k.digestSize()
 	}
-	return 4 + digestSize
+	return 4 + k.digestSize()
 }
 
 // headerSize returns the length of a header. The result is exact for sizes up
 // to MaxSize.
 func headerSize(engineLen int, size int64, chunkLog uint8, codec Codec, kind Kind) int64 {
 	n := (size + 1<<chunkLog - 1) >> chunkLog
-	return fixedSize + int64(engineLen) + n*int64(entrySize(codec)) + int64(kind.tagSize())
+	return fixedSize + int64(engineLen) + n*int64(entrySize(codec, kind)) + int64(kind.tagSize())
 }
 
 // appendTo encodes the header, without its tag.
@@ -234,7 +238,7 @@ func (h *header) parse(b []byte, engineLen int) error {
 	var off int64
 	for i := range h.offsets {
 		h.offsets[i] = off
-		n := int64(binary.LittleEndian.Uint32(h.table[i*entrySize(h.codec):]))
+		n := int64(binary.LittleEndian.Uint32(h.table[i*entrySize(h.codec, h.auth):]))
 		if raw := int64(h.rawLen(i)); n > raw || n*maxRatio < raw {
 			return fmt.Errorf("%w: chunk %d of %d bytes is encoded as %d", ErrCorrupt, i, raw, n)
 		}
@@ -248,7 +252,8 @@ func (h *header) parse(b []byte, engineLen int) error {
 
 // check compares the encoded chunk i with its digest.
 func (h *header) check(i int, encoded []byte) error {
-	if sum := digestOf(encoded); string(sum[:]) != string(h.digest(i)) {
+	var sum [digestSize]byte
+	if !bytes.Equal(h.auth.appendDigest(sum[:0], encoded), h.digest(i)) {
 		return fmt.Errorf("%w: wrong digest of chunk %d", ErrCorrupt, i)
 	}
 	return nil
@@ -262,8 +267,6 @@ func (h *header) decode(z *Compressor, i int, dst, encoded []byte) error {
 	}
 	return z.decode(dst, encoded)
 }
-
-func digestOf(b []byte) [digestSize]byte { return blake3.Sum256(b) }
 
 // checkMeta reports what a header can't hold.
 func checkMeta(m Meta, size int64) error {

@@ -93,7 +93,7 @@ func Write(w io.Writer, src io.ReaderAt, size int64, m Meta, o *Options) (int64,
 		return 0, err
 	}
 	h := &header{Meta: m, codec: o.codec(), auth: o.Auth.kind, keyID: o.Auth.id, chunkLog: o.chunkLog(), size: size}
-	h.table = make([]byte, h.chunks()*entrySize(h.codec))
+	h.table = make([]byte, h.chunks()*entrySize(h.codec, h.auth))
 	var kept [][]byte
 	if h.codec != Raw {
 		kept = make([][]byte, h.chunks())
@@ -106,7 +106,7 @@ func Write(w io.Writer, src io.ReaderAt, size int64, m Meta, o *Options) (int64,
 		if err != nil {
 			return err
 		}
-		entry := h.table[i*entrySize(h.codec):]
+		entry := h.table[i*entrySize(h.codec, h.auth):]
 		if h.codec != Raw {
 			if b, err = o.Compressor.encode(b); err != nil {
 				return err
@@ -115,8 +115,7 @@ func Write(w io.Writer, src io.ReaderAt, size int64, m Meta, o *Options) (int64,
 			binary.LittleEndian.PutUint32(entry, uint32(len(b)))
 			entry = entry[4:]
 		}
-		sum := digestOf(b)
-		copy(entry, sum[:])
+		h.auth.appendDigest(entry[:0], b)
 		return nil
 	})
 	if err != nil {
