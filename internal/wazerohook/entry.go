@@ -109,12 +109,12 @@ func (e *Entry) checkTail(f Format) error {
 		if count > uint64(len(t.b)/16) {
 			return entryError("source map of %d pairs in %d bytes", count, len(t.b))
 		}
+		pairs := t.next(16 * int(count))
 		last := uint64(0)
-		for i := range count {
-			_ = t.uint64() // offset in the wasm
-			offset := t.uint64()
+		for i := 0; i < len(pairs); i += 16 { // an offset in the wasm, one in the code
+			offset := binary.LittleEndian.Uint64(pairs[i+8:])
 			if offset > uint64(e.codeLen) || offset < last {
-				return entryError("source map pair %d at offset %d, after %d, in %d bytes of code", i, offset, last, e.codeLen)
+				return entryError("source map pair %d at offset %d, after %d, in %d bytes of code", i/16, offset, last, e.codeLen)
 			}
 			last = offset
 		}

@@ -13,21 +13,30 @@ import (
 // failed, if not nil, is told the first error of the source, because wazero
 // doesn't wrap it.
 func (e *Entry) Open(failed func(error)) io.ReadCloser {
-	return &entryReader{e: e, failed: failed}
+	return &entryReader{e: e, part: e.head, failed: failed}
 }
 
+// entryReader stands in one of the three parts of an entry.
 type entryReader struct {
 	e      *Entry
-	off    int64
+	part   []byte // what is left of the head, or of the tail
+	loaded int64  // how much of the code was read
+	inTail bool
 	failed func(error)
 }
 
 func (r *entryReader) Read(p []byte) (int, error) {
+	// The source map of a module with debug info is read by the word, and there are
+	// hundreds of thousands of them.
+	if len(p) <= len(r.part) {
+		n := copy(p, r.part)
+		r.part = r.part[n:]
+		return n, nil
+	}
 	n := 0
 	for n < len(p) {
 		m, err := r.readPart(p[n:])
 		n += m
-		r.off += int64(m)
 		if err == nil {
 			continue
 		}
@@ -48,29 +57,30 @@ func (r *entryReader) Read(p []byte) (int, error) {
 // readPart reads up to the end of the part that the reader stands in.
 func (r *entryReader) readPart(p []byte) (int, error) {
 	e := r.e
-	off := r.off
-	if off < int64(len(e.head)) {
-		return copy(p, e.head[off:]), nil
+	if len(r.part) > 0 {
+		n := copy(p, r.part)
+		r.part = r.part[n:]
+		return n, nil
 	}
-	off -= int64(len(e.head))
-	if off < e.codeLen {
-		p = p[:min(int64(len(p)), e.codeLen-off)]
-		if int64(len(p)) == e.codeLen {
-			adviseHugePages(p)
-		}
-		n, err := e.src.ReadAt(p, r.off)
-		if n == len(p) {
-			err = nil
-		} else if err == nil || errors.Is(err, io.EOF) {
-			err = io.ErrUnexpectedEOF
-		}
-		return n, err
+	if r.inTail {
+		return 0, io.EOF
 	}
-	off -= e.codeLen
-	if off < int64(len(e.tail)) {
-		return copy(p, e.tail[off:]), nil
+	if r.loaded == e.codeLen {
+		r.part, r.inTail = e.tail, true
+		return 0, nil
 	}
-	return 0, io.EOF
+	p = p[:min(int64(len(p)), e.codeLen-r.loaded)]
+	if int64(len(p)) == e.codeLen {
+		adviseHugePages(p)
+	}
+	n, err := e.src.ReadAt(p, int64(len(e.head))+r.loaded)
+	r.loaded += int64(n)
+	if n == len(p) {
+		err = nil
+	} else if err == nil || errors.Is(err, io.EOF) {
+		err = io.ErrUnexpectedEOF
+	}
+	return n, err
 }
 
 func (r *entryReader) Close() error { return nil }
