@@ -10,10 +10,10 @@ import (
 // help: memory bandwidth is the limit.
 const maxWorkers = 4
 
-// parallel calls f for 0 to n-1 on a few goroutines, the caller's among them.
-// It returns the lowest index that failed and its error; all lower ones
-// succeeded. It returns when every call has.
-func parallel(n int, f func(i int) error) (failed int, err error) {
+// parallel calls f for 0 to n-1 on a few goroutines, the caller's among them,
+// which take up to run neighbours at a time. It returns the lowest index that
+// failed and its error; all lower ones succeeded. It returns when every call has.
+func parallel(n, run int, f func(i int) error) (failed int, err error) {
 	workers := min(n, runtime.GOMAXPROCS(0), maxWorkers)
 	if workers <= 1 {
 		for i := range n {
@@ -29,19 +29,23 @@ func parallel(n int, f func(i int) error) (failed int, err error) {
 		wg   sync.WaitGroup
 	)
 	failed = n
+	run = max(1, min(run, (n+workers-1)/workers))
 	work := func() {
 		for {
-			i := int(next.Add(1)) - 1
-			if i >= n {
-				return
-			}
-			if e := f(i); e != nil {
-				next.Add(int64(n)) // no new ones; lower ones are under way already
-				mu.Lock()
-				if i < failed {
-					failed, err = i, e
+			start := int(next.Add(int64(run))) - run
+			for i := start; i < min(start+run, n); i++ {
+				if e := f(i); e != nil {
+					next.Add(int64(n)) // no new ones; lower ones are under way already
+					mu.Lock()
+					if i < failed {
+						failed, err = i, e
+					}
+					mu.Unlock()
+					return
 				}
-				mu.Unlock()
+			}
+			if start >= n {
+				return
 			}
 		}
 	}

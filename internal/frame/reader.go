@@ -128,6 +128,10 @@ func (r *Reader) Meta() Meta { return r.h.Meta }
 // Size returns the length of the artifact.
 func (r *Reader) Size() int64 { return r.h.size }
 
+// readRun is how much a goroutine reads at a time. Two that fill one huge page
+// of memory that was never touched wait for each other.
+const readRun = 2 << 20
+
 // ReadAt implements [io.ReaderAt]. It reads whole chunks straight into p,
 // several at a time. After an error, the bytes from n on are zero.
 func (r *Reader) ReadAt(p []byte, off int64) (int, error) {
@@ -143,7 +147,7 @@ func (r *Reader) ReadAt(p []byte, off int64) (int, error) {
 	}
 	first := int(off >> r.h.chunkLog)
 	last := int((off + int64(len(want)) - 1) >> r.h.chunkLog)
-	failed, err := parallel(last-first+1, func(i int) error { return r.readChunk(want, off, first+i) })
+	failed, err := parallel(last-first+1, readRun>>r.h.chunkLog, func(i int) error { return r.readChunk(want, off, first+i) })
 	if err != nil {
 		n := int(max(0, int64(first+failed)<<r.h.chunkLog-off))
 		clear(want[n:])

@@ -101,7 +101,7 @@ func Write(w io.Writer, src io.ReaderAt, size int64, m Meta, o *Options) (int64,
 	if b, ok := src.(Bytes); ok && int64(len(b)) < size {
 		return 0, fmt.Errorf("read the artifact: %w", io.ErrUnexpectedEOF)
 	}
-	_, err := parallel(h.chunks(), func(i int) error {
+	_, err := parallel(h.chunks(), 1, func(i int) error {
 		b, err := view(src, int64(i)<<h.chunkLog, h.rawLen(i))
 		if err != nil {
 			return err
