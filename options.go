@@ -32,7 +32,9 @@ type Options struct {
 	TrustDirectory bool
 
 	// FullDecode has a [Runtime] decode and validate modules in full on every
-	// start, as wazero does, instead of loading them through stubs.
+	// start, as wazero does, instead of loading them through stubs. It is for
+	// memory allocators whose memory isn't zero at first: a stub may write zeros
+	// between data segments, where wazero would leave what is there.
 	FullDecode bool
 
 	// ExactKeys gives every spelling of a module machine code of its own. Without it, a

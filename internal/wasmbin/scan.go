@@ -73,7 +73,7 @@ func Scan(wasm []byte) (Outline, error) {
 		case custom:
 			o.HasDebug = o.HasDebug || bytes.HasPrefix(s.Name, []byte(".debug_"))
 		case imports:
-			o.ImportedFuncs, err = countImportedFuncs(wasm, s)
+			o.ImportedFuncs, err = countImports(wasm, s, kindFunc)
 		case functions:
 			o.DefinedFuncs, err = r.u32()
 		case code:

@@ -105,24 +105,24 @@ func (e *editor) importKind() (kind byte, err error) {
 	return kind, err
 }
 
-// countImportedFuncs reads a whole import section.
-func countImportedFuncs(wasm []byte, s Section) (uint32, error) {
+// countImports reads a whole import section and counts the imports of a kind.
+func countImports(wasm []byte, s Section, wanted byte) (uint32, error) {
 	e := newEditor(wasm, s.Body, s.End)
 	n, err := e.u32()
 	if err != nil {
 		return 0, err
 	}
-	var funcs uint32
+	var found uint32
 	for range n {
 		kind, err := e.importKind()
 		if err != nil {
 			return 0, err
 		}
-		if kind == kindFunc {
-			funcs++
+		if kind == wanted {
+			found++
 		}
 	}
-	return funcs, e.finish()
+	return found, e.finish()
 }
 
 func (e *editor) tableDef() error {

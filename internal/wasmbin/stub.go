@@ -14,11 +14,11 @@ const (
 )
 
 // Stub returns the module with each body replaced by one that only traps. Every
-// byte outside the code section is kept, and where it was in the order.
+// byte outside the code section is kept, and where it was in the order, but
+// for data segments, which are put together where nobody can tell.
 //
 // The tag lies in the dead code of the first function that the module defines.
-// Modules that differ in anything outside their bodies, in the number of their
-// functions or in the tag have different stubs.
+// Stubs with different tags are different.
 //
 // A runtime that refuses the module for anything but the content of a body
 // refuses the stub as well, or Stub returns an error.
@@ -32,7 +32,9 @@ func Stub(wasm, tag []byte) ([]byte, error) {
 	}
 	var section Section
 	var funcs, bodies uint32
+	var segments dataSection
 	for sc.next() {
+		segments.see(wasm, sc.section)
 		switch s := sc.section; s.ID {
 		case functions:
 			r := newReader(wasm, s.Body, s.End)
@@ -64,6 +66,11 @@ func Stub(wasm, tag []byte) ([]byte, error) {
 		return nil, err
 	}
 	total := uint64(section.Start+1+ulebLen(size)) + size + uint64(len(wasm)-section.End)
+	merged := segments.merge(wasm)
+	if merged {
+		total += uint64(1+ulebLen(segments.size)) + segments.size
+		total -= uint64(segments.section.End - segments.section.Start)
+	}
 	if err := checkSize(section.Start, total); err != nil {
 		return nil, err
 	}
@@ -78,7 +85,13 @@ func Stub(wasm, tag []byte) ([]byte, error) {
 	for range funcs - 1 {
 		stub = append(stub, stubBody...)
 	}
-	return append(stub, wasm[section.End:]...), nil
+	rest := wasm[section.End:]
+	if merged {
+		stub = append(stub, wasm[section.End:segments.section.Start]...)
+		stub = segments.appendTo(stub, wasm)
+		rest = wasm[segments.section.End:]
+	}
+	return append(stub, rest...), nil
 }
 
 // appendTagged appends a body whose dead code holds the tag in constants.
