@@ -185,7 +185,7 @@ func (e *engine) place(r *Runtime, key Key, src *source, a *Artifact) (*hot, err
 	if err != nil {
 		return nil, err
 	}
-	h := &hot{e: e, key: key, image: image, size: footprint(entry.CodeLen(), image), modules: make(map[*Runtime]*module)}
+	h := &hot{e: e, key: key, wasmSize: src.size(), image: image, size: footprint(entry.CodeLen(), image), modules: make(map[*Runtime]*module)}
 	// wazero decodes the image before it asks for the key, which is time enough to
 	// predict it on another core.
 	predicted := sync.OnceValue(func() wazerohook.WazeroKey { return e.c.wazero.Key(image, e.term) })
@@ -212,21 +212,52 @@ func (e *engine) place(r *Runtime, key Key, src *source, a *Artifact) (*hot, err
 // the module defines. The image is a copy: callers may change the module's bytes as soon as
 // the compile has returned.
 func (e *engine) image(key Key, src *source) (image []byte, functions int, stubbed bool) {
-	functions = wazerohook.AnyFunctions
-	src.read(func(wasm []byte) {
-		if outline, err := wasmbin.Scan(wasm); err == nil {
-			functions = int(outline.DefinedFuncs)
+	d := src.drafted(e)
+	if d.stub != nil {
+		return d.stub.Stub(append(key[:], e.c.secret[:]...)), d.functions, true
+	}
+	src.read(func(wasm []byte) { image = bytes.Clone(wasm) })
+	return image, d.functions, false
+}
+
+func (e *engine) draft(wasm []byte) *draft {
+	d := &draft{functions: wazerohook.AnyFunctions}
+	if outline, err := wasmbin.Scan(wasm); err == nil {
+		d.functions = int(outline.DefinedFuncs)
+	}
+	if e.stubs {
+		if stub, err := wasmbin.NewDraft(wasm, len(Key{})+len(e.c.secret)); err == nil {
+			d.stub = &stub
 		}
-		if e.stubs {
-			tag := append(key[:], e.c.secret[:]...)
-			if stub, err := wasmbin.Stub(wasm, tag); err == nil {
-				image, stubbed = stub, true
-				return
-			}
+	}
+	return d
+}
+
+// draftFrom is the size of a module from which it pays to start another goroutine.
+const draftFrom = 256 << 10
+
+// prepare is NewModule. If the module looks like one that has to be loaded, it comes
+// with a draft, which is made on another core while this one takes the fingerprint.
+func (e *engine) prepare(wasm []byte) (*Module, *draft) {
+	if !e.stubs || len(wasm) < draftFrom || runtime.GOMAXPROCS(0) == 1 || e.mayHold(len(wasm)) {
+		return NewModule(wasm), nil
+	}
+	made := make(chan *draft, 1)
+	go func() { made <- e.draft(wasm) }()
+	m := NewModule(wasm)
+	return m, <-made
+}
+
+// mayHold reports whether there is machine code for a module of that size.
+func (e *engine) mayHold(size int) bool {
+	e.c.mu.Lock()
+	defer e.c.mu.Unlock()
+	for _, h := range e.hot {
+		if h.wasmSize == size {
+			return true
 		}
-		image = bytes.Clone(wasm)
-	})
-	return image, functions, stubbed
+	}
+	return false
 }
 
 // compile compiles the module in an engine of its own, and stores the code. It returns
@@ -326,7 +357,7 @@ func (e *engine) direct(r *Runtime, key Key, src *source) (*hot, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &hot{e: e, key: key, image: image, size: footprint(codeGrowth*int64(len(image)), image), anchor: cm, modules: make(map[*Runtime]*module)}, nil
+	return &hot{e: e, key: key, wasmSize: len(image), image: image, size: footprint(codeGrowth*int64(len(image)), image), anchor: cm, modules: make(map[*Runtime]*module)}, nil
 }
 
 // lock takes the store's lock on key, if it has any. locked says that somebody

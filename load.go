@@ -13,8 +13,9 @@ import (
 // about the module, and that the caller should ask again.
 var errAgain = errors.New("modcache: compile abandoned")
 
-// acquire returns the compiled module of this runtime with a handle on it.
-func (r *Runtime) acquire(ctx context.Context, key Key, m *Module) (*module, error) {
+// acquire returns the compiled module of this runtime with a handle on it. It uses
+// up the draft, if there is one.
+func (r *Runtime) acquire(ctx context.Context, key Key, m *Module, d *draft) (*module, error) {
 	c := r.c
 	c.mu.Lock()
 	if compiled := r.modules[key]; compiled != nil {
@@ -26,7 +27,7 @@ func (r *Runtime) acquire(ctx context.Context, key Key, m *Module) (*module, err
 		c.mu.Unlock()
 		return nil, fmt.Errorf("modcache: compile module %v: %w", m.sum, ErrClosed)
 	}
-	src := &source{sum: m.sum, wasm: m.wasm}
+	src := &source{sum: m.sum, wasm: m.wasm, draft: d}
 	workers := experimental.GetCompilationWorkers(ctx)
 	f, started := join(c, r.flights, key,
 		func(ctx context.Context, slow func()) (*module, error) {

@@ -21,6 +21,8 @@ type hot struct {
 	size   int64  // footprint
 	anchor wazero.CompiledModule
 
+	wasmSize int // bytes of the module
+
 	modules map[*Runtime]*module
 	users   int           // handles and instances over all runtimes, and loads under way
 	idle    *list.Element // while users is 0

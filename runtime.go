@@ -115,7 +115,11 @@ func (r *Runtime) CompileModule(ctx context.Context, wasm []byte) (wazero.Compil
 	if r.e == nil {
 		return r.inner.CompileModule(ctx, wasm)
 	}
-	return r.Compile(ctx, NewModule(wasm))
+	if r.c.wazero.Listeners(ctx) != nil {
+		return r.Compile(ctx, NewModule(wasm))
+	}
+	m, d := r.e.prepare(wasm)
+	return r.compile(ctx, m, d)
 }
 
 // Compile is CompileModule for a module whose fingerprint is known: compiling it
@@ -127,9 +131,15 @@ func (r *Runtime) Compile(ctx context.Context, m *Module) (wazero.CompiledModule
 	if factory := r.c.wazero.Listeners(ctx); factory != nil {
 		return r.compileListening(ctx, factory, m)
 	}
+	return r.compile(ctx, m, nil)
+}
+
+// compile is Compile, perhaps with a draft that was made ahead.
+func (r *Runtime) compile(ctx context.Context, m *Module, d *draft) (wazero.CompiledModule, error) {
 	key := r.e.key(m.sum)
 	for {
-		compiled, err := r.acquire(ctx, key, m)
+		compiled, err := r.acquire(ctx, key, m, d)
+		d = nil
 		if err == nil {
 			return &handle{CompiledModule: compiled.cm, m: compiled}, nil
 		}

@@ -1,6 +1,7 @@
 package modcache_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -17,24 +18,41 @@ import (
 	"github.com/modcache/modcache/internal/wasmtest"
 )
 
-// TestModulesThatDifferInBodies loads 100 modules whose stubs would be the same
-// but for what names them, in one runtime and at once.
+// TestModulesThatDifferInBodies loads modules whose stubs would be the same but for
+// what names them, in two runtimes and at once. Stubs of large ones are begun before
+// that is known.
 func TestModulesThatDifferInBodies(t *testing.T) {
-	var modules [][]byte
-	for i := range int32(100) {
-		modules = append(modules, wasmtest.Const(1000+i))
+	for _, s := range []struct {
+		name    string
+		modules int32
+		padding []byte
+	}{
+		{"small", 100, nil},
+		{"large", 20, wasmtest.CustomSection("padding", make([]byte, 300<<10))},
+	} {
+		t.Run(s.name, func(t *testing.T) {
+			var modules [][]byte
+			for i := range s.modules {
+				modules = append(modules, append(wasmtest.Const(1000+i), s.padding...))
+			}
+			c := warmCache(t, nil, nil, modules...)
+			a, b := newRuntime(t, c, nil), newRuntime(t, c, nil)
+			var wg sync.WaitGroup
+			for _, r := range []*modcache.Runtime{a, b} {
+				for i, wasm := range modules {
+					wg.Go(func() {
+						wasm = bytes.Clone(wasm)
+						cm := compile(t, r, wasm)
+						clear(wasm)
+						require.EqualValues(t, 1000+i, call(t, r, cm))
+					})
+				}
+			}
+			wg.Wait()
+			require.Zero(t, c.Metrics().Compiles)
+			require.EqualValues(t, s.modules, c.Metrics().Stubbed)
+		})
 	}
-	c := warmCache(t, nil, nil, modules...)
-	a, b := newRuntime(t, c, nil), newRuntime(t, c, nil)
-	var wg sync.WaitGroup
-	for _, r := range []*modcache.Runtime{a, b} {
-		for i, wasm := range modules {
-			wg.Go(func() { require.EqualValues(t, 1000+i, call(t, r, compile(t, r, wasm))) })
-		}
-	}
-	wg.Wait()
-	require.Zero(t, c.Metrics().Compiles)
-	require.EqualValues(t, 100, c.Metrics().Stubbed)
 }
 
 // faultyReader is the source of an artifact that fails in a way of the test's

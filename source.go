@@ -3,6 +3,8 @@ package modcache
 import (
 	"bytes"
 	"sync"
+
+	"github.com/modcache/modcache/internal/wasmbin"
 )
 
 // source is the bytes that a flight works on. They belong to the caller who started
@@ -13,6 +15,31 @@ type source struct {
 	mu    sync.Mutex
 	wasm  []byte // guarded by mu
 	owned bool   // wasm is a copy of ours; guarded by mu
+	draft *draft // made ahead, or nil; guarded by mu
+}
+
+// draft is what wazero is going to see of a module, short of the key in it.
+type draft struct {
+	stub      *wasmbin.Draft // nil if there can't be one
+	functions int            // that the module defines, or AnyFunctions
+}
+
+// drafted returns the draft, which is the caller's to use up.
+func (s *source) drafted(e *engine) *draft {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	d := s.draft
+	s.draft = nil
+	if d == nil {
+		d = e.draft(s.wasm)
+	}
+	return d
+}
+
+// size returns the length of the module.
+func (s *source) size() (n int) {
+	s.read(func(wasm []byte) { n = len(wasm) })
+	return n
 }
 
 // read lends the bytes to f, which must be quick and not keep them.

@@ -23,12 +23,35 @@ const (
 // A runtime that refuses the module for anything but the content of a body
 // refuses the stub as well, or Stub returns an error.
 func Stub(wasm, tag []byte) ([]byte, error) {
-	if len(tag) > MaxTag {
-		return nil, errors.New("the tag of a stub is too long")
+	d, err := NewDraft(wasm, len(tag))
+	if err != nil {
+		return nil, err
+	}
+	return d.Stub(tag), nil
+}
+
+// Draft is a stub that lacks its tag.
+type Draft struct {
+	bytes  []byte
+	tagAt  int // where the body with the tag is
+	tagLen int
+}
+
+// Stub completes the draft, which can't be used again, with a tag of the length
+// that it was made for.
+func (d Draft) Stub(tag []byte) []byte {
+	appendTagged(d.bytes[:d.tagAt], tag[:d.tagLen:d.tagLen])
+	return d.bytes
+}
+
+// NewDraft is the work of [Stub] that needs no tag yet.
+func NewDraft(wasm []byte, tagLen int) (d Draft, err error) {
+	if tagLen > MaxTag {
+		return d, errors.New("the tag of a stub is too long")
 	}
 	sc, err := newScanner(wasm)
 	if err != nil {
-		return nil, err
+		return d, err
 	}
 	var section Section
 	var funcs, bodies uint32
@@ -39,31 +62,28 @@ func Stub(wasm, tag []byte) ([]byte, error) {
 		case functions:
 			r := newReader(wasm, s.Body, s.End)
 			if funcs, err = r.u32(); err != nil {
-				return nil, err
+				return d, err
 			}
 		case code:
 			section = s
 			if bodies, err = checkBodies(wasm, s); err != nil {
-				return nil, err
+				return d, err
 			}
 		}
 	}
 	switch {
 	case sc.err != nil:
-		return nil, sc.err
+		return d, sc.err
 	case bodies != funcs:
-		return nil, errorAt(section.Start, "%d functions but %d bodies", funcs, bodies)
+		return d, errorAt(section.Start, "%d functions but %d bodies", funcs, bodies)
 	case funcs == 0:
-		return nil, ErrNoFunctions
+		return d, ErrNoFunctions
 	}
 
-	// The first byte of the constants is the tag's length, so that tags which
-	// differ only in trailing zeros stay different.
-	consts := (1 + len(tag) + 7) / 8
-	first := 3 + consts*tagStride
+	first := 3 + tagConsts(tagLen)*tagStride
 	size := uint64(ulebLen(uint64(funcs))+ulebLen(uint64(first))+first) + uint64(funcs-1)*uint64(len(stubBody))
 	if err := checkSize(section.Start, size); err != nil {
-		return nil, err
+		return d, err
 	}
 	total := uint64(section.Start+1+ulebLen(size)) + size + uint64(len(wasm)-section.End)
 	merged := segments.merge(wasm)
@@ -72,7 +92,7 @@ func Stub(wasm, tag []byte) ([]byte, error) {
 		total -= uint64(segments.section.End - segments.section.Start)
 	}
 	if err := checkSize(section.Start, total); err != nil {
-		return nil, err
+		return d, err
 	}
 
 	stub := make([]byte, 0, total)
@@ -81,7 +101,8 @@ func Stub(wasm, tag []byte) ([]byte, error) {
 	stub = uleb(stub, size)
 	stub = uleb(stub, uint64(funcs))
 	stub = uleb(stub, uint64(first))
-	stub = appendTagged(stub, tag, consts)
+	d.tagAt, d.tagLen = len(stub), tagLen
+	stub = stub[:len(stub)+first]
 	for range funcs - 1 {
 		stub = append(stub, stubBody...)
 	}
@@ -91,11 +112,17 @@ func Stub(wasm, tag []byte) ([]byte, error) {
 		stub = segments.appendTo(stub, wasm)
 		rest = wasm[segments.section.End:]
 	}
-	return append(stub, rest...), nil
+	d.bytes = append(stub, rest...)
+	return d, nil
 }
 
+// tagConsts returns how many constants hold a tag. The first byte of them is its
+// length, so that tags which differ only in trailing zeros stay different.
+func tagConsts(tagLen int) int { return (1 + tagLen + 7) / 8 }
+
 // appendTagged appends a body whose dead code holds the tag in constants.
-func appendTagged(dst, tag []byte, consts int) []byte {
+func appendTagged(dst, tag []byte) []byte {
+	consts := tagConsts(len(tag))
 	dst = append(dst, 0, opUnreachable)
 	var word [8]byte
 	word[0] = byte(len(tag))
