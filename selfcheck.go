@@ -37,23 +37,13 @@ func checkStubs() (err error) {
 	if err != nil {
 		return err
 	}
-	ctx, config, canary := context.Background(), wazero.NewRuntimeConfig(), wazerohook.Canary()
-
-	cold := &capture{}
-	r, err := pluggedRuntime(ctx, config, cold)
-	if err != nil {
-		return err
-	}
-	defer r.Close(ctx)
-	if _, err := runCanary(ctx, r, canary); err != nil {
-		return fmt.Errorf("self-check, cold: %w", err)
-	}
-	stub, err := wasmbin.Stub(canary, []byte("self-check"))
+	ctx := context.Background()
+	stub, err := wasmbin.Stub(wazerohook.Canary(), []byte("self-check"))
 	if err != nil {
 		return fmt.Errorf("self-check: %w", err)
 	}
-	src := &breakable{ReaderAt: bytes.NewReader(cold.code)}
-	entry, err := wazerohook.ReadEntry(src, int64(len(cold.code)), w.Format, 1)
+	src := &breakable{ReaderAt: bytes.NewReader(w.CanaryEntry)}
+	entry, err := wazerohook.ReadEntry(src, int64(len(w.CanaryEntry)), w.Format, 1)
 	if err != nil {
 		return fmt.Errorf("self-check: %w", err)
 	}
@@ -61,7 +51,8 @@ func checkStubs() (err error) {
 	// A wazero that went on to compile a stub, because it doesn't get its code, would
 	// keep it in memory, and the last call would trap.
 	warm := &expectations{}
-	if r, err = pluggedRuntime(ctx, config, warm); err != nil {
+	r, err := pluggedRuntime(ctx, wazero.NewRuntimeConfig(), warm)
+	if err != nil {
 		return err
 	}
 	defer r.Close(ctx)
@@ -107,7 +98,7 @@ func pluggedRuntime(ctx context.Context, config wazero.RuntimeConfig, files waze
 	return wazero.NewRuntimeWithConfig(ctx, config.WithCompilationCache(cc)), nil
 }
 
-// runCanary compiles and runs the canary, or its stub.
+// runCanary compiles and runs the canary's stub.
 func runCanary(ctx context.Context, r wazero.Runtime, wasm []byte) (uint64, error) {
 	mod, err := r.Instantiate(ctx, wasm)
 	if err != nil {

@@ -23,6 +23,9 @@ type Wazero struct {
 	// be served.
 	KeysKnown bool
 
+	// CanaryEntry is what the [Canary] was compiled to.
+	CanaryEntry []byte
+
 	listenerKey any // under which a context carries its listener factory
 }
 
@@ -76,7 +79,7 @@ func probe() (w *Wazero, err error) {
 	if seen.gets == 0 {
 		return nil, ErrInterpreter
 	}
-	w = &Wazero{}
+	w = &Wazero{CanaryEntry: seen.entry}
 	if w.Format, err = readFormat(seen.entry); err != nil {
 		return nil, err
 	}
