@@ -32,8 +32,9 @@ type engine struct {
 	expect    *expectations
 
 	// Guarded by Cache.mu.
-	hot     map[Key]*hot
-	flights map[Key]*flight[*hot]
+	hot      map[Key]*hot
+	flights  map[Key]*flight[*hot]
+	drafting map[int]bool // sizes of modules
 }
 
 // engineFor returns the engine for a configuration, or nil if it can't be
@@ -51,9 +52,10 @@ func (c *Cache) engineFor(rc wazero.RuntimeConfig) (*engine, error) {
 	}
 	e = &engine{
 		c: c, term: conf.CloseOnContextDone, debugInfo: conf.DebugInfo,
-		expect:  &expectations{},
-		hot:     make(map[Key]*hot),
-		flights: make(map[Key]*flight[*hot]),
+		expect:   &expectations{},
+		hot:      make(map[Key]*hot),
+		flights:  make(map[Key]*flight[*hot]),
+		drafting: make(map[int]bool),
 	}
 	cc := wazero.NewCompilationCache()
 	if _, err := wazerohook.Plug(cc, e.expect); err != nil {
@@ -238,26 +240,39 @@ const draftFrom = 256 << 10
 
 // prepare is NewModule. If the module looks like one that has to be loaded, it comes
 // with a draft, which is made on another core while this one takes the fingerprint.
-func (e *engine) prepare(wasm []byte) (*Module, *draft) {
-	if !e.stubs || len(wasm) < draftFrom || runtime.GOMAXPROCS(0) == 1 || e.mayHold(len(wasm)) {
-		return NewModule(wasm), nil
+// done is called once the module is loaded.
+func (e *engine) prepare(wasm []byte) (m *Module, d *draft, done func()) {
+	size := len(wasm)
+	if !e.stubs || size < draftFrom || runtime.GOMAXPROCS(0) == 1 || !e.claim(size) {
+		return NewModule(wasm), nil, func() {}
 	}
 	made := make(chan *draft, 1)
 	go func() { made <- e.draft(wasm) }()
-	m := NewModule(wasm)
-	return m, <-made
+	m = NewModule(wasm)
+	return m, <-made, func() { e.unclaim(size) }
 }
 
-// mayHold reports whether there is machine code for a module of that size.
-func (e *engine) mayHold(size int) bool {
+// claim reports whether there is no machine code for a module of that size, and nobody
+// else is preparing one: of a herd, a single member makes a draft.
+func (e *engine) claim(size int) bool {
 	e.c.mu.Lock()
 	defer e.c.mu.Unlock()
+	if e.drafting[size] {
+		return false
+	}
 	for _, h := range e.hot {
 		if h.wasmSize == size {
-			return true
+			return false
 		}
 	}
-	return false
+	e.drafting[size] = true
+	return true
+}
+
+func (e *engine) unclaim(size int) {
+	e.c.mu.Lock()
+	defer e.c.mu.Unlock()
+	delete(e.drafting, size)
 }
 
 // compile compiles the module in an engine of its own, and stores the code. It returns

@@ -118,7 +118,8 @@ func (r *Runtime) CompileModule(ctx context.Context, wasm []byte) (wazero.Compil
 	if r.c.wazero.Listeners(ctx) != nil {
 		return r.Compile(ctx, NewModule(wasm))
 	}
-	m, d := r.e.prepare(wasm)
+	m, d, done := r.e.prepare(wasm)
+	defer done()
 	return r.compile(ctx, m, d)
 }
 

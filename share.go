@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync"
 	"time"
 
 	"github.com/modcache/modcache/internal/wasmbin"
@@ -135,9 +136,18 @@ func (e *engine) compileSpelling(ctx context.Context, key Key, src *source, s *s
 		code, took, err = e.compileObserved(ctx, key, src.own())
 		return code, took, false, err
 	}
+	// By default, compiling leaves a core free.
+	refused := errPanicked
+	var validating sync.WaitGroup
+	validating.Go(func() {
+		defer func() { _ = recover() }() // the compile below will panic in its place
+		refused = e.validate(ctx, src)
+	})
+	defer validating.Wait()
 	code, took, err = e.compileObserved(ctx, key, s.wasm)
-	if err == nil {
-		return code, took, true, e.validate(ctx, src)
+	validating.Wait()
+	if err == nil && !errors.Is(refused, errPanicked) {
+		return code, took, true, refused
 	}
 	if ctx.Err() != nil {
 		return nil, took, false, err
