@@ -114,6 +114,101 @@ func TestBundleSecret(t *testing.T) {
 	require.Contains(t, pull(sealed, "-dir", to, "-bundle-key-file", secret).want(t, exitFailed).err, "at least 16")
 }
 
+// keyringOf writes lines to a file.
+func keyringOf(t *testing.T, lines ...string) (file string) {
+	t.Helper()
+	file = filepath.Join(t.TempDir(), "keyring")
+	require.NoError(t, os.WriteFile(file, []byte(strings.Join(lines, "\n")), 0o600))
+	return file
+}
+
+func TestBundleSigned(t *testing.T) {
+	key, public := keypair(t)
+	strangersKey, stranger := keypair(t)
+	secret := filepath.Join(t.TempDir(), "secret")
+	require.NoError(t, os.WriteFile(secret, []byte("0123456789abcdef"), 0o600))
+	signed, cache, _ := pushed(t, 2, "-sign", key)
+	forged, _, _ := pushed(t, 2, "-sign", strangersKey)
+	sealed, _, _ := pushed(t, 2, "-bundle-key-file", secret)
+	open, _, _ := pushed(t, 2)
+
+	trusted := keyringOf(t, "# ours", public.String()+" the builder", stranger.String(), "revoked "+stranger.ID().String())
+	both := keyringOf(t, stranger.String(), public.String())
+	for _, ring := range []string{trusted, both} {
+		to := filepath.Join(t.TempDir(), "cache")
+		pull(signed, "-dir", to, "-n", "-keyring", ring).want(t, exitOK)
+		pull(signed, "-dir", to, "-keyring", ring).want(t, exitOK)
+		require.Equal(t, 2, sameCode(t, cache, to))
+	}
+	pull(forged, "-n", "-keyring", both).want(t, exitOK)
+
+	only := keyringOf(t, public.String())
+	to := filepath.Join(t.TempDir(), "cache")
+	for _, c := range []struct {
+		bundle []byte
+		flags  []string
+		says   string
+	}{
+		{forged, []string{"-keyring", only}, "signed with key " + stranger.ID().String() + ", which " + only + " doesn't list"},
+		{forged, []string{"-keyring", trusted}, "signed with key " + stranger.ID().String() + ", which " + trusted + " revokes"},
+		{open, []string{"-keyring", trusted}, "not signed, and -keyring takes signed entries only: push it again with -sign"},
+		{sealed, []string{"-keyring", trusted}, "sealed with a secret, and -keyring takes signed entries only"},
+		{signed, nil, "signed with key " + public.ID().String() + ": give a -keyring"},
+		{signed, []string{"-bundle-key-file", secret}, "not sealed with the secret in " + secret},
+	} {
+		o := pull(c.bundle, append([]string{"-dir", to}, c.flags...)...).want(t, exitFound)
+		require.Equal(t, 2, strings.Count(o.err, c.says), o.err)
+		require.Contains(t, o.out, "0 sound")
+		require.Empty(t, entries(t, to))
+	}
+}
+
+// TestTamperedBundle changes a signed bundle in many places, and claims other signers.
+func TestTamperedBundle(t *testing.T) {
+	key, public := keypair(t)
+	signed, cache, _ := pushed(t, 2, "-sign", key)
+	ring := keyringOf(t, public.String())
+	step := len(signed)/97 + 1
+	for at := 0; at < len(signed); at += step {
+		to := filepath.Join(t.TempDir(), "cache")
+		changed := bytes.Clone(signed)
+		changed[at] ^= 1 << (at % 8)
+		o := pull(changed, "-dir", to, "-keyring", ring)
+		require.Contains(t, []int{exitOK, exitFailed, exitFound}, o.code, at)
+		if kind, _ := kindOf(to); kind == isCache {
+			if n := sameCode(t, cache, to); o.code == exitOK {
+				require.Equal(t, 2, n, at)
+			}
+		}
+	}
+
+	// A stranger's entries that name a key of the keyring.
+	strangersKey, stranger := keypair(t)
+	forged, _, _ := pushed(t, 2, "-sign", strangersKey)
+	id, ours := stranger.ID(), public.ID()
+	require.Equal(t, 2, bytes.Count(forged, id[:]))
+	o := pull(bytes.ReplaceAll(forged, id[:], ours[:]), "-n", "-keyring", ring).want(t, exitFound)
+	require.Equal(t, 2, strings.Count(o.err, "wrong signature"), o.err)
+}
+
+func TestSealUsage(t *testing.T) {
+	cache, _ := warmed(t, 1)
+	key, public := keypair(t)
+	bundle, _, _ := pushed(t, 1, "-sign", key)
+	push := func(flags ...string) outcome {
+		return call(append([]string{"push", "-dir", cache, "-o", filepath.Join(t.TempDir(), "bundle")}, flags...)...)
+	}
+	push("-sign", key, "-bundle-key-file", key).want(t, exitUsage)
+	pull(bundle, "-n", "-keyring", key, "-bundle-key-file", key).want(t, exitUsage)
+	push("-sign", key+"2").want(t, exitFailed)
+	require.NotContains(t, push("-sign", keyringOf(t, public.String())).want(t, exitFailed).err, "goroutine")
+	require.Contains(t, pull(bundle, "-n", "-keyring", key).want(t, exitFailed).err, "this is a private key")
+	require.Contains(t, pull(bundle, "-n", "-keyring", keyringOf(t)).want(t, exitFailed).err, "holds no public key")
+	revoked := keyringOf(t, public.String(), "revoked "+public.ID().String())
+	require.Contains(t, pull(bundle, "-n", "-keyring", revoked).want(t, exitFailed).err, "revokes all of its keys")
+	pull(bundle, "-n", "-keyring", key+"2").want(t, exitFailed)
+}
+
 // TestDamagedBundle changes and cuts a bundle in many places.
 func TestDamagedBundle(t *testing.T) {
 	bundle, cache, _ := pushed(t, 3)
@@ -252,11 +347,19 @@ func FuzzPull(f *testing.F) {
 		require.NoError(f, d.Add(bg, modcache.Key{i}, a))
 	}
 	require.NoError(f, d.Close())
-	var out, stderr bytes.Buffer
-	require.Equal(f, exitOK, run(bg, []string{"push", "-dir", cache}, &streams{out: &out, err: &stderr}))
-	f.Add(out.Bytes())
+	key, ring := filepath.Join(src, "key"), filepath.Join(src, "keyring")
+	public := call("keygen", key)
+	require.Equal(f, exitOK, public.code)
+	require.NoError(f, os.WriteFile(ring, []byte(public.out), 0o600))
+	for _, flags := range [][]string{nil, {"-sign", key}} {
+		o := call(append([]string{"push", "-dir", cache}, flags...)...)
+		require.Equal(f, exitOK, o.code)
+		f.Add([]byte(o.out))
+	}
 	f.Fuzz(func(t *testing.T, bundle []byte) {
-		o := pull(bundle, "-n", "-max-entry", "1MB")
-		require.Contains(t, []int{exitOK, exitFailed, exitFound}, o.code)
+		for _, flags := range [][]string{nil, {"-keyring", ring}} {
+			o := pull(bundle, append([]string{"-n", "-max-entry", "1MB"}, flags...)...)
+			require.Contains(t, []int{exitOK, exitFailed, exitFound}, o.code)
+		}
 	})
 }

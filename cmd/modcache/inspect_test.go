@@ -2,8 +2,11 @@ package main
 
 import (
 	"encoding/json"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -121,6 +124,77 @@ func TestTrim(t *testing.T) {
 	require.Len(t, entries(t, cache), 2)
 	o = call("trim", "-dir", cache, "-max-bytes", "0").want(t, exitOK)
 	require.Contains(t, o.out, "0 entries left, 0 B")
+}
+
+// TestTrimForesees compares what -n prints with what happens then.
+func TestTrimForesees(t *testing.T) {
+	seed := uint64(time.Now().UnixNano())
+	rnd := rand.New(rand.NewPCG(seed, 0))
+	for round := range 12 {
+		cache := filepath.Join(t.TempDir(), "cache")
+		d, err := modcache.OpenDisk(cache, nil)
+		require.NoError(t, err)
+		for i := range byte(20) {
+			a := modcache.NewArtifact(make([]byte, 1+rnd.IntN(5000)), modcache.Info{Engine: "e"})
+			require.NoError(t, d.Add(bg, modcache.Key{i << 4, i}, a))
+		}
+		_, err = d.Trim(bg) // so that opening it again starts none
+		require.NoError(t, err)
+		require.NoError(t, d.Close())
+		total := int64(0)
+		for _, file := range entries(t, cache) {
+			// From a day ahead to 34 days ago, many at the same time.
+			used := time.Now().Add(24 * time.Hour * time.Duration(1-5*rnd.IntN(8))).Truncate(time.Hour)
+			require.NoError(t, os.Chtimes(file, used, used))
+			fi, err := os.Stat(file)
+			require.NoError(t, err)
+			total += fi.Size()
+		}
+		if round%3 == 0 {
+			damage(t, entries(t, cache)[3])
+		}
+		flags := []string{"-dir", cache, "-max-age", "20d", "-max-bytes", strconv.FormatInt(rnd.Int64N(total), 10)}
+
+		before, there := snapshot(t, cache), keysOf(entries(t, cache))
+		o := call(append([]string{"trim", "-n"}, flags...)...).want(t, exitOK)
+		require.Equal(t, before, snapshot(t, cache))
+		dropped, rest, _ := strings.Cut(call(append([]string{"trim"}, flags...)...).want(t, exitOK).out, " dropped, ")
+		bytes, _, _ := strings.Cut(rest, ";")
+		left := keysOf(entries(t, cache))
+
+		var gone, foretold []string
+		for _, key := range there {
+			if !slices.Contains(left, key) {
+				gone = append(gone, key)
+			}
+		}
+		lines := strings.Split(strings.TrimSpace(o.out), "\n")
+		for _, line := range lines[:len(lines)-1] {
+			if key, _, _ := strings.Cut(line, " "); key != "KEY" {
+				foretold = append(foretold, key)
+			}
+		}
+		require.ElementsMatch(t, gone, foretold, "seed %d, round %d: %s", seed, round, o.out)
+		require.Contains(t, lines[len(lines)-1], dropped+" would be dropped, "+bytes+"; ", "seed %d, round %d", seed, round)
+	}
+}
+
+// keysOf returns the keys of files as ls prints them.
+func keysOf(files []string) (keys []string) {
+	for _, file := range files {
+		keys = append(keys, filepath.Base(file)[:16])
+	}
+	return keys
+}
+
+func TestTrimForeseesLimits(t *testing.T) {
+	cache, _ := warmed(t, 2)
+	require.Contains(t, call("trim", "-n", "-dir", cache).want(t, exitOK).out,
+		"0 entries would be dropped, 0 B; 2 entries left, ")
+	o := call("trim", "-n", "-dir", cache, "-max-bytes", "0", "-max-age", "36h").want(t, exitOK)
+	require.Contains(t, o.out, "2 entries would be dropped, ")
+	require.Contains(t, o.out, "0 entries left, 0 B; limits: -max-bytes 0 -max-age 36h0m0s")
+	require.Len(t, entries(t, cache), 2)
 }
 
 func byteText(n int64) string { b := byteCount(n); return b.String() }

@@ -14,7 +14,7 @@ import (
 
 var keygenCommand = command{
 	name: "keygen", args: "file",
-	short: "make a key that signs entries for remote stores",
+	short: "make a key that signs entries, for servers and bundles",
 	long: `
 Writes a new private key to a file that only its owner can read, and prints
 the public key, which goes into the keyring of those who trust it. An existing
@@ -83,4 +83,20 @@ func readKeyFile(file string) (*remote.PrivateKey, error) {
 		return nil, fmt.Errorf("%s: %w", file, err)
 	}
 	return key, nil
+}
+
+// readKeyring reads a file of public keys, and refuses one without any.
+func readKeyring(file string) (remote.Keyring, error) {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return remote.Keyring{}, err
+	}
+	ring, err := remote.ParseKeyring(text)
+	if err != nil {
+		return remote.Keyring{}, fmt.Errorf("%s: %w", file, err)
+	}
+	if len(ring.Keys) == 0 {
+		return remote.Keyring{}, fmt.Errorf("%s holds no public key; modcache keygen prints one", file)
+	}
+	return ring, nil
 }

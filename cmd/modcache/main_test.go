@@ -190,7 +190,7 @@ func TestForeignDirectory(t *testing.T) {
 	missing := filepath.Join(t.TempDir(), "missing")
 	before := snapshot(t, foreign)
 	for _, args := range [][]string{
-		{"warm", src}, {"warm", "-require", src}, {"ls"}, {"stat"}, {"verify"}, {"verify", "-quarantine"}, {"trim"}, {"trim", "-max-bytes", "0"},
+		{"warm", src}, {"warm", "-require", src}, {"ls"}, {"stat"}, {"verify"}, {"verify", "-quarantine"}, {"trim"}, {"trim", "-max-bytes", "0"}, {"trim", "-n"},
 		{"rm", "-all"}, {"push", "-o", filepath.Join(missing, "bundle")}, {"pull", bundle}, {"doctor", files[0]},
 	} {
 		o := call(append(args, "-dir", foreign)...)
@@ -219,6 +219,7 @@ func TestReadersChangeNothing(t *testing.T) {
 	call("stat", "-dir", cache).want(t, exitOK)
 	call("verify", "-dir", cache).want(t, exitFound)
 	call("rm", "-n", "-all", "-dir", cache).want(t, exitOK)
+	call("trim", "-n", "-max-bytes", "0", "-dir", cache).want(t, exitOK)
 	call(append([]string{"warm", "-require", "-dir", cache}, files...)...).want(t, exitFound)
 	call("push", "-dir", cache, "-o", filepath.Join(t.TempDir(), "bundle")).want(t, exitFound)
 	call(append([]string{"doctor", "-dir", cache}, files...)...)

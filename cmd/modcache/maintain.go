@@ -5,7 +5,6 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"time"
 
 	"github.com/modcache/modcache"
 )
@@ -58,43 +57,6 @@ func report(s *streams, r modcache.VerifyReport) error {
 		return foundError(plural(len(r.Corrupt), "entry is", "entries are") + " not what was stored; programs compile such modules anew")
 	}
 	return nil
-}
-
-var trimCommand = command{
-	name:  "trim",
-	short: "drop what went unused, and what exceeds a size",
-	long: `
-Drops entries that went unused for too long, then those that went unused
-longest until the rest fits, and what crashed processes left behind. Programs
-do that by themselves once an hour, with their own limits; the defaults here
-are those of modcache.DiskOptions. To drop the entries of old engines, see rm
--other-engines.`,
-	make: func(fs *flag.FlagSet) action {
-		var dir dirFlags
-		dir.register(fs)
-		maxBytes, maxAge := byteCount(modcache.DefaultDiskMaxBytes), age(modcache.DefaultDiskMaxAge)
-		fs.Var(&maxBytes, "max-bytes", "how `much` to keep, such as 500MB or 2GiB")
-		fs.Var(&maxAge, "max-age", "how `long` an entry may go unused, such as 12h or 30d")
-		return func(ctx context.Context, s *streams, args []string) error {
-			if len(args) > 0 {
-				return usagef("trim takes no arguments; the directory goes into -dir")
-			}
-			// A limit of 0 means the default to a Disk, and nothing at all here.
-			o := modcache.DiskOptions{MaxBytes: max(1, int64(maxBytes)), MaxAge: max(1, time.Duration(maxAge))}
-			d, err := dir.write(false, o)
-			if err != nil {
-				return err
-			}
-			r, err := d.Trim(ctx)
-			err = errors.Join(err, d.Close())
-			// Opening the directory may have started a trim too.
-			m := d.Metrics()
-			_, printErr := fmt.Fprintf(s.out, "%s dropped, %s; %s left, %s; %s of crashed processes removed\n",
-				plural(int(m.Evictions), "entry", "entries"), sizeText(int64(m.EvictedBytes)),
-				plural(r.Entries, "entry", "entries"), sizeText(r.Bytes), plural(r.Reaped, "file", "files"))
-			return errors.Join(err, printErr)
-		}
-	},
 }
 
 var rmCommand = command{

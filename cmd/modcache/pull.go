@@ -2,6 +2,7 @@ package main
 
 import (
 	"archive/tar"
+	"bufio"
 	"bytes"
 	"cmp"
 	"context"
@@ -25,14 +26,16 @@ standard input. Each entry is verified to its last byte before it is stored,
 and stored at once or not at all; a damaged one is left out, and reported with
 exit code 3. An interrupted pull leaves a correct cache: pull again.
 
-Machine code runs in the programs that find it. Pull bundles from people you
-trust to run code on this machine, and use -bundle-key-file when a bundle
-passes through other hands: then only bundles sealed with that secret are
-taken.`,
+Machine code runs in the programs that find it. With -keyring, an entry is
+taken only if one of the public keys in that file has signed it, and the file
+doesn't revoke the key: lines that keygen has printed, and lines of "revoked"
+and a key's id. With -bundle-key-file, only what was sealed with that secret
+is. With neither, pull bundles that came straight from people you trust to run
+code on this machine; signed ones are refused.`,
 	make: func(fs *flag.FlagSet) action {
 		p := &puller{maxEntry: 1 << 30}
 		p.dir.register(fs)
-		p.bundle.register(fs)
+		p.bundle.registerPull(fs)
 		fs.BoolVar(&p.dry, "n", false, "verify the bundle and store nothing")
 		fs.BoolVar(&p.compress, "compress", false, "store compressed; see DiskOptions.Compress")
 		fs.Var(&p.maxBytes, "max-bytes", "drop what went unused longest beyond this `size`; by default nothing is dropped")
@@ -179,7 +182,7 @@ func (p *puller) all(ctx context.Context, s *streams, t *tar.Reader) error {
 		case err == nil:
 		case errors.Is(err, frame.ErrCorrupt), errors.Is(err, frame.ErrAuth), errors.Is(err, frame.ErrTooLarge):
 			p.bad++
-			fmt.Fprintf(s.err, "%s  %s\n", printable(h.Name), p.troubleText(err))
+			fmt.Fprintf(s.err, "%s  %s\n", printable(h.Name), plain(err))
 			continue
 		default:
 			return fmt.Errorf("the bundle ends early in %s: %w", printable(h.Name), err)
@@ -207,23 +210,19 @@ func (p *puller) checkEnd(t *tar.Reader) error {
 	return nil
 }
 
-func (p *puller) troubleText(err error) string {
-	switch {
-	case otherKey(err) && p.bundle.keyFile == "":
-		return "sealed with a secret: give -bundle-key-file"
-	case otherKey(err):
-		return "not sealed with the secret of -bundle-key-file"
-	}
-	return plain(err)
-}
-
 // decode reads and verifies the entry of one member.
 func (p *puller) decode(h *tar.Header, r io.Reader) (key modcache.Key, a *modcache.Artifact, err error) {
 	name, ok := strings.CutSuffix(h.Name, bundleSuffix)
 	if key, err = modcache.ParseKey(name); !ok || err != nil || h.Typeflag != tar.TypeReg {
 		return key, nil, fmt.Errorf("%w: not an entry", frame.ErrCorrupt)
 	}
-	stream, err := frame.NewStream(r, key, int64(p.maxEntry), p.frame)
+	buffered := bufio.NewReaderSize(r, sealLen)
+	head, _ := buffered.Peek(sealLen) // if it's shorter, the stream says so
+	head = bytes.Clone(head)
+	stream, err := frame.NewStream(buffered, key, int64(p.maxEntry), p.frame)
+	if otherKey(err) {
+		return key, nil, p.bundle.refuse(head)
+	}
 	if err != nil {
 		return key, nil, err
 	}

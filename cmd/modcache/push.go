@@ -22,32 +22,11 @@ import (
 // order of their keys, last a member with their number. An entry is a frame, as
 // in a cache directory, compressed. A tar file alone doesn't tell its end from a cut.
 const (
-	bundleName    = "modcache-bundle"
-	bundleText    = "modcache bundle 1\n"
-	bundleEnd     = "modcache-bundle-end"
-	bundleSuffix  = ".v1"
-	minSecretSize = 16
+	bundleName   = "modcache-bundle"
+	bundleText   = "modcache bundle 1\n"
+	bundleEnd    = "modcache-bundle-end"
+	bundleSuffix = ".v1"
 )
-
-// bundleFlags say how the entries of a bundle are sealed.
-type bundleFlags struct{ keyFile string }
-
-func (b *bundleFlags) register(fs *flag.FlagSet) {
-	fs.StringVar(&b.keyFile, "bundle-key-file", "", "`file` with a secret of at least 16 bytes that seals the bundle, so that nobody without it can make or change one")
-}
-
-func (b *bundleFlags) options() (*frame.Options, error) {
-	o := &frame.Options{Compressor: frame.NewCompressor(), Compress: true}
-	secret, err := readSecret(b.keyFile)
-	if err != nil || secret == nil {
-		return o, err
-	}
-	if len(secret) < minSecretSize {
-		return nil, fmt.Errorf("%s holds %d bytes; a secret needs at least %d random ones", b.keyFile, len(secret), minSecretSize)
-	}
-	o.Auth = frame.NewKeyed(secret)
-	return o, nil
-}
 
 var pushCommand = command{
 	name: "push", args: "[key...]",
@@ -58,15 +37,18 @@ machine: all of them, or those that keys or flags select. The bundle goes to
 standard output, or to the file of -o, which appears when it is complete. What
 can't be read or verified is left out, and reported with exit code 3.
 
-Machine code runs in the programs that find it. Without -bundle-key-file, a
-bundle proves that it wasn't damaged, not who made it.`,
+Machine code runs in the programs that find it. With -sign, each entry is
+signed, and pull takes it only from those whose public key it trusts; keygen
+makes the keys. With -bundle-key-file, a secret takes their place, and whoever
+can pull can also push. With neither, a bundle proves that it wasn't damaged,
+not who made it.`,
 	make: func(fs *flag.FlagSet) action {
 		var dir dirFlags
 		var sel selection
 		var bundle bundleFlags
 		dir.register(fs)
 		sel.register(fs)
-		bundle.register(fs)
+		bundle.registerPush(fs)
 		file := fs.String("o", "", "write to this `file` instead of standard output")
 		return func(ctx context.Context, s *streams, keys []string) error {
 			if *file == "" && s.outIsTerminal {

@@ -108,15 +108,8 @@ func (v *server) options() (*remote.HandlerOptions, error) {
 		}
 	}
 	if v.keyring != "" {
-		text, err := os.ReadFile(v.keyring)
-		if err != nil {
+		if o.Keyring, err = readKeyring(v.keyring); err != nil {
 			return nil, err
-		}
-		if o.Keyring, err = remote.ParseKeyring(text); err != nil {
-			return nil, fmt.Errorf("%s: %w", v.keyring, err)
-		}
-		if len(o.Keyring.Keys) == 0 {
-			return nil, fmt.Errorf("%s holds no public key; modcache keygen prints one", v.keyring)
 		}
 	}
 	if o.ReadTokens, err = readTokens(v.readTokens); err != nil {

@@ -2,6 +2,8 @@ package main
 
 import (
 	"bytes"
+	"os"
+	"path/filepath"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -9,26 +11,75 @@ import (
 	"github.com/modcache/modcache"
 	"github.com/modcache/modcache/examples/internal/exampletest"
 	"github.com/modcache/modcache/internal/wasmtest"
+	"github.com/modcache/modcache/remote"
 )
+
+// served returns a fleet around a server of its own.
+func served(t *testing.T, keyFile string) fleet {
+	f := fleet{token: "the builder's"}
+	var err error
+	f.key, err = signingKey(keyFile)
+	require.NoError(t, err)
+	stop, err := f.serve()
+	require.NoError(t, err)
+	t.Cleanup(stop)
+	return f
+}
 
 func TestRun(t *testing.T) {
 	exampletest.NeedCompiler(t)
 	var out bytes.Buffer
-	require.NoError(t, run(t.Context(), &out, t.TempDir(), modcache.NewModule(wasmtest.Sum(100, 5))))
-	require.Equal(t, `alpha: compiled
-alpha: found in memory
-alpha: memory answered 1
-alpha: disk answered 0
-alpha: fleet answered 0
-beta: found in fleet
-beta: found in memory
-beta: memory answered 1
-beta: disk answered 0
-beta: fleet answered 1
-beta: found in disk
-beta: found in memory
-beta: memory answered 1
-beta: disk answered 1
-beta: fleet answered 0
+	require.NoError(t, run(t.Context(), &out, t.TempDir(), served(t, ""), modcache.NewModule(wasmtest.Sum(100, 5))))
+	require.Equal(t, `builder: compiled
+builder: found in memory
+builder: memory answered 1
+builder: disk answered 0
+builder: fleet answered 0
+node: found in fleet
+node: found in memory
+node: memory answered 1
+node: disk answered 0
+node: fleet answered 1
+node, again: found in disk
+node, again: found in memory
+node, again: memory answered 1
+node, again: disk answered 1
+node, again: fleet answered 0
 `, out.String())
+}
+
+// TestStrangers shows that a machine runs nothing that its keyring doesn't list, and
+// that nobody publishes without a token.
+func TestStrangers(t *testing.T) {
+	exampletest.NeedCompiler(t)
+	key, err := remote.GenerateKey()
+	require.NoError(t, err)
+	file := filepath.Join(t.TempDir(), "key")
+	require.NoError(t, os.WriteFile(file, []byte(key.Secret()+" of this test\n"), 0o600))
+	f, ctx, module := served(t, file), t.Context(), modcache.NewModule(wasmtest.Sum(100, 6))
+	require.Equal(t, key.Public(), f.key.Public())
+	require.NoError(t, run(ctx, new(bytes.Buffer), t.TempDir(), f, module))
+
+	use := func(o *remote.Options, module *modcache.Module) (string, error) {
+		var out bytes.Buffer
+		m, err := start("machine", t.TempDir(), f.url, o, &out)
+		require.NoError(t, err)
+		defer m.stop(ctx)
+		err = m.use(ctx, &out, module)
+		return out.String(), err
+	}
+	said, err := use(f.node(), module)
+	require.NoError(t, err)
+	require.Contains(t, said, "found in fleet")
+	require.NotContains(t, said, "compiled")
+
+	other, err := remote.GenerateKey()
+	require.NoError(t, err)
+	said, err = use(fleet{key: other}.node(), module)
+	require.NoError(t, err)
+	require.Contains(t, said, "compiled")
+	require.NotContains(t, said, "found in fleet")
+
+	_, err = use(fleet{key: other, token: "no token"}.builder(), modcache.NewModule(wasmtest.Sum(100, 7)))
+	require.ErrorContains(t, err, "401")
 }
