@@ -215,5 +215,6 @@ func reasonOf(err error) Reason {
 type counters struct {
 	hits, misses, corrupt, storeErrors          atomic.Uint64
 	compiles, compileErrors, coalesced, stubbed atomic.Uint64
+	hedged                                      atomic.Uint64
 	compileTime, saved                          atomic.Int64
 }
