@@ -13,6 +13,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"github.com/tetratelabs/wazero"
+	"github.com/tetratelabs/wazero/api"
 	"github.com/tetratelabs/wazero/experimental"
 
 	"github.com/modcache/modcache"
@@ -353,6 +354,65 @@ func TestHedgeDamage(t *testing.T) {
 	})
 }
 
+// TestHedgeSpellings: the code is found under another spelling, while the module is
+// compiled from the canonical one.
+func TestHedgeSpellings(t *testing.T) {
+	bubble(t, func(t *testing.T, wasm []byte) {
+		respelt := func(note string) []byte {
+			return append(slices.Clone(wasm), wasmtest.CustomSection("producers", []byte(note))...)
+		}
+		s := newFarStore(t, 60*ms, respelt("\x00"))
+		d := diary{at: map[modcache.EventKind]func(){modcache.EventCompileStarted: func() { time.Sleep(time.Second) }}}
+		c := newCache(t, s, d.options(modcache.Options{Retain: forget}))
+		r := newRuntime(t, c, nil)
+		requireIn(t, 180*ms, r, respelt("\x00\x00\x00")) // by its own name, the common one, and where that leads
+		requireCounts(t, c, 1, 0, 0, 1)
+		require.Equal(t, 1, s.adds, "an alias")
+		time.Sleep(time.Second)
+		require.Equal(t, 1, s.adds)
+
+		// And the other way round.
+		s.delay = time.Hour
+		requireIn(t, 1100*ms, r, respelt("\x00\x00"))
+		requireCounts(t, c, 1, 1, 2, 2)
+	})
+}
+
+// TestHedgeLetsPlacingEnd: the store has answered, if not everything is done yet.
+func TestHedgeLetsPlacingEnd(t *testing.T) {
+	bubble(t, func(t *testing.T, wasm []byte) {
+		d := diary{at: map[modcache.EventKind]func(){modcache.EventHit: func() { time.Sleep(10 * ms) }}}
+		c := newCache(t, newFarStore(t, 99*ms, wasm), d.options(modcache.Options{}))
+		requireIn(t, 109*ms, newRuntime(t, c, nil), wasm)
+		requireCounts(t, c, 1, 0, 0, 0)
+	})
+}
+
+// TestHedgePanics: wazero's panic reaches the caller from either goroutine, unless the
+// store has code.
+func TestHedgePanics(t *testing.T) {
+	config := wazero.NewRuntimeConfig().WithCoreFeatures(api.CoreFeaturesV2 | wasmtest.ExceptionHandling)
+	var m wasmtest.Module
+	m.Body(m.Type(nil, nil), "f", []byte{0, 0x1f, 0, 0x0b})
+	if !panics(func() {
+		plain := wazero.NewRuntimeWithConfig(bg, config)
+		defer plain.Close(bg)
+		_, _ = plain.CompileModule(bg, m.Bytes())
+	}) {
+		t.Skip("this wazero doesn't panic any more")
+	}
+	bubble(t, func(t *testing.T, _ []byte) {
+		c := newCache(t, newFarStore(t, time.Second), &modcache.Options{MaxCompiles: 1})
+		r := newRuntime(t, c, config)
+		require.Equal(t, time.Second, took(func() {
+			require.True(t, panics(func() { _, _ = r.CompileModule(bg, m.Bytes()) }))
+		}))
+		requireCounts(t, c, 0, 1, 1, 1)
+		require.EqualValues(t, 1, c.Metrics().CompileErrors)
+		require.EqualValues(t, 1, call(t, r, compile(t, r, wasmtest.Const(1))))
+	})
+}
+
 func TestHedgeNeverUnderRequireHit(t *testing.T) {
 	bubble(t, func(t *testing.T, wasm []byte) {
 		s := newFarStore(t, 10*time.Second, wasm)
@@ -416,6 +476,24 @@ func TestHedgeAbandoned(t *testing.T) {
 	}
 }
 
+// TestHedgeEndedContext: a caller whose context has ended waits for a lookup, and not for
+// a compile.
+func TestHedgeEndedContext(t *testing.T) {
+	bubble(t, func(t *testing.T, wasm []byte) {
+		s := newFarStore(t, 50*ms, wasm)
+		r := newRuntime(t, newCache(t, s, nil), nil)
+		ended, cancel := context.WithCancel(bg)
+		cancel()
+		_, err := r.CompileModule(ended, wasm)
+		require.NoError(t, err)
+		s.delay = time.Hour
+		require.Equal(t, 100*ms, took(func() {
+			_, err := r.CompileModule(ended, wasmtest.Const(1))
+			require.ErrorIs(t, err, context.Canceled)
+		}))
+	})
+}
+
 // TestHedgeClose closes the Cache in each phase.
 func TestHedgeClose(t *testing.T) {
 	for name, c := range map[string]struct{ after, waits time.Duration }{
@@ -466,8 +544,10 @@ func TestHedgeOutlivesItsRuntime(t *testing.T) {
 				second := begin(bg, b, wasm)
 				time.Sleep(120 * ms)
 				require.NoError(t, a.Close(bg))
+				start := time.Now()
 				require.ErrorIs(t, (<-first).err, modcache.ErrClosed)
 				got := <-second
+				require.Less(t, time.Since(start), time.Second)
 				require.NoError(t, got.err)
 				require.EqualValues(t, sum20, call(t, b, got.module))
 			})
