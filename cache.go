@@ -98,7 +98,9 @@ type Locker interface {
 
 // Hedger is implemented by stores that may be slower than a compile. A [Runtime] has
 // the module compiled beside a lookup that takes too long, and uses whatever is there
-// first. The Get's context says how long compiling is going to take; see [CompileEstimate].
+// first. The lookup that comes second is cancelled, with a cause that wraps
+// [context.DeadlineExceeded]. A Get's context says how long compiling is going to take;
+// see [CompileEstimate].
 type Hedger interface {
 	// Patience returns how long to wait for a Get before compiling, which takes
 	// about as long as compile says. 0 or less means until Get returns.

@@ -31,8 +31,8 @@ func CompileEstimate(ctx context.Context) time.Duration {
 
 type estimateKey struct{}
 
-// compilePerByte is what wazero takes for a byte of the code section: 500 ns on
-// two shared cores, for modules from 10 kB to 5 MB of code; from 290 to 950 for single ones.
+// compilePerByte is what wazero takes for a byte of the code section, on one core: from
+// 290 to 540 ns for large modules on a free machine, from 360 to 1300 for all on a busy one.
 const compilePerByte = 500 * time.Nanosecond
 
 // patience returns how long to wait for the store before compiling; 0 means
@@ -96,7 +96,7 @@ func (l *loading) hedge(ctx context.Context, slow func(), patience time.Duration
 	slow()
 	c.counters.hedged.Add(1)
 	l.hedged = true
-	build := l.attempt(context.WithValue(ctx, atHandKey{}, true), l.build)
+	build := l.attempt(context.WithValue(ctx, atHandKey{}, patience), l.build)
 	defer build.cancel(errOvertaken)
 	select {
 	case <-find.done:
@@ -184,8 +184,12 @@ func (t *attempt) wait() (*hot, error) {
 	return t.h, t.err
 }
 
-// atHandKey marks a context of a Get that is about what came in the last moments from
-// processes nearby, while the same key is being asked for everywhere.
+// atHandKey marks the context of a Get that is about what processes nearby have just
+// added, while the same key is being asked for everywhere.
 type atHandKey struct{}
 
-func isAtHand(ctx context.Context) bool { return ctx.Value(atHandKey{}) != nil }
+// atHand returns how long such a Get may take, or 0 for any other.
+func atHand(ctx context.Context) time.Duration {
+	d, _ := ctx.Value(atHandKey{}).(time.Duration)
+	return d
+}

@@ -481,7 +481,8 @@ func TestHedgeAbandoned(t *testing.T) {
 func TestHedgeEndedContext(t *testing.T) {
 	bubble(t, func(t *testing.T, wasm []byte) {
 		s := newFarStore(t, 50*ms, wasm)
-		r := newRuntime(t, newCache(t, s, nil), nil)
+		d := diary{at: map[modcache.EventKind]func(){modcache.EventCompileStarted: func() { time.Sleep(time.Second) }}}
+		r := newRuntime(t, newCache(t, s, d.options(modcache.Options{})), nil)
 		ended, cancel := context.WithCancel(bg)
 		cancel()
 		_, err := r.CompileModule(ended, wasm)
@@ -662,6 +663,33 @@ func TestHedgeOfTwoProcesses(t *testing.T) {
 		require.InDelta(t, float64(1099*ms), float64(d), float64(ms))
 		requireCounts(t, one, 0, 1, 1, 1)
 		requireCounts(t, other, 1, 0, 0, 1)
+	})
+}
+
+// lockedFarStore has a lock that takes long to give back.
+type lockedFarStore struct {
+	*farStore
+	unlock time.Duration
+}
+
+func (s lockedFarStore) Lock(context.Context, modcache.Key) (func(), error) {
+	return func() { time.Sleep(s.unlock) }, nil
+}
+
+// TestHedgeWithLock asks a far store once more after locking it, but not for long.
+func TestHedgeWithLock(t *testing.T) {
+	bubble(t, func(t *testing.T, wasm []byte) {
+		s := newFarStore(t, time.Hour)
+		c := newCache(t, lockedFarStore{s, 0}, nil)
+		requireIn(t, 200*ms, newRuntime(t, c, nil), wasm)
+		requireCounts(t, c, 0, 1, 1, 1)
+		require.Zero(t, c.Metrics().StoreErrors)
+
+		// An answer that comes a moment after the code was placed is not an error.
+		s = newFarStore(t, 250*ms, wasm)
+		c = newCache(t, lockedFarStore{s, 100 * ms}, nil)
+		requireIn(t, 300*ms, newRuntime(t, c, nil), wasm)
+		requireCounts(t, c, 0, 1, 1, 1)
 	})
 }
 

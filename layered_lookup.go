@@ -98,7 +98,7 @@ func missReason(err error) Reason {
 // lookup joins the shared lookup of the key or starts one. The front layer was
 // asked already, when the count of changes was seen.
 func (l *Layered) lookup(ctx context.Context, key Key, seen uint64) (*Artifact, *layer, error) {
-	if isAtHand(ctx) {
+	if atHand(ctx) > 0 {
 		return l.lookupAtHand(ctx, key)
 	}
 	l.mu.Lock()
@@ -176,7 +176,7 @@ func (l *Layered) search(ctx context.Context, key Key, asked *layer) (*Artifact,
 		if a := l.onItsWay(ly, key); a != nil {
 			return a, ly, nil
 		}
-		if ly == asked || isAtHand(ctx) && ly.far(ctx) {
+		if ly == asked || atHand(ctx) > 0 && ly.far(ctx) {
 			continue
 		}
 		a, err := ly.get(ctx, key)
