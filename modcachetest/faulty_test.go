@@ -153,6 +153,6 @@ func (farStore) Patience(compile time.Duration) time.Duration { return compile /
 
 func TestFaultyPatience(t *testing.T) {
 	m := modcache.NewMemory(nil)
-	require.Zero(t, modcachetest.Faulty(m, nil).Patience(time.Second))
-	require.Equal(t, time.Second/2, modcachetest.Faulty(farStore{m}, nil).Patience(time.Second))
+	require.Zero(t, Faulty(m, nil).Patience(time.Second))
+	require.Equal(t, time.Second/2, Faulty(farStore{m}, nil).Patience(time.Second))
 }
