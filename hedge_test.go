@@ -388,6 +388,22 @@ func TestHedgeLetsPlacingEnd(t *testing.T) {
 	})
 }
 
+// TestHedgeCompilesTooLate: the store's code is in place when the compile ends, and
+// the lookup isn't done yet.
+func TestHedgeCompilesTooLate(t *testing.T) {
+	bubble(t, func(t *testing.T, wasm []byte) {
+		d := diary{at: map[modcache.EventKind]func(){
+			modcache.EventCompileStarted: func() { time.Sleep(80 * ms) },
+			modcache.EventHit:            func() { time.Sleep(100 * ms) },
+		}}
+		c := newCache(t, newFarStore(t, 150*ms, wasm), d.options(modcache.Options{}))
+		requireIn(t, 250*ms, newRuntime(t, c, nil), wasm)
+		requireCounts(t, c, 1, 0, 1, 1)
+		require.NotContains(t, d.kinds(), modcache.EventDegraded)
+		require.NotContains(t, d.kinds(), modcache.EventMiss)
+	})
+}
+
 // TestHedgePanics: wazero's panic reaches the caller from either goroutine, unless the
 // store has code.
 func TestHedgePanics(t *testing.T) {
@@ -641,14 +657,23 @@ func (s *lockedStore) Lock(ctx context.Context, _ modcache.Key) (func(), error) 
 // TestHedgeOfTwoProcesses lets one of them compile, although neither hears from the far
 // layer, and the other find the result in the near one.
 func TestHedgeOfTwoProcesses(t *testing.T) {
+	t.Run("layers", func(t *testing.T) { testTwoProcesses(t, false) })
+	t.Run("layers in a layer", func(t *testing.T) { testTwoProcesses(t, true) })
+}
+
+func testTwoProcesses(t *testing.T, nested bool) {
 	bubble(t, func(t *testing.T, wasm []byte) {
 		near := &lockedStore{lock: make(chan struct{}, 1)}
 		process := func(d *diary) (*modcache.Cache, <-chan compiled) {
 			far := newFarStore(t, time.Hour)
 			l := modcache.NewLayered(nil,
 				modcache.Layer{Store: near}, modcache.Layer{Store: far, Timeout: -1, Write: modcache.WriteNever})
-			c := newCache(t, l, d.options(modcache.Options{}))
 			t.Cleanup(func() { require.NoError(t, l.Close()) })
+			if nested {
+				l = modcache.NewLayered(nil, modcache.Layer{Store: l, Timeout: -1})
+				t.Cleanup(func() { require.NoError(t, l.Close()) })
+			}
+			c := newCache(t, l, d.options(modcache.Options{}))
 			return c, begin(bg, newRuntime(t, c, nil), wasm)
 		}
 		slow := diary{at: map[modcache.EventKind]func(){modcache.EventCompileStarted: func() { time.Sleep(time.Second) }}}
@@ -701,8 +726,8 @@ func TestLayeredPatience(t *testing.T) {
 	far := patient(3 * time.Second)
 	l := modcache.NewLayered(&modcache.LayeredOptions{BreakAfter: 1},
 		modcache.Layer{Store: modcache.NewMemory(nil)},
-		modcache.Layer{Store: patient(-1)}, modcache.Layer{Store: rude{far}}, modcache.Layer{Store: patient(time.Second)},
-		modcache.Layer{Store: modcache.NewLayered(nil, modcache.Layer{Store: far})})
+		modcache.Layer{Store: patient(-1)}, modcache.Layer{Store: rude{far}},
+		modcache.Layer{Store: modcache.NewLayered(nil, modcache.Layer{Store: far})}, modcache.Layer{Store: patient(time.Second)})
 	defer l.Close()
 	require.Equal(t, 3*time.Second, l.Patience(time.Minute))
 	_, _, err := l.Get(bg, modcache.Key{})

@@ -111,6 +111,25 @@ func TestHeadOutdoesTheEstimate(t *testing.T) {
 	}
 }
 
+// TestHeadThatTrickles is too slow whatever the estimate.
+func TestHeadThatTrickles(t *testing.T) {
+	o := remote.Options{Signer: generate(t)}
+	b := entry(t, o, key(1), 100)
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake()
+		f.get = func(ctx context.Context, _ modcache.Key) (io.ReadCloser, error) {
+			return &trickle{ctx, b, 1, 200 * ms}, nil
+		}
+		s := over(t, f, o)
+		defer s.Close()
+		require.Equal(t, 500*ms, took(func() {
+			_, _, err := s.Get(modcache.WithCompileEstimate(t.Context(), time.Hour), key(1))
+			require.ErrorContains(t, err, "head")
+		}))
+		require.True(t, s.Report().Paused)
+	})
+}
+
 // TestOvertaken has compiles that are faster than a server that sends and sends.
 func TestOvertaken(t *testing.T) {
 	signer := generate(t)
@@ -144,6 +163,7 @@ func TestOvertaken(t *testing.T) {
 		}
 		require.EqualValues(t, 3, s.Report().Timeouts)
 		require.True(t, s.Report().Paused)
+		require.Zero(t, s.Patience(time.Hour))
 		m := c.Metrics()
 		require.Equal(t, [4]uint64{0, 4, 4, 3}, [4]uint64{m.Hits, m.Misses, m.Compiles, m.Hedged})
 		require.NoError(t, rt.Close(t.Context()))
