@@ -670,7 +670,7 @@ func testTwoProcesses(t *testing.T, nested bool) {
 				modcache.Layer{Store: near}, modcache.Layer{Store: far, Timeout: -1, Write: modcache.WriteNever})
 			t.Cleanup(func() { require.NoError(t, l.Close()) })
 			if nested {
-				l = modcache.NewLayered(nil, modcache.Layer{Store: l, Timeout: -1})
+				l = modcache.NewLayered(nil, modcache.Layer{Store: modcache.NewMemory(nil)}, modcache.Layer{Store: l})
 				t.Cleanup(func() { require.NoError(t, l.Close()) })
 			}
 			c := newCache(t, l, d.options(modcache.Options{}))
