@@ -106,13 +106,17 @@ func (l *loading) hedge(ctx context.Context, slow func(), patience time.Duration
 		}
 	}
 	why := whyMissed{ReasonTimeout, errSlowStore}
-	if find.isDone() && !errors.Is(find.err, errOvertaken) {
-		if find.h != nil || find.failed() {
-			return find.wait()
-		}
+	switch {
+	case !find.isDone(), errors.Is(find.err, errOvertaken):
+	case find.h != nil, find.failed() && l.giveUp():
+		return find.wait()
+	case !find.failed():
 		why = find.why
 	}
 	<-build.done
+	if build.h == nil && !l.giveUp() {
+		return find.wait()
+	}
 	if build.h == nil || l.fresh {
 		c.miss(l.key, why)
 	}
@@ -138,6 +142,16 @@ func (l *loading) isPlaced() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.placed
+}
+
+// giveUp keeps code from being placed that nobody would release, and reports
+// whether there is none.
+func (l *loading) giveUp() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	placed := l.placed
+	l.placed = true
+	return !placed
 }
 
 // attempt is one of the two ways to code, under way.

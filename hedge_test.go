@@ -710,6 +710,20 @@ func TestHedgeWithLock(t *testing.T) {
 		requireCounts(t, c, 0, 1, 1, 1)
 		require.Zero(t, c.Metrics().StoreErrors)
 
+		// A lookup that fails a moment after the code was placed doesn't matter.
+		s = newFarStore(t, 0)
+		var asked atomic.Bool
+		s.onGet = func(context.Context, modcache.Key) error {
+			if !asked.Swap(true) {
+				time.Sleep(150 * ms)
+				runtime.Goexit()
+			}
+			return nil
+		}
+		c = newCache(t, lockedFarStore{s, 100 * ms}, nil)
+		requireIn(t, 200*ms, newRuntime(t, c, nil), wasm)
+		requireCounts(t, c, 0, 1, 1, 1)
+
 		// An answer that comes a moment after the code was placed is not an error.
 		s = newFarStore(t, 250*ms, wasm)
 		c = newCache(t, lockedFarStore{s, 100 * ms}, nil)
