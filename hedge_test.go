@@ -603,6 +603,59 @@ func TestHedgeIsShared(t *testing.T) {
 	}
 }
 
+// TestHedgeStress races lookups with compiles in earnest, without a bubble. No goroutine
+// is left.
+func TestHedgeStress(t *testing.T) {
+	needsCompiler(t)
+	before := runtime.NumGoroutine()
+	const modules = 4
+	for round := range 25 {
+		s := &farStore{patience: time.Duration(1+round*round) * time.Microsecond}
+		if round%2 == 0 {
+			require.NoError(t, newCache(t, &s.mapStore, nil).Warm(bg, nil,
+				modcache.NewModule(wasmtest.Const(0)), modcache.NewModule(wasmtest.Const(1))))
+		}
+		s.onGet = func(context.Context, modcache.Key) error {
+			for range 40 * round {
+				runtime.Gosched()
+			}
+			return nil
+		}
+		c, err := modcache.New(s, &modcache.Options{Retain: forget})
+		require.NoError(t, err)
+		var wg sync.WaitGroup
+		for g := range 3 {
+			r, err := c.NewRuntime(bg, nil)
+			require.NoError(t, err)
+			for i := range 3 * modules {
+				wg.Go(func() {
+					got, err := callExport(r, wasmtest.Const(int32(i%modules)))
+					if g == 2 && err != nil {
+						return // the runtime may be closed
+					}
+					if err != nil || got != uint64(i%modules) {
+						t.Error(got, err)
+					}
+				})
+			}
+			if g == 2 {
+				require.NoError(t, r.Close(bg))
+			} else {
+				defer r.Close(bg)
+			}
+		}
+		wg.Wait()
+		require.NoError(t, c.Close(bg))
+		m := c.Metrics()
+		require.Equal(t, m.Lookups, m.Hits+m.Misses)
+		require.Zero(t, m.StoreErrors)
+		require.Zero(t, m.Retained)
+	}
+	for runtime.NumGoroutine() > before {
+		runtime.Gosched()
+	}
+}
+
 // TestHedgeWhoseGoroutineEnds, on either side.
 func TestHedgeWhoseGoroutineEnds(t *testing.T) {
 	bubble(t, func(t *testing.T, wasm []byte) {
