@@ -373,7 +373,10 @@ func TestHedgeSpellings(t *testing.T) {
 
 		// And the other way round.
 		s.delay = time.Hour
+		s.gets = 0
 		requireIn(t, 1100*ms, r, respelt("\x00\x00"))
+		synctest.Wait()
+		require.Equal(t, 1, s.gets, "there is nothing to ask any more")
 		requireCounts(t, c, 1, 1, 2, 2)
 	})
 }

@@ -108,6 +108,9 @@ func (e *engine) canonical(src *source) *spelling {
 
 // findShared loads the module with the code of another spelling, if there is any.
 func (l *loading) findShared(ctx context.Context, why *whyMissed) (*hot, error) {
+	if ctx.Err() != nil {
+		return nil, nil // nobody waits for it any more
+	}
 	e, s := l.e, l.spelt()
 	if s == nil || s.key == l.key {
 		return nil, nil
