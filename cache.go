@@ -96,6 +96,17 @@ type Locker interface {
 	Lock(ctx context.Context, key Key) (unlock func(), err error)
 }
 
+// Hedger is implemented by stores that may be slower than a compile. A [Runtime] has
+// the module compiled beside a lookup that takes too long, and uses whatever is there
+// first. The lookup that comes second is cancelled, with a cause that wraps
+// [context.DeadlineExceeded]. A Get's context says how long compiling is going to take;
+// see [CompileEstimate].
+type Hedger interface {
+	// Patience returns how long to wait for a Get before compiling, which takes
+	// about as long as compile says. 0 or less means until Get returns.
+	Patience(compile time.Duration) time.Duration
+}
+
 // Errors to test for with [errors.Is]. What is returned wraps them with what
 // was attempted and where.
 var (
@@ -311,7 +322,7 @@ func (c *Cache) Metrics() CacheMetrics {
 		Corrupt: n.corrupt.Load(), StoreErrors: n.storeErrors.Load(),
 		Compiles: n.compiles.Load(), CompileErrors: n.compileErrors.Load(),
 		CompileTime: time.Duration(n.compileTime.Load()), Saved: time.Duration(n.saved.Load()),
-		Coalesced: n.coalesced.Load(), Stubbed: n.stubbed.Load(), Retained: retained,
+		Coalesced: n.coalesced.Load(), Hedged: n.hedged.Load(), Stubbed: n.stubbed.Load(), Retained: retained,
 	}
 	m.Lookups = m.Hits + m.Misses
 	_ = guard("metrics", func() error { m.Store = c.store.Metrics(); return nil })

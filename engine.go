@@ -106,76 +106,99 @@ var errModified = errors.New("modcache: the bytes were changed while the module 
 // way. It says nothing about the others that wait for it.
 var errLeaderClosed = errors.New("modcache: the runtime was closed")
 
+// loading brings one module's machine code into the engine. Store and compiler may be at
+// it at the same time; see hedge.
+type loading struct {
+	e      *engine
+	r      *Runtime // the one that compiles what the code is loaded by
+	key    Key
+	src    *source
+	spelt  func() *spelling
+	hedged bool // a lookup is under way elsewhere
+
+	mu     sync.Mutex // held while code is placed
+	placed bool
+	fresh  bool // what is placed was compiled for it
+}
+
 // load brings a module's machine code into the engine by compiling something in
 // r: the code from the store if it is there, or else new code.
 func (e *engine) load(ctx context.Context, slow func(), r *Runtime, key Key, src *source) (*hot, error) {
-	c := e.c
+	l := &loading{e: e, r: r, key: key, src: src}
+	l.spelt = sync.OnceValue(func() *spelling { return e.canonical(src) })
+	ctx, patience := l.patience(ctx)
+	if patience > 0 {
+		return l.hedge(ctx, slow, patience)
+	}
 	var why whyMissed
-	if h, err := e.loadStored(ctx, r, key, src, &why); h != nil || err != nil {
+	if h, err := l.find(ctx, &why); h != nil || err != nil {
 		return h, err
 	}
-	spelt := e.canonical(src)
-	if h, err := e.loadShared(ctx, r, key, src, spelt, &why); h != nil || err != nil {
-		return h, err
-	}
-	if c.opts.RequireHit {
-		c.miss(key, why)
+	if e.c.opts.RequireHit {
+		e.c.miss(key, why)
 		return nil, fmt.Errorf("%w: module %v, key %v", ErrMiss, src.sum, key)
 	}
 	slow()
-	common := key
-	if spelt != nil {
-		common = spelt.key
+	return l.build(ctx, &why)
+}
+
+// find loads the module's code from the store. It returns nil if it isn't there or
+// can't be used.
+func (l *loading) find(ctx context.Context, why *whyMissed) (*hot, error) {
+	a, at := l.e.fetch(ctx, l.key, why)
+	if a != nil {
+		if h, err := l.placeStored(a, at, why); h != nil || err != nil {
+			return h, err
+		}
+	}
+	return l.findShared(ctx, why)
+}
+
+// build loads new code, unless another process has made some meanwhile.
+func (l *loading) build(ctx context.Context, why *whyMissed) (*hot, error) {
+	e, c := l.e, l.e.c
+	common := l.key
+	if s := l.spelt(); s != nil {
+		common = s.key
 	}
 	unlock, locked := c.lock(ctx, common)
 	defer unlock()
 	if locked {
 		// Another process may have compiled it while we waited.
-		if h, err := e.loadStored(ctx, r, key, src, &why); h != nil || err != nil {
-			return h, err
-		}
-		if h, err := e.loadShared(ctx, r, key, src, spelt, &why); h != nil || err != nil {
+		if h, err := l.find(ctx, why); h != nil || err != nil {
 			return h, err
 		}
 	}
-	c.miss(key, why)
-	a, err := e.compile(ctx, key, src, spelt)
+	if !l.hedged {
+		c.miss(l.key, *why)
+	}
+	a, err := e.compile(ctx, l.key, l.src, l.spelt())
 	if err != nil {
 		return nil, err
 	}
 	if a != nil {
-		h, err := e.place(r, key, src, a)
-		if err == nil || errors.Is(err, errLeaderClosed) {
+		h, err := l.place(true, func() (*hot, error) { return e.place(l.r, l.key, l.src, a) })
+		if err == nil || errors.Is(err, errLeaderClosed) || errors.Is(err, errOvertaken) {
 			return h, err
 		}
 		// Code that was compiled a moment ago doesn't load.
 		c.degrade("loading of fresh code", err)
 	}
-	return e.direct(r, key, src)
+	return l.place(true, func() (*hot, error) { return e.direct(l.r, l.key, l.src) })
 }
 
-// loadStored loads the module from the store. It returns nil if it isn't there or
-// can't be used.
-func (e *engine) loadStored(ctx context.Context, r *Runtime, key Key, src *source, why *whyMissed) (*hot, error) {
-	a, at := e.fetch(ctx, key, why)
-	if a == nil {
-		return nil, nil
-	}
-	return e.placeStored(r, key, src, a, at, why)
-}
-
-// placeStored is place for an artifact from the store, which it closes.
-func (e *engine) placeStored(r *Runtime, key Key, src *source, a *Artifact, at Key, why *whyMissed) (*hot, error) {
+// placeStored places an artifact from the store, and closes it.
+func (l *loading) placeStored(a *Artifact, at Key, why *whyMissed) (*hot, error) {
 	defer discard(a)
-	h, err := e.place(r, key, src, a)
+	h, err := l.place(false, func() (*hot, error) { return l.e.place(l.r, l.key, l.src, a) })
 	switch {
 	case err == nil:
-		e.c.hit(key, a)
+		l.e.c.hit(l.key, a)
 		return h, nil
-	case errors.Is(err, errLeaderClosed):
+	case errors.Is(err, errLeaderClosed), errors.Is(err, errOvertaken):
 		return nil, err
 	}
-	e.c.reject(at, err, why)
+	l.e.c.reject(at, err, why)
 	return nil, nil
 }
 
@@ -293,6 +316,9 @@ func (e *engine) compile(ctx context.Context, key Key, src *source, s *spelling)
 		return nil, err
 	}
 	c.idle.discard(footprint(int64(len(code)), nil)) // wazero's copy of it
+	if errors.Is(context.Cause(ctx), errOvertaken) {
+		return nil, errOvertaken // the store has it
+	}
 	// It is worth keeping even if everybody has left by now.
 	a := c.put(c.ctx, key, code, Info{Module: src.sum, WasmSize: int64(len(wasm)), CompileTime: took})
 	if shared {

@@ -4,12 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 )
 
 // sharedLookup is one lookup of the layers, which all callers that want the key
 // meanwhile share.
 type sharedLookup struct {
-	cancel  context.CancelFunc
+	cancel  context.CancelCauseFunc
 	holders int  // callers, and the lookup itself; guarded by Layered.mu
 	stale   bool // the entry changed meanwhile: don't join, don't promote; guarded by Layered.mu
 
@@ -50,6 +51,27 @@ func (l *Layered) Get(ctx context.Context, key Key) (*Artifact, bool, error) {
 	return nil, false, err
 }
 
+// Patience implements [Hedger]: it is that of the most patient layer, among those
+// that may be slower than a compile and aren't skipped now.
+func (l *Layered) Patience(compile time.Duration) (d time.Duration) {
+	if l.alone {
+		return 0 // there would be two goroutines
+	}
+	for _, ly := range l.layers {
+		if !ly.reads.isOpen() {
+			d = max(d, patienceOf(ly.Store, compile))
+		}
+	}
+	return d
+}
+
+// far reports whether a compile may overtake the layer. Another Layered knows
+// itself which of its layers are so.
+func (ly *layer) far(ctx context.Context) bool {
+	_, nested := ly.Store.(*Layered)
+	return !nested && patienceOf(ly.Store, CompileEstimate(ctx)) > 0
+}
+
 func (l *Layered) hit(ly *layer, key Key, a *Artifact) {
 	ly.hits.count(key)
 	if l.options.OnEvent != nil {
@@ -76,6 +98,9 @@ func missReason(err error) Reason {
 // lookup joins the shared lookup of the key or starts one. The front layer was
 // asked already, when the count of changes was seen.
 func (l *Layered) lookup(ctx context.Context, key Key, seen uint64) (*Artifact, *layer, error) {
+	if atHand(ctx) > 0 {
+		return l.lookupAtHand(ctx, key)
+	}
 	l.mu.Lock()
 	if l.closed.Load() {
 		l.mu.Unlock()
@@ -103,7 +128,7 @@ func (l *Layered) lookup(ctx context.Context, key Key, seen uint64) (*Artifact, 
 	s.holders++
 	l.mu.Unlock()
 
-	defer l.leave(s, key)
+	defer l.leave(ctx, s, key)
 	select {
 	case <-s.done:
 	case <-ctx.Done():
@@ -119,7 +144,7 @@ func (l *Layered) lookup(ctx context.Context, key Key, seen uint64) (*Artifact, 
 // launch starts the shared lookup of the key; mu is held. A layer that was asked
 // already is not asked again.
 func (l *Layered) launch(ctx context.Context, key Key, asked *layer) *sharedLookup {
-	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	ctx, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
 	s := &sharedLookup{cancel: cancel, holders: 1, done: make(chan struct{})}
 	l.lookups[key] = s
 	l.ops.Add(1)
@@ -135,6 +160,15 @@ func (l *Layered) launch(ctx context.Context, key Key, asked *layer) *sharedLook
 	return s
 }
 
+// lookupAtHand asks the layers that are near, whatever lookups of others wait for.
+func (l *Layered) lookupAtHand(ctx context.Context, key Key) (*Artifact, *layer, error) {
+	if err := l.begin(); err != nil {
+		return nil, nil, err
+	}
+	defer l.ops.Done()
+	return l.search(ctx, key, l.front)
+}
+
 // search asks the layers in order, and what is on its way into them first.
 func (l *Layered) search(ctx context.Context, key Key, asked *layer) (*Artifact, *layer, error) {
 	var errs []error
@@ -142,7 +176,7 @@ func (l *Layered) search(ctx context.Context, key Key, asked *layer) (*Artifact,
 		if a := l.onItsWay(ly, key); a != nil {
 			return a, ly, nil
 		}
-		if ly == asked {
+		if ly == asked || atHand(ctx) > 0 && ly.far(ctx) {
 			continue
 		}
 		a, err := ly.get(ctx, key)
@@ -169,21 +203,21 @@ func (l *Layered) land(s *sharedLookup, key Key) {
 	s.holders--
 	last := s.holders == 0
 	l.mu.Unlock()
-	s.cancel()
+	s.cancel(nil)
 	close(s.done)
 	if last {
 		closeQuietly(s.a)
 	}
 }
 
-// leave lets a caller go. The last one ends a lookup that is still under way, or
-// closes what it found.
-func (l *Layered) leave(s *sharedLookup, key Key) {
+// leave lets a caller go. The last one ends a lookup that is still under way, for
+// the reason that its own context ended, or closes what it found.
+func (l *Layered) leave(ctx context.Context, s *sharedLookup, key Key) {
 	l.mu.Lock()
 	s.holders--
 	last := s.holders == 0
 	if s.holders == 1 { // the lookup itself, or, after it, another caller
-		s.cancel()
+		s.cancel(context.Cause(ctx))
 		if l.lookups[key] == s {
 			l.forget(key)
 		}

@@ -107,23 +107,27 @@ func (e *engine) canonical(src *source) *spelling {
 	return &spelling{wasm: b, key: e.key(Sum(b))}
 }
 
-// loadShared loads the module with the code of another spelling, if there is any.
-func (e *engine) loadShared(ctx context.Context, r *Runtime, key Key, src *source, s *spelling, why *whyMissed) (*hot, error) {
-	if s == nil || s.key == key {
+// findShared loads the module with the code of another spelling, if there is any.
+func (l *loading) findShared(ctx context.Context, why *whyMissed) (*hot, error) {
+	if ctx.Err() != nil {
+		return nil, nil // nobody waits for it any more
+	}
+	e, s := l.e, l.spelt()
+	if s == nil || s.key == l.key {
 		return nil, nil
 	}
 	a, at := e.fetch(ctx, s.key, why)
 	if a == nil {
 		return nil, nil
 	}
-	if err := e.validate(ctx, src); err != nil {
+	if err := e.validate(ctx, l.src); err != nil {
 		discard(a)
 		return nil, err
 	}
 	module := a.Info().Module
-	h, err := e.placeStored(r, key, src, a, at, why)
+	h, err := l.placeStored(a, at, why)
 	if h != nil && e.key(module) == at {
-		e.c.putAlias(key, module)
+		e.c.putAlias(l.key, module)
 	}
 	return h, err
 }

@@ -121,7 +121,8 @@ func (s *Store) failed(w *watch, op string, key modcache.Key, err error) error {
 		err = cause
 	}
 	err = s.errorf(op, key, err)
-	if s.ctx.Err() != nil || errors.Is(w.parent.Err(), context.Canceled) {
+	overtaken := errors.Is(context.Cause(w.parent), context.DeadlineExceeded) // by a compile
+	if s.ctx.Err() != nil || errors.Is(w.parent.Err(), context.Canceled) && !overtaken {
 		return err // not the server's doing
 	}
 	s.counters.errors.Add(1)

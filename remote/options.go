@@ -61,8 +61,15 @@ type Options struct {
 
 	// Budget bounds a whole Get. The default is half of the time that compiling the
 	// entry took, or FirstByte + Stall if that is more. A transfer is given up
-	// early when it would clearly take longer.
+	// early when it would clearly take longer. Until the head of an entry has said
+	// how long it took, it is half of the estimated time, between 250 ms and FirstByte +
+	// Stall.
 	Budget time.Duration
+
+	// Hedge is how long a lookup may take before the module is compiled beside it; what
+	// is there first is used. The default is a tenth of the estimated time of compiling,
+	// or if that is more, 5/4 of FirstByte, but of no more than 250 ms.
+	Hedge time.Duration
 
 	// AbsentFor is how long the store remembers that the server doesn't have an
 	// entry, and doesn't ask again. The default is 2 s.
@@ -96,6 +103,7 @@ const (
 	defaultDial      = 200 * time.Millisecond
 	defaultFirstByte = 250 * time.Millisecond
 	defaultStall     = 250 * time.Millisecond
+	minBudget        = 250 * time.Millisecond // by the estimate alone
 	defaultAbsentFor = 2 * time.Second
 	defaultPause     = time.Second
 	defaultQueue     = 256 << 20
@@ -122,6 +130,7 @@ func (o *Options) validate() (Options, error) {
 	v.FirstByte = bound(v.FirstByte, defaultFirstByte, never)
 	v.Stall = bound(v.Stall, defaultStall, never)
 	v.Budget = bound(v.Budget, 0, never)
+	v.Hedge = bound(v.Hedge, 0, -1)
 	v.AbsentFor = bound(v.AbsentFor, defaultAbsentFor, 0)
 	v.Pause = min(bound(v.Pause, defaultPause, 0), maxPause)
 	v.Queue = bound(v.Queue, defaultQueue, math.MaxInt64)

@@ -21,12 +21,13 @@ type watch struct {
 	timer  *time.Timer
 	phase  atomic.Int32 // what the timer waits for
 
-	start time.Time
-	stall time.Duration
-	limit time.Time // of the whole request
-	grace time.Duration
-	total int64 // bytes of the body; 0 = not known yet
-	got   int64
+	start   time.Time
+	stall   time.Duration
+	limit   time.Time // of the whole request
+	guessed bool      // limit comes from an estimate at first
+	grace   time.Duration
+	total   int64 // bytes of the body; 0 = not known yet
+	got     int64
 }
 
 // What a request can fail to do in time.
@@ -60,13 +61,34 @@ func (s *Store) watch(parent context.Context) (context.Context, *watch) {
 	w := &watch{o: &s.o, parent: parent, start: time.Now(), stall: s.o.Stall}
 	w.ctx, w.cancel = context.WithCancelCause(parent)
 	w.unlink = context.AfterFunc(s.ctx, func() { w.cancel(modcache.ErrClosed) })
-	w.limit = w.start.Add(s.o.FirstByte + s.o.Stall)
+	limit := s.o.FirstByte + s.o.Stall
 	if s.o.Budget > 0 {
-		w.limit = w.start.Add(s.o.Budget)
+		limit = s.o.Budget
+	} else if compile := modcache.CompileEstimate(parent); compile > 0 {
+		if b := max(minBudget, compile/2); b < limit {
+			limit, w.guessed = b, true
+		}
 	}
+	w.limit = w.start.Add(limit)
 	w.timer = time.AfterFunc(never, w.expired)
-	w.wait(phaseResponse, s.o.FirstByte)
+	if limit < s.o.FirstByte {
+		w.arm(phaseHead, limit)
+	} else {
+		w.arm(phaseResponse, s.o.FirstByte)
+	}
 	return w.ctx, w
+}
+
+// Patience implements [modcache.Hedger]; see Options.Hedge.
+func (s *Store) Patience(compile time.Duration) time.Duration {
+	switch {
+	case s.o.Hedge < 0, s.breaker.isOpen(): // Get answers at once
+		return 0
+	case s.o.Hedge > 0:
+		return s.o.Hedge
+	}
+	// A server that doesn't answer is found out first.
+	return max(min(s.o.FirstByte, defaultFirstByte)*5/4, compile/10)
 }
 
 func (w *watch) expired() {
@@ -77,7 +99,7 @@ func (w *watch) expired() {
 	case phaseProgress:
 		err = &timeoutError{what: "the transfer has stalled"}
 	case phaseHead:
-		err = &timeoutError{what: "the head of the entry takes too long"}
+		err = &timeoutError{what: "the head of the entry takes too long", slow: w.guessed}
 	default:
 		err = &timeoutError{what: "the transfer exceeds its budget", slow: true}
 	}
@@ -117,6 +139,10 @@ func (w *watch) wait(phase int32, d time.Duration) {
 			phase = phaseBudget
 		}
 	}
+	w.arm(phase, d)
+}
+
+func (w *watch) arm(phase int32, d time.Duration) {
 	w.phase.Store(phase)
 	w.timer.Reset(max(d, 0))
 }

@@ -56,6 +56,16 @@ func (o *Outline) Custom(name string) bool {
 	return false
 }
 
+// CodeSize returns the length of all bodies.
+func (o *Outline) CodeSize() (n int) {
+	for _, s := range o.Sections {
+		if s.ID == code {
+			n += s.End - s.Body
+		}
+	}
+	return n
+}
+
 // Scan reads the section headers of a module, its imports and the length of its
 // function section. Everything else may be malformed without Scan noticing. All
 // errors are of type [*Error].

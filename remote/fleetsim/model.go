@@ -24,6 +24,7 @@ type result struct {
 	compiles int     // nodes that compiled
 	gaveUp   int     // of those: the ones whose transfer exceeded its budget
 	turned   int     // of those: the ones that the server turned away
+	overtook int     // nodes that used the entry, having begun to compile
 	uploads  int     // nodes that uploaded the entry
 	cpu      float64 // seconds of compiling
 	egress   float64 // bytes sent to nodes, those of transfers given up included
@@ -37,10 +38,13 @@ type result struct {
 // budget is how long a node waits for an entry.
 func (m model) budget() float64 { return math.Max(0.5, m.compile/2) }
 
-// bounded returns the model with as many transfers at once as end within half of
-// their budget.
+// hedge is how long a node waits for an entry before it compiles beside.
+func (m model) hedge() float64 { return math.Max(0.3125, m.compile/10) }
+
+// bounded returns the model with as many transfers at once as end before the node
+// begins to compile.
 func (m model) bounded() model {
-	m.admit = max(1, int(m.server*m.budget()/2/m.size))
+	m.admit = max(1, int(m.server*(m.hedge()-m.rtt)/m.size))
 	return m
 }
 
@@ -93,6 +97,9 @@ func (m model) run() result {
 			head++
 			if ends <= gives {
 				r.hits++
+				if next-q.asked > m.hedge() {
+					r.overtook++
+				}
 				r.egress += m.size
 				done(next - q.asked)
 				continue
@@ -100,7 +107,7 @@ func (m model) run() result {
 			r.gaveUp++
 			r.compiles++
 			r.egress += m.size - (q.until - served)
-			done(next - q.asked + m.compile)
+			done(math.Min(next-q.asked, m.hedge()) + m.compile)
 		}
 		if head < len(queue) {
 			served += rate() * (t - now)
@@ -132,7 +139,7 @@ func (m model) run() result {
 	if m.early {
 		r.uploads = 1
 	}
-	r.cpu = float64(r.compiles) * m.compile
+	r.cpu = float64(r.compiles+r.overtook) * m.compile
 	r.origin = r.egress
 	r.median, r.p99, r.worst = quantiles(times)
 	return r
@@ -144,7 +151,7 @@ func (m model) behindEdges() result {
 	one.edges = 0
 	one.nodes = (m.nodes + m.edges - 1) / m.edges
 	r := one.run()
-	for _, n := range []*int{&r.hits, &r.compiles, &r.gaveUp, &r.turned} {
+	for _, n := range []*int{&r.hits, &r.compiles, &r.gaveUp, &r.turned, &r.overtook} {
 		*n *= m.edges
 	}
 	for _, x := range []*float64{&r.cpu, &r.egress, &r.peak} {

@@ -28,8 +28,17 @@ func TestLimits(t *testing.T) {
 	slow.server = 1
 	r = slow.run()
 	require.Equal(t, 500, r.gaveUp)
-	require.InDelta(t, m.compile*1.5, r.worst, 1e-6, "never slower than this")
+	require.InDelta(t, m.compile*1.1, r.worst, 1e-6, "never slower than this")
+	require.Zero(t, r.overtook)
 	require.InDelta(t, m.window+m.budget(), r.egress, 0.1, "a byte a second while anybody waits")
+
+	// All share for three tenths of the compile time: the compiles that began are needless.
+	crowd := m
+	crowd.window, crowd.server = 0, 500*m.size/(0.3*m.compile)
+	r = crowd.run()
+	require.Equal(t, [3]int{500, 500, 0}, [3]int{r.hits, r.overtook, r.compiles})
+	require.InDelta(t, 500*m.compile, r.cpu, 1e-6)
+	require.InDelta(t, 0.3*m.compile, r.worst, 0.1)
 
 	one := m
 	one.nodes, one.early, one.server = 1, false, m.node
