@@ -74,9 +74,7 @@ func (d *Disk) expire() {
 	if d.o.MaxAge < 0 {
 		return
 	}
-	for _, v := range d.usage.takeUnusedSince(d.o.Now().Add(-d.o.MaxAge)) {
-		d.evict(v, ReasonExpired)
-	}
+	d.evictAll(d.usage.takeUnusedSince(d.o.Now().Add(-d.o.MaxAge)), ReasonExpired)
 }
 
 // trimDue reports whether the last trim is long ago, or at a time that can't be.

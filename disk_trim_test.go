@@ -351,3 +351,28 @@ func TestDiskSparesWhatOthersUse(t *testing.T) {
 	requireHit(t, other, diskKey(1), diskCode(1, size))
 	requireMiss(t, other, diskKey(2))
 }
+
+// TestDiskTrimsTwiceAtOnce has the trim that is due when a Disk is opened run beside one
+// that is asked for. Together they free no more than one of them would.
+func TestDiskTrimsTwiceAtOnce(t *testing.T) {
+	for range 20 {
+		dir := filepath.Join(t.TempDir(), "cache")
+		d, err := modcache.OpenDisk(dir, nil)
+		require.NoError(t, err)
+		for i := range byte(200) {
+			require.NoError(t, d.Add(bg, modcache.Key{i << 4, i}, modcache.NewArtifact(make([]byte, 1000), modcache.Info{Engine: "e"})))
+		}
+		r, err := d.Trim(bg)
+		require.NoError(t, err)
+		require.NoError(t, d.Close())
+		due := time.Now().Add(-2 * time.Hour)
+		require.NoError(t, os.Chtimes(filepath.Join(dir, "trimmed"), due, due))
+
+		d, err = modcache.OpenDisk(dir, &modcache.DiskOptions{MaxBytes: r.Bytes / 2})
+		require.NoError(t, err)
+		r, err = d.Trim(bg)
+		require.NoError(t, err)
+		require.NoError(t, d.Close())
+		require.GreaterOrEqual(t, r.Entries, 99)
+	}
+}

@@ -28,6 +28,11 @@ type usage struct {
 	changes map[string]int64
 
 	victims []stored // of the last walk, the next to go at the end
+
+	// What was taken of victims and may not be gone yet, and what is closed when some
+	// of it is; nil if nobody waits for that.
+	leaving int64
+	left    chan struct{}
 }
 
 // stored is an entry as the directory shows it.
@@ -113,15 +118,21 @@ func (u *usage) endWalk(found []stored, err error) {
 	}
 }
 
-// take returns the entries to evict so that size more bytes fit into limit, and
-// extra bytes at least are freed, unless evicting everything couldn't free that
-// much. fits reports that size was reserved, with nothing to evict; known is false
-// if a walk has to come first, unless it just did.
-func (u *usage) take(size, limit, extra int64, walked bool) (out []stored, fits, known bool) {
+// room is what take found.
+type room struct {
+	fits    bool            // what was asked for is reserved
+	evict   []stored        // by the caller, by way of evictAll
+	wait    <-chan struct{} // others are evicting enough
+	unknown bool            // a walk has to come first, unless it just did
+}
+
+// take reserves size bytes within limit, or says what has to happen before. extra
+// bytes at least are to be freed, unless evicting everything couldn't free that much.
+func (u *usage) take(size, limit, extra int64, walked bool) room {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if (limit >= 0 || extra > 0) && !u.walked || limit >= 0 && !walked && u.added+u.reserved+size > limit/walkShare {
-		return nil, false, false
+		return room{unknown: true}
 	}
 	over, hopeless := extra, extra > u.bytes
 	if hopeless {
@@ -132,11 +143,19 @@ func (u *usage) take(size, limit, extra int64, walked bool) (out []stored, fits,
 	}
 	if over <= 0 {
 		if hopeless {
-			return nil, false, true
+			return room{}
 		}
 		u.reserved += size
-		return nil, true, true
+		return room{fits: true}
 	}
+	over -= u.leaving
+	if over <= 0 {
+		if u.left == nil {
+			u.left = make(chan struct{})
+		}
+		return room{wait: u.left}
+	}
+	var out []stored
 	for over > 0 && len(u.victims) > 0 {
 		last := len(u.victims) - 1
 		v := u.victims[last]
@@ -145,7 +164,28 @@ func (u *usage) take(size, limit, extra int64, walked bool) (out []stored, fits,
 		out = append(out, v)
 		over -= v.size
 	}
-	return out, false, true
+	u.leave(out)
+	return room{evict: out}
+}
+
+// leave notes that victims are going to be evicted. It requires u.mu.
+func (u *usage) leave(victims []stored) {
+	for _, v := range victims {
+		u.leaving += v.size
+	}
+}
+
+// settle ends what leave began: what isn't gone by now stays.
+func (u *usage) settle(victims []stored) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	for _, v := range victims {
+		u.leaving -= v.size
+	}
+	if u.left != nil {
+		close(u.left)
+		u.left = nil
+	}
 }
 
 // walkShare is the share of the limit that a process may add before it looks what
@@ -163,6 +203,7 @@ func (u *usage) takeUnusedSince(t time.Time) (out []stored) {
 		out = append(out, v)
 		return true
 	})
+	u.leave(out)
 	return out
 }
 
@@ -183,15 +224,17 @@ func (d *Disk) reserve(ctx context.Context, size int64) error {
 				return fmt.Errorf("%w: the file system has too little free space", errNoRoom)
 			}
 		}
-		out, fits, known := d.usage.take(size, d.o.MaxBytes, missing, walked)
-		switch {
-		case fits:
+		switch found := d.usage.take(size, d.o.MaxBytes, missing, walked); {
+		case found.fits:
 			return nil
-		case len(out) > 0:
-			for _, v := range out {
-				d.evict(v, ReasonByteLimit)
+		case found.wait != nil:
+			select {
+			case <-found.wait:
+			case <-ctx.Done():
 			}
-		case known && walked:
+		case len(found.evict) > 0:
+			d.evictAll(found.evict, ReasonByteLimit)
+		case !found.unknown && walked:
 			return errNoRoom
 		default:
 			if err := d.walk(ctx); err != nil {
@@ -277,24 +320,32 @@ func (d *Disk) evictionOrder(found []stored) []stored {
 	return found
 }
 
+// evictAll evicts what the usage gave out for that.
+func (d *Disk) evictAll(victims []stored, why Reason) {
+	defer d.usage.settle(victims)
+	for _, v := range victims {
+		d.evict(v, why)
+	}
+}
+
 // evict removes an entry, unless it has been used or replaced since it was
 // listed. Whoever has it open goes on reading it.
-func (d *Disk) evict(v stored, why Reason) (gone bool) {
+func (d *Disk) evict(v stored, why Reason) {
 	pending := d.dirty.visible(v.key)
 	fi, err := d.fs.Lstat(v.name)
 	if err == nil && (!fi.ModTime().Equal(v.used) || fi.Size() != v.size) {
-		return false
+		return
 	}
 	if err == nil {
 		err = d.fs.Remove(v.name)
 	}
 	if errors.Is(err, fs.ErrNotExist) { // another process was faster
 		d.usage.remove(v.name)
-		return false
+		return
 	}
 	if err != nil {
 		_ = d.failed(v.key, fmt.Errorf("modcache: evict %s/%s: %w", d.dir, v.name, err))
-		return false
+		return
 	}
 	d.usage.remove(v.name)
 	if !v.old {
@@ -303,5 +354,4 @@ func (d *Disk) evict(v stored, why Reason) (gone bool) {
 	d.counters.evictions.Add(1)
 	d.counters.evictedBytes.Add(uint64(v.size))
 	d.notify(Event{Kind: EventEvicted, Key: v.key, Reason: why, Bytes: v.size, Duration: d.since(v.used)})
-	return true
 }

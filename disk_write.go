@@ -150,10 +150,7 @@ func (d *Disk) makeSpace(ctx context.Context, size int64) {
 	if err := d.walk(ctx); err != nil {
 		return
 	}
-	out, _, _ := d.usage.take(0, -1, size, true)
-	for _, v := range out {
-		d.evict(v, ReasonByteLimit)
-	}
+	d.evictAll(d.usage.take(0, -1, size, true).evict, ReasonByteLimit)
 }
 
 // Delete implements [Store].
