@@ -139,7 +139,7 @@ func (s *faultScript) settle(dir string) {
 func TestDiskUnderFaults(t *testing.T) {
 	kinds := map[error][]dirfstest.Op{
 		syscall.EIO:    dirfstest.Ops,
-		syscall.ENOSPC: {dirfstest.Open, dirfstest.Mkdir, dirfstest.Rename, dirfstest.Write, dirfstest.Sync, dirfstest.Close},
+		syscall.ENOSPC: {dirfstest.Open, dirfstest.Mkdir, dirfstest.Rename, dirfstest.Write, dirfstest.Alloc, dirfstest.Sync, dirfstest.Close},
 		syscall.EMFILE: {dirfstest.Open, dirfstest.ReadDir, dirfstest.SyncDir},
 		syscall.EACCES: {dirfstest.Open, dirfstest.Rename, dirfstest.Remove},
 	}

@@ -107,7 +107,13 @@ func (d *Disk) writeTemp(key Key, src io.ReaderAt, size int64, m frame.Meta, syn
 	if err != nil {
 		return "", 0, err
 	}
-	n, err = frame.Write(f, src, size, m, &d.frame)
+	if whole := frame.MaxLen(m, size, &d.frame); whole > smallEntry && !d.o.Compress {
+		// On ext4, that halves the time of writing.
+		err = f.Allocate(whole)
+	}
+	if !dirfs.IsNoSpace(err) {
+		n, err = frame.Write(f, src, size, m, &d.frame)
+	}
 	if err == nil && sync {
 		err = f.Sync()
 	}

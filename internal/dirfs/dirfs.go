@@ -46,6 +46,11 @@ type File interface {
 	io.Writer
 	io.Closer
 	Stat() (fs.FileInfo, error)
+
+	// Allocate makes room for size bytes that are about to be written, where file
+	// systems have that. Without it, writing works too, only slower.
+	Allocate(size int64) error
+
 	Sync() error
 
 	// TryLock takes the advisory lock of the file, which closing it releases. It
@@ -169,5 +174,7 @@ func (r *rootFS) Space() (free, total int64, err error) {
 }
 
 type file struct{ *os.File }
+
+func (f file) Allocate(size int64) error { return allocate(f.File, size) }
 
 func (f file) TryLock() (bool, error) { return tryLock(f.File) }

@@ -152,19 +152,25 @@ func (h *header) writeBody(w io.Writer, src io.ReaderAt, kept [][]byte) (int64, 
 		}
 		return total, nil
 	}
-	if b, ok := src.(Bytes); ok {
-		n, err := w.Write(b[:h.size])
-		return int64(n), err
+	// In one piece, tens of megabytes may wait tens of milliseconds for memory in
+	// pages that large.
+	const piece = 1 << 20
+	b, inMemory := src.(Bytes)
+	var buf []byte
+	if !inMemory {
+		buf = make([]byte, min(h.size, piece))
 	}
-	buf := make([]byte, min(h.size, 1<<20))
 	var off int64
 	for off < h.size {
-		p := buf[:min(int64(len(buf)), h.size-off)]
-		if got, err := src.ReadAt(p, off); got < len(p) {
+		n := min(piece, h.size-off)
+		p := buf[:min(n, int64(len(buf)))]
+		if inMemory {
+			p = b[off : off+n]
+		} else if got, err := src.ReadAt(p, off); got < len(p) {
 			return off, fmt.Errorf("read the artifact: %w", noEOF(err))
 		}
-		n, err := w.Write(p)
-		off += int64(n)
+		written, err := w.Write(p)
+		off += int64(written)
 		if err != nil {
 			return off, err
 		}

@@ -26,6 +26,7 @@ const (
 	Space   Op = "space"
 	Read    Op = "read"
 	Write   Op = "write"
+	Alloc   Op = "allocate"
 	Stat    Op = "stat"
 	Sync    Op = "sync"
 	Close   Op = "close"
@@ -33,7 +34,7 @@ const (
 )
 
 // Ops lists all of them.
-var Ops = []Op{Open, Mkdir, Rename, Remove, Lstat, Chtimes, ReadDir, SyncDir, Space, Read, Write, Stat, Sync, Close, Lock}
+var Ops = []Op{Open, Mkdir, Rename, Remove, Lstat, Chtimes, ReadDir, SyncDir, Space, Read, Write, Alloc, Stat, Sync, Close, Lock}
 
 // Faulty makes operations of an FS fail.
 type Faulty struct {
@@ -164,6 +165,13 @@ func (f *faultyFile) Write(p []byte) (int, error) {
 		return n, err
 	}
 	return f.File.Write(p)
+}
+
+func (f *faultyFile) Allocate(size int64) error {
+	if err := f.fs.check(Alloc, f.name); err != nil {
+		return err
+	}
+	return f.File.Allocate(size)
 }
 
 func (f *faultyFile) Stat() (fs.FileInfo, error) {

@@ -49,7 +49,7 @@ func (v *Volatile) OpenFile(name string, flag int, perm fs.FileMode) (dirfs.File
 		ino = new(inode)
 		v.names[name] = ino
 	}
-	return &volatileFile{f, v, ino}, nil
+	return &volatileFile{f, v, ino, 0}, nil
 }
 
 // Mkdir implements dirfs.FS.
@@ -166,14 +166,36 @@ type volatileFile struct {
 	dirfs.File
 	v   *Volatile
 	ino *inode
+	end int64 // of what was written; guarded by v.mu
 }
 
 func (f *volatileFile) Write(p []byte) (int, error) {
 	n, err := f.File.Write(p)
 	f.v.mu.Lock()
 	defer f.v.mu.Unlock()
-	f.ino.data = append(f.ino.data, p[:n]...)
+	f.grow(f.end + int64(n))
+	copy(f.ino.data[f.end:], p[:n])
+	f.end += int64(n)
 	return n, err
+}
+
+// Allocate implements dirfs.File. The zeros may survive without what is written over
+// them.
+func (f *volatileFile) Allocate(size int64) error {
+	err := f.File.Allocate(size)
+	if err == nil {
+		f.v.mu.Lock()
+		defer f.v.mu.Unlock()
+		f.grow(size)
+	}
+	return err
+}
+
+// grow appends zeros. It requires v.mu.
+func (f *volatileFile) grow(size int64) {
+	if missing := size - int64(len(f.ino.data)); missing > 0 {
+		f.ino.data = append(f.ino.data, make([]byte, missing)...)
+	}
 }
 
 func (f *volatileFile) Sync() error {
