@@ -44,6 +44,9 @@ type Rule struct {
 	Scale     float64                  // what values are multiplied with; 0 = 1
 }
 
+// dirVariable tells the benchmarks where to leave files that go with tmp.
+const dirVariable = "BENCH_DIR"
+
 // Run builds the package's tests and runs the benchmarks round by round, so that
 // those of one case take turns. It returns what it has when a round fails.
 func (s Suite) Run(ctx context.Context, tmp string) ([]report.Case, error) {
@@ -60,6 +63,7 @@ func (s Suite) Run(ctx context.Context, tmp string) ([]report.Case, error) {
 		args := append([]string{"-test.run=^$", "-test.bench=" + s.Pattern, "-test.benchmem", "-test.timeout=10m"}, s.Args...)
 		cmd := exec.CommandContext(ctx, binary, args...)
 		cmd.Dir = s.Dir
+		cmd.Env = append(os.Environ(), dirVariable+"="+tmp)
 		b, err := cmd.CombinedOutput()
 		out.Write(b)
 		if err != nil {
