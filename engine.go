@@ -307,9 +307,9 @@ func (e *engine) compile(ctx context.Context, key Key, src *source, s *spelling)
 		return nil, err
 	}
 	defer free()
-	wasm := src.own()
-	if Sum(wasm) != src.sum {
-		return nil, fmt.Errorf("%w: module %v", errModified, src.sum)
+	wasm, err := src.sound()
+	if err != nil {
+		return nil, err
 	}
 	code, took, shared, err := e.compileSpelling(ctx, key, src, s)
 	if err != nil || code == nil {

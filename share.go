@@ -92,8 +92,8 @@ func (e *engine) canonical(src *source) *spelling {
 	if e.c.opts.ExactKeys {
 		return nil
 	}
-	wasm := src.own()
-	if Sum(wasm) != src.sum {
+	wasm, err := src.sound()
+	if err != nil {
 		return nil // the compile will tell
 	}
 	outline, err := wasmbin.Scan(wasm)

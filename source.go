@@ -2,6 +2,7 @@ package modcache
 
 import (
 	"bytes"
+	"fmt"
 	"sync"
 
 	"github.com/modcache/modcache/internal/wasmbin"
@@ -16,6 +17,9 @@ type source struct {
 	wasm  []byte // guarded by mu
 	owned bool   // wasm is a copy of ours; guarded by mu
 	draft *draft // made ahead, or nil; guarded by mu
+
+	check sync.Once
+	err   error // set by check
 }
 
 // draft is what wazero is going to see of a module, short of the key in it.
@@ -58,4 +62,15 @@ func (s *source) own() []byte {
 		s.wasm, s.owned = bytes.Clone(s.wasm), true
 	}
 	return s.wasm
+}
+
+// sound is own, or [errModified] if the copy isn't what was fingerprinted.
+func (s *source) sound() ([]byte, error) {
+	wasm := s.own()
+	s.check.Do(func() {
+		if Sum(wasm) != s.sum {
+			s.err = fmt.Errorf("%w: module %v", errModified, s.sum)
+		}
+	})
+	return wasm, s.err
 }

@@ -21,9 +21,9 @@ var herd = part{
 	name:  "herd",
 	title: "64 goroutines, one new module",
 	about: "64 goroutines (8 in a quick run) ask for the same module at once, in a new process with an empty cache; the time is\n" +
-		"until the last has it. Each compile uses as many workers as there are CPUs, on both sides, and modcache stores the\n" +
-		"result in a directory. \"compiles\" is counted by modcache; for wazero it is the processor time in terms of that of\n" +
-		"one compile.",
+		"until the last has it. Each goroutine hashes the module, or all share a *Module. Each compile uses as many workers\n" +
+		"as there are CPUs, on both sides, and modcache stores the result in a directory. \"compiles\" is counted by modcache;\n" +
+		"for wazero it is the processor time in terms of that of one compile.",
 	run: runHerd,
 }
 
@@ -39,9 +39,10 @@ type herdKind struct {
 
 var herdKinds = []herdKind{
 	{"wazero, one compile", report.Yardstick, true, 7, wazeroHerd},
-	{"modcache, one compile", report.Yardstick, true, 7, modcacheHerd(false)},
-	{"modcache, one Runtime", report.Ours, false, 7, modcacheHerd(false)},
-	{"modcache, a Runtime each", report.Ours, false, 7, modcacheHerd(true)},
+	{"modcache, one compile", report.Yardstick, true, 7, modcacheHerd(false, false)},
+	{"modcache, one Runtime", report.Ours, false, 7, modcacheHerd(false, false)},
+	{"modcache, one Runtime, *Module", report.Ours, false, 7, modcacheHerd(false, true)},
+	{"modcache, a Runtime each", report.Ours, false, 7, modcacheHerd(true, false)},
 	{"wazero, one CompilationCache", report.Peer, false, 3, wazeroHerd},
 }
 
@@ -55,12 +56,15 @@ func wazeroHerd(ctx context.Context, wasm []byte, _ string, n int) (compile []fu
 	return compile, nil, nil
 }
 
-func modcacheHerd(runtimes bool) func(context.Context, []byte, string, int) ([]func() error, func() uint64, error) {
+// modcacheHerd has a Runtime for each goroutine or one for all, which hash the module
+// each or once.
+func modcacheHerd(runtimes, hashOnce bool) func(context.Context, []byte, string, int) ([]func() error, func() uint64, error) {
 	return func(ctx context.Context, wasm []byte, dir string, n int) (compile []func() error, count func() uint64, err error) {
 		c, err := modcache.Open(modcacheDir(dir), &modcache.Options{Workers: runtime.NumCPU()})
 		if err != nil {
 			return nil, nil, err
 		}
+		module := sync.OnceValue(func() *modcache.Module { return modcache.NewModule(wasm) })
 		var r *modcache.Runtime
 		for range n {
 			if r == nil || runtimes {
@@ -69,7 +73,14 @@ func modcacheHerd(runtimes bool) func(context.Context, []byte, string, int) ([]f
 				}
 			}
 			mine := r
-			compile = append(compile, func() error { _, err := mine.CompileModule(ctx, wasm); return err })
+			compile = append(compile, func() (err error) {
+				if hashOnce {
+					_, err = mine.Compile(ctx, module())
+				} else {
+					_, err = mine.CompileModule(ctx, wasm)
+				}
+				return err
+			})
 		}
 		return compile, func() uint64 { return c.Metrics().Compiles }, nil
 	}
