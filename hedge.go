@@ -94,6 +94,7 @@ func (l *loading) hedge(ctx context.Context, slow func(), patience time.Duration
 	}
 
 	slow()
+	l.src.own() // the one that comes second may go on when the caller is gone
 	c.counters.hedged.Add(1)
 	l.hedged = true
 	build := l.attempt(context.WithValue(ctx, atHandKey{}, patience), l.build)

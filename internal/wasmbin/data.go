@@ -72,7 +72,7 @@ func (d *dataSection) merge(wasm []byte) bool {
 	d.size = uint64(ulebLen(uint64(len(d.runs))))
 	for _, run := range d.runs {
 		n := run.end - run.start
-		d.size += 3 + uint64(slebLen(int64(int32(run.start)))+ulebLen(n)) + n
+		d.size += 3 + uint64(slebLen(int64(run.start))+ulebLen(n)) + n
 	}
 	return true
 }
@@ -106,7 +106,8 @@ func minMemory(wasm []byte, s Section) uint64 {
 }
 
 // each calls f for each segment. It returns false as soon as one isn't at a constant
-// address within the initial memory.
+// address within the initial memory. To wazero, addresses from 2 GiB on are negative,
+// and out of bounds.
 func (d *dataSection) each(wasm []byte, f func(address uint64, b []byte)) bool {
 	const activeInFirst = 0
 	r := newReader(wasm, d.section.Body, d.section.End)
@@ -123,7 +124,7 @@ func (d *dataSection) each(wasm []byte, f func(address uint64, b []byte)) bool {
 			return false
 		}
 		v, err := r.signed(32)
-		if err != nil {
+		if err != nil || v < 0 {
 			return false
 		}
 		if op, err := r.byte(); err != nil || op != opEnd {
@@ -133,7 +134,7 @@ func (d *dataSection) each(wasm []byte, f func(address uint64, b []byte)) bool {
 		if err != nil || r.skip(size) != nil {
 			return false
 		}
-		address := uint64(uint32(v))
+		address := uint64(v)
 		if address+uint64(size) > d.memory {
 			return false
 		}
@@ -154,7 +155,7 @@ func (d *dataSection) appendTo(dst, wasm []byte) []byte {
 			run := runs[0]
 			runs, left, end = runs[1:], run.segments, run.start
 			dst = append(dst, 0, opI32Const)
-			dst = sleb(dst, int64(int32(run.start)))
+			dst = sleb(dst, int64(run.start))
 			dst = append(dst, opEnd)
 			dst = uleb(dst, run.end-run.start)
 		}

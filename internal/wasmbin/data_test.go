@@ -132,6 +132,18 @@ func TestStubDataByHand(t *testing.T) {
 	require.Contains(t, whole, memory)
 	require.Contains(t, whole, first)
 	types, rest, _ := strings.Cut(whole, "\x03\x02\x01\x00")
+
+	// wazero has no data from 2 GiB on, however large the memory is.
+	const huge = "\x05\x05\x01\x00\x80\x80\x04"
+	for left, s := range map[uint32][2]segment{
+		1: {{1<<31 - 2, "a"}, {1<<31 - 1, "bcd"}},
+		2: {{1<<31 - 1, "a"}, {-1 << 31, ""}},
+	} {
+		stub, err := Stub([]byte(strings.Replace(string(withData(s[:]...)), memory, huge, 1)), nil)
+		require.NoError(t, err)
+		require.Equal(t, left, segmentsIn(t, stub), s)
+	}
+
 	for name, wasm := range map[string]string{
 		"imported memory":        types + "\x02\x08\x01\x01a\x01b\x02\x00\x01" + "\x03\x02\x01\x00" + strings.Replace(rest, memory, "", 1),
 		"data count":             strings.Replace(whole, "\x0a\x04\x01\x02\x00\x0b", "\x0c\x01\x02\x0a\x04\x01\x02\x00\x0b", 1),
