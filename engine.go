@@ -269,14 +269,20 @@ func (e *engine) prepare(wasm []byte) (m *Module, d *draft, done func()) {
 	if !e.stubs || size < draftFrom || runtime.GOMAXPROCS(0) == 1 || !e.claim(size) {
 		return NewModule(wasm), nil, func() {}
 	}
-	made := make(chan *draft, 1)
-	go func() { made <- e.draft(wasm) }()
+	made := make(chan struct{})
+	go func() {
+		defer close(made)
+		defer func() { _ = recover() }() // it will happen again, where it can be told to the caller
+		d = e.draft(wasm)
+	}()
 	m = NewModule(wasm)
-	return m, <-made, func() { e.unclaim(size) }
+	<-made
+	return m, d, func() { e.unclaim(size) }
 }
 
-// claim reports whether there is no machine code for a module of that size, and nobody
-// else is preparing one: of a herd, a single member makes a draft.
+// claim takes it upon the caller to make a draft, until unclaim. It reports false if there
+// is machine code for a module of that size, or somebody else is loading one: of a herd, a
+// single member makes a draft.
 func (e *engine) claim(size int) bool {
 	e.c.mu.Lock()
 	defer e.c.mu.Unlock()

@@ -107,12 +107,15 @@ func (l *loading) hedge(ctx context.Context, slow func(), patience time.Duration
 		}
 	}
 	why := whyMissed{ReasonTimeout, errSlowStore}
-	switch {
-	case !find.isDone(), errors.Is(find.err, errOvertaken):
-	case find.h != nil, find.failed() && l.giveUp():
-		return find.wait()
-	case !find.failed():
-		why = find.why
+	if find.isDone() && !errors.Is(find.err, errOvertaken) {
+		switch {
+		case find.h != nil:
+			return find.wait()
+		case !find.failed():
+			why = find.why // a miss, though a late one
+		case l.giveUp(): // the compile has placed nothing, and won't
+			return find.wait()
+		}
 	}
 	<-build.done
 	if build.h == nil && !l.giveUp() {

@@ -150,13 +150,14 @@ func (e *engine) compileSpelling(ctx context.Context, key Key, src *source, s *s
 	defer validating.Wait()
 	code, took, err = e.compileObserved(ctx, key, s.wasm)
 	validating.Wait()
-	if err == nil && !errors.Is(refused, errPanicked) {
-		return code, took, true, refused
-	}
-	if ctx.Err() != nil {
+	switch {
+	case refused != nil && !errors.Is(refused, errPanicked):
+		return nil, took, false, refused // the error of the module as it is spelt
+	case err == nil && refused == nil:
+		return code, took, true, nil
+	case ctx.Err() != nil:
 		return nil, took, false, err
 	}
-	// The error to report is that of the module as it is spelt.
 	if code, took, err = e.compileObserved(ctx, key, src.own()); err == nil {
 		e.c.degrade("sharing of a module's spellings", errors.New("its canonical encoding does not compile"))
 	}

@@ -46,7 +46,8 @@ func (s *source) size() (n int) {
 	return n
 }
 
-// read lends the bytes to f, which must be quick and not keep them.
+// read lends the bytes to f, which must not keep them. Nobody else gets at them
+// meanwhile.
 func (s *source) read(f func(wasm []byte)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

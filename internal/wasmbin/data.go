@@ -4,6 +4,10 @@ package wasmbin
 // one. To wazero, reading them is cheaper than another segment.
 const maxGap = 64
 
+// maxGrowth bounds what the zeros add to a section, if somebody has made one of
+// nothing but gaps.
+const maxGrowth = 2
+
 // maxRuns bounds the search for what a gap could overwrite.
 const maxRuns = 4096
 
@@ -74,7 +78,7 @@ func (d *dataSection) merge(wasm []byte) bool {
 		n := run.end - run.start
 		d.size += 3 + uint64(slebLen(int64(run.start))+ulebLen(n)) + n
 	}
-	return true
+	return d.size <= maxGrowth*uint64(d.section.End-d.section.Body)
 }
 
 // freeFrom returns up to where memory from start on is untouched by runs; it is
