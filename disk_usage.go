@@ -232,10 +232,8 @@ func (d *Disk) reserve(ctx context.Context, size int64) error {
 			return err
 		}
 		missing := d.missingSpace(size)
-		if missing > 0 {
-			if rounds++; rounds > maxRounds {
-				return fmt.Errorf("%w: the file system has too little free space", errNoRoom)
-			}
+		if missing > 0 && rounds == maxRounds {
+			return fmt.Errorf("%w: the file system has too little free space", errNoRoom)
 		}
 		switch found := d.usage.take(size, d.o.MaxBytes, missing, walked); {
 		case found.fits:
@@ -247,6 +245,7 @@ func (d *Disk) reserve(ctx context.Context, size int64) error {
 			}
 		case len(found.evict) > 0:
 			d.evictAll(found.evict, ReasonByteLimit)
+			rounds++
 		case !found.unknown && walked:
 			return errNoRoom
 		default:
