@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"regexp"
 	"slices"
 	"strings"
 	"syscall"
@@ -125,11 +126,15 @@ func run(ctx context.Context, args []string, s *streams) int {
 	return exitFailed
 }
 
+// prefix is what the library puts before its errors, which may be wrapped in each
+// other. A path may end like it: that of the default directory does.
+var prefix = regexp.MustCompile(`(?m)(^|: )(modcache: )+`)
+
 // plain returns the text of an error for people: without the prefix that the library
 // gives to its errors, and without the stack that it keeps of a panic.
 func plain(err error) string {
 	text, _, _ := strings.Cut(err.Error(), "\ngoroutine ")
-	return strings.ReplaceAll(text, "modcache: ", "")
+	return prefix.ReplaceAllString(text, "$1")
 }
 
 func (c command) run(ctx context.Context, args []string, s *streams) error {
