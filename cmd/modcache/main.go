@@ -143,6 +143,13 @@ func (c command) run(ctx context.Context, args []string, s *streams) error {
 	fs.Usage = func() {}
 	do := c.make(fs)
 	operands, err := parse(fs, args)
+	// A script whose variable isn't set must not get the default directory emptied, or
+	// take what nobody has signed.
+	fs.Visit(func(f *flag.Flag) {
+		if err == nil && f.Value.String() == "" {
+			err = usagef("-%s has an empty value: give one, or leave the flag out", f.Name)
+		}
+	})
 	switch {
 	case errors.Is(err, flag.ErrHelp):
 		c.help(s.out, fs)

@@ -261,3 +261,13 @@ func TestDefaultDirectory(t *testing.T) {
 	require.NoError(t, err)
 	require.Contains(t, call("ls").want(t, exitFound).err, "there is no cache in "+dir+": nothing was stored")
 }
+
+// TestEmptyValues stands for scripts in which a variable isn't set.
+func TestEmptyValues(t *testing.T) {
+	for _, args := range [][]string{
+		{"rm", "-all", "-dir", ""}, {"pull", "-keyring", "", "bundle"}, {"push", "-sign="}, {"warm", "-key-file", "", "x.wasm"},
+		{"serve", "-read-tokens", ""},
+	} {
+		require.Contains(t, call(args...).want(t, exitUsage).err, "has an empty value")
+	}
+}
