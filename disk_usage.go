@@ -122,7 +122,7 @@ func (u *usage) endWalk(found []stored, err error) {
 type room struct {
 	fits    bool            // what was asked for is reserved
 	evict   []stored        // by the caller, by way of evictAll
-	wait    <-chan struct{} // others are evicting enough
+	wait    <-chan struct{} // others are evicting enough, or all there is
 	unknown bool            // a walk has to come first, unless it just did
 }
 
@@ -148,24 +148,37 @@ func (u *usage) take(size, limit, extra int64, walked bool) room {
 		u.reserved += size
 		return room{fits: true}
 	}
-	over -= u.leaving
-	if over <= 0 {
-		if u.left == nil {
-			u.left = make(chan struct{})
-		}
-		return room{wait: u.left}
+	if evict := u.next(over - u.leaving); len(evict) > 0 || u.leaving == 0 {
+		return room{evict: evict}
 	}
-	var out []stored
-	for over > 0 && len(u.victims) > 0 {
+	if u.left == nil {
+		u.left = make(chan struct{})
+	}
+	return room{wait: u.left}
+}
+
+// takeOldest returns entries to evict of size bytes at least, unless everything is less.
+func (u *usage) takeOldest(size int64) []stored {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if size > u.bytes {
+		return nil
+	}
+	return u.next(size)
+}
+
+// next takes victims of size bytes, as far as there are any. It requires u.mu.
+func (u *usage) next(size int64) (out []stored) {
+	for size > 0 && len(u.victims) > 0 {
 		last := len(u.victims) - 1
 		v := u.victims[last]
 		u.victims[last] = stored{}
 		u.victims = u.victims[:last]
 		out = append(out, v)
-		over -= v.size
+		size -= v.size
 	}
 	u.leave(out)
-	return room{evict: out}
+	return out
 }
 
 // leave notes that victims are going to be evicted. It requires u.mu.
@@ -219,10 +232,8 @@ func (d *Disk) reserve(ctx context.Context, size int64) error {
 			return err
 		}
 		missing := d.missingSpace(size)
-		if missing > 0 {
-			if rounds++; rounds > maxRounds {
-				return fmt.Errorf("%w: the file system has too little free space", errNoRoom)
-			}
+		if missing > 0 && rounds == maxRounds {
+			return fmt.Errorf("%w: the file system has too little free space", errNoRoom)
 		}
 		switch found := d.usage.take(size, d.o.MaxBytes, missing, walked); {
 		case found.fits:
@@ -234,6 +245,7 @@ func (d *Disk) reserve(ctx context.Context, size int64) error {
 			}
 		case len(found.evict) > 0:
 			d.evictAll(found.evict, ReasonByteLimit)
+			rounds++
 		case !found.unknown && walked:
 			return errNoRoom
 		default:

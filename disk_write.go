@@ -151,12 +151,12 @@ func (d *Disk) publish(key Key, tmp string, n int64) (pending dirtyFile, err err
 	return pending, nil
 }
 
-// makeSpace evicts entries of at least size bytes.
+// makeSpace evicts entries of at least size bytes. What others evict is theirs.
 func (d *Disk) makeSpace(ctx context.Context, size int64) {
 	if err := d.walk(ctx); err != nil {
 		return
 	}
-	d.evictAll(d.usage.take(0, -1, size, true).evict, ReasonByteLimit)
+	d.evictAll(d.usage.takeOldest(size), ReasonByteLimit)
 }
 
 // Delete implements [Store].

@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"regexp"
 	"slices"
 	"strings"
 	"syscall"
@@ -125,11 +126,15 @@ func run(ctx context.Context, args []string, s *streams) int {
 	return exitFailed
 }
 
+// prefix is what the library puts before its errors, which may be wrapped in each
+// other. A path may end like it: that of the default directory does.
+var prefix = regexp.MustCompile(`(?m)(^|: )(modcache: )+`)
+
 // plain returns the text of an error for people: without the prefix that the library
 // gives to its errors, and without the stack that it keeps of a panic.
 func plain(err error) string {
 	text, _, _ := strings.Cut(err.Error(), "\ngoroutine ")
-	return strings.ReplaceAll(text, "modcache: ", "")
+	return prefix.ReplaceAllString(text, "$1")
 }
 
 func (c command) run(ctx context.Context, args []string, s *streams) error {
@@ -138,6 +143,13 @@ func (c command) run(ctx context.Context, args []string, s *streams) error {
 	fs.Usage = func() {}
 	do := c.make(fs)
 	operands, err := parse(fs, args)
+	// A script whose variable isn't set must not get the default directory emptied, or
+	// take what nobody has signed.
+	fs.Visit(func(f *flag.Flag) {
+		if err == nil && f.Value.String() == "" {
+			err = usagef("-%s has an empty value: give one, or leave the flag out", f.Name)
+		}
+	})
 	switch {
 	case errors.Is(err, flag.ErrHelp):
 		c.help(s.out, fs)

@@ -249,3 +249,25 @@ func openWarm(t *testing.T, cache string, o modcache.Options) *modcache.Cache {
 	t.Cleanup(func() { _ = c.Close(bg) })
 	return c
 }
+
+// TestDefaultDirectory is about the directory of whoever names none. Its name looks like
+// the prefix of the library's errors.
+func TestDefaultDirectory(t *testing.T) {
+	base := t.TempDir()
+	for _, name := range []string{"HOME", "XDG_CACHE_HOME", "LocalAppData"} {
+		t.Setenv(name, base)
+	}
+	dir, err := (&dirFlags{}).path()
+	require.NoError(t, err)
+	require.Contains(t, call("ls").want(t, exitFound).err, "there is no cache in "+dir+": nothing was stored")
+}
+
+// TestEmptyValues stands for scripts in which a variable isn't set.
+func TestEmptyValues(t *testing.T) {
+	for _, args := range [][]string{
+		{"rm", "-all", "-dir", ""}, {"pull", "-keyring", "", "bundle"}, {"push", "-sign="}, {"warm", "-key-file", "", "x.wasm"},
+		{"serve", "-read-tokens", ""},
+	} {
+		require.Contains(t, call(args...).want(t, exitUsage).err, "has an empty value")
+	}
+}
