@@ -247,7 +247,7 @@ func (d *Disk) reserve(ctx context.Context, size int64) error {
 			d.evictAll(found.evict, ReasonByteLimit)
 			rounds++
 		case !found.unknown && walked:
-			return errNoRoom
+			return fmt.Errorf("%w for %d bytes beside what else is being added; MaxBytes is %d", errNoRoom, size, d.o.MaxBytes)
 		default:
 			if err := d.walk(ctx); err != nil {
 				return err

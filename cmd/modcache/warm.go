@@ -149,7 +149,7 @@ func (w *warmer) outcome(s *streams, t tally) error {
 		text := fmt.Sprintf("%d of %s missing; modcache doctor, with the same flags and a module, says why",
 			t.missing, plural(total, "module is", "modules are"))
 		if n := w.disk.Metrics().Corrupt; n > 0 {
-			text += fmt.Sprintf("; %s damaged, see modcache verify", plural(int(n), "entry is", "entries are"))
+			text += fmt.Sprintf("; %s damaged or sealed otherwise, see modcache verify", plural(int(n), "entry is", "entries are"))
 		}
 		return foundError(text)
 	}
