@@ -13,7 +13,7 @@ type Reader struct {
 	headerLen int64
 	src       io.ReaderAt
 	zstd      *Compressor
-	partial   atomic.Pointer[chunk] // the chunk that was last read in part
+	partial   [2]atomic.Pointer[chunk] // the first chunk, and another that was last read in part
 }
 
 type chunk struct {
@@ -165,13 +165,14 @@ func (r *Reader) readChunk(p []byte, off int64, i int) error {
 	if start >= off && start-off+int64(n) <= int64(len(p)) {
 		return r.load(p[start-off:][:n:n], i)
 	}
-	c := r.partial.Load()
+	kept := &r.partial[min(i, 1)]
+	c := kept.Load()
 	if c == nil || c.index != i {
 		c = &chunk{index: i, bytes: make([]byte, n)}
 		if err := r.load(c.bytes, i); err != nil {
 			return err
 		}
-		r.partial.Store(c)
+		kept.Store(c)
 	}
 	if start < off {
 		copy(p, c.bytes[off-start:])
