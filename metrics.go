@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"math/bits"
 	"time"
+
+	"github.com/modcache/modcache/internal/bytesize"
 )
 
 // Metrics is a snapshot of a store's counters. Entries and Bytes are levels,
@@ -43,20 +45,7 @@ func partsPerMillion(part, whole uint64) uint32 {
 func (m Metrics) String() string {
 	return fmt.Sprintf("%d lookups, %.1f%% hits; %d adds, %d rejected; %d entries, %s; %d evicted, %d corrupt, %d errors",
 		m.Lookups, float64(m.HitRatePPM())/1e4, m.Adds, m.RejectedAdds,
-		m.Entries, byteSize(m.Bytes), m.Evictions, m.Corrupt, m.Errors)
-}
-
-// byteSize writes n with a decimal unit.
-func byteSize(n uint64) string {
-	const units = "kMGTPE"
-	if n < 1000 {
-		return fmt.Sprintf("%d B", n)
-	}
-	f, i := float64(n)/1000, 0
-	for f >= 999.95 {
-		f, i = f/1000, i+1
-	}
-	return fmt.Sprintf("%.1f %cB", f, units[i])
+		m.Entries, bytesize.Format(m.Bytes), m.Evictions, m.Corrupt, m.Errors)
 }
 
 // MetricError says which counter cannot be added or subtracted.

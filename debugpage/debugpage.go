@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/internal/bytesize"
 )
 
 // Options configure [Handler]. Nil and zero fields mean the defaults.
@@ -146,23 +147,13 @@ func shorten(id fmt.Stringer) string {
 	return s[:12]
 }
 
-// formatBytes writes n, which may be of any integer type, with a decimal unit.
+// formatBytes writes n, which may be of either type that a template has.
 func formatBytes(n any) string {
-	var f float64
-	switch n := n.(type) {
-	case int64:
-		f = float64(n)
-	case uint64:
-		f = float64(n)
+	if n, ok := n.(uint64); ok {
+		return bytesize.Format(n)
 	}
-	if f < 1000 {
-		return fmt.Sprintf("%.0f B", f)
-	}
-	i := -1
-	for f >= 999.95 {
-		f, i = f/1000, i+1
-	}
-	return fmt.Sprintf("%.1f %cB", f, "kMGTPE"[i])
+	n64, _ := n.(int64)
+	return bytesize.Format(n64)
 }
 
 // formatDuration writes d with three or four digits.

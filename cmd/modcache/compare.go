@@ -7,6 +7,7 @@ import (
 	"text/tabwriter"
 
 	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/internal/bytesize"
 	"github.com/modcache/modcache/internal/wasmbin"
 )
 
@@ -222,7 +223,7 @@ func (c *comparison) print(s *streams) error {
 		if n < 0 {
 			return "-"
 		}
-		return sizeText(int64(n))
+		return bytesize.Format(int64(n))
 	}
 	t := tabwriter.NewWriter(s.out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(t, "\nSECTION\tFIRST\tSECOND\t")

@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/internal/bytesize"
 )
 
 // directory looks at the cache, and at what it holds for the modules.
@@ -54,9 +55,9 @@ func (d *doctor) space(dir string) {
 	}
 	// What a Disk leaves free unless DiskOptions.MinFree says otherwise.
 	keep := min(total/20, 1<<30)
-	text := fmt.Sprintf("%s free of %s", sizeText(free), sizeText(total))
+	text := fmt.Sprintf("%s free of %s", bytesize.Format(free), bytesize.Format(total))
 	if free < keep {
-		d.add(levelWarn, "space", text+"; programs leave "+sizeText(keep)+" free and evict or refuse entries below that", "make room, or set DiskOptions.MinFree")
+		d.add(levelWarn, "space", text+"; programs leave "+bytesize.Format(keep)+" free and evict or refuse entries below that", "make room, or set DiskOptions.MinFree")
 		return
 	}
 	d.add(levelOK, "space", text, "")
@@ -71,7 +72,7 @@ func (d *doctor) contents(ctx context.Context, disk *modcache.Disk, files []stri
 	}
 	mine := 0
 	for _, en := range sum.Engines {
-		text := fmt.Sprintf("%s, %s, of %s", plural(en.Entries, "entry", "entries"), sizeText(en.Bytes), en.Engine)
+		text := fmt.Sprintf("%s, %s, of %s", plural(en.Entries, "entry", "entries"), bytesize.Format(en.Bytes), en.Engine)
 		if en.This {
 			mine = en.Entries
 			d.add(levelOK, "entries", text+", which is the engine in question", "")
@@ -88,7 +89,7 @@ func (d *doctor) contents(ctx context.Context, disk *modcache.Disk, files []stri
 		d.add(levelBad, "entries", "there are none that can be used", "run the program, or modcache warm")
 	}
 	for _, k := range sum.Other {
-		d.add(levelNote, "files", fmt.Sprintf("%d %s, %s", k.Files, k.Kind, sizeText(k.Bytes)), "")
+		d.add(levelNote, "files", fmt.Sprintf("%d %s, %s", k.Files, k.Kind, bytesize.Format(k.Bytes)), "")
 	}
 	for i, m := range modules {
 		d.module(ctx, disk, files[i], m)
@@ -127,7 +128,7 @@ func (d *doctor) module(ctx context.Context, disk *modcache.Disk, file string, m
 	if unknown == nil {
 		switch hit, err := d.load(ctx, disk, m); {
 		case err == nil:
-			d.add(levelOK, "module", fmt.Sprintf("%s is there: a runtime loads it, %s of machine code", file, sizeText(hit.Bytes)), "")
+			d.add(levelOK, "module", fmt.Sprintf("%s is there: a runtime loads it, %s of machine code", file, bytesize.Format(hit.Bytes)), "")
 			return
 		case !errors.Is(err, modcache.ErrMiss):
 			d.add(levelBad, "module", fmt.Sprintf("%s: %s", file, plain(err)), "")

@@ -10,6 +10,7 @@ import (
 	"text/tabwriter"
 
 	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/internal/bytesize"
 	"github.com/modcache/modcache/internal/wasmbin"
 )
 
@@ -169,7 +170,7 @@ func (r keyReport) print(s *streams) error {
 			fmt.Fprintln(t)
 		}
 		fmt.Fprintf(t, "file\t%s\n", printable(m.File))
-		fmt.Fprintf(t, "size\t%s, %s, %d imported\n", sizeText(int64(m.Bytes)), plural(m.Functions, "function", "functions"), m.Imported)
+		fmt.Fprintf(t, "size\t%s, %s, %d imported\n", bytesize.Format(int64(m.Bytes)), plural(m.Functions, "function", "functions"), m.Imported)
 		fmt.Fprintf(t, "fingerprint\t%s\n", m.Fingerprint)
 		if m.Canonical != "" {
 			fmt.Fprintf(t, "canonical\t%s\n", m.Canonical)

@@ -14,6 +14,7 @@ import (
 	"unicode"
 
 	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/internal/bytesize"
 )
 
 // selection picks entries of a cache.
@@ -193,12 +194,12 @@ func printEntries(s *streams, entries []modcache.DiskEntry, long bool) error {
 	now := time.Now()
 	for _, e := range entries {
 		if e.Err != nil {
-			fmt.Fprintf(t, "%s\t?\t%s\t?\t?\t%s\t%s\n", short(e.Key.String()), sizeText(e.Stored), agoText(now, e.Used), troubleText(e.Err))
+			fmt.Fprintf(t, "%s\t?\t%s\t?\t?\t%s\t%s\n", short(e.Key.String()), bytesize.Format(e.Stored), agoText(now, e.Used), troubleText(e.Err))
 			continue
 		}
 		module, wasm := "drop-in", "-"
 		if e.Info.Module != (modcache.Fingerprint{}) {
-			module, wasm = short(e.Info.Module.String()), sizeText(e.Info.WasmSize)
+			module, wasm = short(e.Info.Module.String()), bytesize.Format(e.Info.WasmSize)
 		}
 		if isAlias(e) {
 			wasm = "alias"
@@ -207,7 +208,7 @@ func printEntries(s *streams, entries []modcache.DiskEntry, long bool) error {
 		if !long {
 			name = shortEngine(name)
 		}
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", short(e.Key.String()), module, sizeText(e.Stored), wasm,
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", short(e.Key.String()), module, bytesize.Format(e.Stored), wasm,
 			tookText(e.Info.CompileTime), agoText(now, e.Used), name)
 	}
 	return t.Flush()

@@ -7,6 +7,7 @@ import (
 	"fmt"
 
 	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/internal/bytesize"
 )
 
 var verifyCommand = command{
@@ -47,7 +48,7 @@ func report(s *streams, r modcache.VerifyReport) error {
 	for _, e := range append(r.Corrupt, r.Failed...) {
 		fmt.Fprintf(s.out, "%s  %s\n", e.Key, troubleText(e.Err))
 	}
-	if _, err := fmt.Fprintf(s.out, "%s sound, %s on disk\n", plural(r.Entries, "entry is", "entries are"), sizeText(r.Bytes)); err != nil {
+	if _, err := fmt.Fprintf(s.out, "%s sound, %s on disk\n", plural(r.Entries, "entry is", "entries are"), bytesize.Format(r.Bytes)); err != nil {
 		return err
 	}
 	switch {
@@ -112,6 +113,6 @@ func remove(ctx context.Context, s *streams, d *modcache.Disk, entries []modcach
 		removed++
 		bytes += e.Stored
 	}
-	_, printErr := fmt.Fprintf(s.out, "%s removed, %s\n", plural(removed, "entry", "entries"), sizeText(bytes))
+	_, printErr := fmt.Fprintf(s.out, "%s removed, %s\n", plural(removed, "entry", "entries"), bytesize.Format(bytes))
 	return errors.Join(err, printErr)
 }

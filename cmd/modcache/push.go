@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/internal/bytesize"
 	"github.com/modcache/modcache/internal/frame"
 )
 
@@ -138,7 +139,7 @@ func (p *pusher) push(ctx context.Context, w io.Writer, s *streams, entries []mo
 	if err := t.Close(); err != nil {
 		return fmt.Errorf("write the bundle: %w", err)
 	}
-	fmt.Fprintf(s.err, "%s in the bundle, %s\n", plural(pushed, "entry", "entries"), sizeText(bytes))
+	fmt.Fprintf(s.err, "%s in the bundle, %s\n", plural(pushed, "entry", "entries"), bytesize.Format(bytes))
 	if skipped > 0 {
 		return foundError(plural(skipped, "entry was", "entries were") + " left out; see above")
 	}

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/internal/bytesize"
 	"github.com/modcache/modcache/internal/dirfs"
 )
 
@@ -204,7 +205,7 @@ func printSummary(s *streams, sum summary) error {
 	now := time.Now()
 	t := tabwriter.NewWriter(s.out, 0, 0, 2, ' ', 0)
 	fmt.Fprintf(t, "directory\t%s\n", sum.Dir)
-	fmt.Fprintf(t, "entries\t%d, %s on disk, %s of machine code\n", sum.Entries, sizeText(sum.Bytes), sizeText(sum.CodeBytes))
+	fmt.Fprintf(t, "entries\t%d, %s on disk, %s of machine code\n", sum.Entries, bytesize.Format(sum.Bytes), bytesize.Format(sum.CodeBytes))
 	if sum.Aliases > 0 {
 		fmt.Fprintf(t, "aliases\t%d of them, for other spellings of a module\n", sum.Aliases)
 	}
@@ -215,13 +216,13 @@ func printSummary(s *streams, sum summary) error {
 		fmt.Fprintf(t, "unreadable\t%d; modcache verify says why\n", sum.Unreadable)
 	}
 	for _, k := range sum.Other {
-		fmt.Fprintf(t, "other files\t%d %s, %s\n", k.Files, k.Kind, sizeText(k.Bytes))
+		fmt.Fprintf(t, "other files\t%d %s, %s\n", k.Files, k.Kind, bytesize.Format(k.Bytes))
 	}
 	if sum.LastTrim != nil {
 		fmt.Fprintf(t, "last trim\t%s\n", agoText(now, *sum.LastTrim))
 	}
 	if sum.TotalBytes > 0 {
-		fmt.Fprintf(t, "free\t%s of %s\n", sizeText(sum.FreeBytes), sizeText(sum.TotalBytes))
+		fmt.Fprintf(t, "free\t%s of %s\n", bytesize.Format(sum.FreeBytes), bytesize.Format(sum.TotalBytes))
 	}
 	if err := t.Flush(); err != nil || len(sum.Engines) == 0 {
 		return err
@@ -233,7 +234,7 @@ func printSummary(s *streams, sum summary) error {
 		if en.This {
 			star = " *"
 		}
-		fmt.Fprintf(t, "%d\t%s\t%s\t%s\t%s%s\n", en.Entries, sizeText(en.Bytes),
+		fmt.Fprintf(t, "%d\t%s\t%s\t%s\t%s%s\n", en.Entries, bytesize.Format(en.Bytes),
 			span(now, en.Oldest, en.Latest), span(now, en.OldestUse, en.LatestUse), printable(en.Engine), star)
 	}
 	return t.Flush()

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/internal/bytesize"
 )
 
 var trimCommand = command{
@@ -50,8 +51,8 @@ old, or because a crashed process left it, isn't foreseen.`,
 			// Opening the directory may have started a trim too.
 			m := d.Metrics()
 			_, printErr := fmt.Fprintf(s.out, "%s dropped, %s; %s left, %s; %s of crashed processes removed\n",
-				plural(int(m.Evictions), "entry", "entries"), sizeText(int64(m.EvictedBytes)),
-				plural(r.Entries, "entry", "entries"), sizeText(r.Bytes), plural(r.Reaped, "file", "files"))
+				plural(int(m.Evictions), "entry", "entries"), bytesize.Format(int64(m.EvictedBytes)),
+				plural(r.Entries, "entry", "entries"), bytesize.Format(r.Bytes), plural(r.Reaped, "file", "files"))
 			return errors.Join(err, printErr)
 		}
 	},
@@ -79,8 +80,8 @@ func foresee(ctx context.Context, s *streams, dir *dirFlags, maxBytes byteCount,
 	}
 	left := stored(entries) - stored(drop)
 	_, err = fmt.Fprintf(s.out, "%s would be dropped, %s; %s left, %s; limits: -max-bytes %s -max-age %s\n",
-		plural(len(drop), "entry", "entries"), sizeText(stored(drop)),
-		plural(len(entries)-len(drop), "entry", "entries"), sizeText(left), &maxBytes, &maxAge)
+		plural(len(drop), "entry", "entries"), bytesize.Format(stored(drop)),
+		plural(len(entries)-len(drop), "entry", "entries"), bytesize.Format(left), &maxBytes, &maxAge)
 	return err
 }
 

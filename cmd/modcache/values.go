@@ -80,19 +80,6 @@ func (a *age) String() string {
 	}
 }
 
-// sizeText writes n with a decimal unit.
-func sizeText(n int64) string {
-	const units = "kMGTPE"
-	if n < 1000 {
-		return fmt.Sprintf("%d B", n)
-	}
-	f, i := float64(n)/1000, 0
-	for f >= 999.95 {
-		f, i = f/1000, i+1
-	}
-	return fmt.Sprintf("%.1f %cB", f, units[i])
-}
-
 // sane returns t, or the zero time for one that nothing can be made of: what is in a file may be
 // anything.
 func sane(t time.Time) time.Time {
