@@ -14,7 +14,6 @@ import (
 	"github.com/tetratelabs/wazero/experimental"
 	"github.com/zeebo/blake3"
 
-	"github.com/modcache/modcache/internal/wasmbin"
 	"github.com/modcache/modcache/internal/wazerohook"
 )
 
@@ -210,7 +209,6 @@ func (e *engine) place(r *Runtime, key Key, src *source, a *Artifact) (*hot, err
 	if err != nil {
 		return nil, err
 	}
-	h := &hot{e: e, key: key, wasmSize: src.size(), image: image, size: footprint(entry.CodeLen(), image), modules: make(map[*Runtime]*module)}
 	// wazero decodes the image before it asks for the key, which is time enough to
 	// predict it on another core.
 	predicted := sync.OnceValue(func() wazerohook.WazeroKey { return e.c.wazero.Key(image, e.term) })
@@ -226,11 +224,10 @@ func (e *engine) place(r *Runtime, key Key, src *source, a *Artifact) (*hot, err
 		}
 		return nil, err
 	}
-	h.anchor = cm
 	if stubbed {
 		e.c.counters.stubbed.Add(1)
 	}
-	return h, nil
+	return newHot(e, key, src, image, entry.CodeLen(), cm), nil
 }
 
 // image returns what stands for the module in the engine, and how many functions
@@ -243,65 +240,6 @@ func (e *engine) image(key Key, src *source) (image []byte, functions int, stubb
 	}
 	src.read(func(wasm []byte) { image = bytes.Clone(wasm) })
 	return image, d.functions, false
-}
-
-func (e *engine) draft(wasm []byte) *draft {
-	d := &draft{functions: wazerohook.AnyFunctions}
-	if outline, err := wasmbin.Scan(wasm); err == nil {
-		d.functions = int(outline.DefinedFuncs)
-	}
-	if e.stubs {
-		if stub, err := wasmbin.NewDraft(wasm, len(Key{})+len(e.c.secret)); err == nil {
-			d.stub = &stub
-		}
-	}
-	return d
-}
-
-// draftFrom is the size of a module from which it pays to start another goroutine.
-const draftFrom = 256 << 10
-
-// prepare is NewModule. If the module looks like one that has to be loaded, it comes
-// with a draft, which is made on another core while this one takes the fingerprint.
-// done is called once the module is loaded.
-func (e *engine) prepare(wasm []byte) (m *Module, d *draft, done func()) {
-	size := len(wasm)
-	if !e.stubs || size < draftFrom || runtime.GOMAXPROCS(0) == 1 || !e.claim(size) {
-		return NewModule(wasm), nil, func() {}
-	}
-	made := make(chan struct{})
-	go func() {
-		defer close(made)
-		defer func() { _ = recover() }() // it will happen again, where it can be told to the caller
-		d = e.draft(wasm)
-	}()
-	m = NewModule(wasm)
-	<-made
-	return m, d, func() { e.unclaim(size) }
-}
-
-// claim takes it upon the caller to make a draft, until unclaim. It reports false if there
-// is machine code for a module of that size, or somebody else is loading one: of a herd, a
-// single member makes a draft.
-func (e *engine) claim(size int) bool {
-	e.c.mu.Lock()
-	defer e.c.mu.Unlock()
-	if e.drafting[size] {
-		return false
-	}
-	for _, h := range e.hot {
-		if h.wasmSize == size {
-			return false
-		}
-	}
-	e.drafting[size] = true
-	return true
-}
-
-func (e *engine) unclaim(size int) {
-	e.c.mu.Lock()
-	defer e.c.mu.Unlock()
-	delete(e.drafting, size)
 }
 
 // compile compiles the module in an engine of its own, and stores the code. It returns
@@ -404,7 +342,7 @@ func (e *engine) direct(r *Runtime, key Key, src *source) (*hot, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &hot{e: e, key: key, wasmSize: len(image), image: image, size: footprint(codeGrowth*int64(len(image)), image), anchor: cm, modules: make(map[*Runtime]*module)}, nil
+	return newHot(e, key, src, image, codeGrowth*int64(len(image)), cm), nil
 }
 
 // lock takes the store's lock on key, if it has any. locked says that somebody

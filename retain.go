@@ -28,6 +28,15 @@ type hot struct {
 	idle    *list.Element // while users is 0
 }
 
+// newHot returns an entry for machine code of codeLen bytes, which its anchor keeps
+// alive.
+func newHot(e *engine, key Key, src *source, image []byte, codeLen int64, anchor wazero.CompiledModule) *hot {
+	return &hot{
+		e: e, key: key, image: image, size: footprint(codeLen, image), anchor: anchor,
+		wasmSize: src.size(), modules: make(map[*Runtime]*module),
+	}
+}
+
 // module is the compiled module of one runtime. Guarded by Cache.mu.
 type module struct {
 	h       *hot // nil if nobody else can use it, as it has listeners

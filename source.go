@@ -4,8 +4,6 @@ import (
 	"bytes"
 	"fmt"
 	"sync"
-
-	"github.com/modcache/modcache/internal/wasmbin"
 )
 
 // source is the bytes that a flight works on. They belong to the caller who started
@@ -20,24 +18,6 @@ type source struct {
 
 	check sync.Once
 	err   error // set by check
-}
-
-// draft is what wazero is going to see of a module, short of the key in it.
-type draft struct {
-	stub      *wasmbin.Draft // nil if there can't be one
-	functions int            // that the module defines, or AnyFunctions
-}
-
-// drafted returns the draft, which is the caller's to use up.
-func (s *source) drafted(e *engine) *draft {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	d := s.draft
-	s.draft = nil
-	if d == nil {
-		d = e.draft(s.wasm)
-	}
-	return d
 }
 
 // size returns the length of the module.
