@@ -42,9 +42,10 @@ type DiskOptions struct {
 	// under none, are misses, and replaced by the next Add. The secret isn't
 	// stored.
 	Key []byte
-	// Compress encodes new entries with zstd. For the machine code of a 9 MB
-	// module that was a fifth of the space, with Add taking six times as long and
-	// reading twice. A Disk reads entries of both kinds whatever is set here.
+	// Compress encodes new entries with zstd. For the 24 MB of machine code of a
+	// 9 MB module that was a fifth of the space; on two cores, Add took 50 ms
+	// instead of 4, and reading 11 ms instead of 1. A Disk reads entries of both
+	// kinds whatever is set here.
 	Compress bool
 	// SyncEveryAdd makes every Add durable before it returns, as if by Flush.
 	SyncEveryAdd bool
