@@ -23,11 +23,6 @@ import (
 func (c *Cache) lookup(ctx context.Context, key Key, why *whyMissed) (*Artifact, int64) {
 	var a *Artifact
 	var ok bool
-	if d := atHand(ctx); d > 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, d)
-		defer cancel()
-	}
 	err := guard("get", func() (err error) {
 		a, ok, err = c.store.Get(ctx, key)
 		return err
@@ -220,6 +215,5 @@ func reasonOf(err error) Reason {
 type counters struct {
 	hits, misses, corrupt, storeErrors          atomic.Uint64
 	compiles, compileErrors, coalesced, stubbed atomic.Uint64
-	hedged                                      atomic.Uint64
 	compileTime, saved                          atomic.Int64
 }

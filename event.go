@@ -78,9 +78,8 @@ func nameOf(names []string, i uint8) string {
 // The events that one goroutine causes arrive in the order in which it caused
 // them. A lookup reports the failures it met first, then exactly one hit or
 // miss, before it returns. What happens in the background (promotions,
-// deferred writes, the lookup that several callers share, a lookup and a compile
-// side by side) is reported by the goroutine that does it, in no order relative
-// to those callers.
+// deferred writes, the lookup that several callers share) is reported by the
+// goroutine that does it, in no order relative to those callers.
 type Event struct {
 	Kind     EventKind
 	Reason   Reason

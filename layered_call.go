@@ -9,11 +9,6 @@ import (
 	"time"
 )
 
-// ErrUnavailable is what a [Layered] answers for a layer that it doesn't ask
-// now: the layer failed too often in a row, too many of its calls hang, or its
-// queue of background writes is full.
-var ErrUnavailable = errors.New("modcache: layer is unavailable")
-
 var (
 	errExited  = errors.New("the call ended its goroutine")
 	errTooSlow = errors.New("too slow")

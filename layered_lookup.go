@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
 )
 
 // sharedLookup is one lookup of the layers, which all callers that want the key
@@ -51,27 +50,6 @@ func (l *Layered) Get(ctx context.Context, key Key) (*Artifact, bool, error) {
 	return nil, false, err
 }
 
-// Patience implements [Hedger]: it is that of the most patient layer, among those
-// that may be slower than a compile and aren't skipped now.
-func (l *Layered) Patience(compile time.Duration) (d time.Duration) {
-	if l.alone {
-		return 0 // there would be two goroutines
-	}
-	for _, ly := range l.layers {
-		if !ly.reads.isOpen() {
-			d = max(d, patienceOf(ly.Store, compile))
-		}
-	}
-	return d
-}
-
-// far reports whether a compile may overtake the layer. Another Layered knows
-// itself which of its layers are so.
-func (ly *layer) far(ctx context.Context) bool {
-	_, nested := ly.Store.(*Layered)
-	return !nested && patienceOf(ly.Store, CompileEstimate(ctx)) > 0
-}
-
 func (l *Layered) hit(ly *layer, key Key, a *Artifact) {
 	ly.hits.count(key)
 	if l.options.OnEvent != nil {
@@ -98,9 +76,6 @@ func missReason(err error) Reason {
 // lookup joins the shared lookup of the key or starts one. The front layer was
 // asked already, when the count of changes was seen.
 func (l *Layered) lookup(ctx context.Context, key Key, seen uint64) (*Artifact, *layer, error) {
-	if atHand(ctx) > 0 {
-		return l.lookupAtHand(ctx, key)
-	}
 	l.mu.Lock()
 	if l.closed.Load() {
 		l.mu.Unlock()
@@ -160,15 +135,6 @@ func (l *Layered) launch(ctx context.Context, key Key, asked *layer) *sharedLook
 	return s
 }
 
-// lookupAtHand asks the layers that are near, whatever lookups of others wait for.
-func (l *Layered) lookupAtHand(ctx context.Context, key Key) (*Artifact, *layer, error) {
-	if err := l.begin(); err != nil {
-		return nil, nil, err
-	}
-	defer l.ops.Done()
-	return l.search(ctx, key, l.front)
-}
-
 // search asks the layers in order, and what is on its way into them first.
 func (l *Layered) search(ctx context.Context, key Key, asked *layer) (*Artifact, *layer, error) {
 	var errs []error
@@ -176,7 +142,7 @@ func (l *Layered) search(ctx context.Context, key Key, asked *layer) (*Artifact,
 		if a := l.onItsWay(ly, key); a != nil {
 			return a, ly, nil
 		}
-		if ly == asked || atHand(ctx) > 0 && ly.far(ctx) {
+		if ly == asked {
 			continue
 		}
 		a, err := ly.get(ctx, key)

@@ -123,7 +123,6 @@ type CacheMetrics struct {
 	CompileTime   time.Duration `json:"compile_time_ns"`
 	Saved         time.Duration `json:"saved_ns"`  // compile time that hits made unnecessary, as far as artifacts tell it
 	Coalesced     uint64        `json:"coalesced"` // callers that were served by somebody else's compile
-	Hedged        uint64        `json:"hedged"`    // compiles begun beside a lookup that was slow
 	Stubbed       uint64        `json:"stubbed"`   // modules loaded without decoding their bodies
 	Retained      uint64        `json:"retained"`  // compiled modules kept for the next caller, now
 	Store         Metrics       `json:"store"`

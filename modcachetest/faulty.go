@@ -63,7 +63,7 @@ type FaultyStore struct {
 
 // Faulty wraps a store so that things go wrong as planned. A nil plan is none:
 // the store then only counts calls. Like the [modcache.Store] it wraps it has
-// locks and patience, if that has; else Lock succeeds at once.
+// locks, if that has; else Lock succeeds at once.
 func Faulty(s modcache.Store, plan *Plan) *FaultyStore {
 	f := &FaultyStore{store: s, release: make(chan struct{})}
 	if plan == nil {
@@ -212,14 +212,6 @@ func (f *FaultyStore) Metrics() modcache.Metrics {
 		return modcache.Metrics{}
 	}
 	return f.store.Metrics()
-}
-
-// Patience implements [modcache.Hedger]. Nothing strikes it.
-func (f *FaultyStore) Patience(compile time.Duration) time.Duration {
-	if h, ok := f.store.(modcache.Hedger); ok {
-		return h.Patience(compile)
-	}
-	return 0
 }
 
 // Lock implements [modcache.Locker].

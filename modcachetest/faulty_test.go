@@ -145,14 +145,3 @@ func TestWrongStoreFailsByName(t *testing.T) {
 		"every-size-is-kept-whole", "handle-never-reads-what-came-later", "closed-store-answers-ErrClosed", "goroutines-see-only-what-was-added",
 	}, failed)
 }
-
-// farStore is a store that may be slower than a compile.
-type farStore struct{ modcache.Store }
-
-func (farStore) Patience(compile time.Duration) time.Duration { return compile / 2 }
-
-func TestFaultyPatience(t *testing.T) {
-	m := modcache.NewMemory(nil)
-	require.Zero(t, Faulty(m, nil).Patience(time.Second))
-	require.Equal(t, time.Second/2, Faulty(farStore{m}, nil).Patience(time.Second))
-}

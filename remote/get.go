@@ -121,8 +121,7 @@ func (s *Store) failed(w *watch, op string, key modcache.Key, err error) error {
 		err = cause
 	}
 	err = s.errorf(op, key, err)
-	overtaken := errors.Is(context.Cause(w.parent), context.DeadlineExceeded) // by a compile
-	if s.ctx.Err() != nil || errors.Is(w.parent.Err(), context.Canceled) && !overtaken {
+	if s.ctx.Err() != nil || errors.Is(w.parent.Err(), context.Canceled) {
 		return err // not the server's doing
 	}
 	s.counters.errors.Add(1)

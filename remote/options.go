@@ -59,17 +59,12 @@ type Options struct {
 	// that is allowed if that is more. The default is 250 ms.
 	Stall time.Duration
 
-	// Budget bounds a whole Get. The default is half of the time that compiling the
-	// entry took, or FirstByte + Stall if that is more. A transfer is given up
-	// early when it would clearly take longer. Until the head of an entry has said
-	// how long it took, it is half of the estimated time, between 250 ms and FirstByte +
-	// Stall.
+	// Budget bounds a whole Get; then the module is compiled. The default is a quarter of
+	// the time that compiling the entry took, or FirstByte + Stall if that is more. A
+	// transfer is given up early when it would clearly take longer. Until the head of an
+	// entry has said how long it took, it is a quarter of the estimated time, between
+	// 250 ms and FirstByte + Stall.
 	Budget time.Duration
-
-	// Hedge is how long a lookup may take before the module is compiled beside it; what
-	// is there first is used. The default is a tenth of the estimated time of compiling,
-	// or if that is more, 5/4 of FirstByte, but of no more than 250 ms.
-	Hedge time.Duration
 
 	// AbsentFor is how long the store remembers that the server doesn't have an
 	// entry, and doesn't ask again. The default is 2 s.
@@ -104,6 +99,7 @@ const (
 	defaultFirstByte = 250 * time.Millisecond
 	defaultStall     = 250 * time.Millisecond
 	minBudget        = 250 * time.Millisecond // by the estimate alone
+	budgetShare      = 4                      // of the compile time
 	defaultAbsentFor = 2 * time.Second
 	defaultPause     = time.Second
 	defaultQueue     = 256 << 20
@@ -130,7 +126,6 @@ func (o *Options) validate() (Options, error) {
 	v.FirstByte = bound(v.FirstByte, defaultFirstByte, never)
 	v.Stall = bound(v.Stall, defaultStall, never)
 	v.Budget = bound(v.Budget, 0, never)
-	v.Hedge = bound(v.Hedge, 0, -1)
 	v.AbsentFor = bound(v.AbsentFor, defaultAbsentFor, 0)
 	v.Pause = min(bound(v.Pause, defaultPause, 0), maxPause)
 	v.Queue = bound(v.Queue, defaultQueue, math.MaxInt64)

@@ -138,13 +138,13 @@ func TestSlowTransfers(t *testing.T) {
 		err        string
 		least, max time.Duration
 	}{
-		"fast enough":       {body: trickle{n: len(b)/30 + 1, pause: 100 * ms}, least: 3 * time.Second, max: 3900 * ms},
+		"fast enough":       {body: trickle{n: len(b)/15 + 1, pause: 100 * ms}, least: 1500 * ms, max: 1950 * ms},
 		"stalls at once":    {body: trickle{n: len(b), pause: time.Hour}, err: "stalled", least: 250 * ms, max: 250 * ms},
 		"a byte at a time":  {body: trickle{n: 1, pause: 200 * ms}, err: "head of the entry", least: 500 * ms, max: 500 * ms},
 		"stalls later":      {body: trickle{n: len(b) / 2, pause: 399 * ms}, least: 1100 * ms, max: 2 * time.Second},
 		"stalls too long":   {body: trickle{n: len(b) - 1000, pause: 401 * ms}, err: "stalled", least: 250 * ms, max: 900 * ms},
 		"far too slow":      {body: trickle{n: len(b) / 100, pause: 100 * ms}, err: "would take", least: 400 * ms, max: 600 * ms},
-		"a little too slow": {body: trickle{n: len(b) / 45, pause: 100 * ms}, err: "budget", least: 4 * time.Second, max: 4 * time.Second},
+		"a little too slow": {body: trickle{n: len(b) / 22, pause: 100 * ms}, err: "budget", least: 2 * time.Second, max: 2 * time.Second},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

@@ -65,7 +65,7 @@ func (s *Store) watch(parent context.Context) (context.Context, *watch) {
 	if s.o.Budget > 0 {
 		limit = s.o.Budget
 	} else if compile := modcache.CompileEstimate(parent); compile > 0 {
-		if b := max(minBudget, compile/2); b < limit {
+		if b := max(minBudget, compile/budgetShare); b < limit {
 			limit, w.guessed = b, true
 		}
 	}
@@ -77,18 +77,6 @@ func (s *Store) watch(parent context.Context) (context.Context, *watch) {
 		w.arm(phaseResponse, s.o.FirstByte)
 	}
 	return w.ctx, w
-}
-
-// Patience implements [modcache.Hedger]; see Options.Hedge.
-func (s *Store) Patience(compile time.Duration) time.Duration {
-	switch {
-	case s.o.Hedge < 0, s.breaker.isOpen(): // Get answers at once
-		return 0
-	case s.o.Hedge > 0:
-		return s.o.Hedge
-	}
-	// A server that doesn't answer is found out first.
-	return max(min(s.o.FirstByte, defaultFirstByte)*5/4, compile/10)
 }
 
 func (w *watch) expired() {
@@ -126,7 +114,7 @@ func (w *watch) expect(compile time.Duration, total int64) {
 	w.stall = max(w.stall, compile/20)
 	w.grace = max(w.o.FirstByte, compile/20)
 	if w.o.Budget == 0 {
-		w.limit = w.start.Add(max(w.o.FirstByte+w.o.Stall, compile/2))
+		w.limit = w.start.Add(max(w.o.FirstByte+w.o.Stall, compile/budgetShare))
 	}
 	w.wait(phaseProgress, w.stall)
 }

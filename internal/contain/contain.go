@@ -1,0 +1,62 @@
+// Package contain calls code that belongs to others (stores, observers, readers) and
+// survives what it does.
+package contain
+
+import (
+	"fmt"
+	"io"
+	"runtime/debug"
+)
+
+// Panic is what became of a call that panicked.
+type Panic struct {
+	Value any
+	Stack []byte
+}
+
+func (p *Panic) Error() string { return fmt.Sprintf("panic: %v\n\n%s", p.Value, p.Stack) }
+
+// Unwrap returns the value if it is an error, as the runtime's panics are.
+func (p *Panic) Unwrap() error {
+	err, _ := p.Value.(error)
+	return err
+}
+
+// Call runs f. If f panics, the error is a [*Panic].
+func Call(f func() error) (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = Caught(r)
+		}
+	}()
+	return f()
+}
+
+// Value is Call for an f that returns something. If f panics, that is the zero value.
+func Value[T any](f func() (T, error)) (v T, err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			v, err = *new(T), Caught(r)
+		}
+	}()
+	return f()
+}
+
+// Caught returns what recover has returned as a Panic.
+func Caught(value any) *Panic {
+	if p, ok := value.(*Panic); ok { // caught before, and passed on
+		return p
+	}
+	return &Panic{Value: value, Stack: debug.Stack()}
+}
+
+// Close closes what nobody can do anything about if it fails.
+func Close(c io.Closer) { _ = Call(c.Close) }
+
+// ReaderAt is src with its panics as errors.
+type ReaderAt struct{ Src io.ReaderAt }
+
+// ReadAt implements [io.ReaderAt].
+func (r ReaderAt) ReadAt(p []byte, off int64) (n int, err error) {
+	return Value(func() (int, error) { return r.Src.ReadAt(p, off) })
+}

@@ -1,0 +1,175 @@
+package modcache
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+)
+
+// Key names one piece of machine code: a hash over the module's fingerprint,
+// the identity of the engine that compiles it, and the configuration it is
+// compiled under. Two artifacts that could differ in behaviour never share one.
+type Key [32]byte
+
+// String returns the key as 64 lowercase hexadecimal digits.
+func (k Key) String() string { return hex.EncodeToString(k[:]) }
+
+// ParseKey is the inverse of [Key.String]. It accepts upper case too.
+func ParseKey(s string) (Key, error) {
+	var k Key
+	err := parseHex32((*[32]byte)(&k), "key", s)
+	return k, err
+}
+
+// MarshalText implements [encoding.TextMarshaler].
+func (k Key) MarshalText() ([]byte, error) { return []byte(k.String()), nil }
+
+// UnmarshalText implements [encoding.TextUnmarshaler].
+func (k *Key) UnmarshalText(text []byte) (err error) {
+	*k, err = ParseKey(string(text))
+	return err
+}
+
+// parseHex32 decodes exactly 64 hexadecimal digits; what names the thing in errors.
+func parseHex32(dst *[32]byte, what, s string) error {
+	if len(s) != hex.EncodedLen(len(dst)) {
+		return fmt.Errorf("modcache: %s %.80q has %d characters, want 64 hexadecimal digits", what, s, len(s))
+	}
+	var b [32]byte
+	if _, err := hex.Decode(b[:], []byte(s)); err != nil {
+		return fmt.Errorf("modcache: %s %.80q: %w", what, s, err)
+	}
+	*dst = b
+	return nil
+}
+
+// Store keeps artifacts by [Key]. All methods may be called from several
+// goroutines at once (a [Local] is the documented exception).
+//
+// A Store is a cache: it may drop any entry at any time, and it never returns
+// bytes other than those that were added under the key asked for.
+type Store interface {
+	// Get returns the artifact kept under key. A miss is ok=false with a nil
+	// error; an entry that turns out to be damaged is a miss too, which the
+	// store counts, reports and heals. An error means that the store could not
+	// tell (I/O, timeout, closed, cancelled context); ok is false then.
+	//
+	// Each call returns a handle of its own, which the caller closes. ctx bounds
+	// the call, and not the handle's life.
+	Get(ctx context.Context, key Key) (a *Artifact, ok bool, err error)
+
+	// Add keeps a copy of, or shares, the artifact's bytes under key. If a sound
+	// entry is present, it does nothing. The handle stays the caller's to close.
+	// Memory and Disk stores can read the entry back as soon as Add returns.
+	Add(ctx context.Context, key Key, a *Artifact) error
+
+	// Delete drops the entry under key; it is nil if there is none.
+	Delete(ctx context.Context, key Key) error
+
+	// Flush returns when everything added before it is as durable as this store
+	// makes it, or says what is not. Volatile stores return nil.
+	Flush(ctx context.Context) error
+
+	// Metrics returns a snapshot of the store's counters.
+	Metrics() Metrics
+}
+
+// Locker is implemented by stores that several processes share. The Cache asks
+// it for a lock around a compile, so that one process compiles and the others
+// find the result.
+type Locker interface {
+	// Lock waits for the advisory lock on key until ctx ends. The lock dies with
+	// its process; unlock is safe to call more than once. A lock is a courtesy: whoever
+	// fails to get one compiles all the same.
+	Lock(ctx context.Context, key Key) (unlock func(), err error)
+}
+
+// WithCompileEstimate returns a context for [Store].Get that says how long compiling
+// takes if the entry isn't there, so that a store which may be slower can give up in
+// time. A [Runtime] says so in each lookup.
+func WithCompileEstimate(ctx context.Context, d time.Duration) context.Context {
+	return context.WithValue(ctx, estimateKey{}, d)
+}
+
+// CompileEstimate returns what [WithCompileEstimate] said, or 0.
+func CompileEstimate(ctx context.Context) time.Duration {
+	d, _ := ctx.Value(estimateKey{}).(time.Duration)
+	return d
+}
+
+type estimateKey struct{}
+
+// Errors to test for with [errors.Is]. What is returned wraps them with what
+// was attempted and where.
+var (
+	// ErrMiss is what a compile returns under Options.RequireHit when the module
+	// is not in the cache.
+	ErrMiss = errors.New("not in the cache")
+	// ErrCorrupt means that stored bytes are not those that were written, or not
+	// those of the key they are found under.
+	ErrCorrupt = errors.New("corrupt entry")
+	// ErrAuth means that stored bytes don't carry a valid tag or signature of a
+	// trusted key.
+	ErrAuth = errors.New("entry is not authentic")
+	// ErrOtherKey means that an entry is sealed or signed under a key that isn't among
+	// those that are trusted here: it may be sound, and somebody else's. It wraps ErrAuth.
+	ErrOtherKey = fmt.Errorf("sealed under another key: %w", ErrAuth)
+	// ErrUnavailable means that a layer or a server is not asked for now: it failed too
+	// often in a row, too many of its calls hang, or its queue of writes is full.
+	ErrUnavailable = errors.New("not asked for now, after failures")
+	// ErrTooLarge means that an artifact exceeds the store's whole budget.
+	ErrTooLarge = errors.New("artifact is larger than the store's budget")
+	// ErrInsecureDir means that a cache directory could be written by others, or
+	// is not what it seems (a symbolic link, somebody else's).
+	ErrInsecureDir = errors.New("insecure cache directory")
+	// ErrUnsupportedWazero means that this build of wazero has a shape that
+	// modcache doesn't know, so that nothing can be plugged into it.
+	ErrUnsupportedWazero = errors.New("unsupported wazero version")
+	// ErrClosed means that the Cache, Runtime, store, artifact or table was closed.
+	ErrClosed = errors.New("closed")
+	// ErrReadOnly is what a read-only store answers to Add and Delete.
+	ErrReadOnly = errors.New("store is read-only")
+)
+
+// Error says what failed, where, and about which entry. Stores, caches and runtimes
+// return it around the cause; test for causes with [errors.Is].
+type Error struct {
+	Op    string // what was attempted: "get", "add", "compile", …
+	Store string // what it was attempted with: "disk /var/cache/x", "layer memory"; "" if no store is at fault
+	Key   Key    // zero if it isn't about one entry
+	Err   error  // why it failed; never nil
+}
+
+// Error returns one line that names each thing once, however many stores an error has
+// passed through.
+func (e *Error) Error() string {
+	var b strings.Builder
+	b.WriteString("modcache: ")
+	e.write(&b, &Error{})
+	return b.String()
+}
+
+// write appends what outer has not said already.
+func (e *Error) write(b *strings.Builder, outer *Error) {
+	if e.Store != "" && e.Store != outer.Store {
+		b.WriteString(e.Store + ": ")
+	}
+	if key := e.Key != (Key{}) && e.Key != outer.Key; key || e.Op != outer.Op {
+		b.WriteString(e.Op)
+		if key {
+			b.WriteString(" " + e.Key.String())
+		}
+		b.WriteString(": ")
+	}
+	if inner, ok := e.Err.(*Error); ok {
+		inner.write(b, e)
+		return
+	}
+	b.WriteString(e.Err.Error())
+}
+
+// Unwrap returns the cause.
+func (e *Error) Unwrap() error { return e.Err }
