@@ -86,6 +86,7 @@ func (w *whyMissed) note(reason Reason, err error) {
 // reject reports that an artifact couldn't be used. One that is wrong is deleted,
 // so that the next compile replaces it; one that merely couldn't be read stays.
 func (c *Cache) reject(key Key, err error, why *whyMissed) {
+	err = entryDamage(err)
 	why.note(reasonOf(err), err)
 	if !isDamage(err) {
 		c.storeFailed("read", key, err)
@@ -98,6 +99,14 @@ func (c *Cache) reject(key Key, err error, why *whyMissed) {
 	if err := guard("delete", func() error { return c.store.Delete(c.ctx, key) }); err != nil {
 		c.storeFailed("delete", key, err)
 	}
+}
+
+// entryDamage is err, as ErrCorrupt if it says that an entry isn't one of wazero's.
+func entryDamage(err error) error {
+	if errors.Is(err, wazerohook.ErrEntry) {
+		return fmt.Errorf("%w: %w", ErrCorrupt, err)
+	}
+	return err
 }
 
 func (c *Cache) corrupt(key Key, err error) {
@@ -189,26 +198,6 @@ func guard(op string, f func() error) (err error) {
 		}
 	}()
 	return f()
-}
-
-// isDamage tells an artifact that is wrong from one that couldn't be read.
-func isDamage(err error) bool {
-	return errors.Is(err, ErrCorrupt) || errors.Is(err, ErrAuth) || errors.Is(err, wazerohook.ErrEntry)
-}
-
-// reasonOf tells why there is nothing to be used; nil means that nothing was there.
-func reasonOf(err error) Reason {
-	switch {
-	case err == nil:
-		return ReasonAbsent
-	case errors.Is(err, ErrAuth):
-		return ReasonAuth
-	case isDamage(err):
-		return ReasonCorrupt
-	case errors.Is(err, context.DeadlineExceeded):
-		return ReasonTimeout
-	}
-	return ReasonIO
 }
 
 // counters are what a Cache counts by itself.

@@ -155,6 +155,7 @@ func (d *dropIn) takeOver(key Key, wk wazerohook.WazeroKey) (e *wazerohook.Entry
 		e, err = c.readEntry(code)
 		return err
 	})
+	err = entryDamage(err)
 	switch {
 	case err == nil && e != nil:
 		c.hit(key, c.put(c.ctx, key, code, Info{}))

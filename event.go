@@ -1,6 +1,8 @@
 package modcache
 
 import (
+	"context"
+	"errors"
 	"log/slog"
 	"time"
 )
@@ -59,6 +61,23 @@ var reasons = [...]string{
 
 // String returns the reason in words.
 func (r Reason) String() string { return nameOf(reasons[:], uint8(r)) }
+
+// reasonOf returns why a lookup that ended with err missed.
+func reasonOf(err error) Reason {
+	switch {
+	case err == nil:
+		return ReasonAbsent
+	case errors.Is(err, ErrAuth):
+		return ReasonAuth
+	case errors.Is(err, ErrCorrupt):
+		return ReasonCorrupt
+	case errors.Is(err, ErrTooLarge):
+		return ReasonTooLarge
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
+		return ReasonTimeout
+	}
+	return ReasonIO
+}
 
 func nameOf(names []string, i uint8) string {
 	if int(i) >= len(names) {

@@ -10,9 +10,15 @@ import (
 )
 
 var (
-	errExited  = errors.New("the call ended its goroutine")
-	errTooSlow = errors.New("too slow")
+	errExited        = errors.New("the call ended its goroutine")
+	errTooSlow error = tooSlowError{}
 )
+
+// tooSlowError is a deadline of the layer's, not of a caller.
+type tooSlowError struct{}
+
+func (tooSlowError) Error() string        { return "too slow" }
+func (tooSlowError) Is(target error) bool { return target == context.DeadlineExceeded }
 
 // layer is one store of a Layered with all that is known about it.
 type layer struct {
@@ -252,7 +258,7 @@ func (ly *layer) failed(ctx context.Context, b *breaker, op string, key Key, err
 	}
 	e := Event{Kind: EventStoreFailed, Key: key, Layer: ly.Name}
 	switch {
-	case damaged(err):
+	case isDamage(err):
 		b.success()
 		e.Kind = EventCorrupt
 	case refused(err):
@@ -273,7 +279,7 @@ func (ly *layer) skip(op string, key Key) error {
 }
 
 func (ly *layer) count(err error) {
-	if refused(err) || damaged(err) {
+	if refused(err) || isDamage(err) {
 		return
 	}
 	ly.errs.Add(1)
@@ -289,9 +295,4 @@ func (ly *layer) wrap(op string, key Key, err error) error {
 // refused reports whether a healthy store declined to take an artifact.
 func refused(err error) bool {
 	return errors.Is(err, ErrTooLarge) || errors.Is(err, ErrReadOnly)
-}
-
-// damaged reports whether an entry is at fault, and not the store.
-func damaged(err error) bool {
-	return errors.Is(err, ErrCorrupt) || errors.Is(err, ErrAuth)
 }

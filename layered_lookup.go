@@ -45,7 +45,7 @@ func (l *Layered) Get(ctx context.Context, key Key) (*Artifact, bool, error) {
 	err = errors.Join(frontErr, err)
 	l.misses.Add(1)
 	if l.options.OnEvent != nil {
-		notify(l.options.OnEvent, Event{Kind: EventMiss, Reason: missReason(err), Key: key, Err: err})
+		notify(l.options.OnEvent, Event{Kind: EventMiss, Reason: reasonOf(err), Key: key, Err: err})
 	}
 	return nil, false, err
 }
@@ -55,22 +55,6 @@ func (l *Layered) hit(ly *layer, key Key, a *Artifact) {
 	if l.options.OnEvent != nil {
 		notify(l.options.OnEvent, Event{Kind: EventHit, Key: key, Layer: ly.Name, Bytes: a.Size()})
 	}
-}
-
-func missReason(err error) Reason {
-	switch {
-	case err == nil:
-		return ReasonAbsent
-	case errors.Is(err, ErrAuth):
-		return ReasonAuth
-	case errors.Is(err, ErrCorrupt):
-		return ReasonCorrupt
-	case errors.Is(err, ErrTooLarge):
-		return ReasonTooLarge
-	case errors.Is(err, errTooSlow), errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
-		return ReasonTimeout
-	}
-	return ReasonIO
 }
 
 // lookup joins the shared lookup of the key or starts one. The front layer was

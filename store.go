@@ -134,6 +134,9 @@ var (
 	ErrReadOnly = errors.New("store is read-only")
 )
 
+// isDamage tells an entry that is wrong from a store that failed.
+func isDamage(err error) bool { return errors.Is(err, ErrCorrupt) || errors.Is(err, ErrAuth) }
+
 // Error says what failed, where, and about which entry. Stores, caches and runtimes
 // return it around the cause; test for causes with [errors.Is].
 type Error struct {
