@@ -3,10 +3,15 @@
 package contain
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"runtime/debug"
 )
+
+// ErrExited is what became of a call that ended its goroutine, by [runtime.Goexit]. Who
+// calls on a goroutine of its own assumes it until the call returns.
+var ErrExited = errors.New("the call ended its goroutine")
 
 // Panic is what became of a call that panicked.
 type Panic struct {

@@ -20,7 +20,7 @@ import (
 var ErrAbandoned = errors.New("abandoned by those who wanted it before")
 
 // ErrExited is what waiters get if the work ended its goroutine, by [runtime.Goexit].
-var ErrExited = errors.New("the work ended its goroutine")
+var ErrExited = contain.ErrExited
 
 // Group is the flights under way, by key. It is used under a lock of the owner's, so
 // that looking for a result and joining the flight that makes it are one step.
@@ -39,11 +39,12 @@ type Group[K comparable, V any] struct {
 
 // Flight is one piece of work under way.
 type Flight[V any] struct {
-	lock    sync.Locker
-	cancel  context.CancelCauseFunc
-	waiters int           // guarded by lock
-	left    bool          // everybody had left at some time; guarded by lock
-	done    chan struct{} // closed when the work has ended
+	lock      sync.Locker
+	cancel    context.CancelCauseFunc
+	waiters   int           // guarded by lock
+	left      bool          // everybody had left at some time; guarded by lock
+	forgotten bool          // guarded by lock
+	done      chan struct{} // closed when the work has ended
 
 	// Set before done is closed.
 	v        V
@@ -81,8 +82,17 @@ func (g *Group[K, V]) Join(ctx context.Context, key K, work func(context.Context
 	return f, true
 }
 
-// Forget keeps the flight for key from being joined from here on. Lock is held.
-func (g *Group[K, V]) Forget(key K) { delete(g.flights, key) }
+// Forget keeps the flight for key, if there is one, from being joined from here on.
+// Lock is held.
+func (g *Group[K, V]) Forget(key K) {
+	if f := g.flights[key]; f != nil {
+		f.forgotten = true
+		delete(g.flights, key)
+	}
+}
+
+// Forgotten reports whether the flight can't be joined any more because of Forget. Lock is held.
+func (f *Flight[V]) Forgotten() bool { return f.forgotten }
 
 func (g *Group[K, V]) land(key K, f *Flight[V]) {
 	var after func()
