@@ -2,13 +2,22 @@ package modcache
 
 import (
 	"context"
-	"errors"
 	"fmt"
+	"math"
 	"reflect"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"golang.org/x/sync/semaphore"
+
+	"github.com/modcache/modcache/internal/breaker"
+	"github.com/modcache/modcache/internal/contain"
+	flights "github.com/modcache/modcache/internal/flight"
+	"github.com/modcache/modcache/internal/option"
+	"github.com/modcache/modcache/internal/queue"
 )
 
 // WritePolicy says how a [Layer] takes part in [Layered.Add].
@@ -49,13 +58,17 @@ type Layer struct {
 
 	// Timeout bounds every Get, Add and Delete, and a tenth of a Flush. A call
 	// that doesn't return by then is left to itself, and what it returns later is
-	// dropped. 0 means DefaultLayerTimeout, but none for stores of this package that
-	// live in memory; negative means none: the store is called on the caller's
-	// goroutine, and must not block.
+	// dropped. 0 means DefaultLayerTimeout; negative means no limit, for stores that
+	// have limits of their own.
 	Timeout time.Duration
+
+	// Direct has the store called on the caller's goroutine, without a Timeout. It is
+	// for stores that never block. Those of this package that live in memory are called so
+	// unless they have a Timeout.
+	Direct bool
 }
 
-// DefaultLayerTimeout is the Timeout of a [Layer] that doesn't say.
+// DefaultLayerTimeout is the Timeout of a [Layer] whose Timeout is 0.
 const DefaultLayerTimeout = 10 * time.Second
 
 // LayeredOptions configures a [Layered]. Zero fields mean the default, negative
@@ -66,6 +79,18 @@ type LayeredOptions struct {
 	BreakAfter int           // failures in a row after which a layer is skipped; default 5
 	Cooldown   time.Duration // until a skipped layer is tried again, doubling up to a minute; default 1 s
 	OnEvent    func(Event)   // see Event for when it is called
+}
+
+func (o *LayeredOptions) validate() LayeredOptions {
+	var v LayeredOptions
+	if o != nil {
+		v = *o
+	}
+	v.QueueBytes = option.Number(v.QueueBytes, 256<<20, math.MaxInt64)
+	v.MaxCalls = option.Number(v.MaxCalls, 64, math.MaxInt)
+	v.BreakAfter = option.Number(v.BreakAfter, 5, 0)
+	v.Cooldown = option.Number(v.Cooldown, time.Second, 0)
+	return v
 }
 
 // instant is implemented by stores of this package whose calls never block, so
@@ -90,52 +115,48 @@ type confined interface{ confined() }
 // because layers are called from several goroutines.
 type Layered struct {
 	layers  []*layer
-	front   *layer // the first layer, if it answers at once; else nil
+	front   *layer // the first layer, if it is Direct; else nil
 	alone   bool   // front is confined to the caller's goroutine
-	options LayeredOptions
+	observe func(Event)
 
-	misses   atomic.Uint64
-	adds     atomic.Uint64
-	rejected atomic.Uint64
-	flushes  atomic.Uint64
-	unclean  atomic.Uint64 // flushes that failed
-	changes  atomic.Uint64 // lookups and background writes that ended
+	misses      atomic.Uint64
+	adds        atomic.Uint64
+	rejected    atomic.Uint64
+	flushes     atomic.Uint64
+	flushErrors atomic.Uint64
+	changes     atomic.Uint64 // lookups and background writes that ended
 
 	closed atomic.Bool    // written under mu
 	ops    sync.WaitGroup // what Close waits for; added to under mu
 
-	mu       sync.Mutex
-	lookups  map[Key]*sharedLookup
+	mu       sync.Mutex // guards these and the layers' queues
+	lookups  flights.Group[Key, *found]
 	deleting map[Key]int // deletes under way
 	last     PromotionEvent
 }
 
+var _ Store = (*Layered)(nil)
+
 // NewLayered makes a store of layers, fastest first. Close it before them. nil
 // options are the defaults. Without layers it is a store that is always empty.
 func NewLayered(o *LayeredOptions, layers ...Layer) *Layered {
-	l := &Layered{lookups: map[Key]*sharedLookup{}, deleting: map[Key]int{}}
-	if o != nil {
-		l.options = *o
-	}
-	o = &l.options
-	setDefault(&o.QueueBytes, 256<<20)
-	setDefault(&o.MaxCalls, 64)
-	setDefault(&o.BreakAfter, 5)
-	setDefault(&o.Cooldown, time.Second)
+	v := o.validate()
+	l := &Layered{observe: v.OnEvent, deleting: map[Key]int{}}
+	l.lookups = flights.Group[Key, *found]{Lock: &l.mu, Running: &l.ops, Grant: grant}
 	names := map[string]int{}
 	for _, cfg := range layers {
 		if cfg.Store != nil {
-			l.layers = append(l.layers, newLayer(cfg, o, names))
+			l.layers = append(l.layers, l.newLayer(cfg, &v, names))
 		}
 	}
-	if len(l.layers) > 0 && l.layers[0].direct() {
+	if len(l.layers) > 0 && l.layers[0].Direct {
 		l.front = l.layers[0]
 		_, l.alone = l.front.Store.(confined)
 	}
 	return l
 }
 
-func newLayer(cfg Layer, o *LayeredOptions, names map[string]int) *layer {
+func (l *Layered) newLayer(cfg Layer, o *LayeredOptions, names map[string]int) *layer {
 	if cfg.Name == "" {
 		t, _, _ := strings.Cut(reflect.TypeOf(cfg.Store).String(), "[") // without type arguments
 		cfg.Name = strings.ToLower(t[strings.LastIndexByte(t, '.')+1:])
@@ -144,46 +165,57 @@ func newLayer(cfg Layer, o *LayeredOptions, names map[string]int) *layer {
 	if n := names[cfg.Name]; n > 1 {
 		cfg.Name = fmt.Sprintf("%s#%d", cfg.Name, n)
 	}
-	if _, ok := cfg.Store.(instant); cfg.Timeout == 0 && !ok {
-		cfg.Timeout = DefaultLayerTimeout
+	if _, ok := cfg.Store.(instant); ok && cfg.Timeout == 0 {
+		cfg.Direct = true
 	}
-	ly := &layer{Layer: cfg, observe: o.OnEvent}
-	ly.queue.pending = map[Key]*job{}
+	cfg.Timeout = option.Number(cfg.Timeout, DefaultLayerTimeout, noLimit)
+	ly := &layer{Layer: cfg, where: "layer " + cfg.Name, observe: o.OnEvent}
+	ly.reads = breaker.Breaker{Limit: o.BreakAfter, Pause: o.Cooldown}
+	ly.writes = breaker.Breaker{Limit: o.BreakAfter, Pause: o.Cooldown}
+	ly.calls = semaphore.NewWeighted(int64(o.MaxCalls))
+	ly.lockCalls = semaphore.NewWeighted(int64(o.MaxCalls))
+	ly.queue = queue.Queue[Key, write]{
+		Lock: &l.mu, Workers: &l.ops, Max: 1, Limit: o.QueueBytes,
+		Run: func(j *queue.Job[Key, write]) error { return l.write(ly, j) },
+	}
 	ly.promotions.Layer = cfg.Name
-	for _, b := range []*breaker{&ly.reads, &ly.writes} {
-		b.limit, b.cooldown = int32(min(max(o.BreakAfter, 0), 1<<30)), max(o.Cooldown, 0)
-	}
-	if o.MaxCalls > 0 {
-		ly.slots, ly.lockSlots = make(chan struct{}, o.MaxCalls), make(chan struct{}, o.MaxCalls)
-	}
 	return ly
 }
 
-func setDefault[T int | int64 | time.Duration](v *T, d T) {
-	if *v == 0 {
-		*v = d
-	}
-}
-
 // begin registers an operation that Close waits for.
-func (l *Layered) begin() error {
+func (l *Layered) begin(op string, key Key) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.closed.Load() {
-		return errLayeredClosed
+		return layeredError(op, key, ErrClosed)
 	}
 	l.ops.Add(1)
 	return nil
 }
 
-var errLayeredClosed = fmt.Errorf("modcache: layered store: %w", ErrClosed)
+func layeredError(op string, key Key, err error) error {
+	return &Error{Op: op, Store: "layered", Key: key, Err: err}
+}
+
+// joined makes one error of those of several layers; nil ones don't count.
+func joined(op string, key Key, errs ...error) error {
+	errs = slices.DeleteFunc(errs, func(err error) bool { return err == nil })
+	switch len(errs) {
+	case 0:
+		return nil
+	case 1:
+		return errs[0]
+	}
+	return layeredError(op, key, causes(errs))
+}
 
 // Add implements [Store]. It reaches all layers at once, as their [WritePolicy]
-// says, and a layer that lacks the entry takes it although another has it. It returns the errors of all layers that failed, although others may
+// says, and a layer that lacks the entry takes it although another has it. It
+// returns the errors of all layers that failed, although others may
 // have taken the artifact, which is readable then. That a layer refuses
 // it, with [ErrTooLarge] or [ErrReadOnly], is an error only if none takes it.
 func (l *Layered) Add(ctx context.Context, key Key, a *Artifact) error {
-	if err := l.begin(); err != nil {
+	if err := l.begin("add", key); err != nil {
 		return err
 	}
 	defer l.ops.Done()
@@ -202,10 +234,7 @@ func (l *Layered) Add(ctx context.Context, key Key, a *Artifact) error {
 			return ly.wrap("add", key, ErrReadOnly)
 		}
 	})
-	// A lookup that began before may have missed the entry: nobody joins it now.
-	l.mu.Lock()
-	l.forget(key)
-	l.mu.Unlock()
+	l.forget(key) // a lookup that began before may have missed the entry
 
 	var faults []error
 	stored := false
@@ -215,15 +244,15 @@ func (l *Layered) Add(ctx context.Context, key Key, a *Artifact) error {
 			faults = append(faults, err)
 		}
 	}
-	switch {
-	case stored:
+	if stored {
 		l.adds.Add(1)
-		return errors.Join(faults...)
-	case len(errs) == 0:
-		errs = []error{fmt.Errorf("modcache: layered store without layers: %w", ErrReadOnly)}
+		return joined("add", key, faults...)
 	}
 	l.rejected.Add(1)
-	return errors.Join(errs...)
+	if len(errs) == 0 {
+		return layeredError("add", key, fmt.Errorf("there are no layers: %w", ErrReadOnly))
+	}
+	return joined("add", key, errs...)
 }
 
 // Delete implements [Store]. It reaches all layers, those that are skipped
@@ -231,7 +260,7 @@ func (l *Layered) Add(ctx context.Context, key Key, a *Artifact) error {
 // the entry may still be in it; a write that was given up before may bring it
 // back.
 func (l *Layered) Delete(ctx context.Context, key Key) error {
-	if err := l.begin(); err != nil {
+	if err := l.begin("delete", key); err != nil {
 		return err
 	}
 	defer l.ops.Done()
@@ -239,41 +268,44 @@ func (l *Layered) Delete(ctx context.Context, key Key) error {
 	// before the end never will: none of them may bring the entry back.
 	l.mu.Lock()
 	l.deleting[key]++
-	running := l.callOff(key)
+	dropped, running := l.callOff(key)
 	l.mu.Unlock()
-	waited := waitAll(ctx, running)
+	for _, a := range dropped {
+		contain.Close(a)
+	}
+	waited := waitFor(ctx, "delete", key, running)
 
 	errs := l.each(func(ly *layer) error { return ly.delete(ctx, key) })
 
 	l.mu.Lock()
-	l.forget(key)
+	l.lookups.Forget(key)
 	if l.deleting[key]--; l.deleting[key] == 0 {
 		delete(l.deleting, key)
 	}
 	l.mu.Unlock()
-	return errors.Join(append(errs, waited)...)
+	return joined("delete", key, append(errs, waited)...)
 }
 
 // Flush implements [Store]. It waits for the background writes and promotions
 // that were under way, then flushes every layer that takes writes. Its error
 // says which layers are not flushed, and which deferred writes were lost since
-// the last Flush; a loss is told once.
+// the last Flush; each loss is reported once.
 func (l *Layered) Flush(ctx context.Context) error {
-	if err := l.begin(); err != nil {
+	if err := l.begin("flush", Key{}); err != nil {
 		return err
 	}
 	defer l.ops.Done()
 	l.flushes.Add(1)
-	waited := waitAll(ctx, l.underWay())
+	waited := waitFor(ctx, "flush", Key{}, l.underWay())
 	errs := l.each(func(ly *layer) error {
 		if ly.Write == WriteNever {
 			return nil
 		}
 		return ly.flush(ctx)
 	})
-	err := errors.Join(append(errs, l.lost(), waited)...)
+	err := joined("flush", Key{}, append(append(errs, l.lost("flush")...), waited)...)
 	if err != nil {
-		l.unclean.Add(1)
+		l.flushErrors.Add(1)
 	}
 	return err
 }
@@ -288,7 +320,7 @@ func (l *Layered) Close() error {
 	l.closed.Store(true)
 	l.mu.Unlock()
 	l.ops.Wait()
-	return l.lost()
+	return joined("close", Key{}, l.lost("close")...)
 }
 
 // each calls fn for all layers at once and returns their errors in order.
@@ -296,7 +328,7 @@ func (l *Layered) each(fn func(*layer) error) []error {
 	errs := make([]error, len(l.layers))
 	var wg sync.WaitGroup
 	for i, ly := range l.layers {
-		if !ly.direct() && i < len(l.layers)-1 {
+		if !ly.Direct && i < len(l.layers)-1 {
 			wg.Go(func() { errs[i] = fn(ly) })
 		} else {
 			errs[i] = fn(ly)

@@ -7,68 +7,74 @@ import (
 	"math"
 	"sync/atomic"
 	"time"
-)
 
-var (
-	errExited        = errors.New("the call ended its goroutine")
-	errTooSlow error = tooSlowError{}
+	"golang.org/x/sync/semaphore"
+
+	"github.com/modcache/modcache/internal/breaker"
+	"github.com/modcache/modcache/internal/contain"
+	"github.com/modcache/modcache/internal/queue"
 )
 
 // tooSlowError is a deadline of the layer's, not of a caller.
-type tooSlowError struct{}
+type tooSlowError struct{ annotated }
 
-func (tooSlowError) Error() string        { return "too slow" }
-func (tooSlowError) Is(target error) bool { return target == context.DeadlineExceeded }
+func (*tooSlowError) Is(target error) bool { return target == context.DeadlineExceeded }
 
 // layer is one store of a Layered with all that is known about it.
 type layer struct {
 	Layer
+	where   string // for errors
 	observe func(Event)
 
-	slots         chan struct{} // taken by calls under way, given up ones included; nil: no bound
-	lockSlots     chan struct{} // the same for locks, which wait for others by design
-	reads, writes breaker
+	calls         *semaphore.Weighted // taken by calls under way, given up ones included
+	lockCalls     *semaphore.Weighted // the same for locks, which wait for others by design
+	reads, writes breaker.Breaker
 
-	getTime, addTime stopwatch // of bounded calls
+	getTime, addTime stopwatch // of calls that aren't Direct
 
-	hits     tally // the only counter that the fastest path touches
-	errs     atomic.Uint64
-	timeouts atomic.Uint64
-	skipped  atomic.Uint64
-	hung     atomic.Int64
-	told     atomic.Pointer[Metrics] // what the store said last
+	hits        tally // the only counter that the fastest path touches
+	errs        atomic.Uint64
+	timeouts    atomic.Uint64
+	skipped     atomic.Uint64
+	hung        atomic.Int64
+	lastMetrics atomic.Pointer[Metrics] // that the store returned
 
-	queue      queue           // guarded by Layered.mu
-	promotions LayerPromotions // guarded by Layered.mu
+	// Guarded by Layered.mu:
+	queue      queue.Queue[Key, write]
+	dropped    uint64 // writes that didn't fit the queue
+	promotions LayerPromotions
 }
-
-// direct reports whether the store is called on the caller's goroutine.
-func (ly *layer) direct() bool { return ly.Timeout <= 0 }
 
 // ask is the store's Get with its panics contained. A miss is nil, nil.
 func (ly *layer) ask(ctx context.Context, key Key) (a *Artifact, err error) {
-	defer func() {
-		if r := recover(); r != nil {
-			a, err = nil, panicError(r)
-		}
-	}()
-	a, ok, err := ly.Store.Get(ctx, key)
-	if ok && err == nil {
-		if a == nil {
-			return nil, errors.New("the store claims a hit without an artifact")
-		}
-		return a, nil
+	var ok bool
+	err = contain.Call(func() (err error) {
+		a, ok, err = ly.Store.Get(ctx, key)
+		return err
+	})
+	switch {
+	case !ok || err != nil:
+		closeArtifact(a)
+		return nil, err
+	case a == nil:
+		return nil, errors.New("the store claims a hit without an artifact")
 	}
-	closeQuietly(a)
-	return nil, err
+	return a, nil
+}
+
+// closeArtifact closes a handle, if there is one, that nobody wants.
+func closeArtifact(a *Artifact) {
+	if a != nil {
+		contain.Close(a)
+	}
 }
 
 // get asks the store; a miss is nil, nil.
 func (ly *layer) get(ctx context.Context, key Key) (a *Artifact, err error) {
-	if !ly.reads.allow() {
+	if ly.reads.Ask() == breaker.No {
 		return nil, ly.skip("get", key)
 	}
-	if ly.direct() { // apart, because the closures of a bounded call cost allocations
+	if ly.Direct { // apart, because the closures of a bounded call cost allocations
 		a, err = ly.ask(ctx, key)
 	} else {
 		a, err = ly.getWithin(ctx, key)
@@ -76,22 +82,22 @@ func (ly *layer) get(ctx context.Context, key Key) (a *Artifact, err error) {
 	if err != nil {
 		return nil, ly.failed(ctx, &ly.reads, "get", key, err)
 	}
-	ly.reads.success()
+	ly.reads.Succeed()
 	return a, nil
 }
 
 func (ly *layer) getWithin(ctx context.Context, key Key) (*Artifact, error) {
 	defer ly.getTime.since(time.Now())
 	get := func(ctx context.Context) (*Artifact, error) { return ly.ask(ctx, key) }
-	return within(ctx, ly, ly.slots, ly.Timeout, get, closeQuietly)
+	return within(ctx, ly, ly.calls, ly.Timeout, get, closeArtifact)
 }
 
 // add stores a, whose handle stays the caller's.
 func (ly *layer) add(ctx context.Context, key Key, a *Artifact) error {
-	if !ly.writes.allow() {
+	if ly.writes.Ask() == breaker.No {
 		return ly.skip("add", key)
 	}
-	if !ly.direct() {
+	if !ly.Direct {
 		defer ly.addTime.since(time.Now())
 	}
 	err := ly.do(ctx, ly.Timeout, func(ctx context.Context) error {
@@ -100,17 +106,17 @@ func (ly *layer) add(ctx context.Context, key Key, a *Artifact) error {
 		if err != nil {
 			return err
 		}
-		defer closeQuietly(own)
+		defer contain.Close(own)
 		return ly.Store.Add(ctx, key, own)
 	})
 	if err != nil {
 		return ly.failed(ctx, &ly.writes, "add", key, err)
 	}
-	ly.writes.success()
+	ly.writes.Succeed()
 	return nil
 }
 
-// stored tells the observer that an entry is in the layer, one way or another.
+// stored reports that an entry is in the layer, one way or another.
 func (ly *layer) stored(kind EventKind, key Key, a *Artifact, took time.Duration) {
 	notify(ly.observe, Event{Kind: kind, Key: key, Layer: ly.Name, Bytes: a.Size(), Duration: took})
 }
@@ -122,7 +128,7 @@ func (ly *layer) delete(ctx context.Context, key Key) error {
 	if err != nil {
 		return ly.failed(ctx, &ly.writes, "delete", key, err)
 	}
-	ly.writes.success()
+	ly.writes.Succeed()
 	return nil
 }
 
@@ -139,10 +145,9 @@ func (ly *layer) flush(ctx context.Context) error {
 	if err == nil {
 		return nil
 	}
-	cause := err
-	err = fmt.Errorf("modcache: layer %s: flush: %w", ly.Name, err)
+	err = ly.wrap("flush", Key{}, err)
 	if ctx.Err() == nil {
-		ly.count(cause)
+		ly.count(err)
 		notify(ly.observe, Event{Kind: EventStoreFailed, Layer: ly.Name, Err: err})
 	}
 	return err
@@ -150,7 +155,7 @@ func (ly *layer) flush(ctx context.Context) error {
 
 // do is within for calls that return nothing but an error.
 func (ly *layer) do(ctx context.Context, limit time.Duration, fn func(context.Context) error) error {
-	_, err := within(ctx, ly, ly.slots, limit,
+	_, err := within(ctx, ly, ly.calls, limit,
 		func(ctx context.Context) (struct{}, error) { return struct{}{}, fn(ctx) },
 		func(struct{}) {})
 	return err
@@ -159,16 +164,16 @@ func (ly *layer) do(ctx context.Context, limit time.Duration, fn func(context.Co
 // noLimit is a time limit that lets only the context end a call.
 const noLimit time.Duration = math.MaxInt64
 
-// within calls fn, contains its panic, and returns when limit is over even if fn
-// doesn't. What fn returns after that goes to discard. A call that was given up
-// keeps its slot until it ends, so that a layer which never answers holds a
-// bounded number of goroutines. If limit <= 0, fn runs on this goroutine for as
-// long as it likes.
-func within[T any](ctx context.Context, ly *layer, slots chan struct{}, limit time.Duration, fn func(context.Context) (T, error), discard func(T)) (T, error) {
-	var none T
-	if limit <= 0 {
-		return contain(ctx, fn)
+// within calls call, contains its panic, and returns when limit is over even if call
+// doesn't. What it returns after that goes to drop. A call that was given up
+// keeps its place among the bounded calls until it ends, so that a layer which never
+// answers holds a bounded number of goroutines. If the layer is Direct, call runs on this
+// goroutine for as long as it likes.
+func within[T any](ctx context.Context, ly *layer, bound *semaphore.Weighted, limit time.Duration, call func(context.Context) (T, error), drop func(T)) (T, error) {
+	if ly.Direct {
+		return contain.Value(func() (T, error) { return call(ctx) })
 	}
+	var none T
 	if err := ctx.Err(); err != nil {
 		return none, err
 	}
@@ -178,35 +183,29 @@ func within[T any](ctx context.Context, ly *layer, slots chan struct{}, limit ti
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		return fmt.Errorf("%w: no answer in %v: %w", errTooSlow, limit, cause)
+		return &tooSlowError{annotated{before: fmt.Sprintf("too slow: no answer in %v: ", limit), err: cause}}
 	}
-	if slots != nil {
-		select {
-		case slots <- struct{}{}:
-		case <-callCtx.Done():
-			return none, tooSlow(ErrUnavailable)
-		}
+	if bound.Acquire(callCtx, 1) != nil {
+		return none, tooSlow(ErrUnavailable)
 	}
 	type result struct {
 		v   T
 		err error
 	}
 	done := make(chan result, 1)
-	var settled atomic.Bool // by whoever comes first: fn's result, or the limit
+	var settled atomic.Bool // by whoever comes first: the result, or the limit
 	go func() {
-		r := result{err: errExited} // stays if fn ends this goroutine
+		r := result{err: contain.ErrExited} // unless call returns
 		defer func() {
-			if slots != nil {
-				<-slots
-			}
+			bound.Release(1)
 			if settled.CompareAndSwap(false, true) {
 				done <- r
 				return
 			}
 			ly.hung.Add(-1)
-			discard(r.v)
+			drop(r.v)
 		}()
-		r.v, r.err = contain(callCtx, fn)
+		r.v, r.err = contain.Value(func() (T, error) { return call(callCtx) })
 	}()
 	var r result
 	select {
@@ -224,47 +223,21 @@ func within[T any](ctx context.Context, ly *layer, slots chan struct{}, limit ti
 	return r.v, r.err
 }
 
-// contain turns a panic of fn into an error.
-func contain[T any](ctx context.Context, fn func(context.Context) (T, error)) (v T, err error) {
-	defer func() {
-		if r := recover(); r != nil {
-			v, err = *new(T), panicError(r)
-		}
-	}()
-	return fn(ctx)
-}
-
-// closeQuietly closes a handle whose fate nobody can do anything about.
-func closeQuietly(a *Artifact) {
-	defer func() { _ = recover() }()
-	if a != nil {
-		_ = a.Close()
-	}
-}
-
-func panicError(r any) error {
-	if err, ok := r.(error); ok {
-		return fmt.Errorf("panic: %w", err)
-	}
-	return fmt.Errorf("panic: %v", r)
-}
-
-// failed takes note of an error of the store, tells the observer, and says what
-// failed where. ctx is the caller's: if it has ended, the store is not to blame.
-func (ly *layer) failed(ctx context.Context, b *breaker, op string, key Key, err error) error {
+// failed counts and reports an error of the store, and says what failed where. ctx is the caller's: if it has ended, the store is not to blame.
+func (ly *layer) failed(ctx context.Context, b *breaker.Breaker, op string, key Key, err error) error {
 	if ctx.Err() != nil {
-		b.abstain()
+		b.Abstain()
 		return ly.wrap(op, key, err)
 	}
 	e := Event{Kind: EventStoreFailed, Key: key, Layer: ly.Name}
 	switch {
 	case isDamage(err):
-		b.success()
+		b.Succeed()
 		e.Kind = EventCorrupt
 	case refused(err):
-		b.success()
-	case b.failure():
-		err = fmt.Errorf("%w (failure %d in a row: the layer is skipped for a while)", err, b.limit)
+		b.Succeed()
+	case b.Fail(breaker.Soft, 0):
+		err = &annotated{err: err, after: fmt.Sprintf(" (failure %d in a row: the layer is skipped for a while)", b.Limit)}
 	}
 	ly.count(err)
 	e.Err = ly.wrap(op, key, err)
@@ -283,13 +256,14 @@ func (ly *layer) count(err error) {
 		return
 	}
 	ly.errs.Add(1)
-	if errors.Is(err, errTooSlow) {
+	var slow *tooSlowError
+	if errors.As(err, &slow) {
 		ly.timeouts.Add(1)
 	}
 }
 
 func (ly *layer) wrap(op string, key Key, err error) error {
-	return fmt.Errorf("modcache: layer %s: %s %v: %w", ly.Name, op, key, err)
+	return &Error{Op: op, Store: ly.where, Key: key, Err: err}
 }
 
 // refused reports whether a healthy store declined to take an artifact.

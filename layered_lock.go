@@ -3,9 +3,10 @@ package modcache
 import (
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 	"sync"
+
+	"golang.org/x/sync/semaphore"
 )
 
 // Lock implements [Locker]: it takes the lock of every layer that has locks,
@@ -14,7 +15,7 @@ import (
 // Without layers that have locks it succeeds at once. How long it waits is up
 // to ctx, not to the layers' Timeout.
 func (l *Layered) Lock(ctx context.Context, key Key) (unlock func(), err error) {
-	if err := l.begin(); err != nil {
+	if err := l.begin("lock", key); err != nil {
 		return func() {}, err
 	}
 	defer l.ops.Done()
@@ -27,7 +28,7 @@ func (l *Layered) Lock(ctx context.Context, key Key) (unlock func(), err error) 
 	var errs []error
 	for _, ly := range l.layers {
 		locker, ok := ly.Store.(Locker)
-		if !ok || ly.reads.isOpen() {
+		if !ok || ly.reads.Open() {
 			continue
 		}
 		unlock, err := ly.lock(ctx, locker, key)
@@ -37,27 +38,20 @@ func (l *Layered) Lock(ctx context.Context, key Key) (unlock func(), err error) 
 		}
 		held = append(held, unlock)
 	}
-	switch {
-	case ctx.Err() != nil && len(errs) > 0:
+	if len(errs) > 0 && (ctx.Err() != nil || len(held) == 0) {
 		release()
-		return func() {}, errors.Join(errs...)
-	case len(held) == 0 && len(errs) > 0:
-		return func() {}, errors.Join(errs...)
+		return func() {}, joined("lock", key, errs...)
 	}
 	return release, nil
 }
 
 func (ly *layer) lock(ctx context.Context, locker Locker, key Key) (func(), error) {
-	limit := noLimit
-	if ly.direct() {
-		limit = 0
-	}
 	release := func(unlock func()) {
 		if unlock != nil {
 			_ = ly.unlock(unlock)
 		}
 	}
-	unlock, err := within(ctx, ly, ly.lockSlots, limit, func(ctx context.Context) (func(), error) {
+	unlock, err := within(ctx, ly, ly.lockCalls, noLimit, func(ctx context.Context) (func(), error) {
 		unlock, err := locker.Lock(ctx, key)
 		if err == nil && unlock == nil {
 			err = errors.New("the store returned no way to unlock")
@@ -73,13 +67,14 @@ func (ly *layer) lock(ctx context.Context, locker Locker, key Key) (func(), erro
 	return func() { release(unlock) }, nil
 }
 
-// unlock calls what a store returned from Lock, within the layer's Timeout.
+// unlock calls what a store returned from Lock, within the layer's Timeout. It waits for
+// no other call.
 func (ly *layer) unlock(unlock func()) error {
-	_, err := within(context.Background(), ly, nil, ly.Timeout,
+	_, err := within(context.Background(), ly, semaphore.NewWeighted(1), ly.Timeout,
 		func(context.Context) (struct{}, error) { unlock(); return struct{}{}, nil },
 		func(struct{}) {})
 	if err != nil {
-		err = fmt.Errorf("modcache: layer %s: unlock: %w", ly.Name, err)
+		err = ly.wrap("unlock", Key{}, err)
 		ly.count(err)
 		notify(ly.observe, Event{Kind: EventStoreFailed, Layer: ly.Name, Err: err})
 	}

@@ -2,26 +2,41 @@ package modcache
 
 import (
 	"context"
-	"errors"
-	"fmt"
+	"sync/atomic"
+
+	"github.com/modcache/modcache/internal/contain"
+	flights "github.com/modcache/modcache/internal/flight"
 )
 
-// sharedLookup is one lookup of the layers, which all callers that want the key
-// meanwhile share.
-type sharedLookup struct {
-	cancel  context.CancelCauseFunc
-	holders int  // callers, and the lookup itself; guarded by Layered.mu
-	stale   bool // the entry changed meanwhile: don't join, don't promote; guarded by Layered.mu
+// found is what a lookup of the layers has found, for all callers that share it.
+type found struct {
+	a     *Artifact    // nil: a miss
+	from  *layer       // the layer that had it
+	holds atomic.Int32 // callers that haven't taken their handle
+}
 
-	done chan struct{}
-	a    *Artifact // these are set before done is closed; nil is a miss
-	from *layer
-	err  error
+// grant gives each of n callers a hold on what was found.
+func grant(_ Key, f *found, n int) func() {
+	f.holds.Store(int32(n))
+	if n > 0 || f.a == nil {
+		return nil
+	}
+	return func() { contain.Close(f.a) }
+}
+
+// take gives the caller's hold up for a handle of its own.
+func (f *found) take() (*Artifact, error) {
+	defer func() {
+		if f.holds.Add(-1) == 0 {
+			contain.Close(f.a)
+		}
+	}()
+	return f.a.share()
 }
 
 // Get implements [Store]. It returns the hit of the first layer that has one, and
 // keeps other layers' errors to metrics and events; only a miss comes with the
-// joined errors of all layers that could not tell. A context that ends frees this
+// errors of all layers that could not tell. A context that ends frees this
 // caller alone. A hit of the first layer allocates nothing here if that is a
 // [Memory].
 func (l *Layered) Get(ctx context.Context, key Key) (*Artifact, bool, error) {
@@ -36,153 +51,114 @@ func (l *Layered) Get(ctx context.Context, key Key) (*Artifact, bool, error) {
 	}
 	a, from, err := l.lookup(ctx, key, seen)
 	if a != nil {
-		if l.alone && from != l.front && l.front.Promote != PromoteNever && l.front.Write != WriteNever && a.InMemory() {
-			l.promoteInto(l.front, &sharedLookup{a: a, from: from}, key)
+		if l.alone && from != l.front && l.front.takesPromotions() && a.InMemory() {
+			l.promoteInto(l.front, key, a, from, func() bool { return false })
 		}
 		l.hit(from, key, a)
 		return a, true, nil
 	}
-	err = errors.Join(frontErr, err)
+	err = joined("get", key, frontErr, err)
 	l.misses.Add(1)
-	if l.options.OnEvent != nil {
-		notify(l.options.OnEvent, Event{Kind: EventMiss, Reason: reasonOf(err), Key: key, Err: err})
+	if l.observe != nil {
+		notify(l.observe, Event{Kind: EventMiss, Reason: reasonOf(err), Key: key, Err: err})
 	}
 	return nil, false, err
 }
 
 func (l *Layered) hit(ly *layer, key Key, a *Artifact) {
 	ly.hits.count(key)
-	if l.options.OnEvent != nil {
-		notify(l.options.OnEvent, Event{Kind: EventHit, Key: key, Layer: ly.Name, Bytes: a.Size()})
+	if l.observe != nil {
+		notify(l.observe, Event{Kind: EventHit, Key: key, Layer: ly.Name, Bytes: a.Size()})
 	}
 }
 
-// lookup joins the shared lookup of the key or starts one. The front layer was
-// asked already, when the count of changes was seen.
+// lookup takes part in the shared lookup of the key. The front layer was asked already,
+// when the count of changes was seen.
 func (l *Layered) lookup(ctx context.Context, key Key, seen uint64) (*Artifact, *layer, error) {
-	l.mu.Lock()
-	if l.closed.Load() {
-		l.mu.Unlock()
-		return nil, nil, errLayeredClosed
-	}
-	s := l.lookups[key]
-	if s == nil {
-		if err := ctx.Err(); err != nil {
-			l.mu.Unlock()
-			return nil, nil, fmt.Errorf("modcache: layered store: get %v: %w", key, err)
+	for {
+		f, err := l.join(ctx, key, seen)
+		if f == nil {
+			return nil, nil, err
 		}
-		// What ended meanwhile may have put the entry into the front layer: ask
-		// it again then, and not otherwise, so that its own counters show one
-		// lookup per lookup.
-		asked := l.front
-		if l.changes.Load() != seen && !l.alone {
-			asked = nil
-		}
-		if asked != nil && len(l.layers) == 1 && asked.queue.pending[key] == nil {
-			l.mu.Unlock()
-			return nil, nil, nil
-		}
-		s = l.launch(ctx, key, asked)
-	}
-	s.holders++
-	l.mu.Unlock()
-
-	defer l.leave(ctx, s, key)
-	select {
-	case <-s.done:
-	case <-ctx.Done():
-		return nil, nil, fmt.Errorf("modcache: layered store: get %v: %w", key, ctx.Err())
-	}
-	if s.a == nil {
-		return nil, nil, s.err
-	}
-	a, err := s.a.share()
-	return a, s.from, err
-}
-
-// launch starts the shared lookup of the key; mu is held. A layer that was asked
-// already is not asked again.
-func (l *Layered) launch(ctx context.Context, key Key, asked *layer) *sharedLookup {
-	ctx, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
-	s := &sharedLookup{cancel: cancel, holders: 1, done: make(chan struct{})}
-	l.lookups[key] = s
-	l.ops.Add(1)
-	go func() {
-		defer l.ops.Done()
-		defer l.land(s, key) // deferred: a store may end this goroutine
-		s.err = errExited
-		s.a, s.from, s.err = l.search(ctx, key, asked)
-		if s.a != nil {
-			l.promote(s, key)
-		}
-	}()
-	return s
-}
-
-// search asks the layers in order, and what is on its way into them first.
-func (l *Layered) search(ctx context.Context, key Key, asked *layer) (*Artifact, *layer, error) {
-	var errs []error
-	for _, ly := range l.layers {
-		if a := l.onItsWay(ly, key); a != nil {
-			return a, ly, nil
-		}
-		if ly == asked {
+		got, err := f.Wait(ctx)
+		switch {
+		case err == flights.ErrAbandoned:
 			continue
+		case err == nil && got.a == nil:
+			return nil, nil, nil
+		case err == nil:
+			a, err := got.take()
+			return a, got.from, err
+		case ctx.Err() != nil:
+			err = ctx.Err()
 		}
-		a, err := ly.get(ctx, key)
-		if a != nil {
-			return a, ly, nil
+		if _, ok := err.(*Error); !ok {
+			err = layeredError("get", key, err)
 		}
-		if err != nil {
-			errs = append(errs, err)
-		}
-		if ctx.Err() != nil { // nobody is waiting any more
-			break
-		}
-	}
-	return nil, nil, errors.Join(errs...)
-}
-
-// land publishes what the lookup found, and leaves it to the callers.
-func (l *Layered) land(s *sharedLookup, key Key) {
-	l.mu.Lock()
-	if l.lookups[key] == s {
-		delete(l.lookups, key)
-	}
-	l.changes.Add(1)
-	s.holders--
-	last := s.holders == 0
-	l.mu.Unlock()
-	s.cancel(nil)
-	close(s.done)
-	if last {
-		closeQuietly(s.a)
+		return nil, nil, err
 	}
 }
 
-// leave lets a caller go. The last one ends a lookup that is still under way, for
-// the reason that its own context ended, or closes what it found.
-func (l *Layered) leave(ctx context.Context, s *sharedLookup, key Key) {
+// join joins the shared lookup of the key or starts one. It returns nil if there is no
+// need to, or no use.
+func (l *Layered) join(ctx context.Context, key Key, seen uint64) (*flights.Flight[*found], error) {
 	l.mu.Lock()
-	s.holders--
-	last := s.holders == 0
-	if s.holders == 1 { // the lookup itself, or, after it, another caller
-		s.cancel(context.Cause(ctx))
-		if l.lookups[key] == s {
-			l.forget(key)
-		}
+	defer l.mu.Unlock()
+	switch {
+	case l.closed.Load():
+		return nil, layeredError("get", key, ErrClosed)
+	case ctx.Err() != nil:
+		return nil, layeredError("get", key, ctx.Err())
 	}
-	l.mu.Unlock()
-	if last {
-		closeQuietly(s.a)
+	// What ended meanwhile may have put the entry into the front layer: ask
+	// it again then, and not otherwise, so that its own counters show one
+	// lookup per lookup.
+	asked := l.front
+	if l.changes.Load() != seen && !l.alone {
+		asked = nil
 	}
+	if asked != nil && len(l.layers) == 1 && asked.queue.Find(key) == nil {
+		return nil, nil
+	}
+	var f *flights.Flight[*found]
+	f, _ = l.lookups.Join(context.WithoutCancel(ctx), key, func(ctx context.Context) (*found, error) {
+		defer l.changes.Add(1)
+		return l.search(ctx, key, asked, func() bool { return ctx.Err() != nil || f.Forgotten() })
+	})
+	return f, nil
 }
 
 // forget keeps the shared lookup of key, if there is one, from being joined and from
-// promoting what it finds; mu is held.
+// promoting what it finds.
 func (l *Layered) forget(key Key) {
-	if s := l.lookups[key]; s != nil {
-		s.stale = true
-		delete(l.lookups, key)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.lookups.Forget(key)
+}
+
+// search asks the layers in order, and what is on its way into them first. A layer that
+// was asked already is not asked again. What is found is promoted unless stale, which is
+// called under mu, says no.
+func (l *Layered) search(ctx context.Context, key Key, asked *layer, stale func() bool) (*found, error) {
+	var errs []error
+	for _, ly := range l.layers {
+		a := l.onItsWay(ly, key)
+		if a == nil && ly != asked {
+			var err error
+			if a, err = ly.get(ctx, key); err != nil {
+				errs = append(errs, err)
+			}
+		}
+		if a != nil {
+			l.promote(key, a, ly, stale)
+			return &found{a: a, from: ly}, nil
+		}
+		if ctx.Err() != nil { // nobody is waiting any more
+			return nil, context.Cause(ctx)
+		}
 	}
+	if len(errs) > 0 {
+		return nil, joined("get", key, errs...)
+	}
+	return new(found), nil
 }

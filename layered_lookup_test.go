@@ -35,7 +35,7 @@ func (g *gated) Get(ctx context.Context, key modcache.Key) (*modcache.Artifact, 
 	}
 }
 
-func TestLookupsOfAKeyAskTheSlowLayerOnce(t *testing.T) {
+func TestLayeredLookupsOfAKeyAskTheSlowLayerOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		mem, disk := newShelf(), newFileShelf()
 		put(t, disk, keyNo(1))
@@ -77,7 +77,7 @@ func TestLookupsOfAKeyAskTheSlowLayerOnce(t *testing.T) {
 	})
 }
 
-func TestAContextFreesItsCallerAlone(t *testing.T) {
+func TestLayeredContextFreesItsCallerAlone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		disk := newFileShelf()
 		put(t, disk, keyNo(1))
@@ -105,11 +105,11 @@ func TestAContextFreesItsCallerAlone(t *testing.T) {
 	})
 }
 
-func TestTheLastCallerEndsTheLookup(t *testing.T) {
+func TestLayeredLastCallerEndsTheLookup(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := newGated(newFileShelf())
 		far := newGated(newFileShelf())
-		l := layered(t, nil, modcache.Layer{Store: g}, modcache.Layer{Store: far, Timeout: -1})
+		l := layered(t, nil, modcache.Layer{Store: g}, modcache.Layer{Store: far, Direct: true})
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		var wg sync.WaitGroup
@@ -133,7 +133,7 @@ func TestTheLastCallerEndsTheLookup(t *testing.T) {
 	})
 }
 
-func TestNobodyJoinsAnAbandonedLookup(t *testing.T) {
+func TestLayeredAbandonedLookupHelpsNobody(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		block := make(chan struct{})
 		deaf := &intercept{Store: newShelf(), get: func(context.Context, modcache.Key) (*modcache.Artifact, bool, error) {
@@ -142,7 +142,7 @@ func TestNobodyJoinsAnAbandonedLookup(t *testing.T) {
 		}}
 		far := newFileShelf()
 		put(t, far, keyNo(1))
-		l := layered(t, nil, direct(newShelf()), modcache.Layer{Store: deaf, Timeout: -1}, modcache.Layer{Store: far})
+		l := layered(t, nil, direct(newShelf()), modcache.Layer{Store: deaf, Direct: true}, modcache.Layer{Store: far})
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		_, _, err := l.Get(ctx, keyNo(1))
@@ -160,7 +160,7 @@ func TestNobodyJoinsAnAbandonedLookup(t *testing.T) {
 
 // Between a miss of the front layer and the lookup that follows it, the entry may
 // arrive in the front layer.
-func TestWhatArrivesInTheFrontLayerMeanwhileIsFound(t *testing.T) {
+func TestLayeredFindsWhatArrivesInTheFrontLayerMeanwhile(t *testing.T) {
 	// late lets something happen after the front layer's first miss.
 	late := func(mem *shelf, happens func()) *intercept {
 		first := true
@@ -178,7 +178,7 @@ func TestWhatArrivesInTheFrontLayerMeanwhileIsFound(t *testing.T) {
 		far := newShelf()
 		put(t, far, keyNo(1))
 		front := late(newShelf(), func() { hit(t, l, keyNo(1)) })
-		l = layered(t, nil, modcache.Layer{Store: front, Timeout: -1}, modcache.Layer{Store: far})
+		l = layered(t, nil, modcache.Layer{Store: front, Direct: true}, modcache.Layer{Store: far})
 		hit(t, l, keyNo(1))
 		require.EqualValues(t, 1, far.Metrics().Lookups, "the slow layer is asked once")
 	})
@@ -188,12 +188,12 @@ func TestWhatArrivesInTheFrontLayerMeanwhileIsFound(t *testing.T) {
 			put(t, l, keyNo(1))
 			require.NoError(t, l.Flush(t.Context()))
 		})
-		l = layered(t, nil, modcache.Layer{Store: front, Timeout: -1, Write: modcache.WriteBehind})
+		l = layered(t, nil, modcache.Layer{Store: front, Direct: true, Write: modcache.WriteBehind})
 		hit(t, l, keyNo(1))
 	})
 }
 
-func TestALookupFromBeforeTheAddIsNotJoined(t *testing.T) {
+func TestLayeredLookupFromBeforeTheAddIsNotJoined(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		disk := newFileShelf()
 		block := make(chan struct{})
@@ -219,7 +219,7 @@ func TestALookupFromBeforeTheAddIsNotJoined(t *testing.T) {
 	})
 }
 
-func TestADeletedEntryIsNotPromotedBack(t *testing.T) {
+func TestLayeredDeletedEntryIsNotPromotedBack(t *testing.T) {
 	t.Run("by a lookup under way", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			mem, disk := newShelf(), newFileShelf()
@@ -298,7 +298,7 @@ func TestADeletedEntryIsNotPromotedBack(t *testing.T) {
 	})
 }
 
-func TestTheCallerNeverWaitsForAPromotion(t *testing.T) {
+func TestLayeredCallerNeverWaitsForAPromotion(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		mid := modcachetest.Faulty(newFileShelf(), &modcachetest.Plan{Faults: []modcachetest.Fault{{Op: modcachetest.OpAdd, Delay: time.Second}}})
 		far := newFileShelf()
@@ -320,7 +320,7 @@ func TestTheCallerNeverWaitsForAPromotion(t *testing.T) {
 	})
 }
 
-func TestAHitOfTheFrontLayerAllocatesNothing(t *testing.T) {
+func TestLayeredFrontHitAllocatesNothing(t *testing.T) {
 	if raceEnabled {
 		t.Skip("the race detector allocates")
 	}
@@ -334,6 +334,31 @@ func TestAHitOfTheFrontLayerAllocatesNothing(t *testing.T) {
 		}
 		_ = a.Close()
 	}))
+}
+
+// Each Get is followed by one hit or miss, whatever becomes of it.
+func TestLayeredReportsEachGetOnce(t *testing.T) {
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	var mu sync.Mutex
+	var got []modcache.Reason
+	l := modcache.NewLayered(&modcache.LayeredOptions{OnEvent: func(e modcache.Event) {
+		mu.Lock()
+		defer mu.Unlock()
+		if e.Kind == modcache.EventHit || e.Kind == modcache.EventMiss {
+			got = append(got, e.Reason)
+		}
+	}}, direct(newShelf()), modcache.Layer{Store: newFileShelf()})
+	_, _, _ = l.Get(t.Context(), keyNo(1))
+	_, _, _ = l.Get(ended, keyNo(1))
+	put(t, l, keyNo(1))
+	hit(t, l, keyNo(1))
+	require.NoError(t, l.Close())
+	_, _, _ = l.Get(t.Context(), keyNo(1))
+	_, _, _ = l.Get(ended, keyNo(1))
+	require.Equal(t, []modcache.Reason{modcache.ReasonAbsent, modcache.ReasonTimeout, 0, modcache.ReasonIO, modcache.ReasonIO}, got)
+	m := l.Metrics()
+	require.Equal(t, [3]uint64{5, 1, 4}, [3]uint64{m.Lookups, m.Hits, m.Misses})
 }
 
 func BenchmarkLayered(b *testing.B) {
@@ -358,6 +383,6 @@ func BenchmarkLayered(b *testing.B) {
 	b.Run("front hit, bare store", func(b *testing.B) { get(b, fixed) })
 	b.Run("second layer hit", func(b *testing.B) {
 		get(b, modcache.NewLayered(nil,
-			modcache.Layer{Store: newShelf(), Timeout: -1, Promote: modcache.PromoteNever}, modcache.Layer{Store: fixed}))
+			modcache.Layer{Store: newShelf(), Direct: true, Promote: modcache.PromoteNever}, modcache.Layer{Store: fixed}))
 	})
 }

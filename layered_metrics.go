@@ -18,7 +18,7 @@ type LayerMetrics struct {
 	QueuedBytes uint64  `json:"queued_bytes"` // now
 	Hung        uint64  `json:"hung"`         // calls given up that haven't returned, now
 	Open        bool    `json:"open"`         // the layer's reads or writes are being skipped, now
-	Get         Latency `json:"get"`          // of calls of Get, failed ones included; none if the layer has no Timeout
+	Get         Latency `json:"get"`          // of calls of Get, failed ones included; none if the layer is Direct
 	Add         Latency `json:"add"`          // likewise
 	Store       Metrics `json:"store"`        // what the store itself says, other users of it included
 }
@@ -43,7 +43,7 @@ func (t *tally) total() (n uint64) {
 const metricsTimeout = time.Second
 
 // Layers returns a snapshot of every layer, fastest first. A store that doesn't
-// tell its metrics within a second is listed with those it told last.
+// return its metrics within a second is listed with those it returned last.
 func (l *Layered) Layers() []LayerMetrics {
 	all := make([]LayerMetrics, len(l.layers))
 	for i, ly := range l.layers {
@@ -54,7 +54,7 @@ func (l *Layered) Layers() []LayerMetrics {
 			Timeouts: ly.timeouts.Load(),
 			Skipped:  ly.skipped.Load(),
 			Hung:     uint64(max(ly.hung.Load(), 0)),
-			Open:     ly.reads.isOpen() || ly.writes.isOpen(),
+			Open:     ly.reads.Open() || ly.writes.Open(),
 			Get:      ly.getTime.read(),
 			Add:      ly.addTime.read(),
 			Store:    ly.metrics(),
@@ -63,22 +63,21 @@ func (l *Layered) Layers() []LayerMetrics {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for i, ly := range l.layers {
-		q := &ly.queue
-		all[i].Dropped = q.dropped
-		all[i].Queued = uint64(len(q.pending))
-		all[i].QueuedBytes = uint64(max(q.bytes, 0))
+		jobs, size := ly.queue.Held()
+		all[i].Dropped = ly.dropped
+		all[i].Queued, all[i].QueuedBytes = uint64(jobs), uint64(size)
 	}
 	return all
 }
 
 func (ly *layer) metrics() Metrics {
-	m, err := within(context.Background(), ly, ly.slots, min(ly.Timeout, metricsTimeout),
+	m, err := within(context.Background(), ly, ly.calls, min(ly.Timeout, metricsTimeout),
 		func(context.Context) (Metrics, error) { return ly.Store.Metrics(), nil },
 		func(Metrics) {})
 	if err == nil {
-		ly.told.Store(&m)
-	} else if told := ly.told.Load(); told != nil {
-		m = *told
+		ly.lastMetrics.Store(&m)
+	} else if last := ly.lastMetrics.Load(); last != nil {
+		m = *last
 	}
 	return m
 }
@@ -95,7 +94,7 @@ func (l *Layered) Metrics() Metrics {
 		Adds:         l.adds.Load(),
 		RejectedAdds: l.rejected.Load(),
 		Flushes:      l.flushes.Load(),
-		FlushErrors:  l.unclean.Load(),
+		FlushErrors:  l.flushErrors.Load(),
 		Promotions:   l.PromotionReport().Promoted,
 	}
 	for _, ly := range l.Layers() {
@@ -109,4 +108,57 @@ func (l *Layered) Metrics() Metrics {
 	}
 	m.Lookups = m.Hits + m.Misses
 	return m
+}
+
+// PromotionReport says what a [Layered] copied into faster layers. It is one
+// consistent snapshot: the totals are the sums of the layers, and Last is one
+// event.
+type PromotionReport struct {
+	PromotionCount
+	Layers []LayerPromotions `json:"layers"` // fastest first
+	Last   PromotionEvent    `json:"last"`   // zero if there was none
+}
+
+// PromotionCount counts promotions by what became of them.
+type PromotionCount struct {
+	Promoted uint64 `json:"promoted"` // entries that the layer took
+	Bytes    uint64 `json:"bytes"`    // of them
+	Refused  uint64 `json:"refused"`  // too large for the layer, or it is read-only
+	Failed   uint64 `json:"failed"`   // the layer failed
+	Dropped  uint64 `json:"dropped"`  // not attempted: the queue was full, or the layer is skipped
+}
+
+// LayerPromotions are the promotions of one layer.
+type LayerPromotions struct {
+	Layer          string `json:"layer"`
+	PromotionCount        // into the layer
+	Source         uint64 `json:"source"` // entries promoted out of this layer, once per layer that took them
+}
+
+// PromotionEvent is one promotion that was attempted.
+type PromotionEvent struct {
+	Key      Key           `json:"key"`
+	From     string        `json:"from"` // the name of a layer
+	To       string        `json:"to"`   // likewise
+	Bytes    int64         `json:"bytes"`
+	Time     time.Time     `json:"time"` // when it ended
+	Duration time.Duration `json:"duration_ns"`
+	Err      error         `json:"-"` // nil if the layer took the entry
+}
+
+// PromotionReport returns what was promoted since the start.
+func (l *Layered) PromotionReport() PromotionReport {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	r := PromotionReport{Last: l.last}
+	for _, ly := range l.layers {
+		c := ly.promotions
+		r.Layers = append(r.Layers, c)
+		r.Promoted += c.Promoted
+		r.Bytes += c.Bytes
+		r.Refused += c.Refused
+		r.Failed += c.Failed
+		r.Dropped += c.Dropped
+	}
+	return r
 }

@@ -5,40 +5,16 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"github.com/modcache/modcache/internal/contain"
+	"github.com/modcache/modcache/internal/queue"
 )
 
-// queue holds the background writes of one layer: deferred ones and promotions.
-// A worker goroutine exists only while there is work.
-type queue struct {
-	waiting []*job
-	pending map[Key]*job // waiting and running, by what they write
-	bytes   int64        // of all artifacts held here
-	working bool         // there is a worker
-
-	dropped uint64 // jobs that found no room
-	lost    uint64 // deferred writes that came to nothing since the last Flush
-	lastErr error  // why the last of them did
-}
-
-// job is one artifact on its way into a layer.
-type job struct {
-	key  Key
-	a    *Artifact     // the job's own handle
-	from *layer        // where a promotion comes from; nil if it is none
-	done chan struct{} // closed when the job has ended, or is called off
-
-	// Guarded by Layered.mu:
-	owed    bool // a deferred write, whose loss is told
-	running bool
-	off     bool // called off
-}
-
-// newJob makes a pending job, which takes the handle over; mu is held.
-func (l *Layered) newJob(ly *layer, key Key, own *Artifact, from *layer) *job {
-	j := &job{key: key, a: own, from: from, done: make(chan struct{}), owed: from == nil}
-	ly.queue.pending[key] = j
-	ly.queue.bytes += own.Size()
-	return j
+// write is an artifact on its way into a layer: a deferred write, which is owed, or a
+// promotion.
+type write struct {
+	a    *Artifact // a handle of its own
+	from *layer    // where a promotion comes from; nil if it is none
 }
 
 // writeBehind queues a deferred write.
@@ -46,8 +22,7 @@ func (l *Layered) writeBehind(ly *layer, key Key, a *Artifact) error {
 	l.mu.Lock()
 	err := l.enqueue(ly, key, a, nil)
 	if err != nil {
-		ly.queue.lost++
-		ly.queue.lastErr = err
+		ly.queue.Lose(key, err)
 	}
 	l.mu.Unlock()
 	if err != nil {
@@ -56,91 +31,47 @@ func (l *Layered) writeBehind(ly *layer, key Key, a *Artifact) error {
 	return err
 }
 
-// enqueue leaves the writing of a to the layer's worker; mu is held.
+// enqueue leaves the writing of a to the layer's worker; mu is held. Close can't have
+// returned, because the caller is an operation too.
 func (l *Layered) enqueue(ly *layer, key Key, a *Artifact, from *layer) error {
-	q := &ly.queue
-	if j := q.pending[key]; j != nil { // on its way already
-		j.owed = j.owed || from == nil
+	if j := ly.queue.Find(key); j != nil { // on its way already
+		j.Owed = j.Owed || from == nil
 		return nil
 	}
-	if limit := l.options.QueueBytes; limit > 0 && a.Size() > limit-q.bytes {
-		q.dropped++
-		return ly.wrap("add", key, fmt.Errorf("%w: %d bytes don't fit its queue, which holds %d of at most %d", ErrUnavailable, a.Size(), q.bytes, limit))
+	if err := ly.queue.Fits(a.Size()); err != nil {
+		ly.dropped++
+		return ly.wrap("add", key, fmt.Errorf("%w: %w", ErrUnavailable, err))
 	}
 	own, err := a.share()
 	if err != nil {
 		return ly.wrap("add", key, err)
 	}
-	q.waiting = append(q.waiting, l.newJob(ly, key, own, from))
-	if !q.working {
-		q.working = true
-		l.ops.Add(1) // Close can't have returned: our caller is an operation too
-		go l.work(ly)
-	}
-	return nil
+	return ly.queue.Add(&queue.Job[Key, write]{Key: key, Value: write{own, from}, Size: own.Size(), Owed: from == nil})
 }
 
-// work runs the layer's jobs until there are none.
-func (l *Layered) work(ly *layer) {
-	idle := false
-	defer func() {
-		if !idle { // a store ended this goroutine (runtime.Goexit)
-			go l.work(ly)
-			return
-		}
-		l.ops.Done()
-	}()
-	for {
-		l.mu.Lock()
-		q := &ly.queue
-		if len(q.waiting) == 0 {
-			q.waiting, q.working, idle = nil, false, true
-			l.mu.Unlock()
-			return
-		}
-		j := q.waiting[0]
-		q.waiting[0] = nil
-		q.waiting = q.waiting[1:]
-		j.running = !j.off
-		if j.off {
-			q.bytes -= j.a.Size()
-		}
-		l.mu.Unlock()
-		if j.off {
-			closeQuietly(j.a)
-			continue
-		}
-		l.run(ly, j)
-	}
-}
-
-// run writes a pending job into its layer.
-func (l *Layered) run(ly *layer, j *job) {
+// write does a job: it stores the artifact in the layer.
+func (l *Layered) write(ly *layer, j *queue.Job[Key, write]) error {
+	a, from := j.Value.a, j.Value.from
 	start := time.Now()
-	err := ly.wrap("add", j.key, errExited) // stays if the store ends this goroutine
+	err := ly.wrap("add", j.Key, contain.ErrExited) // unless add returns
 	defer func() {
 		took := time.Since(start)
-		closeQuietly(j.a) // while it is pending, so that Flush waits for this too
-		l.mu.Lock()
-		delete(ly.queue.pending, j.key)
-		ly.queue.bytes -= j.a.Size()
 		l.changes.Add(1)
-		kind := EventStored
-		if j.from != nil {
-			kind = EventPromoted
+		contain.Close(a)
+		if from != nil {
+			l.mu.Lock()
 			l.countPromotion(ly, j, took, err)
-		}
-		if j.owed && err != nil {
-			ly.queue.lost++
-			ly.queue.lastErr = err
-		}
-		l.mu.Unlock()
-		close(j.done)
-		if err == nil {
-			ly.stored(kind, j.key, j.a, took)
+			l.mu.Unlock()
 		}
 	}()
-	err = ly.add(context.Background(), j.key, j.a)
+	if err = ly.add(context.Background(), j.Key, a); err == nil {
+		kind := EventStored
+		if from != nil {
+			kind = EventPromoted
+		}
+		ly.stored(kind, j.Key, a, time.Since(start))
+	}
+	return err
 }
 
 // onItsWay returns a handle on the artifact that is about to enter the layer,
@@ -148,33 +79,30 @@ func (l *Layered) run(ly *layer, j *job) {
 func (l *Layered) onItsWay(ly *layer, key Key) *Artifact {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	j := ly.queue.pending[key]
+	j := ly.queue.Find(key)
 	if j == nil {
 		return nil
 	}
-	a, err := j.a.share()
+	a, err := j.Value.a.share()
 	if err != nil { // the job is about to end, and the layer has what it will have
 		return nil
 	}
 	return a
 }
 
-// callOff drops the jobs of key that wait, and returns what tells when the
-// running ones have ended; mu is held.
-func (l *Layered) callOff(key Key) (running []<-chan struct{}) {
+// callOff drops the jobs of key that wait, and returns what they held, to be closed, and
+// what tells when the running ones have ended; mu is held.
+func (l *Layered) callOff(key Key) (dropped []*Artifact, running []<-chan struct{}) {
 	for _, ly := range l.layers {
-		j := ly.queue.pending[key]
-		switch {
-		case j == nil:
-		case j.running:
-			running = append(running, j.done)
-		default: // the worker lets go of it when its turn comes
-			j.off = true
-			delete(ly.queue.pending, key)
-			close(j.done)
+		j, ends := ly.queue.CallOff(key)
+		if j != nil {
+			dropped = append(dropped, j.Value.a)
+		}
+		if ends != nil {
+			running = append(running, ends)
 		}
 	}
-	return running
+	return dropped, running
 }
 
 // underWay returns what tells when the jobs that are pending now have ended.
@@ -182,35 +110,86 @@ func (l *Layered) underWay() (jobs []<-chan struct{}) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, ly := range l.layers {
-		for _, j := range ly.queue.pending {
-			jobs = append(jobs, j.done)
-		}
+		jobs = append(jobs, ly.queue.Pending()...)
 	}
 	return jobs
 }
 
-// waitAll waits for all channels to be closed, or for ctx.
-func waitAll(ctx context.Context, all []<-chan struct{}) error {
-	for _, done := range all {
-		select {
-		case <-done:
-		case <-ctx.Done():
-			return fmt.Errorf("modcache: layered store: background writes are still under way: %w", ctx.Err())
-		}
+func waitFor(ctx context.Context, op string, key Key, jobs []<-chan struct{}) error {
+	if err := queue.Wait(ctx, jobs); err != nil {
+		return layeredError(op, key, err)
 	}
 	return nil
 }
 
 // lost says which deferred writes came to nothing, and forgets them.
-func (l *Layered) lost() error {
+func (l *Layered) lost(op string) (errs []error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	var errs []error
 	for _, ly := range l.layers {
-		if n := ly.queue.lost; n > 0 {
-			errs = append(errs, fmt.Errorf("modcache: layer %s: %d deferred writes were lost, the last because of: %w", ly.Name, n, ly.queue.lastErr))
-			ly.queue.lost, ly.queue.lastErr = 0, nil
+		if lost := ly.queue.TakeLost(); lost.N > 0 {
+			errs = append(errs, ly.wrap(op, Key{}, &annotated{
+				before: fmt.Sprintf("%d deferred writes were lost, the last: ", lost.N), err: lost.Err}))
 		}
 	}
-	return errors.Join(errs...)
+	return errs
+}
+
+// promote copies what a lookup found into the layers above the one that had it. What
+// takes no time is done on return, the rest is queued. stale is called under mu.
+func (l *Layered) promote(key Key, a *Artifact, from *layer, stale func() bool) {
+	for _, ly := range l.layers {
+		if ly == from {
+			return
+		}
+		if ly == l.front && l.alone {
+			continue // Get does it, on its caller's goroutine
+		}
+		if ly.takesPromotions() {
+			l.promoteInto(ly, key, a, from, stale)
+		}
+	}
+}
+
+func (ly *layer) takesPromotions() bool {
+	return ly.Promote != PromoteNever && ly.Write != WriteNever
+}
+
+func (l *Layered) promoteInto(ly *layer, key Key, a *Artifact, from *layer, stale func() bool) {
+	var j *queue.Job[Key, write]
+	l.mu.Lock()
+	switch {
+	case stale() || l.deleting[key] > 0 || ly.queue.Find(key) != nil:
+	case ly.Direct && a.InMemory():
+		j = &queue.Job[Key, write]{Key: key, Value: write{a, from}, Size: a.Size()}
+		ly.queue.Begin(j)
+	case l.enqueue(ly, key, a, from) != nil:
+		ly.promotions.Dropped++
+	}
+	l.mu.Unlock()
+	if j != nil {
+		ly.queue.Do(j)
+	}
+}
+
+// countPromotion takes note of how a promotion ended; mu is held.
+func (l *Layered) countPromotion(ly *layer, j *queue.Job[Key, write], took time.Duration, err error) {
+	c, a, from := &ly.promotions, j.Value.a, j.Value.from
+	switch {
+	case err == nil:
+		c.Promoted++
+		c.Bytes += uint64(a.Size())
+		from.promotions.Source++
+	case errors.Is(err, ErrUnavailable):
+		c.Dropped++
+		return
+	case refused(err):
+		c.Refused++
+	default:
+		c.Failed++
+	}
+	l.last = PromotionEvent{
+		Key: j.Key, From: from.Name, To: ly.Name, Bytes: a.Size(),
+		Time: time.Now(), Duration: took, Err: err,
+	}
 }

@@ -222,7 +222,7 @@ func miss(t testing.TB, s modcache.Store, k modcache.Key) {
 
 // direct makes a layer of a store in memory.
 func direct(s modcache.Store) modcache.Layer {
-	return modcache.Layer{Store: s, Name: "memory", Timeout: -1}
+	return modcache.Layer{Store: s, Name: "memory", Direct: true}
 }
 
 // layered makes a Layered that the test closes.

@@ -32,7 +32,7 @@ func TestLayeredKeepsTheContract(t *testing.T) {
 		}, modcachetest.Options{}, true},
 		"all behind": {func() []modcache.Layer {
 			return []modcache.Layer{
-				{Store: newShelf(), Timeout: -1, Write: modcache.WriteBehind},
+				{Store: newShelf(), Direct: true, Write: modcache.WriteBehind},
 				{Store: newFileShelf(), Write: modcache.WriteBehind},
 			}
 		}, modcachetest.Options{Deferred: true}, true},
@@ -99,7 +99,7 @@ func modelHistory(t *testing.T, seed uint64) {
 	shelves := []*shelf{newShelf(), newShelf(), newFileShelf(), newShelf()}
 	shelves[1].budget = 110
 	policies := []modcache.Layer{
-		{Timeout: -1},
+		{Direct: true},
 		{Promote: modcache.PromotePolicy(r.IntN(2))},
 		{Write: modcache.WriteBehind},
 		{Write: modcache.WriteNever},
@@ -228,7 +228,7 @@ func TestLayeredErrorsOfAllLayersAreJoined(t *testing.T) {
 	fail := func(err error) modcache.Store {
 		return modcachetest.Faulty(newShelf(), &modcachetest.Plan{Faults: []modcachetest.Fault{{Err: err}}})
 	}
-	l := layered(t, nil, modcache.Layer{Store: fail(errA), Timeout: -1}, modcache.Layer{Store: fail(errB)})
+	l := layered(t, nil, modcache.Layer{Store: fail(errA), Direct: true}, modcache.Layer{Store: fail(errB)})
 	_, ok, err := l.Get(t.Context(), keyNo(1))
 	require.False(t, ok)
 	for _, err := range []error{err, l.Add(t.Context(), keyNo(1), code(keyNo(1))), l.Delete(t.Context(), keyNo(1)), l.Flush(t.Context())} {
@@ -241,7 +241,7 @@ func TestLayeredErrorsOfAllLayersAreJoined(t *testing.T) {
 	require.EqualValues(t, 1, m.FlushErrors)
 }
 
-func TestLayersMayBeShared(t *testing.T) {
+func TestLayeredLayersMayBeShared(t *testing.T) {
 	disk := newFileShelf()
 	a := layered(t, nil, direct(newShelf()), modcache.Layer{Store: disk})
 	b := layered(t, nil, direct(newShelf()), modcache.Layer{Store: disk})
@@ -343,4 +343,42 @@ func TestLayeredUnderManyGoroutines(t *testing.T) {
 		require.Eventually(t, func() bool { return s.open.Load() == 0 }, time.Minute, time.Millisecond, "handles leaked")
 	}
 	require.Eventually(t, func() bool { return runtime.NumGoroutine() <= goroutines+1 }, time.Minute, time.Millisecond, "goroutines leaked (one is the condition's own)")
+}
+
+// TestLayeredWithLocal is the layering for a pool of workers: each has a Local of
+// its own in front of what all share. The race detector tells if a Local is touched
+// by another goroutine, above all while its own leaves a lookup early.
+func TestLayeredWithLocal(t *testing.T) {
+	ctx := context.Background()
+	memory, disk := modcache.NewMemory(nil), openTestDisk(t)
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			local := modcache.NewLocal(nil)
+			l := modcache.NewLayered(nil, modcache.Layer{Store: local}, modcache.Layer{Store: memory}, modcache.Layer{Store: disk})
+			defer l.Close()
+			for i := range 300 {
+				key := modcache.Key{byte(i % 7)}
+				canceled, cancel := context.WithCancel(ctx)
+				if i%3 == 0 {
+					cancel()
+				}
+				a, ok, err := l.Get(canceled, key)
+				cancel()
+				if ok {
+					b, err := a.Bytes()
+					if err != nil || len(b) != 1 || b[0] != key[0] {
+						t.Errorf("entry %v is %v, %v", key, b, err)
+					}
+					a.Close()
+				} else if err == nil {
+					if err := l.Add(ctx, key, modcache.NewArtifact([]byte{key[0]}, modcache.Info{})); err != nil {
+						t.Error(err)
+					}
+				}
+			}
+			require.Equal(t, uint64(7), local.Metrics().Entries, "what is in memory is promoted into the Local")
+		})
+	}
+	wg.Wait()
 }

@@ -119,7 +119,7 @@ var (
 	ErrOtherKey = fmt.Errorf("sealed under another key: %w", ErrAuth)
 	// ErrUnavailable means that a layer or a server is not asked for now: it failed too
 	// often in a row, too many of its calls hang, or its queue of writes is full.
-	ErrUnavailable = errors.New("not asked for now, after failures")
+	ErrUnavailable = errors.New("unavailable for now")
 	// ErrTooLarge means that an artifact exceeds the store's whole budget.
 	ErrTooLarge = errors.New("artifact is larger than the store's budget")
 	// ErrInsecureDir means that a cache directory could be written by others, or
@@ -167,12 +167,56 @@ func (e *Error) write(b *strings.Builder, outer *Error) {
 		}
 		b.WriteString(": ")
 	}
-	if inner, ok := e.Err.(*Error); ok {
-		inner.write(b, e)
-		return
-	}
-	b.WriteString(e.Err.Error())
+	writeCause(b, e.Err, e)
 }
 
 // Unwrap returns the cause.
 func (e *Error) Unwrap() error { return e.Err }
+
+// writeCause appends why outer failed.
+func writeCause(b *strings.Builder, err error, outer *Error) {
+	if c, ok := err.(interface {
+		write(*strings.Builder, *Error)
+	}); ok {
+		c.write(b, outer)
+		return
+	}
+	b.WriteString(strings.TrimPrefix(err.Error(), "modcache: "))
+}
+
+// causes are several errors as the cause of one.
+type causes []error
+
+func (c causes) Error() string   { return causeText(c) }
+func (c causes) Unwrap() []error { return c }
+
+func (c causes) write(b *strings.Builder, outer *Error) {
+	for i, err := range c {
+		if i > 0 {
+			b.WriteString("; ")
+		}
+		writeCause(b, err, outer)
+	}
+}
+
+// annotated is a cause with words before and after it.
+type annotated struct {
+	before string
+	err    error
+	after  string
+}
+
+func (a *annotated) Error() string { return causeText(a) }
+func (a *annotated) Unwrap() error { return a.err }
+
+func (a *annotated) write(b *strings.Builder, outer *Error) {
+	b.WriteString(a.before)
+	writeCause(b, a.err, outer)
+	b.WriteString(a.after)
+}
+
+func causeText(err error) string {
+	var b strings.Builder
+	writeCause(&b, err, &Error{})
+	return b.String()
+}

@@ -14,7 +14,7 @@ import (
 	"github.com/modcache/modcache/modcachetest"
 )
 
-func TestWriteBehind(t *testing.T) {
+func TestLayeredWriteBehind(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		slow, s := faulty(modcachetest.Fault{Op: modcachetest.OpAdd, Delay: time.Second})
 		l := layered(t, nil, modcache.Layer{Store: slow, Write: modcache.WriteBehind})
@@ -37,7 +37,7 @@ func TestWriteBehind(t *testing.T) {
 	})
 }
 
-func TestFlushWaitsNoLongerThanItsContext(t *testing.T) {
+func TestLayeredFlushWaitsNoLongerThanItsContext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		slow, _ := faulty(modcachetest.Fault{Op: modcachetest.OpAdd, Delay: 5 * time.Second})
 		l := layered(t, nil, modcache.Layer{Store: slow, Write: modcache.WriteBehind})
@@ -51,7 +51,7 @@ func TestFlushWaitsNoLongerThanItsContext(t *testing.T) {
 	})
 }
 
-func TestWhatWriteBehindLosesIsTold(t *testing.T) {
+func TestLayeredReportsWhatWriteBehindLoses(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var failed []modcache.Event
 		var mu sync.Mutex
@@ -68,12 +68,12 @@ func TestWhatWriteBehindLosesIsTold(t *testing.T) {
 		err := l.Add(t.Context(), keyNo(3), code(keyNo(3)))
 		require.ErrorIs(t, err, modcache.ErrUnavailable)
 		require.ErrorContains(t, err, "layer far: add "+keyNo(3).String())
-		require.ErrorContains(t, err, "103 bytes don't fit its queue, which holds 203 of at most 250")
+		require.ErrorContains(t, err, "103 bytes don't fit the queue, which holds 203 of at most 250")
 
 		err = l.Flush(t.Context())
 		require.ErrorIs(t, err, errInjected)
 		require.ErrorContains(t, err, "2 deferred writes were lost")
-		require.NoError(t, l.Flush(t.Context()), "a loss is told once")
+		require.NoError(t, l.Flush(t.Context()), "a loss is reported once")
 		require.True(t, s.has(keyNo(1)))
 		require.False(t, s.has(keyNo(2)))
 		require.EqualValues(t, 1, l.Layers()[0].Dropped)
@@ -92,7 +92,7 @@ func TestWhatWriteBehindLosesIsTold(t *testing.T) {
 }
 
 // A deferred write that finds a promotion of its key under way relies on it.
-func TestAPromotionThatStandsInForAWriteIsTold(t *testing.T) {
+func TestLayeredReportsAPromotionThatStandsInForAWrite(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		bad, _ := faulty(modcachetest.Fault{Op: modcachetest.OpAdd, Delay: time.Second}, modcachetest.Fault{Op: modcachetest.OpAdd, Err: errInjected})
 		far := newShelf()
@@ -106,7 +106,7 @@ func TestAPromotionThatStandsInForAWriteIsTold(t *testing.T) {
 	})
 }
 
-func TestCloseTellsWhatWasLost(t *testing.T) {
+func TestLayeredCloseReportsWhatWasLost(t *testing.T) {
 	bad, _ := faulty(modcachetest.Fault{Op: modcachetest.OpAdd, Err: errInjected})
 	l := modcache.NewLayered(nil, modcache.Layer{Store: bad, Write: modcache.WriteBehind})
 	put(t, l, keyNo(1))
@@ -114,7 +114,7 @@ func TestCloseTellsWhatWasLost(t *testing.T) {
 	require.NoError(t, l.Close())
 }
 
-func TestCloseIsNotHeldUpByAHangingLayer(t *testing.T) {
+func TestLayeredCloseIsNotHeldUpByAHangingLayer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		hanging, _ := faulty(modcachetest.Fault{Op: modcachetest.OpAdd, Hang: true})
 		l := modcache.NewLayered(&modcache.LayeredOptions{BreakAfter: 2}, modcache.Layer{Store: hanging, Timeout: time.Second, Write: modcache.WriteBehind})
@@ -129,7 +129,7 @@ func TestCloseIsNotHeldUpByAHangingLayer(t *testing.T) {
 	})
 }
 
-func TestDeleteCallsOffDeferredWrites(t *testing.T) {
+func TestLayeredDeleteCallsOffDeferredWrites(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		slow, s := faulty(modcachetest.Fault{Op: modcachetest.OpAdd, Delay: time.Second})
 		src := newFileShelf()
@@ -156,7 +156,7 @@ func TestDeleteCallsOffDeferredWrites(t *testing.T) {
 	})
 }
 
-func TestADeferredWriteOutlivesTheCallersHandle(t *testing.T) {
+func TestLayeredDeferredWriteOutlivesTheCallersHandle(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		slow, s := faulty(modcachetest.Fault{Op: modcachetest.OpAdd, Delay: time.Second})
 		src := newFileShelf()
@@ -173,39 +173,7 @@ func TestADeferredWriteOutlivesTheCallersHandle(t *testing.T) {
 	})
 }
 
-func TestPromotionReport(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		small := newShelf()
-		small.budget = 101
-		mid, midShelf := faulty(modcachetest.Fault{Op: modcachetest.OpAdd, Nth: 2, Err: errInjected}, modcachetest.Fault{Op: modcachetest.OpAdd, Delay: time.Second})
-		far := newShelf()
-		l := layered(t, &modcache.LayeredOptions{QueueBytes: 210},
-			modcache.Layer{Store: small, Name: "memory", Timeout: -1}, modcache.Layer{Store: mid, Name: "disk"}, modcache.Layer{Store: far, Name: "fleet"})
-		require.Zero(t, l.PromotionReport().Last)
-		for n := byte(1); n <= 3; n++ {
-			put(t, far, keyNo(n))
-			hit(t, l, keyNo(n))
-		}
-		_ = l.Flush(t.Context())
-		r := l.PromotionReport()
-		require.Equal(t, modcache.PromotionCount{Promoted: 2, Bytes: 202, Refused: 2, Failed: 1, Dropped: 1}, r.PromotionCount)
-		require.Equal(t, []modcache.LayerPromotions{
-			{Layer: "memory", PromotionCount: modcache.PromotionCount{Promoted: 1, Bytes: 101, Refused: 2}},
-			{Layer: "disk", PromotionCount: modcache.PromotionCount{Promoted: 1, Bytes: 101, Failed: 1, Dropped: 1}},
-			{Layer: "fleet", Source: 2},
-		}, r.Layers)
-		require.ErrorIs(t, r.Last.Err, errInjected)
-		require.Equal(t, "fleet", r.Last.From)
-		require.Equal(t, "disk", r.Last.To)
-		require.Equal(t, keyNo(2), r.Last.Key)
-		require.EqualValues(t, 102, r.Last.Bytes)
-		require.Equal(t, time.Now(), r.Last.Time)
-		require.True(t, midShelf.has(keyNo(1)))
-		require.EqualValues(t, 2, l.Metrics().Promotions)
-	})
-}
-
-func TestPromotionsGoOnlyWhereTheyAreWanted(t *testing.T) {
+func TestLayeredPromotesOnlyWhereItIsWanted(t *testing.T) {
 	mem, never, ro, far := newShelf(), newShelf(), newShelf(), newFileShelf()
 	l := layered(t, nil, direct(mem),
 		modcache.Layer{Store: never, Promote: modcache.PromoteNever},
@@ -240,7 +208,7 @@ func TestLayeredEvents(t *testing.T) {
 			events = append(events, e)
 			mu.Unlock()
 			panic("an observer that panics is contained")
-		}}, modcache.Layer{Store: mem, Name: "memory", Timeout: -1}, modcache.Layer{Store: far, Name: "far"})
+		}}, modcache.Layer{Store: mem, Name: "memory", Direct: true}, modcache.Layer{Store: far, Name: "far"})
 		k, size := keyNo(1), code(keyNo(1)).Size()
 
 		miss(t, l, k)
@@ -267,7 +235,7 @@ func TestLayeredEvents(t *testing.T) {
 	})
 }
 
-func TestMissesHaveReasons(t *testing.T) {
+func TestLayeredMissesHaveReasons(t *testing.T) {
 	for want, err := range map[modcache.Reason]error{
 		modcache.ReasonCorrupt:  modcache.ErrCorrupt,
 		modcache.ReasonAuth:     modcache.ErrAuth,
@@ -281,13 +249,4 @@ func TestMissesHaveReasons(t *testing.T) {
 		_, _, _ = l.Get(t.Context(), keyNo(1))
 		require.Equal(t, want, got)
 	}
-}
-
-func TestLayerNames(t *testing.T) {
-	l := layered(t, nil, modcache.Layer{Store: newShelf()}, modcache.Layer{Store: readOnly{newShelf()}}, modcache.Layer{Store: newShelf()}, modcache.Layer{Store: newShelf(), Name: "far"})
-	var names []string
-	for _, ly := range l.Layers() {
-		names = append(names, ly.Name)
-	}
-	require.Equal(t, []string{"shelf", "readonly", "shelf#2", "far"}, names)
 }

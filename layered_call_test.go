@@ -2,7 +2,6 @@ package modcache_test
 
 import (
 	"context"
-	"errors"
 	"runtime"
 	"sync"
 	"testing"
@@ -21,7 +20,7 @@ func faulty(faults ...modcachetest.Fault) (*modcachetest.FaultyStore, *shelf) {
 	return modcachetest.Faulty(s, &modcachetest.Plan{Faults: faults}), s
 }
 
-func TestAHangingLayerHidesNoHit(t *testing.T) {
+func TestLayeredHangingLayerHidesNoHit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		hanging, _ := faulty(modcachetest.Fault{Hang: true})
 		far := newFileShelf()
@@ -61,7 +60,7 @@ func TestAHangingLayerHidesNoHit(t *testing.T) {
 	})
 }
 
-func TestWhatComesTooLateIsClosed(t *testing.T) {
+func TestLayeredClosesWhatComesTooLate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		hanging, s := faulty(modcachetest.Fault{Op: modcachetest.OpGet, Hang: true})
 		put(t, s, keyNo(1))
@@ -76,7 +75,7 @@ func TestWhatComesTooLateIsClosed(t *testing.T) {
 	})
 }
 
-func TestALayerThatKeepsFailingIsSkippedAndProbed(t *testing.T) {
+func TestLayeredSkipsAndProbesALayerThatKeepsFailing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		bad, s := faulty(modcachetest.Fault{Op: modcachetest.OpGet, Err: errInjected})
 		put(t, s, keyNo(1))
@@ -131,7 +130,7 @@ func TestALayerThatKeepsFailingIsSkippedAndProbed(t *testing.T) {
 	})
 }
 
-func TestSkippedLayersAreNotLockedAndNotPromotedInto(t *testing.T) {
+func TestLayeredNeitherLocksSkippedLayersNorPromotesIntoThem(t *testing.T) {
 	bad, s := faulty(modcachetest.Fault{Op: modcachetest.OpGet, Err: errInjected}, modcachetest.Fault{Op: modcachetest.OpAdd, Err: errInjected})
 	far := newShelf()
 	l := layered(t, &modcache.LayeredOptions{BreakAfter: 1, Cooldown: time.Hour}, modcache.Layer{Store: bad}, modcache.Layer{Store: far})
@@ -152,7 +151,7 @@ func TestSkippedLayersAreNotLockedAndNotPromotedInto(t *testing.T) {
 	require.Empty(t, s.keys())
 }
 
-func TestACallerWhoseTimeIsUpAsksNobody(t *testing.T) {
+func TestLayeredCallerWhoseTimeIsUpAsksNobody(t *testing.T) {
 	s, _ := faulty()
 	l := layered(t, nil, modcache.Layer{Store: s})
 	ctx, cancel := context.WithCancel(t.Context())
@@ -168,7 +167,7 @@ func TestACallerWhoseTimeIsUpAsksNobody(t *testing.T) {
 }
 
 // A store that heeds its context ends at the same moment as its time.
-func TestEveryTimeoutCounts(t *testing.T) {
+func TestLayeredCountsEveryTimeout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		slow, _ := faulty(modcachetest.Fault{Op: modcachetest.OpGet, Delay: time.Hour}, modcachetest.Fault{Op: modcachetest.OpFlush, Delay: 5 * time.Second})
 		l := layered(t, &modcache.LayeredOptions{BreakAfter: -1}, modcache.Layer{Store: slow, Timeout: time.Second})
@@ -181,7 +180,7 @@ func TestEveryTimeoutCounts(t *testing.T) {
 	})
 }
 
-func TestOneProbeAtATime(t *testing.T) {
+func TestLayeredMakesOneProbeAtATime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		bad, s := faulty(modcachetest.Fault{Op: modcachetest.OpGet, Hang: true})
 		put(t, s, keyNo(1))
@@ -208,7 +207,7 @@ func TestOneProbeAtATime(t *testing.T) {
 	})
 }
 
-func TestRefusalsAndDamageAreNoFailuresOfTheLayer(t *testing.T) {
+func TestLayeredTakesRefusalsAndDamageForNoFailures(t *testing.T) {
 	var kinds []modcache.EventKind
 	for _, err := range []error{modcache.ErrCorrupt, modcache.ErrAuth, modcache.ErrTooLarge, modcache.ErrReadOnly} {
 		bad, _ := faulty(modcachetest.Fault{Err: err})
@@ -225,7 +224,7 @@ func TestRefusalsAndDamageAreNoFailuresOfTheLayer(t *testing.T) {
 
 // Layers may panic, end the goroutine they are called on, or answer what no
 // store may answer.
-func TestAMisbehavingLayerIsContained(t *testing.T) {
+func TestLayeredContainsAMisbehavingLayer(t *testing.T) {
 	goexit := &intercept{Store: newShelf(),
 		get: func(context.Context, modcache.Key) (*modcache.Artifact, bool, error) {
 			runtime.Goexit()
@@ -246,7 +245,7 @@ func TestAMisbehavingLayerIsContained(t *testing.T) {
 		adds  bool // whether adding works
 	}{
 		"panics":                {modcache.Layer{Store: panics}, false},
-		"panics directly":       {modcache.Layer{Store: panics, Timeout: -1}, false},
+		"panics directly":       {modcache.Layer{Store: panics, Direct: true}, false},
 		"panics behind":         {modcache.Layer{Store: panics, Write: modcache.WriteBehind}, true},
 		"exits":                 {modcache.Layer{Store: goexit}, false},
 		"exits behind":          {modcache.Layer{Store: goexit, Write: modcache.WriteBehind}, true},
@@ -280,7 +279,7 @@ func TestAMisbehavingLayerIsContained(t *testing.T) {
 }
 
 // A direct layer that ends the goroutine of a lookup loses that lookup alone.
-func TestALookupOutlivesGoexit(t *testing.T) {
+func TestLayeredLookupOutlivesGoexit(t *testing.T) {
 	n := 0
 	once := &intercept{Store: newShelf(), get: func(context.Context, modcache.Key) (*modcache.Artifact, bool, error) {
 		if n++; n == 1 {
@@ -288,7 +287,7 @@ func TestALookupOutlivesGoexit(t *testing.T) {
 		}
 		return nil, false, nil
 	}}
-	l := layered(t, nil, direct(newShelf()), modcache.Layer{Store: once, Timeout: -1})
+	l := layered(t, nil, direct(newShelf()), modcache.Layer{Store: once, Direct: true})
 	_, ok, err := l.Get(t.Context(), keyNo(1))
 	require.False(t, ok)
 	require.ErrorContains(t, err, "ended its goroutine")
@@ -296,7 +295,7 @@ func TestALookupOutlivesGoexit(t *testing.T) {
 }
 
 // A direct layer that ends the worker's goroutine doesn't strand the queue.
-func TestTheWorkerOutlivesGoexit(t *testing.T) {
+func TestLayeredWorkerOutlivesGoexit(t *testing.T) {
 	mem := newShelf()
 	n := 0
 	once := &intercept{Store: mem, add: func(ctx context.Context, k modcache.Key, a *modcache.Artifact) error {
@@ -305,7 +304,7 @@ func TestTheWorkerOutlivesGoexit(t *testing.T) {
 		}
 		return mem.Add(ctx, k, a)
 	}}
-	l := layered(t, nil, modcache.Layer{Store: once, Timeout: -1, Write: modcache.WriteBehind}, modcache.Layer{Store: newShelf()})
+	l := layered(t, nil, modcache.Layer{Store: once, Direct: true, Write: modcache.WriteBehind}, modcache.Layer{Store: newShelf()})
 	put(t, l, keyNo(1))
 	put(t, l, keyNo(2))
 	require.Error(t, l.Flush(t.Context()))
@@ -314,91 +313,30 @@ func TestTheWorkerOutlivesGoexit(t *testing.T) {
 	require.NoError(t, l.Close())
 }
 
-func TestLayeredMetricsNeverGoBack(t *testing.T) {
+// An error names each thing once, however many stores it came through.
+func TestLayeredErrors(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s, inner := faulty(modcachetest.Fault{Op: modcachetest.OpMetrics, Nth: 2, Hang: true})
-		inner.m.Evictions = 7
-		l := layered(t, nil, modcache.Layer{Store: s})
-		before := l.Metrics()
-		start := time.Now()
-		during := l.Metrics()
-		require.Equal(t, time.Second, time.Since(start))
-		_, err := during.Sub(before)
-		require.NoError(t, err)
-		require.EqualValues(t, 7, during.Evictions)
-		s.Release()
-		require.EqualValues(t, 7, l.Metrics().Evictions)
+		fail, slow := newShelf(), modcachetest.Faulty(newShelf(), &modcachetest.Plan{Faults: []modcachetest.Fault{{Delay: time.Hour}}})
+		fail.failing.Store(true)
+		inner := layered(t, nil, modcache.Layer{Store: fail, Name: "a"})
+		l := layered(t, &modcache.LayeredOptions{BreakAfter: 3, Cooldown: time.Hour}, modcache.Layer{Store: inner}, modcache.Layer{Store: slow, Name: "b", Timeout: time.Second})
+		k := keyNo(1)
+		_, _, err := inner.Get(t.Context(), k)
+		require.EqualError(t, err, "modcache: layer a: get "+k.String()+": injected")
+		for _, note := range []string{"", "", " (failure 3 in a row: the layer is skipped for a while)"} {
+			_, _, err = l.Get(t.Context(), k)
+			require.EqualError(t, err, "modcache: layered: get "+k.String()+": layer layered: layer a: injected"+note+
+				"; layer b: too slow: no answer in 1s: context deadline exceeded"+note)
+			require.ErrorIs(t, err, errInjected)
+			require.ErrorIs(t, err, context.DeadlineExceeded)
+		}
+		_, _, err = l.Get(t.Context(), k)
+		require.EqualError(t, err, "modcache: layered: get "+k.String()+": layer layered: unavailable for now; layer b: unavailable for now")
+		require.EqualError(t, l.Flush(t.Context()), "modcache: layered: flush: layer layered: layer a: injected; layer b: too slow: no answer in 10s: context deadline exceeded")
+		behind := layered(t, nil, modcache.Layer{Store: fail, Name: "a", Write: modcache.WriteBehind})
+		require.NoError(t, behind.Add(t.Context(), k, code(k)))
+		require.EqualError(t, behind.Close(), "modcache: layer a: close: 1 deferred writes were lost, the last: add "+k.String()+": injected")
+		require.EqualError(t, behind.Delete(t.Context(), k), "modcache: layered: delete "+k.String()+": closed")
+		require.EqualError(t, layered(t, nil).Add(t.Context(), k, code(k)), "modcache: layered: add "+k.String()+": there are no layers: store is read-only")
 	})
-}
-
-func TestLayeredLock(t *testing.T) {
-	a, b, c := newShelf(), newShelf(), newShelf()
-	broken := modcachetest.Faulty(newShelf(), &modcachetest.Plan{Faults: []modcachetest.Fault{{Op: modcachetest.OpLock, Panic: "boom"}}})
-	l := layered(t, nil, modcache.Layer{Store: a, Timeout: -1}, modcache.Layer{Store: broken}, modcache.Layer{Store: b}, modcache.Layer{Store: readOnly{c}})
-	unlock, err := l.Lock(t.Context(), keyNo(1))
-	require.NoError(t, err)
-	ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
-	defer cancel()
-	for _, s := range []*shelf{a, b} {
-		_, err := s.Lock(ctx, keyNo(1))
-		require.ErrorIs(t, err, context.DeadlineExceeded)
-	}
-	unlock()
-	unlock()
-	for _, s := range []*shelf{a, b} {
-		free, err := s.Lock(t.Context(), keyNo(1))
-		require.NoError(t, err)
-		free()
-	}
-	t.Run("what was taken is given back when the context ends", func(t *testing.T) {
-		held, err := b.Lock(t.Context(), keyNo(2))
-		require.NoError(t, err)
-		ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
-		defer cancel()
-		_, err = l.Lock(ctx, keyNo(2))
-		require.ErrorIs(t, err, context.DeadlineExceeded)
-		free, err := a.Lock(t.Context(), keyNo(2))
-		require.NoError(t, err)
-		free()
-		held()
-	})
-	t.Run("an unlock that panics is contained", func(t *testing.T) {
-		l := layered(t, nil, modcache.Layer{Store: badUnlock{a}}, modcache.Layer{Store: b})
-		unlock, err := l.Lock(t.Context(), keyNo(3))
-		require.NoError(t, err)
-		unlock()
-		require.EqualValues(t, 1, l.Metrics().Errors)
-		free, err := b.Lock(t.Context(), keyNo(3))
-		require.NoError(t, err)
-		free()
-	})
-	t.Run("only if none locks is it an error", func(t *testing.T) {
-		_, err := layered(t, nil, modcache.Layer{Store: broken}).Lock(t.Context(), keyNo(1))
-		require.ErrorContains(t, err, "boom")
-		unlock, err := layered(t, nil, modcache.Layer{Store: readOnly{c}}).Lock(t.Context(), keyNo(1))
-		require.NoError(t, err)
-		unlock()
-	})
-	t.Run("given to a caller who left, it is given back", func(t *testing.T) {
-		synctest.Test(t, func(t *testing.T) {
-			s := newShelf()
-			late := modcachetest.Faulty(s, &modcachetest.Plan{Faults: []modcachetest.Fault{{Op: modcachetest.OpLock, Hang: true}}})
-			l := layered(t, nil, modcache.Layer{Store: late})
-			ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
-			defer cancel()
-			_, err := l.Lock(ctx, keyNo(1))
-			require.True(t, errors.Is(err, context.DeadlineExceeded), "%v", err)
-			late.Release()
-			synctest.Wait()
-			unlock, err := s.Lock(t.Context(), keyNo(1))
-			require.NoError(t, err)
-			unlock()
-		})
-	})
-}
-
-type badUnlock struct{ modcache.Store }
-
-func (badUnlock) Lock(context.Context, modcache.Key) (func(), error) {
-	return func() { panic("boom") }, nil
 }

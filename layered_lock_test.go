@@ -1,0 +1,86 @@
+package modcache_test
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/modcachetest"
+)
+
+func TestLayeredLock(t *testing.T) {
+	a, b, c := newShelf(), newShelf(), newShelf()
+	broken := modcachetest.Faulty(newShelf(), &modcachetest.Plan{Faults: []modcachetest.Fault{{Op: modcachetest.OpLock, Panic: "boom"}}})
+	l := layered(t, nil, modcache.Layer{Store: a, Direct: true}, modcache.Layer{Store: broken}, modcache.Layer{Store: b}, modcache.Layer{Store: readOnly{c}})
+	unlock, err := l.Lock(t.Context(), keyNo(1))
+	require.NoError(t, err)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+	defer cancel()
+	for _, s := range []*shelf{a, b} {
+		_, err := s.Lock(ctx, keyNo(1))
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+	}
+	unlock()
+	unlock()
+	for _, s := range []*shelf{a, b} {
+		free, err := s.Lock(t.Context(), keyNo(1))
+		require.NoError(t, err)
+		free()
+	}
+	t.Run("what was taken is given back when the context ends", func(t *testing.T) {
+		held, err := b.Lock(t.Context(), keyNo(2))
+		require.NoError(t, err)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+		defer cancel()
+		_, err = l.Lock(ctx, keyNo(2))
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		free, err := a.Lock(t.Context(), keyNo(2))
+		require.NoError(t, err)
+		free()
+		held()
+	})
+	t.Run("an unlock that panics is contained", func(t *testing.T) {
+		l := layered(t, nil, modcache.Layer{Store: badUnlock{a}}, modcache.Layer{Store: b})
+		unlock, err := l.Lock(t.Context(), keyNo(3))
+		require.NoError(t, err)
+		unlock()
+		require.EqualValues(t, 1, l.Metrics().Errors)
+		free, err := b.Lock(t.Context(), keyNo(3))
+		require.NoError(t, err)
+		free()
+	})
+	t.Run("only if none locks is it an error", func(t *testing.T) {
+		_, err := layered(t, nil, modcache.Layer{Store: broken}).Lock(t.Context(), keyNo(1))
+		require.ErrorContains(t, err, "boom")
+		unlock, err := layered(t, nil, modcache.Layer{Store: readOnly{c}}).Lock(t.Context(), keyNo(1))
+		require.NoError(t, err)
+		unlock()
+	})
+	t.Run("given to a caller who left, it is given back", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			s := newShelf()
+			late := modcachetest.Faulty(s, &modcachetest.Plan{Faults: []modcachetest.Fault{{Op: modcachetest.OpLock, Hang: true}}})
+			l := layered(t, nil, modcache.Layer{Store: late})
+			ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+			defer cancel()
+			_, err := l.Lock(ctx, keyNo(1))
+			require.True(t, errors.Is(err, context.DeadlineExceeded), "%v", err)
+			late.Release()
+			synctest.Wait()
+			unlock, err := s.Lock(t.Context(), keyNo(1))
+			require.NoError(t, err)
+			unlock()
+		})
+	})
+}
+
+type badUnlock struct{ modcache.Store }
+
+func (badUnlock) Lock(context.Context, modcache.Key) (func(), error) {
+	return func() { panic("boom") }, nil
+}
