@@ -93,7 +93,7 @@ func newChaosWorld(t *testing.T, seed uint64) *chaosWorld {
 		t: t, rng: rand.New(rand.NewPCG(seed, 0)), bad: rand.New(rand.NewPCG(seed, 1)),
 		dir: filepath.Join(t.TempDir(), "cache"), progress: make(chan struct{}, 1000), count: make(map[string]int),
 	}
-	h, err := remote.Handler(modcache.NewMemory(nil), &remote.HandlerOptions{WriteTokens: []string{chaosToken}})
+	h, err := remote.NewHandler(modcache.NewMemory(nil), &remote.HandlerOptions{WriteTokens: []string{chaosToken}})
 	require.NoError(t, err)
 	w.server = httptest.NewServer(w.flaky(h))
 	t.Cleanup(w.server.Close)

@@ -35,7 +35,7 @@ type Backend interface {
 }
 
 // Layout is a kind of HTTP server: how keys become URLs, and how requests are
-// signed. Other protocols implement [Backend] and use [Over].
+// signed. Other protocols implement [Backend] and use [NewWithBackend].
 type Layout interface {
 	backend(w *web) (Backend, error)
 }

@@ -22,7 +22,7 @@ func Example() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	h, err := remote.Handler(newMemory(), &remote.HandlerOptions{WriteTokens: []string{"the build's token"}})
+	h, err := remote.NewHandler(newMemory(), &remote.HandlerOptions{WriteTokens: []string{"the build's token"}})
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -92,7 +92,7 @@ revoked %v its disk was sold
 }
 
 // A Handler over a directory is a server for a small fleet.
-func ExampleHandler() {
+func ExampleNewHandler() {
 	dir, err := os.MkdirTemp("", "modcache")
 	if err != nil {
 		log.Fatal(err)
@@ -103,7 +103,7 @@ func ExampleHandler() {
 		log.Fatal(err)
 	}
 	defer disk.Close()
-	h, err := remote.Handler(disk, &remote.HandlerOptions{
+	h, err := remote.NewHandler(disk, &remote.HandlerOptions{
 		WriteTokens:  []string{"a long random token"},
 		MaxDownloads: 20, // what the network carries in time
 	})

@@ -101,7 +101,7 @@ func hang(ctx context.Context) error {
 
 func over(t testing.TB, b remote.Backend, o remote.Options) *remote.Store {
 	t.Helper()
-	s, err := remote.Over(b, "a fake", &o)
+	s, err := remote.NewWithBackend(b, "a fake", &o)
 	require.NoError(t, err)
 	return s
 }

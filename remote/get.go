@@ -8,6 +8,8 @@ import (
 	"net"
 
 	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/internal/breaker"
+	"github.com/modcache/modcache/internal/contain"
 	"github.com/modcache/modcache/internal/frame"
 )
 
@@ -33,48 +35,55 @@ func (s *Store) Get(ctx context.Context, key modcache.Key) (*modcache.Artifact, 
 
 func (s *Store) get(ctx context.Context, key modcache.Key) (*modcache.Artifact, modcache.Reason, error) {
 	if err := s.ready(ctx); err != nil {
-		return nil, modcache.ReasonIO, err
+		return nil, failure(err), s.error("get", key, err)
 	}
 	if s.absent.has(key) {
 		s.counters.remembered.Add(1)
 		return nil, modcache.ReasonAbsent, nil
 	}
-	if ok, probe := s.breaker.allow(); !ok {
+	if v := s.breaker.Ask(); v != breaker.Yes {
 		s.counters.unavailable.Add(1)
-		if probe {
+		if v == breaker.Probe {
 			s.probe(key)
 		}
-		return nil, modcache.ReasonIO, s.errorf("get", key, ErrUnavailable)
+		return nil, modcache.ReasonIO, s.error("get", key, modcache.ErrUnavailable)
 	}
 	ctx, w := s.watch(ctx)
 	defer w.stop()
 	a, err := s.fetch(ctx, w, key)
 	s.counters.downloaded.Add(uint64(w.got))
 	if err == nil {
-		s.breaker.succeed()
+		s.breaker.Succeed()
 		return a, 0, nil
 	}
 	if w.cause() == nil {
 		switch {
 		case errors.Is(err, fs.ErrNotExist):
-			s.breaker.succeed()
+			s.breaker.Succeed()
 			s.counters.absent.Add(1)
 			s.absent.add(key)
 			return nil, modcache.ReasonAbsent, nil
 		case errors.Is(err, frame.ErrTooLarge), errors.Is(err, modcache.ErrTooLarge):
 			s.counters.tooLarge.Add(1)
-			return nil, modcache.ReasonTooLarge, s.errorf("get", key, err)
+			return nil, modcache.ReasonTooLarge, s.error("get", key, err)
 		case errors.Is(err, frame.ErrCorrupt):
 			return nil, modcache.ReasonCorrupt, s.damaged(key, fmt.Errorf("%w: %w", modcache.ErrCorrupt, err))
+		case errors.Is(err, frame.ErrForeign):
+			return nil, modcache.ReasonAuth, s.damaged(key, fmt.Errorf("%w: %w", modcache.ErrOtherKey, err))
 		case errors.Is(err, frame.ErrAuth):
 			return nil, modcache.ReasonAuth, s.damaged(key, fmt.Errorf("%w: %w", modcache.ErrAuth, err))
 		}
 	}
 	err = s.failed(w, "get", key, err)
-	if errors.Is(err, context.DeadlineExceeded) {
-		return nil, modcache.ReasonTimeout, err
+	return nil, failure(err), err
+}
+
+// failure is why a lookup missed that ended with an error.
+func failure(err error) modcache.Reason {
+	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
+		return modcache.ReasonTimeout
 	}
-	return nil, modcache.ReasonIO, err
+	return modcache.ReasonIO
 }
 
 // fetch downloads, verifies and decompresses the entry under key.
@@ -101,26 +110,26 @@ func (s *Store) fetch(ctx context.Context, w *watch, key modcache.Key) (*modcach
 // damaged counts and reports an entry that can't be used, and has the next Add
 // replace it. A server from which nothing else comes is soon left alone.
 func (s *Store) damaged(key modcache.Key, err error) error {
-	err = s.errorf("get", key, err)
+	err = s.error("get", key, err)
 	s.counters.corrupt.Add(1)
 	s.bad.add(key)
-	if errors.Is(err, frame.ErrForeign) {
+	if errors.Is(err, modcache.ErrOtherKey) {
 		// Somebody else's, which the server keeps as it should.
-		s.counters.foreign.Add(1)
+		s.counters.untrusted.Add(1)
 	} else {
-		s.breaker.fail(soft, 0)
+		s.breaker.Fail(breaker.Soft, 0)
 	}
 	s.notify(modcache.Event{Kind: modcache.EventCorrupt, Key: key, Err: err})
 	return err
 }
 
-// failed counts an operation that failed and tells the breaker. It returns the
+// failed counts an operation that failed, for the breaker too. It returns the
 // error for the caller: the watch's own if that ended the operation.
 func (s *Store) failed(w *watch, op string, key modcache.Key, err error) error {
 	if cause := w.cause(); cause != nil {
 		err = cause
 	}
-	err = s.errorf(op, key, err)
+	err = s.error(op, key, err)
 	if s.ctx.Err() != nil || errors.Is(w.parent.Err(), context.Canceled) {
 		return err // not the server's doing
 	}
@@ -128,7 +137,7 @@ func (s *Store) failed(w *watch, op string, key modcache.Key, err error) error {
 	if w.parent.Err() != nil {
 		// The caller had less patience than our own limits. The next may have more.
 		s.counters.timeouts.Add(1)
-		s.breaker.fail(soft, 0)
+		s.breaker.Fail(breaker.Soft, 0)
 		return err
 	}
 	s.blame(err)
@@ -142,29 +151,32 @@ func (s *Store) blame(err error) {
 	}
 	var after retryAfter
 	if errors.As(err, &after) && after.RetryAfter() > 0 {
-		s.breaker.fail(hard, after.RetryAfter())
+		s.breaker.Fail(breaker.Hard, after.RetryAfter())
 		return
 	}
-	s.breaker.fail(severity(err), 0)
+	s.breaker.Fail(severity(err), 0)
 	if errors.Is(err, context.DeadlineExceeded) {
 		s.counters.timeouts.Add(1)
 	}
 }
 
+// softFaults is how many failures in a row that cost little stop a server from being asked.
+const softFaults = 3
+
 // severity tells failures that cost time, or show that nobody is there, from those
 // that the next request may be spared.
-func severity(err error) fault {
+func severity(err error) breaker.Fault {
 	var op *net.OpError
 	var n net.Error
 	switch {
 	case errors.Is(err, errSlow):
-		return soft // it works for smaller entries
+		return breaker.Soft // it works for smaller entries
 	case errors.Is(err, context.DeadlineExceeded),
 		errors.As(err, &op) && op.Op == "dial",
 		errors.As(err, &n) && n.Timeout():
-		return hard
+		return breaker.Hard
 	}
-	return soft
+	return breaker.Soft
 }
 
 // probe asks in the background whether the server is back. It has more time than
@@ -175,13 +187,14 @@ func (s *Store) probe(key modcache.Key) {
 		ctx, cancel := context.WithTimeout(s.ctx, min(4*s.o.FirstByte, maxProbe))
 		defer cancel()
 		// A server that refuses to say is there.
-		if _, err := s.backend.Has(ctx, key); err != nil && !errors.Is(err, fs.ErrPermission) {
+		_, err := contain.Value(func() (bool, error) { return s.backend.Has(ctx, key) })
+		if err != nil && !errors.Is(err, fs.ErrPermission) {
 			s.blame(err)
 			return
 		}
-		s.breaker.recover()
+		s.breaker.Recover()
 	})
 	if !started {
-		s.breaker.fail(hard, 0)
+		s.breaker.Fail(breaker.Hard, 0)
 	}
 }

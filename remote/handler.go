@@ -10,18 +10,23 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net/http"
 	"path"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/zeebo/blake3"
+	"golang.org/x/sync/semaphore"
 
 	"github.com/modcache/modcache"
 	"github.com/modcache/modcache/internal/frame"
+	"github.com/modcache/modcache/internal/option"
 )
 
-// HandlerOptions configure a [Handler].
+// HandlerOptions configure a handler; see [NewHandler]. Zero fields mean the defaults,
+// negative numbers no bound.
 type HandlerOptions struct {
 	// ReadTokens are the bearer tokens that allow GET and HEAD. Without any,
 	// everybody may read; entries are signed, but not secret.
@@ -50,39 +55,32 @@ type HandlerOptions struct {
 
 	// Signer, if set, serves a store that a Cache writes to, such as a
 	// warmed directory: its artifacts are compressed and signed for each request,
-	// MaxUploads at once, and clients trust this key. Such a Handler is read-only.
+	// MaxUploads at once, and clients trust this key. Such a handler is read-only.
 	Signer *PrivateKey
 }
 
-// Handler returns the server side of a [Store] with the [Plain] or [BazelAC]
+// NewHandler returns the server side of a [Store] with the [Plain] or [BazelAC]
 // layout, for small fleets. It answers GET, also for ranges and conditional, HEAD, PUT,
 // also if nothing is there, and DELETE on any path that ends in a key.
 //
 // Unless there is a Signer, the store holds entries as clients have signed
 // them, so that the server needs no keys and can't forge any; such a store can't be used by
 // a Cache. Timeouts for slow clients are those of the http.Server.
-func Handler(s modcache.Store, o *HandlerOptions) (http.Handler, error) {
+func NewHandler(s modcache.Store, o *HandlerOptions) (http.Handler, error) {
 	if s == nil {
-		return nil, errors.New("modcache: Handler needs a store")
+		return nil, errors.New("modcache: NewHandler needs a Store")
 	}
-	var v HandlerOptions
-	if o != nil {
-		v = *o
+	v, err := o.validate()
+	if err != nil {
+		return nil, err
 	}
 	h := &handler{
-		store:   s,
-		read:    hashTokens(v.ReadTokens),
-		write:   hashTokens(v.WriteTokens),
-		max:     bound(v.MaxSize, defaultMaxEntry, frame.MaxSize),
-		uploads: make(chan struct{}, max(1, cmp.Or(v.MaxUploads, defaultMaxUploads))),
-	}
-	if v.MaxDownloads > 0 {
-		h.downloads = make(chan struct{}, v.MaxDownloads)
-	}
-	for _, t := range append(append([]string{}, v.ReadTokens...), v.WriteTokens...) {
-		if t == "" {
-			return nil, errors.New("modcache: HandlerOptions holds an empty token")
-		}
+		store:     s,
+		read:      hashTokens(v.ReadTokens),
+		write:     hashTokens(v.WriteTokens),
+		max:       v.MaxSize,
+		uploads:   semaphore.NewWeighted(int64(v.MaxUploads)),
+		downloads: semaphore.NewWeighted(int64(v.MaxDownloads)),
 	}
 	if len(v.Keyring.Keys) > 0 {
 		_, trusted, err := (&Options{Keyring: v.Keyring}).auth()
@@ -92,34 +90,42 @@ func Handler(s modcache.Store, o *HandlerOptions) (http.Handler, error) {
 		h.trusted = trusted
 	}
 	if v.Signer != nil {
-		if len(v.Signer.key) == 0 {
-			return nil, errors.New("modcache: HandlerOptions.Signer is a zero PrivateKey")
-		}
-		if len(v.WriteTokens) > 0 {
-			return nil, errors.New("modcache: HandlerOptions.Signer makes a Handler read-only, and excludes WriteTokens")
-		}
 		h.sign = &frame.Options{Auth: frame.NewSigner(v.Signer.key), Compressor: frame.NewCompressor(), Compress: true}
 	}
 	return h, nil
 }
 
-const (
-	defaultMaxEntry   = 256 << 20
-	defaultMaxUploads = 4
+// validate returns a copy with the defaults filled in. In it, what has no bound is huge.
+func (o *HandlerOptions) validate() (v HandlerOptions, err error) {
+	if o != nil {
+		v = *o
+	}
+	v.MaxSize = option.Number(v.MaxSize, 256<<20, frame.MaxSize)
+	v.MaxUploads = option.Number(v.MaxUploads, 4, math.MaxInt)
+	v.MaxDownloads = option.Number(v.MaxDownloads, math.MaxInt, math.MaxInt)
+	switch {
+	case slices.Contains(v.ReadTokens, ""), slices.Contains(v.WriteTokens, ""):
+		return v, errors.New("modcache: HandlerOptions holds an empty token")
+	case v.Signer != nil && len(v.Signer.key) == 0:
+		return v, errors.New("modcache: HandlerOptions.Signer is a zero PrivateKey")
+	case v.Signer != nil && len(v.WriteTokens) > 0:
+		return v, errors.New("modcache: HandlerOptions.Signer makes a handler read-only, and excludes WriteTokens")
+	}
+	return v, nil
+}
 
-	// entryEngine marks artifacts that are entries as they were received, so that
-	// no Cache takes them for machine code.
-	entryEngine = "modcache remote entry"
-)
+// entryEngine marks artifacts that are entries as they were received, so that
+// no Cache takes them for machine code.
+const entryEngine = "modcache remote entry"
 
 type handler struct {
 	store       modcache.Store
 	read, write [][sha256.Size]byte // hashes of tokens
 	trusted     []frame.Auth
 	max         int64
-	uploads     chan struct{}  // a token for each entry that is received, or signed
-	downloads   chan struct{}  // a token for each that is sent; nil = no bound
-	sign        *frame.Options // nil: the store holds entries
+	uploads     *semaphore.Weighted // entries that are received, or signed
+	downloads   *semaphore.Weighted // entries that are sent
+	sign        *frame.Options      // nil: the store holds entries
 }
 
 func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -156,25 +162,6 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("Retry-After", "1")
 		}
 		http.Error(w, http.StatusText(status), status)
-	}
-}
-
-// enter takes a token unless there is none left.
-func enter(tokens chan struct{}) bool {
-	if tokens == nil {
-		return true
-	}
-	select {
-	case tokens <- struct{}{}:
-		return true
-	default:
-		return false
-	}
-}
-
-func leave(tokens chan struct{}) {
-	if tokens != nil {
-		<-tokens
 	}
 }
 
@@ -220,10 +207,10 @@ func contains(hashes [][sha256.Size]byte, token string) bool {
 
 func (h *handler) get(w http.ResponseWriter, r *http.Request, key modcache.Key) (int, error) {
 	if r.Method == http.MethodGet {
-		if !enter(h.downloads) {
+		if !h.downloads.TryAcquire(1) {
 			return http.StatusServiceUnavailable, nil
 		}
-		defer leave(h.downloads)
+		defer h.downloads.Release(1)
 	}
 	a, ok, err := h.store.Get(r.Context(), key)
 	if err != nil {
@@ -239,12 +226,10 @@ func (h *handler) get(w http.ResponseWriter, r *http.Request, key modcache.Key) 
 		return http.StatusNotFound, nil // this store is of the other kind
 	}
 	if h.sign != nil {
-		select {
-		case h.uploads <- struct{}{}:
-			defer func() { <-h.uploads }()
-		case <-r.Context().Done():
+		if h.uploads.Acquire(r.Context(), 1) != nil {
 			return http.StatusServiceUnavailable, nil
 		}
+		defer h.uploads.Release(1)
 		b, err := h.signed(key, a)
 		if err != nil {
 			return 0, err
@@ -280,10 +265,10 @@ func (h *handler) put(w http.ResponseWriter, r *http.Request, key modcache.Key) 
 			return http.StatusPreconditionFailed, err
 		}
 	}
-	if !enter(h.uploads) {
+	if !h.uploads.TryAcquire(1) {
 		return http.StatusServiceUnavailable, nil
 	}
-	defer leave(h.uploads)
+	defer h.uploads.Release(1)
 	b, err := readBody(http.MaxBytesReader(w, r.Body, h.max), r.ContentLength)
 	if err != nil {
 		var tooLarge *http.MaxBytesError

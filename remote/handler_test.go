@@ -44,7 +44,7 @@ func content(t testing.TB, r *http.Response) []byte {
 func TestHandler(t *testing.T) {
 	signer := generate(t)
 	store := newMemory()
-	h, err := remote.Handler(store, &remote.HandlerOptions{WriteTokens: []string{"other", token}, MaxSize: 10_000})
+	h, err := remote.NewHandler(store, &remote.HandlerOptions{WriteTokens: []string{"other", token}, MaxSize: 10_000})
 	require.NoError(t, err)
 	b := entry(t, remote.Options{Signer: signer}, key(1), 4000)
 	auth := []string{"Authorization", "bearer " + token}
@@ -106,7 +106,7 @@ func TestHandlerTokens(t *testing.T) {
 		"some read":      {remote.HandlerOptions{ReadTokens: []string{"r"}}, map[string][2]int{none: {401, 405}, reader: {404, 405}, "Bearer ": {401, 405}}},
 		"some of either": {remote.HandlerOptions{ReadTokens: []string{"r"}, WriteTokens: []string{"w"}}, map[string][2]int{none: {401, 401}, reader: {404, 401}, writer: {404, 400}}},
 	} {
-		h, err := remote.Handler(newMemory(), &c.o)
+		h, err := remote.NewHandler(newMemory(), &c.o)
 		require.NoError(t, err)
 		for auth, want := range c.want {
 			got := [2]int{status(t, h, "GET", path, nil, "Authorization", auth), status(t, h, "PUT", path, nil, "Authorization", auth)}
@@ -114,16 +114,16 @@ func TestHandlerTokens(t *testing.T) {
 		}
 	}
 	for _, o := range []remote.HandlerOptions{{ReadTokens: []string{""}}, {WriteTokens: []string{""}}, {Signer: generate(t), WriteTokens: []string{"w"}}} {
-		_, err := remote.Handler(newMemory(), &o)
+		_, err := remote.NewHandler(newMemory(), &o)
 		require.Error(t, err)
 	}
-	_, err := remote.Handler(nil, nil)
+	_, err := remote.NewHandler(nil, nil)
 	require.Error(t, err)
 }
 
 func TestHandlerKeyring(t *testing.T) {
 	ours, theirs := generate(t), generate(t)
-	h, err := remote.Handler(newMemory(), &remote.HandlerOptions{
+	h, err := remote.NewHandler(newMemory(), &remote.HandlerOptions{
 		WriteTokens: []string{token}, Keyring: remote.Keyring{Keys: []remote.PublicKey{ours.Public()}},
 	})
 	require.NoError(t, err)
@@ -153,14 +153,14 @@ func TestHandlerOverWarmedStore(t *testing.T) {
 	require.Nil(t, get(t, s, key(2)))
 
 	// Such a store isn't served as if its artifacts were entries.
-	h, err := remote.Handler(disk, nil)
+	h, err := remote.NewHandler(disk, nil)
 	require.NoError(t, err)
 	require.Equal(t, 404, status(t, h, "GET", "/"+key(1).String(), nil))
 }
 
 // TestHandlerIsBusy bounds what is received at once.
 func TestHandlerIsBusy(t *testing.T) {
-	h, err := remote.Handler(newMemory(), &remote.HandlerOptions{WriteTokens: []string{token}, MaxUploads: 1})
+	h, err := remote.NewHandler(newMemory(), &remote.HandlerOptions{WriteTokens: []string{token}, MaxUploads: 1})
 	require.NoError(t, err)
 	srv := httptest.NewServer(h)
 	defer srv.Close()
@@ -196,7 +196,7 @@ func TestHandlerIsBusy(t *testing.T) {
 // TestHandlerBoundsDownloads turns away whom it couldn't serve well.
 func TestHandlerBoundsDownloads(t *testing.T) {
 	asked, answer := make(chan bool), make(chan bool)
-	h, err := remote.Handler(slow{newMemory(), asked, answer}, &remote.HandlerOptions{MaxDownloads: 1})
+	h, err := remote.NewHandler(slow{newMemory(), asked, answer}, &remote.HandlerOptions{MaxDownloads: 1})
 	require.NoError(t, err)
 	path := "/" + key(1).String()
 	done := make(chan int)
@@ -241,18 +241,18 @@ func TestHandlerOverBrokenStore(t *testing.T) {
 		fmt.Errorf("x: %w", modcache.ErrTooLarge): 413,
 		modcache.ErrReadOnly:                      405,
 	} {
-		h, e := remote.Handler(broken{newMemory(), err}, &remote.HandlerOptions{WriteTokens: []string{token}})
+		h, e := remote.NewHandler(broken{newMemory(), err}, &remote.HandlerOptions{WriteTokens: []string{token}})
 		require.NoError(t, e)
 		require.Equal(t, want, status(t, h, "PUT", path, b, "Authorization", "Bearer "+token))
 		require.NotEqual(t, 404, status(t, h, "GET", path, nil), "not knowing isn't absence")
 	}
 }
 
-// TestPutOnceOverHTTP uses the conditions of a real request.
-func TestPutOnceOverHTTP(t *testing.T) {
+// TestHandlerPutOnce uses the conditions of a real request.
+func TestHandlerPutOnce(t *testing.T) {
 	signer := generate(t)
 	store := newMemory()
-	h, err := remote.Handler(store, &remote.HandlerOptions{WriteTokens: []string{token}, MaxSize: 4 << 20})
+	h, err := remote.NewHandler(store, &remote.HandlerOptions{WriteTokens: []string{token}, MaxSize: 4 << 20})
 	require.NoError(t, err)
 	// This server doesn't know HEAD, or says so.
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

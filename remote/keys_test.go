@@ -10,7 +10,7 @@ import (
 	"github.com/modcache/modcache/remote"
 )
 
-func TestKeyText(t *testing.T) {
+func TestKeysText(t *testing.T) {
 	k := generate(t)
 	again, err := remote.ParsePrivateKey(k.Secret() + " of the build server\n")
 	require.NoError(t, err)
@@ -45,7 +45,7 @@ func TestKeyText(t *testing.T) {
 	require.Error(t, err)
 }
 
-func TestParseKeyring(t *testing.T) {
+func TestKeyringParse(t *testing.T) {
 	a, b := generate(t).Public(), generate(t).Public()
 	ring, err := remote.ParseKeyring([]byte(fmt.Sprintf("# fleet\n\n%v build server\r\n  %v # new\nrevoked %v lost laptop\n", a, b, a.ID())))
 	require.NoError(t, err)
@@ -83,17 +83,17 @@ func FuzzKeys(f *testing.F) {
 	})
 }
 
-func TestZeroKeys(t *testing.T) {
+func TestKeysZero(t *testing.T) {
 	var k remote.PrivateKey
 	require.Equal(t, remote.PublicKey{}, k.Public())
 	_, err := remote.ParsePrivateKey(k.Secret())
 	require.Error(t, err)
-	_, err = remote.Handler(newMemory(), &remote.HandlerOptions{Signer: &k})
+	_, err = remote.NewHandler(newMemory(), &remote.HandlerOptions{Signer: &k})
 	require.Error(t, err)
 }
 
-// TestNoKeys refuses a store that couldn't verify what it reads.
-func TestNoKeys(t *testing.T) {
+// TestKeysMissing refuses a store that couldn't verify what it reads.
+func TestKeysMissing(t *testing.T) {
 	k := generate(t)
 	for _, o := range []*remote.Options{
 		nil,
@@ -106,7 +106,7 @@ func TestNoKeys(t *testing.T) {
 	} {
 		_, err := remote.New("http://localhost", o)
 		require.Error(t, err)
-		_, err = remote.Over(newFake(), "fake", o)
+		_, err = remote.NewWithBackend(newFake(), "fake", o)
 		require.Error(t, err)
 	}
 	for _, url := range []string{"", "localhost:80", "ftp://host", "http://", "http://host/?q=1", "http://host/#x", "http://user:pass\x7f@host", "http://[::1"} {
@@ -114,6 +114,6 @@ func TestNoKeys(t *testing.T) {
 		require.Error(t, err, url)
 		require.NotContains(t, err.Error(), "pass")
 	}
-	_, err := remote.Over(nil, "", &remote.Options{Signer: k})
+	_, err := remote.NewWithBackend(nil, "", &remote.Options{Signer: k})
 	require.Error(t, err)
 }

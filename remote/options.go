@@ -9,6 +9,7 @@ import (
 
 	"github.com/modcache/modcache"
 	"github.com/modcache/modcache/internal/frame"
+	"github.com/modcache/modcache/internal/option"
 )
 
 // Options configure a [Store]. Zero fields mean the defaults, but for the keys:
@@ -120,27 +121,16 @@ func (o *Options) validate() (Options, error) {
 		v.Layout = Plain
 	}
 	v.Name = cmp.Or(v.Name, "remote")
-	v.MaxSize = bound(v.MaxSize, defaultMaxSize, frame.MaxSize)
+	v.MaxSize = option.Number(v.MaxSize, defaultMaxSize, frame.MaxSize)
 	v.MaxSize = min(v.MaxSize, frame.MaxSize, math.MaxInt>>1) // it has to fit memory
-	v.DialTimeout = bound(v.DialTimeout, defaultDial, 0)
-	v.FirstByte = bound(v.FirstByte, defaultFirstByte, never)
-	v.Stall = bound(v.Stall, defaultStall, never)
-	v.Budget = bound(v.Budget, 0, never)
-	v.AbsentFor = bound(v.AbsentFor, defaultAbsentFor, 0)
-	v.Pause = min(bound(v.Pause, defaultPause, 0), maxPause)
-	v.Queue = bound(v.Queue, defaultQueue, math.MaxInt64)
-	v.Uploads = max(1, bound(v.Uploads, defaultUploads, 1))
-	v.Retries = bound(v.Retries, defaultRetries, 0)
+	v.DialTimeout = option.Number(v.DialTimeout, defaultDial, 0)
+	v.FirstByte = option.Number(v.FirstByte, defaultFirstByte, never)
+	v.Stall = option.Number(v.Stall, defaultStall, never)
+	v.Budget = option.Number(v.Budget, 0, never)
+	v.AbsentFor = option.Number(v.AbsentFor, defaultAbsentFor, 0)
+	v.Pause = min(option.Number(v.Pause, defaultPause, 0), time.Minute)
+	v.Queue = option.Number(v.Queue, defaultQueue, math.MaxInt64)
+	v.Uploads = max(1, option.Number(v.Uploads, defaultUploads, 1))
+	v.Retries = option.Number(v.Retries, defaultRetries, 0)
 	return v, nil
-}
-
-// bound replaces 0 by the default, and a negative number by what means off.
-func bound[T int | int64 | time.Duration](v, byDefault, off T) T {
-	switch {
-	case v == 0:
-		return byDefault
-	case v < 0:
-		return off
-	}
-	return v
 }

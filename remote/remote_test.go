@@ -76,7 +76,7 @@ func generate(t testing.TB) *remote.PrivateKey {
 // serve starts a server with a Handler over s.
 func serve(t testing.TB, s modcache.Store, o *remote.HandlerOptions) string {
 	t.Helper()
-	h, err := remote.Handler(s, o)
+	h, err := remote.NewHandler(s, o)
 	require.NoError(t, err)
 	srv := httptest.NewServer(h)
 	t.Cleanup(srv.Close)
@@ -131,7 +131,7 @@ func get(t testing.TB, s modcache.Store, k modcache.Key) *modcache.Artifact {
 	return a
 }
 
-func TestRoundTrip(t *testing.T) {
+func TestStoreRoundTrip(t *testing.T) {
 	signer := generate(t)
 	secret := []byte("0123456789abcdef")
 	for name, c := range map[string]struct{ write, read remote.Options }{

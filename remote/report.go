@@ -19,23 +19,23 @@ func (s *Store) Metrics() modcache.Metrics {
 // Report says what became of requests, beyond [modcache.Metrics]. Everything but
 // the last two fields only grows.
 type Report struct {
-	Absent      uint64 // lookups that the server answered with no
-	Remembered  uint64 // lookups that weren't asked because of such an answer
-	Unavailable uint64 // lookups that weren't asked while the server was left alone
-	Timeouts    uint64 // requests that exceeded a limit
-	Refused     uint64 // requests that the server didn't allow
-	Untrusted   uint64 // entries signed with a key that isn't trusted
-	TooLarge    uint64 // entries larger than Options.MaxSize
-	Downloaded  uint64 // bytes of entries, as they were transferred
-	Uploads     uint64 // entries uploaded
-	Uploaded    uint64 // bytes of them, as they were transferred
-	Present     uint64 // uploads that found an entry on the server
-	Retries     uint64 // attempts to upload after the first
-	Lost        uint64 // uploads given up
-	Pauses      uint64 // times that the server was left alone
-	Probes      uint64 // times that it was asked whether it is back
+	Absent      uint64 `json:"absent"`      // lookups that the server answered with no
+	Remembered  uint64 `json:"remembered"`  // lookups that weren't asked because of such an answer
+	Unavailable uint64 `json:"unavailable"` // lookups that weren't asked while the server was left alone
+	Timeouts    uint64 `json:"timeouts"`    // requests that exceeded a limit
+	Refused     uint64 `json:"refused"`     // requests that the server didn't allow
+	Untrusted   uint64 `json:"untrusted"`   // entries signed with a key that isn't trusted
+	TooLarge    uint64 `json:"too_large"`   // entries larger than Options.MaxSize
+	Downloaded  uint64 `json:"downloaded"`  // bytes of entries, as they were transferred
+	Uploads     uint64 `json:"uploads"`     // entries uploaded
+	Uploaded    uint64 `json:"uploaded"`    // bytes of them, as they were transferred
+	Present     uint64 `json:"present"`     // uploads that found an entry on the server
+	Retries     uint64 `json:"retries"`     // attempts to upload after the first
+	Lost        uint64 `json:"lost"`        // uploads given up
+	Pauses      uint64 `json:"pauses"`      // times that the server was left alone
+	Probes      uint64 `json:"probes"`      // times that it was asked whether it is back
 
-	Queued int64 // bytes of the artifacts that wait for their upload
+	Queued int64 `json:"queued"` // bytes of the artifacts that wait for their upload
 	Paused bool  // the server is left alone
 }
 
@@ -44,16 +44,14 @@ func (s *Store) Report() Report {
 	c := &s.counters
 	r := Report{
 		Absent: c.absent.Load(), Remembered: c.remembered.Load(), Unavailable: c.unavailable.Load(),
-		Timeouts: c.timeouts.Load(), Refused: c.refused.Load(), Untrusted: c.foreign.Load(),
+		Timeouts: c.timeouts.Load(), Refused: c.refused.Load(), Untrusted: c.untrusted.Load(),
 		TooLarge: c.tooLarge.Load(), Downloaded: c.downloaded.Load(),
 		Uploads: c.uploads.Load(), Uploaded: c.uploaded.Load(), Present: c.present.Load(),
 		Retries: c.retries.Load(), Lost: c.lost.Load(), Probes: c.probesTotal.Load(),
 	}
-	s.breaker.mu.Lock()
-	r.Pauses, r.Paused = s.breaker.opened, s.breaker.open
-	s.breaker.mu.Unlock()
-	s.uploads.mu.Lock()
-	r.Queued = s.uploads.bytes
-	s.uploads.mu.Unlock()
+	r.Pauses, r.Paused = s.breaker.Opened(), s.breaker.Open()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, r.Queued = s.uploads.Held()
 	return r
 }

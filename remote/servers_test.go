@@ -119,7 +119,7 @@ func nginx(t testing.TB, maxBody string) string {
 	return "http://" + addr
 }
 
-func TestNginx(t *testing.T) {
+func TestServerNginx(t *testing.T) {
 	url := nginx(t, "256m")
 	roundTrip(t, url+"/modcache", remote.Options{})
 
@@ -131,7 +131,7 @@ func TestNginx(t *testing.T) {
 	require.NoError(t, s.Flush(t.Context()))
 }
 
-func TestVersityGW(t *testing.T) {
+func TestServerVersityGW(t *testing.T) {
 	bin := program(t, "versitygw")
 	addr, dir := unused(t), t.TempDir()
 	require.NoError(t, os.Mkdir(filepath.Join(dir, "bucket"), 0o700))
@@ -150,7 +150,7 @@ func TestVersityGW(t *testing.T) {
 	require.Error(t, err)
 }
 
-func TestBazelRemote(t *testing.T) {
+func TestServerBazelRemote(t *testing.T) {
 	bin := program(t, "bazel-remote")
 	for name, c := range map[string]struct {
 		layout remote.Layout

@@ -3,17 +3,15 @@ package remote
 import (
 	"context"
 	"errors"
-	"fmt"
 	"sync"
 	"sync/atomic"
 
 	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/internal/breaker"
+	"github.com/modcache/modcache/internal/contain"
 	"github.com/modcache/modcache/internal/frame"
+	"github.com/modcache/modcache/internal/queue"
 )
-
-// ErrUnavailable is what a Get returns without asking, while the server is left
-// alone after failures.
-var ErrUnavailable = errors.New("modcache: remote store is not asked after failures")
 
 // Store is a [modcache.Store] on a server that a fleet shares. Its methods may
 // be called from several goroutines at once. Close it when done.
@@ -24,23 +22,26 @@ var ErrUnavailable = errors.New("modcache: remote store is not asked after failu
 // memory.
 type Store struct {
 	o       Options
-	where   string // for errors
+	where   string // what errors name
 	backend Backend
 	frame   frame.Options
 	write   bool // may add and delete
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
-	wg     sync.WaitGroup // probes and uploads
-	mu     sync.Mutex     // guards closed and, before wg.Add, against Close
-	closed bool
-	onEnd  func() // releases what New made
+	onEnd  func()         // releases what New made
+	wg     sync.WaitGroup // probes and uploads; added to under mu, unless closed
 
-	breaker  breaker
+	breaker  breaker.Breaker
 	absent   recent // entries that the server didn't have
 	bad      recent // entries that were damaged, to be replaced
-	uploads  queue
 	counters counters
+
+	leastRefused atomic.Int64 // length of the shortest entry that the server found too large; 0 = none
+
+	mu      sync.Mutex // guards these
+	closed  bool
+	uploads queue.Queue[modcache.Key, upload]
 }
 
 var _ modcache.Store = (*Store)(nil)
@@ -65,11 +66,11 @@ func New(url string, o *Options) (*Store, error) {
 	return newStore(b, w.base.String(), w.close, v)
 }
 
-// Over returns a Store over another protocol. Of the options, Layout, Client,
-// Header and DialTimeout aren't used. The name tells the server in errors.
-func Over(b Backend, name string, o *Options) (*Store, error) {
+// NewWithBackend returns a Store over another protocol. Of the options, Layout, Client,
+// Header and DialTimeout aren't used. Errors call the server by that name.
+func NewWithBackend(b Backend, name string, o *Options) (*Store, error) {
 	if b == nil {
-		return nil, errors.New("modcache: Over needs a Backend")
+		return nil, errors.New("modcache: NewWithBackend needs a Backend")
 	}
 	v, err := o.validate()
 	if err != nil {
@@ -84,13 +85,17 @@ func newStore(b Backend, where string, onEnd func(), o Options) (*Store, error) 
 		return nil, err
 	}
 	s := &Store{
-		o: o, where: where, backend: b, onEnd: onEnd,
+		o: o, where: "remote " + where, backend: b, onEnd: onEnd,
 		frame:   frame.Options{Trusted: trusted, Compressor: frame.NewCompressor(), Compress: true},
 		write:   signer != nil && !o.ReadOnly,
-		breaker: breaker{pause: o.Pause},
+		breaker: breaker.Breaker{Limit: softFaults, Pause: o.Pause, Jitter: true},
 		absent:  recent{ttl: o.AbsentFor},
 		bad:     recent{ttl: rememberBad},
 	}
+	if o.Pause == 0 {
+		s.breaker.Limit = 0
+	}
+	s.uploads = queue.Queue[modcache.Key, upload]{Lock: &s.mu, Workers: &s.wg, Max: o.Uploads, Limit: o.Queue, Run: s.upload}
 	if signer != nil {
 		s.frame.Auth = *signer
 	}
@@ -102,11 +107,13 @@ func newStore(b Backend, where string, onEnd func(), o Options) (*Store, error) 
 // may put it back.
 func (s *Store) Delete(ctx context.Context, key modcache.Key) error {
 	if err := s.writable(ctx); err != nil {
-		return err
+		return s.error("delete", key, err)
 	}
-	s.drop(key)
-	if s.breaker.isOpen() {
-		return s.errorf("delete", key, ErrUnavailable)
+	s.mu.Lock()
+	s.uploads.CallOff(key)
+	s.mu.Unlock()
+	if s.breaker.Open() {
+		return s.error("delete", key, modcache.ErrUnavailable)
 	}
 	ctx, w := s.watch(ctx)
 	defer w.stop()
@@ -118,9 +125,9 @@ func (s *Store) Delete(ctx context.Context, key modcache.Key) error {
 			s.counters.errors.Add(1)
 			err = s.writeFailed(err)
 		}
-		return s.errorf("delete", key, err)
+		return s.error("delete", key, err)
 	}
-	s.breaker.succeed()
+	s.breaker.Succeed()
 	s.bad.drop(key)
 	return nil
 }
@@ -152,9 +159,10 @@ func (s *Store) start(f func()) bool {
 	return true
 }
 
+// ready returns why an operation can't begin.
 func (s *Store) ready(ctx context.Context) error {
 	if s.ctx.Err() != nil {
-		return fmt.Errorf("remote store %s: %w", s.where, modcache.ErrClosed)
+		return modcache.ErrClosed
 	}
 	return ctx.Err()
 }
@@ -164,28 +172,27 @@ func (s *Store) writable(ctx context.Context) error {
 		return err
 	}
 	if !s.write {
-		return fmt.Errorf("%w (remote store %s)", modcache.ErrReadOnly, s.where)
+		return modcache.ErrReadOnly
 	}
 	return nil
 }
 
-func (s *Store) errorf(op string, key modcache.Key, err error) error {
-	return fmt.Errorf("modcache: %s %v at %s: %w", op, key, s.where, err)
+func (s *Store) error(op string, key modcache.Key, err error) error {
+	return &modcache.Error{Op: op, Store: s.where, Key: key, Err: err}
 }
 
 func (s *Store) notify(e modcache.Event) {
 	if s.o.OnEvent == nil {
 		return
 	}
-	defer func() { _ = recover() }()
 	e.Layer = s.o.Name
-	s.o.OnEvent(e)
+	_ = contain.Call(func() error { s.o.OnEvent(e); return nil })
 }
 
 // counters are what Metrics and Report return.
 type counters struct {
 	lookups, hits, adds, rejected, flushes, flushErrors    atomic.Uint64
-	corrupt, foreign, errors, timeouts, unavailable        atomic.Uint64
+	corrupt, untrusted, errors, timeouts, unavailable      atomic.Uint64
 	absent, remembered, refused, tooLarge, downloaded      atomic.Uint64
 	uploads, present, lost, retries, uploaded, probesTotal atomic.Uint64
 }

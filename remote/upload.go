@@ -7,44 +7,25 @@ import (
 	"fmt"
 	"io/fs"
 	"math/rand/v2"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/internal/breaker"
+	"github.com/modcache/modcache/internal/contain"
 	"github.com/modcache/modcache/internal/frame"
+	"github.com/modcache/modcache/internal/queue"
 )
-
-// queue holds the artifacts that wait for their upload, and those under way.
-type queue struct {
-	refused atomic.Int64 // the least length of an entry that the server found too large; 0 = none
-
-	mu      sync.Mutex
-	waiting []*upload
-	known   map[modcache.Key]*upload // waiting or under way
-	bytes   int64                    // of those
-	workers int
-	lost    lost // since the last Flush
-}
 
 // upload is one artifact on its way.
 type upload struct {
-	key  modcache.Key
 	b    []byte
 	info modcache.Info
-	done chan struct{} // closed when it is over
-	err  error         // of it; valid once done is closed
-}
-
-// lost counts uploads that failed for good.
-type lost struct {
-	n    int
-	last error
 }
 
 // Add implements [modcache.Store]. It queues the artifact and returns; see
 // [Store.Flush]. An artifact in memory isn't copied. Add fails if the artifact is
-// larger than what the store or the server takes, or the queue is full.
+// larger than what the store or the server takes, or, with [modcache.ErrUnavailable], if
+// the queue is full.
 func (s *Store) Add(ctx context.Context, key modcache.Key, a *modcache.Artifact) error {
 	err := s.writable(ctx)
 	if err == nil {
@@ -52,158 +33,66 @@ func (s *Store) Add(ctx context.Context, key modcache.Key, a *modcache.Artifact)
 	}
 	if err != nil {
 		s.counters.rejected.Add(1)
-		return err
+		return s.error("add", key, err)
 	}
 	return nil
 }
 
 func (s *Store) enqueue(key modcache.Key, a *modcache.Artifact) error {
-	if a.Size() > s.o.MaxSize {
-		return s.errorf("add", key, fmt.Errorf("%w: %d bytes, at most %d are uploaded", modcache.ErrTooLarge, a.Size(), s.o.MaxSize))
+	if limit := min(s.o.MaxSize, s.o.Queue); a.Size() > limit {
+		return fmt.Errorf("%w: %d bytes, at most %d are uploaded", modcache.ErrTooLarge, a.Size(), limit)
 	}
-	if s.uploads.has(key) {
-		return nil
-	}
-	if err := s.uploads.fits(a.Size(), s.o.Queue); err != nil {
-		return s.errorf("add", key, err)
+	s.mu.Lock()
+	wanted, err := s.admit(key, a.Size())
+	s.mu.Unlock()
+	if !wanted { // spare reading it
+		return err
 	}
 	b, err := a.Bytes()
 	if err != nil {
-		return s.errorf("add", key, err)
+		return err
 	}
-	u := &upload{key: key, b: b, info: a.Info(), done: make(chan struct{})}
-	added, another, err := s.uploads.push(u, s.o.Queue, s.o.Uploads)
-	if err != nil {
-		return s.errorf("add", key, err)
-	}
-	if !added {
-		return nil
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if wanted, err = s.admit(key, a.Size()); !wanted {
+		return err
 	}
 	s.counters.adds.Add(1)
-	if another && !s.start(s.work) {
-		s.uploads.abandon(modcache.ErrClosed)
-	}
-	return nil
+	return s.uploads.Add(&queue.Job[modcache.Key, upload]{Key: key, Value: upload{b, a.Info()}, Size: a.Size(), Owed: true})
 }
 
-func (q *queue) has(key modcache.Key) bool {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	return q.known[key] != nil
+// admit reports whether an upload of that size is to be queued, or why it can't be; mu is
+// held.
+func (s *Store) admit(key modcache.Key, size int64) (bool, error) {
+	if s.closed {
+		return false, modcache.ErrClosed
+	}
+	if s.uploads.Find(key) != nil {
+		return false, nil
+	}
+	if err := s.uploads.Fits(size); err != nil {
+		return false, fmt.Errorf("%w: %w", modcache.ErrUnavailable, err)
+	}
+	return true, nil
 }
 
-// fits spares reading an artifact that push would refuse.
-func (q *queue) fits(size, limit int64) error {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	return q.check(size, limit)
-}
-
-func (q *queue) check(size, limit int64) error {
-	if size > limit {
-		return fmt.Errorf("%w: %d bytes, the queue takes %d", modcache.ErrTooLarge, size, limit)
-	}
-	if q.bytes > limit-size {
-		return fmt.Errorf("the queue is full: %d bytes wait to be uploaded, the bound is %d", q.bytes, limit)
-	}
-	return nil
-}
-
-// push queues u unless its key is known, and says whether one more worker is
-// needed, which has been counted.
-func (q *queue) push(u *upload, limit int64, workers int) (added, another bool, err error) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	if q.known[u.key] != nil {
-		return false, false, nil
-	}
-	if err := q.check(int64(len(u.b)), limit); err != nil {
-		return false, false, err
-	}
-	if q.known == nil {
-		q.known = make(map[modcache.Key]*upload)
-	}
-	q.known[u.key] = u
-	q.bytes += int64(len(u.b))
-	q.waiting = append(q.waiting, u)
-	if another = q.workers < workers; another {
-		q.workers++
-	}
-	return true, another, nil
-}
-
-// pop returns the next upload, or nil, after which the worker must end.
-func (q *queue) pop() *upload {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	if len(q.waiting) == 0 {
-		q.workers--
-		return nil
-	}
-	u := q.waiting[0]
-	q.waiting[0] = nil
-	q.waiting = q.waiting[1:]
-	return u
-}
-
-// finish ends an upload.
-func (q *queue) finish(u *upload, err error) {
-	q.mu.Lock()
-	delete(q.known, u.key)
-	q.bytes -= int64(len(u.b))
-	if err != nil {
-		q.lost.n++
-		q.lost.last = err
-	}
-	q.mu.Unlock()
-	u.b, u.err = nil, err
-	close(u.done)
-}
-
-// abandon ends everything that waits.
-func (q *queue) abandon(err error) {
-	for u := q.pop(); u != nil; u = q.pop() {
-		q.finish(u, err)
-	}
-}
-
-// drop forgets an upload that hasn't begun.
-func (s *Store) drop(key modcache.Key) {
-	q := &s.uploads
-	q.mu.Lock()
-	var found *upload
-	for i, u := range q.waiting {
-		if u.key == key {
-			found = u
-			q.waiting = append(q.waiting[:i:i], q.waiting[i+1:]...)
-			break
-		}
-	}
-	q.mu.Unlock()
-	if found != nil {
-		q.finish(found, nil)
-	}
-}
-
-// work uploads until nothing waits.
-func (s *Store) work() {
-	for u := s.uploads.pop(); u != nil; u = s.uploads.pop() {
-		start := time.Now()
-		size := int64(len(u.b))
-		err := s.upload(u)
+// upload does a job of the queue.
+func (s *Store) upload(j *queue.Job[modcache.Key, upload]) error {
+	start := time.Now()
+	err := contain.ErrExited // unless attempts returns
+	defer func() {
 		switch {
 		case err == nil:
-			s.notify(modcache.Event{Kind: modcache.EventStored, Key: u.key, Bytes: size, Duration: time.Since(start)})
-		default:
-			err = s.errorf("upload", u.key, err)
-			s.counters.lost.Add(1)
-			if s.ctx.Err() == nil {
-				s.counters.errors.Add(1)
-				s.notify(modcache.Event{Kind: modcache.EventStoreFailed, Key: u.key, Err: err})
-			}
+			s.notify(modcache.Event{Kind: modcache.EventStored, Key: j.Key, Bytes: j.Size, Duration: time.Since(start)})
+			return
+		case s.ctx.Err() == nil:
+			s.counters.errors.Add(1)
+			s.notify(modcache.Event{Kind: modcache.EventStoreFailed, Key: j.Key, Err: s.error("upload", j.Key, err)})
 		}
-		s.uploads.finish(u, err)
-	}
+		s.counters.lost.Add(1)
+	}()
+	err = contain.Call(func() error { return s.attempts(j.Key, &j.Value) })
+	return err
 }
 
 const (
@@ -213,11 +102,11 @@ const (
 	slowest   = 32 << 10
 )
 
-// upload brings one artifact to the server, in several attempts if need be.
-func (s *Store) upload(u *upload) error {
+// attempts brings one artifact to the server.
+func (s *Store) attempts(key modcache.Key, u *upload) error {
 	var entry []byte // made once it is needed
 	for try := 0; ; try++ {
-		err := s.attempt(u, &entry)
+		err := s.attempt(key, u, &entry)
 		if err == nil || final(err) || s.ctx.Err() != nil {
 			return err
 		}
@@ -226,7 +115,7 @@ func (s *Store) upload(u *upload) error {
 		}
 		s.counters.retries.Add(1)
 		d := firstRetry << min(try, 10)
-		d = max(d/2+rand.N(d), s.breaker.remaining())
+		d = max(d/2+rand.N(d), s.breaker.Remaining())
 		select {
 		case <-time.After(d):
 		case <-s.ctx.Done():
@@ -243,55 +132,55 @@ func final(err error) bool {
 var errEncode = errors.New("the artifact can't be encoded")
 
 // attempt uploads the artifact unless a sound entry seems to be there.
-func (s *Store) attempt(u *upload, entry *[]byte) error {
-	replace := s.bad.has(u.key)
+func (s *Store) attempt(key modcache.Key, u *upload, entry *[]byte) error {
+	replace := s.bad.has(key)
 	if !replace {
 		ctx, cancel := context.WithTimeout(s.ctx, maxProbe)
-		there, err := s.backend.Has(ctx, u.key)
+		there, err := s.backend.Has(ctx, key)
 		cancel()
 		// Who may not ask, or only what is there, may still be allowed to write.
 		if err != nil && !errors.Is(err, fs.ErrPermission) {
 			return s.writeFailed(err)
 		}
 		if there {
-			s.uploaded(u.key)
+			s.uploaded(key)
 			s.counters.present.Add(1)
 			return nil
 		}
 	}
 	if *entry == nil {
-		b, err := s.encode(u)
+		b, err := s.encode(key, u)
 		if err != nil {
 			return err
 		}
 		*entry = b
 	}
 	size := int64(len(*entry))
-	if n := s.uploads.refused.Load(); n > 0 && size >= n {
+	if n := s.leastRefused.Load(); n > 0 && size >= n {
 		return fmt.Errorf("%w: the server refused an entry of %d bytes before, this one has %d", modcache.ErrTooLarge, n, size)
 	}
 	ctx, cancel := context.WithTimeout(s.ctx, minUpload+time.Duration(size/slowest)*time.Second)
 	defer cancel()
-	err := s.backend.Put(ctx, u.key, *entry, replace)
+	err := s.backend.Put(ctx, key, *entry, replace)
 	switch {
 	case err == nil:
-		s.uploaded(u.key)
+		s.uploaded(key)
 		s.counters.uploads.Add(1)
 		s.counters.uploaded.Add(uint64(size))
 		return nil
 	case errors.Is(err, fs.ErrExist):
-		s.uploaded(u.key)
+		s.uploaded(key)
 		s.counters.present.Add(1)
 		return nil
 	case errors.Is(err, modcache.ErrTooLarge):
-		s.uploads.tooLarge(size)
+		s.tooLarge(size)
 		return fmt.Errorf("%w: the server refuses an entry of %d bytes", modcache.ErrTooLarge, size)
 	}
 	return s.writeFailed(err)
 }
 
 func (s *Store) uploaded(key modcache.Key) {
-	s.breaker.succeed()
+	s.breaker.Succeed()
 	s.absent.drop(key)
 	s.bad.drop(key)
 }
@@ -302,7 +191,7 @@ func (s *Store) writeFailed(err error) error {
 	var after retryAfter
 	switch {
 	case s.ctx.Err() != nil:
-	case severity(err) == hard, errors.As(err, &after) && after.RetryAfter() > 0:
+	case severity(err) == breaker.Hard, errors.As(err, &after) && after.RetryAfter() > 0:
 		s.blame(err)
 	case errors.Is(err, fs.ErrPermission):
 		s.counters.refused.Add(1)
@@ -311,18 +200,18 @@ func (s *Store) writeFailed(err error) error {
 }
 
 // tooLarge remembers the least length that was refused.
-func (q *queue) tooLarge(size int64) {
+func (s *Store) tooLarge(size int64) {
 	for {
-		old := q.refused.Load()
-		if old != 0 && old <= size || q.refused.CompareAndSwap(old, size) {
+		old := s.leastRefused.Load()
+		if old != 0 && old <= size || s.leastRefused.CompareAndSwap(old, size) {
 			return
 		}
 	}
 }
 
-func (s *Store) encode(u *upload) ([]byte, error) {
+func (s *Store) encode(key modcache.Key, u *upload) ([]byte, error) {
 	var buf bytes.Buffer
-	if _, err := frame.Write(&buf, frame.Bytes(u.b), int64(len(u.b)), metaOf(u.key, u.info), &s.frame); err != nil {
+	if _, err := frame.Write(&buf, frame.Bytes(u.b), int64(len(u.b)), metaOf(key, u.info), &s.frame); err != nil {
 		return nil, fmt.Errorf("%w: %w", errEncode, err)
 	}
 	return buf.Bytes(), nil
@@ -342,30 +231,26 @@ func (s *Store) Flush(ctx context.Context) error {
 }
 
 func (s *Store) flush(ctx context.Context) error {
-	q := &s.uploads
-	q.mu.Lock()
-	pending := make([]*upload, 0, len(q.known))
-	for _, u := range q.known {
-		pending = append(pending, u)
+	s.mu.Lock()
+	pending := s.uploads.Pending()
+	s.mu.Unlock()
+	if err := queue.Wait(ctx, pending); err != nil {
+		return s.error("flush", modcache.Key{}, err)
 	}
-	q.mu.Unlock()
-	for _, u := range pending {
-		select {
-		case <-u.done:
-		case <-ctx.Done():
-			return fmt.Errorf("modcache: flush to %s: %w", s.where, ctx.Err())
-		}
-	}
-	q.mu.Lock()
-	l := q.lost
-	q.lost = lost{}
-	q.mu.Unlock()
+	s.mu.Lock()
+	lost := s.uploads.TakeLost()
+	s.mu.Unlock()
 	var err error
-	if l.n > 0 {
-		err = fmt.Errorf("modcache: flush to %s: %d uploads failed, the last: %w", s.where, l.n, l.last)
+	if lost.N > 0 {
+		err = fmt.Errorf("%d uploads failed, the last that of %v: %w", lost.N, lost.Key, lost.Err)
 	}
-	if s.ctx.Err() != nil {
-		err = errors.Join(s.ready(ctx), err)
+	switch {
+	case s.ctx.Err() != nil && err != nil:
+		err = fmt.Errorf("%w: %w", modcache.ErrClosed, err)
+	case s.ctx.Err() != nil:
+		err = modcache.ErrClosed
+	case err == nil:
+		return nil
 	}
-	return err
+	return s.error("flush", modcache.Key{}, err)
 }

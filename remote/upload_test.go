@@ -2,9 +2,12 @@ package remote_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
+	"runtime"
 	"slices"
 	"sync/atomic"
 	"testing"
@@ -22,7 +25,7 @@ func add(t testing.TB, s *remote.Store, k modcache.Key, size int) error {
 	return s.Add(context.Background(), k, modcache.NewArtifact(code(size), info))
 }
 
-func TestUploadOnce(t *testing.T) {
+func TestStoreUploadOnce(t *testing.T) {
 	signer := generate(t)
 	f := newFake()
 	s := over(t, f, remote.Options{Signer: signer})
@@ -42,8 +45,8 @@ func TestUploadOnce(t *testing.T) {
 	require.Zero(t, r.Queued)
 }
 
-// TestUploadWithoutLooking uploads where HEAD isn't allowed.
-func TestUploadWithoutLooking(t *testing.T) {
+// TestStoreUploadWithoutLooking uploads where HEAD isn't allowed.
+func TestStoreUploadWithoutLooking(t *testing.T) {
 	f := newFake()
 	f.has = func(context.Context, modcache.Key) (bool, error) {
 		return false, fmt.Errorf("403: %w", fs.ErrPermission)
@@ -55,8 +58,8 @@ func TestUploadWithoutLooking(t *testing.T) {
 	require.NotNil(t, f.entry(key(1)))
 }
 
-// TestDamageIsReplaced has an entry that can't be used overwritten by the next Add.
-func TestDamageIsReplaced(t *testing.T) {
+// TestStoreDamageIsReplaced has an entry that can't be used overwritten by the next Add.
+func TestStoreDamageIsReplaced(t *testing.T) {
 	mine, theirs := generate(t), generate(t)
 	for name, b := range map[string][]byte{
 		"html":        []byte("<html>Welcome to the hotel network</html>"),
@@ -99,8 +102,8 @@ func TestDamageIsReplaced(t *testing.T) {
 	}
 }
 
-// TestRetries has a server fail for a while.
-func TestRetries(t *testing.T) {
+// TestStoreRetries has a server fail for a while.
+func TestStoreRetries(t *testing.T) {
 	signer := generate(t)
 	synctest.Test(t, func(t *testing.T) {
 		f := newFake()
@@ -133,7 +136,7 @@ func TestRetries(t *testing.T) {
 	})
 }
 
-func TestUploadsThatAreNotTriedAgain(t *testing.T) {
+func TestStoreUploadsThatAreNotTriedAgain(t *testing.T) {
 	signer := generate(t)
 	f := newFake()
 	f.put = func(_ context.Context, _ modcache.Key, b []byte, _ bool) error {
@@ -163,7 +166,7 @@ func TestUploadsThatAreNotTriedAgain(t *testing.T) {
 	require.Equal(t, []string{"has", "put"}, f.took())
 }
 
-func TestQueueIsBounded(t *testing.T) {
+func TestStoreQueueIsBounded(t *testing.T) {
 	signer := generate(t)
 	f := newFake()
 	release := make(chan struct{})
@@ -181,7 +184,9 @@ func TestQueueIsBounded(t *testing.T) {
 		require.NoError(t, add(t, s, key(byte(i)), 1000))
 		require.NoError(t, add(t, s, key(byte(i)), 1000), "queued already")
 	}
-	require.ErrorContains(t, add(t, s, key(7), 1), "queue is full")
+	err := add(t, s, key(7), 1)
+	require.ErrorContains(t, err, "1 bytes don't fit the queue, which holds 5000 of at most 5000")
+	require.ErrorIs(t, err, modcache.ErrUnavailable)
 	require.EqualValues(t, 5000, s.Report().Queued)
 	close(release)
 	require.NoError(t, s.Flush(t.Context()))
@@ -195,8 +200,8 @@ func TestQueueIsBounded(t *testing.T) {
 	require.ErrorIs(t, s.Add(t.Context(), key(8), modcache.NewArtifact(make([]byte, 1<<20+1), info)), modcache.ErrTooLarge)
 }
 
-// TestDeleteForgetsUpload has a Delete overtake an upload that waits.
-func TestDeleteForgetsUpload(t *testing.T) {
+// TestStoreDeleteForgetsUpload has a Delete overtake an upload that waits.
+func TestStoreDeleteForgetsUpload(t *testing.T) {
 	signer := generate(t)
 	synctest.Test(t, func(t *testing.T) {
 		f := newFake()
@@ -218,10 +223,90 @@ type failing struct{}
 
 func (failing) ReadAt([]byte, int64) (int, error) { return 0, errors.New("disk on fire") }
 
-func TestArtifactThatCantBeRead(t *testing.T) {
+func TestStoreArtifactThatCantBeRead(t *testing.T) {
 	s := over(t, newFake(), remote.Options{Signer: generate(t)})
 	defer s.Close()
 	err := s.Add(t.Context(), key(1), modcache.NewArtifactFrom(failing{}, 10, info))
 	require.ErrorContains(t, err, "disk on fire")
 	require.NoError(t, s.Flush(t.Context()))
+}
+
+// TestStoreContainsItsBackend survives what a Backend does in the background.
+func TestStoreContainsItsBackend(t *testing.T) {
+	signer := generate(t)
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake()
+		f.get = func(ctx context.Context, _ modcache.Key) (io.ReadCloser, error) { return nil, hang(ctx) }
+		s := over(t, f, remote.Options{Signer: signer, Retries: -1, OnEvent: func(modcache.Event) { panic("observer") }})
+		defer s.Close()
+		f.has = func(context.Context, modcache.Key) (bool, error) { panic("boom") }
+		require.NoError(t, add(t, s, key(1), 10))
+		require.ErrorContains(t, s.Flush(t.Context()), "boom")
+		f.has = func(context.Context, modcache.Key) (bool, error) { runtime.Goexit(); return false, nil }
+		require.NoError(t, add(t, s, key(1), 10))
+		require.ErrorContains(t, s.Flush(t.Context()), "ended its goroutine")
+		require.EqualValues(t, 2, s.Report().Lost)
+
+		f.has = func(context.Context, modcache.Key) (bool, error) { panic("boom") }
+		require.Nil(t, first(s.Get(t.Context(), key(2))))
+		require.True(t, s.Report().Paused)
+		for range 3 {
+			time.Sleep(2 * time.Minute)
+			require.Nil(t, first(s.Get(t.Context(), key(2))))
+			synctest.Wait()
+		}
+		require.EqualValues(t, 3, s.Report().Probes)
+		require.True(t, s.Report().Paused)
+	})
+}
+
+func TestStoreErrors(t *testing.T) {
+	f := newFake()
+	f.get = func(context.Context, modcache.Key) (io.ReadCloser, error) { return nil, errors.New("status 500") }
+	f.put = func(context.Context, modcache.Key, []byte, bool) error { return fs.ErrPermission }
+	s := over(t, f, remote.Options{Signer: generate(t), MaxSize: 100})
+	k := key(1).String()
+	_, _, err := s.Get(t.Context(), key(1))
+	require.EqualError(t, err, "modcache: remote a fake: get "+k+": status 500")
+	l := modcache.NewLayered(nil, modcache.Layer{Store: s, Name: "fleet", Timeout: -1})
+	defer l.Close()
+	_, _, err = l.Get(t.Context(), key(1))
+	require.EqualError(t, err, "modcache: layer fleet: get "+k+": remote a fake: status 500")
+	require.EqualError(t, add(t, s, key(1), 101), "modcache: remote a fake: add "+k+": artifact is larger than the store's budget: 101 bytes, at most 100 are uploaded")
+	require.NoError(t, add(t, s, key(1), 10))
+	require.EqualError(t, s.Flush(t.Context()), "modcache: remote a fake: flush: 1 uploads failed, the last that of "+k+": permission denied")
+	require.NoError(t, s.Close())
+	require.EqualError(t, s.Delete(t.Context(), key(1)), "modcache: remote a fake: delete "+k+": closed")
+	require.EqualError(t, s.Flush(t.Context()), "modcache: remote a fake: flush: closed")
+}
+
+// TestStoreReportsEachGetOnce: each Get is followed by one hit or miss, whatever becomes of it.
+func TestStoreReportsEachGetOnce(t *testing.T) {
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	f := newFake()
+	var got []modcache.Reason
+	s := over(t, f, remote.Options{Signer: generate(t), AbsentFor: -1, OnEvent: func(e modcache.Event) {
+		if e.Kind == modcache.EventHit || e.Kind == modcache.EventMiss {
+			got = append(got, e.Reason)
+		}
+	}})
+	require.Nil(t, get(t, s, key(1)))
+	_, _, err := s.Get(ended, key(1))
+	require.ErrorIs(t, err, context.Canceled)
+	require.NoError(t, add(t, s, key(1), 10))
+	require.NoError(t, s.Flush(t.Context()))
+	require.NotNil(t, get(t, s, key(1)))
+	require.NoError(t, s.Close())
+	for _, ctx := range []context.Context{t.Context(), ended} {
+		_, _, err = s.Get(ctx, key(1))
+		require.ErrorIs(t, err, modcache.ErrClosed)
+	}
+	require.Equal(t, []modcache.Reason{modcache.ReasonAbsent, modcache.ReasonTimeout, 0, modcache.ReasonIO, modcache.ReasonIO}, got)
+	m := s.Metrics()
+	require.Equal(t, [3]uint64{5, 1, 4}, [3]uint64{m.Lookups, m.Hits, m.Misses})
+
+	b, err := json.Marshal(s.Report())
+	require.NoError(t, err)
+	require.Contains(t, string(b), `"too_large":0,"downloaded":`)
 }

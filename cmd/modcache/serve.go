@@ -88,7 +88,7 @@ func (v *server) run(ctx context.Context, s *streams, args []string) error {
 		return err
 	}
 	defer d.Close()
-	handler, err := remote.Handler(d, o)
+	handler, err := remote.NewHandler(d, o)
 	if err != nil {
 		return err
 	}

@@ -82,7 +82,7 @@ func signingKey(file string) (*remote.PrivateKey, error) {
 // serve starts the server in this process. It keeps what the builder has signed, and
 // needs no key for that.
 func (f *fleet) serve() (stop func(), err error) {
-	h, err := remote.Handler(modcache.NewMemory(nil), &remote.HandlerOptions{WriteTokens: []string{f.token}})
+	h, err := remote.NewHandler(modcache.NewMemory(nil), &remote.HandlerOptions{WriteTokens: []string{f.token}})
 	if err != nil {
 		return nil, err
 	}

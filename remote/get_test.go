@@ -23,9 +23,9 @@ import (
 
 const ms = time.Millisecond
 
-// TestDeadServer says what a server that doesn't answer costs: the limit once,
+// TestStoreDeadServer says what a server that doesn't answer costs: the limit once,
 // and nothing until it is back.
-func TestDeadServer(t *testing.T) {
+func TestStoreDeadServer(t *testing.T) {
 	signer := generate(t)
 	synctest.Test(t, func(t *testing.T) {
 		f := newFake()
@@ -51,7 +51,7 @@ func TestDeadServer(t *testing.T) {
 		}
 		require.Equal(t, 250*ms, took(func() { require.ErrorIs(t, ask(key(1)), context.DeadlineExceeded) }))
 		for i := range 1000 {
-			d := took(func() { require.ErrorIs(t, ask(key(byte(i))), remote.ErrUnavailable) })
+			d := took(func() { require.ErrorIs(t, ask(key(byte(i))), modcache.ErrUnavailable) })
 			require.Zero(t, d)
 			time.Sleep(100 * ms)
 		}
@@ -67,8 +67,8 @@ func TestDeadServer(t *testing.T) {
 	})
 }
 
-// TestProbeRefused takes a server that refuses a probe for one that is there.
-func TestProbeRefused(t *testing.T) {
+// TestStoreProbeRefused takes a server that refuses a probe for one that is there.
+func TestStoreProbeRefused(t *testing.T) {
 	signer := generate(t)
 	synctest.Test(t, func(t *testing.T) {
 		f := newFake()
@@ -85,8 +85,8 @@ func TestProbeRefused(t *testing.T) {
 	})
 }
 
-// TestPausesDiffer keeps a fleet from coming back all at once.
-func TestPausesDiffer(t *testing.T) {
+// TestStorePausesDiffer keeps a fleet from coming back all at once.
+func TestStorePausesDiffer(t *testing.T) {
 	signer := generate(t)
 	synctest.Test(t, func(t *testing.T) {
 		f := newFake()
@@ -110,7 +110,7 @@ func TestPausesDiffer(t *testing.T) {
 	})
 }
 
-func TestRefusedConnection(t *testing.T) {
+func TestStoreRefusedConnection(t *testing.T) {
 	signer := generate(t)
 	synctest.Test(t, func(t *testing.T) {
 		f := newFake()
@@ -122,12 +122,12 @@ func TestRefusedConnection(t *testing.T) {
 		_, _, err := s.Get(t.Context(), key(1))
 		require.ErrorContains(t, err, "connection refused")
 		_, _, err = s.Get(t.Context(), key(1))
-		require.ErrorIs(t, err, remote.ErrUnavailable)
+		require.ErrorIs(t, err, modcache.ErrUnavailable)
 	})
 }
 
-// TestSlowTransfers gives up when waiting for the rest makes no sense.
-func TestSlowTransfers(t *testing.T) {
+// TestStoreSlowTransfers gives up when waiting for the rest makes no sense.
+func TestStoreSlowTransfers(t *testing.T) {
 	signer := generate(t)
 	o := remote.Options{Signer: signer}
 	const compile = 8 * time.Second
@@ -185,8 +185,8 @@ func TestSlowTransfers(t *testing.T) {
 	}
 }
 
-// TestCallersContext ends a Get and isn't held against the server.
-func TestCallersContext(t *testing.T) {
+// TestStoreCallersContext ends a Get and isn't held against the server.
+func TestStoreCallersContext(t *testing.T) {
 	signer := generate(t)
 	synctest.Test(t, func(t *testing.T) {
 		f := newFake()
@@ -221,7 +221,7 @@ type busy struct{ after time.Duration }
 func (busy) Error() string               { return "busy" }
 func (b busy) RetryAfter() time.Duration { return b.after }
 
-func TestServerAsksForTime(t *testing.T) {
+func TestStoreServerAsksForTime(t *testing.T) {
 	signer := generate(t)
 	synctest.Test(t, func(t *testing.T) {
 		f := newFake()
@@ -235,7 +235,7 @@ func TestServerAsksForTime(t *testing.T) {
 		err = fs.ErrNotExist
 		for took(func() { synctest.Wait() }); s.Report().Probes == 0; time.Sleep(100 * ms) {
 			_, _, got := s.Get(t.Context(), key(1))
-			require.ErrorIs(t, got, remote.ErrUnavailable)
+			require.ErrorIs(t, got, modcache.ErrUnavailable)
 			synctest.Wait()
 		}
 		waited := time.Since(time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC))
@@ -244,8 +244,8 @@ func TestServerAsksForTime(t *testing.T) {
 	})
 }
 
-// TestFailuresInARow has a server that fails fast asked three times.
-func TestFailuresInARow(t *testing.T) {
+// TestStoreFailuresInARow has a server that fails fast asked three times.
+func TestStoreFailuresInARow(t *testing.T) {
 	signer := generate(t)
 	o := remote.Options{Signer: signer, AbsentFor: -1}
 	good := entry(t, o, key(1), 100)
@@ -288,7 +288,7 @@ func TestFailuresInARow(t *testing.T) {
 
 func first(a *modcache.Artifact, _ bool, _ error) *modcache.Artifact { return a }
 
-func TestAbsenceIsRemembered(t *testing.T) {
+func TestStoreAbsenceIsRemembered(t *testing.T) {
 	signer := generate(t)
 	synctest.Test(t, func(t *testing.T) {
 		f := newFake()
@@ -310,8 +310,8 @@ func TestAbsenceIsRemembered(t *testing.T) {
 	})
 }
 
-// TestCloseWaits returns when nothing runs any more.
-func TestCloseWaits(t *testing.T) {
+// TestStoreCloseWaits returns when nothing runs any more.
+func TestStoreCloseWaits(t *testing.T) {
 	signer := generate(t)
 	synctest.Test(t, func(t *testing.T) {
 		f := newFake()
@@ -327,8 +327,8 @@ func TestCloseWaits(t *testing.T) {
 	})
 }
 
-// TestClose ends what is under way.
-func TestClose(t *testing.T) {
+// TestStoreClose ends what is under way.
+func TestStoreClose(t *testing.T) {
 	signer := generate(t)
 	synctest.Test(t, func(t *testing.T) {
 		f := newFake()

@@ -24,8 +24,8 @@ const (
 	tick   = 5 * time.Millisecond
 )
 
-// TestSignV4 compares with the example that Amazon's documentation gives for GET.
-func TestSignV4(t *testing.T) {
+// TestS3SignV4 compares with the example that Amazon's documentation gives for GET.
+func TestS3SignV4(t *testing.T) {
 	r := httptest.NewRequest("GET", "https://examplebucket.s3.amazonaws.com/test.txt", nil)
 	r.Header.Set("Range", "bytes=0-9")
 	c := remote.Credentials{AccessKey: "AKIAIOSFODNN7EXAMPLE", SecretKey: "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"}
@@ -117,7 +117,7 @@ func roundTrip(t *testing.T, url string, o remote.Options) {
 	}
 }
 
-func TestLayouts(t *testing.T) {
+func TestLayoutRoundTrips(t *testing.T) {
 	k := key(1).String()
 	for name, c := range map[string]struct {
 		layout remote.Layout
@@ -210,8 +210,8 @@ func TestS3Options(t *testing.T) {
 	require.Error(t, err)
 }
 
-// TestForeignActions has others' action results under our keys.
-func TestForeignActions(t *testing.T) {
+// TestBazelForeignActions has others' action results under our keys.
+func TestBazelForeignActions(t *testing.T) {
 	s, url := newBlobs(t)
 	o := patient(remote.Options{Layout: remote.BazelCAS, Signer: generate(t)})
 	st := open(t, url, o)

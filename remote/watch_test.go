@@ -14,8 +14,8 @@ import (
 	"github.com/modcache/modcache/remote"
 )
 
-// TestBudgetBeforeTheHead limits a Get by what its caller expects of a compile.
-func TestBudgetBeforeTheHead(t *testing.T) {
+// TestStoreBudgetBeforeTheHead limits a Get by what its caller expects of a compile.
+func TestStoreBudgetBeforeTheHead(t *testing.T) {
 	signer := generate(t)
 	for name, c := range map[string]struct {
 		o              remote.Options
@@ -52,8 +52,8 @@ func TestBudgetBeforeTheHead(t *testing.T) {
 	}
 }
 
-// TestHeadOutdoesTheEstimate: an entry knows better how long compiling took.
-func TestHeadOutdoesTheEstimate(t *testing.T) {
+// TestStoreHeadOutdoesTheEstimate: an entry knows better how long compiling took.
+func TestStoreHeadOutdoesTheEstimate(t *testing.T) {
 	signer := generate(t)
 	o := remote.Options{Signer: signer}
 	b := entryOf(t, o, key(1), code(1<<20), modcache.Info{Engine: "e", CompileTime: 8 * time.Second})
@@ -86,8 +86,8 @@ func TestHeadOutdoesTheEstimate(t *testing.T) {
 	}
 }
 
-// TestHeadThatTrickles is too slow whatever the estimate.
-func TestHeadThatTrickles(t *testing.T) {
+// TestStoreHeadThatTrickles is too slow whatever the estimate.
+func TestStoreHeadThatTrickles(t *testing.T) {
 	o := remote.Options{Signer: generate(t)}
 	b := entry(t, o, key(1), 100)
 	synctest.Test(t, func(t *testing.T) {

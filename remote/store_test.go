@@ -23,7 +23,7 @@ type shared struct {
 	server *memory
 }
 
-func TestConformance(t *testing.T) {
+func TestStoreConformance(t *testing.T) {
 	again := func(tb testing.TB, s modcache.Store, readOnly bool) modcache.Store {
 		sh := s.(*shared)
 		o := sh.o
@@ -57,9 +57,9 @@ func TestConformance(t *testing.T) {
 	})
 }
 
-// TestFleet compiles on one machine and loads on others, which have a disk above the
+// TestStoreFleet compiles on one machine and loads on others, which have a disk above the
 // server.
-func TestFleet(t *testing.T) {
+func TestStoreFleet(t *testing.T) {
 	ctx := t.Context()
 	signer := generate(t)
 	server := newMemory()

@@ -183,9 +183,9 @@ func newHostile(t *testing.T, wrong func(w http.ResponseWriter, r *http.Request,
 	return srv
 }
 
-// TestHostileServers compiles modules while a server does whatever it can do wrong.
+// TestStoreHostileServers compiles modules while a server does whatever it can do wrong.
 // Each compile succeeds and what it ran is right; nothing is left behind.
-func TestHostileServers(t *testing.T) {
+func TestStoreHostileServers(t *testing.T) {
 	signer := generate(t)
 	o := remote.Options{Signer: signer}
 	before := settled(t)
@@ -249,8 +249,8 @@ func compileThrice(t *testing.T, s modcache.Store) {
 	require.NoError(t, c.Close(ctx))
 }
 
-// TestDeadAddresses asks where nobody is, or nobody answers.
-func TestDeadAddresses(t *testing.T) {
+// TestStoreDeadAddresses asks where nobody is, or nobody answers.
+func TestStoreDeadAddresses(t *testing.T) {
 	hung, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	defer hung.Close() // it accepts in the kernel alone
@@ -271,9 +271,9 @@ func TestDeadAddresses(t *testing.T) {
 	require.Eventually(t, func() bool { return runtime.NumGoroutine() <= before }, time.Minute, 10*time.Millisecond)
 }
 
-// TestTruncation cuts an entry at each length class, by its announced length and
+// TestStoreTruncation cuts an entry at each length class, by its announced length and
 // by the connection.
-func TestTruncation(t *testing.T) {
+func TestStoreTruncation(t *testing.T) {
 	o := remote.Options{Signer: generate(t)}
 	b := entry(t, o, key(1), 600_000) // three chunks
 	for _, n := range []int{0, 1, 7, 8, 143, 144, 160, 300, 400, len(b) / 3, len(b) / 2, len(b) - 2, len(b) - 1} {
@@ -298,9 +298,9 @@ func TestTruncation(t *testing.T) {
 	}
 }
 
-// TestNothingIsDecompressedUnverified serves bombs: signed by nobody, and claimed by
+// TestStoreNothingIsDecompressedUnverified serves bombs: signed by nobody, and claimed by
 // gzip.
-func TestNothingIsDecompressedUnverified(t *testing.T) {
+func TestStoreNothingIsDecompressedUnverified(t *testing.T) {
 	mine := remote.Options{Signer: generate(t)}
 	theirs := remote.Options{Signer: generate(t)}
 	zeros := make([]byte, 32<<20)
@@ -327,8 +327,8 @@ func TestNothingIsDecompressedUnverified(t *testing.T) {
 	require.EqualValues(t, 1, s.Report().TooLarge)
 }
 
-// TestRevokedKey refuses what a revoked key has signed, though it is in the keyring.
-func TestRevokedKey(t *testing.T) {
+// TestStoreRevokedKey refuses what a revoked key has signed, though it is in the keyring.
+func TestStoreRevokedKey(t *testing.T) {
 	old, young := generate(t), generate(t)
 	f := newFake()
 	f.entries[key(1)] = entry(t, remote.Options{Signer: old}, key(1), 10)
@@ -342,14 +342,14 @@ func TestRevokedKey(t *testing.T) {
 	defer s.Close()
 	require.Nil(t, get(t, s, key(1)))
 	require.EqualValues(t, 1, s.Report().Untrusted)
-	_, err := remote.Over(f, "", &remote.Options{Keyring: ring, Signer: old})
+	_, err := remote.NewWithBackend(f, "", &remote.Options{Keyring: ring, Signer: old})
 	require.ErrorContains(t, err, "revoked")
-	_, err = remote.Over(f, "", &remote.Options{Keyring: remote.Keyring{Keys: ring.Keys[:1], Revoked: ring.Revoked}})
+	_, err = remote.NewWithBackend(f, "", &remote.Options{Keyring: remote.Keyring{Keys: ring.Keys[:1], Revoked: ring.Revoked}})
 	require.ErrorContains(t, err, "needs a key")
 }
 
-// TestCredentialsStay follows redirects to another host without what is secret.
-func TestCredentialsStay(t *testing.T) {
+// TestStoreCredentialsStay follows redirects to another host without what is secret.
+func TestStoreCredentialsStay(t *testing.T) {
 	o := remote.Options{Signer: generate(t)}
 	b := entry(t, o, key(1), 1000)
 	var seen http.Header
@@ -399,8 +399,8 @@ func TestCredentialsStay(t *testing.T) {
 	require.ErrorContains(t, err, "redirect from https to http")
 }
 
-// TestRedirectedPut doesn't take the answer to a GET for that to its PUT.
-func TestRedirectedPut(t *testing.T) {
+// TestStoreRedirectedPut doesn't take the answer to a GET for that to its PUT.
+func TestStoreRedirectedPut(t *testing.T) {
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch {
 		case r.Method == http.MethodPut:
@@ -417,8 +417,8 @@ func TestRedirectedPut(t *testing.T) {
 	require.ErrorContains(t, s.Flush(t.Context()), "PUT was redirected and became GET")
 }
 
-// TestUsersClient goes through the client it is given.
-func TestUsersClient(t *testing.T) {
+// TestStoreUsersClient goes through the client it is given.
+func TestStoreUsersClient(t *testing.T) {
 	o := patient(remote.Options{Signer: generate(t)})
 	o.Client = &http.Client{Transport: roundTripper(func(r *http.Request) (*http.Response, error) {
 		return nil, errors.New("no network today")
