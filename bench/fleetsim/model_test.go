@@ -9,7 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-func TestLimits(t *testing.T) {
+func TestModelLimits(t *testing.T) {
 	m := defaults()
 	m.nodes, m.cached, m.early = 500, true, true
 
@@ -28,17 +28,20 @@ func TestLimits(t *testing.T) {
 	slow.server = 1
 	r = slow.run()
 	require.Equal(t, 500, r.gaveUp)
-	require.InDelta(t, m.compile*1.1, r.worst, 1e-6, "never slower than this")
-	require.Zero(t, r.overtook)
+	require.InDelta(t, m.compile*1.25, r.worst, 1e-6, "never slower than this")
 	require.InDelta(t, m.window+m.budget(), r.egress, 0.1, "a byte a second while anybody waits")
 
-	// All share for three tenths of the compile time: the compiles that began are needless.
+	// All share for a fifth of the compile time, which is in time, or for three tenths.
 	crowd := m
-	crowd.window, crowd.server = 0, 500*m.size/(0.3*m.compile)
+	crowd.window, crowd.server = 0, 500*m.size/(0.2*m.compile)
 	r = crowd.run()
-	require.Equal(t, [3]int{500, 500, 0}, [3]int{r.hits, r.overtook, r.compiles})
+	require.Equal(t, [2]int{500, 0}, [2]int{r.hits, r.compiles})
+	require.Zero(t, r.cpu)
+	require.InDelta(t, 0.2*m.compile, r.worst, 0.1)
+	crowd.server = 500 * m.size / (0.3 * m.compile)
+	r = crowd.run()
+	require.Equal(t, [3]int{0, 500, 500}, [3]int{r.hits, r.gaveUp, r.compiles})
 	require.InDelta(t, 500*m.compile, r.cpu, 1e-6)
-	require.InDelta(t, 0.3*m.compile, r.worst, 0.1)
 
 	one := m
 	one.nodes, one.early, one.server = 1, false, m.node
@@ -52,9 +55,9 @@ func TestLimits(t *testing.T) {
 	require.Equal(t, m.compile, r.median)
 }
 
-// TestOverload is why servers need a bound: without, each gets a share too small to
+// TestModelOverload is why servers need a bound: without, each gets a share too small to
 // be of use.
-func TestOverload(t *testing.T) {
+func TestModelOverload(t *testing.T) {
 	m := defaults()
 	m.nodes, m.cached, m.early, m.server = 10_000, true, true, 25*gbit
 	r := m.run()
@@ -67,8 +70,8 @@ func TestOverload(t *testing.T) {
 	require.Less(t, b.worst, m.compile+2*m.rtt)
 }
 
-// TestShare has two transfers that overlap: 1 s alone, 1 s shared, 1 s alone.
-func TestShare(t *testing.T) {
+// TestModelShare has two transfers that overlap: 1 s alone, 1 s shared, 1 s alone.
+func TestModelShare(t *testing.T) {
 	m := model{nodes: 2, window: 2, compile: 100, size: 1.5, node: 1, server: 1, cached: true, early: true}
 	r := m.run()
 	require.Equal(t, 2, r.hits)
@@ -77,11 +80,11 @@ func TestShare(t *testing.T) {
 	require.InDelta(t, 3, r.egress, 1e-9)
 }
 
-// TestDocument has docs/remote.md show what the program prints.
-func TestDocument(t *testing.T) {
+// TestModelDocument has docs/remote.md show what the program prints.
+func TestModelDocument(t *testing.T) {
 	doc, err := os.ReadFile("../../docs/remote.md")
 	require.NoError(t, err)
 	var out bytes.Buffer
 	table(&out, defaults())
-	require.Contains(t, string(doc), out.String(), "go run ./remote/fleetsim, and paste")
+	require.Contains(t, string(doc), out.String(), "go run ./fleetsim in bench, and paste")
 }

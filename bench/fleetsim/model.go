@@ -24,7 +24,6 @@ type result struct {
 	compiles int     // nodes that compiled
 	gaveUp   int     // of those: the ones whose transfer exceeded its budget
 	turned   int     // of those: the ones that the server turned away
-	overtook int     // nodes that used the entry, having begun to compile
 	uploads  int     // nodes that uploaded the entry
 	cpu      float64 // seconds of compiling
 	egress   float64 // bytes sent to nodes, those of transfers given up included
@@ -35,16 +34,13 @@ type result struct {
 	worst    float64
 }
 
-// budget is how long a node waits for an entry.
-func (m model) budget() float64 { return math.Max(0.5, m.compile/2) }
+// budget is how long a node waits for an entry before it compiles.
+func (m model) budget() float64 { return math.Max(0.5, m.compile/4) }
 
-// hedge is how long a node waits for an entry before it compiles beside.
-func (m model) hedge() float64 { return math.Max(0.3125, m.compile/10) }
-
-// bounded returns the model with as many transfers at once as end before the node
-// begins to compile.
+// bounded returns the model with as many transfers at once as end within half of the
+// budget.
 func (m model) bounded() model {
-	m.admit = max(1, int(m.server*(m.hedge()-m.rtt)/m.size))
+	m.admit = max(1, int(m.server*(m.budget()/2-m.rtt)/m.size))
 	return m
 }
 
@@ -97,9 +93,6 @@ func (m model) run() result {
 			head++
 			if ends <= gives {
 				r.hits++
-				if next-q.asked > m.hedge() {
-					r.overtook++
-				}
 				r.egress += m.size
 				done(next - q.asked)
 				continue
@@ -107,7 +100,7 @@ func (m model) run() result {
 			r.gaveUp++
 			r.compiles++
 			r.egress += m.size - (q.until - served)
-			done(math.Min(next-q.asked, m.hedge()) + m.compile)
+			done(next - q.asked + m.compile)
 		}
 		if head < len(queue) {
 			served += rate() * (t - now)
@@ -139,7 +132,7 @@ func (m model) run() result {
 	if m.early {
 		r.uploads = 1
 	}
-	r.cpu = float64(r.compiles+r.overtook) * m.compile
+	r.cpu = float64(r.compiles) * m.compile
 	r.origin = r.egress
 	r.median, r.p99, r.worst = quantiles(times)
 	return r
@@ -151,7 +144,7 @@ func (m model) behindEdges() result {
 	one.edges = 0
 	one.nodes = (m.nodes + m.edges - 1) / m.edges
 	r := one.run()
-	for _, n := range []*int{&r.hits, &r.compiles, &r.gaveUp, &r.turned, &r.overtook} {
+	for _, n := range []*int{&r.hits, &r.compiles, &r.gaveUp, &r.turned} {
 		*n *= m.edges
 	}
 	for _, x := range []*float64{&r.cpu, &r.egress, &r.peak} {
