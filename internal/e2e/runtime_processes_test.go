@@ -1,4 +1,4 @@
-package modcache_test
+package e2e
 
 import (
 	"bufio"
@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"github.com/tetratelabs/wazero"
 
 	"github.com/modcache/modcache"
 	"github.com/modcache/modcache/internal/wasmtest"
@@ -75,6 +76,11 @@ func (c *child) line(t *testing.T) string {
 	return s
 }
 
+type compiled struct {
+	module wazero.CompiledModule
+	err    error
+}
+
 // follow starts a compile in this process, which finds another process at it.
 func follow(t *testing.T, dir string, wait time.Duration) (*modcache.Cache, *modcache.Runtime, <-chan compiled) {
 	t.Helper()
@@ -82,7 +88,11 @@ func follow(t *testing.T, dir string, wait time.Duration) (*modcache.Cache, *mod
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, c.Close(bg)) })
 	r := newRuntime(t, c, nil)
-	done := begin(bg, r, childWasm)
+	done := make(chan compiled, 1)
+	go func() {
+		m, err := r.CompileModule(bg, childWasm)
+		done <- compiled{m, err}
+	}()
 	for c.Metrics().Store.Misses == 0 { // until it is about to ask for the lock
 		runtime.Gosched()
 	}
