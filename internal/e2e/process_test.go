@@ -49,7 +49,7 @@ func TestCacheChild(t *testing.T) {
 	var j job
 	require.NoError(t, json.Unmarshal([]byte(text), &j))
 	r := map[string]func(t *testing.T, j job) report{
-		"run": childRun, "damage": childDamage, "plain": childPlain, "limited": childLimited,
+		"run": childRun, "damage": childDamage, "plain": childPlain, "limited": childLimited, "stops": childStops,
 	}[j.Child](t, j)
 	out, err := json.Marshal(r)
 	require.NoError(t, err)

@@ -17,29 +17,23 @@ import (
 	"github.com/modcache/modcache/internal/wasmtest"
 )
 
-// childDir names the directory of the Cache in a process that a test started.
-const childDir = "MODCACHE_TEST_CHILD_DIR"
-
 var childWasm = wasmtest.Sum(100, 4)
 
-// TestChildProcess is what other tests run in a process of its own: it compiles
-// a module, but stops in the midst of it until it is given a line to read.
-func TestChildProcess(t *testing.T) {
-	dir := os.Getenv(childDir)
-	if dir == "" {
-		t.Skip("not started by another test")
-	}
-	c, err := modcache.Open(dir, &modcache.Options{OnEvent: func(e modcache.Event) {
+// childStops compiles a module, but stops in the midst of it until it is given a line to
+// read.
+func childStops(t *testing.T, j job) (r report) {
+	c, err := modcache.Open(j.Dir, &modcache.Options{OnEvent: func(e modcache.Event) {
 		if e.Kind == modcache.EventCompileStarted {
 			fmt.Println("compiling")
 			_, _ = bufio.NewReader(os.Stdin).ReadString('\n')
 		}
 	}})
 	require.NoError(t, err)
-	r := newRuntime(t, c, nil)
-	require.EqualValues(t, 5054, call(t, r, compile(t, r, childWasm)))
+	rt := newRuntime(t, c, nil)
+	require.EqualValues(t, 5054, call(t, rt, compile(t, rt, childWasm)))
 	require.NoError(t, c.Close(bg))
 	fmt.Println("compiles", c.Metrics().Compiles)
+	return r
 }
 
 // child is such a process.
@@ -51,11 +45,9 @@ type child struct {
 
 func startChild(t *testing.T, dir string) *child {
 	t.Helper()
-	exe, err := os.Executable()
-	require.NoError(t, err)
-	c := &child{cmd: exec.Command(exe, "-test.run=^TestChildProcess$", "-test.count=1")}
-	c.cmd.Env = append(os.Environ(), childDir+"="+dir)
+	c := &child{cmd: childCommand(t, job{Child: "stops", Dir: dir})}
 	c.cmd.Stderr = os.Stderr
+	var err error
 	c.in, err = c.cmd.StdinPipe()
 	require.NoError(t, err)
 	out, err := c.cmd.StdoutPipe()
