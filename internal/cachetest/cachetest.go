@@ -23,8 +23,8 @@ var bg = context.Background()
 // the store.
 const Forget = -1
 
-// Functions of Chain and Other call along a chain, so that a wrong function offset
-// shows in the result.
+// ChainLen is the number of functions in Chain and in Other. Each calls the next, so that
+// a wrong function offset shows in the result.
 const ChainLen = 5
 
 // Two modules that differ in what they return, and that.
@@ -85,7 +85,7 @@ type Way struct {
 	Run  func(c *modcache.Cache, wasm []byte) (uint64, error)
 }
 
-// Ways are both.
+// Ways lists both.
 var Ways = []Way{{"drop-in", runDropIn}, {"Runtime", runRuntime}}
 
 func runDropIn(c *modcache.Cache, wasm []byte) (uint64, error) {

@@ -49,7 +49,4 @@ const (
 	chainLen = cachetest.ChainLen
 )
 
-type (
-	way     = cachetest.Way
-	witness = cachetest.Witness
-)
+type witness = cachetest.Witness
