@@ -62,9 +62,11 @@ func Shard(key [32]byte) string { return Shards[key[0]>>4:][:1] }
 
 // Entry returns the name of key's entry, its shard included.
 func Entry(key [32]byte) string {
-	b := make([]byte, 0, len("0/")+hex.EncodedLen(len(key))+len(Suffix))
-	b = append(b, Shards[key[0]>>4], '/')
-	return string(append(hex.AppendEncode(b, key[:]), Suffix...))
+	var b [len("0/") + 2*len(key) + len(Suffix)]byte // a constant length keeps it off the heap
+	b[0], b[1] = Shards[key[0]>>4], '/'
+	n := 2 + hex.Encode(b[2:], key[:])
+	copy(b[n:], Suffix)
+	return string(b[:])
 }
 
 // ParseEntry is the inverse of Entry for the last element of a name. The entry may be of
