@@ -14,6 +14,7 @@ import (
 
 	"github.com/modcache/modcache/internal/books"
 	"github.com/modcache/modcache/internal/dirfs"
+	"github.com/modcache/modcache/internal/frame"
 	"github.com/modcache/modcache/internal/layout"
 )
 
@@ -135,7 +136,7 @@ func (d *Disk) rewrite(key Key) error {
 	if err != nil {
 		return errors.Unwrap(err) // the caller says the rest
 	}
-	a := NewArtifactFrom(e, e.r.Size(), infoOf(e.r.Meta()))
+	a := NewArtifactFrom(e, e.r.Size(), frame.InfoOf[Info](e.r.Meta()))
 	defer a.Close()
 	tmp, _, err := d.writeTemp(key, a, a.Size(), e.r.Meta(), true)
 	if err != nil {

@@ -58,7 +58,7 @@ func (d *Disk) load(op string, key Key) (*Artifact, error) {
 	if err != nil {
 		return nil, err
 	}
-	info := infoOf(e.r.Meta())
+	info := frame.InfoOf[Info](e.r.Meta())
 	if !e.small {
 		d.touch(key, e.fi)
 		return NewArtifactFrom(e, e.r.Size(), info), nil
@@ -193,12 +193,4 @@ func (d *Disk) readFailed(op string, key Key, fi fs.FileInfo, err error) error {
 	err = d.errorOf(op, key, err)
 	d.notify(Event{Kind: EventCorrupt, Key: key, Err: err})
 	return err
-}
-
-func infoOf(m frame.Meta) Info {
-	return Info{Engine: m.Engine, Module: m.Module, WasmSize: m.WasmSize, CompileTime: m.CompileTime, Created: m.Created}
-}
-
-func metaOf(key Key, i Info) frame.Meta {
-	return frame.Meta{Key: key, Engine: i.Engine, Module: i.Module, WasmSize: i.WasmSize, CompileTime: i.CompileTime, Created: i.Created}
 }

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/modcache/modcache/internal/books"
+	"github.com/modcache/modcache/internal/frame"
 	"github.com/modcache/modcache/internal/layout"
 )
 
@@ -145,7 +146,7 @@ func (d *Disk) inspect(op string, key Key, buf []byte) (e DiskEntry, ok bool) {
 		e.Stored, e.Used = fi.Size(), fi.ModTime()
 	}
 	if err == nil {
-		e.Size, e.Info = opened.r.Size(), infoOf(opened.r.Meta())
+		e.Size, e.Info = opened.r.Size(), frame.InfoOf[Info](opened.r.Meta())
 		if buf != nil {
 			_, err = io.CopyBuffer(struct{ io.Writer }{io.Discard}, io.NewSectionReader(opened.r, 0, e.Size), buf)
 		}

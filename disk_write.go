@@ -39,7 +39,7 @@ func (d *Disk) Add(ctx context.Context, key Key, a *Artifact) error {
 
 func (d *Disk) add(ctx context.Context, key Key, a *Artifact) error {
 	start := d.o.Now()
-	m := metaOf(key, a.Info())
+	m := frame.MetaOf(key, a.Info())
 	if err := m.Check(a.Size()); err != nil {
 		return d.errorOf("add", key, err)
 	}
