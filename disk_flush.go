@@ -94,7 +94,7 @@ func (d *Disk) flush(ctx context.Context) error {
 		case err != nil && ctx.Err() != nil && errors.Is(err, ctx.Err()):
 			// Not tried.
 		default:
-			d.pending.SyncFailed(key, pending[key])
+			d.pending.SyncFailed(pending[key])
 		}
 		if errs[i] != nil {
 			errs[i] = fmt.Errorf("%v: %w", Key(key), withoutPath(errs[i]))
@@ -111,8 +111,8 @@ func (d *Disk) flush(ctx context.Context) error {
 
 // syncEntry makes the contents of an entry's file durable. An entry that is gone
 // needs nothing.
-func (d *Disk) syncEntry(key Key, f books.File) error {
-	if f.Rewrite {
+func (d *Disk) syncEntry(key Key, f *books.File) error {
+	if d.pending.NeedsRewrite(f) {
 		return d.rewrite(key)
 	}
 	// Windows syncs only what is open for writing.

@@ -62,7 +62,7 @@ func (d *Disk) add(ctx context.Context, key Key, a *Artifact) error {
 	d.damaged.Delete(key)
 	if d.o.SyncEveryAdd {
 		if err := d.syncDirs([]string{layout.Shard(key)}); err != nil {
-			d.pending.SyncFailed(key, pending)
+			d.pending.SyncFailed(pending)
 			return d.failed("add", key, err)
 		}
 		d.pending.Drop(key, pending)
@@ -72,7 +72,7 @@ func (d *Disk) add(ctx context.Context, key Key, a *Artifact) error {
 }
 
 // store writes an entry, for which size bytes are reserved, and gives it its name.
-func (d *Disk) store(ctx context.Context, key Key, a *Artifact, m frame.Meta, size int64) (n int64, pending books.File, err error) {
+func (d *Disk) store(ctx context.Context, key Key, a *Artifact, m frame.Meta, size int64) (n int64, pending *books.File, err error) {
 	src, err := sourceOf(a)
 	if err != nil {
 		return 0, pending, err
@@ -148,14 +148,14 @@ func (d *Disk) createTemp(key Key) (name string, f dirfs.File, err error) {
 
 // publish gives a finished temporary file its name among the entries. It is noted
 // as pending before anybody can see it.
-func (d *Disk) publish(key Key, tmp string, n int64) (pending books.File, err error) {
+func (d *Disk) publish(key Key, tmp string, n int64) (pending *books.File, err error) {
 	pending, undo := d.pending.Add(key, n)
 	if err := d.rename(tmp, layout.Entry(key)); err != nil {
 		d.discard(tmp)
 		undo()
 		return pending, err
 	}
-	d.pending.Show(key, pending)
+	d.pending.Show(pending)
 	d.writing.Delete(tmp)
 	return pending, nil
 }
@@ -239,7 +239,7 @@ func (d *Disk) mkdir(name string) error {
 
 // writeFile makes a small file that no program depends on.
 func (d *Disk) writeFile(name, text string) error {
-	f, err := d.fs.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, layout.FilePerm)
+	f, err := d.create(name, os.O_WRONLY|os.O_EXCL)
 	if err != nil {
 		return err
 	}
