@@ -1,4 +1,4 @@
-// Package frame is the byte format of an artifact at rest and on the wire: a
+// Package frame is the byte format of an artifact in a store and on the wire: a
 // header that binds everything known about the artifact, then its bytes in
 // chunks.
 //
