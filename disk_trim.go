@@ -51,30 +51,26 @@ func (d *Disk) Trim(ctx context.Context) (TrimReport, error) {
 func (d *Disk) PlanTrim(ctx context.Context) ([]DiskEntry, TrimReport, error) {
 	var r TrimReport
 	found, err := d.list(ctx)
-	if err != nil {
+	if err != nil || d.fs == nil {
 		return nil, r, d.errorOf("trim", Key{}, err)
 	}
 	r.Entries, r.Bytes = len(found), books.SizeOf(found)
 	var plan []DiskEntry
-	if d.fs != nil {
-		for _, v := range books.Plan(found, d.o.Now(), d.unusedSince(), d.o.MaxBytes, d.missingSpace(0)) {
-			e, ok := DiskEntry{Key: v.Key, Err: errOtherVersion}, true
-			if !v.Old {
-				e, ok = d.inspect("trim", v.Key, nil)
-			}
-			if !ok { // gone meanwhile
-				r.Entries--
-				r.Bytes -= v.Size
-				continue
-			}
-			e.Stored, e.Used = v.Size, v.Used
-			plan = append(plan, e)
-			r.Evicted++
-			r.EvictedBytes += v.Size
+	for _, v := range books.Plan(found, d.o.Now(), d.unusedSince(), d.o.MaxBytes, d.missingSpace(0)) {
+		r.Entries--
+		r.Bytes -= v.Size
+		e, ok := DiskEntry{Key: v.Key, Err: errOtherVersion}, true
+		if !v.Old {
+			e, ok = d.inspect("trim", v.Key, nil)
 		}
+		if !ok { // gone meanwhile
+			continue
+		}
+		e.Stored, e.Used = v.Size, v.Used
+		plan = append(plan, e)
+		r.Evicted++
+		r.EvictedBytes += v.Size
 	}
-	r.Entries -= r.Evicted
-	r.Bytes -= r.EvictedBytes
 	return plan, r, nil
 }
 
