@@ -1,4 +1,4 @@
-package modcache_test
+package e2e
 
 import (
 	"fmt"
@@ -106,16 +106,15 @@ type project struct {
 
 func newProject(t testing.TB, goMod string) project {
 	t.Helper()
-	root, err := os.Getwd()
-	require.NoError(t, err)
+	root := moduleRoot(t)
 	p := project{t, t.TempDir()}
 	require.NoError(t, os.Mkdir(filepath.Join(p.dir, "lib"), 0o700))
-	ours, err := os.ReadFile("go.mod")
+	ours, err := os.ReadFile(filepath.Join(root, "go.mod"))
 	require.NoError(t, err)
 	// What we require, and ourselves from where this test runs.
 	text := regexp.MustCompile(`(?m)^module .*`).ReplaceAllString(string(ours), "module example.com/app")
 	text += fmt.Sprintf("\nrequire github.com/modcache/modcache v0.0.0\n\nreplace github.com/modcache/modcache => %s\n%s\n", root, goMod)
-	sums, err := os.ReadFile("go.sum")
+	sums, err := os.ReadFile(filepath.Join(root, "go.sum"))
 	require.NoError(t, err)
 	for name, content := range map[string]string{
 		"go.mod": text, "go.sum": string(sums), "main.go": identityProgram, "main_test.go": identityMainTest,

@@ -1,4 +1,4 @@
-package modcache_test
+package e2e
 
 import (
 	"bytes"
@@ -49,7 +49,7 @@ func TestCacheChild(t *testing.T) {
 	var j job
 	require.NoError(t, json.Unmarshal([]byte(text), &j))
 	r := map[string]func(t *testing.T, j job) report{
-		"run": childRun, "damage": childDamage, "plain": childPlain, "limited": childLimited,
+		"run": childRun, "damage": childDamage, "plain": childPlain, "limited": childLimited, "stops": childStops,
 	}[j.Child](t, j)
 	out, err := json.Marshal(r)
 	require.NoError(t, err)
@@ -87,7 +87,7 @@ func childRun(t *testing.T, j job) (r report) {
 	o := &modcache.Options{RequireHit: j.Options.RequireHit, EngineID: j.Options.EngineID}
 	c, err := modcache.Open(j.Dir, o)
 	require.NoError(t, err)
-	if r.Result, err = ways[j.Way].run(c, wasmtest.Sum(j.Functions, j.Seed)); err != nil {
+	if r.Result, err = ways[j.Way].Run(c, wasmtest.Sum(j.Functions, j.Seed)); err != nil {
 		r.Err = err.Error()
 	}
 	r.Metrics, r.Engine = c.Metrics(), c.EngineID()
@@ -99,7 +99,7 @@ func childRun(t *testing.T, j job) (r report) {
 func TestHitAcrossProcesses(t *testing.T) {
 	needsCompiler(t)
 	for i, w := range ways {
-		t.Run(w.name, func(t *testing.T) {
+		t.Run(w.Name, func(t *testing.T) {
 			j := job{Child: "run", Way: i, Dir: t.TempDir() + "/cache", Functions: 30}
 			j.Options.RequireHit = true
 			r := inChild(t, j)
@@ -132,7 +132,7 @@ func TestHitAcrossProcesses(t *testing.T) {
 func TestManyProcessesAtOnce(t *testing.T) {
 	needsCompiler(t)
 	for i, w := range ways {
-		t.Run(w.name, func(t *testing.T) {
+		t.Run(w.Name, func(t *testing.T) {
 			j := job{Child: "run", Way: i, Dir: t.TempDir() + "/cache", Functions: 30}
 			var cmds []*exec.Cmd
 			var outs []*bytes.Buffer
@@ -152,7 +152,7 @@ func TestManyProcessesAtOnce(t *testing.T) {
 				compiles += r.Metrics.Compiles
 			}
 			require.Len(t, entriesBelow(t, j.Dir), 1)
-			if w.name == "Runtime" {
+			if w.Name == "Runtime" {
 				require.EqualValues(t, 1, compiles, "processes share one compile")
 			}
 			left, err := filepath.Glob(j.Dir + "/tmp/*")

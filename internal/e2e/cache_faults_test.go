@@ -1,10 +1,9 @@
-package modcache_test
+package e2e
 
 import (
 	"bytes"
 	"context"
 	"encoding/binary"
-	"errors"
 	"hash/crc32"
 	"io"
 	"maps"
@@ -15,41 +14,9 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/modcache/modcache"
-	"github.com/modcache/modcache/internal/wasmtest"
+	"github.com/modcache/modcache/internal/cachetest"
+	"github.com/modcache/modcache/internal/storetest"
 )
-
-// The module under test calls along a chain, so that a wrong function offset
-// shows in its result; the other one would return something else.
-const chainLen = 5
-
-var (
-	chainWasm  = wasmtest.Sum(chainLen, 100)
-	otherWasm  = wasmtest.Sum(chainLen, 200)
-	chainWant  = chainLen*(chainLen+1)/2 + 100
-	otherWant  = chainLen*(chainLen+1)/2 + 200
-	errNothing = errors.New("must not be called")
-)
-
-// flawedSource is a file-backed artifact's file.
-type flawedSource struct {
-	io.ReaderAt
-	read  func(p []byte, off int64) (int, error)
-	close func() error
-}
-
-func (f flawedSource) ReadAt(p []byte, off int64) (int, error) {
-	if f.read != nil {
-		return f.read(p, off)
-	}
-	return f.ReaderAt.ReadAt(p, off)
-}
-
-func (f flawedSource) Close() error {
-	if f.close != nil {
-		return f.close()
-	}
-	return nil
-}
 
 // What a fault must show as: damage is deleted and replaced; what can't be read
 // is left alone; a miss is no fault.
@@ -62,10 +29,27 @@ const (
 	failure                 // StoreErrors
 )
 
+// entry is what a store has under a key.
+type entry struct {
+	code []byte
+	info modcache.Info
+}
+
+func (e entry) artifact() *modcache.Artifact {
+	return modcache.NewArtifact(slices.Clone(e.code), e.info)
+}
+
+func entryOf(t testing.TB, s *storetest.Fake, key modcache.Key) entry {
+	a := s.Entry(key)
+	b, err := a.Bytes()
+	require.NoError(t, err)
+	return entry{b, a.Info()}
+}
+
 // getFault is something that a store does wrong when it is asked for an artifact.
 type getFault struct {
 	name string
-	get  func(e, other tableEntry) (*modcache.Artifact, bool, error)
+	get  func(e, other entry) (*modcache.Artifact, bool, error)
 	want symptom
 }
 
@@ -131,36 +115,36 @@ func bytesFaults(version int) map[string]func(code, other []byte) []byte {
 }
 
 func getFaults(version int) (faults []getFault) {
-	add := func(name string, want symptom, get func(e, other tableEntry) (*modcache.Artifact, bool, error)) {
+	add := func(name string, want symptom, get func(e, other entry) (*modcache.Artifact, bool, error)) {
 		faults = append(faults, getFault{name, get, want})
 	}
-	add("error", failure, func(_, _ tableEntry) (*modcache.Artifact, bool, error) { return nil, false, errFault })
-	add("deadline", failure, func(_, _ tableEntry) (*modcache.Artifact, bool, error) {
+	add("error", failure, func(_, _ entry) (*modcache.Artifact, bool, error) { return nil, false, errFault })
+	add("deadline", failure, func(_, _ entry) (*modcache.Artifact, bool, error) {
 		return nil, false, context.DeadlineExceeded
 	})
-	add("error with an artifact", failure, func(e, _ tableEntry) (*modcache.Artifact, bool, error) { return e.artifact(), true, errFault })
-	add("panic", failure, func(_, _ tableEntry) (*modcache.Artifact, bool, error) { panic("injected") })
-	add("panic with nil", failure, func(_, _ tableEntry) (*modcache.Artifact, bool, error) { panic(nil) })
-	add("nothing, found", absent, func(_, _ tableEntry) (*modcache.Artifact, bool, error) { return nil, true, nil })
-	add("something, not found", absent, func(e, _ tableEntry) (*modcache.Artifact, bool, error) { return e.artifact(), false, nil })
-	add("zero artifact", damage, func(_, _ tableEntry) (*modcache.Artifact, bool, error) { return new(modcache.Artifact), true, nil })
+	add("error with an artifact", failure, func(e, _ entry) (*modcache.Artifact, bool, error) { return e.artifact(), true, errFault })
+	add("panic", failure, func(_, _ entry) (*modcache.Artifact, bool, error) { panic("injected") })
+	add("panic with nil", failure, func(_, _ entry) (*modcache.Artifact, bool, error) { panic(nil) })
+	add("nothing, found", absent, func(_, _ entry) (*modcache.Artifact, bool, error) { return nil, true, nil })
+	add("something, not found", absent, func(e, _ entry) (*modcache.Artifact, bool, error) { return e.artifact(), false, nil })
+	add("zero artifact", damage, func(_, _ entry) (*modcache.Artifact, bool, error) { return new(modcache.Artifact), true, nil })
 	for name, engine := range map[string]string{"another engine": "somebody else's", "no engine": ""} {
-		add(name, damage, func(e, _ tableEntry) (*modcache.Artifact, bool, error) {
+		add(name, damage, func(e, _ entry) (*modcache.Artifact, bool, error) {
 			e.info.Engine = engine
 			return e.artifact(), true, nil
 		})
 	}
-	from := func(e tableEntry, f flawedSource, size int) (*modcache.Artifact, bool, error) {
-		f.ReaderAt = bytes.NewReader(e.code)
+	from := func(e entry, f storetest.Source, size int) (*modcache.Artifact, bool, error) {
+		f.Reader = bytes.NewReader(e.code)
 		return modcache.NewArtifactFrom(f, int64(size), e.info), true, nil
 	}
 	for name, spoil := range bytesFaults(version) {
-		add(name, damage, func(e, other tableEntry) (*modcache.Artifact, bool, error) {
-			return tableEntry{spoil(slices.Clone(e.code), other.code), e.info}.artifact(), true, nil
+		add(name, damage, func(e, other entry) (*modcache.Artifact, bool, error) {
+			return entry{spoil(slices.Clone(e.code), other.code), e.info}.artifact(), true, nil
 		})
-		add(name+", behind a file", damage, func(e, other tableEntry) (*modcache.Artifact, bool, error) {
+		add(name+", behind a file", damage, func(e, other entry) (*modcache.Artifact, bool, error) {
 			e.code = spoil(slices.Clone(e.code), other.code)
-			return from(e, flawedSource{}, len(e.code))
+			return from(e, storetest.Source{}, len(e.code))
 		})
 	}
 	for name, c := range map[string]struct {
@@ -179,8 +163,8 @@ func getFaults(version int) (faults []getFault) {
 		"returns more than it was asked": {func(p []byte, _ int64) (int, error) { return len(p) + 7, nil }, damage},
 		"returns a negative count":       {func([]byte, int64) (int, error) { return -1, nil }, failure},
 	} {
-		add("file that "+name, c.want, func(e, _ tableEntry) (*modcache.Artifact, bool, error) {
-			return from(e, flawedSource{read: c.read}, len(e.code))
+		add("file that "+name, c.want, func(e, _ entry) (*modcache.Artifact, bool, error) {
+			return from(e, storetest.Source{OnRead: c.read}, len(e.code))
 		})
 	}
 	for name, size := range map[string]int{"negative": -1, "zero": 0, "one byte": 1, "too small": 100, "too large": 1 << 20, "absurd": 1 << 30} {
@@ -188,23 +172,23 @@ func getFaults(version int) (faults []getFault) {
 		if size > 100 {
 			want = failure // it ends early, perhaps only today
 		}
-		add("file of "+name+" size", want, func(e, _ tableEntry) (*modcache.Artifact, bool, error) { return from(e, flawedSource{}, size) })
+		add("file of "+name+" size", want, func(e, _ entry) (*modcache.Artifact, bool, error) { return from(e, storetest.Source{}, size) })
 	}
-	add("sound file", harmless, func(e, _ tableEntry) (*modcache.Artifact, bool, error) { return from(e, flawedSource{}, len(e.code)) })
-	add("close that fails", harmless, func(e, _ tableEntry) (*modcache.Artifact, bool, error) {
-		return from(e, flawedSource{close: func() error { return errFault }}, len(e.code))
+	add("sound file", harmless, func(e, _ entry) (*modcache.Artifact, bool, error) { return from(e, storetest.Source{}, len(e.code)) })
+	add("close that fails", harmless, func(e, _ entry) (*modcache.Artifact, bool, error) {
+		return from(e, storetest.Source{OnClose: func() error { return errFault }}, len(e.code))
 	})
-	add("close that panics", harmless, func(e, _ tableEntry) (*modcache.Artifact, bool, error) {
-		return from(e, flawedSource{close: func() error { panic("injected") }}, len(e.code))
+	add("close that panics", harmless, func(e, _ entry) (*modcache.Artifact, bool, error) {
+		return from(e, storetest.Source{OnClose: func() error { panic("injected") }}, len(e.code))
 	})
-	add("damage, and a close that panics", damage, func(e, _ tableEntry) (*modcache.Artifact, bool, error) {
+	add("damage, and a close that panics", damage, func(e, _ entry) (*modcache.Artifact, bool, error) {
 		e.code = slices.Clone(e.code)
 		e.code[100] ^= 1
-		return from(e, flawedSource{close: func() error { panic("injected") }}, len(e.code))
+		return from(e, storetest.Source{OnClose: func() error { panic("injected") }}, len(e.code))
 	})
-	add("damage on the second read only", harmless, func(e, other tableEntry) (*modcache.Artifact, bool, error) {
+	add("damage on the second read only", harmless, func(e, other entry) (*modcache.Artifact, bool, error) {
 		reads := 0
-		return from(e, flawedSource{read: func(p []byte, off int64) (int, error) {
+		return from(e, storetest.Source{OnRead: func(p []byte, off int64) (int, error) {
 			if reads++; reads > 2 {
 				return bytes.NewReader(other.code).ReadAt(p, off)
 			}
@@ -214,34 +198,21 @@ func getFaults(version int) (faults []getFault) {
 	return faults
 }
 
-// filled returns a store with the code of chainWasm and otherWasm for one way in, and
-// the key of chainWasm.
-func filled(t testing.TB, w way) (s *tableStore, key modcache.Key, other tableEntry) {
-	s = &tableStore{}
-	var seen witness
-	c := cacheOver(t, s, seen.options(modcache.Options{}))
-	requireRuns(t, w, c, chainWasm, chainWant)
-	requireRuns(t, w, c, otherWasm, otherWant)
-	require.Len(t, s.entries, 2)
-	require.Len(t, seen.keys(), 2)
-	key = seen.keys()[0]
-	return s, key, s.entries[seen.keys()[1]]
-}
-
 // versionLen returns the length of wazero's version in its entries.
-func versionLen(e tableEntry) int { return int(e.code[6]) }
+func versionLen(e entry) int { return int(e.code[6]) }
 
 func TestFaultsOfGet(t *testing.T) {
 	needsCompiler(t)
 	for _, w := range ways {
-		t.Run(w.name, func(t *testing.T) {
-			reference, key, other := filled(t, w)
-			good := reference.entries[key]
+		t.Run(w.Name, func(t *testing.T) {
+			reference, key, otherKey := cachetest.Filled(t, w)
+			good, other := entryOf(t, reference, key), entryOf(t, reference, otherKey)
 			for _, f := range getFaults(versionLen(good)) {
 				t.Run(f.name, func(t *testing.T) {
-					s := &tableStore{entries: map[modcache.Key]tableEntry{key: good}}
+					s := &storetest.Fake{}
+					s.Set(key, good.artifact())
 					strikes := 0
-					s.onGet = func(k modcache.Key, _ *modcache.Artifact, _ bool) (*modcache.Artifact, bool, error) {
+					s.OnGet = func(_ context.Context, k modcache.Key) (*modcache.Artifact, bool, error) {
 						if k != key {
 							t.Errorf("asked for %v, want %v", k, key)
 						}
@@ -249,7 +220,7 @@ func TestFaultsOfGet(t *testing.T) {
 						return f.get(good, other)
 					}
 					var seen witness
-					c := cacheOver(t, s, seen.options(modcache.Options{}))
+					c := newCache(t, s, seen.Options(modcache.Options{}))
 					requireRuns(t, w, c, chainWasm, chainWant)
 					require.Positive(t, strikes)
 
@@ -258,24 +229,24 @@ func TestFaultsOfGet(t *testing.T) {
 					require.Equal(t, f.want == harmless, m.Hits > 0)
 					require.Equal(t, f.want == damage, m.Corrupt > 0, "Corrupt: %d", m.Corrupt)
 					require.Equal(t, f.want == failure, m.StoreErrors > 0, "StoreErrors: %d", m.StoreErrors)
-					require.Equal(t, f.want == damage, s.calls.delete > 0, "only damage is deleted")
-					require.Equal(t, f.want != harmless, s.calls.add > 0)
+					require.Equal(t, f.want == damage, s.Calls().Delete > 0, "only damage is deleted")
+					require.Equal(t, f.want != harmless, s.Calls().Add > 0)
 					for kind, want := range map[modcache.EventKind]bool{
 						modcache.EventHit: f.want == harmless, modcache.EventMiss: f.want != harmless,
 						modcache.EventCorrupt: f.want == damage, modcache.EventStoreFailed: f.want == failure,
 					} {
-						errs := seen.saw(kind)
+						errs := seen.Saw(kind)
 						require.Equal(t, want, len(errs) > 0, "events of kind %d: %v", kind, errs)
 						if kind == modcache.EventCorrupt || kind == modcache.EventStoreFailed {
 							require.NotContains(t, errs, nil)
 						}
 					}
-					require.Equal(t, f.want == damage || f.want == failure, seen.warned() > 0)
+					require.Equal(t, f.want == damage || f.want == failure, seen.Warned() > 0)
 
 					// Damage was replaced, and all else was left as it is.
-					s.heal()
-					require.Contains(t, s.entries, key)
-					again := cacheOver(t, s, seen.options(modcache.Options{RequireHit: true}))
+					s.Heal()
+					require.NotNil(t, s.Entry(key))
+					again := newCache(t, s, seen.Options(modcache.Options{RequireHit: true}))
 					requireRuns(t, w, again, chainWasm, chainWant)
 				})
 			}
@@ -292,30 +263,30 @@ func TestFaultsOfAddAndDelete(t *testing.T) {
 			"too large": func() error { return modcache.ErrTooLarge },
 			"read-only": func() error { return modcache.ErrReadOnly },
 		} {
-			t.Run(w.name+" Add "+name, func(t *testing.T) {
-				s := &tableStore{onAdd: fault}
+			t.Run(w.Name+" Add "+name, func(t *testing.T) {
+				s := &storetest.Fake{OnAdd: func(context.Context, modcache.Key, *modcache.Artifact) error { return fault() }}
 				var seen witness
-				c := cacheOver(t, s, seen.options(modcache.Options{}))
+				c := newCache(t, s, seen.Options(modcache.Options{}))
 				requireRuns(t, w, c, chainWasm, chainWant)
 				requireRuns(t, w, c, chainWasm, chainWant)
 				require.EqualValues(t, 2, c.Metrics().StoreErrors)
-				require.Len(t, seen.saw(modcache.EventStoreFailed), 2)
-				require.Empty(t, seen.saw(modcache.EventStored))
-				s.heal()
+				require.Len(t, seen.Saw(modcache.EventStoreFailed), 2)
+				require.Empty(t, seen.Saw(modcache.EventStored))
+				s.Heal()
 				requireRuns(t, w, c, chainWasm, chainWant)
 				requireRuns(t, w, c, chainWasm, chainWant)
 				require.EqualValues(t, 1, c.Metrics().Hits)
 			})
-			t.Run(w.name+" Delete "+name, func(t *testing.T) {
-				s, key, other := filled(t, w)
-				s.entries[key] = other
-				s.onDelete = fault
+			t.Run(w.Name+" Delete "+name, func(t *testing.T) {
+				s, key, other := cachetest.Filled(t, w)
+				s.Set(key, s.Entry(other))
+				s.OnDelete = func(context.Context, modcache.Key) error { return fault() }
 				var seen witness
-				c := cacheOver(t, s, seen.options(modcache.Options{}))
+				c := newCache(t, s, seen.Options(modcache.Options{}))
 				requireRuns(t, w, c, chainWasm, chainWant)
 				require.EqualValues(t, 1, c.Metrics().Corrupt)
 				require.EqualValues(t, 1, c.Metrics().StoreErrors)
-				s.heal()
+				s.Heal()
 				requireRuns(t, w, c, chainWasm, chainWant)
 				requireRuns(t, w, c, chainWasm, chainWant)
 				require.EqualValues(t, 1, c.Metrics().Hits)
@@ -325,32 +296,27 @@ func TestFaultsOfAddAndDelete(t *testing.T) {
 }
 
 func TestFaultsOfFlushAndMetrics(t *testing.T) {
-	s := &tableStore{onFlush: func() error { return errFault }, metrics: func() modcache.Metrics { return modcache.Metrics{Entries: 3} }}
-	c := cacheOver(t, s, nil)
+	s := &storetest.Fake{
+		OnFlush:   func(context.Context) error { return errFault },
+		OnMetrics: func() modcache.Metrics { return modcache.Metrics{Entries: 3} },
+	}
+	c := newCache(t, s, nil)
 	require.ErrorIs(t, c.Flush(bg), errFault)
 	require.EqualValues(t, 3, c.Metrics().Store.Entries)
-	s.onFlush = func() error { panic("injected") }
-	s.metrics = func() modcache.Metrics { panic("injected") }
+	s.OnFlush = func(context.Context) error { panic("injected") }
+	s.OnMetrics = func() modcache.Metrics { panic("injected") }
 	require.ErrorContains(t, c.Flush(bg), "injected")
 	require.Zero(t, c.Metrics().Store)
 }
 
-// lockingStore is a store with a lock that does what it wants.
-type lockingStore struct {
-	*tableStore
-	lock func(ctx context.Context) (func(), error)
-}
-
-func (s lockingStore) Lock(ctx context.Context, _ modcache.Key) (func(), error) { return s.lock(ctx) }
-
 func TestFaultsOfLock(t *testing.T) {
 	needsCompiler(t)
-	for name, lock := range map[string]func(ctx context.Context) (func(), error){
-		"error":        func(context.Context) (func(), error) { return nil, errFault },
-		"panic":        func(context.Context) (func(), error) { panic("injected") },
-		"nothing":      func(context.Context) (func(), error) { return nil, nil },
-		"unlock panic": func(context.Context) (func(), error) { return func() { panic("injected") }, nil },
-		"never": func(ctx context.Context) (func(), error) {
+	for name, lock := range map[string]func(ctx context.Context, key modcache.Key) (func(), error){
+		"error":        func(context.Context, modcache.Key) (func(), error) { return nil, errFault },
+		"panic":        func(context.Context, modcache.Key) (func(), error) { panic("injected") },
+		"nothing":      func(context.Context, modcache.Key) (func(), error) { return nil, nil },
+		"unlock panic": func(context.Context, modcache.Key) (func(), error) { return func() { panic("injected") }, nil },
+		"never": func(ctx context.Context, _ modcache.Key) (func(), error) {
 			<-ctx.Done()
 			return nil, ctx.Err()
 		},
@@ -361,7 +327,7 @@ func TestFaultsOfLock(t *testing.T) {
 			if name == "never" {
 				wait = time.Nanosecond
 			}
-			c := cacheOver(t, lockingStore{&tableStore{}, lock}, seen.options(modcache.Options{LockWait: wait}))
+			c := newCache(t, &storetest.Locking{OnLock: lock}, seen.Options(modcache.Options{LockWait: wait}))
 			requireRuns(t, ways[1], c, chainWasm, chainWant)
 			if name != "never" {
 				require.NotZero(t, c.Metrics().StoreErrors)
@@ -376,15 +342,15 @@ func TestFaultsOfLock(t *testing.T) {
 func TestSlowStore(t *testing.T) {
 	needsCompiler(t)
 	for _, w := range ways {
-		t.Run(w.name, func(t *testing.T) {
-			s := &tableStore{}
-			asked, exampleWasm := make(chan bool, 8), make(chan bool)
-			s.onGet = func(_ modcache.Key, a *modcache.Artifact, ok bool) (*modcache.Artifact, bool, error) {
+		t.Run(w.Name, func(t *testing.T) {
+			s := &storetest.Fake{}
+			asked, answer := make(chan bool, 8), make(chan bool)
+			s.OnGet = func(ctx context.Context, key modcache.Key) (*modcache.Artifact, bool, error) {
 				asked <- true
-				<-exampleWasm
-				return a, ok, nil
+				<-answer
+				return s.Below().Get(ctx, key)
 			}
-			c := cacheOver(t, s, &modcache.Options{Retain: forget})
+			c := newCache(t, s, &modcache.Options{Retain: forget})
 			for range 2 {
 				type result struct {
 					got uint64
@@ -392,7 +358,7 @@ func TestSlowStore(t *testing.T) {
 				}
 				done := make(chan result)
 				go func() {
-					got, err := w.run(c, chainWasm)
+					got, err := w.Run(c, chainWasm)
 					done <- result{got, err}
 				}()
 				<-asked
@@ -401,7 +367,7 @@ func TestSlowStore(t *testing.T) {
 					t.Fatal("did not wait for the store")
 				default:
 				}
-				exampleWasm <- true
+				answer <- true
 				r := <-done
 				require.NoError(t, r.err)
 				require.EqualValues(t, chainWant, r.got)
@@ -411,36 +377,31 @@ func TestSlowStore(t *testing.T) {
 	}
 }
 
-// handleStore keeps the handles it is given, as a store in memory does.
-type handleStore struct {
-	tableStore
-	handles map[modcache.Key]*modcache.Artifact
-}
-
-func (s *handleStore) Get(_ context.Context, key modcache.Key) (*modcache.Artifact, bool, error) {
-	a, ok := s.handles[key]
-	return a, ok, nil
-}
-
-func (s *handleStore) Add(_ context.Context, key modcache.Key, a *modcache.Artifact) error {
-	s.handles[key] = a
-	return nil
-}
-
-// That an artifact was found to be right for one key says nothing about another.
+// That an artifact was found to be right for one key says nothing about another, even if a
+// store gives the same handle to everybody, as one in memory does.
 func TestHandlesUnderAnotherKey(t *testing.T) {
 	needsCompiler(t)
 	for _, w := range ways {
-		s := &handleStore{handles: map[modcache.Key]*modcache.Artifact{}}
-		c := cacheOver(t, s, &modcache.Options{Retain: forget})
+		handles := map[modcache.Key]*modcache.Artifact{}
+		c := newCache(t, &storetest.Fake{
+			OnGet: func(_ context.Context, key modcache.Key) (*modcache.Artifact, bool, error) {
+				a, ok := handles[key]
+				return a, ok, nil
+			},
+			OnAdd: func(_ context.Context, key modcache.Key, a *modcache.Artifact) error {
+				handles[key] = a
+				return nil
+			},
+			OnDelete: func(context.Context, modcache.Key) error { return nil },
+		}, &modcache.Options{Retain: forget})
 		for range 2 {
 			requireRuns(t, w, c, chainWasm, chainWant)
 			requireRuns(t, w, c, otherWasm, otherWant)
 		}
 		require.EqualValues(t, 2, c.Metrics().Hits)
-		keys := slices.Collect(maps.Keys(s.handles))
+		keys := slices.Collect(maps.Keys(handles))
 		require.Len(t, keys, 2)
-		s.handles[keys[0]], s.handles[keys[1]] = s.handles[keys[1]], s.handles[keys[0]]
+		handles[keys[0]], handles[keys[1]] = handles[keys[1]], handles[keys[0]]
 		requireRuns(t, w, c, chainWasm, chainWant)
 		requireRuns(t, w, c, otherWasm, otherWant)
 		require.EqualValues(t, 2, c.Metrics().Hits)

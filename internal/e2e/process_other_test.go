@@ -1,6 +1,6 @@
 //go:build !unix
 
-package modcache_test
+package e2e
 
 import "testing"
 

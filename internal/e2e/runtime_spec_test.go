@@ -1,4 +1,4 @@
-package modcache_test
+package e2e
 
 import (
 	"encoding/json"
@@ -15,6 +15,8 @@ import (
 	"github.com/tetratelabs/wazero"
 	"github.com/tetratelabs/wazero/api"
 
+	"github.com/modcache/modcache/internal/cachetest"
+	"github.com/modcache/modcache/internal/storetest"
 	"github.com/modcache/modcache/internal/wasmtest"
 )
 
@@ -91,7 +93,7 @@ func TestSpecification(t *testing.T) {
 			}
 			var count specCount
 			for i, name := range scripts {
-				if raceEnabled && i%6 > 0 && os.Getenv("MODCACHE_SPEC") == "" {
+				if cachetest.RaceEnabled && i%6 > 0 && os.Getenv("MODCACHE_SPEC") == "" {
 					continue
 				}
 				count.scripts++
@@ -111,7 +113,7 @@ func runSpec(t *testing.T, config wazero.RuntimeConfig, name string, spectest []
 	var script specScript
 	require.NoError(t, json.Unmarshal(b, &script))
 
-	s := &mapStore{}
+	s := &storetest.Fake{}
 	cold := newCache(t, s, nil)
 	warmUp, err := cold.NewRuntime(bg, config)
 	require.NoError(t, err)
@@ -145,7 +147,7 @@ func runSpec(t *testing.T, config wazero.RuntimeConfig, name string, spectest []
 			}
 			want, wantErr := plain.load(wasm, as, c)
 			got, err := stubbed.load(wasm, as, c)
-			require.Equal(t, errorText(wantErr), errorText(err), at)
+			require.Equal(t, cachetest.ErrorText(wantErr), cachetest.ErrorText(err), at)
 			require.Equal(t, want, got, at)
 			switch {
 			case c.Type == "module":
@@ -158,7 +160,7 @@ func runSpec(t *testing.T, config wazero.RuntimeConfig, name string, spectest []
 		default:
 			want, wantErr := plain.act(c)
 			got, err := stubbed.act(c)
-			require.Equal(t, errorText(wantErr), errorText(err), at)
+			require.Equal(t, cachetest.ErrorText(wantErr), cachetest.ErrorText(err), at)
 			if err == nil {
 				requireSame(t, want, got, c.Expected, at)
 			}
@@ -205,7 +207,7 @@ func (s *specRun) load(wasm []byte, as string, c specCommand) (string, error) {
 			s.byName[c.Name] = mod
 		}
 	}
-	return describe(compiled), err
+	return cachetest.Describe(compiled), err
 }
 
 // act does what a command says.
@@ -327,11 +329,4 @@ func requireExpected(t *testing.T, got []uint64, types []specValue, at string) {
 			}
 		}
 	}
-}
-
-func errorText(err error) string {
-	if err == nil {
-		return ""
-	}
-	return err.Error()
 }

@@ -1,4 +1,4 @@
-package modcache_test
+package e2e
 
 import (
 	"bufio"
@@ -11,34 +11,29 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"github.com/tetratelabs/wazero"
 
 	"github.com/modcache/modcache"
 	"github.com/modcache/modcache/internal/wasmtest"
 )
 
-// childDir names the directory of the Cache in a process that a test started.
-const childDir = "MODCACHE_TEST_CHILD_DIR"
-
 var childWasm = wasmtest.Sum(100, 4)
 
-// TestChildProcess is what other tests run in a process of its own: it compiles
-// a module, but stops in the midst of it until it is given a line to read.
-func TestChildProcess(t *testing.T) {
-	dir := os.Getenv(childDir)
-	if dir == "" {
-		t.Skip("not started by another test")
-	}
-	c, err := modcache.Open(dir, &modcache.Options{OnEvent: func(e modcache.Event) {
+// childStops compiles a module, but stops in the midst of it until it is given a line to
+// read.
+func childStops(t *testing.T, j job) (r report) {
+	c, err := modcache.Open(j.Dir, &modcache.Options{OnEvent: func(e modcache.Event) {
 		if e.Kind == modcache.EventCompileStarted {
 			fmt.Println("compiling")
 			_, _ = bufio.NewReader(os.Stdin).ReadString('\n')
 		}
 	}})
 	require.NoError(t, err)
-	r := newRuntime(t, c, nil)
-	require.EqualValues(t, 5054, call(t, r, compile(t, r, childWasm)))
+	rt := newRuntime(t, c, nil)
+	require.EqualValues(t, 5054, call(t, rt, compile(t, rt, childWasm)))
 	require.NoError(t, c.Close(bg))
 	fmt.Println("compiles", c.Metrics().Compiles)
+	return r
 }
 
 // child is such a process.
@@ -50,11 +45,9 @@ type child struct {
 
 func startChild(t *testing.T, dir string) *child {
 	t.Helper()
-	exe, err := os.Executable()
-	require.NoError(t, err)
-	c := &child{cmd: exec.Command(exe, "-test.run=^TestChildProcess$", "-test.count=1")}
-	c.cmd.Env = append(os.Environ(), childDir+"="+dir)
+	c := &child{cmd: childCommand(t, job{Child: "stops", Dir: dir})}
 	c.cmd.Stderr = os.Stderr
+	var err error
 	c.in, err = c.cmd.StdinPipe()
 	require.NoError(t, err)
 	out, err := c.cmd.StdoutPipe()
@@ -75,6 +68,11 @@ func (c *child) line(t *testing.T) string {
 	return s
 }
 
+type compiled struct {
+	module wazero.CompiledModule
+	err    error
+}
+
 // follow starts a compile in this process, which finds another process at it.
 func follow(t *testing.T, dir string, wait time.Duration) (*modcache.Cache, *modcache.Runtime, <-chan compiled) {
 	t.Helper()
@@ -82,7 +80,11 @@ func follow(t *testing.T, dir string, wait time.Duration) (*modcache.Cache, *mod
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, c.Close(bg)) })
 	r := newRuntime(t, c, nil)
-	done := begin(bg, r, childWasm)
+	done := make(chan compiled, 1)
+	go func() {
+		m, err := r.CompileModule(bg, childWasm)
+		done <- compiled{m, err}
+	}()
 	for c.Metrics().Store.Misses == 0 { // until it is about to ask for the lock
 		runtime.Gosched()
 	}

@@ -1,4 +1,4 @@
-package modcache_test
+package e2e
 
 import (
 	"bytes"
@@ -15,12 +15,9 @@ import (
 	"github.com/tetratelabs/wazero"
 
 	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/internal/cachetest"
 	"github.com/modcache/modcache/internal/wasmtest"
 )
-
-// The proof of damage takes a sample by default, and everything with MODCACHE_THOROUGH
-// set, which takes minutes.
-var thorough = os.Getenv("MODCACHE_THOROUGH") != ""
 
 // damages numbers the ways to damage n bytes: every single-bit flip, then every
 // shorter length.
@@ -73,7 +70,7 @@ func childDamage(t *testing.T, j job) report {
 	sound, err := os.ReadFile(j.File)
 	require.NoError(t, err)
 	wasm := wasmtest.Sum(j.Functions, j.Seed)
-	want, err := runPlain(wasm)
+	want, err := cachetest.RunPlain(wasm)
 	require.NoError(t, err)
 	c, err := modcache.Open(j.Dir, &modcache.Options{Retain: forget})
 	require.NoError(t, err)
@@ -87,7 +84,7 @@ func childDamage(t *testing.T, j job) report {
 		b := spoil(sound, i)
 		require.NoError(t, os.WriteFile(j.File, b, 0o600))
 		before := c.Metrics()
-		got, err := ways[j.Way].run(c, wasm)
+		got, err := ways[j.Way].Run(c, wasm)
 		require.NoError(t, err, "damage %d", i)
 		require.Equal(t, want, got, "damage %d", i)
 		hit := c.Metrics().Hits > before.Hits
@@ -102,7 +99,7 @@ func childDamage(t *testing.T, j job) report {
 func TestEveryDamageOfAnEntry(t *testing.T) {
 	needsCompiler(t)
 	for i, w := range ways {
-		t.Run(w.name, func(t *testing.T) {
+		t.Run(w.Name, func(t *testing.T) {
 			dir := t.TempDir() + "/cache"
 			j := job{Child: "damage", Way: i, Dir: dir, Functions: 3, Step: 83}
 			c := openCache(t, dir, nil)
@@ -119,7 +116,7 @@ func TestEveryDamageOfAnEntry(t *testing.T) {
 			require.Equal(t, (j.To+j.Step-1)/j.Step, n)
 			t.Logf("%d of %d flips and truncations of an entry of %d bytes: always the right result", n, j.To, len(b))
 		})
-		t.Run(w.name+" random", func(t *testing.T) {
+		t.Run(w.Name+" random", func(t *testing.T) {
 			const functions = 850
 			dir := t.TempDir() + "/cache"
 			j := job{Child: "damage", Way: i, Dir: dir, Functions: functions, Step: 1, To: 6}
@@ -148,10 +145,10 @@ func childPlain(t *testing.T, j job) (r report) {
 	cc, err := wazero.NewCompilationCacheWithDir(j.Dir)
 	require.NoError(t, err)
 	rt := wazero.NewRuntimeWithConfig(bg, wazero.NewRuntimeConfig().WithCompilationCache(cc))
-	if r.Result, err = callExport(rt, wasm); err != nil {
+	if r.Result, err = cachetest.Run(rt, wasm); err != nil {
 		r.Err = err.Error()
 		// Is that for good?
-		if r.Result, err = callExport(rt, wasm); err == nil {
+		if r.Result, err = cachetest.Run(rt, wasm); err == nil {
 			r.Err = ""
 		}
 	}
@@ -163,7 +160,7 @@ func childPlain(t *testing.T, j job) (r report) {
 func TestPlainWazeroForComparison(t *testing.T) {
 	needsCompiler(t)
 	const functions, want = 3, 6
-	dir, files := directory(t, wasmtest.Sum(functions, 0))
+	dir, files := cachetest.PlainDirectory(t, wasmtest.Sum(functions, 0))
 	sound, err := os.ReadFile(files[0])
 	require.NoError(t, err)
 	step := 193

@@ -1,6 +1,6 @@
 //go:build linux || darwin
 
-package modcache_test
+package e2e
 
 import (
 	"encoding/json"
@@ -115,8 +115,8 @@ func TestChaosChild(t *testing.T) {
 				n := own.IntN(chaosModules)
 				wasm, want := chaosModule(n)
 				w := ways[own.IntN(len(ways))]
-				if got, err := w.run(c, wasm); err != nil || got != want {
-					t.Errorf("module %d, %s: %d, %v; want %d", n, w.name, got, err, want)
+				if got, err := w.Run(c, wasm); err != nil || got != want {
+					t.Errorf("module %d, %s: %d, %v; want %d", n, w.Name, got, err, want)
 					return
 				}
 				fmt.Println("ran", n)

@@ -1,6 +1,7 @@
-package modcache_test
+package e2e
 
 import (
+	"context"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -9,22 +10,15 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"github.com/tetratelabs/wazero"
+	"github.com/tetratelabs/wazero/api"
+	"github.com/tetratelabs/wazero/experimental"
 	"github.com/tetratelabs/wazero/imports/wasi_snapshot_preview1"
 
 	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/internal/cachetest"
+	"github.com/modcache/modcache/internal/storetest"
 	"github.com/modcache/modcache/internal/wasmtest"
 )
-
-// wazeroDir is where the module wazero is unpacked: its tests come with modules
-// that nobody here wrote.
-func wazeroDir(t testing.TB) string {
-	t.Helper()
-	dir, err := wasmtest.WazeroDir()
-	if err != nil {
-		t.Skipf("SKIPPED, NOTHING PROVEN: %v", err)
-	}
-	return dir
-}
 
 // TestModulesLookTheSame compares everything that a compiled module tells, for
 // the modules among wazero's examples and tests, with names, custom sections and debug info.
@@ -45,7 +39,7 @@ func TestModulesLookTheSame(t *testing.T) {
 			return err
 		}
 		if compiled, err := plain.CompileModule(bg, wasm); err == nil {
-			modules, want = append(modules, wasm), append(want, describe(compiled))
+			modules, want = append(modules, wasm), append(want, cachetest.Describe(compiled))
 		}
 		return nil
 	})
@@ -56,14 +50,14 @@ func TestModulesLookTheSame(t *testing.T) {
 	memoryOnly.Memory(1)
 	memoryOnly.Custom("x", []byte{1})
 	for _, wasm := range [][]byte{new(wasmtest.Module).Bytes(), memoryOnly.Bytes()} {
-		modules, want = append(modules, wasm), append(want, describe(compile(t, plain, wasm)))
+		modules, want = append(modules, wasm), append(want, cachetest.Describe(compile(t, plain, wasm)))
 	}
 
-	c := warmCache(t, config, nil, modules...)
+	c := cachetest.Warm(t, config, nil, modules...)
 	for range 2 { // from the store, from memory
 		r := newRuntime(t, c, config)
 		for i, wasm := range modules {
-			require.Equal(t, want[i], describe(compile(t, r, wasm)))
+			require.Equal(t, want[i], cachetest.Describe(compile(t, r, wasm)))
 		}
 	}
 	m := c.Metrics()
@@ -87,7 +81,7 @@ func TestTracesAreTheSame(t *testing.T) {
 						_, err := wasi_snapshot_preview1.Instantiate(bg, r)
 						require.NoError(t, err)
 					}
-					_, err := r.InstantiateWithConfig(bg, wasm, anonymous())
+					_, err := r.InstantiateWithConfig(bg, wasm, cachetest.Anonymous())
 					require.Error(t, err)
 					return err.Error()
 				}
@@ -97,7 +91,7 @@ func TestTracesAreTheSame(t *testing.T) {
 				require.Contains(t, want, "wasm stack trace")
 				require.Equal(t, debug, strings.Contains(want, mark), want)
 
-				s := &mapStore{}
+				s := &storetest.Fake{}
 				for _, o := range []*modcache.Options{nil, nil, {FullDecode: true}, {Retain: -1}} {
 					c := newCache(t, s, o)
 					for range 2 {
@@ -109,7 +103,7 @@ func TestTracesAreTheSame(t *testing.T) {
 					require.NoError(t, c.Close(bg))
 				}
 				// Without DWARF, an alias says that other spellings may have the code.
-				require.Equal(t, map[bool]int{true: 1, false: 2}[debug], s.adds)
+				require.Equal(t, map[bool]int{true: 1, false: 2}[debug], s.Calls().Add)
 			}
 		})
 	}
@@ -120,14 +114,18 @@ func TestTracesAreTheSame(t *testing.T) {
 func TestListenersTraceTheSame(t *testing.T) {
 	wasm, err := os.ReadFile(filepath.Join(wazeroDir(t), "internal/testing/dwarftestdata/testdata/zig/main.wasm"))
 	require.NoError(t, err)
+	listening := experimental.WithFunctionListenerFactory(bg, experimental.FunctionListenerFactoryFunc(
+		func(api.FunctionDefinition) experimental.FunctionListener {
+			return experimental.FunctionListenerFunc(func(context.Context, api.Module, api.FunctionDefinition, []uint64, experimental.StackIterator) {})
+		}))
 	trace := func(r wazero.Runtime) string {
 		_, err := wasi_snapshot_preview1.Instantiate(bg, r)
 		require.NoError(t, err)
-		_, err = r.InstantiateWithConfig(withListeners(bg, &journal{}), wasm, anonymous())
+		_, err = r.InstantiateWithConfig(listening, wasm, cachetest.Anonymous())
 		require.Error(t, err)
 		return err.Error()
 	}
 	plain := wazero.NewRuntime(bg)
 	defer plain.Close(bg)
-	require.Equal(t, trace(plain), trace(newRuntime(t, newCache(t, &mapStore{}, nil), nil)))
+	require.Equal(t, trace(plain), trace(newRuntime(t, newCache(t, &storetest.Fake{}, nil), nil)))
 }

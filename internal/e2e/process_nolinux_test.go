@@ -1,6 +1,6 @@
 //go:build unix && !linux
 
-package modcache_test
+package e2e
 
 import "errors"
 

@@ -1,6 +1,6 @@
 //go:build linux || darwin
 
-package modcache_test
+package e2e
 
 import (
 	"bufio"
@@ -37,7 +37,7 @@ var (
 // nothing is left behind and everything is cached again.
 //
 // The seed decides what happens in which order, but not how it meets what the
-// processes do at that moment. For longer: go test -run '^TestChaos$' . -args -chaos=10m
+// processes do at that moment. For longer: go test -run '^TestChaos$' ./internal/e2e -args -chaos=10m
 func TestChaos(t *testing.T) {
 	needsCompiler(t)
 	if testing.Short() {

@@ -1,4 +1,4 @@
-package modcache_test
+package e2e
 
 import "golang.org/x/sys/unix"
 
