@@ -322,7 +322,7 @@ func (q *queue) tooLarge(size int64) {
 
 func (s *Store) encode(u *upload) ([]byte, error) {
 	var buf bytes.Buffer
-	if _, err := frame.Write(&buf, frame.Bytes(u.b), int64(len(u.b)), metaOf(u.key, u.info), &s.frame); err != nil {
+	if _, err := frame.Write(&buf, frame.Bytes(u.b), int64(len(u.b)), frame.MetaOf(u.key, u.info), &s.frame); err != nil {
 		return nil, fmt.Errorf("%w: %w", errEncode, err)
 	}
 	return buf.Bytes(), nil

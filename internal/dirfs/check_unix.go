@@ -1,6 +1,6 @@
 //go:build unix
 
-package modcache
+package dirfs
 
 import (
 	"fmt"
@@ -10,21 +10,22 @@ import (
 	"syscall"
 )
 
-// openFlags keep a FIFO in the place of an entry from blocking its reader.
-const openFlags = syscall.O_NONBLOCK
+// NonBlock is a flag of OpenFile that keeps a FIFO in the place of a file from blocking its reader.
+const NonBlock = syscall.O_NONBLOCK
 
-// checkDir refuses a directory that somebody else could put code into.
-func checkDir(dir string, fi fs.FileInfo, readOnly bool) error {
+// Check refuses a directory that somebody else could put code into. fi is what Lstat says
+// of dir, an absolute path.
+func Check(dir string, fi fs.FileInfo, readOnly bool) error {
 	if !fi.IsDir() {
-		return fmt.Errorf("%s is not a directory but %v; name the real directory", dir, fi.Mode().Type())
+		return fmt.Errorf("it is not a directory but %v; name the real directory", fi.Mode().Type())
 	}
 	if perm := fi.Mode().Perm(); perm&0o022 != 0 {
-		return fmt.Errorf("%s can be written by others (%v); chmod 700 it", dir, perm)
+		return fmt.Errorf("it can be written by others (%v); chmod 700 it", perm)
 	}
 	owner, me := ownerOf(fi), uint32(os.Geteuid())
 	// Root may do anything anyway, so that its directories are safe to read.
 	if owner != me && (!readOnly || owner != 0) {
-		return fmt.Errorf("%s belongs to user %d, not to user %d; use a directory of your own", dir, owner, me)
+		return fmt.Errorf("it belongs to user %d, not to user %d; use a directory of your own", owner, me)
 	}
 	above, err := filepath.EvalSymlinks(filepath.Dir(dir))
 	if err != nil {
