@@ -1,6 +1,3 @@
-// Package modcache caches the machine code that the wazero runtime compiles
-// WebAssembly modules to, so that the second start of a program costs next to
-// nothing.
 package modcache
 
 import (

@@ -1,6 +1,7 @@
 package modcache
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -13,8 +14,11 @@ import (
 
 	"golang.org/x/sync/singleflight"
 
+	"github.com/modcache/modcache/internal/books"
 	"github.com/modcache/modcache/internal/dirfs"
 	"github.com/modcache/modcache/internal/frame"
+	"github.com/modcache/modcache/internal/layout"
+	"github.com/modcache/modcache/internal/option"
 )
 
 // Defaults of [DiskOptions].
@@ -58,34 +62,23 @@ type DiskOptions struct {
 	Now     func() time.Time // the clock; nil = time.Now
 }
 
-func (o *DiskOptions) validate() error {
-	if len(o.Key) > 0 && len(o.Key) < minSecret {
-		return fmt.Errorf("modcache: DiskOptions.Key has %d bytes, want at least %d random ones", len(o.Key), minSecret)
-	}
-	return nil
-}
-
-const minSecret = 16
-
-// withDefaults returns a copy in which every field has the value that it stands for.
-func (o *DiskOptions) withDefaults() DiskOptions {
-	var d DiskOptions
+// validate returns a copy in which every field has the value that it stands for.
+func (o *DiskOptions) validate() (DiskOptions, error) {
+	var v DiskOptions
 	if o != nil {
-		d = *o
+		v = *o
 	}
-	if d.MaxBytes == 0 {
-		d.MaxBytes = DefaultDiskMaxBytes
+	const minSecret = 16
+	if len(v.Key) > 0 && len(v.Key) < minSecret {
+		return v, fmt.Errorf("modcache: DiskOptions.Key has %d bytes, want at least %d random ones", len(v.Key), minSecret)
 	}
-	if d.MaxAge == 0 {
-		d.MaxAge = DefaultDiskMaxAge
+	v.MaxBytes = option.Number(v.MaxBytes, DefaultDiskMaxBytes, -1)
+	v.MaxAge = option.Number(v.MaxAge, DefaultDiskMaxAge, -1)
+	v.Name = cmp.Or(v.Name, "disk")
+	if v.Now == nil {
+		v.Now = time.Now
 	}
-	if d.Name == "" {
-		d.Name = "disk"
-	}
-	if d.Now == nil {
-		d.Now = time.Now
-	}
-	return d
+	return v, nil
 }
 
 // Disk is a [Store] in a directory, which any number of processes and Disks may
@@ -112,16 +105,16 @@ func (o *DiskOptions) withDefaults() DiskOptions {
 // Deleting the directory, or anything in it, is safe at any time; a Disk that
 // is open then may go on without storing anything.
 type Disk struct {
-	dir   string
-	o     DiskOptions
-	fs    dirfs.FS // nil: ReadOnly without a directory
-	frame frame.Options
-	usage usage
-	walks singleflight.Group
-	dirty dirtySet
+	dir     string
+	o       DiskOptions
+	fs      dirfs.FS // nil: ReadOnly without a directory
+	frame   frame.Options
+	usage   books.Usage
+	walks   singleflight.Group
+	pending books.Pending
 
 	writing sync.Map // name of a temporary file that is being written
-	unsure  sync.Map // Key to fs.FileInfo: damaged entries that couldn't be moved away
+	damaged sync.Map // Key to fs.FileInfo: damaged entries that couldn't be moved away
 
 	counters struct {
 		lookups, hits, misses, adds, rejected, evictions, evictedBytes atomic.Uint64
@@ -143,31 +136,51 @@ var (
 // is more than an hour old, one is started in the background. A directory that
 // others could write to, or that is a symbolic link, is refused with
 // [ErrInsecureDir].
-func OpenDisk(dir string, o *DiskOptions) (*Disk, error) {
-	opts := o.withDefaults()
-	if err := opts.validate(); err != nil {
+func OpenDisk(dir string, o *DiskOptions) (*Disk, error) { return openDisk(dir, o, dirfs.Open) }
+
+// openDisk is OpenDisk over the file system that open returns.
+func openDisk(dir string, o *DiskOptions, open func(dir string) (dirfs.FS, error)) (*Disk, error) {
+	v, err := o.validate()
+	if err != nil {
 		return nil, err
 	}
 	if dir == "" {
-		return nil, errors.New("modcache: open disk store: no directory given")
+		return nil, errors.New("modcache: OpenDisk needs the name of a directory")
 	}
-	dir, err := filepath.Abs(dir)
+	dir, err = filepath.Abs(dir)
 	if err != nil {
-		return nil, fmt.Errorf("modcache: open disk store: %w", err)
+		return nil, fmt.Errorf("modcache: OpenDisk: %w", err)
 	}
-	tree, err := openTree(dir, opts.ReadOnly)
-	if err != nil {
-		return nil, err
+	d := &Disk{dir: dir, o: v, frame: frame.Options{Compressor: frame.NewCompressor(), Compress: v.Compress}}
+	if len(v.Key) > 0 {
+		d.frame.Auth = frame.NewKeyed(v.Key)
+		d.o.Key = nil // only what is derived from it is needed from here on
 	}
-	return newDisk(dir, tree, opts)
+	if d.fs, err = openTree(dir, v.ReadOnly, open); err != nil {
+		return nil, d.errorOf("open", Key{}, err)
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	d.stop = stop
+	if v.ReadOnly {
+		return d, nil
+	}
+	if err := d.furnish(); err != nil {
+		stop()
+		_ = d.fs.Close()
+		return nil, d.errorOf("open", Key{}, err)
+	}
+	if d.trimDue() {
+		d.background.Go(func() { d.trimInBackground(ctx) })
+	}
+	return d, nil
 }
 
 // openTree creates and checks the directory. It returns nil if there is none
 // and there must not be.
-func openTree(dir string, readOnly bool) (dirfs.FS, error) {
+func openTree(dir string, readOnly bool, open func(string) (dirfs.FS, error)) (dirfs.FS, error) {
 	if !readOnly {
-		if err := dirfs.Create(dir, dirPerm); err != nil {
-			return nil, fmt.Errorf("modcache: open disk store: %w", err)
+		if err := dirfs.Create(dir, layout.DirPerm); err != nil {
+			return nil, err
 		}
 	}
 	fi, err := os.Lstat(dir)
@@ -175,43 +188,34 @@ func openTree(dir string, readOnly bool) (dirfs.FS, error) {
 		return nil, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("modcache: open disk store: %w", err)
+		return nil, err
 	}
-	if err := checkDir(dir, fi, readOnly); err != nil {
+	if err := dirfs.Check(dir, fi, readOnly); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrInsecureDir, err)
 	}
-	tree, err := dirfs.Open(dir)
+	tree, err := open(dir)
 	if err != nil {
-		return nil, fmt.Errorf("modcache: open disk store: %w", err)
+		return nil, err
 	}
 	// What was checked and what was opened must be one directory.
 	if opened, err := tree.Lstat("."); err != nil || !os.SameFile(fi, opened) {
 		_ = tree.Close()
-		return nil, fmt.Errorf("%w: %s was replaced while it was opened", ErrInsecureDir, dir)
+		return nil, fmt.Errorf("%w: it was replaced while it was opened", ErrInsecureDir)
 	}
 	return tree, nil
 }
 
-func newDisk(dir string, tree dirfs.FS, o DiskOptions) (*Disk, error) {
-	d := &Disk{dir: dir, o: o, fs: tree}
-	d.frame = frame.Options{Compressor: frame.NewCompressor(), Compress: o.Compress}
-	if len(o.Key) > 0 {
-		d.frame.Auth = frame.NewKeyed(o.Key)
-		d.o.Key = nil // only what is derived from it is needed from here on
+// furnish creates what a store needs before its first Add.
+func (d *Disk) furnish() error {
+	if err := d.mkdir(layout.Temp); err != nil {
+		return err
 	}
-	ctx, stop := context.WithCancel(context.Background())
-	d.stop = stop
-	if !o.ReadOnly {
-		if err := d.furnish(); err != nil {
-			stop()
-			_ = tree.Close()
-			return nil, fmt.Errorf("modcache: open disk store: %w", err)
-		}
-		if d.trimDue() {
-			d.background.Go(func() { d.trimInBackground(ctx) })
+	for name, text := range map[string]string{layout.Readme: layout.ReadmeText, layout.Tag: layout.TagText} {
+		if _, err := d.fs.Lstat(name); errors.Is(err, fs.ErrNotExist) {
+			_ = d.writeFile(name, text) // the store works without
 		}
 	}
-	return d, nil
+	return nil
 }
 
 // Dir returns the absolute path of the store's directory.
@@ -234,10 +238,10 @@ func (d *Disk) Close() error {
 // ready reports why an operation can't start.
 func (d *Disk) ready(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
-		return fmt.Errorf("modcache: disk store: %w", err)
+		return err
 	}
 	if d.closed.Load() {
-		return fmt.Errorf("disk store %s: %w", d.dir, ErrClosed)
+		return ErrClosed
 	}
 	return nil
 }
@@ -248,7 +252,7 @@ func (d *Disk) writable(ctx context.Context) error {
 		return err
 	}
 	if d.o.ReadOnly {
-		return fmt.Errorf("disk store %s: %w", d.dir, ErrReadOnly)
+		return ErrReadOnly
 	}
 	return nil
 }
@@ -264,7 +268,8 @@ func (d *Disk) Metrics() Metrics {
 		FlushErrors: c.flushErrors.Load(), Corrupt: c.corrupt.Load(), Errors: c.errors.Load(),
 	}
 	m.Lookups = c.lookups.Load()
-	m.Entries, m.Bytes = d.usage.levels()
+	entries, bytes := d.usage.Totals()
+	m.Entries, m.Bytes = uint64(entries), uint64(bytes)
 	return m
 }
 
@@ -273,8 +278,31 @@ func (d *Disk) notify(e Event) {
 	notify(d.o.OnEvent, e)
 }
 
+// errorOf returns err as what an operation returns; nil is nil.
+func (d *Disk) errorOf(op string, key Key, err error) error {
+	if err == nil {
+		return nil
+	}
+	if key != (Key{}) {
+		err = withoutPath(err)
+	}
+	return &Error{Op: op, Store: "disk " + d.dir, Key: key, Err: err}
+}
+
+// withoutPath drops the path from an error of the file system, for where the key is named.
+func withoutPath(err error) error {
+	switch e := err.(type) {
+	case *fs.PathError:
+		return fmt.Errorf("%s: %w", e.Op, e.Err)
+	case *os.LinkError:
+		return fmt.Errorf("%s: %w", e.Op, e.Err)
+	}
+	return err
+}
+
 // failed counts and reports an operation that the file system failed.
-func (d *Disk) failed(key Key, err error) error {
+func (d *Disk) failed(op string, key Key, err error) error {
+	err = d.errorOf(op, key, err)
 	d.counters.errors.Add(1)
 	d.notify(Event{Kind: EventStoreFailed, Key: key, Err: err})
 	return err

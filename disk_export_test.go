@@ -4,10 +4,11 @@ import "github.com/modcache/modcache/internal/dirfs"
 
 // OpenDiskOn opens a Disk whose file system is wrapped.
 func OpenDiskOn(dir string, wrap func(dirfs.FS) dirfs.FS, o *DiskOptions) (*Disk, error) {
-	opts := o.withDefaults()
-	tree, err := openTree(dir, opts.ReadOnly)
-	if err != nil {
-		return nil, err
-	}
-	return newDisk(dir, wrap(tree), opts)
+	return openDisk(dir, o, func(dir string) (dirfs.FS, error) {
+		tree, err := dirfs.Open(dir)
+		if err != nil {
+			return nil, err
+		}
+		return wrap(tree), nil
+	})
 }

@@ -3,13 +3,13 @@ package modcache
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io/fs"
 	"os"
 	"sync"
 	"time"
 
 	"github.com/modcache/modcache/internal/dirfs"
+	"github.com/modcache/modcache/internal/layout"
 )
 
 // Lock implements [Locker] with a lock file per key, which lives as long as the
@@ -17,14 +17,15 @@ import (
 // of this process as well as other processes.
 func (d *Disk) Lock(ctx context.Context, key Key) (unlock func(), err error) {
 	if err := d.writable(ctx); err != nil {
-		return nil, err
+		return nil, d.errorOf("lock", key, err)
 	}
-	f, name, err := d.lockFile(ctx, key)
+	name := layout.Lock(key)
+	f, err := d.lockFile(ctx, name)
 	if err != nil {
 		if ctx.Err() != nil {
-			return nil, fmt.Errorf("modcache: lock %s: %w", key, ctx.Err())
+			return nil, d.errorOf("lock", key, ctx.Err())
 		}
-		return nil, d.failed(key, fmt.Errorf("modcache: lock %s: %w", key, err))
+		return nil, d.failed("lock", key, err)
 	}
 	return sync.OnceFunc(func() {
 		// Removing it before unlocking: whoever waits for this file finds
@@ -34,15 +35,19 @@ func (d *Disk) Lock(ctx context.Context, key Key) (unlock func(), err error) {
 	}), nil
 }
 
-func (d *Disk) lockFile(ctx context.Context, key Key) (dirfs.File, string, error) {
+// lockFile opens and locks the file of that name.
+func (d *Disk) lockFile(ctx context.Context, name string) (_ dirfs.File, err error) {
 	const first, longest = time.Millisecond, 32 * time.Millisecond
-	name := lockDir + "/" + key.String()
 	var f dirfs.File
+	defer func() {
+		if err != nil && f != nil {
+			_ = f.Close()
+		}
+	}()
 	for wait := first; ; wait = min(2*wait, longest) {
 		if f == nil {
-			var err error
-			if f, err = d.openLock(name); err != nil {
-				return nil, "", err
+			if f, err = d.create(name, os.O_RDWR); err != nil {
+				return nil, err
 			}
 		}
 		locked, err := f.TryLock()
@@ -52,39 +57,21 @@ func (d *Disk) lockFile(ctx context.Context, key Key) (dirfs.File, string, error
 		}
 		switch {
 		case err != nil:
-			_ = f.Close()
-			return nil, "", err
+			return nil, err
 		case current:
-			return f, name, nil
+			return f, nil
 		case locked: // the file of somebody who has unlocked and removed it
 			_ = f.Close()
 			f, wait = nil, first
 		}
 		select {
 		case <-ctx.Done():
-			if f != nil {
-				_ = f.Close()
-			}
-			return nil, "", ctx.Err()
 		case <-time.After(wait):
 		}
-		if d.closed.Load() {
-			if f != nil {
-				_ = f.Close()
-			}
-			return nil, "", ErrClosed
+		if err := d.ready(ctx); err != nil {
+			return nil, err
 		}
 	}
-}
-
-func (d *Disk) openLock(name string) (dirfs.File, error) {
-	f, err := d.fs.OpenFile(name, os.O_RDWR|os.O_CREATE, filePerm)
-	if errors.Is(err, fs.ErrNotExist) {
-		if err = d.mkdir(lockDir); err == nil {
-			f, err = d.fs.OpenFile(name, os.O_RDWR|os.O_CREATE, filePerm)
-		}
-	}
-	return f, err
 }
 
 // isCurrent reports whether f is still the file of that name.
@@ -98,4 +85,24 @@ func (d *Disk) isCurrent(f dirfs.File, name string) (bool, error) {
 		return false, nil
 	}
 	return err == nil && os.SameFile(mine, current), err
+}
+
+// errHeld means that a lock file is not that of a dead process.
+var errHeld = errors.New("somebody holds the lock")
+
+// removeLock removes a lock file that nobody holds. It holds the lock itself
+// while it does, as unlocking does.
+func (d *Disk) removeLock(name string) error {
+	f, err := d.fs.OpenFile(name, os.O_RDWR|dirfs.NonBlock, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if ok, err := f.TryLock(); err != nil || !ok {
+		return errors.Join(err, errHeld)
+	}
+	if ok, err := d.isCurrent(f, name); err != nil || !ok {
+		return errors.Join(err, errHeld)
+	}
+	return d.fs.Remove(name)
 }

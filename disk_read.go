@@ -8,9 +8,11 @@ import (
 	"io/fs"
 	"os"
 	"sync/atomic"
+	"time"
 
 	"github.com/modcache/modcache/internal/dirfs"
 	"github.com/modcache/modcache/internal/frame"
+	"github.com/modcache/modcache/internal/layout"
 )
 
 // smallEntry is the size of a file up to which Get reads and verifies all of it
@@ -20,52 +22,69 @@ const smallEntry = 64 << 10
 // Get implements [Store]. The header is verified before Get returns; so is all of
 // an entry of up to 64 KiB. The bytes of a larger one are verified by whoever
 // reads them, on several cores if the read is large: damage makes that read
-// fail with [ErrCorrupt], and the next Get a miss.
+// fail with [ErrCorrupt], and the next Get a miss. An entry that is sealed under another
+// key than DiskOptions.Key, or not at all, is a miss whose event carries [ErrOtherKey].
 func (d *Disk) Get(ctx context.Context, key Key) (*Artifact, bool, error) {
 	d.counters.lookups.Add(1)
-	if err := d.ready(ctx); err != nil {
-		d.counters.misses.Add(1)
-		return nil, false, err
-	}
-	a, fi, err := d.load(key)
+	a, err := d.get(ctx, key)
 	if err == nil {
-		d.touch(key, fi)
 		d.counters.hits.Add(1)
 		d.notify(Event{Kind: EventHit, Key: key, Bytes: a.Size()})
 		return a, true, nil
 	}
 	d.counters.misses.Add(1)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
+	if errors.Is(err, fs.ErrNotExist) {
 		d.notify(Event{Kind: EventMiss, Key: key, Reason: ReasonAbsent})
 		return nil, false, nil
-	case errors.Is(err, ErrCorrupt):
-		d.notify(Event{Kind: EventMiss, Key: key, Reason: ReasonCorrupt, Err: err})
-		return nil, false, nil
-	case errors.Is(err, ErrAuth):
-		d.notify(Event{Kind: EventMiss, Key: key, Reason: ReasonAuth, Err: err})
+	}
+	d.notify(Event{Kind: EventMiss, Key: key, Reason: reasonOf(err), Err: err})
+	if isDamage(err) {
 		return nil, false, nil
 	}
-	d.notify(Event{Kind: EventMiss, Key: key, Reason: ReasonIO, Err: err})
 	return nil, false, err
 }
 
-// load returns the artifact under key. Whatever is wrong with the entry has been
-// counted, reported and healed when it returns.
-func (d *Disk) load(key Key) (*Artifact, fs.FileInfo, error) {
-	e, err := d.open(key)
-	if err != nil {
-		return nil, nil, err
+func (d *Disk) get(ctx context.Context, key Key) (*Artifact, error) {
+	if err := d.ready(ctx); err != nil {
+		return nil, d.errorOf("get", key, err)
 	}
-	info := infoOf(e.r.Meta())
+	return d.load("get", key)
+}
+
+// load returns the artifact under key, and records the use. Whatever is wrong with
+// the entry has been counted, reported and healed when it returns.
+func (d *Disk) load(op string, key Key) (*Artifact, error) {
+	e, err := d.open(op, key)
+	if err != nil {
+		return nil, err
+	}
+	info := frame.InfoOf[Info](e.r.Meta())
 	if !e.small {
-		return NewArtifactFrom(e, e.r.Size(), info), e.fi, nil
+		d.touch(key, e.fi)
+		return NewArtifactFrom(e, e.r.Size(), info), nil
 	}
 	b, err := e.r.Bytes()
 	if err != nil {
-		return nil, nil, d.readFailed(e.key, e.fi, err)
+		return nil, d.readFailed(op, key, e.fi, err)
 	}
-	return NewArtifact(b, info), e.fi, nil
+	d.touch(key, e.fi)
+	return NewArtifact(b, info), nil
+}
+
+// touch records that the entry is used now, unless it was less than a minute ago. It
+// is a hint, whose loss costs an entry its place in the order of eviction.
+func (d *Disk) touch(key Key, fi fs.FileInfo) {
+	if d.o.ReadOnly {
+		return
+	}
+	interval := time.Minute
+	if d.o.MaxAge > 0 {
+		interval = min(interval, d.o.MaxAge/8)
+	}
+	now := d.o.Now()
+	if now.Sub(fi.ModTime()).Abs() > interval {
+		_ = d.fs.Chtimes(layout.Entry(key), now, now)
+	}
 }
 
 // entry is an open entry, whose header was verified.
@@ -81,7 +100,7 @@ type entry struct {
 
 // open opens the entry under key and verifies its header. What is wrong with it has
 // been dealt with when it returns.
-func (d *Disk) open(key Key) (*entry, error) {
+func (d *Disk) open(op string, key Key) (*entry, error) {
 	e, err := d.openRaw(key)
 	if err == nil || errors.Is(err, fs.ErrNotExist) {
 		return e, err
@@ -90,7 +109,7 @@ func (d *Disk) open(key Key) (*entry, error) {
 	if e != nil {
 		fi = e.fi
 	}
-	return nil, d.readFailed(key, fi, err)
+	return nil, d.readFailed(op, key, fi, err)
 }
 
 // openRaw is open without consequences. When the file could be opened but not read,
@@ -99,7 +118,7 @@ func (d *Disk) openRaw(key Key) (*entry, error) {
 	if d.fs == nil {
 		return nil, fs.ErrNotExist
 	}
-	f, err := d.fs.OpenFile(entryName(key), os.O_RDONLY|openFlags, 0)
+	f, err := d.fs.OpenFile(layout.Entry(key), os.O_RDONLY|dirfs.NonBlock, 0)
 	if err != nil {
 		return nil, err
 	}
@@ -119,7 +138,7 @@ func (e *entry) readHeader() (err error) {
 	if !e.fi.Mode().IsRegular() {
 		return errors.New("not a regular file")
 	}
-	if bad, ok := e.d.unsure.Load(e.key); ok && os.SameFile(bad.(fs.FileInfo), e.fi) {
+	if bad, ok := e.d.damaged.Load(e.key); ok && os.SameFile(bad.(fs.FileInfo), e.fi) {
 		return fmt.Errorf("%w: it was found damaged before", frame.ErrCorrupt)
 	}
 	size := e.fi.Size()
@@ -143,10 +162,13 @@ func (e *entry) ReadAt(p []byte, off int64) (int, error) {
 	if err == nil || errors.Is(err, io.EOF) {
 		return n, err
 	}
-	if e.reported.Swap(true) {
-		return n, e.d.describe(e.key, err)
+	if errors.Is(err, fs.ErrClosed) {
+		err = ErrClosed
 	}
-	return n, e.d.readFailed(e.key, e.fi, err)
+	if e.reported.Swap(true) {
+		return n, e.d.errorOf("read", e.key, err)
+	}
+	return n, e.d.readFailed("read", e.key, e.fi, err)
 }
 
 // Close implements [io.Closer] for an Artifact.
@@ -157,42 +179,18 @@ func (e *entry) Close() error {
 	return e.f.Close()
 }
 
-// describe says what failed and where, in terms of the public sentinels.
-func (d *Disk) describe(key Key, err error) error {
-	where := d.dir + "/" + entryName(key)
-	switch {
-	case errors.Is(err, fs.ErrClosed):
-		return fmt.Errorf("read %s: %w", where, ErrClosed)
-	case errors.Is(err, frame.ErrCorrupt):
-		return fmt.Errorf("%w: %s: %w", ErrCorrupt, where, err)
-	case errors.Is(err, frame.ErrAuth):
-		return fmt.Errorf("%w: %s: %w", ErrAuth, where, err)
-	}
-	return fmt.Errorf("modcache: read %s: %w", where, err)
-}
-
 // readFailed counts and reports what went wrong with reading an entry, and
 // moves a damaged one away.
-func (d *Disk) readFailed(key Key, fi fs.FileInfo, err error) error {
-	damaged := errors.Is(err, frame.ErrCorrupt) || errors.Is(err, frame.ErrAuth)
-	foreign := errors.Is(err, frame.ErrForeign)
-	err = d.describe(key, err)
-	if !damaged {
-		return d.failed(key, err)
+func (d *Disk) readFailed(op string, key Key, fi fs.FileInfo, err error) error {
+	if !isDamage(err) {
+		return d.failed(op, key, err)
 	}
 	d.counters.corrupt.Add(1)
-	// A foreign entry may be sound: it stays until an Add replaces it.
-	if !foreign && !d.o.ReadOnly {
+	// An entry of another key may be intact: it stays until an Add replaces it.
+	if !errors.Is(err, ErrOtherKey) && !d.o.ReadOnly {
 		d.quarantine(key, fi)
 	}
+	err = d.errorOf(op, key, err)
 	d.notify(Event{Kind: EventCorrupt, Key: key, Err: err})
 	return err
-}
-
-func infoOf(m frame.Meta) Info {
-	return Info{Engine: m.Engine, Module: m.Module, WasmSize: m.WasmSize, CompileTime: m.CompileTime, Created: m.Created}
-}
-
-func metaOf(key Key, i Info) frame.Meta {
-	return frame.Meta{Key: key, Engine: i.Engine, Module: i.Module, WasmSize: i.WasmSize, CompileTime: i.CompileTime, Created: i.Created}
 }

@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -244,4 +245,101 @@ func TestDiskClosed(t *testing.T) {
 	require.ErrorIs(t, d.Flush(bg), modcache.ErrClosed)
 	_, err = d.Trim(bg)
 	require.ErrorIs(t, err, modcache.ErrClosed)
+}
+
+// TestDiskGetReportsOnce counts the events of each Get, which are one hit or one miss
+// whatever becomes of it.
+func TestDiskGetReportsOnce(t *testing.T) {
+	ended, cancel := context.WithCancel(bg)
+	cancel()
+	late, cancel := context.WithTimeout(bg, -1)
+	defer cancel()
+	var events diskEvents
+	d, err := modcache.OpenDisk(t.TempDir(), &modcache.DiskOptions{OnEvent: events.observe})
+	require.NoError(t, err)
+	require.NoError(t, d.Add(bg, diskKey(1), diskArtifact(1, 100)))
+	for _, c := range []struct {
+		ctx    context.Context
+		key    uint64
+		closed bool
+		kind   modcache.EventKind
+		reason modcache.Reason
+		err    error
+	}{
+		{ctx: bg, key: 1, kind: modcache.EventHit},
+		{ctx: bg, key: 2, kind: modcache.EventMiss, reason: modcache.ReasonAbsent},
+		{ctx: ended, key: 1, kind: modcache.EventMiss, reason: modcache.ReasonTimeout, err: context.Canceled},
+		{ctx: late, key: 1, kind: modcache.EventMiss, reason: modcache.ReasonTimeout, err: context.DeadlineExceeded},
+		{ctx: bg, key: 1, closed: true, kind: modcache.EventMiss, reason: modcache.ReasonIO, err: modcache.ErrClosed},
+	} {
+		if c.closed {
+			require.NoError(t, d.Close())
+		}
+		events.take(0)
+		a, ok, err := d.Get(c.ctx, diskKey(c.key))
+		require.ErrorIs(t, err, c.err)
+		require.Equal(t, c.kind == modcache.EventHit, ok)
+		if ok {
+			require.NoError(t, a.Close())
+		}
+		require.Len(t, events.all, 1)
+		require.Equal(t, c.kind, events.all[0].Kind)
+		require.Equal(t, c.reason, events.all[0].Reason)
+		require.Equal(t, err, events.all[0].Err)
+	}
+	m := d.Metrics()
+	require.Equal(t, m.Lookups, m.Hits+m.Misses)
+	require.EqualValues(t, 1, m.Hits)
+}
+
+// TestDiskErrorsNameEachThingOnce pins the form of messages.
+func TestDiskErrorsNameEachThingOnce(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "cache")
+	d := openDisk(t, dir, &modcache.DiskOptions{MaxBytes: 1000})
+	at, key := "modcache: disk "+dir+": ", diskKey(1).String()
+	require.EqualError(t, d.Add(bg, diskKey(1), diskArtifact(1, 2000)),
+		at+"add "+key+": artifact is larger than the store's budget: it takes 2202 bytes, MaxBytes is 1000")
+	ended, cancel := context.WithCancel(bg)
+	cancel()
+	require.EqualError(t, d.Delete(ended, diskKey(1)), at+"delete "+key+": context canceled")
+	require.EqualError(t, d.Flush(ended), at+"flush: context canceled")
+	ro := openDisk(t, dir, &modcache.DiskOptions{ReadOnly: true})
+	require.EqualError(t, ro.Add(bg, diskKey(1), diskArtifact(1, 1)), at+"add "+key+": store is read-only")
+
+	// An entry that is a directory fails every operation, in ways that name its path.
+	require.NoError(t, os.MkdirAll(filepath.Join(dir, key[:1], key+".v1", "x"), 0o700))
+	_, _, err := d.Get(bg, diskKey(1))
+	require.EqualError(t, err, at+"get "+key+": not a regular file")
+	for op, err := range map[string]error{"add": d.Add(bg, diskKey(1), diskArtifact(1, 1)), "delete": d.Delete(bg, diskKey(1))} {
+		var e *modcache.Error
+		require.ErrorAs(t, err, &e)
+		require.Equal(t, modcache.Error{Op: op, Store: "disk " + dir, Key: diskKey(1), Err: e.Err}, *e)
+		require.Equal(t, 1, strings.Count(err.Error(), key), err)
+	}
+
+	_, err = modcache.OpenDisk("", nil)
+	require.EqualError(t, err, "modcache: OpenDisk needs the name of a directory")
+	link := filepath.Join(t.TempDir(), "link")
+	require.NoError(t, os.Symlink(dir, link))
+	_, err = modcache.OpenDisk(link, nil)
+	require.ErrorContains(t, err, "modcache: disk "+link+": open: insecure cache directory: it is not a directory but L")
+}
+
+func TestDiskRefusesWhatAHeaderCantHold(t *testing.T) {
+	d := openDisk(t, t.TempDir(), nil)
+	long := modcache.NewArtifact(nil, modcache.Info{Engine: strings.Repeat("x", 256)})
+	require.ErrorContains(t, d.Add(bg, diskKey(1), long), "engine identity of 256 bytes, at most 255 fit")
+	require.EqualValues(t, 1, d.Metrics().RejectedAdds)
+	require.Zero(t, d.Metrics().Errors, "the store is not at fault")
+}
+
+// panicking is a source that panics in whatever goroutine reads it.
+type panicking struct{}
+
+func (panicking) ReadAt([]byte, int64) (int, error) { panic("no such luck") }
+
+func TestDiskSurvivesSourcesThatPanic(t *testing.T) {
+	d := openDisk(t, t.TempDir(), nil)
+	require.ErrorContains(t, d.Add(bg, diskKey(1), modcache.NewArtifactFrom(panicking{}, 5<<20, diskInfo)), "no such luck")
+	requireMiss(t, d, diskKey(1))
 }

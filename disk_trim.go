@@ -1,22 +1,25 @@
 package modcache
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"slices"
 	"time"
+
+	"github.com/modcache/modcache/internal/books"
+	"github.com/modcache/modcache/internal/layout"
 )
 
-// TrimReport says what a trim did.
+// TrimReport says what a trim did, or would do.
 type TrimReport struct {
-	Entries      int   // left
-	Bytes        int64 // of them
-	Evicted      int
-	EvictedBytes int64
-	Reaped       int // files that crashed processes left: temporary ones, locks, old quarantine
+	Entries      int   `json:"entries"` // left
+	Bytes        int64 `json:"bytes"`   // of them
+	Evicted      int   `json:"evicted"`
+	EvictedBytes int64 `json:"evicted_bytes"`
+	Reaped       int   `json:"reaped"` // files that crashed processes left: temporary ones, locks, old quarantine
 }
 
 const (
@@ -36,10 +39,42 @@ const (
 // know.
 func (d *Disk) Trim(ctx context.Context) (TrimReport, error) {
 	if err := d.writable(ctx); err != nil {
-		return TrimReport{}, err
+		return TrimReport{}, d.errorOf("trim", Key{}, err)
 	}
 	return d.trim(ctx, true)
 }
+
+// PlanTrim returns what Trim would evict if it ran now, the next to go first, and what it
+// would report. It changes nothing, so that a ReadOnly Disk can do it too, and doesn't look
+// for what dead processes left: Reaped is 0. Entries of other versions of the format have
+// an Err that says so.
+func (d *Disk) PlanTrim(ctx context.Context) ([]DiskEntry, TrimReport, error) {
+	var r TrimReport
+	found, err := d.list(ctx)
+	if err != nil || d.fs == nil {
+		return nil, r, d.errorOf("trim", Key{}, err)
+	}
+	r.Entries, r.Bytes = len(found), books.SizeOf(found)
+	var plan []DiskEntry
+	for _, v := range books.Plan(found, d.o.Now(), d.unusedSince(), d.o.MaxBytes, d.missingSpace(0)) {
+		r.Entries--
+		r.Bytes -= v.Size
+		e, ok := DiskEntry{Key: v.Key, Err: errOtherVersion}, true
+		if !v.Old {
+			e, ok = d.inspect("trim", v.Key, nil)
+		}
+		if !ok { // gone meanwhile
+			continue
+		}
+		e.Stored, e.Used = v.Size, v.Used
+		plan = append(plan, e)
+		r.Evicted++
+		r.EvictedBytes += v.Size
+	}
+	return plan, r, nil
+}
+
+var errOtherVersion = errors.New("it is of another version of the format")
 
 func (d *Disk) trim(ctx context.Context, expire bool) (TrimReport, error) {
 	evictions, evictedBytes := d.counters.evictions.Load(), d.counters.evictedBytes.Load()
@@ -47,7 +82,7 @@ func (d *Disk) trim(ctx context.Context, expire bool) (TrimReport, error) {
 	err := d.walk(ctx)
 	if err == nil {
 		if expire {
-			d.expire()
+			d.evictAll(d.usage.TakeUnusedSince(d.unusedSince()), ReasonExpired)
 		}
 		if err = d.reserve(ctx, 0); errors.Is(err, errNoRoom) {
 			err = nil // others fill the file system: there is no more to give
@@ -57,34 +92,148 @@ func (d *Disk) trim(ctx context.Context, expire bool) (TrimReport, error) {
 	r.Reaped = reaped
 	r.Evicted = int(d.counters.evictions.Load() - evictions)
 	r.EvictedBytes = int64(d.counters.evictedBytes.Load() - evictedBytes)
-	entries, bytes := d.usage.levels()
-	r.Entries, r.Bytes = int(entries), int64(bytes)
+	r.Entries, r.Bytes = d.usage.Totals()
 	if err = errors.Join(err, reapErr); err != nil {
 		if ctx.Err() != nil {
-			return r, fmt.Errorf("modcache: trim %s: %w", d.dir, ctx.Err())
+			return r, d.errorOf("trim", Key{}, ctx.Err())
 		}
-		return r, d.failed(Key{}, fmt.Errorf("modcache: trim %s: %w", d.dir, err))
+		return r, d.failed("trim", Key{}, err)
 	}
 	d.stamp()
 	return r, nil
 }
 
-// expire evicts what went unused for MaxAge.
-func (d *Disk) expire() {
+// unusedSince is the time before which an entry must have been used last to be dropped
+// for that; zero if there is none.
+func (d *Disk) unusedSince() time.Time {
 	if d.o.MaxAge < 0 {
+		return time.Time{}
+	}
+	return d.o.Now().Add(-d.o.MaxAge)
+}
+
+// errNoRoom means that nothing more can be evicted.
+var errNoRoom = errors.New("no room left")
+
+// reserve makes room for size more bytes and takes it.
+func (d *Disk) reserve(ctx context.Context, size int64) error {
+	const maxRounds = 4 // file systems may free space late
+	walked, rounds := false, 0
+	for {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		missing := d.missingSpace(size)
+		if missing > 0 && rounds == maxRounds {
+			return fmt.Errorf("%w: the file system has too little free space", errNoRoom)
+		}
+		switch room := d.usage.Take(size, d.o.MaxBytes, missing, walked); {
+		case room.Fits:
+			return nil
+		case room.Wait != nil:
+			select {
+			case <-room.Wait:
+			case <-ctx.Done():
+			}
+		case len(room.Evict) > 0:
+			d.evictAll(room.Evict, ReasonByteLimit)
+			rounds++
+		case !room.Unknown && walked:
+			return fmt.Errorf("%w for %d bytes beside what else is being added; MaxBytes is %d", errNoRoom, size, d.o.MaxBytes)
+		default:
+			if err := d.walk(ctx); err != nil {
+				return err
+			}
+			walked = true
+		}
+	}
+}
+
+// makeSpace evicts entries of at least size bytes. What others evict is theirs.
+func (d *Disk) makeSpace(ctx context.Context, size int64) {
+	if err := d.walk(ctx); err != nil {
 		return
 	}
-	d.evictAll(d.usage.takeUnusedSince(d.o.Now().Add(-d.o.MaxAge)), ReasonExpired)
+	d.evictAll(d.usage.TakeOldest(size), ReasonByteLimit)
 }
+
+// missingSpace returns how many bytes short of MinFree the file system would be
+// with size more. A file system that doesn't tell has enough.
+func (d *Disk) missingSpace(size int64) int64 {
+	if d.o.MinFree < 0 {
+		return 0
+	}
+	free, total, err := d.fs.Space()
+	if err != nil {
+		return 0
+	}
+	return cmp.Or(d.o.MinFree, min(total/20, 1<<30)) + size - free
+}
+
+// walk looks at every entry and updates what is known. Whoever asks while a walk
+// is under way shares it.
+func (d *Disk) walk(ctx context.Context) error {
+	_, err, _ := d.walks.Do("", func() (any, error) {
+		d.usage.BeginWalk()
+		// The one who came first must not fail the others by giving up.
+		found, err := d.list(context.WithoutCancel(ctx))
+		if err != nil {
+			d.usage.FailWalk()
+			return nil, err
+		}
+		d.usage.EndWalk(found, d.o.Now())
+		return nil, nil
+	})
+	return err
+}
+
+// evictAll evicts what the usage gave out for that.
+func (d *Disk) evictAll(victims []books.Entry, why Reason) {
+	defer d.usage.Settle(victims)
+	for _, v := range victims {
+		d.evict(v, why)
+	}
+}
+
+// evict removes an entry, unless it has been used or replaced since it was
+// listed. Whoever has it open goes on reading it.
+func (d *Disk) evict(v books.Entry, why Reason) {
+	pending := d.pending.Visible(v.Key)
+	fi, err := d.fs.Lstat(v.Name)
+	if err == nil && (!fi.ModTime().Equal(v.Used) || fi.Size() != v.Size) {
+		return
+	}
+	if err == nil {
+		err = d.fs.Remove(v.Name)
+	}
+	if errors.Is(err, fs.ErrNotExist) { // another process was faster
+		d.usage.Remove(v.Name)
+		return
+	}
+	if err != nil {
+		_ = d.failed("evict", v.Key, err)
+		return
+	}
+	d.usage.Remove(v.Name)
+	if !v.Old {
+		d.pending.Drop(v.Key, pending)
+	}
+	d.counters.evictions.Add(1)
+	d.counters.evictedBytes.Add(uint64(v.Size))
+	d.notify(Event{Kind: EventEvicted, Key: v.Key, Reason: why, Bytes: v.Size, Duration: d.since(v.Used)})
+}
+
+// since is how long ago t was; clocks that were set back don't make it negative.
+func (d *Disk) since(t time.Time) time.Duration { return max(0, d.o.Now().Sub(t)) }
 
 // trimDue reports whether the last trim is long ago, or at a time that can't be.
 func (d *Disk) trimDue() bool {
 	since, ok := d.sinceTrim()
-	return !ok || since > trimInterval || since < -skew
+	return !ok || since > trimInterval || since < -books.ClockSkew
 }
 
 func (d *Disk) sinceTrim() (since time.Duration, ok bool) {
-	fi, err := d.fs.Lstat(stampFile)
+	fi, err := d.fs.Lstat(layout.Trimmed)
 	if err != nil {
 		return 0, false
 	}
@@ -94,9 +243,9 @@ func (d *Disk) sinceTrim() (since time.Duration, ok bool) {
 // stamp records that the directory was trimmed now.
 func (d *Disk) stamp() {
 	now := d.o.Now()
-	if err := d.fs.Chtimes(stampFile, now, now); errors.Is(err, fs.ErrNotExist) {
-		_ = d.writeFile(stampFile, "")
-		_ = d.fs.Chtimes(stampFile, now, now)
+	if err := d.fs.Chtimes(layout.Trimmed, now, now); errors.Is(err, fs.ErrNotExist) {
+		_ = d.writeFile(layout.Trimmed, "")
+		_ = d.fs.Chtimes(layout.Trimmed, now, now)
 	}
 }
 
@@ -113,13 +262,12 @@ func (d *Disk) reap(ctx context.Context) (n int, err error) {
 	if err := ctx.Err(); err != nil {
 		return 0, err
 	}
-	temps, err := d.reapDir(tmpDir, d.fs.Remove, func(fi fs.FileInfo) bool {
-		_, mine := d.writing.Load(tmpDir + "/" + fi.Name())
-		return !mine && isTempName(fi.Name()) && d.dead(fi)
+	temps, err := d.reapDir(layout.Temp, d.fs.Remove, func(fi fs.FileInfo) bool {
+		_, mine := d.writing.Load(layout.Temp + "/" + fi.Name())
+		return !mine && layout.IsUnique(fi.Name()) && d.dead(fi)
 	})
-	locks, lockErr := d.reapDir(lockDir, d.removeLock, func(fi fs.FileInfo) bool {
-		_, err := ParseKey(fi.Name())
-		return err == nil && d.dead(fi)
+	locks, lockErr := d.reapDir(layout.Locks, d.removeLock, func(fi fs.FileInfo) bool {
+		return layout.IsLock(fi.Name()) && d.dead(fi)
 	})
 	quarantined, quarantineErr := d.pruneQuarantine()
 	return temps + locks + quarantined, errors.Join(err, lockErr, quarantineErr)
@@ -158,34 +306,14 @@ func (d *Disk) reapDir(dir string, remove func(name string) error, dead func(fs.
 	return n, errors.Join(errs...)
 }
 
-// errHeld means that a lock file is not that of a dead process.
-var errHeld = errors.New("somebody holds the lock")
-
-// removeLock removes a lock file that nobody holds. It holds the lock itself
-// while it does, as unlocking does.
-func (d *Disk) removeLock(name string) error {
-	f, err := d.fs.OpenFile(name, os.O_RDWR|openFlags, 0)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	if ok, err := f.TryLock(); err != nil || !ok {
-		return errors.Join(err, errHeld)
-	}
-	if ok, err := d.isCurrent(f, name); err != nil || !ok {
-		return errors.Join(err, errHeld)
-	}
-	return d.fs.Remove(name)
-}
-
 // pruneQuarantine bounds the quarantine in number, bytes and age.
 func (d *Disk) pruneQuarantine() (int, error) {
 	var (
 		kept  int
 		bytes int64
 	)
-	return d.reapDir(quarantineDir, d.fs.Remove, func(fi fs.FileInfo) bool {
-		if !isTempName(fi.Name()) {
+	return d.reapDir(layout.Quarantine, d.fs.Remove, func(fi fs.FileInfo) bool {
+		if !layout.IsUnique(fi.Name()) {
 			return false
 		}
 		expired := d.o.MaxAge > 0 && d.o.Now().Sub(fi.ModTime()) > d.o.MaxAge

@@ -3,6 +3,7 @@ package modcache_test
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -350,6 +351,62 @@ func TestDiskSparesWhatOthersUse(t *testing.T) {
 	require.NoError(t, d.Add(bg, diskKey(added), diskArtifact(added, size)))
 	requireHit(t, other, diskKey(1), diskCode(1, size))
 	requireMiss(t, other, diskKey(2))
+}
+
+// TestDiskPlansWhatTrimDoes compares plans, of a Disk that changes nothing, with trims.
+func TestDiskPlansWhatTrimDoes(t *testing.T) {
+	const size, entries = 1000, 12
+	for name, o := range map[string]modcache.DiskOptions{
+		"nothing": {},
+		"bytes":   {MaxBytes: 7 * (size + frameOverhead)},
+		"age":     {MaxAge: 4 * time.Hour},
+		"both":    {MaxAge: 10 * time.Hour, MaxBytes: 4 * (size + frameOverhead)},
+		"nearly":  {MaxBytes: 1},
+		"space":   {MinFree: 1 << 60},
+	} {
+		t.Run(name, func(t *testing.T) {
+			clock := newDiskClock()
+			dir := t.TempDir()
+			filler := openDisk(t, dir, &modcache.DiskOptions{Now: clock.Now})
+			for i := range uint64(entries) {
+				require.NoError(t, filler.Add(bg, diskKey(i), diskArtifact(i, size)))
+				clock.Advance(time.Hour)
+			}
+			file := entryFile(t, dir, diskKey(3))
+			require.NoError(t, os.Rename(file, strings.TrimSuffix(file, ".v1")+".v2"))
+			_, err := filler.Trim(bg) // none is due in the background after this
+			require.NoError(t, err)
+
+			var events diskEvents
+			o.Now, o.OnEvent = clock.Now, events.observe
+			reader := o
+			reader.ReadOnly = true
+			plan, foreseen, err := openDisk(t, dir, &reader).PlanTrim(bg)
+			require.NoError(t, err)
+			require.Len(t, entryFiles(t, dir), entries, "a plan changes nothing")
+
+			r, err := openDisk(t, dir, &o).Trim(bg)
+			require.NoError(t, err)
+			require.Equal(t, r, foreseen)
+			require.Equal(t, name != "nothing" && name != "space", r.Evicted > 0)
+			evicted := events.list(modcache.EventEvicted)
+			require.Len(t, plan, len(evicted))
+			for i, e := range plan {
+				require.Equal(t, evicted[i].Key, e.Key)
+				require.Equal(t, evicted[i].Bytes, e.Stored)
+				if e.Key == diskKey(3) {
+					require.ErrorContains(t, e.Err, "another version")
+				} else {
+					require.Equal(t, diskInfo, e.Info)
+				}
+			}
+		})
+	}
+	missing := openDisk(t, filepath.Join(t.TempDir(), "missing"), &modcache.DiskOptions{ReadOnly: true})
+	plan, r, err := missing.PlanTrim(bg)
+	require.NoError(t, err)
+	require.Empty(t, plan)
+	require.Zero(t, r)
 }
 
 // TestDiskTrimsTwiceAtOnce has the trim that is due when a Disk is opened run beside one

@@ -7,16 +7,24 @@ import (
 	"io/fs"
 	"iter"
 	"time"
+
+	"github.com/modcache/modcache/internal/books"
+	"github.com/modcache/modcache/internal/frame"
+	"github.com/modcache/modcache/internal/layout"
 )
 
 // DiskEntry is what a [Disk] knows of an entry without reading its code.
 type DiskEntry struct {
-	Key    Key
-	Size   int64     // of the artifact; 0 if Err
-	Stored int64     // bytes on disk
-	Used   time.Time // when it was last used, to the minute
-	Info   Info      // zero if Err
-	Err    error     // wraps ErrCorrupt or ErrAuth, or says why the entry can't be read
+	Key    Key       `json:"key"`
+	Size   int64     `json:"size"`   // of the artifact; 0 if Err
+	Stored int64     `json:"stored"` // bytes on disk
+	Used   time.Time `json:"used"`   // when it was last used, to the minute
+	Info   Info      `json:"info"`   // zero if Err
+
+	// Err wraps ErrOtherKey for an entry that is sealed under another key, or in another
+	// way; ErrCorrupt or ErrAuth for one that is damaged. Any other error says why the
+	// entry can't be read, which says nothing about it.
+	Err error `json:"-"`
 }
 
 // Stat describes the entry under key, whose header it verifies. It is not a use
@@ -24,28 +32,26 @@ type DiskEntry struct {
 // is.
 func (d *Disk) Stat(ctx context.Context, key Key) (e DiskEntry, ok bool, err error) {
 	if err := d.ready(ctx); err != nil {
-		return DiskEntry{}, false, err
+		return DiskEntry{}, false, d.errorOf("stat", key, err)
 	}
-	e, err = d.inspect(key, nil)
-	if errors.Is(err, fs.ErrNotExist) {
-		return DiskEntry{}, false, nil
-	}
-	return e, err == nil, err
+	e, ok = d.inspect("stat", key, nil)
+	return e, ok, nil
 }
 
 // Walk describes all entries, in no order. It is no use of them, and leaves damaged
 // ones where they are. What comes and goes meanwhile may be missed. An
 // error ends it.
 func (d *Disk) Walk(ctx context.Context) iter.Seq2[DiskEntry, error] {
-	return d.each(ctx, nil)
+	return d.each(ctx, "walk", nil)
 }
 
 // VerifyReport is the outcome of [Disk.Verify].
 type VerifyReport struct {
-	Entries int   // that are sound
-	Bytes   int64 // of them on disk
-	Corrupt []DiskEntry
-	Failed  []DiskEntry // could not be read: neither sound nor damaged, as far as we know
+	Entries  int         `json:"entries"` // that are what was added
+	Bytes    int64       `json:"bytes"`   // of them on disk
+	Corrupt  []DiskEntry `json:"corrupt,omitempty"`
+	OtherKey []DiskEntry `json:"other_key,omitempty"` // can't be judged without the key that they are sealed under
+	Failed   []DiskEntry `json:"failed,omitempty"`    // could not be read, for reasons that say nothing about them
 }
 
 // Verify reads every byte of every entry and moves damaged ones to the
@@ -54,14 +60,16 @@ type VerifyReport struct {
 func (d *Disk) Verify(ctx context.Context) (VerifyReport, error) {
 	var r VerifyReport
 	buf := make([]byte, 1<<20)
-	for e, err := range d.each(ctx, buf) {
+	for e, err := range d.each(ctx, "verify", buf) {
 		switch {
 		case err != nil:
 			return r, err
 		case e.Err == nil:
 			r.Entries++
 			r.Bytes += e.Stored
-		case errors.Is(e.Err, ErrCorrupt) || errors.Is(e.Err, ErrAuth):
+		case errors.Is(e.Err, ErrOtherKey):
+			r.OtherKey = append(r.OtherKey, e)
+		case isDamage(e.Err):
 			r.Corrupt = append(r.Corrupt, e)
 		default:
 			r.Failed = append(r.Failed, e)
@@ -71,65 +79,86 @@ func (d *Disk) Verify(ctx context.Context) (VerifyReport, error) {
 }
 
 // each inspects all entries of the current format.
-func (d *Disk) each(ctx context.Context, buf []byte) iter.Seq2[DiskEntry, error] {
+func (d *Disk) each(ctx context.Context, op string, buf []byte) iter.Seq2[DiskEntry, error] {
 	return func(yield func(DiskEntry, error) bool) {
-		err := d.ready(ctx)
-		var found []stored
-		if err == nil && d.fs != nil {
-			found, err = d.scan(ctx)
-		}
+		found, err := d.list(ctx)
 		for _, s := range found {
-			if s.old {
+			if s.Old {
 				continue
 			}
 			if err = d.ready(ctx); err != nil {
 				break
 			}
-			e, err := d.inspect(s.key, buf)
-			if errors.Is(err, fs.ErrNotExist) {
-				continue
-			}
-			if !yield(e, err) || err != nil {
+			if e, ok := d.inspect(op, s.Key, buf); ok && !yield(e, nil) {
 				return
 			}
 		}
 		if err != nil {
-			yield(DiskEntry{}, err)
+			yield(DiskEntry{}, d.errorOf(op, Key{}, err))
 		}
 	}
 }
 
-// inspect describes an entry. With a buffer, it reads all of it, and treats
-// damage as Get does.
-func (d *Disk) inspect(key Key, buf []byte) (DiskEntry, error) {
-	e, err := d.openRaw(key)
-	if errors.Is(err, fs.ErrNotExist) {
-		return DiskEntry{}, err
+// list returns what is in the shards. What it doesn't recognise isn't there.
+func (d *Disk) list(ctx context.Context) (found []books.Entry, err error) {
+	for _, digit := range layout.Shards {
+		if err := d.ready(ctx); err != nil {
+			return nil, err
+		}
+		if d.fs == nil {
+			return nil, nil
+		}
+		shard := string(digit)
+		infos, err := d.fs.ReadDir(shard)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		for _, fi := range infos {
+			key, version, ok := layout.ParseEntry(fi.Name())
+			if !ok || !fi.Mode().IsRegular() || layout.Shard(key) != shard {
+				continue
+			}
+			found = append(found, books.Entry{
+				Name: shard + "/" + fi.Name(), Key: key, Size: fi.Size(), Used: fi.ModTime(), Old: version != layout.Version,
+			})
+		}
 	}
-	de := DiskEntry{Key: key}
+	return found, nil
+}
+
+// inspect describes an entry, if there is one. With a buffer, it reads all of it, and
+// treats damage as Get does.
+func (d *Disk) inspect(op string, key Key, buf []byte) (e DiskEntry, ok bool) {
+	opened, err := d.openRaw(key)
+	if errors.Is(err, fs.ErrNotExist) {
+		return DiskEntry{}, false
+	}
+	e = DiskEntry{Key: key}
 	var fi fs.FileInfo
-	if e != nil {
-		defer e.Close()
-		fi = e.fi
+	if opened != nil {
+		defer opened.Close()
+		fi = opened.fi
 	}
 	if fi != nil {
-		de.Stored, de.Used = fi.Size(), fi.ModTime()
+		e.Stored, e.Used = fi.Size(), fi.ModTime()
 	}
 	if err == nil {
-		de.Size, de.Info = e.r.Size(), infoOf(e.r.Meta())
+		e.Size, e.Info = opened.r.Size(), frame.InfoOf[Info](opened.r.Meta())
 		if buf != nil {
-			_, err = io.CopyBuffer(struct{ io.Writer }{io.Discard}, io.NewSectionReader(e.r, 0, de.Size), buf)
+			_, err = io.CopyBuffer(struct{ io.Writer }{io.Discard}, io.NewSectionReader(opened.r, 0, e.Size), buf)
 		}
 	}
 	switch {
 	case err == nil:
+		return e, true
 	case buf != nil:
-		de.Err = d.readFailed(key, fi, err)
+		e.Err = d.readFailed(op, key, fi, err)
 	default:
-		de.Err = d.describe(key, err)
+		e.Err = d.errorOf(op, key, err)
 	}
-	if de.Err != nil {
-		de.Size, de.Info = 0, Info{}
-	}
-	return de, nil
+	e.Size, e.Info = 0, Info{}
+	return e, true
 }

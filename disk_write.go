@@ -7,9 +7,13 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path"
 
+	"github.com/modcache/modcache/internal/books"
+	contained "github.com/modcache/modcache/internal/contain"
 	"github.com/modcache/modcache/internal/dirfs"
 	"github.com/modcache/modcache/internal/frame"
+	"github.com/modcache/modcache/internal/layout"
 )
 
 // Add implements [Store]. It evicts what has gone unused longest if the entry
@@ -17,9 +21,10 @@ import (
 // Add fails, the entry is as it was before; with SyncEveryAdd, it may also be
 // readable and pending.
 func (d *Disk) Add(ctx context.Context, key Key, a *Artifact) error {
-	err := d.writable(ctx)
+	err := d.errorOf("add", key, d.writable(ctx))
 	if err == nil {
-		if d.isSound(key) {
+		if present, err := d.load("add", key); err == nil {
+			_ = present.Close()
 			return nil
 		}
 		err = d.add(ctx, key, a)
@@ -32,37 +37,45 @@ func (d *Disk) Add(ctx context.Context, key Key, a *Artifact) error {
 	return nil
 }
 
-// isSound reports whether there is an entry that Get would return.
-func (d *Disk) isSound(key Key) bool {
-	a, fi, err := d.load(key)
-	if err != nil {
-		return false
-	}
-	_ = a.Close()
-	d.touch(key, fi)
-	return true
-}
-
 func (d *Disk) add(ctx context.Context, key Key, a *Artifact) error {
 	start := d.o.Now()
-	m := metaOf(key, a.Info())
+	m := frame.MetaOf(key, a.Info())
+	if err := m.Check(a.Size()); err != nil {
+		return d.errorOf("add", key, err)
+	}
 	size := frame.MaxLen(m, a.Size(), &d.frame)
 	if d.o.MaxBytes >= 0 && size > d.o.MaxBytes {
-		return fmt.Errorf("%w: %d bytes do not fit %d (disk store %s)", ErrTooLarge, size, d.o.MaxBytes, d.dir)
-	}
-	fail := func(err error) error {
-		return d.failed(key, fmt.Errorf("modcache: store %s/%s: %w", d.dir, entryName(key), err))
+		return d.errorOf("add", key, fmt.Errorf("%w: it takes %d bytes, MaxBytes is %d", ErrTooLarge, size, d.o.MaxBytes))
 	}
 	if err := d.reserve(ctx, size); err != nil {
 		if ctx.Err() != nil {
-			return fmt.Errorf("modcache: store %s/%s: %w", d.dir, entryName(key), ctx.Err())
+			return d.errorOf("add", key, ctx.Err())
 		}
-		return fail(err)
+		return d.failed("add", key, err)
 	}
+	n, pending, err := d.store(ctx, key, a, m, size)
+	if err != nil {
+		d.usage.Release(size)
+		return d.failed("add", key, err)
+	}
+	d.usage.Commit(layout.Entry(key), size, n)
+	d.damaged.Delete(key)
+	if d.o.SyncEveryAdd {
+		if err := d.syncDirs([]string{layout.Shard(key)}); err != nil {
+			d.pending.SyncFailed(pending)
+			return d.failed("add", key, err)
+		}
+		d.pending.Drop(key, pending)
+	}
+	d.notify(Event{Kind: EventStored, Key: key, Bytes: a.Size(), Duration: d.since(start)})
+	return nil
+}
+
+// store writes an entry, for which size bytes are reserved, and gives it its name.
+func (d *Disk) store(ctx context.Context, key Key, a *Artifact, m frame.Meta, size int64) (n int64, pending *books.File, err error) {
 	src, err := sourceOf(a)
 	if err != nil {
-		d.usage.release(size)
-		return fail(err)
+		return 0, pending, err
 	}
 	tmp, n, err := d.writeTemp(key, src, a.Size(), m, d.o.SyncEveryAdd)
 	if dirfs.IsNoSpace(err) {
@@ -70,31 +83,16 @@ func (d *Disk) add(ctx context.Context, key Key, a *Artifact) error {
 		d.makeSpace(ctx, size)
 		tmp, n, err = d.writeTemp(key, src, a.Size(), m, d.o.SyncEveryAdd)
 	}
-	var pending dirtyFile
 	if err == nil {
 		pending, err = d.publish(key, tmp, n)
 	}
-	if err != nil {
-		d.usage.release(size)
-		return fail(err)
-	}
-	d.usage.commit(entryName(key), size, n)
-	d.unsure.Delete(key)
-	if d.o.SyncEveryAdd {
-		err := d.syncDirs([]string{entryName(key)[:1]})
-		d.dirty.settle(key, pending, err == nil)
-		if err != nil {
-			return fail(err)
-		}
-	}
-	d.notify(Event{Kind: EventStored, Key: key, Bytes: a.Size(), Duration: d.since(start)})
-	return nil
+	return n, pending, err
 }
 
 // sourceOf returns the artifact's bytes in the form that a frame copies least of.
 func sourceOf(a *Artifact) (io.ReaderAt, error) {
 	if !a.InMemory() {
-		return a, nil
+		return contained.ReaderAt{Src: a}, nil // several goroutines read it
 	}
 	b, err := a.Bytes()
 	return frame.Bytes(b), err
@@ -136,35 +134,38 @@ func (d *Disk) discard(tmp string) {
 	d.writing.Delete(tmp)
 }
 
+// createTemp opens a new file in the directory for files being written. It
+// is safe from reap until its name is deleted from d.writing.
+func (d *Disk) createTemp(key Key) (name string, f dirfs.File, err error) {
+	name = layout.Temp + "/" + layout.Unique(key)
+	d.writing.Store(name, true)
+	f, err = d.create(name, os.O_WRONLY|os.O_EXCL)
+	if err != nil {
+		d.writing.Delete(name)
+	}
+	return name, f, err
+}
+
 // publish gives a finished temporary file its name among the entries. It is noted
 // as pending before anybody can see it.
-func (d *Disk) publish(key Key, tmp string, n int64) (pending dirtyFile, err error) {
-	name := entryName(key)
-	pending, undo := d.dirty.add(key, n)
-	if err := d.renameInto(tmp, name[:1], name[2:]); err != nil {
+func (d *Disk) publish(key Key, tmp string, n int64) (pending *books.File, err error) {
+	pending, undo := d.pending.Add(key, n)
+	if err := d.rename(tmp, layout.Entry(key)); err != nil {
 		d.discard(tmp)
 		undo()
 		return pending, err
 	}
-	d.dirty.show(key, pending)
+	d.pending.Show(pending)
 	d.writing.Delete(tmp)
 	return pending, nil
-}
-
-// makeSpace evicts entries of at least size bytes. What others evict is theirs.
-func (d *Disk) makeSpace(ctx context.Context, size int64) {
-	if err := d.walk(ctx); err != nil {
-		return
-	}
-	d.evictAll(d.usage.takeOldest(size), ReasonByteLimit)
 }
 
 // Delete implements [Store].
 func (d *Disk) Delete(ctx context.Context, key Key) error {
 	if err := d.writable(ctx); err != nil {
-		return err
+		return d.errorOf("delete", key, err)
 	}
-	name, pending := entryName(key), d.dirty.visible(key)
+	name, pending := layout.Entry(key), d.pending.Visible(key)
 	fi, err := d.fs.Lstat(name)
 	if err == nil {
 		err = d.fs.Remove(name)
@@ -173,31 +174,75 @@ func (d *Disk) Delete(ctx context.Context, key Key) error {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil
 	case err != nil:
-		return d.failed(key, fmt.Errorf("modcache: delete %s/%s: %w", d.dir, name, err))
+		return d.failed("delete", key, err)
 	}
-	d.usage.remove(name)
-	d.dirty.drop(key, pending)
-	d.unsure.Delete(key)
+	d.usage.Remove(name)
+	d.pending.Drop(key, pending)
+	d.damaged.Delete(key)
 	d.notify(Event{Kind: EventEvicted, Key: key, Reason: ReasonDeleted, Bytes: fi.Size(), Duration: d.since(fi.ModTime())})
 	return nil
 }
 
 // quarantine moves a damaged entry away, if it is still the file that was read.
 func (d *Disk) quarantine(key Key, read fs.FileInfo) {
-	name, pending := entryName(key), d.dirty.visible(key)
+	name, pending := layout.Entry(key), d.pending.Visible(key)
 	current, err := d.fs.Lstat(name)
 	if err != nil || read == nil || !os.SameFile(current, read) {
 		return
 	}
-	err = d.renameInto(name, quarantineDir, tempName(key))
+	err = d.rename(name, layout.Quarantine+"/"+layout.Unique(key))
 	if err != nil {
 		err = d.fs.Remove(name)
 	}
 	if err != nil {
-		d.unsure.Store(key, read)
+		d.damaged.Store(key, read)
 		return
 	}
-	d.usage.remove(name)
-	d.dirty.drop(key, pending)
-	d.pruneQuarantine()
+	d.usage.Remove(name)
+	d.pending.Drop(key, pending)
+	_, _ = d.pruneQuarantine()
+}
+
+// create opens a file that may not exist yet, nor its directory.
+func (d *Disk) create(name string, flags int) (f dirfs.File, err error) {
+	err = d.withDir(name, func() error {
+		f, err = d.fs.OpenFile(name, flags|os.O_CREATE, layout.FilePerm)
+		return err
+	})
+	return f, err
+}
+
+// rename moves a file to where there may be no directory yet.
+func (d *Disk) rename(from, to string) error {
+	return d.withDir(to, func() error { return d.fs.Rename(from, to) })
+}
+
+// withDir calls f and, if something was missing, once more after it has made the
+// directory of name.
+func (d *Disk) withDir(name string, f func() error) error {
+	err := f()
+	if !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err := d.mkdir(path.Dir(name)); err != nil {
+		return err
+	}
+	return f()
+}
+
+func (d *Disk) mkdir(name string) error {
+	if err := d.fs.Mkdir(name, layout.DirPerm); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	return nil
+}
+
+// writeFile makes a small file that no program depends on.
+func (d *Disk) writeFile(name, text string) error {
+	f, err := d.create(name, os.O_WRONLY|os.O_EXCL)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write([]byte(text))
+	return errors.Join(err, f.Close())
 }

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"strings"
 	"time"
+
+	"github.com/modcache/modcache/internal/frame"
 )
 
 // Key names one piece of machine code: a hash over the module's fingerprint,
@@ -110,13 +112,13 @@ var (
 	ErrMiss = errors.New("not in the cache")
 	// ErrCorrupt means that stored bytes are not those that were written, or not
 	// those of the key they are found under.
-	ErrCorrupt = errors.New("corrupt entry")
+	ErrCorrupt = frame.ErrCorrupt // "corrupt entry"
 	// ErrAuth means that stored bytes don't carry a valid tag or signature of a
 	// trusted key.
-	ErrAuth = errors.New("entry is not authentic")
+	ErrAuth = frame.ErrAuth // "entry is not authentic"
 	// ErrOtherKey means that an entry is sealed or signed under a key that isn't among
 	// those that are trusted here: it may be sound, and somebody else's. It wraps ErrAuth.
-	ErrOtherKey = fmt.Errorf("sealed under another key: %w", ErrAuth)
+	ErrOtherKey = frame.ErrForeign // "entry is not authentic: sealed under another key"
 	// ErrUnavailable means that a layer or a server is not asked for now: it failed too
 	// often in a row, too many of its calls hang, or its queue of writes is full.
 	ErrUnavailable = errors.New("unavailable for now")

@@ -3,7 +3,6 @@ package remote
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io/fs"
 	"net"
 
@@ -67,11 +66,9 @@ func (s *Store) get(ctx context.Context, key modcache.Key) (*modcache.Artifact, 
 			s.counters.tooLarge.Add(1)
 			return nil, modcache.ReasonTooLarge, s.error("get", key, err)
 		case errors.Is(err, frame.ErrCorrupt):
-			return nil, modcache.ReasonCorrupt, s.damaged(key, fmt.Errorf("%w: %w", modcache.ErrCorrupt, err))
-		case errors.Is(err, frame.ErrForeign):
-			return nil, modcache.ReasonAuth, s.damaged(key, fmt.Errorf("%w: %w", modcache.ErrOtherKey, err))
+			return nil, modcache.ReasonCorrupt, s.damaged(key, err)
 		case errors.Is(err, frame.ErrAuth):
-			return nil, modcache.ReasonAuth, s.damaged(key, fmt.Errorf("%w: %w", modcache.ErrAuth, err))
+			return nil, modcache.ReasonAuth, s.damaged(key, err)
 		}
 	}
 	err = s.failed(w, "get", key, err)
@@ -104,7 +101,7 @@ func (s *Store) fetch(ctx context.Context, w *watch, key modcache.Key) (*modcach
 	if err != nil {
 		return nil, err
 	}
-	return modcache.NewArtifact(b, infoOf(m)), nil
+	return modcache.NewArtifact(b, frame.InfoOf[modcache.Info](m)), nil
 }
 
 // damaged counts and reports an entry that can't be used, and has the next Add

@@ -252,7 +252,7 @@ func (h *handler) get(w http.ResponseWriter, r *http.Request, key modcache.Key) 
 // together.
 func (h *handler) signed(key modcache.Key, a *modcache.Artifact) ([]byte, error) {
 	var buf bytes.Buffer
-	_, err := frame.Write(&buf, a, a.Size(), metaOf(key, a.Info()), h.sign)
+	_, err := frame.Write(&buf, a, a.Size(), frame.MetaOf(key, a.Info()), h.sign)
 	return buf.Bytes(), err
 }
 
@@ -286,7 +286,7 @@ func (h *handler) put(w http.ResponseWriter, r *http.Request, key modcache.Key) 
 	if err := h.store.Delete(r.Context(), key); err != nil {
 		return 0, err
 	}
-	info := infoOf(outline.Meta)
+	info := frame.InfoOf[modcache.Info](outline.Meta)
 	info.Engine = entryEngine
 	if err := h.store.Add(r.Context(), key, modcache.NewArtifact(b, info)); err != nil {
 		return 0, err
@@ -328,16 +328,4 @@ func readBody(body io.Reader, n int64) ([]byte, error) {
 	}
 	_, err := buf.ReadFrom(body)
 	return buf.Bytes(), err
-}
-
-func infoOf(m frame.Meta) modcache.Info {
-	return modcache.Info{
-		Engine: m.Engine, Module: m.Module, WasmSize: m.WasmSize, CompileTime: m.CompileTime, Created: m.Created,
-	}
-}
-
-func metaOf(key modcache.Key, i modcache.Info) frame.Meta {
-	return frame.Meta{
-		Key: key, Engine: i.Engine, Module: i.Module, WasmSize: i.WasmSize, CompileTime: i.CompileTime, Created: i.Created,
-	}
 }

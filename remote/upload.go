@@ -211,7 +211,7 @@ func (s *Store) tooLarge(size int64) {
 
 func (s *Store) encode(key modcache.Key, u *upload) ([]byte, error) {
 	var buf bytes.Buffer
-	if _, err := frame.Write(&buf, frame.Bytes(u.b), int64(len(u.b)), metaOf(key, u.info), &s.frame); err != nil {
+	if _, err := frame.Write(&buf, frame.Bytes(u.b), int64(len(u.b)), frame.MetaOf(key, u.info), &s.frame); err != nil {
 		return nil, fmt.Errorf("%w: %w", errEncode, err)
 	}
 	return buf.Bytes(), nil

@@ -9,10 +9,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"github.com/modcache/modcache"
-	"github.com/modcache/modcache/internal/frame"
 )
 
 // dirFlags name a cache directory.
@@ -166,23 +164,21 @@ func (d *dirFlags) open(dir string, o modcache.DiskOptions) (*modcache.Disk, err
 
 // otherKey reports that an entry was sealed under a secret that wasn't given, or
 // with none. It may be sound.
-func otherKey(err error) bool { return errors.Is(err, frame.ErrForeign) }
+func otherKey(err error) bool { return errors.Is(err, modcache.ErrOtherKey) }
 
 // troubleText says what is wrong with an entry, without its path, which repeats
 // the key.
 func troubleText(err error) string {
-	text := plain(err)
-	if _, cause, ok := strings.Cut(text, ".v1: "); ok {
-		text = cause
+	for at := (*modcache.Error)(nil); errors.As(err, &at); {
+		err = at.Err // without the store and the key
 	}
-	text = strings.TrimPrefix(text, "corrupt frame: ")
 	switch {
-	case otherKey(err):
+	case errors.Is(err, modcache.ErrOtherKey):
 		return "sealed with another secret, or none: see -key-file"
 	case errors.Is(err, modcache.ErrAuth):
-		return "not authentic: " + text
+		return "not authentic: " + plain(err)
 	case errors.Is(err, modcache.ErrCorrupt):
-		return "damaged: " + text
+		return "damaged: " + plain(err)
 	}
-	return "can't be read: " + text
+	return "can't be read: " + plain(err)
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"slices"
 
 	"github.com/modcache/modcache"
 	"github.com/modcache/modcache/internal/bytesize"
@@ -45,7 +46,7 @@ be judged, and count as found.`,
 }
 
 func report(s *streams, r modcache.VerifyReport) error {
-	for _, e := range append(r.Corrupt, r.Failed...) {
+	for _, e := range slices.Concat(r.Corrupt, r.OtherKey, r.Failed) {
 		fmt.Fprintf(s.out, "%s  %s\n", e.Key, troubleText(e.Err))
 	}
 	if _, err := fmt.Fprintf(s.out, "%s sound, %s on disk\n", plural(r.Entries, "entry is", "entries are"), bytesize.Format(r.Bytes)); err != nil {
@@ -54,8 +55,8 @@ func report(s *streams, r modcache.VerifyReport) error {
 	switch {
 	case len(r.Failed) > 0:
 		return fmt.Errorf("%s could not be read; see above", plural(len(r.Failed), "entry", "entries"))
-	case len(r.Corrupt) > 0:
-		return foundError(plural(len(r.Corrupt), "entry is", "entries are") + " not what was stored; programs compile such modules anew")
+	case len(r.Corrupt)+len(r.OtherKey) > 0:
+		return foundError(plural(len(r.Corrupt)+len(r.OtherKey), "entry is", "entries are") + " not what was stored; programs compile such modules anew")
 	}
 	return nil
 }

@@ -130,7 +130,7 @@ func (a *Auth) verify(header []byte, kind Kind, id KeyID) error {
 }
 
 func foreign(kind Kind, id KeyID) error {
-	return fmt.Errorf("%w: %w (kind %d, id %x)", ErrAuth, ErrForeign, kind, id)
+	return fmt.Errorf("%w (kind %d, id %x)", ErrForeign, kind, id)
 }
 
 // appendTag appends the tag of a header that isn't signed.

@@ -22,7 +22,7 @@ func reseal(b []byte) bool {
 	at := headerLen
 	for i := range h.chunks() {
 		n := int64(h.rawLen(i))
-		if h.codec != Raw {
+		if h.codec != raw {
 			n = int64(binary.LittleEndian.Uint32(entry))
 		}
 		if n > int64(len(b))-at {

@@ -1,4 +1,4 @@
-// Package frame is the byte format of an artifact at rest and on the wire: a
+// Package frame is the byte format of an artifact in a store and on the wire: a
 // header that binds everything known about the artifact, then its bytes in
 // chunks.
 //
@@ -50,14 +50,13 @@ import (
 // Errors of reading. A failure of the underlying reader is neither.
 var (
 	// ErrCorrupt means that the bytes are not those of a frame that was written
-	// for the key.
-	ErrCorrupt = errors.New("corrupt frame")
+	// for the key. Package modcache exports this error and the next two.
+	ErrCorrupt = errors.New("corrupt entry")
 	// ErrAuth means that the tag is not one of the expected key.
-	ErrAuth = errors.New("frame is not authentic")
+	ErrAuth = errors.New("entry is not authentic")
 	// ErrForeign means that the frame was sealed in another way or under another
-	// key than the reader has, which says nothing about its soundness. It
-	// comes together with ErrAuth.
-	ErrForeign = errors.New("frame of another authentication key")
+	// key than the reader has: it may well be what its writer wrote.
+	ErrForeign = fmt.Errorf("%w: sealed under another key", ErrAuth)
 	// ErrTooLarge means that the artifact is larger than the reader allows.
 	ErrTooLarge = errors.New("artifact is too large")
 )
@@ -72,13 +71,12 @@ type Meta struct {
 	Created     time.Time // comes back in UTC, without a monotonic reading
 }
 
-// Codec is how chunks are encoded.
-type Codec uint8
+// codec is how chunks are encoded.
+type codec uint8
 
-// Codecs.
 const (
-	Raw Codec = iota
-	Zstd
+	raw codec = iota
+	zstandard
 )
 
 const (
@@ -88,9 +86,9 @@ const (
 	digestSize   = 32
 	checksumSize = 16
 
-	// DefaultChunkLog is the binary logarithm of the usual chunk size. 256 KiB
+	// defaultChunkLog is the binary logarithm of the usual chunk size. 256 KiB
 	// stay in the second-level cache between the read and the hash.
-	DefaultChunkLog = 18
+	defaultChunkLog = 18
 	minChunkLog     = 12
 	maxChunkLog     = 22
 
@@ -102,7 +100,7 @@ const (
 // header is a frame's header, decoded; it can be encoded again bit by bit.
 type header struct {
 	Meta
-	codec    Codec
+	codec    codec
 	auth     Kind
 	keyID    KeyID
 	chunkLog uint8
@@ -126,7 +124,7 @@ func (h *header) rawLen(i int) int {
 
 // span returns where the encoded chunk i is, counted from the header's end.
 func (h *header) span(i int) (off int64, n int) {
-	if h.codec == Raw {
+	if h.codec == raw {
 		return int64(i) << h.chunkLog, h.rawLen(i)
 	}
 	end := h.encoded
@@ -142,8 +140,8 @@ func (h *header) digest(i int) []byte {
 }
 
 // entrySize returns the length of what a header has for each chunk.
-func entrySize(c Codec, k Kind) int {
-	if c == Raw {
+func entrySize(c codec, k Kind) int {
+	if c == raw {
 		return k.digestSize()
 	}
 	return 4 + k.digestSize()
@@ -151,9 +149,9 @@ func entrySize(c Codec, k Kind) int {
 
 // headerSize returns the length of a header. The result is exact for sizes up
 // to MaxSize.
-func headerSize(engineLen int, size int64, chunkLog uint8, codec Codec, kind Kind) int64 {
+func headerSize(engineLen int, size int64, chunkLog uint8, c codec, kind Kind) int64 {
 	n := (size + 1<<chunkLog - 1) >> chunkLog
-	return fixedSize + int64(engineLen) + n*int64(entrySize(codec, kind)) + int64(kind.tagSize())
+	return fixedSize + int64(engineLen) + n*int64(entrySize(c, kind)) + int64(kind.tagSize())
 }
 
 // appendTo encodes the header, without its tag.
@@ -184,7 +182,7 @@ func parseFixed(b []byte) (h *header, headerLen int64, engineLen int, err error)
 	}
 	le := binary.LittleEndian
 	h = &header{
-		codec:    Codec(b[9]),
+		codec:    codec(b[9]),
 		auth:     Kind(b[10]),
 		chunkLog: b[11],
 		size:     int64(le.Uint64(b[16:])),
@@ -208,7 +206,7 @@ func parseFixed(b []byte) (h *header, headerLen int64, engineLen int, err error)
 		return bad("wrong magic")
 	case b[8] != version:
 		return bad(fmt.Sprintf("version %d, want %d", b[8], version))
-	case h.codec > Zstd:
+	case h.codec > zstandard:
 		return bad(fmt.Sprintf("unknown codec %d", h.codec))
 	case h.auth > Ed25519:
 		return bad(fmt.Sprintf("unknown authentication kind %d", h.auth))
@@ -216,7 +214,7 @@ func parseFixed(b []byte) (h *header, headerLen int64, engineLen int, err error)
 		return bad("chunk size out of range")
 	case h.size < 0 || h.size > MaxSize || h.encoded < 0 || h.encoded > h.size:
 		return bad("length out of range")
-	case h.codec == Raw && h.encoded != h.size:
+	case h.codec == raw && h.encoded != h.size:
 		return bad("lengths differ without compression")
 	case nanos >= 1e9 || b[125]|b[126]|b[127] != 0:
 		return bad("field out of range")
@@ -231,7 +229,7 @@ func (h *header) parse(b []byte, engineLen int) error {
 	b = b[fixedSize:]
 	h.Engine = string(b[:engineLen])
 	h.table = b[engineLen : len(b)-h.auth.tagSize()]
-	if h.codec == Raw {
+	if h.codec == raw {
 		return nil
 	}
 	h.offsets = make([]int64, h.chunks())
@@ -239,8 +237,8 @@ func (h *header) parse(b []byte, engineLen int) error {
 	for i := range h.offsets {
 		h.offsets[i] = off
 		n := int64(binary.LittleEndian.Uint32(h.table[i*entrySize(h.codec, h.auth):]))
-		if raw := int64(h.rawLen(i)); n > raw || n*maxRatio < raw {
-			return fmt.Errorf("%w: chunk %d of %d bytes is encoded as %d", ErrCorrupt, i, raw, n)
+		if want := int64(h.rawLen(i)); n > want || n*maxRatio < want {
+			return fmt.Errorf("%w: chunk %d of %d bytes is encoded as %d", ErrCorrupt, i, want, n)
 		}
 		off += n
 	}
@@ -268,8 +266,8 @@ func (h *header) decode(z *Compressor, i int, dst, encoded []byte) error {
 	return z.decode(dst, encoded)
 }
 
-// checkMeta reports what a header can't hold.
-func checkMeta(m Meta, size int64) error {
+// Check reports what a header can't hold. [Write] does it too.
+func (m Meta) Check(size int64) error {
 	switch {
 	case len(m.Engine) > math.MaxUint8:
 		return fmt.Errorf("engine identity of %d bytes, at most 255 fit", len(m.Engine))

@@ -120,7 +120,7 @@ func TestRoundTrip(t *testing.T) {
 				require.NoError(t, err)
 				require.True(t, bytes.Equal(want, got))
 
-				r, err := frame.OpenAny(bytes.NewReader(b), int64(len(b)), o)
+				r, err := frame.Open(bytes.NewReader(b), int64(len(b)), meta.Key, o)
 				require.NoError(t, err)
 				require.Equal(t, meta, r.Meta())
 				require.EqualValues(t, size, r.Size())
@@ -278,7 +278,7 @@ func TestTrusted(t *testing.T) {
 		o, err := frame.Inspect(bytes.NewReader(b), int64(len(b)))
 		require.NoError(t, err)
 		require.Equal(t, meta, o.Meta)
-		require.Equal(t, signer.ID(), o.KeyID)
+		require.Equal(t, signer.ID(), frame.KeyID(o.Header[128:144]))
 		require.EqualValues(t, 10, o.Size)
 		require.Equal(t, b[:len(o.Header)], o.Header)
 		_, err = frame.Inspect(bytes.NewReader(b[1:]), int64(len(b))-1)

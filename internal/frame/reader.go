@@ -26,29 +26,13 @@ type chunk struct {
 const prefixSize = 16 << 10
 
 // Open verifies the header of a frame that fills the size bytes of src exactly,
-// and that it is bound to key.
+// and that it is bound to key. A src of [Bytes] must not change afterwards.
 func Open(src io.ReaderAt, size int64, key [32]byte, o *Options) (*Reader, error) {
-	r, err := OpenAny(src, size, o)
-	if err != nil {
-		return nil, err
-	}
-	if r.h.Key != key {
-		return nil, fmt.Errorf("%w: bound to another key, %x", ErrCorrupt, r.h.Key)
-	}
-	return r, nil
-}
-
-// OpenAny is Open for whatever key the frame is bound to. A src of [Bytes] must
-// not change afterwards.
-func OpenAny(src io.ReaderAt, size int64, o *Options) (*Reader, error) {
 	h, buf, engineLen, err := readHeader(src, size)
 	if err != nil {
 		return nil, err
 	}
-	if err := o.verify(buf, h); err != nil {
-		return nil, err
-	}
-	if err := h.parse(buf, engineLen); err != nil {
+	if err := o.verify(buf, h, engineLen, key); err != nil {
 		return nil, err
 	}
 	return &Reader{h: h, headerLen: int64(len(buf)), src: src, zstd: o.Compressor}, nil
@@ -57,9 +41,7 @@ func OpenAny(src io.ReaderAt, size int64, o *Options) (*Reader, error) {
 // Outline is what a frame claims.
 type Outline struct {
 	Meta
-	Size   int64 // of the artifact
-	Auth   Kind
-	KeyID  KeyID
+	Size   int64  // of the artifact
 	Header []byte // as it is in the frame, with its tag
 }
 
@@ -73,7 +55,7 @@ func Inspect(src io.ReaderAt, size int64) (*Outline, error) {
 	if err := h.parse(buf, engineLen); err != nil {
 		return nil, err
 	}
-	return &Outline{Meta: h.Meta, Size: h.size, Auth: h.auth, KeyID: h.keyID, Header: buf}, nil
+	return &Outline{Meta: h.Meta, Size: h.size, Header: buf}, nil
 }
 
 // readHeader returns the decoded fixed part of a header, and all of it encoded.
@@ -199,7 +181,7 @@ func (r *Reader) load(dst []byte, i int) error {
 // compressed, they are a part of it.
 func (r *Reader) Bytes() ([]byte, error) {
 	b, ok := r.src.(Bytes)
-	if !ok || r.h.codec != Raw {
+	if !ok || r.h.codec != raw {
 		b := make([]byte, r.h.size)
 		if _, err := r.ReadAt(b, 0); err != nil && err != io.EOF {
 			return nil, err

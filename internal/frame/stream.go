@@ -38,14 +38,8 @@ func NewStream(src io.Reader, key [32]byte, limit int64, o *Options) (*Stream, e
 	if err := fill(&buf, src, headerLen-fixedSize); err != nil {
 		return nil, err
 	}
-	if err := o.verify(buf.Bytes(), h); err != nil {
+	if err := o.verify(buf.Bytes(), h, engineLen, key); err != nil {
 		return nil, err
-	}
-	if err := h.parse(buf.Bytes(), engineLen); err != nil {
-		return nil, err
-	}
-	if h.Key != key {
-		return nil, fmt.Errorf("%w: bound to another key, %x", ErrCorrupt, h.Key)
 	}
 	return &Stream{h: h, src: src, zstd: o.Compressor}, nil
 }

@@ -13,18 +13,32 @@ type Options struct {
 	Trusted    []Auth      // what readers accept; Auth alone if empty
 	Compressor *Compressor // needed for compressed frames
 	Compress   bool        // what to write; readers take both
-	ChunkLog   uint8       // of what is written; 0 = DefaultChunkLog
+	ChunkLog   uint8       // of what is written; 0 = 256 KiB, as binary logarithm
 }
 
 func (o *Options) chunkLog() uint8 {
 	if o.ChunkLog == 0 {
-		return DefaultChunkLog
+		return defaultChunkLog
 	}
 	return o.ChunkLog
 }
 
-// verify checks the tag at the end of header under the key that it names.
-func (o *Options) verify(header []byte, h *header) error {
+// verify checks the header, then parses it into h, and checks what it is bound to.
+func (o *Options) verify(encoded []byte, h *header, engineLen int, key [32]byte) error {
+	if err := o.verifyTag(encoded, h); err != nil {
+		return err
+	}
+	if err := h.parse(encoded, engineLen); err != nil {
+		return err
+	}
+	if h.Key != key {
+		return fmt.Errorf("%w: bound to another key, %x", ErrCorrupt, h.Key)
+	}
+	return nil
+}
+
+// verifyTag checks the tag at the end of header under the key that it names.
+func (o *Options) verifyTag(header []byte, h *header) error {
 	if len(o.Trusted) == 0 {
 		return o.Auth.verify(header, h.auth, h.keyID)
 	}
@@ -36,11 +50,11 @@ func (o *Options) verify(header []byte, h *header) error {
 	return foreign(h.auth, h.keyID)
 }
 
-func (o *Options) codec() Codec {
+func (o *Options) codec() codec {
 	if o.Compress {
-		return Zstd
+		return zstandard
 	}
-	return Raw
+	return raw
 }
 
 // MaxLen returns the length of the frame of an artifact; a compressed one may
@@ -71,16 +85,16 @@ func view(src io.ReaderAt, off int64, n int) ([]byte, error) {
 	}
 	p := make([]byte, n)
 	if got, err := src.ReadAt(p, off); got < n {
-		return nil, fmt.Errorf("read the artifact: %w", noEOF(err))
+		return nil, noEOF(err)
 	}
 	return p, nil
 }
 
-// noEOF turns the end of a file, where there should be more, into an error
+// noEOF turns the end of an artifact, where there should be more, into an error
 // that isn't mistaken for the end of a stream.
 func noEOF(err error) error {
 	if err == nil || err == io.EOF {
-		return io.ErrUnexpectedEOF
+		return fmt.Errorf("the artifact is shorter than it says: %w", io.ErrUnexpectedEOF)
 	}
 	return err
 }
@@ -89,17 +103,17 @@ func noEOF(err error) error {
 // twice unless it is compressed. Compressed chunks are held in memory until
 // all of them are known. A src that changes meanwhile makes a corrupt frame.
 func Write(w io.Writer, src io.ReaderAt, size int64, m Meta, o *Options) (int64, error) {
-	if err := checkMeta(m, size); err != nil {
+	if err := m.Check(size); err != nil {
 		return 0, err
 	}
 	h := &header{Meta: m, codec: o.codec(), auth: o.Auth.kind, keyID: o.Auth.id, chunkLog: o.chunkLog(), size: size}
 	h.table = make([]byte, h.chunks()*entrySize(h.codec, h.auth))
 	var kept [][]byte
-	if h.codec != Raw {
+	if h.codec != raw {
 		kept = make([][]byte, h.chunks())
 	}
 	if b, ok := src.(Bytes); ok && int64(len(b)) < size {
-		return 0, fmt.Errorf("read the artifact: %w", io.ErrUnexpectedEOF)
+		return 0, noEOF(nil)
 	}
 	_, err := parallel(h.chunks(), 1, func(i int) error {
 		b, err := view(src, int64(i)<<h.chunkLog, h.rawLen(i))
@@ -107,7 +121,7 @@ func Write(w io.Writer, src io.ReaderAt, size int64, m Meta, o *Options) (int64,
 			return err
 		}
 		entry := h.table[i*entrySize(h.codec, h.auth):]
-		if h.codec != Raw {
+		if h.codec != raw {
 			if b, err = o.Compressor.encode(b); err != nil {
 				return err
 			}
@@ -122,7 +136,7 @@ func Write(w io.Writer, src io.ReaderAt, size int64, m Meta, o *Options) (int64,
 		return 0, err
 	}
 	h.encoded = size
-	if h.codec != Raw {
+	if h.codec != raw {
 		h.encoded = 0
 		for _, b := range kept {
 			h.encoded += int64(len(b))
@@ -141,7 +155,7 @@ func Write(w io.Writer, src io.ReaderAt, size int64, m Meta, o *Options) (int64,
 }
 
 func (h *header) writeBody(w io.Writer, src io.ReaderAt, kept [][]byte) (int64, error) {
-	if h.codec != Raw {
+	if h.codec != raw {
 		var total int64
 		for _, b := range kept {
 			n, err := w.Write(b)
@@ -167,7 +181,7 @@ func (h *header) writeBody(w io.Writer, src io.ReaderAt, kept [][]byte) (int64, 
 		if inMemory {
 			p = b[off : off+n]
 		} else if got, err := src.ReadAt(p, off); got < len(p) {
-			return off, fmt.Errorf("read the artifact: %w", noEOF(err))
+			return off, noEOF(err)
 		}
 		written, err := w.Write(p)
 		off += int64(written)

@@ -1,0 +1,264 @@
+// Package books has what a store in a directory knows of it: the space that its entries
+// take, and what of it may be lost. It knows no file system, so that no lock in here is
+// ever held during I/O.
+package books
+
+import (
+	"cmp"
+	"slices"
+	"sync"
+	"time"
+)
+
+// Entry is an entry as the directory shows it.
+type Entry struct {
+	Name string // relative to the store's directory
+	Key  [32]byte
+	Size int64
+	Used time.Time
+	Old  bool // of another version of the format
+}
+
+// ClockSkew is how far a time may lie ahead of the clock before it counts as wrong
+// rather than as another clock's.
+const ClockSkew = time.Hour
+
+// SortForEviction puts those first that are to be evicted first: what has gone unused
+// longest. A time in the future is wrong, and shows that the clock was: such entries go
+// before all others, or they would stay until the clock has caught up.
+func SortForEviction(entries []Entry, now time.Time) {
+	horizon := now.Add(ClockSkew)
+	slices.SortFunc(entries, func(a, b Entry) int {
+		if wrong := a.Used.After(horizon); wrong != b.Used.After(horizon) {
+			if wrong {
+				return -1
+			}
+			return 1
+		}
+		return cmp.Or(a.Used.Compare(b.Used), cmp.Compare(b.Name, a.Name))
+	})
+}
+
+// Usage is the space that entries take: what the last walk over the directory found, and
+// what this store did since. What other processes add in between it doesn't know. Its
+// zero value is ready; its methods may be called from several goroutines at once.
+type Usage struct {
+	mu sync.Mutex // guards all below
+
+	walked   bool
+	entries  map[string]int64 // sizes by name
+	bytes    int64            // sum of entries
+	reserved int64            // by those that are being added
+	added    int64            // by this store since the last walk began
+
+	// During a walk, which may or may not have seen them: the changes since it began, by
+	// name; -1 for what is gone.
+	changes map[string]int64
+
+	victims []Entry // of the last walk, the next to go first
+
+	// What was given out to be evicted and may not be gone yet, and what is closed when
+	// some of it is; nil if nobody waits for that.
+	leaving int64
+	left    chan struct{}
+}
+
+// Totals returns the number of entries and their bytes.
+func (u *Usage) Totals() (entries int, bytes int64) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return len(u.entries), u.bytes
+}
+
+// Release gives up a reservation.
+func (u *Usage) Release(size int64) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.reserved -= size
+}
+
+// Commit turns a reservation into an entry of that size.
+func (u *Usage) Commit(name string, reserved, size int64) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.reserved -= reserved
+	u.added += size
+	u.set(name, size)
+}
+
+// Remove notes that an entry is gone.
+func (u *Usage) Remove(name string) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.set(name, -1)
+}
+
+// set requires u.mu.
+func (u *Usage) set(name string, size int64) {
+	if u.changes != nil {
+		u.changes[name] = size
+	}
+	u.bytes -= u.entries[name]
+	if size < 0 {
+		delete(u.entries, name)
+		return
+	}
+	if u.entries == nil {
+		u.entries = make(map[string]int64)
+	}
+	u.bytes += size
+	u.entries[name] = size
+}
+
+// BeginWalk notes that somebody begins to look at all entries. One walk at a time.
+func (u *Usage) BeginWalk() {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.added = 0
+	u.changes = make(map[string]int64)
+}
+
+// EndWalk takes over what a walk has found.
+func (u *Usage) EndWalk(found []Entry, now time.Time) {
+	SortForEviction(found, now)
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	changes := u.changes
+	u.changes = nil
+	u.walked = true
+	u.victims = found
+	u.bytes = 0
+	u.entries = make(map[string]int64, len(found))
+	for _, e := range found {
+		u.set(e.Name, e.Size)
+	}
+	for name, size := range changes {
+		u.set(name, size)
+	}
+}
+
+// FailWalk notes that a walk failed: until one succeeds, nothing is known.
+func (u *Usage) FailWalk() {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.changes = nil
+	u.walked = false
+}
+
+// Room is what Take found. If all fields are zero, there is no room to be had.
+type Room struct {
+	Fits    bool            // what was asked for is reserved
+	Evict   []Entry         // by the caller, who calls Settle afterwards
+	Wait    <-chan struct{} // others are evicting enough, or all there is
+	Unknown bool            // a walk has to come first
+}
+
+// walkShare is the share of the limit that a process may add before it looks what
+// others have added meanwhile. Before it adds an entry that is larger, it always looks.
+const walkShare = 16
+
+// Take reserves size bytes within limit, which is negative if there is none, or says
+// what has to happen before. At least missing bytes are to be freed, unless evicting
+// everything couldn't free that much. walked says that the caller has just walked.
+func (u *Usage) Take(size, limit, missing int64, walked bool) Room {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if (limit >= 0 || missing > 0) && !u.walked || limit >= 0 && !walked && u.added+u.reserved+size > limit/walkShare {
+		return Room{Unknown: true}
+	}
+	over, hopeless := missing, missing > u.bytes
+	if hopeless {
+		over = 0
+	}
+	if limit >= 0 {
+		over = max(over, u.bytes+u.reserved+size-limit)
+	}
+	if over <= 0 {
+		if hopeless {
+			return Room{}
+		}
+		u.reserved += size
+		return Room{Fits: true}
+	}
+	if evict := u.next(over - u.leaving); len(evict) > 0 || u.leaving == 0 {
+		return Room{Evict: evict}
+	}
+	if u.left == nil {
+		u.left = make(chan struct{})
+	}
+	return Room{Wait: u.left}
+}
+
+// TakeOldest returns entries of at least size bytes for the caller to evict and to
+// Settle, or none if all of them are less.
+func (u *Usage) TakeOldest(size int64) []Entry {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if size > u.bytes {
+		return nil
+	}
+	return u.next(size)
+}
+
+// TakeUnusedSince returns the entries that were last used before t, for the caller to
+// evict and to Settle.
+func (u *Usage) TakeUnusedSince(t time.Time) (out []Entry) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.victims = slices.DeleteFunc(u.victims, func(e Entry) bool {
+		if !e.Used.Before(t) {
+			return false
+		}
+		out = append(out, e)
+		return true
+	})
+	u.leave(out)
+	return out
+}
+
+// next takes victims of size bytes, as far as there are any. It requires u.mu.
+func (u *Usage) next(size int64) []Entry {
+	n := 0
+	for ; size > 0 && n < len(u.victims); n++ {
+		size -= u.victims[n].Size
+	}
+	out := u.victims[:n:n]
+	u.victims = u.victims[n:]
+	u.leave(out)
+	return out
+}
+
+// leave notes that entries are going to be evicted. It requires u.mu.
+func (u *Usage) leave(entries []Entry) { u.leaving += SizeOf(entries) }
+
+// Settle ends an eviction: what Remove wasn't called for stays.
+func (u *Usage) Settle(entries []Entry) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.leaving -= SizeOf(entries)
+	if u.left != nil {
+		close(u.left)
+		u.left = nil
+	}
+}
+
+// SizeOf returns the bytes of entries.
+func SizeOf(entries []Entry) (n int64) {
+	for _, e := range entries {
+		n += e.Size
+	}
+	return n
+}
+
+// Plan returns what of found would be evicted, the first first: what was last used
+// before unusedSince, then what exceeds limit or, if that can be had, frees missing bytes.
+func Plan(found []Entry, now, unusedSince time.Time, limit, missing int64) []Entry {
+	var u Usage
+	u.EndWalk(found, now)
+	out := u.TakeUnusedSince(unusedSince)
+	for _, e := range out {
+		u.Remove(e.Name)
+	}
+	u.Settle(out)
+	return append(out, u.Take(0, limit, missing-SizeOf(out), true).Evict...)
+}

@@ -1,0 +1,192 @@
+package books_test
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/modcache/modcache/internal/books"
+)
+
+var noon = time.Date(2026, 1, 2, 12, 0, 0, 0, time.UTC)
+
+// entries returns n entries of 100 bytes, the i-th used i hours before noon.
+func entries(n int) (all []books.Entry) {
+	for i := range n {
+		all = append(all, books.Entry{Name: fmt.Sprint(i), Size: 100, Used: noon.Add(-time.Duration(i) * time.Hour)})
+	}
+	return all
+}
+
+func names(all []books.Entry) (out []string) {
+	for _, e := range all {
+		out = append(out, e.Name)
+	}
+	return out
+}
+
+func walked(found []books.Entry) *books.Usage {
+	var u books.Usage
+	u.BeginWalk()
+	u.EndWalk(found, noon)
+	return &u
+}
+
+func requireTotals(t *testing.T, u *books.Usage, entries int, bytes int64) {
+	t.Helper()
+	gotEntries, gotBytes := u.Totals()
+	require.Equal(t, entries, gotEntries)
+	require.Equal(t, bytes, gotBytes)
+}
+
+func TestSortForEviction(t *testing.T) {
+	all := []books.Entry{
+		{Name: "now", Used: noon},
+		{Name: "another clock's", Used: noon.Add(books.ClockSkew)},
+		{Name: "old"},
+		{Name: "wrong", Used: noon.Add(books.ClockSkew + 1)},
+		{Name: "very wrong", Used: noon.Add(24 * time.Hour)},
+		{Name: "as old"},
+	}
+	books.SortForEviction(all, noon)
+	require.Equal(t, []string{"wrong", "very wrong", "old", "as old", "now", "another clock's"}, names(all))
+}
+
+func TestUsageTakesRoom(t *testing.T) {
+	var unknown books.Usage
+	require.Equal(t, books.Room{Unknown: true}, unknown.Take(1, 100, 0, false), "nobody has looked")
+	require.True(t, unknown.Take(1, -1, 0, false).Fits, "there is no limit")
+
+	u := walked(entries(5))
+	require.True(t, u.Take(500, -1, 0, true).Fits)
+	u.Release(500)
+	require.True(t, u.Take(50, 550, 0, true).Fits)
+	room := u.Take(120, 550, 0, true)
+	require.False(t, room.Fits)
+	require.Equal(t, []string{"4", "3"}, names(room.Evict))
+
+	// Enough is on its way for somebody else with as much.
+	other := u.Take(120, 550, 0, true)
+	require.NotNil(t, other.Wait)
+	u.Remove("4")
+	u.Settle(room.Evict)
+	<-other.Wait
+	require.Equal(t, []string{"2"}, names(u.Take(120, 550, 0, true).Evict), "3 stayed")
+	requireTotals(t, u, 4, 400)
+}
+
+func TestUsageFreesSpace(t *testing.T) {
+	u := walked(entries(5))
+	room := u.Take(10, -1, 150, true)
+	require.Equal(t, []string{"4", "3"}, names(room.Evict))
+	require.Equal(t, books.Room{}, u.Take(10, -1, 501, true), "all of it isn't enough")
+	require.Empty(t, u.TakeOldest(501))
+	require.Equal(t, []string{"2"}, names(u.TakeOldest(1)))
+}
+
+func TestUsageLooksAgain(t *testing.T) {
+	const limit = 1600
+	u := walked(nil)
+	require.True(t, u.Take(100, limit, 0, false).Fits)
+	u.Commit("a", 100, 90)
+	require.True(t, u.Take(10, limit, 0, false).Fits)
+	require.True(t, u.Take(1, limit, 0, false).Unknown, "others may have added as much")
+	require.True(t, u.Take(1, limit, 0, true).Fits)
+}
+
+func TestUsageDuringAWalk(t *testing.T) {
+	u := walked(entries(3))
+	u.BeginWalk()
+	u.Remove("0")
+	u.Take(10, -1, 0, false)
+	u.Commit("new", 10, 7)
+	u.EndWalk(entries(2), noon) // it has seen 0, and not the new one
+	requireTotals(t, u, 2, 107)
+
+	u.BeginWalk()
+	u.FailWalk()
+	require.True(t, u.Take(1, 1000, 0, true).Unknown)
+	requireTotals(t, u, 2, 107)
+}
+
+func TestUsageDropsTheUnused(t *testing.T) {
+	u := walked(entries(5))
+	out := u.TakeUnusedSince(noon.Add(-3 * time.Hour))
+	require.Equal(t, []string{"4"}, names(out))
+	require.Empty(t, u.TakeUnusedSince(time.Time{}))
+	require.Equal(t, []string{"3"}, names(u.TakeOldest(1)))
+}
+
+func TestPlan(t *testing.T) {
+	for _, c := range []struct {
+		limit, missing int64
+		unused         time.Time
+		want           []string
+	}{
+		{limit: -1},
+		{limit: 500},
+		{limit: 499, want: []string{"4"}},
+		{limit: 0, want: []string{"4", "3", "2", "1", "0"}},
+		{limit: 300, missing: 250, want: []string{"4", "3", "2"}},
+		{limit: -1, missing: 501},
+		{limit: -1, unused: noon.Add(-time.Hour), want: []string{"4", "3", "2"}},
+		{limit: 300, missing: 250, unused: noon.Add(-3 * time.Hour), want: []string{"4", "3", "2"}},
+	} {
+		require.Equal(t, c.want, names(books.Plan(entries(5), noon, c.unused, c.limit, c.missing)), "%+v", c)
+	}
+}
+
+// TestUsageAgainstAModel does random things, and compares with sizes in a map.
+func TestUsageAgainstAModel(t *testing.T) {
+	const limit = 2000
+	rng := rand.New(rand.NewPCG(1, 2))
+	u := walked(nil)
+	there := map[string]int64{}
+	used := noon
+	for step := range 5000 {
+		used = used.Add(time.Second)
+		switch rng.IntN(4) {
+		case 0:
+			var found []books.Entry
+			for name, size := range there {
+				found = append(found, books.Entry{Name: name, Size: size, Used: used})
+			}
+			u.BeginWalk()
+			u.EndWalk(found, used)
+		case 1:
+			name := fmt.Sprint(rng.IntN(30))
+			delete(there, name)
+			u.Remove(name)
+		default:
+			size := 1 + rng.Int64N(300)
+			for room := u.Take(size, limit, 0, true); !room.Fits; room = u.Take(size, limit, 0, true) {
+				if len(room.Evict) == 0 { // all that the last walk found is gone
+					var found []books.Entry
+					for name, size := range there {
+						found = append(found, books.Entry{Name: name, Size: size, Used: used})
+					}
+					u.BeginWalk()
+					u.EndWalk(found, used)
+					continue
+				}
+				for _, e := range room.Evict {
+					delete(there, e.Name)
+					u.Remove(e.Name)
+				}
+				u.Settle(room.Evict)
+			}
+			name := fmt.Sprint(rng.IntN(30))
+			there[name] = size
+			u.Commit(name, size, size)
+		}
+		var sum int64
+		for _, size := range there {
+			sum += size
+		}
+		requireTotals(t, u, len(there), sum)
+		require.LessOrEqual(t, sum, int64(limit), step)
+	}
+}

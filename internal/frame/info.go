@@ -1,0 +1,27 @@
+package frame
+
+import "time"
+
+// fields are those of modcache.Info, whose fingerprints are of type F.
+type fields[F ~[32]byte] = struct {
+	Engine      string
+	Module      F
+	WasmSize    int64
+	CompileTime time.Duration
+	Created     time.Time
+}
+
+// info is modcache.Info, which this package can't import. The compiler refuses whatever
+// has other fields.
+type info[F ~[32]byte] interface{ ~fields[F] }
+
+// MetaOf returns what a frame says about an artifact with that modcache.Info.
+func MetaOf[I info[F], F ~[32]byte](key [32]byte, i I) Meta {
+	v := fields[F](i)
+	return Meta{Key: key, Engine: v.Engine, Module: v.Module, WasmSize: v.WasmSize, CompileTime: v.CompileTime, Created: v.Created}
+}
+
+// InfoOf is the inverse of MetaOf.
+func InfoOf[I info[F], F ~[32]byte](m Meta) I {
+	return I(fields[F]{Engine: m.Engine, Module: m.Module, WasmSize: m.WasmSize, CompileTime: m.CompileTime, Created: m.Created})
+}
