@@ -113,7 +113,7 @@ func TestVar(t *testing.T) {
 	require.Equal(t, `"json: unsupported type: func()"`, modcache.Var(func() any { return func() {} }).String())
 }
 
-func TestEventsInWords(t *testing.T) {
+func TestEventInWords(t *testing.T) {
 	require.Equal(t, "hit", modcache.EventHit.String())
 	require.Equal(t, "degraded", modcache.EventDegraded.String())
 	require.Equal(t, "unknown", modcache.EventKind(0).String())

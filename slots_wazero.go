@@ -40,7 +40,7 @@ func NewSlotHost[T any](ctx context.Context, r wazero.Runtime) (*SlotHost[T], er
 	// module without functions still hears of the runtime's end.
 	sentinel, err := r.NewHostModuleBuilder("modcache-slots").Compile(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("modcache: preparing a slot host: %w", err)
+		return nil, &SlotError{Op: "make a slot host", Err: err}
 	}
 	ctx = experimental.WithCloseNotifier(ctx, experimental.CloseNotifyFunc(func(context.Context, uint32) {
 		h.bound.Range(func(_, b any) bool {
@@ -49,7 +49,7 @@ func NewSlotHost[T any](ctx context.Context, r wazero.Runtime) (*SlotHost[T], er
 		})
 	}))
 	if _, err = r.InstantiateModule(ctx, sentinel, wazero.NewModuleConfig().WithName("")); err != nil {
-		return nil, fmt.Errorf("modcache: preparing a slot host: %w", err)
+		return nil, &SlotError{Op: "make a slot host", Err: err}
 	}
 	return h, nil
 }
@@ -123,7 +123,7 @@ func (h *SlotHost[T]) Instantiate(ctx context.Context, compiled wazero.CompiledM
 		t = NewSlotTable[T](nil)
 	}
 	if !t.attach() {
-		return nil, fmt.Errorf("modcache: instantiating a module with a slot table: %w", ErrClosed)
+		return nil, &SlotError{Op: "instantiate a module with a slot table", Err: ErrClosed}
 	}
 	b := &slotBinding[T]{host: h, table: t, compiled: compiled}
 	ok := false
@@ -305,13 +305,13 @@ type SlotFunc[T any] func(ctx context.Context, mod api.Module, t *SlotTable[T], 
 
 // Func makes f a host function for wazero's HostFunctionBuilder.WithGoModuleFunction.
 // A call by a module without a table, or one that has ended, traps with an error that wraps
-// ErrNoHandle. Calls use no reflection and allocate nothing.
+// ErrSlotNoHandle. Calls use no reflection and allocate nothing.
 func (h *SlotHost[T]) Func(f SlotFunc[T]) api.GoModuleFunction {
 	return api.GoModuleFunc(func(ctx context.Context, mod api.Module, stack []uint64) {
 		b := h.newest.Load()
 		if b == nil || b.module != mod {
 			if b = h.find(ctx, mod); b == nil {
-				panic(fmt.Errorf("modcache: module %q has no slot table: it was not instantiated with SlotHost.Instantiate, or has ended: %w", mod.Name(), ErrNoHandle))
+				panic(fmt.Errorf("modcache: module %q has no slot table: it was not instantiated with SlotHost.Instantiate, or has ended: %w", mod.Name(), ErrSlotNoHandle))
 			}
 		}
 		f(ctx, mod, b.table, stack)
@@ -351,7 +351,7 @@ func dropSlot[T any](_ context.Context, _ api.Module, t *SlotTable[T], stack []u
 	switch err := t.Remove(t.Handle(stack[0])); {
 	case err == nil:
 		stack[0] = SlotDropped
-	case errors.Is(err, ErrInUse):
+	case errors.Is(err, ErrSlotInUse):
 		stack[0] = SlotInUse
 	default:
 		stack[0] = SlotNoHandle
