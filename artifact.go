@@ -10,13 +10,25 @@ import (
 )
 
 // Info says where an artifact came from. It travels with the artifact through
-// every store.
+// every store. [Store].Add refuses an Info that is beyond its limits.
 type Info struct {
 	Engine      string        // identity of the engine that compiled it, at most 255 bytes
 	Module      Fingerprint   // of the module's bytes; zero if they weren't at hand (drop-in)
 	WasmSize    int64         // bytes of the module; 0 if unknown
 	CompileTime time.Duration // what compiling it took; 0 if unknown
 	Created     time.Time     // when it was compiled
+}
+
+// maxEngineID is the length of the longest engine identity.
+const maxEngineID = 255
+
+// validate says what is beyond the limits of an Info. Each store of this module asks it
+// in Add, so that an artifact that one of them takes fits all of them.
+func (i *Info) validate() error {
+	if len(i.Engine) > maxEngineID {
+		return fmt.Errorf("the Info.Engine has %d bytes, at most %d fit", len(i.Engine), maxEngineID)
+	}
+	return nil
 }
 
 // Artifact is one immutable piece of machine code, in memory or behind a
@@ -67,6 +79,8 @@ func NewArtifactFrom(src io.ReaderAt, size int64, info Info) *Artifact {
 	return a
 }
 
+var errArtifactClosed = &Error{Op: "read", Store: "artifact", Err: ErrClosed}
+
 // share returns a second handle, to be closed on its own. What is behind the
 // artifact is released with the last handle.
 func (a *Artifact) share() (*Artifact, error) {
@@ -76,7 +90,7 @@ func (a *Artifact) share() (*Artifact, error) {
 	a.mu.RLock()
 	defer a.mu.RUnlock()
 	if a.closed {
-		return nil, fmt.Errorf("share artifact: %w", ErrClosed)
+		return nil, errArtifactClosed
 	}
 	a.refs.Add(1)
 	return &Artifact{info: a.info, size: a.size, src: a.src, load: a.load, refs: a.refs}, nil
@@ -126,7 +140,7 @@ func (a *Artifact) ReadAt(p []byte, off int64) (int, error) {
 		a.mu.RLock()
 		defer a.mu.RUnlock()
 		if a.closed {
-			return 0, fmt.Errorf("read artifact: %w", ErrClosed)
+			return 0, errArtifactClosed
 		}
 		var err error
 		if n, err = readFull(a.src, want, off); err != nil {
@@ -159,7 +173,7 @@ func (a *Artifact) Bytes() ([]byte, error) {
 	a.mu.RLock()
 	defer a.mu.RUnlock()
 	if a.closed {
-		return nil, fmt.Errorf("read artifact: %w", ErrClosed)
+		return nil, errArtifactClosed
 	}
 	return a.load()
 }

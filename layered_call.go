@@ -7,6 +7,8 @@ import (
 	"math"
 	"sync/atomic"
 	"time"
+
+	"github.com/modcache/modcache/internal/stripe"
 )
 
 var (
@@ -31,7 +33,7 @@ type layer struct {
 
 	getTime, addTime stopwatch // of bounded calls
 
-	hits     tally // the only counter that the fastest path touches
+	hits     stripe.Counter // the only counter that the fastest path touches
 	errs     atomic.Uint64
 	timeouts atomic.Uint64
 	skipped  atomic.Uint64

@@ -51,7 +51,7 @@ func (l *Layered) Get(ctx context.Context, key Key) (*Artifact, bool, error) {
 }
 
 func (l *Layered) hit(ly *layer, key Key, a *Artifact) {
-	ly.hits.count(key)
+	ly.hits.Add(key[0])
 	if l.options.OnEvent != nil {
 		notify(l.options.OnEvent, Event{Kind: EventHit, Key: key, Layer: ly.Name, Bytes: a.Size()})
 	}

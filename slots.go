@@ -250,7 +250,7 @@ func (t *SlotTable[T]) remove(h Handle, e *slotEntry[T]) (gone bool, err error) 
 	}
 	if more := e.more; more != nil {
 		if more.children > 0 {
-			return false, fmt.Errorf("%w: it has %d children", ErrSlotInUse, more.children)
+			return false, fmt.Errorf("%w: it has children (%d)", ErrSlotInUse, more.children)
 		}
 		if more.holds > 1 {
 			more.holds--

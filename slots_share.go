@@ -150,7 +150,7 @@ func (t *SlotTable[T]) replace(h Handle, e *slotEntry[T], v T) error {
 		return ErrSlotNoHandle
 	}
 	if e.more != nil && e.more.children > 0 {
-		return fmt.Errorf("%w: it has %d children", ErrSlotInUse, e.more.children)
+		return fmt.Errorf("%w: it has children (%d)", ErrSlotInUse, e.more.children)
 	}
 	if err := e.kill(); err != nil {
 		return err

@@ -1,6 +1,8 @@
 package modcache_test
 
 import (
+	"encoding/json"
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"runtime"
@@ -124,6 +126,37 @@ func TestSlotTableExhaustion(t *testing.T) {
 	_, err = full.Insert(1)
 	require.ErrorIs(t, err, modcache.ErrSlotsFull)
 	require.NoError(t, full.Close())
+}
+
+func TestSlotErrorNamesOperationAndHandle(t *testing.T) {
+	table := modcache.NewSlotTable(&modcache.SlotOptions[int]{MaxSlots: 2})
+	parent, err := table.Insert(1)
+	require.NoError(t, err)
+	_, err = table.InsertChild(parent, 2)
+	require.NoError(t, err)
+	hex := fmt.Sprintf("%#x", uint64(parent))
+	_, full := table.Share(table, parent)
+	_, uncomparable := table.Intern([]int{1}, nil)
+	for want, err := range map[string]error{
+		"modcache: remove " + hex + ": slot is in use: it has children (1)":  table.Remove(parent),
+		"modcache: replace 0x7: no such handle":                              table.Replace(7, 1),
+		"modcache: release " + hex + ": no such handle":                      table.Release(parent),
+		"modcache: share: slot table is full: all of its 2 slots are in use": full,
+		"modcache: intern: a key of type []int can't be compared":            uncomparable,
+	} {
+		require.EqualError(t, err, want)
+		var e *modcache.SlotError
+		require.ErrorAs(t, err, &e)
+	}
+	require.NoError(t, table.Close())
+	_, err = table.Insert(1)
+	require.EqualError(t, err, "modcache: insert: closed")
+}
+
+func TestSlotLeakAsJSON(t *testing.T) {
+	b, err := json.Marshal(modcache.SlotLeak{Handle: 1<<63 + 1, Age: time.Second})
+	require.NoError(t, err)
+	require.JSONEq(t, `{"handle":"9223372036854775809","type":"","age_ns":1000000000,"site":"","borrows":0}`, string(b))
 }
 
 func TestSlotQuota(t *testing.T) {
