@@ -23,7 +23,7 @@ type Local struct {
 
 var _ Store = (*Local)(nil)
 
-var errLocalShared = &Error{Op: "use", Store: "local", Err: errors.New("several goroutines use it at once, which a Memory is for")}
+var errLocalShared = &Error{Op: "use", Store: "local", Err: errors.New("several goroutines use it at once, and it is for one")}
 
 // NewLocal returns an empty Local.
 func NewLocal(o *MemoryOptions) *Local {

@@ -2,13 +2,14 @@ package modcache
 
 import (
 	"cmp"
-	"errors"
 	"fmt"
 	"iter"
 	"math"
+	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/modcache/modcache/internal/option"
 )
@@ -177,11 +178,23 @@ func (t *SlotTable[T]) insert(op string, v T, more *slotMore[T]) (Handle, error)
 	if t.closed {
 		return 0, &SlotError{Op: op, Err: ErrClosed}
 	}
-	i, err := t.vacant()
+	var err error
+	i := t.issued
+	switch reuse := len(t.free); {
+	case t.live >= t.options.MaxSlots:
+		err = fmt.Errorf("%w: all of its %d slots are in use", ErrSlotsFull, t.options.MaxSlots)
+	case reuse > 0:
+		i = uint64(t.free[reuse-1])
+	case i > t.bits.mask && uint64(t.live) > t.bits.mask:
+		err = fmt.Errorf("%w: all of its %d indexes are in use", ErrSlotsFull, t.live)
+	case i > t.bits.mask:
+		return 0, &SlotError{Op: op, Err: fmt.Errorf("%w: %d slots are used up", ErrSlotsExhausted, t.count.Retired)}
+	}
+	if err == nil && !t.options.Quota.take() {
+		err = fmt.Errorf("%w: the quota of %d slots that it shares is used up", ErrSlotsFull, t.options.Quota.Max())
+	}
 	if err != nil {
-		if errors.Is(err, ErrSlotsFull) {
-			t.count.Full++
-		}
+		t.count.Full++
 		return 0, &SlotError{Op: op, Err: err}
 	}
 	if i == t.issued {
@@ -202,26 +215,7 @@ func (t *SlotTable[T]) insert(op string, v T, more *slotMore[T]) (Handle, error)
 	segment.slots[at].Store(&slotEntry[T]{gen: gen, more: more, value: v})
 	t.live++
 	t.count.Inserts++
-	return t.bits.join(i, gen), nil
-}
-
-// vacant returns the index of a slot to fill, and takes it from the quota.
-func (t *SlotTable[T]) vacant() (uint64, error) {
-	i := t.issued
-	switch reuse := len(t.free); {
-	case t.live >= t.options.MaxSlots:
-		return 0, fmt.Errorf("%w: all of its %d slots are in use", ErrSlotsFull, t.options.MaxSlots)
-	case reuse > 0:
-		i = uint64(t.free[reuse-1])
-	case i > t.bits.mask && uint64(t.live) > t.bits.mask:
-		return 0, fmt.Errorf("%w: all of its %d indexes are in use", ErrSlotsFull, t.live)
-	case i > t.bits.mask:
-		return 0, fmt.Errorf("%w: %d slots are used up", ErrSlotsExhausted, t.count.Retired)
-	}
-	if !t.options.Quota.take() {
-		return 0, fmt.Errorf("%w: the quota of %d slots that it shares is used up", ErrSlotsFull, t.options.Quota.Max())
-	}
-	return i, nil
+	return t.bits.compose(i, gen), nil
 }
 
 // Remove makes the handle h invalid, and releases the object if no other slot holds it. An
@@ -308,7 +302,7 @@ func (t *SlotTable[T]) entries(segments []*slotSegment[T]) iter.Seq2[Handle, *sl
 	return func(yield func(Handle, *slotEntry[T]) bool) {
 		for s, segment := range segments {
 			for i := range segment.slots {
-				if e := segment.slots[i].Load(); e != nil && !yield(t.bits.join(uint64(s*slotSegmentSize+i), e.gen), e) {
+				if e := segment.slots[i].Load(); e != nil && !yield(t.bits.compose(uint64(s*slotSegmentSize+i), e.gen), e) {
 					return
 				}
 			}
@@ -341,4 +335,14 @@ func (t *SlotTable[T]) Leaks() []SlotLeak {
 		return cmp.Or(cmp.Compare(b.Age, a.Age), cmp.Compare(a.Handle, b.Handle))
 	})
 	return leaks
+}
+
+func (e *slotEntry[T]) leak(h Handle) SlotLeak {
+	l := SlotLeak{Handle: h, Type: fmt.Sprintf("%T", e.value), Borrows: int(e.state.Load() &^ slotDead)}
+	if e.more != nil && len(e.more.site) > 0 {
+		l.Age = time.Since(e.more.born)
+		frame, _ := runtime.CallersFrames(e.more.site).Next()
+		l.Site = fmt.Sprintf("%s %s:%d", frame.Function, frame.File, frame.Line)
+	}
+	return l
 }

@@ -48,16 +48,6 @@ func (e *slotEntry[T]) kill() error {
 	return fmt.Errorf("%w: it is borrowed", ErrSlotInUse)
 }
 
-func (e *slotEntry[T]) leak(h Handle) SlotLeak {
-	l := SlotLeak{Handle: h, Type: fmt.Sprintf("%T", e.value), Borrows: int(e.state.Load() &^ slotDead)}
-	if e.more != nil && len(e.more.site) > 0 {
-		l.Age = time.Since(e.more.born)
-		frame, _ := runtime.CallersFrames(e.more.site).Next()
-		l.Site = fmt.Sprintf("%s %s:%d", frame.Function, frame.File, frame.Line)
-	}
-	return l
-}
-
 // slotMore is what a slot knows beyond its value. Plain slots have none.
 type slotMore[T any] struct {
 	object   *slotObject[T] // nil while the slot is the value's only holder
@@ -123,6 +113,12 @@ func (e *slotEntry[T]) drop(release *slotRelease[T]) error {
 		return e.more.object.drop()
 	}
 	return release.do(e.value)
+}
+
+// slotIntern is an interned object, or the promise of one.
+type slotIntern struct {
+	made chan struct{} // closed when h is valid, or the entry has left the map
+	h    Handle        // 0 while it is being made
 }
 
 // slotRelease is how the objects end that were first inserted into one table. Shared

@@ -57,12 +57,6 @@ func (t *SlotTable[T]) InsertChild(parent Handle, v T) (Handle, error) {
 	return h, nil
 }
 
-// slotIntern is an interned object, or the promise of one.
-type slotIntern struct {
-	made chan struct{} // closed when h is valid, or the entry has left the map
-	h    Handle        // 0 while it is being made
-}
-
 // Intern returns the handle of the object that was interned under key. If there is none,
 // it calls mk for the object and inserts it. Each successful call is to be
 // matched by a Remove; the last of them removes the object. A key is any comparable
