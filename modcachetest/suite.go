@@ -46,8 +46,11 @@ type Options struct {
 	Share func(tb testing.TB, s modcache.Store) modcache.Store
 	// ReadOnly returns a handle on what s holds that must refuse to change it.
 	ReadOnly func(tb testing.TB, s modcache.Store) modcache.Store
-	// Damage changes the bytes that s keeps at rest under key.
+	// Damage changes the bytes that s keeps under key.
 	Damage func(tb testing.TB, s modcache.Store, key modcache.Key)
+	// Observe returns another empty store, which reports its events to observer: each
+	// Get must be one hit or one miss. See [modcache.Event].
+	Observe func(tb testing.TB, observer func(modcache.Event)) modcache.Store
 
 	// Skip names clauses that are not to run.
 	Skip []string
@@ -62,7 +65,7 @@ type Options struct {
 // suite can't tell whether it survives a crash.
 func TestStore(t *testing.T, open func(testing.TB) modcache.Store, opts *Options) {
 	t.Helper()
-	o := opts.withDefaults()
+	o := opts.validate()
 	for _, c := range clauses {
 		if slices.Contains(o.Skip, c.name) {
 			continue
@@ -78,7 +81,8 @@ func TestStore(t *testing.T, open func(testing.TB) modcache.Store, opts *Options
 	}
 }
 
-func (o *Options) withDefaults() Options {
+// validate returns a copy with the defaults filled in.
+func (o *Options) validate() Options {
 	var d Options
 	if o != nil {
 		d = *o
