@@ -34,9 +34,9 @@ func (i *Info) validate() error {
 // Artifact is one immutable piece of machine code, in memory or behind a
 // verified file. Its methods may be called from several goroutines at once.
 //
-// An artifact read from a store is a handle: Close it when done. An artifact in
-// memory needs no Close, and closing it does nothing, so that a memory hit can
-// share one handle with everybody.
+// An artifact from a store's Get is a handle: Close it when done. An artifact in
+// memory needs no Close, and closing it does nothing, so that all hits in memory can
+// share one handle.
 type Artifact struct {
 	info Info
 	size int64
@@ -62,9 +62,9 @@ func NewArtifact(b []byte, info Info) *Artifact {
 
 // NewArtifactFrom makes an artifact of size bytes behind src, for stores that
 // don't hold them in memory. src must verify what it returns: a ReadAt
-// that can't vouch for its bytes fails with an error that wraps [ErrCorrupt] or
-// [ErrAuth]. Large reads are how artifacts are loaded, so src should make
-// them fast; a [Cache] reads those of stores other than [Disk] as a whole, and checks
+// of bytes that are wrong fails with an error that wraps [ErrCorrupt] or
+// [ErrAuth]. Artifacts are loaded by large reads, so src should make
+// those fast. A [Cache] reads artifacts of stores other than [Disk] as a whole, and checks
 // them once more. If src is an [io.Closer], closing the artifact closes it once.
 func NewArtifactFrom(src io.ReaderAt, size int64, info Info) *Artifact {
 	a := &Artifact{info: info, size: size, src: src, refs: new(atomic.Int32)}
@@ -97,7 +97,7 @@ func (a *Artifact) share() (*Artifact, error) {
 }
 
 // readFull fills p from src, which may report EOF along with the last byte. A
-// short read is always an error: what follows it in p is not the artifact's.
+// short read is always an error: the rest of p is not the artifact's.
 func readFull(src io.ReaderAt, p []byte, off int64) (int, error) {
 	n, err := src.ReadAt(p, off)
 	switch {
@@ -122,7 +122,7 @@ func (a *Artifact) InMemory() bool { return a.mem != nil }
 func (a *Artifact) ReadAt(p []byte, off int64) (int, error) {
 	switch {
 	case off < 0:
-		return 0, fmt.Errorf("modcache: read artifact at negative offset %d", off)
+		return 0, &Error{Op: "read", Store: "artifact", Err: fmt.Errorf("negative offset %d", off)}
 	case off >= a.size:
 		if len(p) == 0 {
 			return 0, nil

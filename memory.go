@@ -10,8 +10,8 @@ import (
 // Memory is a [Store] that keeps artifacts in memory, within one byte budget
 // and one entry budget, for any number of goroutines.
 //
-// A hit takes no lock and allocates nothing. It returns the very artifact
-// that was added, so that everybody shares its bytes; closing it does nothing. An
+// A hit takes no lock and allocates nothing. It returns the artifact that was
+// added, not a copy, and closing that does nothing. An
 // artifact that is behind a file is loaded when it is added.
 //
 // Both budgets hold at every instant: room is made before an artifact is let

@@ -123,7 +123,7 @@ type CacheMetrics struct {
 	Compiles      uint64        `json:"compiles"`     // modules compiled in full, failed ones included
 	CompileErrors uint64        `json:"compile_errors"`
 	CompileTime   time.Duration `json:"compile_time_ns"`
-	Saved         time.Duration `json:"saved_ns"`  // compile time that hits made unnecessary, as far as artifacts tell it
+	Saved         time.Duration `json:"saved_ns"`  // compile time that hits made unnecessary; artifacts of unknown compile time count as 0
 	Coalesced     uint64        `json:"coalesced"` // callers that were served by somebody else's compile
 	Stubbed       uint64        `json:"stubbed"`   // modules loaded without decoding their bodies
 	Retained      uint64        `json:"retained"`  // compiled modules kept for the next caller, now

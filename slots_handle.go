@@ -67,7 +67,7 @@ func (b *handleBits) index(h Handle) uint64 { return uint64(h) & b.mask }
 // compose returns the handle of slot i in generation gen.
 func (b *handleBits) compose(i uint64, gen uint32) Handle { return Handle(uint64(gen)<<b.shift | i) }
 
-// match tells whether h was issued in the generation gen of its slot.
+// match reports whether h was issued in the generation gen of its slot.
 func (b *handleBits) match(h Handle, gen uint32) bool { return uint64(gen) == uint64(h)>>(b.shift&63) }
 
 // generations is the order in which each slot of a table goes through its generations:

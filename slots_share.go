@@ -6,11 +6,11 @@ import (
 )
 
 // Share puts the object of h in dst too and returns its handle there; dst may be t
-// itself, which makes a second handle. The object is released, as the table that it was first
-// inserted into would do it, after its last slot is gone. Its parent, if it has one,
+// itself, which makes a second handle. The object is released when its last slot is gone,
+// by the OnRelease of the table that it was first inserted into. Its parent, if it has one,
 // is released after it.
 //
-// Share fails with ErrSlotNoHandle if h misses, and as Insert would in dst.
+// Share fails with ErrSlotNoHandle if h misses, and where Insert into dst would fail.
 func (t *SlotTable[T]) Share(dst *SlotTable[T], h Handle) (Handle, error) {
 	t.mu.Lock()
 	e := t.find(h)
@@ -58,14 +58,14 @@ func (t *SlotTable[T]) InsertChild(parent Handle, v T) (Handle, error) {
 }
 
 // Intern returns the handle of the object that was interned under key. If there is none,
-// it calls mk for the object and inserts it. Each successful call is to be
-// matched by a Remove; the last of them removes the object. A key is any comparable
+// it calls mk for the object and inserts it. Each successful call needs a Remove of its
+// own; the last of them removes the object. A key is any comparable
 // value, often the object itself.
 //
 // Of several calls with one key at the same time, one calls mk, with no lock held, and
 // the others wait for it. So mk must not intern the same key. If mk
-// fails, its error is returned to its caller and one of the waiting calls has its turn.
-// If what it made can't be inserted, it is released.
+// fails, its caller gets the error, and one of the waiting calls is next.
+// If what mk made can't be inserted, it is released.
 func (t *SlotTable[T]) Intern(key any, mk func() (T, error)) (Handle, error) {
 	if !reflect.ValueOf(key).Comparable() {
 		return 0, &SlotError{Op: "intern", Err: fmt.Errorf("a key of type %T can't be compared", key)}
@@ -123,8 +123,8 @@ func (t *SlotTable[T]) intern(key any, in *slotIntern, mk func() (T, error)) (Ha
 	return h, err
 }
 
-// Replace puts v in the place of the object of h and gives up the old object as Remove
-// does. The handle stays valid. It fails with ErrSlotNoHandle or ErrSlotInUse as Remove
+// Replace puts v in the slot of h, and releases the old object if no other slot holds it.
+// The handle stays valid. It fails with ErrSlotNoHandle or ErrSlotInUse as Remove
 // does; v stays the caller's then.
 func (t *SlotTable[T]) Replace(h Handle, v T) error {
 	t.mu.Lock()

@@ -233,7 +233,7 @@ func (b *slotBinding[T]) forgetIfEnded() {
 // as that isn't known, Instantiate looks after it.
 func (b *slotBinding[T]) CloseNotify(context.Context, uint32) { b.endIfClosed() }
 
-// resembles tells whether mod could be an instance of b's module, going by what it exports.
+// resembles reports whether mod could be an instance of b's module, going by what it exports.
 func (b *slotBinding[T]) resembles(mod api.Module) bool {
 	want, got := b.compiled.ExportedFunctions(), mod.ExportedFunctionDefinitions()
 	if len(want) != len(got) {
@@ -258,8 +258,8 @@ func (t *SlotTable[T]) attach() bool {
 	return true
 }
 
-// detach counts one instance less. It tells whether that was the last one, after which there can't be
-// another and the caller closes the table.
+// detach counts one instance less. If that was the last one, there can't be another any more,
+// and the caller closes the table.
 func (t *SlotTable[T]) detach() (last bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

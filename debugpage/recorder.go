@@ -72,7 +72,7 @@ func (r *Recorder) Observe(e modcache.Event) {
 	case modcache.EventCorrupt, modcache.EventStoreFailed, modcache.EventDegraded:
 		p := Problem{At: time.Now(), What: e.Kind.String(), Why: classOf(e.Err), Layer: e.Layer, Key: e.Key}
 		if e.Kind == modcache.EventDegraded && e.Err != nil {
-			// The text is modcache's own, and tells what there is to tell.
+			// The text is modcache's own, with nothing of a store in it.
 			p.Why, _, _ = strings.Cut(e.Err.Error(), "\n")
 		}
 		r.mu.Lock()

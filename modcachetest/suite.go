@@ -16,8 +16,7 @@ import (
 	"github.com/modcache/modcache"
 )
 
-// Options tells [TestStore] what a store promises beyond, or short of, the
-// contract. The zero value is a volatile store that many goroutines may use,
+// Options says what a store promises [TestStore] beyond the contract, and what it doesn't. The zero value is a volatile store that many goroutines may use,
 // without locks, and large enough for what the suite adds.
 type Options struct {
 	// SingleGoroutine leaves out what calls the store from several goroutines.
@@ -61,8 +60,8 @@ type Options struct {
 // a subtest of its own, named after what it demands, with a store of its own,
 // which must be empty. open registers the store's closing with Cleanup.
 //
-// A store that passes never returned wrong bytes, within what was tried; the
-// suite can't tell whether it survives a crash.
+// A store that passes returned no wrong bytes in what was tried. The suite can't
+// find out whether it survives a crash.
 func TestStore(t *testing.T, open func(testing.TB) modcache.Store, opts *Options) {
 	t.Helper()
 	o := opts.validate()
