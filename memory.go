@@ -31,8 +31,8 @@ import (
 // nothing: Add returns nil and counts a rejection.
 //
 // In the metrics, Evictions are the artifacts that were evicted to keep to a budget,
-// a lowered one included, and RejectedAdds those that were too large, could not
-// be loaded, or found the store turned off.
+// a lowered one included. RejectedAdds are those that were too large, could not
+// be loaded, had an [Info] beyond its limits, or found the store turned off.
 //
 // Get ignores its context, and never fails. Add looks at it before it loads
 // an artifact from a file. A Memory needs no Close.
@@ -124,7 +124,7 @@ func (m *Memory) Metrics() Metrics {
 // report for each reason that occurred, all of the same instant. Reports of
 // [ReasonRejected] are about artifacts that were too large to be let in. The other
 // reasons that occur are [ReasonEntryLimit], [ReasonByteLimit], [ReasonBoth],
-// [ReasonDeleted], [ReasonResized] and, under DetectWrites, [ReasonCorrupt].
+// [ReasonDeleted], [ReasonResized] and, with DetectWrites, [ReasonCorrupt].
 func (m *Memory) EvictionReports() []EvictionReport {
 	m.mu.Lock()
 	defer m.mu.Unlock()
