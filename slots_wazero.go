@@ -331,13 +331,13 @@ const (
 	SlotInUse    = 2 // it is borrowed or has children, and stays
 )
 
-// ExportFunctions adds two functions to a host module for its guests to call. typ is the
+// ExportFunctions adds two functions to a host module for its guests to call. handleType is the
 // type of a handle: api.ValueTypeI64, or api.ValueTypeI32 for narrow tables.
 //
 //	clone(handle) handle   a second handle of the same object; 0 if there is no such handle or the table is full
 //	drop(handle) i32       removes a handle: SlotDropped, SlotNoHandle or SlotInUse
-func (h *SlotHost[T]) ExportFunctions(b wazero.HostModuleBuilder, typ api.ValueType) wazero.HostModuleBuilder {
-	one := []api.ValueType{typ}
+func (h *SlotHost[T]) ExportFunctions(b wazero.HostModuleBuilder, handleType api.ValueType) wazero.HostModuleBuilder {
+	one := []api.ValueType{handleType}
 	b = b.NewFunctionBuilder().
 		WithGoModuleFunction(h.Func(cloneSlot[T]), one, one).
 		WithParameterNames("handle").
