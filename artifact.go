@@ -22,11 +22,11 @@ type Info struct {
 // maxEngineID is the length of the longest engine identity.
 const maxEngineID = 255
 
-// validate says what is beyond the limits of an Info. Each store of this module asks it
-// in Add, so that an artifact that one of them takes fits all of them.
+// validate says what is beyond the limits of an Info. Memory refuses what the format of an
+// entry can't hold, so that an artifact that one store takes fits all others.
 func (i *Info) validate() error {
 	if len(i.Engine) > maxEngineID {
-		return fmt.Errorf("the Info.Engine has %d bytes, at most %d fit", len(i.Engine), maxEngineID)
+		return fmt.Errorf("engine identity of %d bytes, at most %d fit", len(i.Engine), maxEngineID)
 	}
 	return nil
 }

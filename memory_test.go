@@ -172,7 +172,7 @@ func TestMemoryRefusesInfoBeyondItsLimits(t *testing.T) {
 			var e *modcache.Error
 			require.ErrorAs(t, err, &e)
 			require.Equal(t, memKey(2), e.Key)
-			require.ErrorContains(t, err, "Info.Engine has 256 bytes, at most 255 fit")
+			require.ErrorContains(t, err, "engine identity of 256 bytes, at most 255 fit")
 		}
 		require.EqualValues(t, 1, s.Metrics().Entries)
 		require.EqualValues(t, 2, s.Metrics().RejectedAdds)
