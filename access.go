@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"runtime/debug"
 	"sync/atomic"
 	"time"
@@ -155,18 +154,7 @@ func (c *Cache) degrade(feature string, err error) {
 // emit reports what happened to the observer and the log.
 func (c *Cache) emit(e Event) {
 	notify(c.opts.OnEvent, e)
-	if c.opts.Logger == nil {
-		return
-	}
-	level := slog.LevelDebug
-	switch e.Kind {
-	case EventCorrupt, EventStoreFailed, EventDegraded:
-		level = slog.LevelWarn
-	}
-	_ = guard("log", func() error {
-		c.opts.Logger.LogAttrs(c.ctx, level, "modcache", e.attrs()...)
-		return nil
-	})
+	e.log(c.ctx, c.opts.Logger)
 }
 
 // forward passes on what only the store of [Open] knows. Its hits and misses are

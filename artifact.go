@@ -10,7 +10,7 @@ import (
 )
 
 // Info says where an artifact came from. It travels with the artifact through
-// every store.
+// every store. [Store].Add refuses an Info that is beyond its limits.
 type Info struct {
 	Engine      string        // identity of the engine that compiled it, at most 255 bytes
 	Module      Fingerprint   // of the module's bytes; zero if they weren't at hand (drop-in)
@@ -19,12 +19,24 @@ type Info struct {
 	Created     time.Time     // when it was compiled
 }
 
+// maxEngineID is the length of the longest engine identity.
+const maxEngineID = 255
+
+// validate says what is beyond the limits of an Info. Memory refuses what the format of an
+// entry can't hold, so that an artifact that one store takes fits all others.
+func (i *Info) validate() error {
+	if len(i.Engine) > maxEngineID {
+		return fmt.Errorf("engine identity of %d bytes, at most %d fit", len(i.Engine), maxEngineID)
+	}
+	return nil
+}
+
 // Artifact is one immutable piece of machine code, in memory or behind a
 // verified file. Its methods may be called from several goroutines at once.
 //
-// An artifact read from a store is a handle: Close it when done. An artifact in
-// memory needs no Close, and closing it does nothing, so that a memory hit can
-// share one handle with everybody.
+// An artifact from a store's Get is a handle: Close it when done. An artifact in
+// memory needs no Close, and closing it does nothing, so that all hits in memory can
+// share one handle.
 type Artifact struct {
 	info Info
 	size int64
@@ -50,9 +62,9 @@ func NewArtifact(b []byte, info Info) *Artifact {
 
 // NewArtifactFrom makes an artifact of size bytes behind src, for stores that
 // don't hold them in memory. src must verify what it returns: a ReadAt
-// that can't vouch for its bytes fails with an error that wraps [ErrCorrupt] or
-// [ErrAuth]. Large reads are how artifacts are loaded, so src should make
-// them fast; a [Cache] reads those of stores other than [Disk] as a whole, and checks
+// of bytes that are wrong fails with an error that wraps [ErrCorrupt] or
+// [ErrAuth]. Artifacts are loaded by large reads, so src should make
+// those fast. A [Cache] reads artifacts of stores other than [Disk] as a whole, and checks
 // them once more. If src is an [io.Closer], closing the artifact closes it once.
 func NewArtifactFrom(src io.ReaderAt, size int64, info Info) *Artifact {
 	a := &Artifact{info: info, size: size, src: src, refs: new(atomic.Int32)}
@@ -67,6 +79,8 @@ func NewArtifactFrom(src io.ReaderAt, size int64, info Info) *Artifact {
 	return a
 }
 
+var errArtifactClosed = &Error{Op: "read", Store: "artifact", Err: ErrClosed}
+
 // share returns a second handle, to be closed on its own. What is behind the
 // artifact is released with the last handle.
 func (a *Artifact) share() (*Artifact, error) {
@@ -76,14 +90,14 @@ func (a *Artifact) share() (*Artifact, error) {
 	a.mu.RLock()
 	defer a.mu.RUnlock()
 	if a.closed {
-		return nil, fmt.Errorf("share artifact: %w", ErrClosed)
+		return nil, errArtifactClosed
 	}
 	a.refs.Add(1)
 	return &Artifact{info: a.info, size: a.size, src: a.src, load: a.load, refs: a.refs}, nil
 }
 
 // readFull fills p from src, which may report EOF along with the last byte. A
-// short read is always an error: what follows it in p is not the artifact's.
+// short read is always an error: the rest of p is not the artifact's.
 func readFull(src io.ReaderAt, p []byte, off int64) (int, error) {
 	n, err := src.ReadAt(p, off)
 	switch {
@@ -108,7 +122,7 @@ func (a *Artifact) InMemory() bool { return a.mem != nil }
 func (a *Artifact) ReadAt(p []byte, off int64) (int, error) {
 	switch {
 	case off < 0:
-		return 0, fmt.Errorf("modcache: read artifact at negative offset %d", off)
+		return 0, &Error{Op: "read", Store: "artifact", Err: fmt.Errorf("negative offset %d", off)}
 	case off >= a.size:
 		if len(p) == 0 {
 			return 0, nil
@@ -126,7 +140,7 @@ func (a *Artifact) ReadAt(p []byte, off int64) (int, error) {
 		a.mu.RLock()
 		defer a.mu.RUnlock()
 		if a.closed {
-			return 0, fmt.Errorf("read artifact: %w", ErrClosed)
+			return 0, errArtifactClosed
 		}
 		var err error
 		if n, err = readFull(a.src, want, off); err != nil {
@@ -159,7 +173,7 @@ func (a *Artifact) Bytes() ([]byte, error) {
 	a.mu.RLock()
 	defer a.mu.RUnlock()
 	if a.closed {
-		return nil, fmt.Errorf("read artifact: %w", ErrClosed)
+		return nil, errArtifactClosed
 	}
 	return a.load()
 }

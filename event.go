@@ -3,8 +3,12 @@ package modcache
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
+	"slices"
 	"time"
+
+	contained "github.com/modcache/modcache/internal/contain"
 )
 
 // EventKind says what an [Event] reports.
@@ -62,6 +66,19 @@ var reasons = [...]string{
 // String returns the reason in words.
 func (r Reason) String() string { return nameOf(reasons[:], uint8(r)) }
 
+// MarshalText implements [encoding.TextMarshaler].
+func (r Reason) MarshalText() ([]byte, error) { return []byte(r.String()), nil }
+
+// UnmarshalText implements [encoding.TextUnmarshaler].
+func (r *Reason) UnmarshalText(text []byte) error {
+	i := slices.Index(reasons[:], string(text))
+	if i < 0 {
+		return fmt.Errorf("modcache: unknown reason %.80q", text)
+	}
+	*r = Reason(i)
+	return nil
+}
+
 // reasonOf returns why a lookup that ended with err missed.
 func reasonOf(err error) Reason {
 	switch {
@@ -86,19 +103,26 @@ func nameOf(names []string, i uint8) string {
 	return names[i]
 }
 
-// Event is one thing that happened in a store or a Cache.
+// Event is one thing that happened in a store or a [Cache].
 //
-// Observers are called on the path of whoever caused the event, possibly from
-// several goroutines at once, and never under a lock of ours. Whatever an
-// observer takes is added to the operation it observes, so keep it short. It must
-// not call the store or Cache that it observes, which may be waiting for it. An
-// observer that panics is contained.
+// An observer (the OnEvent of a store or a Cache) is called after the event has happened,
+// by the goroutine that caused it, with none of our locks held. Several goroutines may
+// call it at once. The time it takes is added to the operation, so keep it short. If it
+// panics, the panic is dropped.
 //
-// The events that one goroutine causes arrive in the order in which it caused
-// them. A lookup reports the failures it met first, then exactly one hit or
-// miss, before it returns. What happens in the background (promotions,
-// deferred writes, the lookup that several callers share) is reported by the
-// goroutine that does it, in no order relative to those callers.
+// An observer may use the store or Cache that it observes, but must not wait for an
+// operation that may be waiting for the observer: it must not call Close or Flush, look
+// up the key that the event is about, or compile with the Cache.
+//
+// The events that one goroutine causes arrive in the order in which it caused them. What
+// happens in the background (promotions, deferred writes, a lookup that several callers
+// share) is reported by the goroutine that does it, in no order relative to those
+// callers.
+//
+// Each lookup reports exactly one hit or one miss before it returns, also if its context
+// has ended or the store is closed. The failures that it met come first. Only [Memory]
+// and [Local] don't report lookups, because a hit there takes less time than a report:
+// their Metrics count them.
 type Event struct {
 	Kind     EventKind
 	Reason   Reason
@@ -109,9 +133,13 @@ type Event struct {
 	Err      error
 }
 
-// attrs returns what is known about the event, for a log.
-func (e Event) attrs() []slog.Attr {
-	attrs := []slog.Attr{slog.String("event", e.Kind.String())}
+// LogValue implements [slog.LogValuer]: a group of what is known about the event.
+func (e Event) LogValue() slog.Value {
+	return slog.GroupValue(append([]slog.Attr{slog.String("event", e.Kind.String())}, e.attrs()...)...)
+}
+
+// attrs returns what is known about the event beside its kind.
+func (e Event) attrs() (attrs []slog.Attr) {
 	if e.Reason != 0 {
 		attrs = append(attrs, slog.String("reason", e.Reason.String()))
 	}
@@ -133,11 +161,28 @@ func (e Event) attrs() []slog.Attr {
 	return attrs
 }
 
-// notify calls an observer, if there is one, and survives it.
-func notify(observer func(Event), e Event) {
-	if observer == nil {
+// log writes the event to l, if l isn't nil, with the kind as its message: problems as warnings, all
+// else for debugging. It survives l, and costs little at a level that is off.
+func (e Event) log(ctx context.Context, l *slog.Logger) {
+	if l == nil {
 		return
 	}
-	defer func() { _ = recover() }()
-	observer(e)
+	level := slog.LevelDebug
+	switch e.Kind {
+	case EventCorrupt, EventStoreFailed, EventDegraded:
+		level = slog.LevelWarn
+	}
+	_ = contained.Call(func() error {
+		if l.Enabled(ctx, level) {
+			l.LogAttrs(ctx, level, e.Kind.String(), e.attrs()...)
+		}
+		return nil
+	})
+}
+
+// notify calls an observer, if there is one, and survives it.
+func notify(observer func(Event), e Event) {
+	if observer != nil {
+		_ = contained.Call(func() error { observer(e); return nil })
+	}
 }

@@ -1,19 +1,35 @@
 package modcache
 
 import (
+	"context"
 	"errors"
-	"fmt"
+	"log/slog"
+	"strings"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 )
 
-func TestEventAttrs(t *testing.T) {
-	require.Equal(t, "[event=hit]", fmt.Sprint(Event{Kind: EventHit}.attrs()))
-	e := Event{
-		Kind: EventEvicted, Reason: ReasonByteLimit, Key: Key{0: 0xab}, Layer: "memory",
-		Bytes: 7, Duration: time.Second, Err: errors.New("why"),
-	}
-	require.Equal(t, fmt.Sprintf("[event=evicted reason=byte limit key=%v layer=memory bytes=7 duration=1s error=why]", e.Key), fmt.Sprint(e.attrs()))
+// costlyError is an error whose text nobody should ask for in vain.
+type costlyError struct{ t *testing.T }
+
+func (e costlyError) Error() string {
+	e.t.Error("attributes were built for a level that is off")
+	return ""
+}
+
+type brokenHandler struct{ slog.Handler }
+
+func (brokenHandler) Enabled(context.Context, slog.Level) bool { panic("injected") }
+
+func TestEventLog(t *testing.T) {
+	var out strings.Builder
+	l := slog.New(slog.NewTextHandler(&out, &slog.HandlerOptions{Level: slog.LevelWarn}))
+	Event{Kind: EventMiss, Err: costlyError{t}}.log(t.Context(), l)
+	require.Empty(t, out.String())
+	require.Zero(t, testing.AllocsPerRun(100, func() { Event{Kind: EventHit}.log(t.Context(), l) }))
+	Event{Kind: EventStoreFailed, Err: errors.New("on fire")}.log(t.Context(), l)
+	require.Contains(t, out.String(), `level=WARN msg="store failed" error="on fire"`)
+	Event{Kind: EventStoreFailed}.log(t.Context(), nil)
+	Event{Kind: EventStoreFailed}.log(t.Context(), slog.New(brokenHandler{}))
 }

@@ -108,14 +108,6 @@ func ExampleMetrics_Sub() {
 	// modcache: metrics: Lookups went backwards, from 14 to 10: these are not two snapshots of one store in order
 }
 
-func ExampleVar() {
-	store := newDict()
-	v := modcache.Var(func() any { return store.Metrics() })
-	// A program that uses expvar would now call expvar.Publish("modcache", v).
-	fmt.Println(v.String()[:24])
-	// Output: {"lookups":0,"hits":0,"m
-}
-
 func ExampleLayeredOptions_onEvent() {
 	store := modcache.NewLayered(&modcache.LayeredOptions{
 		OnEvent: func(e modcache.Event) { fmt.Println(e.Kind, e.Layer, e.Reason) },

@@ -3,6 +3,7 @@ package modcache_test
 import (
 	"context"
 	"errors"
+	"expvar"
 	"fmt"
 
 	"github.com/modcache/modcache"
@@ -79,4 +80,11 @@ func ExampleMemory_Resize() {
 	fmt.Println(store.Metrics().Entries, store.Metrics().Bytes)
 	// Output:
 	// 2 40
+}
+
+func ExampleMetrics_expvar() {
+	store := modcache.NewMemory(nil)
+	v := expvar.Func(func() any { return store.Metrics() }) // for expvar.Publish("modcache", v)
+	fmt.Println(v.String()[:24])
+	// Output: {"lookups":0,"hits":0,"m
 }

@@ -46,7 +46,7 @@ func ExampleSlotTable_InsertChild() {
 	})
 	conn, _ := table.Insert("connection")
 	stmt, _ := table.InsertChild(conn, "statement")
-	if err := table.Remove(conn); errors.Is(err, modcache.ErrInUse) {
+	if err := table.Remove(conn); errors.Is(err, modcache.ErrSlotInUse) {
 		fmt.Println("the connection is in use")
 	}
 	table.Remove(stmt)
@@ -111,15 +111,6 @@ func ExampleSlotTable_Borrow() {
 	// released the file
 }
 
-func ExampleSlotTable_Update() {
-	table := modcache.NewSlotTable[int](nil)
-	h, _ := table.Insert(41)
-	table.Update(h, func(n int) int { return n + 1 })
-	n, _ := table.Get(h)
-	fmt.Println(n)
-	// Output: 42
-}
-
 func ExampleSlotTable_Leaks() {
 	table := modcache.NewSlotTable(&modcache.SlotOptions[any]{Trace: true})
 	table.Insert(strings.NewReader("forgotten"))
@@ -139,11 +130,9 @@ func ExampleSlotAs() {
 	}
 	_, ok := modcache.SlotAs[io.Writer](table, h)
 	fmt.Println("a writer:", ok)
-	fmt.Println(errors.Is(modcache.RemoveAs[io.Writer](table, h), modcache.ErrNoHandle))
 	// Output:
 	// read me
 	// a writer: false
-	// true
 }
 
 func ExampleNewSlotQuota() {
@@ -153,7 +142,7 @@ func ExampleNewSlotQuota() {
 	a.Insert(1)
 	b.Insert(2)
 	_, err := b.Insert(3)
-	fmt.Println(errors.Is(err, modcache.ErrFull))
+	fmt.Println(errors.Is(err, modcache.ErrSlotsFull))
 	a.Close()
 	_, err = b.Insert(3)
 	fmt.Println(err)

@@ -4,7 +4,6 @@ go 1.25.0
 
 require (
 	github.com/klauspost/compress v1.18.4
-	github.com/puzpuzpuz/xsync/v4 v4.5.0
 	github.com/stretchr/testify v1.11.1
 	github.com/tetratelabs/wazero v1.10.1
 	github.com/zeebo/blake3 v0.2.4

@@ -176,7 +176,8 @@ func (l *Layered) newLayer(cfg Layer, o *LayeredOptions, names map[string]int) *
 	ly.lockCalls = semaphore.NewWeighted(int64(o.MaxCalls))
 	ly.queue = queue.Queue[Key, write]{
 		Lock: &l.mu, Workers: &l.ops, Max: 1, Limit: o.QueueBytes,
-		Run: func(j *queue.Job[Key, write]) error { return l.write(ly, j) },
+		Run:   func(j *queue.Job[Key, write]) error { return l.write(ly, j) },
+		Ended: ly.written,
 	}
 	ly.promotions.Layer = cfg.Name
 	return ly

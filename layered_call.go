@@ -13,6 +13,7 @@ import (
 	"github.com/modcache/modcache/internal/breaker"
 	"github.com/modcache/modcache/internal/contain"
 	"github.com/modcache/modcache/internal/queue"
+	"github.com/modcache/modcache/internal/stripe"
 )
 
 // tooSlowError is a deadline of the layer's, not of a caller.
@@ -32,7 +33,7 @@ type layer struct {
 
 	getTime, addTime stopwatch // of calls that aren't Direct
 
-	hits        tally // the only counter that the fastest path touches
+	hits        stripe.Counter // the only counter that the fastest path touches
 	errs        atomic.Uint64
 	timeouts    atomic.Uint64
 	skipped     atomic.Uint64

@@ -2,7 +2,6 @@ package modcache
 
 import (
 	"context"
-	"sync/atomic"
 	"time"
 )
 
@@ -23,22 +22,6 @@ type LayerMetrics struct {
 	Store       Metrics `json:"store"`        // what the store itself says, other users of it included
 }
 
-// tally counts by key, on several cache lines, so that goroutines which look for
-// different modules don't contend. Keys are hashes.
-type tally [8]struct {
-	n atomic.Uint64
-	_ [56]byte
-}
-
-func (t *tally) count(key Key) { t[key[0]%uint8(len(t))].n.Add(1) }
-
-func (t *tally) total() (n uint64) {
-	for i := range t {
-		n += t[i].n.Load()
-	}
-	return n
-}
-
 // metricsTimeout is how long a layer may take for its Metrics.
 const metricsTimeout = time.Second
 
@@ -49,7 +32,7 @@ func (l *Layered) Layers() []LayerMetrics {
 	for i, ly := range l.layers {
 		all[i] = LayerMetrics{
 			Name:     ly.Name,
-			Hits:     ly.hits.total(),
+			Hits:     ly.hits.Load(),
 			Errors:   ly.errs.Load(),
 			Timeouts: ly.timeouts.Load(),
 			Skipped:  ly.skipped.Load(),

@@ -13,8 +13,9 @@ import (
 // write is an artifact on its way into a layer: a deferred write, which is owed, or a
 // promotion.
 type write struct {
-	a    *Artifact // a handle of its own
-	from *layer    // where a promotion comes from; nil if it is none
+	a    *Artifact     // a handle of its own
+	from *layer        // where a promotion comes from; nil if it is none
+	took time.Duration // once it has been done
 }
 
 // writeBehind queues a deferred write.
@@ -46,32 +47,36 @@ func (l *Layered) enqueue(ly *layer, key Key, a *Artifact, from *layer) error {
 	if err != nil {
 		return ly.wrap("add", key, err)
 	}
-	return ly.queue.Add(&queue.Job[Key, write]{Key: key, Value: write{own, from}, Size: own.Size(), Owed: from == nil})
+	return ly.queue.Add(&queue.Job[Key, write]{Key: key, Value: write{a: own, from: from}, Size: own.Size(), Owed: from == nil})
 }
 
 // write does a job: it stores the artifact in the layer.
 func (l *Layered) write(ly *layer, j *queue.Job[Key, write]) error {
-	a, from := j.Value.a, j.Value.from
-	start := time.Now()
+	w, start := &j.Value, time.Now()
 	err := ly.wrap("add", j.Key, contain.ErrExited) // unless add returns
 	defer func() {
-		took := time.Since(start)
+		w.took = time.Since(start)
 		l.changes.Add(1)
-		contain.Close(a)
-		if from != nil {
+		contain.Close(w.a)
+		if w.from != nil {
 			l.mu.Lock()
-			l.countPromotion(ly, j, took, err)
+			l.countPromotion(ly, j, err)
 			l.mu.Unlock()
 		}
 	}()
-	if err = ly.add(context.Background(), j.Key, a); err == nil {
-		kind := EventStored
-		if from != nil {
-			kind = EventPromoted
-		}
-		ly.stored(kind, j.Key, a, time.Since(start))
-	}
+	err = ly.add(context.Background(), j.Key, w.a)
 	return err
+}
+
+// written reports what became of a job; add has reported a failure already.
+func (ly *layer) written(j *queue.Job[Key, write], err error) {
+	kind := EventStored
+	if j.Value.from != nil {
+		kind = EventPromoted
+	}
+	if err == nil {
+		ly.stored(kind, j.Key, j.Value.a, j.Value.took)
+	}
 }
 
 // onItsWay returns a handle on the artifact that is about to enter the layer,
@@ -161,7 +166,7 @@ func (l *Layered) promoteInto(ly *layer, key Key, a *Artifact, from *layer, stal
 	switch {
 	case stale() || l.deleting[key] > 0 || ly.queue.Find(key) != nil:
 	case ly.Direct && a.InMemory():
-		j = &queue.Job[Key, write]{Key: key, Value: write{a, from}, Size: a.Size()}
+		j = &queue.Job[Key, write]{Key: key, Value: write{a: a, from: from}, Size: a.Size()}
 		ly.queue.Begin(j)
 	case l.enqueue(ly, key, a, from) != nil:
 		ly.promotions.Dropped++
@@ -173,7 +178,7 @@ func (l *Layered) promoteInto(ly *layer, key Key, a *Artifact, from *layer, stal
 }
 
 // countPromotion takes note of how a promotion ended; mu is held.
-func (l *Layered) countPromotion(ly *layer, j *queue.Job[Key, write], took time.Duration, err error) {
+func (l *Layered) countPromotion(ly *layer, j *queue.Job[Key, write], err error) {
 	c, a, from := &ly.promotions, j.Value.a, j.Value.from
 	switch {
 	case err == nil:
@@ -190,6 +195,6 @@ func (l *Layered) countPromotion(ly *layer, j *queue.Job[Key, write], took time.
 	}
 	l.last = PromotionEvent{
 		Key: j.Key, From: from.Name, To: ly.Name, Bytes: a.Size(),
-		Time: time.Now(), Duration: took, Err: err,
+		Time: time.Now(), Duration: j.Value.took, Err: err,
 	}
 }

@@ -235,6 +235,31 @@ func TestLayeredEvents(t *testing.T) {
 	})
 }
 
+// An observer may delete what it was told of: the background write has ended.
+func TestLayeredObserverMayDelete(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		mem, disk, src := newShelf(), newShelf(), newShelf()
+		put(t, src, keyNo(2))
+		var l *modcache.Layered
+		seen := map[modcache.EventKind]int{}
+		l = layered(t, &modcache.LayeredOptions{OnEvent: func(e modcache.Event) {
+			seen[e.Kind]++
+			if e.Kind == modcache.EventStored || e.Kind == modcache.EventPromoted && e.Layer == "disk" {
+				require.NoError(t, l.Delete(t.Context(), e.Key))
+			}
+		}}, direct(mem), modcache.Layer{Store: disk, Name: "disk", Write: modcache.WriteBehind},
+			modcache.Layer{Store: src, Promote: modcache.PromoteNever, Write: modcache.WriteNever})
+		put(t, l, keyNo(1))
+		synctest.Wait()
+		hit(t, l, keyNo(2))
+		synctest.Wait()
+		require.Empty(t, disk.keys())
+		require.Empty(t, mem.keys())
+		require.Equal(t, 2, seen[modcache.EventStored])
+		require.Equal(t, 2, seen[modcache.EventPromoted])
+	})
+}
+
 func TestLayeredMissesHaveReasons(t *testing.T) {
 	for want, err := range map[modcache.Reason]error{
 		modcache.ReasonCorrupt:  modcache.ErrCorrupt,

@@ -11,12 +11,11 @@ import (
 //
 // It must not be used by several goroutines at once. Handing it from one to
 // another is fine if something (a channel, a mutex) orders their calls. Every
-// method writes to the Local, so the race detector finds each misuse that it sees
-// happen. Without it, calls that find another one under way return an error or
-// do nothing; that is a courtesy and misses many.
+// method writes to the Local, so that the race detector finds misuse. Without it, a call
+// that finds another one under way returns an error or does nothing, but many are not
+// found.
 type Local struct {
 	budget memoryBudget
-	notify func(Event)
 	busy   bool
 	hits   uint64
 	misses uint64
@@ -24,15 +23,12 @@ type Local struct {
 
 var _ Store = (*Local)(nil)
 
-var errLocalShared = errors.New("modcache: a Local is used by several goroutines at once: use a Memory")
+var errLocalShared = &Error{Op: "use", Store: "local", Err: errors.New("several goroutines use it at once, and it is for one")}
 
 // NewLocal returns an empty Local.
 func NewLocal(o *MemoryOptions) *Local {
 	l := new(Local)
 	l.budget.init(o, "local")
-	if o != nil {
-		l.notify = o.OnEvent
-	}
 	return l
 }
 
@@ -40,7 +36,7 @@ func NewLocal(o *MemoryOptions) *Local {
 // says that another goroutine uses the Local at the same time.
 func (l *Local) Get(_ context.Context, key Key) (*Artifact, bool, error) {
 	if l.budget.seals != nil {
-		if err := l.change(func(b *memoryBudget) { b.verify(key) }); err != nil {
+		if err := l.change(func(b *memoryBudget) { b.checkSeal(key) }); err != nil {
 			return nil, false, err
 		}
 	}
@@ -55,10 +51,7 @@ func (l *Local) Get(_ context.Context, key Key) (*Artifact, bool, error) {
 		return nil, false, nil
 	}
 	l.hits++
-	// More the policy doesn't look at, and an atomic store costs more than the rest.
-	if n := e.hits.Load(); n < maxCredit {
-		e.hits.Store(n + 1)
-	}
+	e.hit()
 	l.busy = false
 	return e.art, true, nil
 }
@@ -100,9 +93,7 @@ func (l *Local) change(f func(*memoryBudget)) error {
 	f(&l.budget)
 	events := l.budget.takeEvents()
 	l.busy = false
-	for _, e := range events {
-		notify(l.notify, e)
-	}
+	l.budget.deliver(events)
 	return nil
 }
 

@@ -3,24 +3,26 @@ package modcache
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
+	"hash/maphash"
 	"math"
 	"math/bits"
 	"time"
+
+	"github.com/modcache/modcache/internal/option"
 )
 
 // EvictionReport sums up the artifacts that left a store, or weren't let in, for
 // one reason. All its fields belong to the same instant.
 type EvictionReport struct {
-	Reason  Reason
-	Entries uint64
-	Bytes   uint64
-
-	// First and Last are when the first and the last of them left.
-	First, Last time.Time
-	// MinAge, MaxAge and MeanAge are how long they had been held.
-	MinAge, MaxAge, MeanAge time.Duration
+	Reason  Reason        `json:"reason"`
+	Entries uint64        `json:"entries"`
+	Bytes   uint64        `json:"bytes"`
+	First   time.Time     `json:"first"`      // when the first of them left
+	Last    time.Time     `json:"last"`       // when the last of them left
+	MinAge  time.Duration `json:"min_age_ns"` // how long they had been held
+	MaxAge  time.Duration `json:"max_age_ns"`
+	MeanAge time.Duration `json:"mean_age_ns"`
 }
 
 // evictionSum is what an EvictionReport is made of.
@@ -51,13 +53,58 @@ func (s *evictionSum) report() EvictionReport {
 	return r
 }
 
-// memoryBudget is what Memory and Local share: the artifacts, what they may take,
-// and the books about it. Only index.lookup may be called by several
-// goroutines at once; for the rest Memory has its lock, and Local one goroutine.
+// MemoryOptions configures a [Memory] or a [Local]. The zero value, and a nil
+// pointer, mean the defaults.
+type MemoryOptions struct {
+	// MaxBytes bounds the sum of [Artifact.Size] over what is held. 0 means
+	// 256 MiB. Negative turns the store off: it keeps nothing.
+	MaxBytes int64
+
+	// MaxEntries bounds how many artifacts are held. 0 means 65,536. Negative turns
+	// the store off.
+	MaxEntries int
+
+	// Name is the name of the store in events and errors. "" means "memory" or "local".
+	Name string
+
+	// OnEvent is called for each artifact that leaves or isn't let in
+	// ([EventEvicted], with the reason) and, with DetectWrites, for each that
+	// was written to ([EventCorrupt]). See [Event] for what it may do. The events of two
+	// goroutines may arrive in either order.
+	OnEvent func(Event)
+
+	// Now is the clock, for the ages in events and reports. nil means time.Now. It is
+	// called by several goroutines at once.
+	Now func() time.Time
+
+	// DetectWrites is for tests: an artifact's bytes are hashed when it comes in
+	// and at each hit. If somebody wrote to them, it is dropped, counted as
+	// corrupt, reported, and the lookup is a miss. Hits then cost as much as
+	// reading all the bytes, and take a lock.
+	DetectWrites bool
+}
+
+// validate returns a copy with the defaults filled in.
+func (o *MemoryOptions) validate() MemoryOptions {
+	var v MemoryOptions
+	if o != nil {
+		v = *o
+	}
+	v.MaxBytes = option.Number(v.MaxBytes, 256<<20, 0)
+	v.MaxEntries = min(option.Number(v.MaxEntries, 1<<16, 0), math.MaxInt32)
+	if v.Now == nil {
+		v.Now = time.Now
+	}
+	return v
+}
+
+// memoryBudget is what Memory and Local share: the artifacts, their limits, and the
+// counters. Only index.lookup may be called by several goroutines at once. All the rest
+// is for one at a time: Memory has a lock, and Local one goroutine.
 type memoryBudget struct {
-	layer    string
+	name     string
 	now      func() time.Time
-	observed bool
+	observer func(Event)  // nil if there is none
 	seals    *memorySeals // nil unless DetectWrites
 
 	index  memoryIndex
@@ -67,56 +114,42 @@ type memoryBudget struct {
 	maxEntries int   // 0 is off
 	used       int64 // sum of the sizes of what index holds, at most maxBytes
 
-	count  Metrics // but for the lookups and the levels
+	count  Metrics // without lookups, Entries and Bytes
 	left   [ReasonExpired + 1]evictionSum
 	start  time.Time // when the store was made
 	clock  time.Time // of the change under way
-	events []Event   // to be delivered when the lock is gone
+	events []Event   // to be delivered when the lock is released
 }
 
-func (b *memoryBudget) init(o *MemoryOptions, layer string) {
-	var opts MemoryOptions
-	if o != nil {
-		opts = *o
-	}
-	b.layer = opts.Name
-	if b.layer == "" {
-		b.layer = layer
-	}
-	b.now = opts.Now
-	if b.now == nil {
-		b.now = time.Now
-	}
-	b.start = b.now()
-	b.observed = opts.OnEvent != nil
-	if opts.DetectWrites {
+func (b *memoryBudget) init(o *MemoryOptions, name string) {
+	v := o.validate()
+	b.name = cmp.Or(v.Name, name)
+	b.now, b.start = v.Now, v.Now()
+	b.observer = v.OnEvent
+	if v.DetectWrites {
 		b.seals = newMemorySeals()
 	}
-	b.maxBytes = orDefault(opts.MaxBytes, 256<<20)
-	b.maxEntries = int(min(orDefault(int64(opts.MaxEntries), 1<<16), math.MaxInt32))
-}
-
-// orDefault reads a field of options: 0 is the default, negative is off.
-func orDefault(v, def int64) int64 {
-	if v == 0 {
-		return def
-	}
-	return max(v, 0)
+	b.maxBytes, b.maxEntries = v.MaxBytes, v.MaxEntries
 }
 
 func (b *memoryBudget) off() bool { return b.maxBytes == 0 || b.maxEntries == 0 }
 
-// admits says whether an artifact of this size may come in. What is too large
-// is put on the books; so is what a store that is off ignores, without an error.
-func (b *memoryBudget) admits(key Key, size int64) (bool, error) {
+// admits says whether the artifact may come in. It counts and reports one that is too large. A
+// store that is off ignores what is added, without an error.
+func (b *memoryBudget) admits(key Key, a *Artifact) (bool, error) {
 	if b.off() {
 		b.count.RejectedAdds++
 		return false, nil
 	}
-	if size > b.maxBytes || int64(int(size)) != size {
-		b.count.RejectedAdds++
+	info, size := a.Info(), a.Size()
+	err := info.validate()
+	if err == nil && (size > b.maxBytes || int64(int(size)) != size) {
 		b.record(key, size, ReasonRejected, 0)
-		return false, fmt.Errorf("add %v of %d bytes to %s, which may hold %d: %w", key, size, b.layer, b.maxBytes, ErrTooLarge)
+		err = fmt.Errorf("%w: %d bytes, at most %d fit", ErrTooLarge, size, b.maxBytes)
+	}
+	if err != nil {
+		b.count.RejectedAdds++
+		return false, &Error{Op: "add", Store: b.name, Key: key, Err: err}
 	}
 	return true, nil
 }
@@ -126,17 +159,17 @@ func (b *memoryBudget) add(key Key, a *Artifact) error {
 	if b.index.lookup(&key) != nil {
 		return nil
 	}
-	size := a.Size()
-	if ok, err := b.admits(key, size); !ok {
+	if ok, err := b.admits(key, a); !ok {
 		return err
 	}
-	for b.used > b.maxBytes-size || len(b.policy.queue) >= b.maxEntries {
+	size := a.Size()
+	for b.used > b.maxBytes-size || len(b.policy.heap) >= b.maxEntries {
 		b.evict(b.shortage(size))
 	}
 	e := &memoryEntry{key: wordsOf(&key), art: a, added: b.clock.Sub(b.start)}
 	b.seals.put(e)
 	b.used += size
-	b.index.insert(e, len(b.policy.queue))
+	b.index.insert(e, len(b.policy.heap))
 	b.policy.insert(e)
 	b.count.Adds++
 	return nil
@@ -144,7 +177,7 @@ func (b *memoryBudget) add(key Key, a *Artifact) error {
 
 // shortage says why something must go before size more bytes fit.
 func (b *memoryBudget) shortage(size int64) Reason {
-	switch bytes, entries := b.used > b.maxBytes-size, len(b.policy.queue) >= b.maxEntries; {
+	switch bytes, entries := b.used > b.maxBytes-size, len(b.policy.heap) >= b.maxEntries; {
 	case bytes && entries:
 		return ReasonBoth
 	case entries:
@@ -168,41 +201,37 @@ func (b *memoryBudget) drop(e *memoryEntry, reason Reason) {
 	b.policy.remove(e)
 	b.used -= e.art.Size()
 	if err := b.seals.check(e); err != nil {
-		b.corrupt(e, err)
+		b.count.Corrupt++
+		b.event(Event{Kind: EventCorrupt, Key: e.key.key(), Err: err})
 	}
 	b.seals.drop(e)
 	b.record(e.key.key(), e.art.Size(), reason, max(0, b.clock.Sub(b.start)-e.added))
 }
 
-// record enters a departure into the books.
+// record counts and reports an artifact that left, or wasn't let in.
 func (b *memoryBudget) record(key Key, size int64, reason Reason, age time.Duration) {
 	b.left[reason].add(reason, size, age, b.clock)
-	if b.observed {
-		b.events = append(b.events, Event{
-			Kind: EventEvicted, Reason: reason, Key: key, Layer: b.layer, Bytes: size, Duration: age,
-		})
+	b.event(Event{Kind: EventEvicted, Reason: reason, Key: key, Bytes: size, Duration: age})
+}
+
+func (b *memoryBudget) event(e Event) {
+	if b.observer != nil {
+		e.Layer = b.name
+		b.events = append(b.events, e)
 	}
 }
 
-// verify drops what is under key if somebody wrote to its bytes.
-func (b *memoryBudget) verify(key Key) {
+// checkSeal drops what is under key if somebody wrote to its bytes.
+func (b *memoryBudget) checkSeal(key Key) {
 	if e := b.index.lookup(&key); e != nil && b.seals.check(e) != nil {
 		b.drop(e, ReasonCorrupt)
-	}
-}
-
-// corrupt enters into the books that e was written to.
-func (b *memoryBudget) corrupt(e *memoryEntry, err error) {
-	b.count.Corrupt++
-	if b.observed {
-		b.events = append(b.events, Event{Kind: EventCorrupt, Key: e.key.key(), Layer: b.layer, Err: err})
 	}
 }
 
 // resize sets the byte budget and evicts until it is kept.
 func (b *memoryBudget) resize(maxBytes int64) {
 	b.maxBytes = max(maxBytes, 0)
-	for len(b.policy.queue) > 0 && (b.used > b.maxBytes || b.maxBytes == 0) {
+	for len(b.policy.heap) > 0 && (b.used > b.maxBytes || b.maxBytes == 0) {
 		b.evict(ReasonResized)
 	}
 	if b.maxBytes == 0 {
@@ -211,28 +240,28 @@ func (b *memoryBudget) resize(maxBytes int64) {
 	}
 }
 
-// addToMemory adds a to the budget that change gives access to. It loads a, if
-// that is needed, with no access: reading runs foreign code and takes time.
+// addToMemory adds a to the budget that change gives access to. If a must be loaded, that
+// happens without access: reading runs code of others and takes time.
 func addToMemory(ctx context.Context, key Key, a *Artifact, change func(func(*memoryBudget)) error) (err error) {
 	if !a.InMemory() {
-		var wanted bool
-		var layer string
-		shared := change(func(b *memoryBudget) {
-			layer = b.layer
+		wanted := false
+		misuse := change(func(b *memoryBudget) {
 			if b.index.lookup(&key) == nil {
-				wanted, err = b.admits(key, a.Size())
+				wanted, err = b.admits(key, a)
 			}
 		})
-		if shared != nil || !wanted {
-			return cmp.Or(shared, err)
+		if misuse != nil || !wanted {
+			return cmp.Or(misuse, err)
 		}
-		if a, err = loadArtifact(ctx, a); err != nil {
-			_ = change(func(b *memoryBudget) { b.failed(err) })
-			return fmt.Errorf("modcache: add %v to %s: %w", key, layer, err)
+		loaded, loadErr := loadArtifact(ctx, a)
+		if loadErr != nil {
+			misuse = change(func(b *memoryBudget) { err = b.failed(key, loadErr) })
+			return cmp.Or(misuse, err)
 		}
+		a = loaded
 	}
-	shared := change(func(b *memoryBudget) { err = b.add(key, a) })
-	return cmp.Or(shared, err)
+	misuse := change(func(b *memoryBudget) { err = b.add(key, a) })
+	return cmp.Or(misuse, err)
 }
 
 // loadArtifact returns an artifact in memory with the bytes of one that isn't.
@@ -247,15 +276,15 @@ func loadArtifact(ctx context.Context, a *Artifact) (*Artifact, error) {
 	return NewArtifact(p, a.Info()), nil
 }
 
-// failed puts an artifact that couldn't be loaded on the books.
-func (b *memoryBudget) failed(err error) {
+// failed counts an artifact that couldn't be loaded.
+func (b *memoryBudget) failed(key Key, err error) error {
 	b.count.RejectedAdds++
-	switch {
-	case errors.Is(err, ErrCorrupt), errors.Is(err, ErrAuth):
+	if isDamage(err) {
 		b.count.Corrupt++
-	default:
+	} else {
 		b.count.Errors++
 	}
+	return &Error{Op: "add", Store: b.name, Key: key, Err: err}
 }
 
 func (b *memoryBudget) delete(key Key) {
@@ -267,7 +296,7 @@ func (b *memoryBudget) delete(key Key) {
 // metrics returns what is known here: all but the lookups.
 func (b *memoryBudget) metrics() Metrics {
 	m := b.count
-	m.Entries = uint64(len(b.policy.queue))
+	m.Entries = uint64(len(b.policy.heap))
 	m.Bytes = uint64(b.used)
 	return m
 }
@@ -282,9 +311,51 @@ func (b *memoryBudget) reports() []EvictionReport {
 	return all
 }
 
-// takeEvents returns the events to deliver. The caller does so without a lock.
+// takeEvents returns the events to deliver, which the caller does without a lock.
 func (b *memoryBudget) takeEvents() []Event {
 	events := b.events
 	b.events = nil
 	return events
+}
+
+// deliver calls the observer, if there is one. It needs no lock.
+func (b *memoryBudget) deliver(events []Event) {
+	for _, e := range events {
+		notify(b.observer, e)
+	}
+}
+
+// memorySeals finds out, in tests, that somebody wrote to bytes that everybody
+// shares. A nil one does nothing. The store's lock guards it.
+type memorySeals struct {
+	seed maphash.Seed
+	sums map[*memoryEntry]uint64
+}
+
+func newMemorySeals() *memorySeals {
+	return &memorySeals{seed: maphash.MakeSeed(), sums: make(map[*memoryEntry]uint64)}
+}
+
+func (s *memorySeals) sum(e *memoryEntry) uint64 {
+	b, _ := e.art.Bytes() // in memory, so there is no error
+	return maphash.Bytes(s.seed, b)
+}
+
+func (s *memorySeals) put(e *memoryEntry) {
+	if s != nil {
+		s.sums[e] = s.sum(e)
+	}
+}
+
+func (s *memorySeals) check(e *memoryEntry) error {
+	if s == nil || s.sums[e] == s.sum(e) {
+		return nil
+	}
+	return fmt.Errorf("%w: somebody wrote to the bytes of an artifact in memory", ErrCorrupt)
+}
+
+func (s *memorySeals) drop(e *memoryEntry) {
+	if s != nil {
+		delete(s.sums, e)
+	}
 }

@@ -4,20 +4,32 @@ import (
 	"encoding/binary"
 	"math/bits"
 	"sync/atomic"
+	"time"
 )
+
+// memoryEntry is one artifact in memory. It fits in a cache line, to which hits
+// write only until they have left maxCredit marks.
+type memoryEntry struct {
+	key   keyWords
+	art   *Artifact
+	added time.Duration // since the store was made
+	hits  atomic.Uint32 // since the policy last looked, up to maxCredit
+	score float32       // guarded by the store's lock, like pos
+	pos   int32         // in the heap
+}
 
 // memoryIndex finds entries by key. It is a hash table with open addressing:
 // any number of goroutines may look up, without a lock, while one inserts and
 // removes. A lookup that overlaps a change sees the table before or after it.
 //
-// No entry ever moves within a table, which is what makes that true: a removed
+// That is true because no entry ever moves within a table: a removed
 // entry leaves a tombstone, and a table that is too full is copied to a new one
-// while readers finish with the old.
+// while readers finish with the old one.
 //
-// One writer is enough, because the budget is one, too: who adds holds its
-// lock anyway. That is why a general concurrent map isn't used here. xsync.Map
-// takes 80 bytes for each key, on top of the entry's 64, where this takes 11 to 32;
-// and a Get through it would follow one more pointer.
+// Only one goroutine may change the table at a time. That is enough, because whoever adds
+// holds the budget's lock anyway, and it is why no general concurrent map is used here.
+// xsync.Map takes 80 bytes for each key, beside the entry's 64, where this takes 11 to
+// 32; and a Get through it would follow one more pointer.
 type memoryIndex struct {
 	slots atomic.Pointer[[]memorySlot] // its length is a power of two; nil when empty
 	taken int                          // slots that aren't nil; the writer's
@@ -82,14 +94,14 @@ func (x *memoryIndex) insert(e *memoryEntry, live int) {
 	if p == nil || 4*(x.taken+1) > 3*len(*p) {
 		p = x.grow(live + 1)
 	}
-	if place(*p, e) {
+	if fillSlot(*p, e) {
 		x.taken++
 	}
 }
 
-// place puts e into the first slot that is free and reports whether it was
+// fillSlot puts e into the first slot that is free and reports whether it was
 // empty before, rather than vacated.
-func place(slots []memorySlot, e *memoryEntry) bool {
+func fillSlot(slots []memorySlot, e *memoryEntry) bool {
 	mask := uint(len(slots) - 1)
 	for i := uint(e.key.hash()) & mask; ; i = (i + 1) & mask {
 		if old := slots[i].Load(); old == nil || old == vacated {
@@ -107,7 +119,7 @@ func (x *memoryIndex) grow(n int) *[]memorySlot {
 	if old := x.slots.Load(); old != nil {
 		for i := range *old {
 			if e := (*old)[i].Load(); e != nil && e != vacated {
-				place(slots, e)
+				fillSlot(slots, e)
 				x.taken++
 			}
 		}

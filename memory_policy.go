@@ -5,53 +5,41 @@ import (
 	"math"
 	"math/bits"
 	"slices"
-	"sync/atomic"
 	"time"
 )
 
-// memoryEntry is one artifact in memory. It fits a cache line, to which hits
-// write only until they have left maxCredit marks.
-type memoryEntry struct {
-	key   keyWords
-	art   *Artifact
-	added time.Duration // since the store was made
-	hits  atomic.Uint32 // since the policy last looked, up to maxCredit
-	score float32       // guarded by the store's lock, like pos
-	pos   int32         // in the queue
-}
-
-// hit leaves a mark for the policy. A mark that another goroutine overwrites is
-// lost, which costs less than keeping it.
+// hit leaves a mark for the policy, which looks at no more than maxCredit of them. A mark
+// that another goroutine overwrites is lost, which costs less than keeping it.
 func (e *memoryEntry) hit() {
 	if n := e.hits.Load(); n < maxCredit {
 		e.hits.Store(n + 1)
 	}
 }
 
-// memoryPolicy chooses what to evict. Each entry has a score: how often it was
-// asked for, each time weighted by how recently, times the compile time that
-// it saves per byte. The lowest score goes first.
+// memoryPolicy chooses what to evict: the entry with the lowest score. The score is the
+// number of requests, the recent ones weighted more, times the compile time that the
+// entry saves per byte.
 //
-// Instead of fading all scores as time goes by, a request counts for more the
-// later it comes: the weight doubles each time that the cache has taken in
-// halfLife times as many artifacts as it holds and fewEntries more. Scores then
-// only ever rise, so a hit need only leave a mark: the queue is put in order when
-// something must be evicted, and from its low end only. Marks are worth at most
-// maxCredit requests together, so that what was popular long ago doesn't stay;
-// the first request for something unknown is worth newcomer, because many things
-// are asked for once.
+// Instead of lowering all scores as time goes by, a request counts for more the
+// later it comes: the weight doubles each time that the store has taken in
+// halfLife times as many artifacts as it holds and fewEntries more. So scores
+// only rise, and a hit need only leave a mark: marks are added to the scores when
+// something must be evicted, and only for the entries of the lowest scores. The
+// marks of an entry are worth at most maxCredit requests together, so that what was
+// popular long ago doesn't stay. The first request for something unknown is worth newcomer,
+// because many things are asked for once.
 //
-// An evicted entry leaves its score in ghosts, and starts from there when it
-// comes back; otherwise artifacts that are asked for now and then would evict each
+// The score of an evicted entry is kept in ghosts, and the entry starts from there when it
+// comes back. Otherwise artifacts that are asked for now and then would evict each
 // other forever.
 //
-// What matters is the share of compile time that hits save. In percent, means of
-// seven traces, by "go run ./hitratio" in the bench module, which describes them.
-// What others lack is known within ± 1.7 (LRU: 3.2), trace by trace, at 95 %:
+// What matters is the share of compile time that hits save. Here it is in percent, as
+// the mean of seven traces, by "go run ./hitratio" in the bench module, which describes
+// them. How much less others save is known within ± 1.7 (LRU: 3.2) at 95 %, trace by trace:
 //
 //	             zipf 0.9/1.0/1.1    churn slow/fast  one-off  budget 2 %/33 %
 //	this         63.4 / 71.8 / 79.3  70.3 / 67.3      48.7     52.4 / 85.9
-//	lacking:
+//	less by:
 //	W-TinyLFU     1.2 /  1.1 /  1.0   1.2 /  2.3       0.7     −1.2 /  1.1
 //	otter         2.7 /  2.1 /  1.6   2.1 /  1.6       1.7      2.4 /  2.0
 //	SIEVE         2.7 /  2.5 /  1.6   2.4 /  2.4       2.1      5.7 /  1.9
@@ -60,15 +48,15 @@ func (e *memoryEntry) hit() {
 //	LRU          11.8 /  9.8 /  7.6   8.9 /  6.4      11.4     14.2 /  5.2
 //
 // W-TinyLFU is a model that weighs by compile time per byte and counts exactly.
-// It wins where few entries fit, and it may refuse what this must let in.
+// It is better where few entries fit, and it may refuse what this store must let in.
 //
-// The constants were chosen on seven other traces, where it matters little what they
-// are: twice the halfLife gains 0.4 in one-off and loses 1.2 under fast churn, a
-// maxCredit of 1 loses 0.4 on the average, a newcomer of 1 loses 2.0 in one-off,
-// fewEntries of 1 loses 0.9 at 2 %, and four times the ghosts gain 0.1. Next to no
+// The constants were chosen on seven other traces. Their values matter little there:
+// twice the halfLife gains 0.4 in one-off and loses 1.2 under fast churn, a
+// maxCredit of 1 loses 0.4 on average, a newcomer of 1 loses 2.0 in one-off,
+// fewEntries of 1 loses 0.9 at 2 %, and four times the ghosts gain 0.1. Almost no
 // ghosts lose 1.8.
 type memoryPolicy struct {
-	queue  memoryQueue
+	heap   memoryHeap
 	weight float64 // of one request now
 	ghosts []memoryGhost
 }
@@ -86,17 +74,17 @@ const (
 	minGhosts      = 64
 )
 
-// memoryGhost is the score of an entry that left. Its place in the table is
-// given by the lower bits of its tag. A collision replaces it, or lends a
-// newcomer the score of another: both cost a little of the hit ratio at most.
+// memoryGhost is the score of an evicted entry. The lower bits of its tag are its index
+// in the table. A collision replaces it, or gives an entry the score of another: both
+// cost little of the hit ratio.
 type memoryGhost struct {
 	tag   uint32
 	score float32 // without the factor density
 }
 
-// insert takes in e, which was just asked for.
+// insert adds e, which was just asked for.
 func (p *memoryPolicy) insert(e *memoryEntry) {
-	p.weight = max(p.weight, 1) * math.Exp2(1/(halfLife*float64(len(p.queue)+fewEntries)))
+	p.weight = max(p.weight, 1) * math.Exp2(1/(halfLife*float64(len(p.heap)+fewEntries)))
 	if p.weight > maxWeight {
 		p.rescale()
 	}
@@ -105,32 +93,32 @@ func (p *memoryPolicy) insert(e *memoryEntry) {
 		now *= newcomer
 	}
 	e.score = (past + now) * density(e.art)
-	heap.Push(&p.queue, e)
+	heap.Push(&p.heap, e)
 }
 
 // victim returns the entry to evict next; there must be one.
 func (p *memoryPolicy) victim() *memoryEntry {
-	// Hits go on while we look: bounded, lest a busy cache keep us here.
-	for range len(p.queue) {
-		e := p.queue[0]
+	// Bounded, because hits go on meanwhile.
+	for range len(p.heap) {
+		e := p.heap[0]
 		hits := e.hits.Swap(0)
 		if hits == 0 {
 			break
 		}
 		e.score += float32(hits) * float32(p.weight) * density(e.art)
-		heap.Fix(&p.queue, 0)
+		heap.Fix(&p.heap, 0)
 	}
-	return p.queue[0]
+	return p.heap[0]
 }
 
-// remove takes e out of the queue.
-func (p *memoryPolicy) remove(e *memoryEntry) { heap.Remove(&p.queue, int(e.pos)) }
+// remove takes e out of the heap.
+func (p *memoryPolicy) remove(e *memoryEntry) { heap.Remove(&p.heap, int(e.pos)) }
 
 // rescale divides all scores by the weight of a request.
 func (p *memoryPolicy) rescale() {
 	f := float32(1 / p.weight)
-	for _, e := range p.queue {
-		e.score *= f // keeps the order, so the queue stays a heap
+	for _, e := range p.heap {
+		e.score *= f // keeps the order, so it stays a heap
 	}
 	for i := range p.ghosts {
 		p.ghosts[i].score *= f
@@ -140,7 +128,7 @@ func (p *memoryPolicy) rescale() {
 
 // remember keeps the score of e, which is being evicted.
 func (p *memoryPolicy) remember(e *memoryEntry) {
-	want := max(minGhosts, 1<<bits.Len(uint(ghostsPerEntry*len(p.queue))))
+	want := max(minGhosts, 1<<bits.Len(uint(ghostsPerEntry*len(p.heap))))
 	if n := len(p.ghosts); n < want || n > 8*want {
 		old := p.ghosts
 		p.ghosts = make([]memoryGhost, want)
@@ -167,9 +155,9 @@ func (p *memoryPolicy) recall(e *memoryEntry) float32 {
 	return score
 }
 
-// density is the compile time that an artifact saves per byte it takes, in
-// units of a typical one: 50 ns for a byte. What artifacts claim is
-// believed up to a factor of 16, so that a wrong claim can't pin anything.
+// density is the compile time that an artifact saves per byte, as a multiple of the
+// typical 50 ns. It is at most 16, so that a wrong CompileTime can't keep an
+// artifact in the store forever.
 func density(a *Artifact) float32 {
 	const typical, most = 50 * time.Nanosecond, 16
 	t := a.Info().CompileTime
@@ -180,24 +168,24 @@ func density(a *Artifact) float32 {
 	return float32(min(max(d, 1./most), most))
 }
 
-// memoryQueue is a heap, lowest score first.
-type memoryQueue []*memoryEntry
+// memoryHeap is a heap, lowest score first.
+type memoryHeap []*memoryEntry
 
-func (q memoryQueue) Len() int           { return len(q) }
-func (q memoryQueue) Less(i, j int) bool { return q[i].score < q[j].score }
+func (q memoryHeap) Len() int           { return len(q) }
+func (q memoryHeap) Less(i, j int) bool { return q[i].score < q[j].score }
 
-func (q memoryQueue) Swap(i, j int) {
+func (q memoryHeap) Swap(i, j int) {
 	q[i], q[j] = q[j], q[i]
 	q[i].pos, q[j].pos = int32(i), int32(j)
 }
 
-func (q *memoryQueue) Push(x any) {
+func (q *memoryHeap) Push(x any) {
 	e := x.(*memoryEntry)
 	e.pos = int32(len(*q))
 	*q = append(*q, e)
 }
 
-func (q *memoryQueue) Pop() any {
+func (q *memoryHeap) Pop() any {
 	last := len(*q) - 1
 	e := (*q)[last]
 	*q = slices.Delete(*q, last, last+1) // clears the slot: evicted bytes must be collectable

@@ -3,6 +3,7 @@ package modcache_test
 import (
 	"context"
 	"encoding/binary"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math/bits"
@@ -94,7 +95,7 @@ func TestMemoryBudgetEdges(t *testing.T) {
 
 		err := s.Add(context.Background(), memKey(3), memArtifact(101))
 		require.ErrorIs(t, err, modcache.ErrTooLarge)
-		require.ErrorContains(t, err, memKey(3).String())
+		require.ErrorContains(t, err, "add "+memKey(3).String()+": artifact is larger than the store's budget: 101 bytes, at most 100 fit")
 		require.EqualValues(t, 3, s.Metrics().Entries, "what doesn't fit evicts nothing")
 		require.EqualValues(t, 1, s.Metrics().RejectedAdds)
 		require.NoError(t, s.Add(context.Background(), memKey(2), memArtifact(101)), "present: not looked at")
@@ -160,6 +161,24 @@ func TestMemoryResize(t *testing.T) {
 	})
 }
 
+func TestMemoryRefusesInfoBeyondItsLimits(t *testing.T) {
+	eachMemory(t, func(t *testing.T, make func(*modcache.MemoryOptions) memoryStore) {
+		s := make(nil)
+		info := modcache.Info{Engine: strings.Repeat("e", 255)}
+		memAdd(t, s, memKey(1), modcache.NewArtifact(nil, info))
+		info.Engine += "e"
+		for _, a := range []*modcache.Artifact{modcache.NewArtifact(nil, info), modcache.NewArtifactFrom(strings.NewReader("code"), 4, info)} {
+			err := s.Add(context.Background(), memKey(2), a)
+			var e *modcache.Error
+			require.ErrorAs(t, err, &e)
+			require.Equal(t, memKey(2), e.Key)
+			require.ErrorContains(t, err, "engine identity of 256 bytes, at most 255 fit")
+		}
+		require.EqualValues(t, 1, s.Metrics().Entries)
+		require.EqualValues(t, 2, s.Metrics().RejectedAdds)
+	})
+}
+
 // memFile is a file that fails when it is told to.
 type memFile struct {
 	*strings.Reader
@@ -191,7 +210,7 @@ func TestMemoryLoadsFiles(t *testing.T) {
 		broken := &memFile{strings.NewReader("code"), fmt.Errorf("block 0: %w", modcache.ErrCorrupt)}
 		err = s.Add(ctx, memKey(2), modcache.NewArtifactFrom(broken, 4, info))
 		require.ErrorIs(t, err, modcache.ErrCorrupt)
-		require.ErrorContains(t, err, "L1")
+		require.EqualError(t, err, "modcache: L1: add "+memKey(2).String()+": block 0: corrupt entry")
 		broken.err = errors.New("disk on fire")
 		require.ErrorIs(t, s.Add(ctx, memKey(2), modcache.NewArtifactFrom(broken, 4, info)), broken.err)
 		require.Error(t, s.Add(ctx, memKey(2), modcache.NewArtifactFrom(strings.NewReader("cod"), 4, info)), "short")
@@ -260,6 +279,10 @@ func TestMemoryReportsReasons(t *testing.T) {
 			}, reports[e.Reason])
 		}
 		require.True(t, reports[modcache.ReasonEntryLimit].First.Equal(time.Unix(1002, 0)))
+		b, err := json.Marshal(reports[modcache.ReasonByteLimit])
+		require.NoError(t, err)
+		require.Contains(t, string(b), `"reason":"byte limit","entries":1,"bytes":30,`)
+		require.Contains(t, string(b), `"mean_age_ns":1000000000`)
 		require.EqualValues(t, 4, s.Metrics().Evictions)
 		require.EqualValues(t, 110, s.Metrics().EvictedBytes)
 	})

@@ -1,20 +1,22 @@
 package modcache
 
 import (
-	"encoding/json"
 	"fmt"
 	"math/bits"
+	"sync/atomic"
 	"time"
 
 	"github.com/modcache/modcache/internal/bytesize"
 )
 
 // Metrics is a snapshot of a store's counters. Entries and Bytes are levels,
-// which rise and fall; everything else only grows.
+// which rise and fall; everything else only grows. Its JSON form suits expvar:
+//
+//	expvar.Publish("modcache", expvar.Func(func() any { return cache.Metrics() }))
 type Metrics struct {
 	Lookups      uint64 `json:"lookups"` // calls of Get
 	Hits         uint64 `json:"hits"`
-	Misses       uint64 `json:"misses"`        // Lookups = Hits + Misses at rest
+	Misses       uint64 `json:"misses"`        // Lookups = Hits + Misses, but for lookups under way
 	Adds         uint64 `json:"adds"`          // artifacts accepted
 	RejectedAdds uint64 `json:"rejected_adds"` // artifacts not accepted: too large, not worth it, store failed
 	Evictions    uint64 `json:"evictions"`     // entries dropped to make room
@@ -113,7 +115,7 @@ func (m *Metrics) fields() []metricField {
 
 // CacheMetrics is a snapshot of what a Cache did with its store.
 type CacheMetrics struct {
-	Lookups       uint64        `json:"lookups"` // of modules that needed code; Hits + Misses at rest
+	Lookups       uint64        `json:"lookups"` // of modules that needed code; Hits + Misses, but for lookups under way
 	Hits          uint64        `json:"hits"`    // code that could be used
 	Misses        uint64        `json:"misses"`
 	Corrupt       uint64        `json:"corrupt"`      // artifacts that came from the store and were not what they should be
@@ -121,7 +123,7 @@ type CacheMetrics struct {
 	Compiles      uint64        `json:"compiles"`     // modules compiled in full, failed ones included
 	CompileErrors uint64        `json:"compile_errors"`
 	CompileTime   time.Duration `json:"compile_time_ns"`
-	Saved         time.Duration `json:"saved_ns"`  // compile time that hits made unnecessary, as far as artifacts tell it
+	Saved         time.Duration `json:"saved_ns"`  // compile time that hits made unnecessary; artifacts of unknown compile time count as 0
 	Coalesced     uint64        `json:"coalesced"` // callers that were served by somebody else's compile
 	Stubbed       uint64        `json:"stubbed"`   // modules loaded without decoding their bodies
 	Retained      uint64        `json:"retained"`  // compiled modules kept for the next caller, now
@@ -139,20 +141,58 @@ func (m CacheMetrics) String() string {
 		m.Stubbed, m.Retained, m.Saved.Round(time.Millisecond), m.Store)
 }
 
-// Var publishes a snapshot as JSON. It has the one method that package expvar
-// asks of a variable, so that a program which uses expvar can write
-//
-//	expvar.Publish("modcache", modcache.Var(func() any { return cache.Metrics() }))
-//
-// while others don't link net/http, which expvar imports.
-type Var func() any
+// Latency is a histogram of how long calls took.
+type Latency struct {
+	// Buckets[i] is the number of calls that took less than 1 µs << i, and no less than half of
+	// that. The slice ends with the last bucket that isn't empty. Calls that took
+	// more than 134 s are counted in the bucket of 134 s.
+	Buckets []uint64      `json:"buckets"`
+	Total   time.Duration `json:"total_ns"` // of all calls
+}
 
-// String returns what the function returns as JSON, or the reason why it
-// can't as a JSON string.
-func (v Var) String() string {
-	b, err := json.Marshal(v())
-	if err != nil {
-		b, _ = json.Marshal(err.Error()) // a string always has a form in JSON
+const latencyBuckets = 28 // at most
+
+// Count returns the number of calls.
+func (l Latency) Count() (n uint64) {
+	for _, b := range l.Buckets {
+		n += b
 	}
-	return string(b)
+	return n
+}
+
+// Quantile returns a time that the part q of the calls, from 0 to 1, did not exceed. It
+// is the upper end of a bucket: up to twice the true time. It returns 0 if there were no
+// calls.
+func (l Latency) Quantile(q float64) time.Duration {
+	want := max(uint64(min(max(q, 0), 1)*float64(l.Count())+0.5), 1)
+	var seen uint64
+	for i, b := range l.Buckets {
+		if seen += b; seen >= want {
+			return time.Microsecond << i
+		}
+	}
+	return 0
+}
+
+// stopwatch collects a Latency.
+type stopwatch struct {
+	buckets [latencyBuckets]atomic.Uint64
+	total   atomic.Int64
+}
+
+func (s *stopwatch) since(start time.Time) {
+	d := max(time.Since(start), 0)
+	s.buckets[min(bits.Len64(uint64(d/time.Microsecond)), latencyBuckets-1)].Add(1)
+	s.total.Add(int64(d))
+}
+
+func (s *stopwatch) read() (l Latency) {
+	for i := range s.buckets {
+		if n := s.buckets[i].Load(); n > 0 {
+			l.Buckets = append(l.Buckets, make([]uint64, i-len(l.Buckets))...)
+			l.Buckets = append(l.Buckets, n)
+		}
+	}
+	l.Total = time.Duration(s.total.Load())
+	return l
 }

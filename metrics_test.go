@@ -7,11 +7,12 @@ import (
 	"math/big"
 	"reflect"
 	"testing"
+	"testing/synctest"
 	"time"
 
-	"github.com/stretchr/testify/require"
-
 	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/modcachetest"
+	"github.com/stretchr/testify/require"
 )
 
 // metricsOf fills every field with its own value.
@@ -107,17 +108,37 @@ func TestMetricsAsJSON(t *testing.T) {
 	require.Equal(t, c, back)
 }
 
-func TestVar(t *testing.T) {
-	require.JSONEq(t, `{"n":1}`, modcache.Var(func() any { return map[string]int{"n": 1} }).String())
-	require.Equal(t, `"json: unsupported type: func()"`, modcache.Var(func() any { return func() {} }).String())
+func TestLatencyOfLayers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for took, bucket := range map[time.Duration]int{
+			0: 0, time.Microsecond - 1: 0, time.Microsecond: 1, 2*time.Microsecond - 1: 1, 2 * time.Microsecond: 2,
+			time.Millisecond: 10, time.Second: 20, 60 * time.Second: 26, time.Hour: 27,
+		} {
+			slow, _ := faulty(modcachetest.Fault{Delay: took, Op: modcachetest.OpGet}, modcachetest.Fault{Delay: took, Op: modcachetest.OpAdd})
+			l := layered(t, nil, direct(newShelf()), modcache.Layer{Store: slow, Timeout: 24 * time.Hour})
+			miss(t, l, keyNo(1))
+			put(t, l, keyNo(1))
+			hit(t, l, keyNo(1))
+			m := l.Layers()
+			want := modcache.Latency{Buckets: make([]uint64, bucket+1), Total: took}
+			want.Buckets[bucket] = 1
+			require.Equal(t, want, m[1].Get, "%v", took)
+			require.Equal(t, want, m[1].Add, "%v", took)
+			require.Zero(t, m[0].Get, "a hit in memory isn't timed")
+			require.Zero(t, m[0].Add)
+		}
+	})
 }
 
-func TestEventsInWords(t *testing.T) {
-	require.Equal(t, "hit", modcache.EventHit.String())
-	require.Equal(t, "degraded", modcache.EventDegraded.String())
-	require.Equal(t, "unknown", modcache.EventKind(0).String())
-	require.Equal(t, "unknown", modcache.EventKind(200).String())
-	require.Equal(t, "absent", modcache.ReasonAbsent.String())
-	require.Equal(t, "expired", modcache.ReasonExpired.String())
-	require.Equal(t, "unknown", modcache.Reason(200).String())
+func TestLatencyQuantile(t *testing.T) {
+	var l modcache.Latency
+	require.Zero(t, l.Quantile(0.5))
+	l.Buckets = []uint64{90, 0, 0, 9, 0, 0, 0, 0, 0, 0, 1}
+	require.EqualValues(t, 100, l.Count())
+	for q, want := range map[float64]time.Duration{
+		-1: time.Microsecond, 0: time.Microsecond, 0.5: time.Microsecond, 0.9: time.Microsecond,
+		0.91: 8 * time.Microsecond, 0.99: 8 * time.Microsecond, 1: 1024 * time.Microsecond, 7: 1024 * time.Microsecond,
+	} {
+		require.Equal(t, want, l.Quantile(q), "%v", q)
+	}
 }

@@ -71,19 +71,17 @@ type Options struct {
 	// it with every change of wazero's code: a stale one runs wrong machine code.
 	EngineID string
 
-	// Logger, if set, gets problems as warnings and everything else for debugging.
+	// Logger, if set, gets problems as warnings and everything else for debugging. The
+	// message is the kind of the [Event], the attributes are its other fields.
 	Logger *slog.Logger
 
-	// OnEvent, if set, is called for whatever happens; see [Event]. It may use the
-	// Cache, but must not close it: Close waits for compiles, and they for OnEvent.
+	// OnEvent, if set, is called for whatever happens. See [Event] for what it may do.
 	OnEvent func(Event)
 }
 
 const (
 	defaultRetain   = 256 << 20
 	defaultLockWait = time.Minute
-
-	maxEngineID = 255
 )
 
 // validate returns a copy with the defaults filled in.

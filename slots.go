@@ -1,55 +1,26 @@
 package modcache
 
 import (
-	"crypto/rand"
-	"encoding/binary"
-	"errors"
+	"cmp"
 	"fmt"
+	"iter"
+	"math"
+	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
+
+	"github.com/modcache/modcache/internal/option"
 )
 
-// Handle is the integer that stands for a host object in a [SlotTable]: the
-// slot's index in the low bits, the slot's generation above it. In an ordinary
-// table each half has 32 bits; see SlotOptions.Narrow for the short form.
-//
-// A handle means something to the table that issued it only. Zero is never issued.
-type Handle uint64
-
-// Errors of slot tables, to test for with [errors.Is]. A closed table answers
-// with [ErrClosed] to what would add to it.
-var (
-	// ErrNoHandle means that a handle names nothing in this table: it was removed,
-	// made up, issued by another table, or stands for an object of another type.
-	ErrNoHandle = errors.New("modcache: no such handle")
-	// ErrInUse means that a slot is borrowed, has children, or holds a shared object, so
-	// that it must stay as it is for now.
-	ErrInUse = errors.New("modcache: handle is in use")
-	// ErrFull means that the table, or the quota it draws on, holds as many
-	// objects as it may. Removing one makes room.
-	ErrFull = errors.New("modcache: slot table is full")
-	// ErrExhausted means that a table has no handle left to issue: the generations of every
-	// slot that isn't in use are used up. Other tables are not affected.
-	ErrExhausted = errors.New("modcache: slot table has no handles left")
-)
-
-func errNoHandle(doing string, h Handle) error {
-	return fmt.Errorf("modcache: %s handle %#x: %w", doing, uint64(h), ErrNoHandle)
-}
-
-const (
-	defaultMaxSlots       = 1 << 20
-	defaultGenerationBits = 12 // of a narrow handle; the other 20 are the index
-	slotSegmentSize       = 32
-)
-
-// SlotOptions configures a [SlotTable]. The zero value, and nil, ask for the defaults.
+// SlotOptions configures a [SlotTable]. The zero value, and nil, mean the defaults.
 type SlotOptions[T any] struct {
-	// OnRelease takes leave of an object when the last slot that holds it is gone.
-	// It is called once per object, without any lock held, on the goroutine whose Remove,
-	// Replace, Release or Close was the last to give it up; it may use the table. A panic in it
-	// is caught and counted as a fault. If OnRelease is nil, objects that
-	// implement io.Closer are closed; if it is set, closing them is its business.
+	// OnRelease is called once for each object, when the last slot that holds it is gone. It
+	// runs without any lock held, on the goroutine whose Remove, Replace, Release or Close
+	// was the last one; it may use the table. A panic in it is caught and counted as a
+	// fault. If OnRelease is nil, objects that implement io.Closer are closed; if it is
+	// set, closing them is up to it.
 	OnRelease func(T)
 
 	// MaxSlots bounds how many slots may be in use at once. 0 means 1,048,576;
@@ -59,54 +30,60 @@ type SlotOptions[T any] struct {
 	// Quota, if not nil, bounds this table and all others that are given the same one.
 	Quota *SlotQuota
 
-	// Narrow makes handles that fit in 32 bits, for guests that carry them in an i32: the
-	// index in the low bits, GenerationBits of generation above it. Handles then
-	// come to an end: each index serves 2^GenerationBits-1 times, and a handle of
-	// another table is mistaken for one's own with a chance of about 1 in
-	// 2^GenerationBits instead of 1 in 2^32.
+	// Narrow makes handles of 32 bits, for guests that carry them in an i32: 20 bits of
+	// index, 12 of generation. Such handles run out: each index can be used 4095 times.
+	// A handle of another table is taken for one of this table with a chance of about 1
+	// in 4096, instead of 1 in 2^32.
 	Narrow bool
 
-	// GenerationBits divides a narrow handle: 8 to 24, 0 means 12. Values beyond are moved
-	// to the nearest of these. It has no meaning without Narrow.
-	GenerationBits int
-
-	// Trace notes when and where each slot was filled, for Leaks. It costs a stack
-	// walk per insertion; off, it costs nothing.
+	// Trace records when and where each slot was filled, for Leaks. It costs a stack
+	// walk for each insertion.
 	Trace bool
 }
 
-// SlotTable gives out handles for host objects, so that a guest can name an object
-// without ever holding a pointer. One table per tenant (as a rule, per module
-// instance) is what keeps tenants apart: a handle of one table means nothing in
-// another, unless [SlotTable.Share] put the object there too.
+const (
+	defaultMaxSlots = 1 << 20
+	slotSegmentSize = 32
+)
+
+// validate returns a copy with the defaults filled in.
+func (o *SlotOptions[T]) validate() SlotOptions[T] {
+	var v SlotOptions[T]
+	if o != nil {
+		v = *o
+	}
+	v.MaxSlots = option.Number(v.MaxSlots, defaultMaxSlots, math.MaxInt)
+	return v
+}
+
+// SlotTable issues handles for host objects, so that a guest can name an object
+// without ever holding a pointer. Give each tenant a table of its own (as a rule, one per
+// module instance): a handle of one table misses in every other, unless
+// [SlotTable.Share] put the object there too.
 //
-// Any uint64 is safe to look up. A handle is issued once in the life of a table; after
-// its removal it misses for good. Generations start at a random value per
-// table, so that a handle that strayed in from another table misses as well.
+// Any uint64 is safe to look up. A table issues each handle once; after its removal it
+// misses for good. Generations start at a random value in each table, so that handles of
+// other tables miss as well.
 //
 // All methods may be called from several goroutines at once. Get takes no lock and
 // allocates nothing. Memory grows with the largest number of slots that were in use
 // at one time (and, in a narrow table, by 12 bytes for each slot whose generations are used
-// up) and is given back by Close.
+// up). Close gives it back.
 type SlotTable[T any] struct {
 	// What readers touch, on a cache line that writers leave alone.
-	dir   atomic.Pointer[[]*slotSegment[T]] // nil before the first insertion and after Close
-	mask  uint64                            // of the index bits
-	shift uint                              // of the generation
-	_     [40]byte
+	dir  atomic.Pointer[[]*slotSegment[T]] // nil before the first insertion and after Close
+	bits handleBits
+	_    [40]byte
 
-	max     int
-	quota   *SlotQuota
-	base    uint32 // each slot's first generation
-	lastGen uint32 // the highest generation; 1 follows
-	trace   bool
+	options SlotOptions[T]
+	gens    generations
 	release *slotRelease[T]
 
 	mu        sync.Mutex
 	closed    bool
 	instances int // module instances that have the table; -1 after the last
 	live      int
-	issued    uint64            // indexes that were ever used; the next fresh one
+	issued    uint64            // indexes that were ever used; the next new one
 	free      []uint32          // indexes to use again, most recent last
 	segments  []*slotSegment[T] // what dir points to, with room to grow
 	interned  map[any]*slotIntern
@@ -120,62 +97,30 @@ type slotSegment[T any] struct {
 	next  [slotSegmentSize]uint32                       // generation to issue next, 0 if none was yet; guarded by mu
 }
 
-// slotEntry is what a slot holds under one handle. It is never used again for another
-// handle or value: a reader that compared the generation has the right value.
-type slotEntry[T any] struct {
-	gen   uint32
-	state atomic.Uint32 // number of borrows, and slotDead
-	more  *slotMore[T]  // nil for a plain object; guarded by mu
-	value T
-}
-
-// slotDead is the bit of slotEntry.state that is set, for good, when the entry leaves
-// its slot. Nothing can be borrowed from then on.
-const slotDead = 1 << 31
-
 // NewSlotTable returns an empty table. It holds no resources until the first insertion.
 func NewSlotTable[T any](o *SlotOptions[T]) *SlotTable[T] {
-	if o == nil {
-		o = &SlotOptions[T]{}
+	if o != nil && o.Narrow {
+		return newSlotTable(o, narrowIndexBits, narrowGenerationBits)
 	}
-	if !o.Narrow {
-		return newSlotTable(o, 32, 32)
-	}
-	generation := defaultGenerationBits
-	if o.GenerationBits != 0 {
-		generation = min(max(o.GenerationBits, 8), 24)
-	}
-	return newSlotTable(o, 32-generation, generation)
+	return newSlotTable(o, wideIndexBits, wideGenerationBits)
 }
 
 // newSlotTable returns a table whose handles have that many bits of each kind.
 func newSlotTable[T any](o *SlotOptions[T], indexBits, generationBits int) *SlotTable[T] {
 	t := &SlotTable[T]{
-		mask:    1<<indexBits - 1,
-		shift:   uint(indexBits),
-		max:     o.MaxSlots,
-		quota:   o.Quota,
-		lastGen: uint32(1<<generationBits - 1),
-		trace:   o.Trace,
-		release: newSlotRelease(o.OnRelease),
+		bits:    handleBits{mask: 1<<indexBits - 1, shift: uint(indexBits)},
+		options: o.validate(),
+		gens:    newGenerations(generationBits),
 	}
-	switch {
-	case t.max == 0:
-		t.max = defaultMaxSlots
-	case t.max < 0:
-		t.max = int(^uint(0) >> 1)
-	}
-	var b [8]byte
-	rand.Read(b[:])
-	t.base = uint32(binary.LittleEndian.Uint64(b[:])%uint64(t.lastGen)) + 1
+	t.release = newSlotRelease(t.options.OnRelease)
 	return t
 }
 
-// Handle reads a handle from the stack word of a host function's parameter, which for an
-// i32 has nothing to say in its upper half. Any word will do; what is no
-// handle of this table misses.
+// Handle reads a handle from the stack word of a host function's parameter. The upper
+// half of an i32's word is undefined, and ignored. Any word will do: one that is no handle of
+// this table misses.
 func (t *SlotTable[T]) Handle(word uint64) Handle {
-	if t.shift < 32 {
+	if t.bits.shift < 32 {
 		word = uint64(uint32(word))
 	}
 	return Handle(word)
@@ -188,74 +133,71 @@ func (t *SlotTable[T]) Handle(word uint64) Handle {
 // closes the table. Where that matters, use [SlotTable.Borrow].
 func (t *SlotTable[T]) Get(h Handle) (v T, ok bool) {
 	if slot := t.slot(h); slot != nil {
-		if e := slot.Load(); t.match(e, h) {
+		if e := slot.Load(); e != nil && t.bits.match(h, e.gen) {
 			return e.value, true
 		}
 	}
 	return v, false
 }
 
-// find returns the entry of h, or nil. Its one load of the slot decides.
+// find returns the entry of h, or nil. Its one load of the slot decides. Get, Borrow and
+// Release don't call it, because it is too large to be inlined: a call costs 1 ns.
 func (t *SlotTable[T]) find(h Handle) *slotEntry[T] {
 	if slot := t.slot(h); slot != nil {
-		if e := slot.Load(); t.match(e, h) {
+		if e := slot.Load(); e != nil && t.bits.match(h, e.gen) {
 			return e
 		}
 	}
 	return nil
 }
 
-// slot returns the place where h would be, or nil if there is none.
+// slot returns the slot that h points to, or nil if there is none.
 func (t *SlotTable[T]) slot(h Handle) *atomic.Pointer[slotEntry[T]] {
 	dir := t.dir.Load()
-	i := uint64(h) & t.mask
+	i := t.bits.index(h)
 	if dir == nil || i/slotSegmentSize >= uint64(len(*dir)) {
 		return nil
 	}
 	return &(*dir)[i/slotSegmentSize].slots[i%slotSegmentSize]
 }
 
-// match tells whether e, which may be nil, is the entry of h.
-func (t *SlotTable[T]) match(e *slotEntry[T], h Handle) bool {
-	return e != nil && uint64(e.gen) == uint64(h)>>(t.shift&63)
-}
-
 // Insert puts v in a free slot and returns its handle. If it fails, v stays the
 // caller's to release.
 func (t *SlotTable[T]) Insert(v T) (Handle, error) {
 	var more *slotMore[T]
-	if t.trace {
-		more = t.newMore(1)
+	if t.options.Trace {
+		more = newSlotMore[T](true, 1)
 	}
 	t.mu.Lock()
-	h, err := t.insert(v, more)
+	h, err := t.insert("insert", v, more)
 	t.mu.Unlock()
 	return h, err
 }
 
-// insert is Insert under mu.
-func (t *SlotTable[T]) insert(v T, more *slotMore[T]) (Handle, error) {
+// insert is Insert under mu, as a part of op.
+func (t *SlotTable[T]) insert(op string, v T, more *slotMore[T]) (Handle, error) {
 	if t.closed {
-		return 0, fmt.Errorf("modcache: inserting into a slot table: %w", ErrClosed)
+		return 0, &SlotError{Op: op, Err: ErrClosed}
 	}
+	var err error
 	i := t.issued
 	switch reuse := len(t.free); {
-	case t.live >= t.max:
-		t.count.Full++
-		return 0, fmt.Errorf("%w: all of its %d slots are in use", ErrFull, t.max)
+	case t.live >= t.options.MaxSlots:
+		err = fmt.Errorf("%w: all of its %d slots are in use", ErrSlotsFull, t.options.MaxSlots)
 	case reuse > 0:
 		i = uint64(t.free[reuse-1])
-	case i > t.mask && uint64(t.live) > t.mask:
-		t.count.Full++
-		return 0, fmt.Errorf("%w: all of its %d indexes are in use", ErrFull, t.live)
-	case i > t.mask:
-		return 0, fmt.Errorf("%w: %d slots are used up", ErrExhausted, t.count.Retired)
+	case i > t.bits.mask && uint64(t.live) > t.bits.mask:
+		err = fmt.Errorf("%w: all of its %d indexes are in use", ErrSlotsFull, t.live)
+	case i > t.bits.mask:
+		return 0, &SlotError{Op: op, Err: fmt.Errorf("%w: %d slots are used up", ErrSlotsExhausted, t.count.Retired)}
 	}
-	if !t.quota.take() {
-		t.count.Full++
-		return 0, fmt.Errorf("%w: the quota of %d slots that it shares is used up", ErrFull, t.quota.Max())
+	if err == nil && !t.options.Quota.take() {
+		err = fmt.Errorf("%w: the quota of %d slots that it shares is used up", ErrSlotsFull, t.options.Quota.Max())
 	}
-
+	if err != nil {
+		t.count.Full++
+		return 0, &SlotError{Op: op, Err: err}
+	}
 	if i == t.issued {
 		if i/slotSegmentSize == uint64(len(t.segments)) {
 			t.segments = append(t.segments, new(slotSegment[T]))
@@ -269,50 +211,49 @@ func (t *SlotTable[T]) insert(v T, more *slotMore[T]) (Handle, error) {
 	segment, at := t.segments[i/slotSegmentSize], i%slotSegmentSize
 	gen := segment.next[at]
 	if gen == 0 {
-		gen = t.base
+		gen = t.gens.first
 	}
 	segment.slots[at].Store(&slotEntry[T]{gen: gen, more: more, value: v})
 	t.live++
 	t.count.Inserts++
-	return Handle(uint64(gen)<<t.shift | i), nil
+	return t.bits.compose(i, gen), nil
 }
 
-// Remove gives up the handle h, which misses from now on, and releases the object if no other
-// slot holds it. An interned object has to be removed as often as it was
-// interned; its handle stays valid until then. Remove fails with ErrNoHandle if h
-// misses and with ErrInUse if it is borrowed or has children; the
-// table is unchanged then.
-func (t *SlotTable[T]) Remove(h Handle) error { return t.removeIf(h, nil) }
-
-// removeIf is Remove for objects that pass check.
-func (t *SlotTable[T]) removeIf(h Handle, check func(T) bool) error {
+// Remove makes the handle h invalid, and releases the object if no other slot holds it. An
+// interned object must be removed as often as it was interned; its handle stays valid
+// until then. Remove fails with ErrSlotNoHandle if h misses, and with ErrSlotInUse if it
+// is borrowed or has children; the table is unchanged then.
+func (t *SlotTable[T]) Remove(h Handle) error {
 	t.mu.Lock()
 	e := t.find(h)
-	if e == nil || check != nil && !check(e.value) {
-		t.mu.Unlock()
-		return errNoHandle("removing", h)
-	}
 	gone, err := t.remove(h, e)
 	t.mu.Unlock()
 	if gone {
-		t.discard(e)
+		e.drop(t.release)
 	}
-	return err
+	if err != nil {
+		return &SlotError{"remove", h, err}
+	}
+	return nil
 }
 
-// remove empties the slot of e under mu. The caller discards e, without mu, if it is gone.
+// remove empties the slot of e, which h found, under mu. If e is gone, the caller drops
+// it, without mu.
 func (t *SlotTable[T]) remove(h Handle, e *slotEntry[T]) (gone bool, err error) {
+	if e == nil {
+		return false, ErrSlotNoHandle
+	}
 	if more := e.more; more != nil {
 		if more.children > 0 {
-			return false, fmt.Errorf("modcache: removing handle %#x, which has %d children: %w", uint64(h), more.children, ErrInUse)
+			return false, fmt.Errorf("%w: it has children (%d)", ErrSlotInUse, more.children)
 		}
 		if more.holds > 1 {
 			more.holds--
 			return false, nil
 		}
 	}
-	if !e.state.CompareAndSwap(0, slotDead) {
-		return false, fmt.Errorf("modcache: removing handle %#x, which is borrowed: %w", uint64(h), ErrInUse)
+	if err := e.kill(); err != nil {
+		return false, err
 	}
 	if more := e.more; more != nil {
 		if more.parent != nil {
@@ -322,14 +263,10 @@ func (t *SlotTable[T]) remove(h Handle, e *slotEntry[T]) (gone bool, err error) 
 			delete(t.interned, more.key)
 		}
 	}
-	i := uint64(h) & t.mask
+	i := t.bits.index(h)
 	segment, at := t.segments[i/slotSegmentSize], i%slotSegmentSize
 	segment.slots[at].Store(nil)
-	next := e.gen + 1
-	if e.gen == t.lastGen {
-		next = 1
-	}
-	if next == t.base {
+	if next := t.gens.after(e.gen); next == 0 {
 		t.count.Retired++
 	} else {
 		segment.next[at] = next
@@ -337,7 +274,7 @@ func (t *SlotTable[T]) remove(h Handle, e *slotEntry[T]) (gone bool, err error) 
 	}
 	t.live--
 	t.count.Removes++
-	t.quota.give(1)
+	t.options.Quota.give(1)
 	return true, nil
 }
 
@@ -352,21 +289,61 @@ func (t *SlotTable[T]) Len() int {
 // returns false. It takes no lock: f may use the table. What is inserted, replaced or removed
 // meanwhile may be seen or not; so may all that a Close meanwhile releases.
 func (t *SlotTable[T]) Range(f func(Handle, T) bool) {
-	dir := t.dir.Load()
-	if dir == nil {
-		return
-	}
-	for s, segment := range *dir {
-		for i := range segment.slots {
-			e := segment.slots[i].Load()
-			if e != nil && !f(t.handle(s, i, e), e.value) {
+	if dir := t.dir.Load(); dir != nil {
+		for h, e := range t.entries(*dir) {
+			if !f(h, e.value) {
 				return
 			}
 		}
 	}
 }
 
-// handle returns the handle of e, which is slot i of segment s.
-func (t *SlotTable[T]) handle(s, i int, e *slotEntry[T]) Handle {
-	return Handle(uint64(e.gen)<<t.shift | uint64(s)*slotSegmentSize + uint64(i))
+// entries iterates over the entries in segments, with their handles.
+func (t *SlotTable[T]) entries(segments []*slotSegment[T]) iter.Seq2[Handle, *slotEntry[T]] {
+	return func(yield func(Handle, *slotEntry[T]) bool) {
+		for s, segment := range segments {
+			for i := range segment.slots {
+				if e := segment.slots[i].Load(); e != nil && !yield(t.bits.compose(uint64(s*slotSegmentSize+i), e.gen), e) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// Metrics returns a snapshot of the table's counters.
+func (t *SlotTable[T]) Metrics() SlotMetrics {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	m := t.count
+	m.Live, m.Lent, m.Faults = t.live, len(t.lent), t.release.faults.Load()
+	return m
+}
+
+// Leaks describes all slots in use, oldest first, and those that outlive a Close because they
+// are borrowed. Call it before Close to see what a guest has not removed.
+func (t *SlotTable[T]) Leaks() []SlotLeak {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	var leaks []SlotLeak
+	for h, e := range t.entries(t.segments) {
+		leaks = append(leaks, e.leak(h))
+	}
+	for h, e := range t.lent {
+		leaks = append(leaks, e.leak(h))
+	}
+	slices.SortFunc(leaks, func(a, b SlotLeak) int {
+		return cmp.Or(cmp.Compare(b.Age, a.Age), cmp.Compare(a.Handle, b.Handle))
+	})
+	return leaks
+}
+
+func (e *slotEntry[T]) leak(h Handle) SlotLeak {
+	l := SlotLeak{Handle: h, Type: fmt.Sprintf("%T", e.value), Borrows: int(e.state.Load() &^ slotDead)}
+	if e.more != nil && len(e.more.site) > 0 {
+		l.Age = time.Since(e.more.born)
+		frame, _ := runtime.CallersFrames(e.more.site).Next()
+		l.Site = fmt.Sprintf("%s %s:%d", frame.Function, frame.File, frame.Line)
+	}
+	return l
 }

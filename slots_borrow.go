@@ -7,7 +7,7 @@ import "fmt"
 // handle misses as all others do but the object is released only by the Release.
 func (t *SlotTable[T]) Borrow(h Handle) (v T, ok bool) {
 	if slot := t.slot(h); slot != nil {
-		if e := slot.Load(); t.match(e, h) {
+		if e := slot.Load(); e != nil && t.bits.match(h, e.gen) {
 			if e.borrow() {
 				return e.value, true
 			}
@@ -15,22 +15,6 @@ func (t *SlotTable[T]) Borrow(h Handle) (v T, ok bool) {
 		}
 	}
 	return v, false
-}
-
-// borrow counts one more borrow of e. If it fails, e is dead and the count is to be taken back.
-func (e *slotEntry[T]) borrow() bool { return e.state.Add(1) < slotDead }
-
-// giveBack counts one borrow of e less. It fails, and changes nothing, if e is dead or isn't borrowed.
-func (e *slotEntry[T]) giveBack() bool {
-	for {
-		s := e.state.Load()
-		if s == 0 || s >= slotDead {
-			return false
-		}
-		if e.state.CompareAndSwap(s, s-1) {
-			return true
-		}
-	}
 }
 
 // borrowAgain is Borrow after e turned out to be dead. The writer that killed e may not have
@@ -45,26 +29,26 @@ func (t *SlotTable[T]) borrowAgain(h Handle, e *slotEntry[T]) (v T, ok bool) {
 	}
 	t.mu.Unlock()
 	if over {
-		t.discard(e)
+		e.drop(t.release)
 	}
 	return v, ok
 }
 
 // unborrow takes back one borrow of the dead entry e under mu. If that was the last
-// one, and Close left e to its borrowers, the caller discards it without mu.
+// one, and Close left e to its borrowers, the caller drops it without mu.
 func (t *SlotTable[T]) unborrow(h Handle, e *slotEntry[T]) (over bool) {
 	if e.state.Add(^uint32(0)) != slotDead || t.lent[h] != e {
 		return false
 	}
 	delete(t.lent, h)
-	t.quota.give(1)
+	t.options.Quota.give(1)
 	return true
 }
 
-// Release ends one Borrow of h. It fails with ErrNoHandle if h isn't borrowed.
+// Release ends one Borrow of h. It fails with ErrSlotNoHandle if h isn't borrowed.
 func (t *SlotTable[T]) Release(h Handle) error {
 	if slot := t.slot(h); slot != nil {
-		if e := slot.Load(); t.match(e, h) && e.giveBack() {
+		if e := slot.Load(); e != nil && t.bits.match(h, e.gen) && e.giveBack() {
 			return nil
 		}
 	}
@@ -73,10 +57,10 @@ func (t *SlotTable[T]) Release(h Handle) error {
 	over := e != nil && t.unborrow(h, e)
 	t.mu.Unlock()
 	if e == nil {
-		return errNoHandle("ending a borrow of", h)
+		return &SlotError{"release", h, ErrSlotNoHandle}
 	}
 	if over {
-		t.discard(e)
+		e.drop(t.release)
 	}
 	return nil
 }
@@ -97,20 +81,18 @@ func (t *SlotTable[T]) Close() error {
 	t.closed = true
 	t.dir.Store(nil)
 	segments := t.segments
-	for s, segment := range segments {
-		for i := range segment.slots {
-			e := segment.slots[i].Load()
-			if e == nil || e.state.Or(slotDead) == 0 {
-				continue
-			}
-			if t.lent == nil {
-				t.lent = make(map[Handle]*slotEntry[T])
-			}
-			t.lent[t.handle(s, i, e)] = e
-			segment.slots[i].Store(nil)
+	for h, e := range t.entries(segments) {
+		if e.state.Or(slotDead) == 0 {
+			continue
 		}
+		if t.lent == nil {
+			t.lent = make(map[Handle]*slotEntry[T])
+		}
+		t.lent[h] = e
+		i := t.bits.index(h)
+		segments[i/slotSegmentSize].slots[i%slotSegmentSize].Store(nil)
 	}
-	t.quota.give(t.live - len(t.lent))
+	t.options.Quota.give(t.live - len(t.lent))
 	t.count.Removes += uint64(t.live)
 	t.live = 0
 	t.segments, t.free, t.interned = nil, nil, nil
@@ -118,21 +100,15 @@ func (t *SlotTable[T]) Close() error {
 
 	var first error
 	failed := 0
-	for _, segment := range segments {
-		for i := range segment.slots {
-			e := segment.slots[i].Load()
-			if e == nil {
-				continue
-			}
-			if err := t.discard(e); err != nil {
-				if failed++; first == nil {
-					first = err
-				}
+	for _, e := range t.entries(segments) {
+		if err := e.drop(t.release); err != nil {
+			if failed++; first == nil {
+				first = err
 			}
 		}
 	}
 	if first != nil {
-		return fmt.Errorf("modcache: closing a slot table: %d objects were not released cleanly, the first: %w", failed, first)
+		return &SlotError{Op: "close", Err: fmt.Errorf("%d objects were not released cleanly, the first: %w", failed, first)}
 	}
 	return nil
 }

@@ -138,10 +138,10 @@ func (m *slotModel) put(tab *slotModelTable, h modcache.Handle, err error, used 
 		require.ErrorIs(m.t, err, modcache.ErrClosed)
 	case len(tab.live) == tab.max || used == slotModelQuota:
 		require.Error(m.t, err)
-		if !errors.Is(err, modcache.ErrExhausted) {
-			require.ErrorIs(m.t, err, modcache.ErrFull)
+		if !errors.Is(err, modcache.ErrSlotsExhausted) {
+			require.ErrorIs(m.t, err, modcache.ErrSlotsFull)
 		}
-	case errors.Is(err, modcache.ErrExhausted):
+	case errors.Is(err, modcache.ErrSlotsExhausted):
 		require.Equal(m.t, 1<<slotModelIndexBits, int(tab.t.Metrics().Retired)+len(tab.live))
 	default:
 		require.NoError(m.t, err)
@@ -183,7 +183,7 @@ func (m *slotModel) step() {
 		}
 		h, err := tab.t.InsertChild(parent, o)
 		if p == nil && !tab.closed {
-			require.ErrorIs(m.t, err, modcache.ErrNoHandle)
+			require.ErrorIs(m.t, err, modcache.ErrSlotNoHandle)
 		} else {
 			m.put(tab, h, err, used, &slotModelSlot{object: o, parent: parent})
 		}
@@ -202,7 +202,7 @@ func (m *slotModel) step() {
 		dst := m.tables[m.next(2)]
 		h2, err := tab.t.Share(dst.t, h)
 		if s == nil {
-			require.ErrorIs(m.t, err, modcache.ErrNoHandle)
+			require.ErrorIs(m.t, err, modcache.ErrSlotNoHandle)
 			break
 		}
 		m.put(dst, h2, err, used, &slotModelSlot{object: s.object})
@@ -213,7 +213,7 @@ func (m *slotModel) step() {
 	case 12:
 		m.release(tab, m.handle())
 	case 13, 14:
-		m.replace(tab, m.handle(), op == 14)
+		m.replace(tab, m.handle())
 	case 15:
 		if m.next(8) == 0 {
 			m.close(tab)
@@ -226,14 +226,14 @@ func (m *slotModel) remove(tab *slotModelTable, h modcache.Handle) {
 	s := tab.live[h]
 	switch {
 	case s == nil:
-		require.ErrorIs(m.t, err, modcache.ErrNoHandle)
+		require.ErrorIs(m.t, err, modcache.ErrSlotNoHandle)
 	case s.children > 0:
-		require.ErrorIs(m.t, err, modcache.ErrInUse)
+		require.ErrorIs(m.t, err, modcache.ErrSlotInUse)
 	case s.holds > 1:
 		require.NoError(m.t, err)
 		s.holds--
 	case s.borrows > 0:
-		require.ErrorIs(m.t, err, modcache.ErrInUse)
+		require.ErrorIs(m.t, err, modcache.ErrSlotInUse)
 	default:
 		require.NoError(m.t, err)
 		delete(tab.live, h)
@@ -290,7 +290,7 @@ func (m *slotModel) release(tab *slotModelTable, h modcache.Handle) {
 		s = tab.lent[h]
 	}
 	if s == nil || s.borrows == 0 {
-		require.ErrorIs(m.t, err, modcache.ErrNoHandle)
+		require.ErrorIs(m.t, err, modcache.ErrSlotNoHandle)
 		return
 	}
 	require.NoError(m.t, err)
@@ -300,38 +300,24 @@ func (m *slotModel) release(tab *slotModelTable, h modcache.Handle) {
 	}
 }
 
-func (m *slotModel) replace(tab *slotModelTable, h modcache.Handle, update bool) {
+func (m *slotModel) replace(tab *slotModelTable, h modcache.Handle) {
 	o := m.object()
 	s := tab.live[h]
-	var err error
-	if update {
-		err = tab.t.Update(h, func(old *slotModelObject) *slotModelObject {
-			require.Same(m.t, s.object, old)
-			return o
-		})
-	} else {
-		err = tab.t.Replace(h, o)
-	}
+	err := tab.t.Replace(h, o)
 	switch {
 	case s == nil:
-		require.ErrorIs(m.t, err, modcache.ErrNoHandle)
-	case s.children > 0 || s.borrows > 0 || update && s.object.holders > 1:
-		require.ErrorIs(m.t, err, modcache.ErrInUse)
+		require.ErrorIs(m.t, err, modcache.ErrSlotNoHandle)
+	case s.children > 0 || s.borrows > 0:
+		require.ErrorIs(m.t, err, modcache.ErrSlotInUse)
 	default:
 		require.NoError(m.t, err)
-		o.holders, o.parent = 1, s.object.parent
-		if update {
-			s.object.released++ // it has become o
-			s.object.holders = 0
-		} else {
-			// The parent that counts is the slot's: a shared object may have another.
-			o.parent = nil
-			if s.parent != 0 {
-				o.parent = tab.live[s.parent].object
-				o.parent.holders++
-			}
-			m.drop(s.object)
+		o.holders = 1
+		// The parent that counts is the slot's: a shared object may have another.
+		if s.parent != 0 {
+			o.parent = tab.live[s.parent].object
+			o.parent.holders++
 		}
+		m.drop(s.object)
 		s.object = o
 		return
 	}

@@ -4,9 +4,49 @@ import (
 	"fmt"
 	"io"
 	"reflect"
+	"runtime"
 	"sync/atomic"
 	"time"
+
+	contained "github.com/modcache/modcache/internal/contain"
 )
+
+// slotEntry is what a slot holds under one handle. It is never used again for another
+// handle or value: a reader that compared the generation has the right value.
+type slotEntry[T any] struct {
+	gen   uint32
+	state atomic.Uint32 // number of borrows, and slotDead
+	more  *slotMore[T]  // nil for a plain object; guarded by mu
+	value T
+}
+
+// slotDead is the bit of slotEntry.state that is set, for good, when the entry leaves
+// its slot. Nothing can be borrowed from then on.
+const slotDead = 1 << 31
+
+// borrow counts one more borrow of e. If it fails, e is dead and the count is to be taken back.
+func (e *slotEntry[T]) borrow() bool { return e.state.Add(1) < slotDead }
+
+// giveBack counts one borrow of e less. It fails, and changes nothing, if e is dead or isn't borrowed.
+func (e *slotEntry[T]) giveBack() bool {
+	for {
+		s := e.state.Load()
+		if s == 0 || s >= slotDead {
+			return false
+		}
+		if e.state.CompareAndSwap(s, s-1) {
+			return true
+		}
+	}
+}
+
+// kill makes e dead, unless it is borrowed.
+func (e *slotEntry[T]) kill() error {
+	if e.state.CompareAndSwap(0, slotDead) {
+		return nil
+	}
+	return fmt.Errorf("%w: it is borrowed", ErrSlotInUse)
+}
 
 // slotMore is what a slot knows beyond its value. Plain slots have none.
 type slotMore[T any] struct {
@@ -19,13 +59,42 @@ type slotMore[T any] struct {
 	site     []uintptr
 }
 
+// newSlotMore returns a slotMore that knows, if traced, when and by whom the slot is filled. depth
+// is how many of the package's own functions there are between newSlotMore and that
+// caller.
+func newSlotMore[T any](traced bool, depth int) *slotMore[T] {
+	more := &slotMore[T]{}
+	if traced {
+		pcs := make([]uintptr, 1)
+		more.born, more.site = time.Now(), pcs[:runtime.Callers(depth+2, pcs)]
+	}
+	return more
+}
+
 // slotObject is an object with several holders: slots, of one table or of several,
 // and child objects. A child holds its parent so that it is released first.
 type slotObject[T any] struct {
-	value   T // changes only while refs is 1, under the mu of that holder's table
+	value   T
 	refs    atomic.Int64
 	parent  *slotObject[T]
 	release *slotRelease[T]
+}
+
+func newSlotObject[T any](v T, release *slotRelease[T]) *slotObject[T] {
+	o := &slotObject[T]{value: v, release: release}
+	o.refs.Store(1)
+	return o
+}
+
+// shared makes the value of e, which mu guards, an object that others can hold too.
+func (e *slotEntry[T]) shared(release *slotRelease[T]) *slotObject[T] {
+	if e.more == nil {
+		e.more = &slotMore[T]{}
+	}
+	if e.more.object == nil {
+		e.more.object = newSlotObject(e.value, release)
+	}
+	return e.more.object
 }
 
 // drop gives up one hold on o and returns the error of releasing what nobody holds now.
@@ -38,33 +107,22 @@ func (o *slotObject[T]) drop() (err error) {
 	return err
 }
 
-// object makes the value of e, which mu guards, an object that others can hold too.
-func (t *SlotTable[T]) object(e *slotEntry[T]) *slotObject[T] {
-	if e.more == nil {
-		e.more = &slotMore[T]{}
-	}
-	if e.more.object == nil {
-		e.more.object = t.newObject(e.value)
-	}
-	return e.more.object
-}
-
-func (t *SlotTable[T]) newObject(v T) *slotObject[T] {
-	o := &slotObject[T]{value: v, release: t.release}
-	o.refs.Store(1)
-	return o
-}
-
-// discard gives up what the dead entry e holds. mu must not be held.
-func (t *SlotTable[T]) discard(e *slotEntry[T]) error {
+// drop gives up what the dead entry e holds. mu must not be held.
+func (e *slotEntry[T]) drop(release *slotRelease[T]) error {
 	if e.more != nil && e.more.object != nil {
 		return e.more.object.drop()
 	}
-	return t.release.do(e.value)
+	return release.do(e.value)
 }
 
-// slotRelease is how the objects that were born in one table end. Shared objects refer to it, so
-// that they don't keep that whole table alive.
+// slotIntern is an interned object, or the promise of one.
+type slotIntern struct {
+	made chan struct{} // closed when h is valid, or the entry has left the map
+	h    Handle        // 0 while it is being made
+}
+
+// slotRelease is how the objects end that were first inserted into one table. Shared
+// objects refer to it, so that they don't keep that whole table alive.
 type slotRelease[T any] struct {
 	f      func(T) error // nil: there is nothing to do
 	faults atomic.Uint64
@@ -88,17 +146,13 @@ func newSlotRelease[T any](onRelease func(T)) *slotRelease[T] {
 }
 
 // do releases v. Its error is an io.Closer's, or a panic's.
-func (r *slotRelease[T]) do(v T) (err error) {
+func (r *slotRelease[T]) do(v T) error {
 	if r.f == nil {
 		return nil
 	}
-	defer func() {
-		if p := recover(); p != nil {
-			err = fmt.Errorf("modcache: releasing a %T panicked: %v", v, p)
-		}
-		if err != nil {
-			r.faults.Add(1)
-		}
-	}()
-	return r.f(v)
+	err := contained.Call(func() error { return r.f(v) })
+	if err != nil {
+		r.faults.Add(1)
+	}
+	return err
 }

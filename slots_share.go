@@ -6,26 +6,26 @@ import (
 )
 
 // Share puts the object of h in dst too and returns its handle there; dst may be t
-// itself, which makes a second handle. The object is released, as the table that it was first
-// inserted into would do it, after its last slot is gone. Its parent, if it has one,
+// itself, which makes a second handle. The object is released when its last slot is gone,
+// by the OnRelease of the table that it was first inserted into. Its parent, if it has one,
 // is released after it.
 //
-// Share fails with ErrNoHandle if h misses, and as Insert would in dst.
+// Share fails with ErrSlotNoHandle if h misses, and where Insert into dst would fail.
 func (t *SlotTable[T]) Share(dst *SlotTable[T], h Handle) (Handle, error) {
 	t.mu.Lock()
 	e := t.find(h)
 	if e == nil {
 		t.mu.Unlock()
-		return 0, errNoHandle("sharing", h)
+		return 0, &SlotError{"share", h, ErrSlotNoHandle}
 	}
-	o := t.object(e)
+	o := e.shared(t.release)
 	o.refs.Add(1)
 	t.mu.Unlock()
 
-	more := dst.newMore(1)
+	more := newSlotMore[T](dst.options.Trace, 1)
 	more.object = o
 	dst.mu.Lock()
-	h, err := dst.insert(o.value, more)
+	h, err := dst.insert("share", o.value, more)
 	dst.mu.Unlock()
 	if err != nil {
 		o.drop()
@@ -35,52 +35,46 @@ func (t *SlotTable[T]) Share(dst *SlotTable[T], h Handle) (Handle, error) {
 
 // InsertChild is Insert for an object that depends on that of parent, as a statement does on
 // its connection. A parent can't be removed or replaced while it has children,
-// and its object is released after theirs. It fails with ErrNoHandle if parent misses.
+// and its object is released after theirs. It fails with ErrSlotNoHandle if parent misses.
 func (t *SlotTable[T]) InsertChild(parent Handle, v T) (Handle, error) {
-	more := t.newMore(1)
-	more.object = t.newObject(v)
+	more := newSlotMore[T](t.options.Trace, 1)
+	more.object = newSlotObject(v, t.release)
 
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	p := t.find(parent)
 	if p == nil && !t.closed {
-		return 0, errNoHandle("inserting a child of", parent)
+		return 0, &SlotError{"insert a child of", parent, ErrSlotNoHandle}
 	}
-	h, err := t.insert(v, more)
+	h, err := t.insert("insert a child", v, more)
 	if err != nil {
 		return 0, err
 	}
 	more.parent = p
-	more.object.parent = t.object(p)
+	more.object.parent = p.shared(t.release)
 	more.object.parent.refs.Add(1)
 	p.more.children++
 	return h, nil
 }
 
-// slotIntern is an interned object, or the promise of one.
-type slotIntern struct {
-	made chan struct{} // closed when h is valid, or the entry has left the map
-	h    Handle        // 0 while it is being made
-}
-
 // Intern returns the handle of the object that was interned under key. If there is none,
-// it calls mk for the object and inserts it. Each successful call is to be
-// matched by a Remove; the last of them removes the object. A key is any comparable
+// it calls mk for the object and inserts it. Each successful call needs a Remove of its
+// own; the last of them removes the object. A key is any comparable
 // value, often the object itself.
 //
 // Of several calls with one key at the same time, one calls mk, with no lock held, and
 // the others wait for it. So mk must not intern the same key. If mk
-// fails, its error is returned to its caller and one of the waiting calls has its turn.
-// If what it made can't be inserted, it is released.
+// fails, its caller gets the error, and one of the waiting calls is next.
+// If what mk made can't be inserted, it is released.
 func (t *SlotTable[T]) Intern(key any, mk func() (T, error)) (Handle, error) {
 	if !reflect.ValueOf(key).Comparable() {
-		return 0, fmt.Errorf("modcache: interning under a key of type %T, which can't be compared", key)
+		return 0, &SlotError{Op: "intern", Err: fmt.Errorf("a key of type %T can't be compared", key)}
 	}
 	for {
 		t.mu.Lock()
 		if t.closed {
 			t.mu.Unlock()
-			return 0, fmt.Errorf("modcache: interning in a slot table: %w", ErrClosed)
+			return 0, &SlotError{Op: "intern", Err: ErrClosed}
 		}
 		in := t.interned[key]
 		if in == nil {
@@ -115,12 +109,12 @@ func (t *SlotTable[T]) intern(key any, in *slotIntern, mk func() (T, error)) (Ha
 	}()
 	v, err := mk()
 	if err != nil {
-		return 0, fmt.Errorf("modcache: making the object to intern: %w", err)
+		return 0, &SlotError{Op: "intern", Err: err}
 	}
-	more := t.newMore(2)
+	more := newSlotMore[T](t.options.Trace, 2)
 	more.key, more.holds = key, 1
 	t.mu.Lock()
-	h, err = t.insert(v, more)
+	h, err = t.insert("intern", v, more)
 	in.h = h
 	t.mu.Unlock()
 	if err != nil {
@@ -129,71 +123,40 @@ func (t *SlotTable[T]) intern(key any, in *slotIntern, mk func() (T, error)) (Ha
 	return h, err
 }
 
-// Replace puts v in the place of the object of h and gives up the old object as Remove
-// does. The handle stays valid. It fails with ErrNoHandle or ErrInUse as Remove does; v stays the
-// caller's then.
+// Replace puts v in the slot of h, and releases the old object if no other slot holds it.
+// The handle stays valid. It fails with ErrSlotNoHandle or ErrSlotInUse as Remove
+// does; v stays the caller's then.
 func (t *SlotTable[T]) Replace(h Handle, v T) error {
 	t.mu.Lock()
 	e := t.find(h)
-	if e == nil {
-		t.mu.Unlock()
-		return errNoHandle("replacing the object of", h)
-	}
-	err := t.replace(h, e, v, false)
+	err := t.replace(h, e, v)
 	t.mu.Unlock()
-	if err == nil {
-		t.discard(e)
+	if err != nil {
+		return &SlotError{"replace", h, err}
 	}
-	return err
+	e.drop(t.release)
+	return nil
 }
 
-// Update replaces the object of h by f of it. The old object is not released: it has become
-// the new one. f is called with no lock held, and again if the slot changed meanwhile. Update
-// fails as Replace does, and with ErrInUse if another slot holds the object too.
-func (t *SlotTable[T]) Update(h Handle, f func(T) T) error {
-	for {
-		e := t.find(h)
-		if e == nil {
-			return errNoHandle("replacing the object of", h)
-		}
-		v := f(e.value)
-		t.mu.Lock()
-		if t.find(h) != e {
-			t.mu.Unlock()
-			continue
-		}
-		err := t.replace(h, e, v, true)
-		t.mu.Unlock()
+// replace puts v in the slot of e, which h found, under mu. Then e is dead.
+func (t *SlotTable[T]) replace(h Handle, e *slotEntry[T], v T) error {
+	if e == nil {
+		return ErrSlotNoHandle
+	}
+	if e.more != nil && e.more.children > 0 {
+		return fmt.Errorf("%w: it has children (%d)", ErrSlotInUse, e.more.children)
+	}
+	if err := e.kill(); err != nil {
 		return err
 	}
-}
-
-// replace puts a new entry in the slot of e, under mu. The object goes on with another value
-// if same is true; else the new value is an object of its own.
-func (t *SlotTable[T]) replace(h Handle, e *slotEntry[T], v T, same bool) error {
 	next := &slotEntry[T]{gen: e.gen, value: v}
-	var o *slotObject[T]
-	if e.more != nil {
-		o = e.more.object
-		if e.more.children > 0 || same && o != nil && o.refs.Load() > 1 {
-			return fmt.Errorf("modcache: replacing the object of handle %#x, on which others depend: %w", uint64(h), ErrInUse)
-		}
-	}
-	if !e.state.CompareAndSwap(0, slotDead) {
-		return fmt.Errorf("modcache: replacing the object of handle %#x, which is borrowed: %w", uint64(h), ErrInUse)
-	}
 	if e.more != nil {
 		more := *e.more
-		switch {
-		case same && o != nil:
-			o.value = v
-		case same || o == nil:
-		case more.parent != nil:
-			more.object = t.newObject(v)
-			more.object.parent = t.object(more.parent)
+		more.object = nil
+		if more.parent != nil {
+			more.object = newSlotObject(v, t.release)
+			more.object.parent = more.parent.shared(t.release)
 			more.object.parent.refs.Add(1)
-		default:
-			more.object = nil
 		}
 		next.more = &more
 	}
@@ -209,13 +172,4 @@ func SlotAs[R, T any](t *SlotTable[T], h Handle) (r R, ok bool) {
 	}
 	r, ok = any(v).(R)
 	return r, ok
-}
-
-// RemoveAs is [SlotTable.Remove] for an object that is an R. Of any other object it
-// touches nothing and fails with ErrNoHandle.
-func RemoveAs[R, T any](t *SlotTable[T], h Handle) error {
-	return t.removeIf(h, func(v T) bool {
-		_, ok := any(v).(R)
-		return ok
-	})
 }

@@ -13,10 +13,10 @@ import (
 	"github.com/modcache/modcache"
 )
 
-// TestSlotStress has readers guess handles around those in use while writers reuse the slots
+// TestSlotTableStress has readers guess handles around those in use while writers reuse the slots
 // without pause. A hit must be the very object that was issued under that handle,
 // and none may come after the Remove.
-func TestSlotStress(t *testing.T) {
+func TestSlotTableStress(t *testing.T) {
 	type object struct {
 		handle  atomic.Uint64 // 0 until its Insert returned
 		removed atomic.Bool   // set after Remove returned
@@ -46,7 +46,7 @@ func TestSlotStress(t *testing.T) {
 				o.handle.Store(uint64(h))
 				recent[rand.IntN(len(recent))].Store(&issue{h, o})
 				runtime.Gosched()
-				for errors.Is(table.Remove(h), modcache.ErrInUse) {
+				for errors.Is(table.Remove(h), modcache.ErrSlotInUse) {
 					runtime.Gosched()
 				}
 				o.removed.Store(true)
@@ -100,9 +100,9 @@ func TestSlotStress(t *testing.T) {
 	t.Log(hits.Load(), "hits")
 }
 
-// TestSlotCloseMeetsEveryone closes a table while others insert, share, borrow and remove: each
+// TestSlotTableCloseMeetsEveryone closes a table while others insert, share, borrow and remove: each
 // object is released once, and nothing gets in afterwards.
-func TestSlotCloseMeetsEveryone(t *testing.T) {
+func TestSlotTableCloseMeetsEveryone(t *testing.T) {
 	rounds := 2000
 	if testing.Short() {
 		rounds = 300

@@ -1,6 +1,8 @@
 package modcache_test
 
 import (
+	"encoding/json"
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"runtime"
@@ -27,7 +29,7 @@ func (c *slotCloser) Close() error {
 	return c.err
 }
 
-func TestSlotHandlesAreForOneTableOnly(t *testing.T) {
+func TestSlotTableHandlesAreForOneTableOnly(t *testing.T) {
 	a, b := modcache.NewSlotTable[string](nil), modcache.NewSlotTable[string](nil)
 	ha, err := a.Insert("a's")
 	require.NoError(t, err)
@@ -45,11 +47,11 @@ func TestSlotHandlesAreForOneTableOnly(t *testing.T) {
 	require.Equal(t, "a's", v)
 }
 
-func TestSlotAnyIntegerIsSafe(t *testing.T) {
+func TestSlotTableAnyIntegerIsSafe(t *testing.T) {
 	for name, table := range map[string]*modcache.SlotTable[int]{
 		"wide":      modcache.NewSlotTable[int](nil),
 		"narrow":    modcache.NewSlotTable(&modcache.SlotOptions[int]{Narrow: true}),
-		"narrow 24": modcache.NewSlotTable(&modcache.SlotOptions[int]{Narrow: true, GenerationBits: 99}),
+		"narrow 24": modcache.NewSlotTableBits(&modcache.SlotOptions[int]{}, 8, 24),
 	} {
 		t.Run(name, func(t *testing.T) {
 			issued := map[modcache.Handle]bool{}
@@ -65,8 +67,8 @@ func TestSlotAnyIntegerIsSafe(t *testing.T) {
 				if issued[h] {
 					return
 				}
-				require.ErrorIs(t, table.Remove(h), modcache.ErrNoHandle)
-				require.ErrorIs(t, table.Release(h), modcache.ErrNoHandle)
+				require.ErrorIs(t, table.Remove(h), modcache.ErrSlotNoHandle)
+				require.ErrorIs(t, table.Release(h), modcache.ErrSlotNoHandle)
 				_, ok := table.Borrow(h)
 				require.False(t, ok)
 			}
@@ -85,7 +87,7 @@ func TestSlotAnyIntegerIsSafe(t *testing.T) {
 	}
 }
 
-func TestSlotNarrowHandlesFit(t *testing.T) {
+func TestSlotTableNarrowHandlesFit(t *testing.T) {
 	table := modcache.NewSlotTable(&modcache.SlotOptions[int]{Narrow: true})
 	for i := range 100_000 {
 		h, err := table.Insert(i)
@@ -102,7 +104,7 @@ func TestSlotNarrowHandlesFit(t *testing.T) {
 	require.Equal(t, h, wide.Handle(uint64(h)))
 }
 
-func TestSlotExhaustion(t *testing.T) {
+func TestSlotTableExhaustion(t *testing.T) {
 	table := modcache.NewSlotTableBits(&modcache.SlotOptions[int]{}, 2, 3)
 	seen := map[modcache.Handle]bool{}
 	for range 4 * 7 {
@@ -113,7 +115,7 @@ func TestSlotExhaustion(t *testing.T) {
 		require.NoError(t, table.Remove(h))
 	}
 	_, err := table.Insert(1)
-	require.ErrorIs(t, err, modcache.ErrExhausted)
+	require.ErrorIs(t, err, modcache.ErrSlotsExhausted)
 	require.EqualValues(t, 4, table.Metrics().Retired)
 
 	full := modcache.NewSlotTableBits(&modcache.SlotOptions[int]{MaxSlots: -1}, 2, 3)
@@ -122,8 +124,39 @@ func TestSlotExhaustion(t *testing.T) {
 		require.NoError(t, err)
 	}
 	_, err = full.Insert(1)
-	require.ErrorIs(t, err, modcache.ErrFull)
+	require.ErrorIs(t, err, modcache.ErrSlotsFull)
 	require.NoError(t, full.Close())
+}
+
+func TestSlotErrorNamesOperationAndHandle(t *testing.T) {
+	table := modcache.NewSlotTable(&modcache.SlotOptions[int]{MaxSlots: 2})
+	parent, err := table.Insert(1)
+	require.NoError(t, err)
+	_, err = table.InsertChild(parent, 2)
+	require.NoError(t, err)
+	hex := fmt.Sprintf("%#x", uint64(parent))
+	_, full := table.Share(table, parent)
+	_, uncomparable := table.Intern([]int{1}, nil)
+	for want, err := range map[string]error{
+		"modcache: remove " + hex + ": slot is in use: it has children (1)":  table.Remove(parent),
+		"modcache: replace 0x7: no such handle":                              table.Replace(7, 1),
+		"modcache: release " + hex + ": no such handle":                      table.Release(parent),
+		"modcache: share: slot table is full: all of its 2 slots are in use": full,
+		"modcache: intern: a key of type []int can't be compared":            uncomparable,
+	} {
+		require.EqualError(t, err, want)
+		var e *modcache.SlotError
+		require.ErrorAs(t, err, &e)
+	}
+	require.NoError(t, table.Close())
+	_, err = table.Insert(1)
+	require.EqualError(t, err, "modcache: insert: closed")
+}
+
+func TestSlotLeakAsJSON(t *testing.T) {
+	b, err := json.Marshal(modcache.SlotLeak{Handle: 1<<63 + 1, Age: time.Second})
+	require.NoError(t, err)
+	require.JSONEq(t, `{"handle":"9223372036854775809","type":"","age_ns":1000000000,"site":"","borrows":0}`, string(b))
 }
 
 func TestSlotQuota(t *testing.T) {
@@ -135,11 +168,11 @@ func TestSlotQuota(t *testing.T) {
 	_, err = a.Insert(2)
 	require.NoError(t, err)
 	_, err = a.Insert(3)
-	require.ErrorIs(t, err, modcache.ErrFull)
+	require.ErrorIs(t, err, modcache.ErrSlotsFull)
 	_, err = b.Insert(4)
 	require.NoError(t, err)
 	_, err = a.Share(b, h)
-	require.ErrorIs(t, err, modcache.ErrFull)
+	require.ErrorIs(t, err, modcache.ErrSlotsFull)
 	require.Equal(t, 3, quota.Used())
 	require.NoError(t, a.Close())
 	require.Equal(t, 1, quota.Used())
@@ -149,7 +182,7 @@ func TestSlotQuota(t *testing.T) {
 	require.EqualValues(t, 1, b.Metrics().Full)
 }
 
-func TestSlotCloseClosesTheObjects(t *testing.T) {
+func TestSlotTableCloseClosesTheObjects(t *testing.T) {
 	table := modcache.NewSlotTable[io.Closer](nil)
 	good, bad := &slotCloser{}, &slotCloser{err: io.ErrUnexpectedEOF}
 	for _, c := range []*slotCloser{bad, good} {
@@ -170,7 +203,7 @@ func TestSlotCloseClosesTheObjects(t *testing.T) {
 	require.Zero(t, c.closed.Load(), "OnRelease takes the place of Close")
 }
 
-func TestSlotReleaseMayPanicAndUseTheTable(t *testing.T) {
+func TestSlotTableReleaseMayPanicAndUseTheTable(t *testing.T) {
 	var table *modcache.SlotTable[int]
 	released := map[int]int{}
 	table = modcache.NewSlotTable(&modcache.SlotOptions[int]{OnRelease: func(v int) {
@@ -188,7 +221,7 @@ func TestSlotReleaseMayPanicAndUseTheTable(t *testing.T) {
 	require.Equal(t, map[int]int{0: 1, 1: 1, 2: 1}, released)
 }
 
-func TestSlotChildrenGoFirst(t *testing.T) {
+func TestSlotTableChildrenGoFirst(t *testing.T) {
 	var order []string
 	o := &modcache.SlotOptions[string]{OnRelease: func(s string) { order = append(order, s) }}
 	table, other := modcache.NewSlotTable(o), modcache.NewSlotTable(o)
@@ -198,10 +231,10 @@ func TestSlotChildrenGoFirst(t *testing.T) {
 	require.NoError(t, err)
 	rows, err := table.InsertChild(stmt, "rows")
 	require.NoError(t, err)
-	require.ErrorIs(t, table.Remove(conn), modcache.ErrInUse)
-	require.ErrorIs(t, table.Remove(stmt), modcache.ErrInUse)
+	require.ErrorIs(t, table.Remove(conn), modcache.ErrSlotInUse)
+	require.ErrorIs(t, table.Remove(stmt), modcache.ErrSlotInUse)
 	_, err = table.InsertChild(0, "orphan")
-	require.ErrorIs(t, err, modcache.ErrNoHandle)
+	require.ErrorIs(t, err, modcache.ErrSlotNoHandle)
 
 	// A child that lives on in another table keeps what it depends on.
 	abroad, err := table.Share(other, rows)
@@ -214,7 +247,7 @@ func TestSlotChildrenGoFirst(t *testing.T) {
 	require.Equal(t, []string{"rows", "stmt", "conn"}, order)
 }
 
-func TestSlotBorrowOutlivesClose(t *testing.T) {
+func TestSlotTableBorrowOutlivesClose(t *testing.T) {
 	table := modcache.NewSlotTable[*slotCloser](nil)
 	c, parent := &slotCloser{}, &slotCloser{}
 	p, err := table.Insert(parent)
@@ -226,7 +259,7 @@ func TestSlotBorrowOutlivesClose(t *testing.T) {
 		require.True(t, ok)
 		require.Same(t, c, v)
 	}
-	require.ErrorIs(t, table.Remove(h), modcache.ErrInUse)
+	require.ErrorIs(t, table.Remove(h), modcache.ErrSlotInUse)
 	require.NoError(t, table.Close())
 	_, ok := table.Borrow(h)
 	require.False(t, ok)
@@ -240,10 +273,10 @@ func TestSlotBorrowOutlivesClose(t *testing.T) {
 	require.NoError(t, table.Release(h))
 	require.EqualValues(t, 1, c.closed.Load())
 	require.EqualValues(t, 1, parent.closed.Load())
-	require.ErrorIs(t, table.Release(h), modcache.ErrNoHandle)
+	require.ErrorIs(t, table.Release(h), modcache.ErrSlotNoHandle)
 }
 
-func TestSlotIntern(t *testing.T) {
+func TestSlotTableIntern(t *testing.T) {
 	table := modcache.NewSlotTable[*slotCloser](nil)
 	var made atomic.Int32
 	var wg sync.WaitGroup
@@ -269,7 +302,7 @@ func TestSlotIntern(t *testing.T) {
 		require.NoError(t, table.Remove(h))
 	}
 	require.EqualValues(t, 1, c.closed.Load())
-	require.ErrorIs(t, table.Remove(handles[0]), modcache.ErrNoHandle)
+	require.ErrorIs(t, table.Remove(handles[0]), modcache.ErrSlotNoHandle)
 
 	_, err := table.Intern([]int{1}, nil)
 	require.Error(t, err)
@@ -287,7 +320,7 @@ func TestSlotIntern(t *testing.T) {
 	require.EqualValues(t, 1, late.closed.Load(), "what couldn't be inserted is released")
 }
 
-func TestSlotInternWaits(t *testing.T) {
+func TestSlotTableInternWaits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		table := modcache.NewSlotTable[int](nil)
 		first := make(chan error, 1)
@@ -307,25 +340,6 @@ func TestSlotInternWaits(t *testing.T) {
 	})
 }
 
-func TestSlotUpdateSeesTheLatest(t *testing.T) {
-	table := modcache.NewSlotTable[int](nil)
-	h, err := table.Insert(1)
-	require.NoError(t, err)
-	calls := 0
-	require.NoError(t, table.Update(h, func(v int) int {
-		if calls++; calls == 1 {
-			require.NoError(t, table.Replace(h, 10))
-		}
-		return v + 1
-	}))
-	v, _ := table.Get(h)
-	require.Equal(t, 11, v)
-	require.ErrorIs(t, table.Update(h, func(v int) int {
-		require.NoError(t, table.Remove(h))
-		return v
-	}), modcache.ErrNoHandle)
-}
-
 func TestSlotAs(t *testing.T) {
 	table := modcache.NewSlotTable[any](nil)
 	c := &slotCloser{}
@@ -340,14 +354,9 @@ func TestSlotAs(t *testing.T) {
 	require.False(t, ok)
 	_, ok = modcache.SlotAs[*slotCloser](table, h+1)
 	require.False(t, ok)
-
-	require.ErrorIs(t, modcache.RemoveAs[string](table, h), modcache.ErrNoHandle)
-	require.Zero(t, c.closed.Load())
-	require.NoError(t, modcache.RemoveAs[*slotCloser](table, h))
-	require.EqualValues(t, 1, c.closed.Load())
 }
 
-func TestSlotLeaks(t *testing.T) {
+func TestSlotTableLeaks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		table := modcache.NewSlotTable(&modcache.SlotOptions[any]{Trace: true})
 		parent, err := table.Insert("old")
@@ -369,7 +378,7 @@ func TestSlotLeaks(t *testing.T) {
 		}{{"string", time.Minute + time.Second}, {"int", time.Second}, {"float64", 0}, {"string", 0}} {
 			require.Equal(t, want.typ, leaks[i].Type)
 			require.Equal(t, want.age, leaks[i].Age)
-			require.Contains(t, leaks[i].Site, "TestSlotLeaks")
+			require.Contains(t, leaks[i].Site, "TestSlotTableLeaks")
 			require.Contains(t, leaks[i].Site, "slots_test.go")
 		}
 		require.Contains(t, leaks[0].String(), "string, 1m1s old")
@@ -381,7 +390,7 @@ func TestSlotLeaks(t *testing.T) {
 	require.Empty(t, plain.Leaks()[0].Site)
 }
 
-func TestSlotObjectsAreCollectable(t *testing.T) {
+func TestSlotTableObjectsAreCollectable(t *testing.T) {
 	table := modcache.NewSlotTable[*[64]byte](nil)
 	pinned, err := table.Insert(new([64]byte))
 	require.NoError(t, err)
@@ -416,7 +425,7 @@ func TestSlotObjectsAreCollectable(t *testing.T) {
 	runtime.KeepAlive(table)
 }
 
-func TestSlotAllocations(t *testing.T) {
+func TestSlotTableAllocations(t *testing.T) {
 	table := modcache.NewSlotTable[any](nil)
 	h, err := table.Insert(&slotCloser{})
 	require.NoError(t, err)

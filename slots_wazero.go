@@ -2,6 +2,7 @@ package modcache
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
@@ -25,7 +26,7 @@ type SlotHost[T any] struct {
 
 // slotBound is a binding whose instance is known.
 type slotBound[T any] struct {
-	module  api.Module
+	mod     api.Module
 	table   *SlotTable[T]
 	binding *slotBinding[T]
 }
@@ -34,12 +35,12 @@ type slotBound[T any] struct {
 // host modules of a closed runtime.
 func NewSlotHost[T any](ctx context.Context, r wazero.Runtime) (*SlotHost[T], error) {
 	h := &SlotHost[T]{runtime: r}
-	// An instance that is cut off by its context and traps before it notices is never heard
-	// of again, nor does the runtime know it any more. Should its caller not look after it, this
-	// module without functions still hears of the runtime's end.
+	// wazero notifies nobody of an instance whose context ended if it trapped before it could
+	// notice, and its runtime forgets it. If nobody closes the table of such an instance
+	// earlier, this module without functions does: it is notified of the runtime's end.
 	sentinel, err := r.NewHostModuleBuilder("modcache-slots").Compile(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("modcache: preparing a slot host: %w", err)
+		return nil, &SlotError{Op: "make a slot host", Err: err}
 	}
 	ctx = experimental.WithCloseNotifier(ctx, experimental.CloseNotifyFunc(func(context.Context, uint32) {
 		h.bound.Range(func(_, b any) bool {
@@ -48,13 +49,13 @@ func NewSlotHost[T any](ctx context.Context, r wazero.Runtime) (*SlotHost[T], er
 		})
 	}))
 	if _, err = r.InstantiateModule(ctx, sentinel, wazero.NewModuleConfig().WithName("")); err != nil {
-		return nil, fmt.Errorf("modcache: preparing a slot host: %w", err)
+		return nil, &SlotError{Op: "make a slot host", Err: err}
 	}
 	return h, nil
 }
 
-// SlotModule is a module instance that has a slot table. The api.Module in it is wazero's own, which is
-// what other functions of wazero expect.
+// SlotModule is a module instance that has a slot table. Its field Module is wazero's own
+// module, which other functions of wazero expect.
 type SlotModule[T any] struct {
 	api.Module
 	binding *slotBinding[T]
@@ -72,9 +73,9 @@ func (m *SlotModule[T]) CloseWithExitCode(ctx context.Context, code uint32) erro
 	return m.Module.CloseWithExitCode(ctx, code)
 }
 
-// ExportedFunction is that of the instance, or nil. A call that fails also notices that the instance
-// was closed in a way that wazero notifies nobody of: a cancelled context and a
-// trap before the guest could heed it.
+// ExportedFunction returns a function of the instance, or nil. When a call of it fails, the
+// table is closed if the instance is, even if wazero notified nobody of that: it doesn't
+// when the context is cancelled and the guest traps before it could notice.
 func (m *SlotModule[T]) ExportedFunction(name string) api.Function {
 	f := m.Module.ExportedFunction(name)
 	if f == nil {
@@ -104,25 +105,27 @@ func (f slotFunction) CallWithStack(ctx context.Context, stack []uint64) error {
 	return err
 }
 
-// Instantiate instantiates a module and gives it the table t, from its start functions on; if t is
-// nil, a new one with the default options. The table is closed when the instance ends: when it or the runtime is closed, it exits, its
-// context is cancelled under a runtime configured to heed that, or it can't be instantiated at all.
-// Several instances may have one table, as threads do; it is closed when the last of them ends.
+// Instantiate instantiates a module and gives it the table t, which its start functions
+// have already. If t is nil, it is a new one with the default options. The table is closed
+// when the instance ends: when it or the runtime is closed, when it exits, when its
+// context is cancelled (if the runtime is configured WithCloseOnContextDone), and when it
+// can't be instantiated. Several instances may have one table, as threads do; it is closed
+// when the last of them ends.
 //
-// The table closes while host functions that the instance called may still run, as
-// wazero closes the instance itself; they Borrow what they must not lose. After a
-// cancelled context, wazero ends the instance when the host function that it is in has returned.
-// While a runtime closes, wazero holds its lock: what releases the objects must not
-// call into the runtime.
+// Host functions that the instance called may still run when its table is closed, as
+// they may when wazero closes the instance itself. They Borrow what must not be released
+// meanwhile. After a cancelled context, wazero ends the instance when the host function
+// that it called has returned. wazero holds a lock while a runtime is closed: OnRelease
+// must not call the runtime.
 //
-// As with wazero, an instance whose start function exits with code 0 is
-// returned closed, without an error. It fails with ErrClosed if t is closed.
+// As in wazero, an instance whose start function exits with code 0 is
+// returned closed, without an error. Instantiate fails with ErrClosed if t is closed.
 func (h *SlotHost[T]) Instantiate(ctx context.Context, compiled wazero.CompiledModule, config wazero.ModuleConfig, t *SlotTable[T]) (*SlotModule[T], error) {
 	if t == nil {
 		t = NewSlotTable[T](nil)
 	}
 	if !t.attach() {
-		return nil, fmt.Errorf("modcache: instantiating a module with a slot table: %w", ErrClosed)
+		return nil, &SlotError{Op: "instantiate a module with a slot table", Err: ErrClosed}
 	}
 	b := &slotBinding[T]{host: h, table: t, compiled: compiled}
 	ok := false
@@ -137,7 +140,7 @@ func (h *SlotHost[T]) Instantiate(ctx context.Context, compiled wazero.CompiledM
 	}
 	if !b.bind(mod) {
 		_ = mod.Close(ctx)
-		return nil, fmt.Errorf("modcache: while module %q was starting, module %q, which has no slot table, called for its own", mod.Name(), b.bound.Load().module.Name())
+		return nil, fmt.Errorf("modcache: while module %q was starting, module %q, which has no slot table, called for its own", mod.Name(), b.bound.Load().mod.Name())
 	}
 	if ok = !mod.IsClosed(); ok {
 		h.newest.Store(b.bound.Load())
@@ -150,13 +153,18 @@ func (h *SlotHost[T]) Instantiate(ctx context.Context, compiled wazero.CompiledM
 // function, together with the context of that call. ok is false if mod has no table
 // or has ended.
 func (h *SlotHost[T]) Table(ctx context.Context, mod api.Module) (t *SlotTable[T], ok bool) {
-	b := h.newest.Load()
-	if b == nil || b.module != mod {
-		if b = h.find(ctx, mod); b == nil {
-			return nil, false
-		}
+	if b := h.lookup(ctx, mod); b != nil {
+		return b.table, true
 	}
-	return b.table, true
+	return nil, false
+}
+
+// lookup returns the binding of mod, or nil if it has no table.
+func (h *SlotHost[T]) lookup(ctx context.Context, mod api.Module) *slotBound[T] {
+	if b := h.newest.Load(); b != nil && b.mod == mod {
+		return b
+	}
+	return h.find(ctx, mod)
 }
 
 // find looks for an instance that isn't the newest. It returns nil if mod has no table.
@@ -164,8 +172,8 @@ func (h *SlotHost[T]) find(ctx context.Context, mod api.Module) *slotBound[T] {
 	if b, ok := h.bound.Load(mod); ok {
 		return b.(*slotBound[T])
 	}
-	// Instances that are starting aren't known by their module yet. The context tells which they
-	// are, but not that mod is one of them: it may be a module that one of them calls.
+	// An instance that is starting is not in bound yet. The context says which instances are
+	// starting, but not that mod is one of them: it may be a module that one of them calls.
 	for b, _ := ctx.Value(slotContextKey[T]{h}).(*slotBinding[T]); b != nil; b = b.outer {
 		if b.bound.Load() == nil && b.resembles(mod) && b.bind(mod) {
 			return b.bound.Load()
@@ -187,7 +195,7 @@ type slotBinding[T any] struct {
 // bind makes mod known as the instance of b. It fails if another one is.
 func (b *slotBinding[T]) bind(mod api.Module) bool {
 	if !b.bound.CompareAndSwap(nil, &slotBound[T]{mod, b.table, b}) {
-		return b.bound.Load().module == mod
+		return b.bound.Load().mod == mod
 	}
 	b.host.bound.Store(mod, b.bound.Load())
 	b.forgetIfEnded()
@@ -206,7 +214,7 @@ func (b *slotBinding[T]) end() {
 
 // endIfClosed ends b if its instance is known and closed.
 func (b *slotBinding[T]) endIfClosed() {
-	if known := b.bound.Load(); known != nil && known.module.IsClosed() {
+	if known := b.bound.Load(); known != nil && known.mod.IsClosed() {
 		b.end()
 	}
 }
@@ -216,7 +224,7 @@ func (b *slotBinding[T]) endIfClosed() {
 func (b *slotBinding[T]) forgetIfEnded() {
 	if known := b.bound.Load(); known != nil && b.ended.Load() {
 		b.host.newest.CompareAndSwap(known, nil)
-		b.host.bound.CompareAndDelete(known.module, known)
+		b.host.bound.CompareAndDelete(known.mod, known)
 	}
 }
 
@@ -225,7 +233,7 @@ func (b *slotBinding[T]) forgetIfEnded() {
 // as that isn't known, Instantiate looks after it.
 func (b *slotBinding[T]) CloseNotify(context.Context, uint32) { b.endIfClosed() }
 
-// resembles tells whether mod could be an instance of b's module, going by what it exports.
+// resembles reports whether mod could be an instance of b's module, going by what it exports.
 func (b *slotBinding[T]) resembles(mod api.Module) bool {
 	want, got := b.compiled.ExportedFunctions(), mod.ExportedFunctionDefinitions()
 	if len(want) != len(got) {
@@ -250,8 +258,8 @@ func (t *SlotTable[T]) attach() bool {
 	return true
 }
 
-// detach counts one instance less. It tells whether that was the last one, after which there can't be
-// another and the caller closes the table.
+// detach counts one instance less. If that was the last one, there can't be another any more,
+// and the caller closes the table.
 func (t *SlotTable[T]) detach() (last bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -264,8 +272,9 @@ func (t *SlotTable[T]) detach() (last bool) {
 
 type slotContextKey[T any] struct{ host *SlotHost[T] }
 
-// slotContext carries a binding to wazero, and to host functions that start functions call. wazero
-// knows one notifier only; if the caller has set another, this context hands out both.
+// slotContext carries a binding to wazero, and to host functions that start functions
+// call. wazero asks it for one notifier; if the caller has set another, that is a notifier
+// which calls both.
 type slotContext[T any] struct {
 	context.Context // the caller's
 	notifying       context.Context
@@ -295,4 +304,62 @@ type slotNotifiers [2]experimental.CloseNotifier
 func (n slotNotifiers) CloseNotify(ctx context.Context, code uint32) {
 	defer n[1].CloseNotify(ctx, code) // also if the first panics
 	n[0].CloseNotify(ctx, code)
+}
+
+// SlotFunc is a host function that works on the slot table of the module that called it. Parameters
+// and results are in stack, as for wazero's api.GoModuleFunc; SlotTable.Handle reads
+// a handle from it.
+type SlotFunc[T any] func(ctx context.Context, mod api.Module, t *SlotTable[T], stack []uint64)
+
+// Func makes f a host function for wazero's HostFunctionBuilder.WithGoModuleFunction.
+// If the calling module has no table, or has ended, the call traps with an error that wraps
+// ErrSlotNoHandle. Calls use no reflection and allocate nothing.
+func (h *SlotHost[T]) Func(f SlotFunc[T]) api.GoModuleFunction {
+	return api.GoModuleFunc(func(ctx context.Context, mod api.Module, stack []uint64) {
+		b := h.lookup(ctx, mod)
+		if b == nil {
+			panic(fmt.Errorf("modcache: module %q has no slot table: it was not instantiated with SlotHost.Instantiate, or has ended: %w", mod.Name(), ErrSlotNoHandle))
+		}
+		f(ctx, mod, b.table, stack)
+	})
+}
+
+// What the host function drop returns.
+const (
+	SlotDropped  = 0 // the handle is gone
+	SlotNoHandle = 1 // it was none
+	SlotInUse    = 2 // it is borrowed or has children, and stays
+)
+
+// ExportFunctions adds two functions to a host module for its guests to call. handleType is the
+// type of a handle: api.ValueTypeI64, or api.ValueTypeI32 for narrow tables.
+//
+//	clone(handle) handle   a second handle of the same object; 0 if there is no such handle or the table is full
+//	drop(handle) i32       removes a handle: SlotDropped, SlotNoHandle or SlotInUse
+func (h *SlotHost[T]) ExportFunctions(b wazero.HostModuleBuilder, handleType api.ValueType) wazero.HostModuleBuilder {
+	one := []api.ValueType{handleType}
+	b = b.NewFunctionBuilder().
+		WithGoModuleFunction(h.Func(cloneSlot[T]), one, one).
+		WithParameterNames("handle").
+		Export("clone")
+	return b.NewFunctionBuilder().
+		WithGoModuleFunction(h.Func(dropSlot[T]), one, []api.ValueType{api.ValueTypeI32}).
+		WithParameterNames("handle").
+		Export("drop")
+}
+
+func cloneSlot[T any](_ context.Context, _ api.Module, t *SlotTable[T], stack []uint64) {
+	h, _ := t.Share(t, t.Handle(stack[0])) // 0 if it fails
+	stack[0] = uint64(h)
+}
+
+func dropSlot[T any](_ context.Context, _ api.Module, t *SlotTable[T], stack []uint64) {
+	switch err := t.Remove(t.Handle(stack[0])); {
+	case err == nil:
+		stack[0] = SlotDropped
+	case errors.Is(err, ErrSlotInUse):
+		stack[0] = SlotInUse
+	default:
+		stack[0] = SlotNoHandle
+	}
 }

@@ -179,9 +179,9 @@ var (
 	slotOpener  = wasmFunc{name: "open", results: slotWord, body: wasmCall(fnOpen)}
 )
 
-// TestSlotTableIsTheCallers has A call B call the host: B's table counts. B is called while
+// TestSlotHostTableIsTheCallers has A call B call the host: B's table counts. B is called while
 // A starts and afterwards.
-func TestSlotTableIsTheCallers(t *testing.T) {
+func TestSlotHostTableIsTheCallers(t *testing.T) {
 	for _, how := range []string{"section", "_start", "later"} {
 		t.Run(how, func(t *testing.T) {
 			eachSlotEngine(t, func(t *testing.T, e *slotEnv) {
@@ -218,12 +218,12 @@ func TestSlotTableIsTheCallers(t *testing.T) {
 	}
 }
 
-func TestSlotModuleWithoutTable(t *testing.T) {
+func TestSlotHostModuleWithoutTable(t *testing.T) {
 	eachSlotEngine(t, func(t *testing.T, e *slotEnv) {
 		b, err := e.r.InstantiateModule(e.ctx, e.compile(wasmNoStart, slotOpener), wazero.NewModuleConfig().WithName("b"))
 		require.NoError(t, err)
 		_, err = b.ExportedFunction("open").Call(e.ctx)
-		require.ErrorIs(t, err, modcache.ErrNoHandle)
+		require.ErrorIs(t, err, modcache.ErrSlotNoHandle)
 		require.ErrorContains(t, err, `"b"`)
 		_, ok := e.host.Table(e.ctx, b)
 		require.False(t, ok)
@@ -255,9 +255,9 @@ func (f wasmFunc) drop() []byte {
 	return nil
 }
 
-// TestSlotNotifiers nests: the caller has a notifier of its own, and a host function that a
+// TestSlotHostNotifiers nests: the caller has a notifier of its own, and a host function that a
 // start function calls instantiates another module under the context that it got.
-func TestSlotNotifiers(t *testing.T) {
+func TestSlotHostNotifiers(t *testing.T) {
 	eachSlotEngine(t, func(t *testing.T, e *slotEnv) {
 		type note struct{ code uint32 }
 		var notes []note
@@ -295,7 +295,7 @@ func TestSlotNotifiers(t *testing.T) {
 	})
 }
 
-func TestSlotTableOfSeveralInstances(t *testing.T) {
+func TestSlotHostTableOfSeveralInstances(t *testing.T) {
 	eachSlotEngine(t, func(t *testing.T, e *slotEnv) {
 		compiled := e.compile(wasmNoStart, slotOpener)
 		table := modcache.NewSlotTable[*slotCloser](nil)
@@ -374,9 +374,9 @@ func TestSlotHostManyInstances(t *testing.T) {
 	})
 }
 
-// TestSlotBorrowOutlivesItsInstance closes the instance while a host function that it called uses an
+// TestSlotHostBorrowOutlivesItsInstance closes the instance while a host function that it called uses an
 // object.
-func TestSlotBorrowOutlivesItsInstance(t *testing.T) {
+func TestSlotHostBorrowOutlivesItsInstance(t *testing.T) {
 	eachSlotEngine(t, func(t *testing.T, e *slotEnv) {
 		mod, err := e.host.Instantiate(e.ctx, e.compile(wasmNoStart, slotOpener), wazero.NewModuleConfig(), nil)
 		require.NoError(t, err)
@@ -406,7 +406,7 @@ func TestSlotBorrowOutlivesItsInstance(t *testing.T) {
 	})
 }
 
-func TestSlotNarrowHostFunctions(t *testing.T) {
+func TestSlotHostNarrowFunctions(t *testing.T) {
 	eachSlotEngine(t, func(t *testing.T, e *slotEnv) {
 		_, err := e.host.ExportFunctions(e.r.NewHostModuleBuilder("narrow"), api.ValueTypeI32).Instantiate(e.ctx)
 		require.NoError(t, err)

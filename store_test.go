@@ -48,7 +48,10 @@ func TestStores(t *testing.T) {
 	t.Run("Layered of Memory and Disk", func(t *testing.T) {
 		modcachetest.TestStore(t, func(tb testing.TB) modcache.Store {
 			return layered(tb, nil, modcache.Layer{Store: memory(tb)}, modcache.Layer{Store: openTestDisk(tb)})
-		}, nil)
+		}, &modcachetest.Options{Observe: func(tb testing.TB, observer func(modcache.Event)) modcache.Store {
+			o := &modcache.LayeredOptions{OnEvent: observer}
+			return layered(tb, o, modcache.Layer{Store: memory(tb)}, modcache.Layer{Store: openTestDisk(tb)})
+		}})
 	})
 	t.Run("Layered of Local, Memory and Disk", func(t *testing.T) {
 		modcachetest.TestStore(t, func(tb testing.TB) modcache.Store {
@@ -97,6 +100,14 @@ func diskClauses(o *modcache.DiskOptions) *modcachetest.Options {
 			require.NoError(tb, err)
 			b[len(b)/2] ^= 1
 			require.NoError(tb, os.WriteFile(name, b, 0o600))
+		},
+		Observe: func(tb testing.TB, observer func(modcache.Event)) modcache.Store {
+			observed := modcache.DiskOptions{}
+			if o != nil {
+				observed = *o
+			}
+			observed.OnEvent = observer
+			return openDiskAt(tb, tempCacheDir(tb), &observed)
 		},
 	}
 }

@@ -48,17 +48,21 @@ var slots = part{
 	about: "1024 live objects. All sides of the first cases are called through one interface, which costs each the same 1–2 ns;\n" +
 		"\"SlotTable alone\" is without it. The host call is a guest's, with a lookup in it; \"Func\" finds the table of the\n" +
 		"calling module instance first.",
-	run: suite("..", "^BenchmarkSlot", 6, "5ms", "60ms", nil, []gobench.Rule{
-		{Pattern: `SlotGet/(\w+)/threads=(\d+)/(.+)`, Case: report.Case{Name: "Get, $1, goroutines: $2", Unit: "ns", Reference: rwMutex, Chart: true, Headline: true}, Side: "$3", Ours: ours, Figures: allocations},
-		{Pattern: `SlotGetChurn/(.+)`, Case: report.Case{Name: "Get while another goroutine inserts and removes", Unit: "ns", Reference: rwMutex, Chart: true}, Side: "$1", Ours: ours},
-		{Pattern: `SlotInsertRemove/(.+)`, Case: report.Case{Name: "Insert and Remove", Unit: "ns", Reference: rwMutex, Chart: true, Headline: true}, Side: "$1", Ours: ours, Figures: allocations},
-		{Pattern: `SlotHostCall/(.+)`, Case: report.Case{Name: "Host call", Unit: "ns", Reference: "empty", Chart: true, Headline: true}, Side: "$1", Ours: ours, Yardstick: "empty", Figures: allocations},
-		{Pattern: `SlotInstantiate/(.+)`, Case: report.Case{Name: "Making an instance", Unit: "ns", Reference: "wazero"}, Side: "$1", Ours: ours, Yardstick: "wazero", Figures: allocations},
-		{Pattern: `SlotDirect/(.+)`, Case: report.Case{Name: "SlotTable alone", Unit: "ns"}, Side: "$1", Ours: anything, Figures: allocations},
-		{Pattern: `SlotClose`, Unit: "ns/slot", Case: report.Case{Name: "Close, for each slot", Unit: "ns"}, Side: "SlotTable", Ours: ours},
-		{Pattern: `SlotClose`, Unit: "B/slot", Case: report.Case{Name: "Memory of a slot", Unit: "B"}, Side: "SlotTable", Ours: ours},
-		{Pattern: `SlotIdle/slots=(\d+)`, Unit: "B/table", Case: report.Case{Name: "Memory of a table with few slots", Unit: "B"}, Side: "slots: $1", Ours: anything},
-	}),
+	run: inTurn(
+		suite("slots", ".", 6, "5ms", "60ms", nil, []gobench.Rule{
+			{Pattern: `Get/(\w+)/threads=(\d+)/(.+)`, Case: report.Case{Name: "Get, $1, goroutines: $2", Unit: "ns", Reference: rwMutex, Chart: true, Headline: true}, Side: "$3", Ours: ours, Figures: allocations},
+			{Pattern: `GetChurn/(.+)`, Case: report.Case{Name: "Get while another goroutine inserts and removes", Unit: "ns", Reference: rwMutex, Chart: true}, Side: "$1", Ours: ours},
+			{Pattern: `InsertRemove/(.+)`, Case: report.Case{Name: "Insert and Remove", Unit: "ns", Reference: rwMutex, Chart: true, Headline: true}, Side: "$1", Ours: ours, Figures: allocations},
+		}),
+		suite("..", "^BenchmarkSlot", 6, "5ms", "60ms", nil, []gobench.Rule{
+			{Pattern: `SlotHostCall/(.+)`, Case: report.Case{Name: "Host call", Unit: "ns", Reference: "empty", Chart: true, Headline: true}, Side: "$1", Ours: ours, Yardstick: "empty", Figures: allocations},
+			{Pattern: `SlotInstantiate/(.+)`, Case: report.Case{Name: "Making an instance", Unit: "ns", Reference: "wazero"}, Side: "$1", Ours: ours, Yardstick: "wazero", Figures: allocations},
+			{Pattern: `SlotTable/(.+)`, Case: report.Case{Name: "SlotTable alone", Unit: "ns"}, Side: "$1", Ours: anything, Figures: allocations},
+			{Pattern: `SlotClose`, Unit: "ns/slot", Case: report.Case{Name: "Close, for each slot", Unit: "ns"}, Side: "SlotTable", Ours: ours},
+			{Pattern: `SlotClose`, Unit: "B/slot", Case: report.Case{Name: "Memory of a slot", Unit: "B"}, Side: "SlotTable", Ours: ours},
+			{Pattern: `SlotIdle/slots=(\d+)`, Unit: "B/table", Case: report.Case{Name: "Memory of a table with few slots", Unit: "B"}, Side: "slots: $1", Ours: anything},
+		}),
+	),
 }
 
 const rwMutex = "map+RWMutex"

@@ -15,6 +15,7 @@ import (
 
 	"github.com/modcache/modcache"
 	"github.com/modcache/modcache/internal/bytesize"
+	"github.com/modcache/modcache/internal/option"
 )
 
 // Options configure [Handler]. Nil and zero fields mean the defaults.
@@ -28,8 +29,18 @@ type Options struct {
 	Disk *modcache.Disk
 
 	// MaxEntries bounds how many entries are read for a page; the default is 1000.
-	// Negative lists none. If there are more, it is left to chance which ones show.
+	// Negative lists none. If there are more, any of them may be missing.
 	MaxEntries int
+}
+
+// validate returns a copy with the defaults filled in, but for Disk.
+func (o *Options) validate() Options {
+	var v Options
+	if o != nil {
+		v = *o
+	}
+	v.MaxEntries = option.Number(v.MaxEntries, 1000, 0)
+	return v
 }
 
 // Handler returns a page about c for people, which needs no scripts, and the same
@@ -37,7 +48,7 @@ type Options struct {
 // header that names application/json and not text/html. It answers GET and HEAD,
 // at whatever path it is mounted. Names in the JSON stay; others may be added.
 //
-// Don't expose it publicly. Like net/http/pprof, it is for operators: it tells
+// Don't expose it publicly. Like net/http/pprof, it is for operators: it shows
 // which modules are in use, the cache's directory and the version of wazero, and each
 // request reads up to MaxEntries small files. Put it on a loopback listener, or
 // behind your authentication. It shows neither bytes of modules or code, nor
@@ -46,13 +57,7 @@ type Options struct {
 //
 // It works on until the Cache is closed, and shows the last counters after that.
 func Handler(c *modcache.Cache, o *Options) http.Handler {
-	h := &handler{cache: c, walking: make(chan struct{}, 1)}
-	if o != nil {
-		h.o = *o
-	}
-	if h.o.MaxEntries == 0 {
-		h.o.MaxEntries = 1000
-	}
+	h := &handler{cache: c, o: o.validate(), walking: make(chan struct{}, 1)}
 	if h.o.Disk == nil {
 		h.o.Disk, _ = c.Store().(*modcache.Disk)
 	}

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -26,8 +27,8 @@ const (
 //	…
 //	mux.Handle("/debug/modcache", debugpage.Handler(cache, &debugpage.Options{Recorder: &recorder}))
 //
-// It keeps 20 compiles, of different keys, and 20 problems. Compiles by way of the drop-in are wazero's own and not
-// seen.
+// It keeps 20 compiles, of different keys, and 20 problems. It doesn't see compiles through
+// the drop-in, which are wazero's own.
 type Recorder struct {
 	mu       sync.Mutex
 	compiles []Compile // slowest first
@@ -44,7 +45,7 @@ type Compile struct {
 	Failed bool          `json:"failed"`
 }
 
-// Problem is one event that a [Recorder] saw and that an operator should know of.
+// Problem is one event that a [Recorder] saw and that an operator should know about.
 type Problem struct {
 	At    time.Time    `json:"at"`
 	What  string       `json:"what"`            // the kind of event
@@ -71,7 +72,7 @@ func (r *Recorder) Observe(e modcache.Event) {
 	case modcache.EventCorrupt, modcache.EventStoreFailed, modcache.EventDegraded:
 		p := Problem{At: time.Now(), What: e.Kind.String(), Why: classOf(e.Err), Layer: e.Layer, Key: e.Key}
 		if e.Kind == modcache.EventDegraded && e.Err != nil {
-			// The text is modcache's own, and tells what there is to tell.
+			// The text is modcache's own, with nothing of a store in it.
 			p.Why, _, _ = strings.Cut(e.Err.Error(), "\n")
 		}
 		r.mu.Lock()
@@ -100,16 +101,14 @@ func (r *Recorder) compiled(c Compile) {
 }
 
 // read returns copies.
-func (r *Recorder) read() (compiles []Compile, problems []Problem, misses map[string]uint64) {
-	compiles, problems, misses = []Compile{}, []Problem{}, map[string]uint64{}
+func (r *Recorder) read() (compiles []Compile, problems []Problem, misses map[modcache.Reason]uint64) {
+	compiles, problems, misses = []Compile{}, []Problem{}, map[modcache.Reason]uint64{}
 	if r == nil {
 		return compiles, problems, misses
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for reason, n := range r.misses {
-		misses[reason.String()] += n
-	}
+	maps.Copy(misses, r.misses)
 	return append(compiles, r.compiles...), append(problems, r.problems...), misses
 }
 

@@ -17,16 +17,16 @@ const walkTime = 5 * time.Second
 
 // snapshot is what a page shows. Its JSON names are what programs read.
 type snapshot struct {
-	Time       time.Time             `json:"time"`
-	Engine     string                `json:"engine"`
-	HitRatePPM uint32                `json:"hit_rate_ppm"`
-	Cache      modcache.CacheMetrics `json:"cache"`
-	Layers     []layer               `json:"layers"` // fastest first
-	Recorded   bool                  `json:"recorded"`
-	Misses     map[string]uint64     `json:"misses_by_reason"`
-	Compiles   []Compile             `json:"slowest_compiles"`
-	Problems   []Problem             `json:"problems"`
-	Entries    *entries              `json:"entries,omitempty"`
+	Time       time.Time                  `json:"time"`
+	Engine     string                     `json:"engine"`
+	HitRatePPM uint32                     `json:"hit_rate_ppm"`
+	Cache      modcache.CacheMetrics      `json:"cache"`
+	Layers     []layer                    `json:"layers"` // fastest first
+	Recorded   bool                       `json:"recorded"`
+	Misses     map[modcache.Reason]uint64 `json:"misses_by_reason"`
+	Compiles   []Compile                  `json:"slowest_compiles"`
+	Problems   []Problem                  `json:"problems"`
+	Entries    *entries                   `json:"entries,omitempty"`
 }
 
 type layer struct {

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
+	"sync/atomic"
 
 	"github.com/modcache/modcache"
 )
@@ -215,6 +217,8 @@ var entryClauses = []clause{
 		return e.has(key, b)
 	}},
 
+	{name: "every-lookup-reports-one-hit-or-miss", needs: func(o *Options) bool { return o.Observe != nil }, check: everyLookupReports},
+
 	{name: "random-history-agrees-with-a-map", check: randomHistory},
 }
 
@@ -249,4 +253,50 @@ func randomHistory(e *env) error {
 		}
 	}
 	return nil
+}
+
+// everyLookupReports counts the events of each Get by itself.
+func everyLookupReports(e *env) error {
+	var hits, misses atomic.Int32
+	e = e.on(e.o.Observe(e.tb, func(event modcache.Event) {
+		switch event.Kind {
+		case modcache.EventHit:
+			hits.Add(1)
+		case modcache.EventMiss:
+			misses.Add(1)
+		}
+	}))
+	lookup := func(ctx context.Context, key modcache.Key, what string) error {
+		hits.Store(0)
+		misses.Store(0)
+		a, ok, err := e.s.Get(ctx, key)
+		if ok {
+			_ = a.Close()
+		}
+		if h, m := hits.Load(), misses.Load(); h+m != 1 || (h == 1) != ok {
+			return fmt.Errorf("Get of %s returned ok = %v (error: %v), and %d hits and %d misses were reported", what, ok, err, h, m)
+		}
+		return nil
+	}
+	present, damaged, absent := keyOf(1), keyOf(2), keyOf(3)
+	b := payload(present, 0, min(500, e.o.MaxSize))
+	if err := errors.Join(e.add(present, b), e.add(damaged, b), e.s.Flush(e.ctx)); err != nil {
+		return err
+	}
+	ended, cancel := context.WithCancel(e.ctx)
+	cancel()
+	err := errors.Join(
+		lookup(e.ctx, present, "an entry"),
+		lookup(e.ctx, absent, "an absent key"),
+		lookup(ended, present, "an entry, with a context that has ended,"),
+		lookup(ended, absent, "an absent key, with a context that has ended,"))
+	if e.o.Damage != nil {
+		e.o.Damage(e.tb, e.s, damaged)
+		err = errors.Join(err, lookup(e.ctx, damaged, "a damaged entry"), lookup(e.ctx, damaged, "a damaged entry, once more,"))
+	}
+	err = errors.Join(err, e.s.Delete(e.ctx, present), lookup(e.ctx, present, "a deleted entry"))
+	if c, ok := e.s.(io.Closer); ok {
+		err = errors.Join(err, c.Close(), lookup(e.ctx, absent, "a key, from a closed store,"))
+	}
+	return err
 }

@@ -13,7 +13,7 @@ import (
 // Op names an operation of a store.
 type Op uint8
 
-// Operations that a [Fault] can strike.
+// Operations that a [Fault] can be about.
 const (
 	OpAny Op = iota
 	OpGet
@@ -92,9 +92,9 @@ func (f *FaultyStore) Heal() {
 	f.faults = nil
 }
 
-// strike counts the call, lets happen what is planned for it, and returns how
-// to spoil the bytes it carries, if it should.
-func (f *FaultyStore) strike(ctx context.Context, op Op) (spoil func([]byte) []byte, err error) {
+// inject counts the call, does what is planned for it, and returns how to damage the
+// bytes that it carries, or nil.
+func (f *FaultyStore) inject(ctx context.Context, op Op) (spoil func([]byte) []byte, err error) {
 	f.mu.Lock()
 	f.calls[OpAny]++
 	f.calls[op]++
@@ -163,7 +163,7 @@ func spoilArtifact(a *modcache.Artifact, spoil func([]byte) []byte) (*modcache.A
 
 // Get implements [modcache.Store].
 func (f *FaultyStore) Get(ctx context.Context, key modcache.Key) (*modcache.Artifact, bool, error) {
-	spoil, err := f.strike(ctx, OpGet)
+	spoil, err := f.inject(ctx, OpGet)
 	if err != nil {
 		return nil, false, err
 	}
@@ -178,7 +178,7 @@ func (f *FaultyStore) Get(ctx context.Context, key modcache.Key) (*modcache.Arti
 
 // Add implements [modcache.Store].
 func (f *FaultyStore) Add(ctx context.Context, key modcache.Key, a *modcache.Artifact) error {
-	spoil, err := f.strike(ctx, OpAdd)
+	spoil, err := f.inject(ctx, OpAdd)
 	if err != nil {
 		return err
 	}
@@ -192,7 +192,7 @@ func (f *FaultyStore) Add(ctx context.Context, key modcache.Key, a *modcache.Art
 
 // Delete implements [modcache.Store].
 func (f *FaultyStore) Delete(ctx context.Context, key modcache.Key) error {
-	if _, err := f.strike(ctx, OpDelete); err != nil {
+	if _, err := f.inject(ctx, OpDelete); err != nil {
 		return err
 	}
 	return f.store.Delete(ctx, key)
@@ -200,7 +200,7 @@ func (f *FaultyStore) Delete(ctx context.Context, key modcache.Key) error {
 
 // Flush implements [modcache.Store].
 func (f *FaultyStore) Flush(ctx context.Context) error {
-	if _, err := f.strike(ctx, OpFlush); err != nil {
+	if _, err := f.inject(ctx, OpFlush); err != nil {
 		return err
 	}
 	return f.store.Flush(ctx)
@@ -208,7 +208,7 @@ func (f *FaultyStore) Flush(ctx context.Context) error {
 
 // Metrics implements [modcache.Store]. It returns zeros where it can't fail.
 func (f *FaultyStore) Metrics() modcache.Metrics {
-	if _, err := f.strike(context.Background(), OpMetrics); err != nil {
+	if _, err := f.inject(context.Background(), OpMetrics); err != nil {
 		return modcache.Metrics{}
 	}
 	return f.store.Metrics()
@@ -216,7 +216,7 @@ func (f *FaultyStore) Metrics() modcache.Metrics {
 
 // Lock implements [modcache.Locker].
 func (f *FaultyStore) Lock(ctx context.Context, key modcache.Key) (unlock func(), err error) {
-	if _, err := f.strike(ctx, OpLock); err != nil {
+	if _, err := f.inject(ctx, OpLock); err != nil {
 		return nil, err
 	}
 	if l, ok := f.store.(modcache.Locker); ok {

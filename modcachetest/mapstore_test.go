@@ -14,6 +14,7 @@ type mapStore struct {
 	*shelf
 	readOnly bool
 	closed   bool // guarded by shelf.mu
+	observer func(modcache.Event)
 
 	key     func(modcache.Key) modcache.Key
 	onGet   func(ctx context.Context, a *modcache.Artifact, ok bool, err error) (*modcache.Artifact, bool, error)
@@ -46,6 +47,13 @@ func newMapStore() *mapStore {
 
 func (s *mapStore) Get(ctx context.Context, key modcache.Key) (*modcache.Artifact, bool, error) {
 	a, ok, err := s.get(ctx, key)
+	if s.observer != nil {
+		kind := modcache.EventMiss
+		if ok {
+			kind = modcache.EventHit
+		}
+		s.observer(modcache.Event{Kind: kind, Key: key, Err: err})
+	}
 	if s.onGet != nil {
 		return s.onGet(ctx, a, ok, err)
 	}

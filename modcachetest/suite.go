@@ -16,8 +16,7 @@ import (
 	"github.com/modcache/modcache"
 )
 
-// Options tells [TestStore] what a store promises beyond, or short of, the
-// contract. The zero value is a volatile store that many goroutines may use,
+// Options says what a store promises [TestStore] beyond the contract, and what it doesn't. The zero value is a volatile store that many goroutines may use,
 // without locks, and large enough for what the suite adds.
 type Options struct {
 	// SingleGoroutine leaves out what calls the store from several goroutines.
@@ -46,8 +45,11 @@ type Options struct {
 	Share func(tb testing.TB, s modcache.Store) modcache.Store
 	// ReadOnly returns a handle on what s holds that must refuse to change it.
 	ReadOnly func(tb testing.TB, s modcache.Store) modcache.Store
-	// Damage changes the bytes that s keeps at rest under key.
+	// Damage changes the bytes that s keeps under key.
 	Damage func(tb testing.TB, s modcache.Store, key modcache.Key)
+	// Observe returns another empty store, which reports its events to observer: each
+	// Get must be one hit or one miss. See [modcache.Event].
+	Observe func(tb testing.TB, observer func(modcache.Event)) modcache.Store
 
 	// Skip names clauses that are not to run.
 	Skip []string
@@ -58,11 +60,11 @@ type Options struct {
 // a subtest of its own, named after what it demands, with a store of its own,
 // which must be empty. open registers the store's closing with Cleanup.
 //
-// A store that passes never returned wrong bytes, within what was tried; the
-// suite can't tell whether it survives a crash.
+// A store that passes returned no wrong bytes in what was tried. The suite can't
+// find out whether it survives a crash.
 func TestStore(t *testing.T, open func(testing.TB) modcache.Store, opts *Options) {
 	t.Helper()
-	o := opts.withDefaults()
+	o := opts.validate()
 	for _, c := range clauses {
 		if slices.Contains(o.Skip, c.name) {
 			continue
@@ -78,7 +80,8 @@ func TestStore(t *testing.T, open func(testing.TB) modcache.Store, opts *Options
 	}
 }
 
-func (o *Options) withDefaults() Options {
+// validate returns a copy with the defaults filled in.
+func (o *Options) validate() Options {
 	var d Options
 	if o != nil {
 		d = *o

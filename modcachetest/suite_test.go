@@ -42,6 +42,11 @@ func fullOptions() *Options {
 			defer shelf.mu.Unlock()
 			shelf.entries[key].b[0] ^= 1
 		},
+		Observe: func(_ testing.TB, observer func(modcache.Event)) modcache.Store {
+			s := newMapStore()
+			s.observer = observer
+			return s
+		},
 	}
 }
 
@@ -274,7 +279,8 @@ func TestEveryClauseFindsItsWrongStore(t *testing.T) {
 				return k
 			}
 		},
-		"handles-share-their-entries": nil, // see below
+		"handles-share-their-entries":          nil, // see below
+		"every-lookup-reports-one-hit-or-miss": nil, // likewise
 		"read-only-handle-refuses-changes": func(s *mapStore) {
 			s.onAdd = func(_ context.Context, key modcache.Key, a *modcache.Artifact) (bool, error) {
 				s := *s
@@ -301,7 +307,19 @@ func TestEveryClauseFindsItsWrongStore(t *testing.T) {
 			spoil, ok := wrong[c.name]
 			require.True(t, ok, "no store breaks this clause")
 			opts := fullOptions()
-			if c.name == "handles-share-their-entries" {
+			switch c.name {
+			case "every-lookup-reports-one-hit-or-miss":
+				opts.Observe = func(_ testing.TB, observer func(modcache.Event)) modcache.Store {
+					s := newMapStore()
+					s.observer = func(e modcache.Event) {
+						if e.Err == nil { // nothing of ended contexts and closed stores
+							observer(e)
+						}
+					}
+					return s
+				}
+				spoil = func(*mapStore) {}
+			case "handles-share-their-entries":
 				opts.Share = func(_ testing.TB, s modcache.Store) modcache.Store {
 					other := newMapStore()
 					other.entries = maps.Clone(s.(*mapStore).entries)
@@ -309,7 +327,7 @@ func TestEveryClauseFindsItsWrongStore(t *testing.T) {
 				}
 				spoil = func(*mapStore) {}
 			}
-			o := opts.withDefaults()
+			o := opts.validate()
 			open := func(testing.TB) modcache.Store {
 				s := newMapStore()
 				spoil(s)

@@ -30,12 +30,14 @@ func TestStoreConformance(t *testing.T) {
 		o.ReadOnly = readOnly
 		return &shared{open(tb, sh.url, &o), sh.url, sh.o, sh.server}
 	}
-	modcachetest.TestStore(t, func(tb testing.TB) modcache.Store {
+	observed := func(tb testing.TB, observer func(modcache.Event)) modcache.Store {
 		server := newMemory()
 		url := serve(tb, server, &remote.HandlerOptions{WriteTokens: []string{token}})
-		o := *patient(remote.Options{Signer: generate(tb), Header: bearer(token)})
+		o := *patient(remote.Options{Signer: generate(tb), Header: bearer(token), OnEvent: observer})
 		return &shared{open(tb, url, &o), url, o, server}
-	}, &modcachetest.Options{
+	}
+	modcachetest.TestStore(t, func(tb testing.TB) modcache.Store { return observed(tb, nil) }, &modcachetest.Options{
+		Observe:  observed,
 		Deferred: true,
 		Reopen: func(tb testing.TB, s modcache.Store) modcache.Store {
 			require.NoError(tb, s.(*shared).Close())

@@ -15,11 +15,12 @@ import (
 // exist only while there is something to do. It is used under a lock of the owner's, so
 // that looking at something else and adding a job are one step.
 type Queue[K comparable, V any] struct {
-	Lock    sync.Locker            // guards the queue
-	Workers *sync.WaitGroup        // counts them, for who waits for their end
-	Max     int                    // of them
-	Limit   int64                  // of the sizes of all jobs together
-	Run     func(*Job[K, V]) error // does the work, without Lock; contained
+	Lock    sync.Locker             // guards the queue
+	Workers *sync.WaitGroup         // counts them, for who waits for their end
+	Max     int                     // of them
+	Limit   int64                   // of the sizes of all jobs together
+	Run     func(*Job[K, V]) error  // does the work, without Lock; contained
+	Ended   func(*Job[K, V], error) // if set, is called without Lock when nobody waits for the job any more
 
 	waiting []*Job[K, V]
 	pending map[K]*Job[K, V] // waiting and running
@@ -131,10 +132,13 @@ func (q *Queue[K, V]) Do(j *Job[K, V]) {
 	err := contain.ErrExited // unless Run returns
 	defer func() {
 		q.Lock.Lock()
-		defer q.Lock.Unlock()
 		q.leave(j)
 		if j.Owed && err != nil {
 			q.Lose(j.Key, err)
+		}
+		q.Lock.Unlock()
+		if q.Ended != nil {
+			q.Ended(j, err)
 		}
 	}()
 	err = contain.Call(func() error { return q.Run(j) })

@@ -20,11 +20,18 @@ type owner struct {
 	Queue[string, int]
 	mu      sync.Mutex
 	workers sync.WaitGroup
+	ended   []string // keys; guarded by mu
 }
 
 func newOwner(limit int64, workers int, run func(*Job[string, int]) error) *owner {
 	o := new(owner)
-	o.Queue = Queue[string, int]{Lock: &o.mu, Workers: &o.workers, Max: workers, Limit: limit, Run: run}
+	o.Queue = Queue[string, int]{Lock: &o.mu, Workers: &o.workers, Max: workers, Limit: limit, Run: run,
+		Ended: func(j *Job[string, int], err error) {
+			<-j.done
+			o.mu.Lock()
+			defer o.mu.Unlock()
+			o.ended = append(o.ended, j.Key)
+		}}
 	return o
 }
 
@@ -82,6 +89,8 @@ func TestQueueRunsInOrder(t *testing.T) {
 		require.NoError(t, o.add("d", 10), "there is a worker again when there is work")
 		require.NoError(t, o.wait(t.Context()))
 		require.Equal(t, "abcd", order)
+		o.workers.Wait()
+		require.Equal(t, []string{"a", "b", "c", "d"}, o.ended)
 	})
 }
 

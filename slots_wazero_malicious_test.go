@@ -11,9 +11,9 @@ import (
 	"github.com/modcache/modcache"
 )
 
-// TestSlotMaliciousGuest lets a guest try all that it can do with integers: it shares a runtime
+// TestSlotHostMaliciousGuest lets a guest try all that it can do with integers: it shares a runtime
 // with a victim whose handles it knows.
-func TestSlotMaliciousGuest(t *testing.T) {
+func TestSlotHostMaliciousGuest(t *testing.T) {
 	eachSlotEngine(t, func(t *testing.T, e *slotEnv) {
 		const (
 			from = iota

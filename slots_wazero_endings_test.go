@@ -13,7 +13,7 @@ import (
 	"github.com/modcache/modcache"
 )
 
-func TestSlotTableEndsWithItsStart(t *testing.T) {
+func TestSlotHostTableEndsWithItsStart(t *testing.T) {
 	trap := slices.Concat(slotOpenOne, wasmUnreachable)
 	exit := func(code byte) []byte { return slices.Concat(slotOpenOne, wasmI64(code), wasmCall(fnExit)) }
 	for name, body := range map[string][]byte{
@@ -53,7 +53,7 @@ func TestSlotTableEndsWithItsStart(t *testing.T) {
 	}
 }
 
-func TestSlotTableEndsWithAFailedInstantiation(t *testing.T) {
+func TestSlotHostTableEndsWithAFailedInstantiation(t *testing.T) {
 	eachSlotEngine(t, func(t *testing.T, e *slotEnv) {
 		compiled := e.compile(wasmNoStart, slotOpener)
 		_, first, err := e.instantiate(e.ctx, "guest", compiled)
@@ -81,7 +81,7 @@ func TestSlotTableEndsWithAFailedInstantiation(t *testing.T) {
 	})
 }
 
-func TestSlotTableEndsWithItsInstance(t *testing.T) {
+func TestSlotHostTableEndsWithItsInstance(t *testing.T) {
 	type instance = modcache.SlotModule[*slotCloser]
 	for name, end := range map[string]func(e *slotEnv, m *instance){
 		"Close":             func(e *slotEnv, m *instance) { require.NoError(e.t, m.Close(e.ctx)) },

@@ -27,7 +27,7 @@ func (f *countedFile) Close() error {
 	return nil
 }
 
-func TestSharedArtifactIsReleasedWithItsLastHandle(t *testing.T) {
+func TestArtifactIsReleasedWithItsLastHandle(t *testing.T) {
 	f := &countedFile{Reader: bytes.NewReader([]byte("machine code"))}
 	first := NewArtifactFrom(f, 12, Info{Engine: "e"})
 	var handles []*Artifact
@@ -61,7 +61,7 @@ func TestSharedArtifactIsReleasedWithItsLastHandle(t *testing.T) {
 	require.EqualValues(t, 1, f.closes.Load())
 }
 
-func TestSharedArtifactInMemoryIsItself(t *testing.T) {
+func TestArtifactInMemoryIsShared(t *testing.T) {
 	a := NewArtifact([]byte("x"), Info{})
 	h, err := a.share()
 	require.NoError(t, err)
@@ -73,7 +73,7 @@ type shortReader struct{}
 
 func (shortReader) ReadAt(p []byte, _ int64) (int, error) { return len(p) / 2, nil }
 
-func TestAShortReadIsAnError(t *testing.T) {
+func TestArtifactShortReadIsAnError(t *testing.T) {
 	a := NewArtifactFrom(shortReader{}, 100, Info{})
 	_, err := a.ReadAt(make([]byte, 100), 0)
 	require.ErrorIs(t, err, io.ErrUnexpectedEOF)
