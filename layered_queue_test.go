@@ -235,15 +235,18 @@ func TestLayeredEvents(t *testing.T) {
 	})
 }
 
-// An observer may delete what it was told of: the background write has ended.
+// An observer may delete the entry of an event: the background write has ended.
 func TestLayeredObserverMayDelete(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		mem, disk, src := newShelf(), newShelf(), newShelf()
 		put(t, src, keyNo(2))
 		var l *modcache.Layered
+		var mu sync.Mutex
 		seen := map[modcache.EventKind]int{}
 		l = layered(t, &modcache.LayeredOptions{OnEvent: func(e modcache.Event) {
+			mu.Lock()
 			seen[e.Kind]++
+			mu.Unlock()
 			if e.Kind == modcache.EventStored || e.Kind == modcache.EventPromoted && e.Layer == "disk" {
 				require.NoError(t, l.Delete(t.Context(), e.Key))
 			}
