@@ -10,7 +10,7 @@ import (
 	"path"
 
 	"github.com/modcache/modcache/internal/books"
-	contained "github.com/modcache/modcache/internal/contain"
+	"github.com/modcache/modcache/internal/contain"
 	"github.com/modcache/modcache/internal/dirfs"
 	"github.com/modcache/modcache/internal/frame"
 	"github.com/modcache/modcache/internal/layout"
@@ -92,7 +92,7 @@ func (d *Disk) store(ctx context.Context, key Key, a *Artifact, m frame.Meta, si
 // sourceOf returns the artifact's bytes in the form that a frame copies least of.
 func sourceOf(a *Artifact) (io.ReaderAt, error) {
 	if !a.InMemory() {
-		return contained.ReaderAt{Src: a}, nil // several goroutines read it
+		return contain.ReaderAt{Src: a}, nil // several goroutines read it
 	}
 	b, err := a.Bytes()
 	return frame.Bytes(b), err

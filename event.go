@@ -8,7 +8,7 @@ import (
 	"slices"
 	"time"
 
-	contained "github.com/modcache/modcache/internal/contain"
+	"github.com/modcache/modcache/internal/contain"
 )
 
 // EventKind says what an [Event] reports.
@@ -172,7 +172,7 @@ func (e Event) log(ctx context.Context, l *slog.Logger) {
 	case EventCorrupt, EventStoreFailed, EventDegraded:
 		level = slog.LevelWarn
 	}
-	_ = contained.Call(func() error {
+	_ = contain.Call(func() error {
 		if l.Enabled(ctx, level) {
 			l.LogAttrs(ctx, level, e.Kind.String(), e.attrs()...)
 		}
@@ -183,6 +183,6 @@ func (e Event) log(ctx context.Context, l *slog.Logger) {
 // notify calls an observer, if there is one, and survives it.
 func notify(observer func(Event), e Event) {
 	if observer != nil {
-		_ = contained.Call(func() error { observer(e); return nil })
+		_ = contain.Call(func() error { observer(e); return nil })
 	}
 }

@@ -8,7 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	contained "github.com/modcache/modcache/internal/contain"
+	"github.com/modcache/modcache/internal/contain"
 )
 
 // slotEntry is what a slot holds under one handle. It is never used again for another
@@ -150,7 +150,7 @@ func (r *slotRelease[T]) do(v T) error {
 	if r.f == nil {
 		return nil
 	}
-	err := contained.Call(func() error { return r.f(v) })
+	err := contain.Call(func() error { return r.f(v) })
 	if err != nil {
 		r.faults.Add(1)
 	}

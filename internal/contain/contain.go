@@ -19,7 +19,24 @@ type Panic struct {
 	Stack []byte
 }
 
-func (p *Panic) Error() string { return fmt.Sprintf("panic: %v\n\n%s", p.Value, p.Stack) }
+// Error returns one line, for errors that pass through many hands; %+v has the stack.
+func (p *Panic) Error() string { return fmt.Sprintf("panic: %v", p.Value) }
+
+// Format implements [fmt.Formatter].
+func (p *Panic) Format(s fmt.State, verb rune) {
+	_, _ = io.WriteString(s, p.Error())
+	if verb == 'v' && s.Flag('+') {
+		fmt.Fprintf(s, "\n\n%s", p.Stack)
+	}
+}
+
+// Again panics with what was caught. Should nobody recover, the stack of where it began
+// is printed.
+func (p *Panic) Again() { panic(&again{p}) }
+
+type again struct{ *Panic }
+
+func (a *again) Error() string { return fmt.Sprintf("%+v", a.Panic) }
 
 // Unwrap returns the value if it is an error, as the runtime's panics are.
 func (p *Panic) Unwrap() error {
@@ -49,8 +66,11 @@ func Value[T any](f func() (T, error)) (v T, err error) {
 
 // Caught returns what recover has returned as a Panic.
 func Caught(value any) *Panic {
-	if p, ok := value.(*Panic); ok { // caught before, and passed on
+	switch p := value.(type) { // caught before, and passed on
+	case *Panic:
 		return p
+	case *again:
+		return p.Panic
 	}
 	return &Panic{Value: value, Stack: debug.Stack()}
 }

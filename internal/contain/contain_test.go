@@ -2,6 +2,7 @@ package contain
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"strings"
 	"testing"
@@ -19,7 +20,8 @@ func TestPanicsBecomeErrors(t *testing.T) {
 	n, err := Value(func() (n int, err error) { n = 7; panic(cause) })
 	require.Zero(t, n)
 	require.ErrorIs(t, err, cause)
-	require.Contains(t, err.Error(), "TestPanicsBecomeErrors", "the stack names who panicked")
+	require.Equal(t, "panic: cause", err.Error(), "errors are one line")
+	require.Contains(t, fmt.Sprintf("%+v", err), "TestPanicsBecomeErrors", "the stack names who panicked")
 
 	var p *Panic
 	require.ErrorAs(t, Call(func() error { panic("text") }), &p)
@@ -32,6 +34,15 @@ func TestPanicIsCaughtOnce(t *testing.T) {
 	inner := Call(func() error { panic("text") })
 	outer := Call(func() error { panic(inner) })
 	require.Same(t, inner, outer)
+
+	var p *Panic
+	require.ErrorAs(t, inner, &p)
+	defer func() {
+		again := recover()
+		require.ErrorContains(t, again.(error), "TestPanicIsCaughtOnce", "what the Go runtime prints has the stack")
+		require.Same(t, p, Caught(again))
+	}()
+	p.Again()
 }
 
 type broken struct{}

@@ -140,7 +140,7 @@ func (f *Flight[V]) Wait(ctx context.Context) (v V, err error) {
 func (f *Flight[V]) result() (V, error) {
 	switch {
 	case f.panicked != nil:
-		panic(f.panicked)
+		f.panicked.Again()
 	case f.err != nil && f.left:
 		return f.v, ErrAbandoned
 	}
