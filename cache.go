@@ -12,6 +12,10 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sync/semaphore"
+
+	"github.com/modcache/modcache/internal/contain"
+	"github.com/modcache/modcache/internal/loaded"
 	"github.com/modcache/modcache/internal/wazerohook"
 )
 
@@ -29,10 +33,10 @@ import (
 // Whatever happens to the store, compiles succeed; problems are counted and
 // reported. Only Options.RequireHit refuses.
 type Cache struct {
-	opts   Options
-	store  Store
-	owned  io.Closer // the store, if Open opened it
-	engine string    // identity of the engine, part of every key
+	opts     Options
+	store    Store
+	owned    io.Closer // the store, if Open opened it
+	engineID string    // part of every key
 
 	// wazero is nil if nothing can be plugged into this build of it: then every
 	// compile is wazero's own.
@@ -41,19 +45,21 @@ type Cache struct {
 
 	ctx      context.Context // ends with the Cache
 	cancel   context.CancelFunc
-	flights  sync.WaitGroup
-	compiles chan struct{} // holds a token for each compile; nil if unlimited
-	counters counters
+	closing  sync.Once
+	closed   chan struct{} // closed when Close has done all it does
+	closeErr error         // set before closed is closed
 
-	// mu guards everything below, and the maps and counts of all engines,
-	// runtimes and modules of this Cache. It is held for bookkeeping only, never
-	// while wazero or a store works.
-	mu       sync.Mutex
-	closed   bool
-	engines  map[string]*engine // by configuration
-	idle     retained
-	degraded map[string]bool // what was reported already
+	compiles *semaphore.Weighted // one for each compile; nil if unlimited
+	counters counters
+	degraded sync.Map // features that were reported, as strings
+	engines  sync.Map // *engine by configuration
+	loaded   *loaded.Registry
 }
+
+var (
+	errCacheClosed   = fmt.Errorf("the Cache is %w", ErrClosed)
+	errRuntimeClosed = fmt.Errorf("the Runtime is %w", ErrClosed)
+)
 
 // Open returns a Cache over a [Disk] in dir, which it owns: Close closes it. An
 // empty dir means modcache in [os.UserCacheDir]. The directory is created if it is
@@ -110,25 +116,20 @@ func New(s Store, o *Options) (*Cache, error) {
 }
 
 func newCache(opts Options) (*Cache, error) {
-	c := &Cache{
-		opts:     opts,
-		engine:   opts.EngineID,
-		engines:  make(map[string]*engine),
-		degraded: make(map[string]bool),
-	}
+	c := &Cache{opts: opts, engineID: opts.EngineID, closed: make(chan struct{}), loaded: loaded.New(opts.Retain)}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	if opts.MaxCompiles > 0 {
-		c.compiles = make(chan struct{}, opts.MaxCompiles)
+		c.compiles = semaphore.NewWeighted(int64(opts.MaxCompiles))
 	}
 	_, _ = rand.Read(c.secret[:]) // never fails
-	if c.engine == "" {
-		id, err := wazerohook.Identity()
+	if c.engineID == "" {
+		id, err := EngineID()
 		if err != nil {
 			// An identity of its own: nothing is shared with anybody, nothing is wrong.
 			id = "unknown " + hex.EncodeToString(c.secret[:16])
 			c.degrade("engine identity", err)
 		}
-		c.engine = trimEngineID(id)
+		c.engineID = id
 	}
 	w, err := wazerohook.Probe()
 	if err != nil {
@@ -142,12 +143,18 @@ func newCache(opts Options) (*Cache, error) {
 	return c, nil
 }
 
-// trimEngineID shortens an identity that has no room in an artifact's header.
-func trimEngineID(id string) string {
-	if len(id) <= maxEngineID {
-		return id
+// EngineID returns the identity of the wazero in this program, as Caches use it unless
+// Options.EngineID says otherwise: its module version and checksum or, failing that, a hash
+// of the executable. It is an error if there is neither.
+func EngineID() (string, error) {
+	id, err := wazerohook.Identity()
+	switch {
+	case err != nil:
+		return "", fmt.Errorf("modcache: no engine identity: %w", err)
+	case len(id) > maxEngineID: // which has no room in an artifact's header
+		id = "blake3 " + Sum([]byte(id)).String()
 	}
-	return "blake3 " + Sum([]byte(id)).String()
+	return id, nil
 }
 
 // Store returns the store under the Cache.
@@ -155,58 +162,54 @@ func (c *Cache) Store() Store { return c.store }
 
 // EngineID returns the identity of the wazero in this program, which is a part of
 // every key: artifacts of another one are never used.
-func (c *Cache) EngineID() string { return c.engine }
+func (c *Cache) EngineID() string { return c.engineID }
 
 // Flush makes everything stored so far durable; see [Store].
 func (c *Cache) Flush(ctx context.Context) error {
-	return guard("flush", func() error { return c.store.Flush(ctx) })
+	return contain.Call(func() error { return c.store.Flush(ctx) })
 }
 
 // Close ends the Cache: compiles under way are cancelled and waited for, retained
 // machine code is freed, and the store is closed if [Open] opened it. Runtimes,
 // modules and instances stay usable; compiling another module with them
-// fails with [ErrClosed], or goes uncached with the drop-in. Closing again does nothing.
+// fails with [ErrClosed], or goes uncached with the drop-in.
+//
+// If ctx ends first, Close returns its cause, and closing goes on. Closing again waits for
+// that too, and returns what the first Close did.
 func (c *Cache) Close(ctx context.Context) error {
-	c.mu.Lock()
-	if c.closed {
-		c.mu.Unlock()
-		return nil
+	c.closing.Do(func() {
+		c.loaded.Close()
+		c.cancel()
+		go func() {
+			defer close(c.closed)
+			c.loaded.Wait()
+			if c.owned != nil {
+				c.closeErr = c.owned.Close()
+			}
+		}()
+	})
+	select {
+	case <-c.closed:
+		return c.closeErr
+	case <-ctx.Done():
+		return &Error{Op: "close", Err: fmt.Errorf("compiles are still under way: %w", context.Cause(ctx))}
 	}
-	c.closed = true
-	free := c.idle.shrink(0)
-	c.mu.Unlock()
-
-	c.cancel()
-	closeAll(ctx, free)
-	c.flights.Wait()
-	if c.owned != nil {
-		return c.owned.Close()
-	}
-	return nil
 }
 
-// checkOpen returns ErrClosed after Close.
-func (c *Cache) checkOpen() error {
-	if c.ctx.Err() != nil {
-		return fmt.Errorf("cache: %w", ErrClosed)
-	}
-	return nil
-}
+// Closed reports whether Close was called.
+func (c *Cache) Closed() bool { return c.ctx.Err() != nil }
 
 // Metrics returns a snapshot of the Cache's counters and those of its store.
 func (c *Cache) Metrics() CacheMetrics {
-	c.mu.Lock()
-	retained := uint64(c.idle.order.Len())
-	c.mu.Unlock()
 	n := &c.counters
 	m := CacheMetrics{
 		Hits: n.hits.Load(), Misses: n.misses.Load(),
 		Corrupt: n.corrupt.Load(), StoreErrors: n.storeErrors.Load(),
 		Compiles: n.compiles.Load(), CompileErrors: n.compileErrors.Load(),
 		CompileTime: time.Duration(n.compileTime.Load()), Saved: time.Duration(n.saved.Load()),
-		Coalesced: n.coalesced.Load(), Stubbed: n.stubbed.Load(), Retained: retained,
+		Coalesced: n.coalesced.Load(), Stubbed: n.stubbed.Load(), Retained: uint64(c.loaded.Retained()),
 	}
 	m.Lookups = m.Hits + m.Misses
-	_ = guard("metrics", func() error { m.Store = c.store.Metrics(); return nil })
+	_ = contain.Call(func() error { m.Store = c.store.Metrics(); return nil })
 	return m
 }

@@ -84,6 +84,8 @@ func reasonOf(err error) Reason {
 	switch {
 	case err == nil:
 		return ReasonAbsent
+	case errors.Is(err, errOtherEngine):
+		return ReasonStale
 	case errors.Is(err, ErrAuth):
 		return ReasonAuth
 	case errors.Is(err, ErrCorrupt):

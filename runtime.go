@@ -4,11 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
-	"slices"
 
 	"github.com/tetratelabs/wazero"
 
+	"github.com/modcache/modcache/internal/loaded"
 	"github.com/modcache/modcache/internal/wazerohook"
 )
 
@@ -33,14 +32,10 @@ type inner = wazero.Runtime
 type Runtime struct {
 	inner
 	c *Cache
-	e *engine // nil if this is a plain wazero.Runtime
 
-	// Guarded by Cache.mu.
-	closed  bool // set before wazero's runtime is closed
-	modules map[Key]*module
-	private map[*module]struct{}          // with listeners
-	hosts   map[wazero.CompiledModule]int // instances of host modules
-	flights map[Key]*flight[*module]
+	// Both are nil if this is a plain wazero.Runtime.
+	e      *engine
+	loaded *loaded.Owner
 }
 
 var _ wazero.Runtime = (*Runtime)(nil)
@@ -52,22 +47,16 @@ var _ wazero.Runtime = (*Runtime)(nil)
 // Where nothing can be cached (wazero's interpreter, a build of wazero that
 // modcache doesn't know), this is a plain wazero runtime, which is reported once.
 func (c *Cache) NewRuntime(ctx context.Context, config wazero.RuntimeConfig) (*Runtime, error) {
-	if err := c.checkOpen(); err != nil {
-		return nil, fmt.Errorf("modcache: new runtime: %w", err)
+	if c.Closed() {
+		return nil, &Error{Op: "make runtime", Err: errCacheClosed}
 	}
 	if config == nil {
 		config = wazero.NewRuntimeConfig()
 	}
-	r := &Runtime{
-		c:       c,
-		modules: make(map[Key]*module),
-		private: make(map[*module]struct{}),
-		hosts:   make(map[wazero.CompiledModule]int),
-		flights: make(map[Key]*flight[*module]),
-	}
+	r := &Runtime{c: c}
 	switch e, err := c.pickEngine(config); {
 	case err == nil:
-		r.e = e
+		r.e, r.loaded = e, e.loaded.NewOwner(r.decode)
 		config = e.config
 	case errors.Is(err, errDropInOnly):
 		c.degrade("runtime", err)
@@ -118,9 +107,9 @@ func (r *Runtime) CompileModule(ctx context.Context, wasm []byte) (wazero.Compil
 	if r.c.wazero.Listeners(ctx) != nil {
 		return r.Compile(ctx, NewModule(wasm))
 	}
-	m, d, done := r.e.prepare(wasm)
+	src, done := r.e.prepare(wasm)
 	defer done()
-	return r.compile(ctx, m, d)
+	return r.acquire(ctx, src)
 }
 
 // Compile is CompileModule for a module whose fingerprint is known: compiling it
@@ -132,22 +121,11 @@ func (r *Runtime) Compile(ctx context.Context, m *Module) (wazero.CompiledModule
 	if factory := r.c.wazero.Listeners(ctx); factory != nil {
 		return r.compileListening(ctx, factory, m)
 	}
-	return r.compile(ctx, m, nil)
-}
-
-// compile is Compile, perhaps with a draft that was made ahead.
-func (r *Runtime) compile(ctx context.Context, m *Module, d *draft) (wazero.CompiledModule, error) {
 	key := r.e.key(m.sum)
-	for {
-		compiled, err := r.acquire(ctx, key, m, d)
-		d = nil
-		if err == nil {
-			return &handle{CompiledModule: compiled.cm, m: compiled}, nil
-		}
-		if !errors.Is(err, errAgain) {
-			return nil, err
-		}
+	if found := r.loaded.Find(key); found != nil {
+		return newHandle(key, found)
 	}
+	return r.acquire(ctx, r.e.source(m))
 }
 
 // Close implements wazero.Runtime.
@@ -156,34 +134,9 @@ func (r *Runtime) Close(ctx context.Context) error { return r.CloseWithExitCode(
 // CloseWithExitCode implements wazero.Runtime. Machine code that nobody else uses
 // stays with the Cache, for the next runtime, within Options.Retain.
 func (r *Runtime) CloseWithExitCode(ctx context.Context, code uint32) error {
-	r.c.mu.Lock()
-	r.closed = true
-	r.c.mu.Unlock()
-	err := r.inner.CloseWithExitCode(ctx, code)
-
-	r.c.mu.Lock()
-	free := slices.Collect(maps.Keys(r.hosts))
-	clear(r.hosts)
-	for key, m := range r.modules {
-		delete(r.modules, key)
-		delete(m.h.modules, r)
-		if m.cm != m.h.anchor {
-			free = append(free, m.cm)
-		}
-		free = append(free, m.release(m.handles)...)
-		m.gone = true
+	closeInner := func() error { return r.inner.CloseWithExitCode(ctx, code) }
+	if r.e == nil {
+		return closeInner()
 	}
-	for m := range r.private {
-		free = append(free, m.release(m.handles)...)
-	}
-	r.c.mu.Unlock()
-	closeAll(ctx, free)
-	r.c.idle.collect()
-	return err
-}
-
-func (r *Runtime) isClosed() bool {
-	r.c.mu.Lock()
-	defer r.c.mu.Unlock()
-	return r.closed
+	return r.loaded.Close(closeInner)
 }

@@ -364,7 +364,7 @@ func TestFlightPanics(t *testing.T) {
 
 	// Warm has goroutines of its own, where nobody could catch it.
 	err := c.Warm(bg, config, modcache.NewModule(wasm), modcache.NewModule(wasmtest.Const(2)))
-	require.ErrorContains(t, err, "panicked")
+	require.ErrorContains(t, err, "panic: ")
 	require.NotContains(t, err.Error(), modcache.NewModule(wasmtest.Const(2)).Fingerprint().String())
 }
 

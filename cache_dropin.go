@@ -9,6 +9,8 @@ import (
 	"github.com/tetratelabs/wazero"
 	"github.com/zeebo/blake3"
 
+	"github.com/modcache/modcache/internal/contain"
+	"github.com/modcache/modcache/internal/wazerocache"
 	"github.com/modcache/modcache/internal/wazerohook"
 )
 
@@ -48,12 +50,15 @@ func (c *Cache) CompilationCache() wazero.CompilationCache {
 // Close, and a plain one if cc isn't one of wazero's, if a runtime was created with it, or if a
 // Cache is attached to it. cc is unchanged then.
 func (c *Cache) Attach(cc wazero.CompilationCache) error {
-	if err := c.checkOpen(); err != nil {
-		return fmt.Errorf("modcache: attach: %w", err)
+	unsupported := func(err error) error {
+		return &Error{Op: "attach", Err: fmt.Errorf("%w: %w", ErrUnsupportedWazero, err)}
 	}
-	if c.wazero == nil {
+	switch {
+	case c.Closed():
+		return &Error{Op: "attach", Err: errCacheClosed}
+	case c.wazero == nil:
 		_, err := wazerohook.Probe()
-		return fmt.Errorf("modcache: attach: %w: %w", ErrUnsupportedWazero, err)
+		return unsupported(err)
 	}
 	d := &dropIn{c: c}
 	previous, err := wazerohook.Plug(cc, d)
@@ -63,7 +68,7 @@ func (c *Cache) Attach(cc wazero.CompilationCache) error {
 	case errors.Is(err, wazerohook.ErrForeign):
 		return fmt.Errorf("modcache: attach to what wazero.NewCompilationCache or NewCompilationCacheWithDir returns: %w", err)
 	case err != nil:
-		return fmt.Errorf("modcache: attach: %w: %w", ErrUnsupportedWazero, err)
+		return unsupported(err)
 	}
 	if other, ok := previous.(*dropIn); ok {
 		// Put back what was there; this can't fail, it just worked.
@@ -88,47 +93,44 @@ type dropIn struct {
 func (d *dropIn) Get(wk wazerohook.WazeroKey) (content io.ReadCloser, ok bool, err error) {
 	c := d.c
 	key := c.dropInKey(wk)
-	closed := c.checkOpen()
-	if closed == nil {
-		var why whyMissed
-		if e := d.lookup(key, &why); e != nil {
+	closed := c.Closed()
+	if !closed {
+		look := &lookup{c: c}
+		if e := d.stored(key, look); e != nil {
 			return e.Open(nil), true, nil
 		}
 		if e := d.takeOver(key, wk); e != nil {
 			return e.Open(nil), true, nil
 		}
-		c.miss(key, why)
+		look.miss(key)
 	}
 	switch {
 	case !c.opts.RequireHit:
 		return nil, false, nil
-	case closed != nil:
-		return nil, false, fmt.Errorf("%w: key %v: %w", ErrMiss, key, closed)
+	case closed:
+		return nil, false, &Error{Op: "compile", Key: key, Err: fmt.Errorf("%w: %w", ErrMiss, errCacheClosed)}
 	}
-	return nil, false, fmt.Errorf("%w: key %v", ErrMiss, key)
+	return nil, false, &Error{Op: "compile", Key: key, Err: ErrMiss}
 }
 
-// lookup reads the whole artifact into memory, because wazero gives no second
+// stored reads the whole artifact into memory, because wazero gives no second
 // chance once it has begun to load one.
-func (d *dropIn) lookup(key Key, why *whyMissed) *wazerohook.Entry {
+func (d *dropIn) stored(key Key, look *lookup) *wazerohook.Entry {
 	c := d.c
-	a, size := c.lookup(c.ctx, key, why)
+	a := look.get(c.ctx, key)
 	if a == nil {
 		return nil
 	}
-	defer a.Close()
-	var b []byte
-	err := guard("read", func() (err error) {
-		b, err = a.Bytes()
-		return err
+	defer contain.Close(a)
+	e, err := contain.Value(func() (*wazerohook.Entry, error) {
+		b, err := a.Bytes()
+		if err != nil {
+			return nil, err
+		}
+		return c.readEntry(b[:len(b)-sealSize])
 	})
 	if err != nil {
-		c.reject(key, err, why)
-		return nil
-	}
-	e, err := c.readEntry(b[:size])
-	if err != nil {
-		c.reject(key, err, why)
+		look.reject(key, err)
 		return nil
 	}
 	c.hit(key, a)
@@ -143,13 +145,13 @@ func (d *dropIn) takeOver(key Key, wk wazerohook.WazeroKey) (e *wazerohook.Entry
 	}
 	c := d.c
 	var code []byte
-	err := guard("read wazero's directory", func() error {
+	err := contain.Call(func() error {
 		r, ok, err := d.directory.Get(wk)
 		if err != nil || !ok {
 			return err
 		}
 		defer r.Close()
-		if code, err = readCode(r); err != nil {
+		if code, err = wazerocache.ReadAll(r, sealSize); err != nil {
 			return err
 		}
 		e, err = c.readEntry(code)
@@ -178,10 +180,10 @@ func (c *Cache) readEntry(code []byte) (*wazerohook.Entry, error) {
 }
 
 func (d *dropIn) Add(wk wazerohook.WazeroKey, content io.Reader) error {
-	if d.c.checkOpen() != nil || d.c.opts.ReadOnly {
+	if d.c.Closed() || d.c.opts.ReadOnly {
 		return nil
 	}
-	if code, err := readCode(content); err == nil {
+	if code, err := wazerocache.ReadAll(content, sealSize); err == nil {
 		d.c.put(d.c.ctx, d.c.dropInKey(wk), code, Info{})
 	}
 	return nil
@@ -196,7 +198,7 @@ func (c *Cache) dropInKey(wk wazerohook.WazeroKey) Key {
 	h := blake3.New()
 	_, _ = h.WriteString("modcache drop-in 1\x00" + platform + "\x00")
 	h.Write(wk[:])
-	_, _ = h.WriteString(c.wazero.Format.String() + "\x00" + c.engine)
+	_, _ = h.WriteString(c.wazero.Format.String() + "\x00" + c.engineID)
 	var key Key
 	h.Sum(key[:0])
 	return key

@@ -21,24 +21,13 @@ func seal(key Key, engine string, code []byte) []byte {
 	return append(code, sum[:]...)
 }
 
-// readCode reads machine code to its end, and leaves room for the seal.
-func readCode(r io.Reader) ([]byte, error) {
-	if sized, ok := r.(interface{ Len() int }); ok {
-		n := sized.Len()
-		b := make([]byte, n, n+sealSize)
-		_, err := io.ReadFull(r, b)
-		return b, err
-	}
-	return io.ReadAll(r)
-}
-
 // verify returns a, or a copy of it in memory, having found that it belongs to
 // this key and engine and is what was sealed. The exception is an artifact of a
 // [Disk], whose frame is bound to the key and verified as it is read: checking it
 // twice would double the time of a warm start.
 func verify(key Key, engine string, a *Artifact) (*Artifact, error) {
 	if a.info.Engine != engine {
-		return nil, fmt.Errorf("%w: made by engine %q, this is %q", ErrCorrupt, a.info.Engine, engine)
+		return nil, fmt.Errorf("%w %q, this is %q", errOtherEngine, a.info.Engine, engine)
 	}
 	size := a.Size() - sealSize
 	if size < 0 {
@@ -63,6 +52,10 @@ func verify(key Key, engine string, a *Artifact) (*Artifact, error) {
 	v.sealedAs.Store(&key)
 	return v, nil
 }
+
+// errOtherEngine is why an artifact is corrupt that another engine made, under a key of
+// this one's.
+var errOtherEngine = fmt.Errorf("%w: made by engine", ErrCorrupt)
 
 // sealedFor reports whether a needs no check, or none any more.
 func (a *Artifact) sealedFor(key Key) bool {

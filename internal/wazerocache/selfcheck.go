@@ -1,4 +1,4 @@
-package modcache
+package wazerocache
 
 import (
 	"bytes"
@@ -10,14 +10,15 @@ import (
 
 	"github.com/tetratelabs/wazero"
 
+	"github.com/modcache/modcache/internal/contain"
 	"github.com/modcache/modcache/internal/wasmbin"
 	"github.com/modcache/modcache/internal/wazerohook"
 )
 
-// stubsWork finds out, once per process, whether the wazero in it runs a module
+// StubsWork finds out, once per process, whether the wazero in it runs a module
 // that was loaded through a stub, and refuses a stub whose code it doesn't get.
-func stubsWork() error {
-	stubs.once.Do(func() { stubs.err = checkStubs() })
+func StubsWork() error {
+	stubs.once.Do(func() { stubs.err = contain.Call(checkStubs) })
 	return stubs.err
 }
 
@@ -27,12 +28,7 @@ var stubs struct {
 	err  error
 }
 
-func checkStubs() (err error) {
-	defer func() {
-		if r := recover(); r != nil {
-			err = fmt.Errorf("self-check panicked: %v", r)
-		}
-	}()
+func checkStubs() error {
 	w, err := wazerohook.Probe()
 	if err != nil {
 		return err
@@ -50,16 +46,16 @@ func checkStubs() (err error) {
 
 	// A wazero that went on to compile a stub, because it doesn't get its code, would
 	// keep it in memory, and the last call would trap.
-	warm := &expectations{}
-	r, err := pluggedRuntime(ctx, wazero.NewRuntimeConfig(), warm)
+	warm := &Announced{}
+	r, err := NewRuntime(ctx, wazero.NewRuntimeConfig(), warm)
 	if err != nil {
 		return err
 	}
 	defer r.Close(ctx)
-	if _, err := runCanary(ctx, r, stub); !errors.Is(err, errUnexpected) {
+	if _, err := runCanary(ctx, r, stub); !errors.Is(err, ErrUnexpected) {
 		return fmt.Errorf("self-check: an unannounced stub got %v, not a refusal", err)
 	}
-	done := warm.announce(func() wazerohook.WazeroKey { return w.Key(stub, false) }, entry)
+	done := warm.Announce(func() wazerohook.WazeroKey { return w.Key(stub, false) }, entry)
 	defer done()
 	src.broken = true
 	if _, err := runCanary(ctx, r, stub); err == nil {
@@ -87,15 +83,6 @@ func (b *breakable) ReadAt(p []byte, off int64) (int, error) {
 		return 0, io.ErrUnexpectedEOF
 	}
 	return b.ReaderAt.ReadAt(p, off)
-}
-
-// pluggedRuntime returns a runtime with a compilation cache of its own.
-func pluggedRuntime(ctx context.Context, config wazero.RuntimeConfig, files wazerohook.FileCache) (wazero.Runtime, error) {
-	cc := wazero.NewCompilationCache()
-	if _, err := wazerohook.Plug(cc, files); err != nil {
-		return nil, err
-	}
-	return wazero.NewRuntimeWithConfig(ctx, config.WithCompilationCache(cc)), nil
 }
 
 // runCanary compiles and runs the canary's stub.

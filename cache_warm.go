@@ -1,0 +1,162 @@
+package modcache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"time"
+
+	"github.com/tetratelabs/wazero"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/modcache/modcache/internal/contain"
+)
+
+// WarmResult is what became of one module that was to be in the store.
+type WarmResult struct {
+	Module   *Module
+	Key      Key           // under which its code is looked up; zero where nothing can be cached
+	Compiled bool          // it was compiled for this; else it was there, or somebody else did it
+	Size     int64         // bytes of the artifact in the store; 0 if it isn't there
+	Duration time.Duration // what this module took
+	Err      error         // why its code isn't in the store; nil with Options.ReadOnly
+}
+
+// Warm makes sure that the machine code of the modules is in the store, for
+// runtimes of the given configuration, compiling what isn't there: for build
+// steps and program starts. As many modules as Options.MaxCompiles allows are
+// compiled at once. The code stays loaded within Options.Retain.
+//
+// It returns the errors of all modules that don't compile, joined, and says so where a
+// module could not be stored. With Options.RequireHit it only checks; with Options.ReadOnly, it compiles
+// and doesn't store. [Cache.WarmEach] tells of each module as it comes.
+func (c *Cache) Warm(ctx context.Context, config wazero.RuntimeConfig, modules ...*Module) error {
+	r, err := c.warmRuntime(ctx, config)
+	if err != nil {
+		return err
+	}
+	defer r.Close(ctx)
+	var errs []error
+	for result := range r.warmEach(ctx, modules) {
+		errs = append(errs, result.Err)
+	}
+	return errors.Join(errs...)
+}
+
+// WarmEach is [Cache.Warm] with a result for each module, in the order in which they are
+// finished. If the loop over them ends early, what is under way is cancelled, and waited for.
+func (c *Cache) WarmEach(ctx context.Context, config wazero.RuntimeConfig, modules ...*Module) iter.Seq[WarmResult] {
+	return func(yield func(WarmResult) bool) {
+		r, err := c.warmRuntime(ctx, config)
+		if err != nil {
+			for _, m := range modules {
+				if !yield(WarmResult{Module: m, Err: err}) {
+					return
+				}
+			}
+			return
+		}
+		defer r.Close(ctx)
+		r.warmEach(ctx, modules)(yield)
+	}
+}
+
+// warmRuntime returns a runtime whose modules can be cached.
+func (c *Cache) warmRuntime(ctx context.Context, config wazero.RuntimeConfig) (*Runtime, error) {
+	r, err := c.NewRuntime(ctx, config)
+	if err != nil {
+		return nil, err
+	}
+	if r.e == nil {
+		_ = r.Close(ctx)
+		return nil, &Error{Op: "warm", Err: fmt.Errorf("nothing can be cached for this configuration: %w", ErrUnsupportedWazero)}
+	}
+	return r, nil
+}
+
+func (r *Runtime) warmEach(ctx context.Context, modules []*Module) iter.Seq[WarmResult] {
+	return func(yield func(WarmResult) bool) {
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		results := make(chan WarmResult, len(modules))
+		go func() {
+			defer close(results)
+			var g errgroup.Group
+			g.SetLimit(r.c.opts.MaxCompiles)
+			for _, m := range modules {
+				g.Go(func() error {
+					results <- r.warmOne(ctx, m)
+					return nil
+				})
+			}
+			_ = g.Wait()
+		}()
+		more := true
+		for result := range results {
+			if more = more && yield(result); !more {
+				cancel()
+			}
+		}
+	}
+}
+
+func (r *Runtime) warmOne(ctx context.Context, m *Module) WarmResult {
+	start := time.Now()
+	src := r.e.source(m)
+	w := WarmResult{Module: m, Key: src.key}
+	// On this goroutine, nobody could catch a panic of wazero's.
+	err := contain.Call(func() (err error) {
+		w.Size, err = r.warm(ctx, src)
+		return err
+	})
+	if err != nil {
+		w.Err = &Error{Op: fmt.Sprintf("warm module %v", m.sum), Err: err}
+	}
+	w.Compiled, w.Duration = src.compiled.Load(), time.Since(start)
+	return w
+}
+
+// warm returns the size of the artifact in the store, if it is to be there.
+func (r *Runtime) warm(ctx context.Context, src *source) (size int64, err error) {
+	compiled, err := r.acquire(ctx, src)
+	if err != nil {
+		return 0, err
+	}
+	defer compiled.Close(ctx)
+	look := &lookup{c: r.c}
+	size = r.e.stored(ctx, src, look)
+	if size > 0 || r.c.opts.ReadOnly {
+		return size, nil
+	}
+	// It was in memory, which tells nothing about the store.
+	if _, err := r.e.compile(ctx, src); err != nil {
+		return 0, err
+	}
+	if size = r.e.stored(ctx, src, look); size == 0 {
+		return 0, errors.New("the store did not keep it; see its events for the reason")
+	}
+	return size, nil
+}
+
+// Stored reports whether the store has code that this runtime can use for the module,
+// undamaged as far as can be told without loading it. Nothing is compiled, and no hit or miss of the
+// Cache's is counted; the store counts its own. It is an error if the store could not
+// tell, or if nothing can be cached for this runtime.
+func (r *Runtime) Stored(ctx context.Context, m *Module) (bool, error) {
+	failed := func(err error) error { return &Error{Op: "look up", Key: r.Key(m), Err: err} }
+	switch {
+	case r.e == nil:
+		return false, failed(ErrUnsupportedWazero)
+	case r.c.Closed():
+		return false, failed(errCacheClosed)
+	}
+	look := &lookup{c: r.c}
+	switch found := r.e.stored(ctx, r.e.source(m), look) > 0; {
+	case found:
+		return true, nil
+	case look.why != nil && !isDamage(look.why):
+		return false, failed(look.why)
+	}
+	return false, nil
+}

@@ -1,0 +1,141 @@
+package modcache
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/tetratelabs/wazero/experimental"
+
+	"github.com/modcache/modcache/internal/contain"
+	"github.com/modcache/modcache/internal/loaded"
+	"github.com/modcache/modcache/internal/wazerocache"
+)
+
+// compile compiles the module in an engine of its own, and stores the code. It returns
+// no artifact if wazero never offered the code, as its interpreter doesn't.
+func (e *engine) compile(ctx context.Context, src *source) (*Artifact, error) {
+	c := e.c
+	free, err := c.compileSlot(ctx)
+	if err != nil {
+		return nil, src.failed(err)
+	}
+	defer free()
+	wasm, err := src.verified()
+	if err != nil {
+		return nil, err
+	}
+	code, took, shared, err := e.compileSource(ctx, src)
+	if err != nil || code == nil {
+		return nil, err
+	}
+	src.compiled.Store(true)
+	c.loaded.Garbage.Add(loaded.Footprint(int64(len(code)), nil)) // wazero's copy of it
+	// It is worth keeping even if everybody has left by now.
+	a := c.put(c.ctx, src.key, code, Info{Module: src.sum, WasmSize: int64(len(wasm)), CompileTime: took})
+	if shared {
+		c.putAlias(src.canonical().key, src.sum)
+	}
+	return a, nil
+}
+
+// compileSlot waits until another module may be compiled.
+func (c *Cache) compileSlot(ctx context.Context) (free func(), err error) {
+	if c.compiles == nil {
+		return func() {}, context.Cause(ctx)
+	}
+	if c.compiles.Acquire(ctx, 1) != nil {
+		return nil, context.Cause(ctx)
+	}
+	return func() { c.compiles.Release(1) }, nil
+}
+
+// compileSource compiles the canonical encoding where other spellings may share
+// the code, and else the module itself. shared says that they may, and don't find it
+// under its key.
+func (e *engine) compileSource(ctx context.Context, src *source) (code []byte, took time.Duration, shared bool, err error) {
+	s := src.canonical()
+	if s == nil || s.key == src.key {
+		code, took, err = e.compileObserved(ctx, src.key, src.own())
+		return code, took, false, err
+	}
+	// By default, compiling leaves a core free.
+	refused := errPanicked
+	var validating sync.WaitGroup
+	validating.Go(func() {
+		defer func() { _ = recover() }() // the compile below will panic in its place
+		refused = wazerocache.Validate(ctx, e.config, src.own())
+	})
+	defer validating.Wait()
+	code, took, err = e.compileObserved(ctx, src.key, s.wasm)
+	validating.Wait()
+	switch {
+	case refused != nil && !errors.Is(refused, errPanicked):
+		return nil, took, false, refused // the error of the module as it is
+	case err == nil && refused == nil:
+		return code, took, true, nil
+	case ctx.Err() != nil:
+		return nil, took, false, err
+	}
+	if code, took, err = e.compileObserved(ctx, src.key, src.own()); err == nil {
+		e.c.degrade("sharing of a module's spellings", errors.New("its canonical encoding does not compile"))
+	}
+	return code, took, false, err
+}
+
+// errPanicked is what an observer is told of a compile that panicked in wazero.
+var errPanicked = errors.New("wazero panicked")
+
+// compileObserved compiles wasm, counted and reported.
+func (e *engine) compileObserved(ctx context.Context, key Key, wasm []byte) (code []byte, took time.Duration, err error) {
+	c := e.c
+	c.emit(Event{Kind: EventCompileStarted, Key: key, Bytes: int64(len(wasm))})
+	c.counters.compiles.Add(1)
+	start := time.Now()
+	err = errPanicked // unless it returns
+	defer func() {
+		took = time.Since(start)
+		c.counters.compileTime.Add(int64(took))
+		if err != nil {
+			c.counters.compileErrors.Add(1)
+		}
+		c.emit(Event{Kind: EventCompileFinished, Key: key, Bytes: int64(len(code)), Duration: took, Err: err})
+	}()
+	code, err = wazerocache.Compile(c.withWorkers(ctx), e.config, wasm, sealSize)
+	return code, took, err
+}
+
+// withWorkers sets Options.Workers, unless the caller has set something.
+func (c *Cache) withWorkers(ctx context.Context) context.Context {
+	if experimental.GetCompilationWorkers(ctx) > 1 {
+		return ctx
+	}
+	return experimental.WithCompilationWorkers(ctx, c.opts.Workers)
+}
+
+// lock takes the store's lock on key, if it has any. locked says that somebody
+// else may have been there before.
+func (c *Cache) lock(ctx context.Context, key Key) (unlock func(), locked bool) {
+	locker, ok := c.store.(Locker)
+	if !ok || c.opts.LockWait < 0 || c.opts.ReadOnly {
+		return func() {}, false
+	}
+	ctx, cancel := context.WithTimeout(ctx, c.opts.LockWait)
+	defer cancel()
+	release, err := contain.Value(func() (func(), error) { return locker.Lock(ctx, key) })
+	if err == nil && release == nil {
+		err = errors.New("no way to unlock")
+	}
+	if err != nil {
+		if ctx.Err() == nil {
+			c.storeFailed("lock", key, err)
+		}
+		return func() {}, true
+	}
+	return func() {
+		if err := contain.Call(func() error { release(); return nil }); err != nil {
+			c.storeFailed("unlock", key, err)
+		}
+	}, true
+}

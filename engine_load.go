@@ -1,0 +1,147 @@
+package modcache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/modcache/modcache/internal/contain"
+	"github.com/modcache/modcache/internal/loaded"
+	"github.com/modcache/modcache/internal/wazerohook"
+)
+
+// loading brings one module's machine code into the engine, by compiling something in
+// a runtime: what stands for the code from the store if it is there, or else for new code.
+type loading struct {
+	r    *Runtime // the one that compiles
+	e    *engine
+	c    *Cache
+	src  *source
+	look *lookup
+}
+
+func newLoading(r *Runtime, src *source) *loading {
+	return &loading{r: r, e: r.e, c: r.c, src: src, look: &lookup{c: r.c}}
+}
+
+func (l *loading) run(ctx context.Context) (*loaded.Code, error) {
+	defer l.c.loaded.Garbage.Collect()
+	ctx = WithCompileEstimate(ctx, l.src.estimate(ctx))
+	if code, err := l.find(ctx); code != nil || err != nil {
+		return code, err
+	}
+	if l.c.opts.RequireHit {
+		l.look.miss(l.src.key)
+		return nil, l.src.failed(fmt.Errorf("module %v is %w", l.src.sum, ErrMiss))
+	}
+	return l.build(ctx)
+}
+
+// find loads the module's code from the store. It returns nil if it isn't there or
+// can't be used.
+func (l *loading) find(ctx context.Context) (*loaded.Code, error) {
+	if a, at := l.e.fetch(ctx, l.src.key, l.look); a != nil {
+		if code, err := l.placeStored(a, at); code != nil || err != nil {
+			return code, err
+		}
+	}
+	if ctx.Err() != nil {
+		return nil, nil // nobody waits for it any more
+	}
+	return l.findShared(ctx)
+}
+
+// build loads new code, unless another process has made some meanwhile.
+func (l *loading) build(ctx context.Context) (*loaded.Code, error) {
+	common := l.src.key
+	if s := l.src.canonical(); s != nil {
+		common = s.key
+	}
+	unlock, locked := l.c.lock(ctx, common)
+	defer unlock()
+	if locked {
+		// Another process may have compiled it while we waited.
+		if code, err := l.find(ctx); code != nil || err != nil {
+			return code, err
+		}
+	}
+	l.look.miss(l.src.key)
+	a, err := l.e.compile(ctx, l.src)
+	if err != nil {
+		return nil, err
+	}
+	if a != nil {
+		code, err := l.place(a)
+		if err == nil || errors.Is(err, loaded.ErrClosed) {
+			return code, err
+		}
+		// Code that was compiled a moment ago doesn't load.
+		l.c.degrade("loading of fresh code", err)
+	}
+	return l.direct()
+}
+
+// placeStored places an artifact from the store, and closes it. It returns nil if it can't
+// be used.
+func (l *loading) placeStored(a *Artifact, at Key) (*loaded.Code, error) {
+	defer contain.Close(a)
+	code, err := l.place(a)
+	switch {
+	case err == nil:
+		l.c.hit(l.src.key, a)
+		return code, nil
+	case errors.Is(err, loaded.ErrClosed):
+		return nil, err
+	}
+	l.look.reject(at, err)
+	return nil, nil
+}
+
+// place has wazero load the code of an artifact into the engine, in the name of
+// a stub, or of the module where there can't be one.
+func (l *loading) place(a *Artifact) (*loaded.Code, error) {
+	e := l.e
+	image, stubbed := l.src.image()
+	entry, err := wazerohook.ReadEntry(contain.ReaderAt{Src: a}, a.Size()-sealSize, l.c.wazero.Format, l.src.functions())
+	if err != nil {
+		return nil, err
+	}
+	// wazero decodes the image before it asks for the key, which is time enough to
+	// predict it on another core.
+	predicted := sync.OnceValue(func() wazerohook.WazeroKey { return l.c.wazero.Key(image, e.term) })
+	var predicting sync.WaitGroup
+	predicting.Go(func() { predicted() })
+	defer predicting.Wait()
+	done := e.announced.Announce(predicted, entry)
+	defer done()
+	cm, err := l.r.decode(image)
+	if err != nil {
+		if readErr := done(); readErr != nil {
+			err = readErr
+		}
+		return nil, err
+	}
+	if stubbed {
+		l.c.counters.stubbed.Add(1)
+	}
+	return l.r.loaded.NewCode(l.src.key, image, entry.CodeLen(), l.src.size(), cm), nil
+}
+
+// codeGrowth is about how many times its wasm machine code is, where that is all
+// there is to go by.
+const codeGrowth = 5
+
+// direct compiles the module as wazero would without us. It is what remains
+// when everything else has failed.
+func (l *loading) direct() (*loaded.Code, error) {
+	image := l.src.own()
+	wk := l.c.wazero.Key(image, l.e.term)
+	done := l.e.announced.Announce(func() wazerohook.WazeroKey { return wk }, nil)
+	defer done()
+	cm, err := l.r.decode(image)
+	if err != nil {
+		return nil, err
+	}
+	return l.r.loaded.NewCode(l.src.key, image, codeGrowth*int64(len(image)), len(image), cm), nil
+}

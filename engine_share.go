@@ -1,0 +1,113 @@
+package modcache
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/modcache/modcache/internal/contain"
+	"github.com/modcache/modcache/internal/loaded"
+	"github.com/modcache/modcache/internal/wazerocache"
+)
+
+// Modules that differ in spelling only (names, producer notes, padded integers)
+// share one artifact. The code lies under the key of the spelling that was compiled
+// first. An alias under the key of the canonical encoding leads the others there,
+// and each leaves an alias under its own key, so that its next start asks for nothing else.
+//
+// Code that is shared is compiled from the canonical encoding: what wazero
+// would make of somebody's odd spelling is never served to others. And before a
+// spelling may use another's code, wazero validates it, because the stub that it is
+// loaded by has no bodies to refuse.
+
+// aliasMagic begins an artifact that only names the module whose code it stands for.
+const aliasMagic = "modcache alias 1\x00"
+
+// fetch returns the artifact with the code for key, and the key that it lies under.
+// An alias that leads nowhere is a miss, and so is one that leads to another. It
+// names a module, not a key, so that it can't lead to code of another engine or configuration.
+func (e *engine) fetch(ctx context.Context, key Key, look *lookup) (a *Artifact, at Key) {
+	a = look.get(ctx, key)
+	if a == nil {
+		return nil, key
+	}
+	module, alias, err := readAlias(a)
+	if err == nil && !alias {
+		return a, key
+	}
+	contain.Close(a)
+	if err != nil {
+		look.reject(key, err)
+		return nil, key
+	}
+	at = e.key(module)
+	if a = look.get(ctx, at); a == nil {
+		return nil, key
+	}
+	if _, alias, err = readAlias(a); alias {
+		err = fmt.Errorf("%w: an alias leads to another alias", ErrCorrupt)
+	}
+	if err != nil {
+		contain.Close(a)
+		look.reject(key, err)
+		return nil, key
+	}
+	return a, at
+}
+
+// stored returns the size of the artifact that has the module's code, or 0.
+func (e *engine) stored(ctx context.Context, src *source, look *lookup) int64 {
+	a, _ := e.fetch(ctx, src.key, look)
+	if a == nil {
+		if s := src.canonical(); s != nil && s.key != src.key {
+			a, _ = e.fetch(ctx, s.key, look)
+		}
+	}
+	if a == nil {
+		return 0
+	}
+	defer contain.Close(a)
+	return a.Size()
+}
+
+// readAlias returns the module that a verified artifact is an alias for, if it is one.
+func readAlias(a *Artifact) (module Fingerprint, ok bool, err error) {
+	var b [len(aliasMagic) + len(module)]byte
+	if a.Size() != int64(len(b)+sealSize) {
+		return module, false, nil
+	}
+	if n, err := (contain.ReaderAt{Src: a}).ReadAt(b[:], 0); n < len(b) {
+		return module, false, err
+	}
+	if string(b[:len(aliasMagic)]) != aliasMagic {
+		return module, false, nil
+	}
+	copy(module[:], b[len(aliasMagic):])
+	return module, true, nil
+}
+
+// putAlias leaves word under key that the code of module will do.
+func (c *Cache) putAlias(key Key, module Fingerprint) {
+	c.put(c.ctx, key, append([]byte(aliasMagic), module[:]...), Info{Module: module})
+}
+
+// findShared loads the module with the code of another spelling, if there is any.
+func (l *loading) findShared(ctx context.Context) (*loaded.Code, error) {
+	e, s := l.e, l.src.canonical()
+	if s == nil || s.key == l.src.key {
+		return nil, nil
+	}
+	a, at := e.fetch(ctx, s.key, l.look)
+	if a == nil {
+		return nil, nil
+	}
+	if err := wazerocache.Validate(ctx, e.config, l.src.own()); err != nil {
+		contain.Close(a)
+		return nil, err
+	}
+	module := a.Info().Module
+	code, err := l.placeStored(a, at)
+	if code != nil && e.key(module) == at {
+		l.c.putAlias(l.src.key, module)
+	}
+	return code, err
+}

@@ -1,0 +1,184 @@
+package loaded
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"slices"
+
+	"github.com/tetratelabs/wazero"
+
+	"github.com/modcache/modcache/internal/flight"
+)
+
+// ErrClosed means that the runtime was closed.
+var ErrClosed = errors.New("the runtime was closed")
+
+// ErrRegistryClosed means that nothing is loaded any more.
+var ErrRegistryClosed = errors.New("the registry was closed")
+
+// Flight is a load that several callers wait for.
+type Flight = flight.Flight[*Code]
+
+// Owner is what one runtime has: the modules that its callers and instances hold.
+type Owner struct {
+	e       *Engine
+	compile func(image []byte) (wazero.CompiledModule, error)
+
+	// Guarded by Registry.mu.
+	closed  bool // set before wazero's runtime is closed
+	modules map[Key]*Module
+	private map[*Module]struct{}          // with listeners
+	hosts   map[wazero.CompiledModule]int // instances of host modules
+}
+
+// NewOwner opens the books of another runtime over the engine. compile has it compile an
+// image whose code the engine has in memory.
+func (e *Engine) NewOwner(compile func(image []byte) (wazero.CompiledModule, error)) *Owner {
+	return &Owner{
+		e: e, compile: compile,
+		modules: make(map[Key]*Module),
+		private: make(map[*Module]struct{}),
+		hosts:   make(map[wazero.CompiledModule]int),
+	}
+}
+
+// Find returns the owner's module with a hold on it, or nil if its code isn't loaded.
+func (o *Owner) Find(key Key) *Module {
+	o.e.r.mu.Lock()
+	defer o.e.r.mu.Unlock()
+	return o.find(key)
+}
+
+func (o *Owner) find(key Key) *Module {
+	m := o.modules[key]
+	if c := o.e.code[key]; m == nil && c != nil && !o.closed && !o.e.r.closed {
+		m = o.add(c, nil)
+	}
+	if m != nil {
+		m.hold()
+	}
+	return m
+}
+
+// add enters a module that nobody holds yet. cm is nil if it is to be compiled.
+func (o *Owner) add(c *Code, cm wazero.CompiledModule) *Module {
+	m := newModule(o, c)
+	if cm != nil {
+		m.cm, m.compiled = cm, func() (wazero.CompiledModule, error) { return cm, nil }
+	}
+	o.modules[c.key] = m
+	c.modules[o] = m
+	return m
+}
+
+// Load is Find, and where that finds nothing, it returns a flight that loads the code: the
+// one that is under way, or one that it has started in ctx. The caller waits for
+// it, and passes the code on to Take.
+func (o *Owner) Load(ctx context.Context, key Key, load func(context.Context) (*Code, error)) (m *Module, f *Flight, started bool, err error) {
+	o.e.r.mu.Lock()
+	defer o.e.r.mu.Unlock()
+	if m := o.find(key); m != nil {
+		return m, nil, false, nil
+	}
+	switch {
+	case o.e.r.closed:
+		return nil, nil, false, ErrRegistryClosed
+	case o.closed:
+		return nil, nil, false, ErrClosed
+	}
+	f, started = o.e.loads.Join(ctx, key, load)
+	return nil, f, started, nil
+}
+
+// Take returns the owner's module with a hold on it, for the hold on the code that comes
+// with a flight's result.
+func (o *Owner) Take(c *Code) (m *Module, err error) {
+	r := o.e.r
+	r.mu.Lock()
+	if o.closed {
+		err = ErrClosed
+	} else {
+		if m = o.modules[c.key]; m == nil {
+			m = o.add(c, nil)
+		}
+		m.hold()
+	}
+	free := c.release(1)
+	r.mu.Unlock()
+	closeAll(free)
+	r.Garbage.Collect()
+	return m, err
+}
+
+// AddPrivate enters a module that nobody else can use, with a hold on it. It reports false
+// if the runtime was closed.
+func (o *Owner) AddPrivate(cm wazero.CompiledModule, size int64) (*Module, bool) {
+	m := &Module{o: o, size: size, cm: cm, holds: 1, compiled: func() (wazero.CompiledModule, error) { return cm, nil }}
+	o.e.r.mu.Lock()
+	defer o.e.r.mu.Unlock()
+	if o.closed {
+		return nil, false
+	}
+	o.private[m] = struct{}{}
+	return m, true
+}
+
+// HoldHost notes an instance of a host module, until release. wazero drops host modules
+// with their runtime where that has an engine of its own; this one's engine outlives it.
+func (o *Owner) HoldHost(cm wazero.CompiledModule) (release func()) {
+	o.e.r.mu.Lock()
+	defer o.e.r.mu.Unlock()
+	o.hosts[cm]++
+	return func() {
+		o.e.r.mu.Lock()
+		defer o.e.r.mu.Unlock()
+		if o.closed {
+			return // Close does it
+		}
+		if o.hosts[cm]--; o.hosts[cm] == 0 {
+			delete(o.hosts, cm)
+		}
+	}
+}
+
+// BeforeClose calls f, unless Close has begun, which otherwise comes after it. f must not
+// use the books.
+func (o *Owner) BeforeClose(f func()) {
+	o.e.r.mu.Lock()
+	defer o.e.r.mu.Unlock()
+	if !o.closed {
+		f()
+	}
+}
+
+// Closed reports whether Close has begun.
+func (o *Owner) Closed() bool {
+	o.e.r.mu.Lock()
+	defer o.e.r.mu.Unlock()
+	return o.closed
+}
+
+// Close calls closeRuntime and then lets go of all that the runtime has. Code that nobody
+// else uses is retained for the next one.
+func (o *Owner) Close(closeRuntime func() error) error {
+	r := o.e.r
+	r.mu.Lock()
+	o.closed = true
+	r.mu.Unlock()
+	err := closeRuntime()
+
+	r.mu.Lock()
+	free := slices.Collect(maps.Keys(o.hosts))
+	clear(o.hosts)
+	for _, m := range o.modules {
+		free = append(free, m.remove()...)
+	}
+	for m := range o.private {
+		free = append(free, m.remove()...)
+	}
+	r.mu.Unlock()
+	closeAll(free)
+	r.Garbage.Collect()
+	return err
+}

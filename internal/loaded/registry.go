@@ -1,0 +1,119 @@
+// Package loaded keeps the books of machine code that is loaded in wazero's engines: who
+// uses it, what stays for the next caller, and what is to be closed when it goes.
+//
+// A [Registry] has one lock, for everything in this package. It is held for bookkeeping
+// only, never while wazero works, and nobody else sees it.
+package loaded
+
+import (
+	"container/list"
+	"context"
+	"sync"
+
+	"github.com/tetratelabs/wazero"
+
+	"github.com/modcache/modcache/internal/flight"
+)
+
+// Key names machine code within an engine.
+type Key = [32]byte
+
+// Registry is the books of several engines, which share one budget for code that nobody
+// uses.
+type Registry struct {
+	Garbage Garbage
+
+	retain  int64          // bytes of code that may stay unused
+	running sync.WaitGroup // loads
+
+	mu     sync.Mutex
+	closed bool
+	unused list.List // of *Code, most recently used in front
+	bytes  int64     // in unused
+}
+
+// New returns the books for engines that retain up to so many bytes of code that nobody
+// uses.
+func New(retain int64) *Registry { return &Registry{retain: retain} }
+
+// Engine is the books of one engine.
+type Engine struct {
+	r     *Registry
+	loads flight.Group[Key, *Code]
+
+	// Guarded by Registry.mu.
+	code    map[Key]*Code
+	sizes   map[int]int  // how many of code there are, by size of the module
+	claimed map[int]bool // sizes of modules that somebody prepares
+}
+
+// NewEngine opens the books of another engine.
+func (r *Registry) NewEngine() *Engine {
+	e := &Engine{r: r, code: make(map[Key]*Code), sizes: make(map[int]int), claimed: make(map[int]bool)}
+	e.loads = flight.Group[Key, *Code]{Lock: &r.mu, Running: &r.running, Grant: e.grant}
+	return e
+}
+
+// Claim takes it upon the caller to prepare a module of that size, until Unclaim. It
+// reports false if there is code for one, or somebody else is at it.
+func (e *Engine) Claim(size int) bool {
+	e.r.mu.Lock()
+	defer e.r.mu.Unlock()
+	if e.claimed[size] || e.sizes[size] > 0 {
+		return false
+	}
+	e.claimed[size] = true
+	return true
+}
+
+// Unclaim ends a claim.
+func (e *Engine) Unclaim(size int) {
+	e.r.mu.Lock()
+	defer e.r.mu.Unlock()
+	delete(e.claimed, size)
+}
+
+// Retained returns how many pieces of code stay though nobody uses them.
+func (r *Registry) Retained() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.unused.Len()
+}
+
+// Close lets go of all code that nobody uses, now and from here on, and keeps new loads
+// from starting. Those under way are for the caller to cancel, and for Wait.
+func (r *Registry) Close() {
+	r.mu.Lock()
+	r.closed, r.retain = true, 0
+	free := r.shrink()
+	r.mu.Unlock()
+	closeAll(free)
+}
+
+// Wait returns when no load is under way any more.
+func (r *Registry) Wait() { r.running.Wait() }
+
+// shrink gives up the least recently used code until no more than r.retain bytes stay
+// unused, and returns what is to be closed when the lock is free.
+func (r *Registry) shrink() (free []wazero.CompiledModule) {
+	for r.bytes > r.retain || (r.retain == 0 && r.unused.Len() > 0) {
+		c := r.unused.Back().Value.(*Code)
+		r.reuse(c)
+		free = append(free, c.detach()...)
+		r.Garbage.Add(c.size)
+	}
+	return free
+}
+
+// reuse takes code out of what is unused.
+func (r *Registry) reuse(c *Code) {
+	r.unused.Remove(c.unused)
+	c.unused = nil
+	r.bytes -= c.size
+}
+
+func closeAll(modules []wazero.CompiledModule) {
+	for _, cm := range modules {
+		_ = cm.Close(context.Background()) // never fails
+	}
+}

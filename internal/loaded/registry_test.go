@@ -1,0 +1,217 @@
+package loaded
+
+import (
+	"context"
+	"errors"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"github.com/tetratelabs/wazero"
+)
+
+// fake is a compiled module that counts how often it is closed.
+type fake struct {
+	wazero.CompiledModule
+	closed int
+}
+
+func (f *fake) Close(context.Context) error {
+	f.closed++
+	return nil
+}
+
+var errDecode = errors.New("injected")
+
+// fixture is a runtime whose decoder does what a test wants.
+type fixture struct {
+	*Owner
+	decoded []*fake
+	decode  func() (wazero.CompiledModule, error)
+}
+
+func open(e *Engine) *fixture {
+	f := &fixture{}
+	f.Owner = e.NewOwner(func([]byte) (wazero.CompiledModule, error) {
+		if f.decode != nil {
+			return f.decode()
+		}
+		cm := &fake{}
+		f.decoded = append(f.decoded, cm)
+		return cm, nil
+	})
+	return f
+}
+
+// load brings code into the engine, by f, and returns its module there.
+func (f *fixture) load(t *testing.T, key Key) (m *Module, anchor *fake) {
+	t.Helper()
+	anchor = &fake{}
+	m, load, started, err := f.Load(t.Context(), key, func(context.Context) (*Code, error) {
+		return f.NewCode(key, []byte("image"), 100, 7, anchor), nil
+	})
+	require.NoError(t, err)
+	require.Nil(t, m)
+	require.True(t, started)
+	c, err := load.Wait(t.Context())
+	require.NoError(t, err)
+	m, err = f.Take(c)
+	require.NoError(t, err)
+	return m, anchor
+}
+
+func closed(f *fixture) error { return f.Close(func() error { return nil }) }
+
+func TestRegistryRetainsCodeBeyondItsRuntimes(t *testing.T) {
+	r := New(1 << 20)
+	e := r.NewEngine()
+	a, b := open(e), open(e)
+	m, anchor := a.load(t, Key{1})
+	cm, err := m.Compiled()
+	require.NoError(t, err)
+	require.Same(t, anchor, cm, "whoever loads the code has its anchor")
+
+	theirs := b.Find(Key{1})
+	cm, err = theirs.Compiled()
+	require.NoError(t, err)
+	require.Same(t, b.decoded[0], cm)
+	require.Nil(t, b.Find(Key{2}))
+	require.False(t, e.Claim(7), "there is code for a module of that size")
+
+	code := m.code
+	require.Len(t, code.modules, 2)
+	require.NoError(t, closed(a)) // whose module is the anchor
+	require.Zero(t, anchor.closed)
+	require.False(t, m.Hold())
+	m.Release() // of no use any more, and harmless
+	theirs.Release()
+	require.NoError(t, closed(b))
+	require.Equal(t, 1, b.decoded[0].closed)
+	require.Empty(t, code.modules, "a program that makes a runtime per request would keep them all")
+	require.Zero(t, code.users)
+	require.Equal(t, 1, r.Retained())
+	require.Zero(t, r.Garbage.Bytes())
+
+	r.Close()
+	require.Equal(t, 1, anchor.closed)
+	require.Zero(t, r.Retained())
+	require.Positive(t, r.Garbage.Bytes())
+	require.True(t, e.Claim(7))
+}
+
+// TestRegistryWhoseRuntimeClosesBehindALoad, before those who waited for it have their
+// modules.
+func TestRegistryWhoseRuntimeClosesBehindALoad(t *testing.T) {
+	r := New(0)
+	a := open(r.NewEngine())
+	anchor := &fake{}
+	_, load, _, err := a.Load(t.Context(), Key{1}, func(context.Context) (*Code, error) {
+		return a.NewCode(Key{1}, nil, 100, 7, anchor), nil
+	})
+	require.NoError(t, err)
+	<-load.Done()
+	require.NoError(t, closed(a))
+	require.Zero(t, anchor.closed, "somebody waits for it")
+	c, err := load.Wait(t.Context())
+	require.NoError(t, err)
+	_, err = a.Take(c)
+	require.ErrorIs(t, err, ErrClosed)
+	require.Equal(t, 1, anchor.closed)
+	_, _, _, err = a.Load(t.Context(), Key{2}, nil)
+	require.ErrorIs(t, err, ErrClosed)
+	r.Close()
+	_, _, _, err = open(r.NewEngine()).Load(t.Context(), Key{2}, nil)
+	require.ErrorIs(t, err, ErrRegistryClosed)
+	r.Wait()
+}
+
+func TestRegistryWhoseRuntimeClosesAmidDecoding(t *testing.T) {
+	r := New(0)
+	e := r.NewEngine()
+	a, b := open(e), open(e)
+	held, anchor := a.load(t, Key{1})
+	late := &fake{}
+	b.decode = func() (wazero.CompiledModule, error) {
+		require.NoError(t, closed(b))
+		held.Release()
+		require.Zero(t, anchor.closed, "wazero is to find the code in memory")
+		return late, nil
+	}
+	m := b.Find(Key{1})
+	for range 2 {
+		_, err := m.Compiled()
+		require.ErrorIs(t, err, ErrClosed)
+	}
+	require.Equal(t, 1, late.closed)
+	require.Equal(t, 1, anchor.closed)
+
+	b = open(e)
+	held, anchor = a.load(t, Key{1})
+	m = b.Find(Key{1})
+	require.NoError(t, closed(b))
+	_, err := m.Compiled()
+	require.ErrorIs(t, err, ErrClosed)
+	held.Release()
+	require.Equal(t, 1, anchor.closed)
+}
+
+// TestRegistryForgetsWhatDoesNotDecode, so that the next caller tries again.
+func TestRegistryForgetsWhatDoesNotDecode(t *testing.T) {
+	r := New(0)
+	e := r.NewEngine()
+	a, b := open(e), open(e)
+	held, anchor := a.load(t, Key{1})
+
+	b.decode = func() (wazero.CompiledModule, error) { return nil, errDecode }
+	one, two := b.Find(Key{1}), b.Find(Key{1})
+	require.Same(t, one, two)
+	for _, m := range []*Module{one, two} {
+		_, err := m.Compiled()
+		require.ErrorIs(t, err, errDecode)
+	}
+	b.decode = func() (wazero.CompiledModule, error) { panic("injected") }
+	m := b.Find(Key{1})
+	require.NotSame(t, one, m)
+	require.Panics(t, func() { _, _ = m.Compiled() })
+	require.Equal(t, 1, held.code.users, "holds of those who failed were lost")
+
+	b.decode = nil
+	m = b.Find(Key{1})
+	_, err := m.Compiled()
+	require.NoError(t, err)
+	held.Release()
+	require.Zero(t, anchor.closed)
+	m.Release()
+	require.Equal(t, 1, anchor.closed)
+	require.Equal(t, 1, b.decoded[0].closed)
+	require.Nil(t, b.Find(Key{1}))
+}
+
+func TestRegistryClosesWhatARuntimeHasAlone(t *testing.T) {
+	r := New(1 << 20)
+	a := open(r.NewEngine())
+	first, second, host := &fake{}, &fake{}, &fake{}
+	m, ok := a.AddPrivate(first, 10)
+	require.True(t, ok)
+	require.True(t, m.Hold())
+	m.Release()
+	require.Zero(t, first.closed)
+	m.Release()
+	require.Equal(t, 1, first.closed)
+	require.False(t, m.Hold())
+
+	_, ok = a.AddPrivate(second, 10)
+	require.True(t, ok)
+	release, again := a.HoldHost(host), a.HoldHost(host)
+	release()
+	before := false
+	a.BeforeClose(func() { before = true })
+	require.True(t, before)
+	require.NoError(t, closed(a))
+	require.Equal(t, 1, second.closed)
+	require.Equal(t, 1, host.closed)
+	again()
+	a.BeforeClose(func() { t.Error("it is closed") })
+	_, ok = a.AddPrivate(first, 10)
+	require.False(t, ok)
+	require.Zero(t, r.Retained())
+}

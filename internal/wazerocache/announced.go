@@ -1,0 +1,102 @@
+// Package wazerocache is what wazero is given in place of its files, in engines that
+// nobody but modcache knows: code that was announced a moment before, and nothing else.
+// It also compiles and validates modules in engines that are thrown away.
+package wazerocache
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"sync"
+
+	"github.com/modcache/modcache/internal/wazerohook"
+)
+
+// ErrUnexpected is what wazero gets when it asks for something that nobody
+// announced. It must fail the compile: after a miss, wazero would compile what it
+// has, and a compiled stub traps on every call.
+var ErrUnexpected = errors.New("not announced to the private cache")
+
+// Announced is what wazero sees as the files of an engine's cache. Each compile
+// is announced before wazero is asked for it, so that nothing else is ever served. The
+// zero value is ready for use, by several goroutines.
+type Announced struct {
+	mu      sync.Mutex
+	pending map[*announcement]struct{}
+}
+
+// announcement is one compile that is about to happen.
+type announcement struct {
+	key   func() wazerohook.WazeroKey // what wazero will ask for; it may take a while to tell
+	entry *wazerohook.Entry           // what it gets; nil for a compile in full
+
+	mu  sync.Mutex
+	err error // of the entry's source, which wazero doesn't wrap
+}
+
+// Announce has wazero get entry when it asks for key, or nothing if entry is nil. done
+// ends that, and returns the error that the entry's source failed with, if it did.
+func (x *Announced) Announce(key func() wazerohook.WazeroKey, entry *wazerohook.Entry) (done func() error) {
+	p := &announcement{key: key, entry: entry}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.pending == nil {
+		x.pending = make(map[*announcement]struct{})
+	}
+	x.pending[p] = struct{}{}
+	return func() error {
+		x.mu.Lock()
+		delete(x.pending, p)
+		x.mu.Unlock()
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		return p.err
+	}
+}
+
+// find returns what was announced for key, or nil.
+func (x *Announced) find(key wazerohook.WazeroKey) *announcement {
+	x.mu.Lock()
+	pending := slices.Collect(maps.Keys(x.pending))
+	x.mu.Unlock()
+	for _, p := range pending {
+		if p.key() == key {
+			return p
+		}
+	}
+	return nil
+}
+
+// Get implements [wazerohook.FileCache].
+func (x *Announced) Get(key wazerohook.WazeroKey) (io.ReadCloser, bool, error) {
+	p := x.find(key)
+	switch {
+	case p == nil:
+		return nil, false, ErrUnexpected
+	case p.entry == nil:
+		return nil, false, nil
+	}
+	return p.entry.Open(func(err error) {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		if p.err == nil {
+			p.err = err
+		}
+	}), true, nil
+}
+
+// Add is offered what was compiled in full, which the caller has by other means.
+func (x *Announced) Add(key wazerohook.WazeroKey, _ io.Reader) error { return x.onlyFull(key) }
+
+// Delete is called when wazero takes an entry for another version's. It would go
+// on to compile a stub.
+func (x *Announced) Delete(key wazerohook.WazeroKey) error { return x.onlyFull(key) }
+
+func (x *Announced) onlyFull(key wazerohook.WazeroKey) error {
+	if p := x.find(key); p == nil || p.entry != nil {
+		return fmt.Errorf("%w: wazero does not accept what it was given", ErrUnexpected)
+	}
+	return nil
+}

@@ -1,0 +1,101 @@
+package modcache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+
+	"github.com/tetratelabs/wazero"
+	"github.com/tetratelabs/wazero/api"
+
+	"github.com/modcache/modcache/internal/loaded"
+	"github.com/modcache/modcache/internal/wazerohook"
+)
+
+// compiledHandle is one caller's hold on a compiled module.
+type compiledHandle struct {
+	wazero.CompiledModule
+	m      *loaded.Module
+	closed atomic.Bool
+}
+
+// newHandle returns the handle for a hold on the module.
+func newHandle(key Key, m *loaded.Module) (wazero.CompiledModule, error) {
+	cm, err := m.Compiled()
+	if err != nil {
+		return nil, closedError(key, err)
+	}
+	return &compiledHandle{CompiledModule: cm, m: m}, nil
+}
+
+// Close implements wazero.CompiledModule. It releases this handle, once.
+func (h *compiledHandle) Close(context.Context) error {
+	if !h.closed.Swap(true) {
+		h.m.Release()
+	}
+	return nil
+}
+
+// Instantiate implements wazero.Runtime.
+func (r *Runtime) Instantiate(ctx context.Context, wasm []byte) (api.Module, error) {
+	return r.InstantiateWithConfig(ctx, wasm, wazero.NewModuleConfig())
+}
+
+// InstantiateWithConfig implements wazero.Runtime. The compiled module is
+// released when the instance closes.
+func (r *Runtime) InstantiateWithConfig(ctx context.Context, wasm []byte, config wazero.ModuleConfig) (api.Module, error) {
+	if r.e == nil {
+		return r.inner.InstantiateWithConfig(ctx, wasm, config)
+	}
+	compiled, err := r.CompileModule(ctx, wasm)
+	if err != nil {
+		return nil, err
+	}
+	defer compiled.Close(ctx) // the instance has a hold of its own
+	return r.InstantiateModule(ctx, compiled, config)
+}
+
+// InstantiateModule implements wazero.Runtime. It takes modules compiled by this
+// Runtime and those of its host module builders, and refuses those of another Runtime.
+// An instance keeps its module loaded until it is closed.
+func (r *Runtime) InstantiateModule(ctx context.Context, compiled wazero.CompiledModule, config wazero.ModuleConfig) (api.Module, error) {
+	h, ok := compiled.(*compiledHandle)
+	switch {
+	case ok && !h.m.Belongs(r.loaded):
+		return nil, errors.New("modcache: instantiate: the module was compiled by another Runtime; compile it with this one, which is cheap")
+	case r.e == nil:
+		return r.inner.InstantiateModule(ctx, compiled, config)
+	case !ok:
+		// The only others that this runtime's engine knows are those of host module builders.
+		return r.instantiate(ctx, compiled, config, r.loaded.HoldHost(compiled))
+	case h.closed.Load():
+		return nil, &Error{Op: "instantiate", Err: fmt.Errorf("the compiled module was %w", ErrClosed)}
+	case !h.m.Hold():
+		return nil, &Error{Op: "instantiate", Err: errRuntimeClosed}
+	}
+	cm, _ := h.m.Compiled() // there is a handle, so it didn't fail
+	return r.instantiate(ctx, cm, config, h.m.Release)
+}
+
+// instantiate has wazero instantiate cm, and release called once: when the instance
+// closes, or now if there is none.
+func (r *Runtime) instantiate(ctx context.Context, cm wazero.CompiledModule, config wazero.ModuleConfig, release func()) (api.Module, error) {
+	release = sync.OnceFunc(release)
+	held := false
+	defer func() {
+		if !held {
+			release()
+		}
+	}()
+	mod, err := r.inner.InstantiateModule(ctx, cm, config)
+	if err != nil || mod == nil {
+		return mod, err
+	}
+	// Before Close, which closes mod and ends all holds. An instance that can't tell when it
+	// closes holds its module until then.
+	r.loaded.BeforeClose(func() { wazerohook.OnClose(mod, release) })
+	held = !mod.IsClosed()
+	return mod, nil
+}

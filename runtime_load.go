@@ -1,0 +1,162 @@
+package modcache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/tetratelabs/wazero"
+	"github.com/tetratelabs/wazero/experimental"
+
+	"github.com/modcache/modcache/internal/flight"
+	"github.com/modcache/modcache/internal/loaded"
+	"github.com/modcache/modcache/internal/wazerocache"
+	"github.com/modcache/modcache/internal/wazerohook"
+)
+
+// acquire returns a handle on the module. Its machine code comes from memory, from a
+// flight, or from the store or a compile in a flight of this caller's.
+func (r *Runtime) acquire(ctx context.Context, src *source) (wazero.CompiledModule, error) {
+	if ctx.Err() != nil {
+		if err := r.expectStored(ctx, src); err != nil {
+			return nil, err
+		}
+		var cancel func()
+		ctx, cancel = context.WithTimeoutCause(context.WithoutCancel(ctx), patience, context.Cause(ctx))
+		defer cancel()
+	}
+	workers := experimental.GetCompilationWorkers(ctx)
+	for {
+		m, load, started, err := r.loaded.Load(experimental.WithCompilationWorkers(r.c.ctx, workers), src.key,
+			func(ctx context.Context) (*loaded.Code, error) { return newLoading(r, src).run(ctx) })
+		if load != nil {
+			m, err = r.wait(ctx, src, load, started)
+		}
+		switch {
+		case err == nil:
+			return newHandle(src.key, m)
+		case !errors.Is(err, errAgain):
+			return nil, closedError(src.key, err)
+		}
+	}
+}
+
+// errAgain means that the load a caller joined came to an end that says nothing
+// about the module, and that the caller should ask again.
+var errAgain = errors.New("abandoned")
+
+// wait returns the module with a hold on it when its code is loaded.
+func (r *Runtime) wait(ctx context.Context, src *source, load *loaded.Flight, started bool) (*loaded.Module, error) {
+	if !started {
+		r.c.counters.coalesced.Add(1)
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer context.AfterFunc(r.c.ctx, func() { cancel(errCacheClosed) })()
+	code, err := load.Wait(ctx)
+	switch {
+	case err == nil:
+		return r.loaded.Take(code)
+	case ctx.Err() != nil:
+		if started {
+			src.own() // the flight may go on
+		}
+		return nil, src.failed(err)
+	case errors.Is(err, flight.ErrAbandoned),
+		errors.Is(err, errModified) && !started,
+		errors.Is(err, loaded.ErrClosed) && !r.loaded.Closed(): // of the one who started it
+		return nil, errAgain
+	case errors.Is(err, context.Canceled) && r.c.Closed():
+		return nil, src.failed(errCacheClosed)
+	case errors.Is(err, flight.ErrExited):
+		return nil, src.failed(errors.New("a store or an observer ended the goroutine that compiles"))
+	}
+	return nil, err
+}
+
+// patience is how long a caller whose context has ended waits for code that is stored: it
+// may be on the far side of a network.
+const patience = time.Second
+
+// expectStored returns nil if a caller whose context has ended may hope for the code,
+// or else why not. wazero serves what it has whatever the context says, but for nobody,
+// nothing is compiled.
+func (r *Runtime) expectStored(ctx context.Context, src *source) error {
+	if r.c.opts.RequireHit || r.c.Closed() {
+		return nil // nothing will be compiled
+	}
+	cause := context.Cause(ctx)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience)
+	defer cancel()
+	look := &lookup{c: r.c}
+	if r.e.stored(ctx, src, look) > 0 {
+		return nil
+	}
+	look.miss(src.key)
+	return src.failed(cause)
+}
+
+// closedError says what the errors of package loaded mean to a caller.
+func closedError(key Key, err error) error {
+	switch {
+	case errors.Is(err, loaded.ErrClosed):
+		return &Error{Op: "compile", Key: key, Err: errRuntimeClosed}
+	case errors.Is(err, loaded.ErrRegistryClosed):
+		return &Error{Op: "compile", Key: key, Err: errCacheClosed}
+	}
+	return err
+}
+
+// decode has wazero make a module of this runtime of what the engine was told to expect,
+// or has in memory. A runtime that is closed meanwhile may fail in any way, and panic.
+func (r *Runtime) decode(image []byte) (wazero.CompiledModule, error) {
+	return r.compileInner(context.Background(), image)
+}
+
+// compileInner has wazero compile. If the runtime was closed, the error is loaded.ErrClosed.
+func (r *Runtime) compileInner(ctx context.Context, wasm []byte) (cm wazero.CompiledModule, err error) {
+	defer func() {
+		if cm == nil && r.loaded.Closed() {
+			_ = recover()
+			err = loaded.ErrClosed
+		}
+	}()
+	return r.inner.CompileModule(ctx, wasm)
+}
+
+// compileListening compiles a module with the listeners that its context asks
+// for. An engine would serve the listeners of the first compile to all later ones
+// of the same bytes, whosever they are, so these bytes are like nobody else's.
+func (r *Runtime) compileListening(ctx context.Context, factory experimental.FunctionListenerFactory, m *Module) (wazero.CompiledModule, error) {
+	failed := r.e.source(m).failed
+	switch {
+	case r.c.Closed():
+		return nil, failed(errCacheClosed)
+	case r.c.opts.RequireHit:
+		return nil, failed(fmt.Errorf("with listeners, which are never cached: %w", ErrMiss))
+	}
+	free, err := r.c.compileSlot(ctx)
+	if err != nil {
+		return nil, failed(err)
+	}
+	defer free()
+	wasm := wazerocache.WithNonce(m.wasm)
+	listeners := &wazerohook.ListenerKey{FunctionListenerFactory: factory}
+	// Which functions have a listener is known by the time that wazero asks.
+	done := r.e.announced.Announce(func() wazerohook.WazeroKey {
+		return listeners.Key(r.c.wazero, wasm, r.e.term)
+	}, nil)
+	defer done()
+	ctx = experimental.WithFunctionListenerFactory(r.c.withWorkers(ctx), listeners)
+	cm, err := r.compileInner(ctx, wasm)
+	if err != nil {
+		return nil, closedError(r.e.key(m.sum), err)
+	}
+	compiled, ok := r.loaded.AddPrivate(cm, loaded.Footprint(codeGrowth*int64(len(wasm)), nil))
+	if !ok {
+		_ = cm.Close(ctx)
+		return nil, failed(errRuntimeClosed)
+	}
+	return &compiledHandle{CompiledModule: wazerocache.HideNonce(cm), m: compiled}, nil
+}
