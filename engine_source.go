@@ -187,10 +187,10 @@ func (s *source) canonical() *canonical {
 		if err != nil {
 			return // the compile will tell
 		}
-		if o := s.outline(); o == nil || o.Shareable(s.e.debugInfo) != nil {
+		if o := s.outline(); o == nil || o.HasDebug && s.e.debugInfo {
 			return
 		}
-		if b, err := wasmbin.Canonical(wasm, nil); err == nil {
+		if b, err := wasmbin.Canonical(wasm); err == nil {
 			s.encoded = &canonical{wasm: b, key: s.e.key(Sum(b))}
 		}
 	})

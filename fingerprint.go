@@ -73,7 +73,7 @@ func (m *Module) Fingerprint() Fingerprint { return m.sum }
 // source lines want native code made of the original: DWARF refers to positions
 // in the module.
 func Canonicalize(wasm []byte) ([]byte, error) {
-	b, err := wasmbin.Canonical(wasm, nil)
+	b, err := wasmbin.Canonical(wasm)
 	if err != nil {
 		return nil, fmt.Errorf("modcache: no canonical encoding: %w", err)
 	}
@@ -85,7 +85,7 @@ func Canonicalize(wasm []byte) ([]byte, error) {
 // fails for the same modules; take [Sum] for these.
 func Canonical(wasm []byte) (Fingerprint, error) {
 	h := blake3.New()
-	if err := wasmbin.WriteCanonical(h, wasm, nil); err != nil {
+	if err := wasmbin.WriteCanonical(h, wasm); err != nil {
 		return Fingerprint{}, fmt.Errorf("modcache: no canonical encoding: %w", err)
 	}
 	var f Fingerprint

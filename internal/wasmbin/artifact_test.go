@@ -82,7 +82,7 @@ func TestArtifactsEqual(t *testing.T) {
 		if len(m.wasm) > 50_000 && strings.Contains(m.name, "/") && !thorough() {
 			continue // takes too long for every day
 		}
-		canonical, err := Canonical(m.wasm, nil)
+		canonical, err := Canonical(m.wasm)
 		if err != nil {
 			continue
 		}

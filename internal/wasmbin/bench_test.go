@@ -28,7 +28,7 @@ func realModules(t testing.TB) []corpusModule {
 	})}
 }
 
-// Canonical and section-level fingerprints beside a plain hash of all bytes, in
+// Canonical fingerprints beside a plain hash of all bytes, in
 // bytes of wasm.
 func BenchmarkFingerprint(b *testing.B) {
 	for _, m := range realModules(b) {
@@ -43,19 +43,14 @@ func BenchmarkFingerprint(b *testing.B) {
 			})
 		}
 		run("plain", m.wasm, func(wasm []byte) { blake3.Sum256(wasm) })
-		run("sections", m.wasm, func(wasm []byte) {
-			h := blake3.New()
-			WriteSections(h, wasm)
-			h.Sum(nil)
-		})
 		run("canonical", m.wasm, func(wasm []byte) {
 			h := blake3.New()
-			WriteCanonical(h, wasm, nil)
+			WriteCanonical(h, wasm)
 			h.Sum(nil)
 		})
 		run("canonical/relocatable", relocatable(m.wasm), func(wasm []byte) {
 			h := blake3.New()
-			WriteCanonical(h, wasm, nil)
+			WriteCanonical(h, wasm)
 			h.Sum(nil)
 		})
 		run("stub", m.wasm, func(wasm []byte) { Stub(wasm, make([]byte, 64)) })

@@ -1,33 +1,6 @@
 package wasmbin
 
-import (
-	"errors"
-	"io"
-	"slices"
-)
-
-// Options say what the canonical encoding of a module is to keep.
-type Options struct {
-	// Keep names custom sections that are kept, in place and with their content
-	// as it is.
-	Keep []string
-}
-
-// ErrDebug is why a module with DWARF has no canonical encoding for a runtime
-// that reads it: DWARF refers to positions in the code section.
-var ErrDebug = errors.New("the module has DWARF sections, which the runtime reads")
-
-// Shareable returns nil if different spellings of the module may share native
-// code in a runtime with or without debug info.
-//
-// Native code is also bound to what isn't in the module. Never share it between
-// runtimes that are configured differently, or when function listeners are on.
-func (o *Outline) Shareable(debugInfo bool) error {
-	if debugInfo && o.HasDebug {
-		return ErrDebug
-	}
-	return nil
-}
+import "io"
 
 // plan is what measuring finds out.
 type plan struct {
@@ -48,11 +21,10 @@ type measured struct {
 // module is spelled differently. Nothing is written if the module has no
 // canonical encoding, because it is malformed or contains something unknown.
 //
-// Modules with the same canonical encoding differ in nothing but custom sections
-// that aren't kept, padded integers, how declarations of locals are grouped, and
-// sections without entries. The encoding of a canonical encoding is itself.
-func WriteCanonical(w io.Writer, wasm []byte, o *Options) error {
-	p, err := measure(wasm, o)
+// Modules with the same canonical encoding differ in nothing but custom sections,
+// padded integers, how declarations of locals are grouped, and sections without entries. The encoding of a canonical encoding is itself.
+func WriteCanonical(w io.Writer, wasm []byte) error {
+	p, err := measure(wasm)
 	if err != nil {
 		return err
 	}
@@ -63,8 +35,8 @@ func WriteCanonical(w io.Writer, wasm []byte, o *Options) error {
 
 // Canonical returns the canonical encoding in a slice of its own, exactly as
 // long as needed.
-func Canonical(wasm []byte, o *Options) ([]byte, error) {
-	p, err := measure(wasm, o)
+func Canonical(wasm []byte) ([]byte, error) {
+	p, err := measure(wasm)
 	if err != nil {
 		return nil, err
 	}
@@ -73,34 +45,8 @@ func Canonical(wasm []byte, o *Options) ([]byte, error) {
 	return out.buf, nil
 }
 
-// WriteSections writes the module without its custom sections, everything else
-// byte for byte. Like a canonical encoding it can be hashed to recognise modules
-// that differ in names and notes only, but it takes no reading of bodies.
-func WriteSections(w io.Writer, wasm []byte) error {
-	sc, err := newScanner(wasm)
-	if err != nil {
-		return err
-	}
-	from := 0
-	for sc.next() {
-		if s := sc.section; s.ID == custom {
-			if from < s.Start {
-				if _, err := w.Write(wasm[from:s.Start]); err != nil {
-					return err
-				}
-			}
-			from = s.End
-		}
-	}
-	if sc.err != nil || from == len(wasm) {
-		return sc.err
-	}
-	_, err = w.Write(wasm[from:])
-	return err
-}
-
 // measure reads the whole module.
-func measure(wasm []byte, o *Options) (*plan, error) {
+func measure(wasm []byte) (*plan, error) {
 	sc, err := newScanner(wasm)
 	if err != nil {
 		return nil, err
@@ -122,17 +68,14 @@ func measure(wasm []byte, o *Options) (*plan, error) {
 			// wazero refuses it when custom sections are to be stored.
 			return nil, errorAt(s.Start, "the last section is an empty custom section")
 		}
-		if s.ID == custom && (o == nil || !slices.Contains(o.Keep, string(s.Name))) {
+		if s.ID == custom {
 			continue
 		}
 		before := e.log
 		e.turnTo(s.Body, s.End)
-		switch s.ID {
-		case custom:
-			err = e.custom()
-		case code:
+		if s.ID == code {
 			bodies, e.saved, err = p.measureBodies(e)
-		default:
+		} else {
 			err = e.section(s.ID)
 		}
 		if err != nil {
@@ -157,11 +100,6 @@ func measure(wasm []byte, o *Options) (*plan, error) {
 	}
 	if funcs != bodies {
 		return nil, errorAt(len(wasm), "%d functions but %d bodies", funcs, bodies)
-	}
-	if n := len(p.sections); n > 0 {
-		if s := p.sections[n-1]; s.ID == custom && s.Data == s.End {
-			return nil, errorAt(s.Start, "an empty custom section would become the last section")
-		}
 	}
 	return p, nil
 }
@@ -248,15 +186,6 @@ func (p *plan) writeBodies(s Section, edits *replay) {
 		edits.out.uleb(uint64(size))
 		edits.part(start, r.pos)
 	}
-}
-
-// custom reads a custom section that is to be kept.
-func (e *editor) custom() error {
-	if err := e.name(); err != nil {
-		return err
-	}
-	e.pos = e.end
-	return e.finish()
 }
 
 // checkNames makes sure that wazero would accept a name section, which it reads

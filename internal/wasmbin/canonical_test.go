@@ -24,7 +24,7 @@ func TestCanonicalCorpus(t *testing.T) {
 		}
 		for _, m := range sample {
 			c, cerr := compile(r, m.wasm)
-			canonical, err := Canonical(m.wasm, nil)
+			canonical, err := Canonical(m.wasm)
 			if err != nil {
 				if cerr == nil {
 					unknown++
@@ -33,11 +33,11 @@ func TestCanonicalCorpus(t *testing.T) {
 				continue
 			}
 			require.Equal(t, len(canonical), cap(canonical), m.name)
-			again, err := Canonical(canonical, nil)
+			again, err := Canonical(canonical)
 			require.NoError(t, err, m.name)
 			require.Equal(t, canonical, again, m.name)
 			var streamed bytes.Buffer
-			require.NoError(t, WriteCanonical(&streamed, m.wasm, nil))
+			require.NoError(t, WriteCanonical(&streamed, m.wasm))
 			require.Equal(t, canonical, streamed.Bytes(), m.name)
 
 			k, kerr := compile(r, canonical)
@@ -58,9 +58,15 @@ func TestCanonicalCorpus(t *testing.T) {
 }
 
 func stripped(t testing.TB, wasm []byte) []byte {
-	var b bytes.Buffer
-	require.NoError(t, WriteSections(&b, wasm))
-	return b.Bytes()
+	o, err := Scan(wasm)
+	require.NoError(t, err)
+	b := []byte(header)
+	for _, s := range o.Sections {
+		if s.ID != custom {
+			b = append(b, wasm[s.Start:s.End]...)
+		}
+	}
+	return b
 }
 
 const (
@@ -104,7 +110,7 @@ func TestCanonicalBodies(t *testing.T) {
 		if c.want == "" {
 			c.want = c.body
 		}
-		got, err := Canonical(withBody(c.body), nil)
+		got, err := Canonical(withBody(c.body))
 		require.NoError(t, err, name)
 		require.Equal(t, withBody(c.want), got, name)
 	}
@@ -149,7 +155,7 @@ func TestCanonicalRefusesBodies(t *testing.T) {
 		"cut off":                          "\x00\x43\x00\x0b",
 		"empty":                            "",
 	} {
-		_, err := Canonical(withBody(body), nil)
+		_, err := Canonical(withBody(body))
 		require.Error(t, err, name)
 	}
 }
@@ -158,57 +164,51 @@ func TestCanonicalSections(t *testing.T) {
 	const debug, note, last = "\x00\x0c\x0b.debug_info", "\x00\x06\x04noteX", "\x00\x05\x04note"
 	const body = "\x0a\x04\x01\x02\x00\x0b"
 	plain := module(noType, oneFunc, body)
-	keep := &Options{Keep: []string{"note"}}
 	for name, c := range map[string]struct {
 		wasm, want []byte
-		o          *Options
 	}{
-		"nothing to do":           {plain, plain, nil},
-		"custom sections":         {module(note, noType, debug, oneFunc, nameless, body, note), plain, nil},
-		"kept custom sections":    {module(note, noType, debug, oneFunc, body), module(note, noType, oneFunc, body), keep},
-		"kept, name padded":       {module("\x00\x87\x00\x84\x00noteX", noType), module(note, noType), keep},
-		"section size padded":     {module(noType, "\x03\x82\x80\x00\x01\x00", body), plain, nil},
-		"body size padded":        {module(noType, oneFunc, "\x0a\x05\x01\x82\x00\x00\x0b"), plain, nil},
-		"empty sections":          {module("\x01\x01\x00", "\x02\x02\x80\x00", "\x04\x01\x00", "\x0b\x01\x00"), module(), nil},
-		"empty code stays":        {module("\x0a\x01\x00"), module("\x0a\x01\x00"), nil},
-		"empty tags stay":         {module("\x0d\x01\x00"), module("\x0d\x01\x00"), nil},
-		"a data count stays":      {module("\x0c\x01\x00", "\x0b\x01\x00"), module("\x0c\x01\x00"), nil},
-		"no data count is added":  {module("\x05\x03\x01\x00\x00", "\x0b\x06\x01\x00\x41\x00\x0b\x00"), module("\x05\x03\x01\x00\x00", "\x0b\x06\x01\x00\x41\x00\x0b\x00"), nil},
-		"module name":             {module("\x00\x08\x04name\x00\x01\x00"), module(), nil},
-		"names of functions":      {module("\x00\x0c\x04name\x01\x05\x01\x00\x02hi"), module(), nil},
-		"names of locals":         {module("\x00\x0e\x04name\x02\x07\x01\x00\x01\x00\x02hi"), module(), nil},
-		"names of something else": {module("\x00\x09\x04name\x09\x02\xff\xff"), module(), nil},
+		"nothing to do":           {plain, plain},
+		"custom sections":         {module(note, noType, debug, oneFunc, nameless, body, note), plain},
+		"section size padded":     {module(noType, "\x03\x82\x80\x00\x01\x00", body), plain},
+		"body size padded":        {module(noType, oneFunc, "\x0a\x05\x01\x82\x00\x00\x0b"), plain},
+		"empty sections":          {module("\x01\x01\x00", "\x02\x02\x80\x00", "\x04\x01\x00", "\x0b\x01\x00"), module()},
+		"empty code stays":        {module("\x0a\x01\x00"), module("\x0a\x01\x00")},
+		"empty tags stay":         {module("\x0d\x01\x00"), module("\x0d\x01\x00")},
+		"a data count stays":      {module("\x0c\x01\x00", "\x0b\x01\x00"), module("\x0c\x01\x00")},
+		"no data count is added":  {module("\x05\x03\x01\x00\x00", "\x0b\x06\x01\x00\x41\x00\x0b\x00"), module("\x05\x03\x01\x00\x00", "\x0b\x06\x01\x00\x41\x00\x0b\x00")},
+		"module name":             {module("\x00\x08\x04name\x00\x01\x00"), module()},
+		"names of functions":      {module("\x00\x0c\x04name\x01\x05\x01\x00\x02hi"), module()},
+		"names of locals":         {module("\x00\x0e\x04name\x02\x07\x01\x00\x01\x00\x02hi"), module()},
+		"names of something else": {module("\x00\x09\x04name\x09\x02\xff\xff"), module()},
 	} {
-		got, err := Canonical(c.wasm, c.o)
+		got, err := Canonical(c.wasm)
 		require.NoError(t, err, name)
 		require.Equal(t, c.want, got, name)
 	}
 	for name, c := range map[string]struct {
 		wasm []byte
-		o    *Options
 	}{
-		"unknown section":              {module(noType, "\x0e\x00"), nil},
-		"content too long":             {module("\x01\x05\x01\x60\x00\x00\x00"), nil},
-		"content too short":            {module("\x01\x03\x01\x60\x00"), nil},
-		"order":                        {module(oneFunc, noType), nil},
-		"functions without bodies":     {module(noType, oneFunc), nil},
-		"bodies without functions":     {module(noType, body), nil},
-		"huge count":                   {module(noType, oneFunc, "\x0a\x08\xff\xff\xff\xff\x0f\x02\x00\x0b"), nil},
-		"two name sections":            {module(nameless, nameless, noType), nil},
-		"name isn't UTF-8":             {module("\x00\x09\x04name\x00\x02\x01\xff", noType), nil},
-		"names beyond their section":   {module("\x00\x0c\x04name\x01\x05\x02\x00\x02hi", noType), nil},
-		"names too short":              {module("\x00\x0d\x04name\x01\x06\x01\x00\x02hi\x00", noType), nil},
-		"import name isn't UTF-8":      {module(noType, "\x02\x06\x01\x01\xff\x00\x00\x00"), nil},
-		"empty custom section at end":  {module(noType, last), nil},
-		"becomes the last by dropping": {module(noType, last, debug+"\x00\x03\x01xy"), keep},
-		"type of a table":              {module("\x04\x04\x01\x7f\x00\x00"), nil},
-		"64-bit memory":                {module("\x05\x03\x01\x04\x01"), nil},
-		"truncated data count at end":  {module("\x0c\x01\x80"), nil},
-		"sub types":                    {module("\x01\x06\x01\x50\x00\x60\x00\x00"), nil},
+		"unknown section":             {module(noType, "\x0e\x00")},
+		"content too long":            {module("\x01\x05\x01\x60\x00\x00\x00")},
+		"content too short":           {module("\x01\x03\x01\x60\x00")},
+		"order":                       {module(oneFunc, noType)},
+		"functions without bodies":    {module(noType, oneFunc)},
+		"bodies without functions":    {module(noType, body)},
+		"huge count":                  {module(noType, oneFunc, "\x0a\x08\xff\xff\xff\xff\x0f\x02\x00\x0b")},
+		"two name sections":           {module(nameless, nameless, noType)},
+		"name isn't UTF-8":            {module("\x00\x09\x04name\x00\x02\x01\xff", noType)},
+		"names beyond their section":  {module("\x00\x0c\x04name\x01\x05\x02\x00\x02hi", noType)},
+		"names too short":             {module("\x00\x0d\x04name\x01\x06\x01\x00\x02hi\x00", noType)},
+		"import name isn't UTF-8":     {module(noType, "\x02\x06\x01\x01\xff\x00\x00\x00")},
+		"empty custom section at end": {module(noType, last)},
+		"type of a table":             {module("\x04\x04\x01\x7f\x00\x00")},
+		"64-bit memory":               {module("\x05\x03\x01\x04\x01")},
+		"truncated data count at end": {module("\x0c\x01\x80")},
+		"sub types":                   {module("\x01\x06\x01\x50\x00\x60\x00\x00")},
 	} {
-		_, err := Canonical(c.wasm, c.o)
+		_, err := Canonical(c.wasm)
 		require.Error(t, err, name)
-		require.Error(t, WriteCanonical(&bytes.Buffer{}, c.wasm, c.o), name)
+		require.Error(t, WriteCanonical(&bytes.Buffer{}, c.wasm), name)
 	}
 }
 
@@ -220,11 +220,11 @@ func TestCanonicalElements(t *testing.T) {
 	} {
 		segment := string(rune(flags)) + rest
 		wasm := module("\x04\x04\x01\x70\x00\x01", "\x09"+string(rune(len(segment)+1))+"\x01"+segment)
-		got, err := Canonical(wasm, nil)
+		got, err := Canonical(wasm)
 		require.NoError(t, err, flags)
 		require.Equal(t, wasm, got, flags)
 		for seed := range uint64(20) {
-			got, err := Canonical(mangle(wasm, seed), nil)
+			got, err := Canonical(mangle(wasm, seed))
 			require.NoError(t, err, flags)
 			require.Equal(t, wasm, got, flags)
 		}
@@ -242,7 +242,7 @@ func TestInvalidStaysInvalid(t *testing.T) {
 		"\x00\x41\x00\x41\x00\x41\x00\xfc\x08\x80\x00\x00\x0b", // memory.init without a data count
 	} {
 		wasm := withBody(body)
-		canonical, err := Canonical(wasm, nil)
+		canonical, err := Canonical(wasm)
 		require.NoError(t, err)
 		require.NotEqual(t, wasm, canonical)
 		_, err = compile(r, wasm)
@@ -252,16 +252,13 @@ func TestInvalidStaysInvalid(t *testing.T) {
 	}
 }
 
-func TestShareable(t *testing.T) {
+func TestScanSeesDebugInfo(t *testing.T) {
 	o, err := Scan(module(noType, "\x00\x0c\x0b.debug_line"))
 	require.NoError(t, err)
-	require.NoError(t, o.Shareable(false))
-	require.ErrorIs(t, o.Shareable(true), ErrDebug)
-	require.True(t, o.Custom(".debug_line"))
-	require.False(t, o.Custom(".debug_"))
+	require.True(t, o.HasDebug)
 	o, err = Scan(module(noType, "\x00\x0b\x0adebug_line"))
 	require.NoError(t, err)
-	require.NoError(t, o.Shareable(true))
+	require.False(t, o.HasDebug)
 }
 
 // failingWriter takes some bytes and then no more.
@@ -280,9 +277,8 @@ var errFull = errors.New("full")
 func TestWriteErrors(t *testing.T) {
 	wasm := realModules(t)[0].wasm
 	for _, n := range []int{0, 1, 8, 100, sinkSize, 2*sinkSize + 1} {
-		require.ErrorIs(t, WriteCanonical(&failingWriter{n}, wasm, nil), errFull, n)
-		require.ErrorIs(t, WriteCanonical(&failingWriter{n}, mangle(wasm, 1), nil), errFull, n)
-		require.ErrorIs(t, WriteSections(&failingWriter{n}, wasm), errFull, n)
+		require.ErrorIs(t, WriteCanonical(&failingWriter{n}, wasm), errFull, n)
+		require.ErrorIs(t, WriteCanonical(&failingWriter{n}, mangle(wasm, 1)), errFull, n)
 	}
 }
 
@@ -346,15 +342,15 @@ func FuzzCanonical(f *testing.F) {
 	}
 	r := decoder(f, allFeatures)
 	f.Fuzz(func(t *testing.T, wasm []byte) {
-		canonical, err := Canonical(wasm, nil)
+		canonical, err := Canonical(wasm)
 		if err != nil {
 			return
 		}
-		again, err := Canonical(canonical, nil)
+		again, err := Canonical(canonical)
 		require.NoError(t, err)
 		require.Equal(t, canonical, again)
 		var streamed bytes.Buffer
-		require.NoError(t, WriteCanonical(&streamed, wasm, nil))
+		require.NoError(t, WriteCanonical(&streamed, wasm))
 		require.Equal(t, canonical, streamed.Bytes())
 		if inflated(wasm) {
 			return
@@ -364,7 +360,7 @@ func FuzzCanonical(f *testing.F) {
 		require.Equal(t, cerr == nil, kerr == nil, "%v\n%v", cerr, kerr)
 		if cerr == nil {
 			require.Equal(t, describe(c, false), describe(k, false))
-			mangled, err := Canonical(mangle(wasm, uint64(len(wasm))), nil)
+			mangled, err := Canonical(mangle(wasm, uint64(len(wasm))))
 			require.NoError(t, err)
 			require.Equal(t, canonical, mangled)
 		}
@@ -382,9 +378,8 @@ func TestAllocations(t *testing.T) {
 	}{
 		"scan":             {2, func() { Scan(wasm) }},
 		"stub":             {2, func() { Stub(wasm, tag) }},
-		"sections":         {0, func() { WriteSections(io.Discard, wasm) }},
-		"canonical":        {30, func() { WriteCanonical(io.Discard, wasm, nil) }},
-		"canonical padded": {60, func() { WriteCanonical(io.Discard, padded, nil) }},
+		"canonical":        {30, func() { WriteCanonical(io.Discard, wasm) }},
+		"canonical padded": {60, func() { WriteCanonical(io.Discard, padded) }},
 	} {
 		require.LessOrEqual(t, testing.AllocsPerRun(5, c.f), c.most, name)
 	}

@@ -398,7 +398,7 @@ func TestRespelled(t *testing.T) {
 	r := decoder(t, allFeatures)
 	modules := 0
 	for i, m := range sampledCorpus(t, 2) {
-		canonical, err := Canonical(m.wasm, nil)
+		canonical, err := Canonical(m.wasm)
 		if err != nil {
 			continue
 		}
@@ -408,11 +408,11 @@ func TestRespelled(t *testing.T) {
 		}
 		modules++
 		mangled := mangle(m.wasm, uint64(i))
-		got, err := Canonical(mangled, nil)
+		got, err := Canonical(mangled)
 		require.NoError(t, err, m.name)
 		require.Equal(t, canonical, got, m.name)
 		var streamed bytes.Buffer
-		require.NoError(t, WriteCanonical(&streamed, mangled, nil))
+		require.NoError(t, WriteCanonical(&streamed, mangled))
 		require.Equal(t, canonical, streamed.Bytes(), m.name)
 
 		k, err := compile(r, mangled)
@@ -431,7 +431,7 @@ func TestFlippedBytes(t *testing.T) {
 	rnd := rand.New(rand.NewPCG(7, 7))
 	flips, errors := 0, 0
 	for _, m := range sampledCorpus(t, 7) {
-		canonical, err := Canonical(m.wasm, nil)
+		canonical, err := Canonical(m.wasm)
 		if err != nil {
 			continue
 		}
@@ -442,7 +442,7 @@ func TestFlippedBytes(t *testing.T) {
 			}
 			flipped := bytes.Clone(canonical)
 			flipped[at] ^= 1 << rnd.IntN(8)
-			got, err := Canonical(flipped, nil)
+			got, err := Canonical(flipped)
 			flips++
 			if err != nil {
 				errors++

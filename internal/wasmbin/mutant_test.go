@@ -16,7 +16,7 @@ import (
 func mutants(t *testing.T, r wazero.Runtime, rounds int) iter.Seq[[]byte] {
 	var small [][]byte
 	for _, m := range wholeCorpus(t) {
-		if _, err := Canonical(m.wasm, nil); err == nil && len(m.wasm) > 20 && len(m.wasm) < 2000 {
+		if _, err := Canonical(m.wasm); err == nil && len(m.wasm) > 20 && len(m.wasm) < 2000 {
 			if c, err := compile(r, m.wasm); err == nil {
 				small = append(small, m.wasm)
 				c.Close(context.Background())
@@ -49,7 +49,7 @@ func TestCanonicalMutants(t *testing.T) {
 	r := decoder(t, allFeatures)
 	valid, invalid := 0, 0
 	for wasm := range mutants(t, r, 10_000) {
-		canonical, err := Canonical(wasm, nil)
+		canonical, err := Canonical(wasm)
 		if err != nil {
 			continue
 		}
@@ -102,7 +102,7 @@ func TestArtifactMutants(t *testing.T) {
 	maker := newCodeMaker(t, false)
 	compared := 0
 	for wasm := range mutants(t, decoder(t, allFeatures), 150) {
-		canonical, err := Canonical(wasm, nil)
+		canonical, err := Canonical(wasm)
 		if err != nil || bytes.Equal(canonical, wasm) {
 			continue
 		}

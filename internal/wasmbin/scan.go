@@ -42,18 +42,7 @@ type Outline struct {
 	Sections      []Section // in the order of the module
 	ImportedFuncs uint32
 	DefinedFuncs  uint32
-	HasCode       bool // there is a code section, maybe an empty one
 	HasDebug      bool // there is a custom section whose name starts with ".debug_"
-}
-
-// Custom reports whether the module has a custom section of that name.
-func (o *Outline) Custom(name string) bool {
-	for i := range o.Sections {
-		if s := &o.Sections[i]; s.ID == custom && string(s.Name) == name {
-			return true
-		}
-	}
-	return false
 }
 
 // CodeSize returns the length of all bodies.
@@ -87,7 +76,6 @@ func Scan(wasm []byte) (Outline, error) {
 		case functions:
 			o.DefinedFuncs, err = r.u32()
 		case code:
-			o.HasCode = true
 			codes, err = r.u32()
 		}
 		if err != nil {

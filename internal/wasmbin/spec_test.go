@@ -212,7 +212,7 @@ func TestSpecification(t *testing.T) {
 				}
 				want := run(func(wasm []byte) []byte { return wasm })
 				got := run(func(wasm []byte) []byte {
-					if canonical, err := Canonical(wasm, nil); err == nil {
+					if canonical, err := Canonical(wasm); err == nil {
 						return canonical
 					}
 					return wasm
