@@ -16,7 +16,7 @@ import (
 	"github.com/modcache/modcache/internal/wasmtest"
 )
 
-func TestOpenRefuses(t *testing.T) {
+func TestCacheOpenRefuses(t *testing.T) {
 	dir := t.TempDir()
 	in := func(name string) string { return filepath.Join(dir, name) }
 	require.NoError(t, os.WriteFile(in("file"), nil, 0o600))
@@ -62,7 +62,7 @@ func TestOpenRefuses(t *testing.T) {
 	require.ErrorIs(t, err, modcache.ErrInsecureDir)
 }
 
-func TestOpenDefaultDirectory(t *testing.T) {
+func TestCacheOpenDefaultDirectory(t *testing.T) {
 	if runtime.GOOS == "windows" || runtime.GOOS == "darwin" || runtime.GOOS == "ios" {
 		t.Skip("NOT TESTED: XDG_CACHE_HOME is not used on this platform")
 	}
@@ -80,7 +80,7 @@ func TestOpenDefaultDirectory(t *testing.T) {
 	require.ErrorContains(t, err, "name one")
 }
 
-func TestReadOnlyCreatesNoDirectory(t *testing.T) {
+func TestCacheReadOnlyCreatesNoDirectory(t *testing.T) {
 	needsCompiler(t)
 	for _, w := range ways {
 		dir := filepath.Join(t.TempDir(), "missing", "cache")
@@ -146,9 +146,9 @@ var liveSizes = []struct {
 	{"large", wasmtest.Sum(large, 0), wasmtest.Sum(large, 1), large * (large + 1) / 2},
 }
 
-// TestDiskFaultsUnderALiveCache damages the directory of a Cache that is open, then
+// TestCacheOverADiskWithFaults damages the directory of a Cache that is open, then
 // compiles what was there and something new.
-func TestDiskFaultsUnderALiveCache(t *testing.T) {
+func TestCacheOverADiskWithFaults(t *testing.T) {
 	needsCompiler(t)
 	each := func(f func(t testing.TB, file string)) func(t testing.TB, dir string) {
 		return func(t testing.TB, dir string) {
@@ -275,7 +275,7 @@ func removeAll(t testing.TB, dir string) {
 }
 
 // Whoever opens a damaged directory repairs it by using it.
-func TestDiskHealsByUse(t *testing.T) {
+func TestCacheHealsADiskByUse(t *testing.T) {
 	needsCompiler(t)
 	for _, w := range ways {
 		for _, size := range liveSizes {
@@ -331,7 +331,7 @@ func (s *swappingStore) Get(ctx context.Context, key modcache.Key) (*modcache.Ar
 }
 
 // What a Disk has verified is what it has under the key that it was asked for.
-func TestDiskUnderSwappedKeys(t *testing.T) {
+func TestCacheOverADiskWithSwappedKeys(t *testing.T) {
 	needsCompiler(t)
 	for _, w := range ways {
 		for _, size := range liveSizes {

@@ -5,6 +5,8 @@ import (
 	"log/slog"
 	"runtime"
 	"time"
+
+	"github.com/modcache/modcache/internal/option"
 )
 
 // Options configure a [Cache]. Nil and zero fields mean the defaults; where a
@@ -84,7 +86,7 @@ const (
 	defaultLockWait = time.Minute
 )
 
-// validate returns a copy with the defaults filled in.
+// validate returns a copy with the defaults filled in. Those that are off are 0 (Retain) or -1.
 func (o *Options) validate() (Options, error) {
 	var v Options
 	if o != nil {
@@ -93,20 +95,9 @@ func (o *Options) validate() (Options, error) {
 	if len(v.EngineID) > maxEngineID {
 		return v, fmt.Errorf("modcache: Options.EngineID has %d bytes, at most %d fit", len(v.EngineID), maxEngineID)
 	}
-	if v.Workers <= 0 {
-		v.Workers = 1
-	}
-	if v.MaxCompiles == 0 {
-		v.MaxCompiles = max(1, runtime.GOMAXPROCS(0)/v.Workers)
-	}
-	switch {
-	case v.Retain == 0:
-		v.Retain = defaultRetain
-	case v.Retain < 0:
-		v.Retain = 0
-	}
-	if v.LockWait == 0 {
-		v.LockWait = defaultLockWait
-	}
+	v.Workers = max(1, v.Workers)
+	v.MaxCompiles = option.Number(v.MaxCompiles, max(1, runtime.GOMAXPROCS(0)/v.Workers), -1)
+	v.Retain = option.Number(v.Retain, defaultRetain, 0)
+	v.LockWait = option.Number(v.LockWait, defaultLockWait, -1)
 	return v, nil
 }

@@ -3,6 +3,7 @@ package modcache_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"log/slog"
 	"testing"
 
@@ -21,7 +22,7 @@ func (panickingHandler) Handle(context.Context, slog.Record) error { panic("inje
 func (h panickingHandler) WithAttrs([]slog.Attr) slog.Handler      { return h }
 func (h panickingHandler) WithGroup(string) slog.Handler           { return h }
 
-func TestObserversThatPanic(t *testing.T) {
+func TestCacheObserversThatPanic(t *testing.T) {
 	needsCompiler(t)
 	for _, w := range ways {
 		t.Run(w.name, func(t *testing.T) {
@@ -40,7 +41,7 @@ func TestObserversThatPanic(t *testing.T) {
 }
 
 // An observer may ask the Cache that calls it.
-func TestObserversThatCallBack(t *testing.T) {
+func TestCacheObserversThatCallBack(t *testing.T) {
 	needsCompiler(t)
 	for _, w := range ways {
 		var c *modcache.Cache
@@ -58,7 +59,7 @@ func TestObserversThatCallBack(t *testing.T) {
 	}
 }
 
-func TestRequireHitBothWays(t *testing.T) {
+func TestCacheRequireHit(t *testing.T) {
 	needsCompiler(t)
 	for _, w := range ways {
 		t.Run(w.name, func(t *testing.T) {
@@ -108,7 +109,7 @@ func TestRequireHitBothWays(t *testing.T) {
 }
 
 // When nothing is stored, what a module with listeners would be compiled to isn't either.
-func TestRequireHitWithListeners(t *testing.T) {
+func TestCacheRequireHitWithListeners(t *testing.T) {
 	needsCompiler(t)
 	ctx := experimental.WithFunctionListenerFactory(bg, experimental.FunctionListenerFactoryFunc(nil))
 	s := &tableStore{}
@@ -120,7 +121,7 @@ func TestRequireHitWithListeners(t *testing.T) {
 	require.ErrorIs(t, err, modcache.ErrMiss)
 }
 
-func TestReadOnlyNeverWrites(t *testing.T) {
+func TestCacheReadOnlyNeverWrites(t *testing.T) {
 	needsCompiler(t)
 	for _, w := range ways {
 		t.Run(w.name, func(t *testing.T) {
@@ -141,7 +142,7 @@ func TestReadOnlyNeverWrites(t *testing.T) {
 	}
 }
 
-func TestOtherEnginesNeverShare(t *testing.T) {
+func TestCacheNeverSharesWithOtherEngines(t *testing.T) {
 	needsCompiler(t)
 	for _, w := range ways {
 		t.Run(w.name, func(t *testing.T) {
@@ -174,7 +175,7 @@ func TestOtherEnginesNeverShare(t *testing.T) {
 	}
 }
 
-func TestBadInputFailsAsWithPlainWazero(t *testing.T) {
+func TestCacheFailsBadInputAsPlainWazeroDoes(t *testing.T) {
 	whole := wasmtest.Sum(3, 1)
 	for name, wasm := range map[string][]byte{
 		"nil":          nil,
@@ -211,7 +212,7 @@ func badBody() []byte {
 	return m.Bytes()
 }
 
-func TestNewRefuses(t *testing.T) {
+func TestCacheNewRefuses(t *testing.T) {
 	_, err := modcache.New(nil, nil)
 	require.ErrorContains(t, err, "modcache: New needs a store")
 	long := string(bytes.Repeat([]byte("x"), 256))
@@ -221,7 +222,7 @@ func TestNewRefuses(t *testing.T) {
 	require.NoError(t, err)
 }
 
-func TestClose(t *testing.T) {
+func TestCacheClose(t *testing.T) {
 	needsCompiler(t)
 	s := &tableStore{}
 	c, err := modcache.New(s, nil)
@@ -261,7 +262,62 @@ func TestClose(t *testing.T) {
 	_ = c.Metrics()
 }
 
-func TestCloseClosesOnlyWhatOpenOpened(t *testing.T) {
+// Close gives up waiting when its context ends, and goes on closing.
+func TestCacheCloseHonoursItsContext(t *testing.T) {
+	needsCompiler(t)
+	g := newGate()
+	c, err := modcache.New(&mapStore{}, g.at(modcache.EventCompileStarted))
+	require.NoError(t, err)
+	require.False(t, c.Closed())
+	r := newRuntime(t, c, nil)
+	begun := begin(bg, r, wasmtest.Const(1))
+	<-g.arrived
+	hurry := errors.New("the pod is going down")
+	ctx, cancel := context.WithCancelCause(bg)
+	cancel(hurry)
+	require.ErrorIs(t, c.Close(ctx), hurry)
+	require.ErrorIs(t, c.Close(ctx), hurry, "it is still under way")
+	require.True(t, c.Closed())
+	require.ErrorIs(t, (<-begun).err, modcache.ErrClosed)
+	close(g.open)
+	require.NoError(t, c.Close(bg))
+}
+
+// What another engine has made is not used, and the miss says why.
+func TestCacheTellsStaleFromCorrupt(t *testing.T) {
+	needsCompiler(t)
+	for _, w := range ways {
+		s := &tableStore{}
+		requireRuns(t, w, cacheOver(t, s, nil), chainWasm, chainWant)
+		s.onGet = func(_ modcache.Key, a *modcache.Artifact, ok bool) (*modcache.Artifact, bool, error) {
+			info := a.Info()
+			info.Engine = "wazero of yesterday"
+			b, err := a.Bytes()
+			return modcache.NewArtifact(b, info), ok, err
+		}
+		var reasons []modcache.Reason
+		c := cacheOver(t, s, &modcache.Options{Retain: forget, OnEvent: func(e modcache.Event) {
+			if e.Kind == modcache.EventMiss {
+				reasons = append(reasons, e.Reason)
+				require.ErrorContains(t, e.Err, `made by engine "wazero of yesterday"`)
+			}
+		}})
+		requireRuns(t, w, c, chainWasm, chainWant)
+		require.Equal(t, []modcache.Reason{modcache.ReasonStale}, reasons)
+	}
+}
+
+// The identity is the same with and without a Cache, unless Options say otherwise.
+func TestCacheEngineID(t *testing.T) {
+	id, err := modcache.EngineID()
+	require.NoError(t, err)
+	require.NotEmpty(t, id)
+	require.LessOrEqual(t, len(id), 255)
+	require.Equal(t, id, cacheOver(t, &tableStore{}, nil).EngineID())
+	require.Equal(t, "mine", cacheOver(t, &tableStore{}, &modcache.Options{EngineID: "mine"}).EngineID())
+}
+
+func TestCacheClosesOnlyWhatOpenOpened(t *testing.T) {
 	d := openDisk(t, t.TempDir()+"/own", nil)
 	c, err := modcache.New(d, nil)
 	require.NoError(t, err)
@@ -279,7 +335,7 @@ func TestCloseClosesOnlyWhatOpenOpened(t *testing.T) {
 }
 
 // A drop-in in the middle of a compile may outlive the Cache's store.
-func TestCloseDuringACompile(t *testing.T) {
+func TestCacheCloseDuringACompile(t *testing.T) {
 	for range 20 {
 		c, err := modcache.Open(t.TempDir()+"/c", &modcache.Options{Retain: forget})
 		require.NoError(t, err)
@@ -299,7 +355,7 @@ func TestCloseDuringACompile(t *testing.T) {
 }
 
 // Where wazero interprets, nothing is cached, and everything works.
-func TestInterpreter(t *testing.T) {
+func TestCacheWhereWazeroInterprets(t *testing.T) {
 	s := &tableStore{}
 	var seen witness
 	c := cacheOver(t, s, seen.options(modcache.Options{}))

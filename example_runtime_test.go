@@ -145,6 +145,38 @@ func ExampleCache_Warm() {
 	// <nil>
 }
 
+// A build step says what it does, module by module, and which of the modules a program
+// would find.
+func ExampleCache_WarmEach() {
+	ctx := context.Background()
+	cache, err := modcache.New(modcache.NewMemory(nil), nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer cache.Close(ctx)
+	runtime, err := cache.NewRuntime(ctx, nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer runtime.Close(ctx)
+
+	module, broken := modcache.NewModule(answer), modcache.NewModule([]byte("not a module"))
+	for range 2 {
+		for w := range cache.WarmEach(ctx, nil, module) {
+			fmt.Println("compiled:", w.Compiled, "error:", w.Err)
+		}
+	}
+	for _, m := range []*modcache.Module{module, broken} {
+		stored, err := runtime.Stored(ctx, m)
+		fmt.Println("stored:", stored, err)
+	}
+	// Output:
+	// compiled: true error: <nil>
+	// compiled: false error: <nil>
+	// stored: true <nil>
+	// stored: false <nil>
+}
+
 // Two builds of one program, of which one has names, notes and the wide integers that
 // linkers leave, run the same machine code.
 func ExampleRuntime_sharing() {

@@ -49,10 +49,10 @@ func withListeners(ctx context.Context, j *journal) context.Context {
 	return experimental.WithFunctionListenerFactory(ctx, j)
 }
 
-// TestListenersAreOnesOwn compiles the same bytes with different listeners and
+// TestRuntimeListenersAreOnesOwn compiles the same bytes with different listeners and
 // with none, in one runtime, in two, and in two at once. Everybody's listeners hear what
 // plain wazero's do, and nobody else's.
-func TestListenersAreOnesOwn(t *testing.T) {
+func TestRuntimeListenersAreOnesOwn(t *testing.T) {
 	wasm := wasmtest.Sum(3, 0)
 	listen := func(j *journal, r wazero.Runtime) []string {
 		compiled, err := r.CompileModule(withListeners(bg, j), wasm)
@@ -98,9 +98,9 @@ func TestListenersAreOnesOwn(t *testing.T) {
 	require.EqualValues(t, 1, c.Metrics().Compiles)
 }
 
-// TestListenersShowTheSameModule compares all that can be asked of a module, and
+// TestRuntimeListenersShowTheSameModule compares all that can be asked of a module, and
 // the errors of those that are none.
-func TestListenersShowTheSameModule(t *testing.T) {
+func TestRuntimeListenersShowTheSameModule(t *testing.T) {
 	config := wazero.NewRuntimeConfig().WithCustomSections(true)
 	plain := wazero.NewRuntimeWithConfig(bg, config)
 	defer plain.Close(bg)
@@ -129,9 +129,9 @@ func TestListenersShowTheSameModule(t *testing.T) {
 	}
 }
 
-// TestListenersGoWithTheRuntime: nothing but the runtime knows these modules, so
+// TestRuntimeListenersGoWithTheRuntime: nothing but the runtime knows these modules, so
 // they go with it at the latest.
-func TestListenersGoWithTheRuntime(t *testing.T) {
+func TestRuntimeListenersGoWithTheRuntime(t *testing.T) {
 	c := newCache(t, &mapStore{}, nil)
 	r := newRuntime(t, c, nil)
 	compiled, err := r.CompileModule(withListeners(bg, &journal{}), wasmtest.Const(1))

@@ -11,7 +11,7 @@ import (
 	"github.com/modcache/modcache/internal/wasmtest"
 )
 
-func TestRequireHit(t *testing.T) {
+func TestRuntimeRequireHit(t *testing.T) {
 	wasm := wasmtest.Sum(20, 0)
 	c := warmCache(t, nil, &modcache.Options{RequireHit: true}, wasm)
 	r := newRuntime(t, c, nil)
@@ -25,7 +25,7 @@ func TestRequireHit(t *testing.T) {
 	require.Zero(t, c.Metrics().Compiles)
 }
 
-func TestReadOnly(t *testing.T) {
+func TestRuntimeReadOnly(t *testing.T) {
 	s := &mapStore{}
 	c := newCache(t, s, &modcache.Options{ReadOnly: true})
 	r := newRuntime(t, c, nil)
@@ -35,8 +35,8 @@ func TestReadOnly(t *testing.T) {
 	require.EqualValues(t, 2, c.Metrics().Compiles)
 }
 
-// TestMaxCompiles counts how many modules are compiled at the same time.
-func TestMaxCompiles(t *testing.T) {
+// TestRuntimeMaxCompiles counts how many modules are compiled at the same time.
+func TestRuntimeMaxCompiles(t *testing.T) {
 	const limit = 2
 	var now, most atomic.Int32
 	c := newCache(t, &mapStore{}, &modcache.Options{MaxCompiles: limit, OnEvent: func(e modcache.Event) {
@@ -62,9 +62,9 @@ func TestMaxCompiles(t *testing.T) {
 	require.EqualValues(t, 40, c.Metrics().Compiles)
 }
 
-// TestModifiedBytes changes a module behind its fingerprint. Nothing may be kept
+// TestRuntimeModifiedBytes changes a module behind its fingerprint. Nothing may be kept
 // under the fingerprint of what it was.
-func TestModifiedBytes(t *testing.T) {
+func TestRuntimeModifiedBytes(t *testing.T) {
 	s := &mapStore{}
 	c := newCache(t, s, nil)
 	r := newRuntime(t, c, nil)

@@ -18,9 +18,9 @@ import (
 	"github.com/modcache/modcache/internal/wasmtest"
 )
 
-// TestHerd has 64 goroutines ask for 8 modules at once, cold and then warm, in 4
+// TestRuntimeHerd has 64 goroutines ask for 8 modules at once, cold and then warm, in 4
 // runtimes of one Cache.
-func TestHerd(t *testing.T) {
+func TestRuntimeHerd(t *testing.T) {
 	var modules [][]byte
 	for i := range int32(8) {
 		modules = append(modules, wasmtest.Sum(30, i))
@@ -67,10 +67,10 @@ func TestHerd(t *testing.T) {
 	require.Equal(t, 8, s.adds)
 }
 
-// TestWarmDirectoryRace is what crashes wazero itself up to v1.12: goroutines
+// TestRuntimeWarmDirectoryRace is what crashes wazero itself up to v1.12: goroutines
 // that load one module, with many types, over a warm directory, in runtimes that share an
 // engine. MODCACHE_RACE_ROUNDS sets how often; the default takes a few seconds.
-func TestWarmDirectoryRace(t *testing.T) {
+func TestRuntimeWarmDirectoryRace(t *testing.T) {
 	needsCompiler(t)
 	var m wasmtest.Module
 	result := m.Type(nil, []byte{wasmtest.I32})
@@ -133,10 +133,10 @@ func TestWarmDirectoryRace(t *testing.T) {
 	}
 }
 
-// TestMemoryIsBounded compiles and closes 1,000 times, in more code than may be
+// TestRuntimeMemoryIsBounded compiles and closes 1,000 times, in more code than may be
 // retained. The collector doesn't run on its own meanwhile, so that only what the Cache
 // does about it keeps the mappings within Options.Retain and the documented 64 MiB.
-func TestMemoryIsBounded(t *testing.T) {
+func TestRuntimeMemoryIsBounded(t *testing.T) {
 	if _, err := executableBytes(); err != nil {
 		t.Skip("mappings show in /proc only:", err)
 	}
@@ -189,9 +189,9 @@ func TestMemoryIsBounded(t *testing.T) {
 	require.LessOrEqual(t, atEnd, after)
 }
 
-// TestHostModulesGoWithTheRuntime: wazero forgets them with its runtime where that
+// TestRuntimeTakesHostModulesAlong: wazero forgets them with its runtime where that
 // has an engine of its own, so that nobody has had to close them.
-func TestHostModulesGoWithTheRuntime(t *testing.T) {
+func TestRuntimeTakesHostModulesAlong(t *testing.T) {
 	if _, err := executableBytes(); err != nil {
 		t.Skip("mappings show in /proc only:", err)
 	}
@@ -216,9 +216,9 @@ func TestHostModulesGoWithTheRuntime(t *testing.T) {
 	require.LessOrEqual(t, after-before, int64(64<<10))
 }
 
-// TestListenersFreeTheirCode, whether or not anybody closes the module. What wazero
+// TestRuntimeListenersFreeTheirCode, whether or not anybody closes the module. What wazero
 // itself never frees is a page or two for each.
-func TestListenersFreeTheirCode(t *testing.T) {
+func TestRuntimeListenersFreeTheirCode(t *testing.T) {
 	if _, err := executableBytes(); err != nil {
 		t.Skip("mappings show in /proc only:", err)
 	}

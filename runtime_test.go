@@ -3,6 +3,7 @@ package modcache_test
 import (
 	"context"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -11,6 +12,8 @@ import (
 	"github.com/stretchr/testify/require"
 	"github.com/tetratelabs/wazero"
 	"github.com/tetratelabs/wazero/api"
+	"github.com/tetratelabs/wazero/experimental"
+	"github.com/tetratelabs/wazero/imports/emscripten"
 	"github.com/tetratelabs/wazero/imports/wasi_snapshot_preview1"
 
 	"github.com/modcache/modcache"
@@ -196,6 +199,71 @@ func TestRuntimeOverADisk(t *testing.T) {
 		require.EqualValues(t, 1-i, c.Metrics().Compiles)
 		require.NoError(t, c.Close(bg))
 	}
+}
+
+// TestRuntimeWithoutCompiler is wazero's own.
+func TestRuntimeWithoutCompiler(t *testing.T) {
+	s := &mapStore{}
+	c := newCache(t, s, nil)
+	r := newRuntime(t, c, wazero.NewRuntimeConfigInterpreter())
+	require.Zero(t, r.Key(modcache.NewModule(wasmtest.Const(1))))
+	compiled := compile(t, r, wasmtest.Const(1))
+	require.EqualValues(t, 1, call(t, r, compiled))
+	require.NoError(t, compiled.Close(bg))
+	_, err := r.Compile(bg, modcache.NewModule(wasmtest.Const(1)))
+	require.NoError(t, err)
+	mod, err := r.InstantiateWithConfig(bg, wasmtest.Const(1), anonymous())
+	require.NoError(t, err)
+	require.EqualValues(t, 1, callF(t, mod))
+	require.ErrorIs(t, c.Warm(bg, wazero.NewRuntimeConfigInterpreter(), modcache.NewModule(wasmtest.Const(1))), modcache.ErrUnsupportedWazero)
+	require.Zero(t, s.gets+s.adds)
+}
+
+// TestRuntimeIgnoresTheConfigsCache: an engine is either wazero's with files of its
+// own, or ours.
+func TestRuntimeIgnoresTheConfigsCache(t *testing.T) {
+	dir := t.TempDir()
+	cc, err := wazero.NewCompilationCacheWithDir(dir)
+	require.NoError(t, err)
+	defer cc.Close(bg)
+	c := newCache(t, &mapStore{}, nil)
+	newRuntime(t, c, nil)
+	r := newRuntime(t, c, wazero.NewRuntimeConfig().WithCompilationCache(cc))
+	require.EqualValues(t, 1, call(t, r, compile(t, r, wasmtest.Const(1))))
+	files, err := os.ReadDir(dir)
+	require.NoError(t, err)
+	for _, f := range files { // wazero makes a directory for its version
+		inside, err := os.ReadDir(dir + "/" + f.Name())
+		require.NoError(t, err)
+		require.Empty(t, inside)
+	}
+}
+
+// TestRuntimeWorkersOfTheCaller reach the compile, which runs detached from the caller's
+// context.
+func TestRuntimeWorkersOfTheCaller(t *testing.T) {
+	seen := 0
+	s := &mapStore{onGet: func(ctx context.Context, _ modcache.Key) error {
+		seen = experimental.GetCompilationWorkers(ctx)
+		return nil
+	}}
+	r := newRuntime(t, newCache(t, s, nil), nil)
+	_, err := r.CompileModule(experimental.WithCompilationWorkers(bg, 3), wasmtest.Sum(10, 0))
+	require.NoError(t, err)
+	require.Equal(t, 3, seen)
+}
+
+// TestRuntimeHandlesTellWhatTheyImport to packages that build hosts to measure.
+func TestRuntimeHandlesTellWhatTheyImport(t *testing.T) {
+	r := newRuntime(t, newCache(t, &mapStore{}, nil), nil)
+	var m wasmtest.Module
+	typ := m.Type([]byte{wasmtest.I32}, nil)
+	m.Import("env", "invoke_v", typ)
+	m.Func(m.Type(nil, []byte{wasmtest.I32}), "f", 0x41, 1)
+	guest := compile(t, r, m.Bytes())
+	_, err := emscripten.InstantiateForModule(bg, r, guest)
+	require.NoError(t, err)
+	require.EqualValues(t, 1, call(t, r, guest))
 }
 
 // TestRuntimeTakesHostModules runs guests that import what the usual packages

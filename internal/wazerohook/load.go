@@ -2,7 +2,6 @@ package wazerohook
 
 import (
 	"errors"
-	"fmt"
 	"io"
 )
 
@@ -46,7 +45,7 @@ func (r *entryReader) Read(p []byte) (int, error) {
 		if r.failed != nil {
 			r.failed(err)
 		}
-		return 0, fmt.Errorf("modcache: %w", err)
+		return 0, err
 	}
 	if n == 0 && len(p) > 0 {
 		return 0, io.EOF

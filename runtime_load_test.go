@@ -64,7 +64,7 @@ func awaitWaiters(c *modcache.Cache, n uint64) {
 	}
 }
 
-func TestFlightIsShared(t *testing.T) {
+func TestRuntimeFlightIsShared(t *testing.T) {
 	g := newGate()
 	c := newCache(t, &mapStore{}, g.at(modcache.EventCompileStarted))
 	runtimes := []*modcache.Runtime{newRuntime(t, c, nil), newRuntime(t, c, nil), newRuntime(t, c, nil)}
@@ -85,9 +85,9 @@ func TestFlightIsShared(t *testing.T) {
 	require.EqualValues(t, 1, c.Metrics().Retained)
 }
 
-// TestFlightFails has 16 callers wait for a module that doesn't validate. All get
+// TestRuntimeFlightFails has 16 callers wait for a module that doesn't validate. All get
 // the error that wazero gives, and nothing is kept.
-func TestFlightFails(t *testing.T) {
+func TestRuntimeFlightFails(t *testing.T) {
 	g, s := newGate(), &mapStore{}
 	c := newCache(t, s, g.at(modcache.EventCompileStarted))
 	r := newRuntime(t, c, nil)
@@ -115,9 +115,9 @@ func TestFlightFails(t *testing.T) {
 	require.EqualError(t, err, want.Error(), "an error must not be remembered as a success")
 }
 
-// TestFlightOutlivesWaiters: the caller who started it leaves, reuses the bytes, and
+// TestRuntimeFlightOutlivesWaiters: the caller who started it leaves, reuses the bytes, and
 // the other still gets the module.
-func TestFlightOutlivesWaiters(t *testing.T) {
+func TestRuntimeFlightOutlivesWaiters(t *testing.T) {
 	for _, kind := range []modcache.EventKind{modcache.EventMiss, modcache.EventCompileStarted, modcache.EventCompileFinished} {
 		g := newGate()
 		c := newCache(t, &mapStore{}, g.at(kind))
@@ -144,9 +144,9 @@ func TestFlightOutlivesWaiters(t *testing.T) {
 	}
 }
 
-// TestFlightOutlivesBytes: the caller leaves while his module is looked up, and
+// TestRuntimeFlightOutlivesBytes: the caller leaves while his module is looked up, and
 // reuses the bytes. What is loaded must still be his module, in its own name.
-func TestFlightOutlivesBytes(t *testing.T) {
+func TestRuntimeFlightOutlivesBytes(t *testing.T) {
 	needsCompiler(t)
 	mine, theirs := wasmtest.Sum(20, 5), wasmtest.Sum(20, 5)
 	cold := &mapStore{}
@@ -171,9 +171,9 @@ func TestFlightOutlivesBytes(t *testing.T) {
 	require.Zero(t, c.Metrics().StoreErrors)
 }
 
-// TestFlightAbandonedTooLate to stop it: the code is there now, and is retained
+// TestRuntimeFlightAbandonedTooLate to stop it: the code is there now, and is retained
 // for the next caller.
-func TestFlightAbandonedTooLate(t *testing.T) {
+func TestRuntimeFlightAbandonedTooLate(t *testing.T) {
 	g := newGate()
 	var work context.Context
 	s := &mapStore{
@@ -197,9 +197,9 @@ func TestFlightAbandonedTooLate(t *testing.T) {
 	require.EqualValues(t, 1, c.Metrics().Compiles)
 }
 
-// TestFlightAbandoned: whoever comes while an abandoned compile winds down gets a
+// TestRuntimeFlightAbandoned: whoever comes while an abandoned compile winds down gets a
 // module, be it of that compile or of his own.
-func TestFlightAbandoned(t *testing.T) {
+func TestRuntimeFlightAbandoned(t *testing.T) {
 	for _, kind := range []modcache.EventKind{modcache.EventMiss, modcache.EventCompileStarted} {
 		g, s := newGate(), &mapStore{}
 		c := newCache(t, s, g.at(kind))
@@ -223,8 +223,8 @@ func TestFlightAbandoned(t *testing.T) {
 	}
 }
 
-// TestFlightAbandonedBeforeCompiling: nobody wants it, nothing is compiled.
-func TestFlightAbandonedBeforeCompiling(t *testing.T) {
+// TestRuntimeFlightAbandonedBeforeCompiling: nobody wants it, nothing is compiled.
+func TestRuntimeFlightAbandonedBeforeCompiling(t *testing.T) {
 	g := newGate()
 	c := newCache(t, &mapStore{}, g.at(modcache.EventMiss))
 	r := newRuntime(t, c, nil)
@@ -238,9 +238,9 @@ func TestFlightAbandonedBeforeCompiling(t *testing.T) {
 	require.Zero(t, c.Metrics().Compiles)
 }
 
-// TestFlightOutlivesItsRuntime closes the runtime that a load is done in, at each
+// TestRuntimeFlightOutlivesItsRuntime closes the runtime that a load is done in, at each
 // step of the load. The other runtime must not notice.
-func TestFlightOutlivesItsRuntime(t *testing.T) {
+func TestRuntimeFlightOutlivesItsRuntime(t *testing.T) {
 	wasm := wasmtest.Sum(20, 0)
 	for _, kind := range []modcache.EventKind{modcache.EventMiss, modcache.EventCompileStarted, modcache.EventCompileFinished, modcache.EventStored} {
 		g := newGate()
@@ -262,7 +262,7 @@ func TestFlightOutlivesItsRuntime(t *testing.T) {
 	}
 }
 
-func TestFlightEndsWithTheCache(t *testing.T) {
+func TestRuntimeFlightEndsWithTheCache(t *testing.T) {
 	g := newGate()
 	c := newCache(t, &mapStore{}, g.at(modcache.EventCompileStarted))
 	r := newRuntime(t, c, nil)
@@ -306,9 +306,9 @@ func compileThrough(t *testing.T, g *gate, r *modcache.Runtime, wasm []byte) waz
 	return got.module
 }
 
-// TestFlightWhoseGoroutineEnds: an observer of a test calls FailNow. The callers
+// TestRuntimeFlightWhoseGoroutineEnds: an observer of a test calls FailNow. The callers
 // must hear of it, not hang.
-func TestFlightWhoseGoroutineEnds(t *testing.T) {
+func TestRuntimeFlightWhoseGoroutineEnds(t *testing.T) {
 	var off atomic.Bool
 	c := newCache(t, &mapStore{}, &modcache.Options{OnEvent: func(e modcache.Event) {
 		if e.Kind == modcache.EventCompileStarted && !off.Load() {
@@ -322,9 +322,9 @@ func TestFlightWhoseGoroutineEnds(t *testing.T) {
 	require.EqualValues(t, 1, call(t, r, compile(t, r, wasmtest.Const(1))))
 }
 
-// TestFlightPanics: each caller gets wazero's panic, where it can be caught, and the
+// TestRuntimeFlightPanics: each caller gets wazero's panic, where it can be caught, and the
 // next compile works.
-func TestFlightPanics(t *testing.T) {
+func TestRuntimeFlightPanics(t *testing.T) {
 	// try_table whose clauses are cut off, which the validator runs past.
 	config := wazero.NewRuntimeConfig().WithCoreFeatures(api.CoreFeaturesV2 | wasmtest.ExceptionHandling)
 	var m wasmtest.Module
@@ -374,9 +374,9 @@ func panics(f func()) (did bool) {
 	return false
 }
 
-// TestEndedContext: wazero serves what it has under a context that has ended, so
+// TestRuntimeWithAnEndedContext: wazero serves what it has under a context that has ended, so
 // do we; but nothing is compiled for nobody.
-func TestEndedContext(t *testing.T) {
+func TestRuntimeWithAnEndedContext(t *testing.T) {
 	wasm := wasmtest.Sum(20, 0)
 	ended, cancel := context.WithCancel(bg)
 	cancel()
@@ -402,9 +402,9 @@ func TestEndedContext(t *testing.T) {
 	require.ErrorIs(t, err, modcache.ErrMiss)
 }
 
-// TestLookupThatHangs: a store that answers when its context ends, and not before,
+// TestRuntimeLookupThatHangs: a store that answers when its context ends, and not before,
 // holds up nobody whose own context does.
-func TestLookupThatHangs(t *testing.T) {
+func TestRuntimeLookupThatHangs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		got := make(chan struct{}, 1)
 		s := &mapStore{onGet: func(ctx context.Context, _ modcache.Key) error {

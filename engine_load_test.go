@@ -18,10 +18,10 @@ import (
 	"github.com/modcache/modcache/internal/wasmtest"
 )
 
-// TestModulesThatDifferInBodies loads modules whose stubs would be the same but for
+// TestRuntimeModulesThatDifferInBodies loads modules whose stubs would be the same but for
 // what names them, in two runtimes and at once. Stubs of large ones are begun before
 // that is known.
-func TestModulesThatDifferInBodies(t *testing.T) {
+func TestRuntimeModulesThatDifferInBodies(t *testing.T) {
 	for _, s := range []struct {
 		name    string
 		modules int32
@@ -103,10 +103,10 @@ func (s *sourceStore) Get(ctx context.Context, key modcache.Key) (*modcache.Arti
 	return modcache.NewArtifactFrom(s.last, a.Size(), a.Info()), true, nil
 }
 
-// TestArtifactVanishes fails each read of an artifact that was there a moment ago,
+// TestRuntimeWhoseArtifactVanishes fails each read of an artifact that was there a moment ago,
 // in all ways that a file or a server has. The module must come out right each time, having
 // been compiled, and what is merely unreadable must stay where it is.
-func TestArtifactVanishes(t *testing.T) {
+func TestRuntimeWhoseArtifactVanishes(t *testing.T) {
 	needsCompiler(t)
 	wasm := wasmtest.Sum(200, 3)
 	cold := &mapStore{}
@@ -155,9 +155,9 @@ func TestArtifactVanishes(t *testing.T) {
 	}
 }
 
-// TestArtifactIsWrong flips bits and cuts. The store knows nothing, or lies about
+// TestRuntimeWhoseArtifactIsWrong flips bits and cuts. The store knows nothing, or lies about
 // having verified it.
-func TestArtifactIsWrong(t *testing.T) {
+func TestRuntimeWhoseArtifactIsWrong(t *testing.T) {
 	needsCompiler(t)
 	wasm := wasmtest.Sum(30, 3)
 	cold := &mapStore{}
@@ -188,8 +188,8 @@ func TestArtifactIsWrong(t *testing.T) {
 	}
 }
 
-// TestArtifactsAreSwapped gives each module the other's.
-func TestArtifactsAreSwapped(t *testing.T) {
+// TestRuntimeWhoseArtifactsAreSwapped gives each module the other's.
+func TestRuntimeWhoseArtifactsAreSwapped(t *testing.T) {
 	s := &mapStore{}
 	cold := newCache(t, s, nil)
 	r := newRuntime(t, cold, nil)
@@ -204,8 +204,8 @@ func TestArtifactsAreSwapped(t *testing.T) {
 	require.EqualValues(t, 2, c.Metrics().Corrupt)
 }
 
-// TestStoreThatFails in every operation, always.
-func TestStoreThatFails(t *testing.T) {
+// TestRuntimeWhoseStoreFails in every operation, always.
+func TestRuntimeWhoseStoreFails(t *testing.T) {
 	for name, fail := range map[string]func(context.Context, modcache.Key) error{
 		"errors": func(context.Context, modcache.Key) error { return errors.New("no route to host") },
 		"panics": func(context.Context, modcache.Key) error { panic("nil map") },

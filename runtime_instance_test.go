@@ -23,8 +23,8 @@ func (s *mapStore) lookups() int {
 	return s.gets
 }
 
-// TestHandleReleasesItself closes handles in every improper way.
-func TestHandleReleasesItself(t *testing.T) {
+// TestRuntimeHandleReleasesItself closes handles in every improper way.
+func TestRuntimeHandleReleasesItself(t *testing.T) {
 	s := &mapStore{}
 	c := newCache(t, s, &modcache.Options{Retain: -1})
 	r := newRuntime(t, c, nil)
@@ -51,9 +51,9 @@ func TestHandleReleasesItself(t *testing.T) {
 	require.Zero(t, c.Metrics().Retained)
 }
 
-// TestRetainedCodeSurvivesRuntimes makes a runtime per request, closing things in
+// TestRuntimeRetainedCodeSurvivesIt makes a runtime per request, closing things in
 // each order there is.
-func TestRetainedCodeSurvivesRuntimes(t *testing.T) {
+func TestRuntimeRetainedCodeSurvivesIt(t *testing.T) {
 	wasm := wasmtest.Sum(5, 0)
 	s := &mapStore{}
 	c := newCache(t, s, nil)
@@ -83,8 +83,8 @@ func TestRetainedCodeSurvivesRuntimes(t *testing.T) {
 	require.Zero(t, c.Metrics().Retained)
 }
 
-// TestRetainIsLRU gives room for two and a half of three modules.
-func TestRetainIsLRU(t *testing.T) {
+// TestRuntimeRetainIsLRU gives room for two and a half of three modules.
+func TestRuntimeRetainIsLRU(t *testing.T) {
 	needsCompiler(t)
 	modules := [][]byte{wasmtest.Sum(1000, 1000), wasmtest.Sum(1000, 2000), wasmtest.Sum(1000, 3000)}
 	var size atomic.Int64
@@ -112,9 +112,9 @@ func TestRetainIsLRU(t *testing.T) {
 	}
 }
 
-// TestRetainBoundsSmallModules, which take up little but pages and mappings, of
+// TestRuntimeRetainBoundsSmallModules, which take up little but pages and mappings, of
 // which a process may have some ten thousand only, and modules without any code.
-func TestRetainBoundsSmallModules(t *testing.T) {
+func TestRuntimeRetainBoundsSmallModules(t *testing.T) {
 	c := newCache(t, &mapStore{}, &modcache.Options{Retain: 1 << 20})
 	r := newRuntime(t, c, nil)
 	for i := range int32(300) {
@@ -143,10 +143,10 @@ func chain(t *testing.T, r wazero.Runtime, instantiate func(wasm []byte, name st
 	return instantiate(c.Bytes(), "c")
 }
 
-// TestInstancesPinTheirModules: wazero finds the frames of a trace in the engine, so
+// TestRuntimeInstancesPinTheirModules: wazero finds the frames of a trace in the engine, so
 // whatever is instantiated must be there, though no handle is left and
 // nothing is retained.
-func TestInstancesPinTheirModules(t *testing.T) {
+func TestRuntimeInstancesPinTheirModules(t *testing.T) {
 	plain := wazero.NewRuntime(bg)
 	defer plain.Close(bg)
 	_, want := chain(t, plain, func(wasm []byte, name string) api.Module {
@@ -191,9 +191,9 @@ func TestInstancesPinTheirModules(t *testing.T) {
 	}
 }
 
-// TestInstanceOutlivesEverything: wazero runs a function of a closed instance, and only
+// TestRuntimeInstanceOutlivesEverything: wazero runs a function of a closed instance, and only
 // then says that it is closed. The machine code must still be there.
-func TestInstanceOutlivesEverything(t *testing.T) {
+func TestRuntimeInstanceOutlivesEverything(t *testing.T) {
 	var m wasmtest.Module
 	m.Func(m.Type(nil, []byte{wasmtest.I32}), "f", 0x41, 1)
 	m.Func(m.Type(nil, nil), "trap", 0x00)
@@ -217,9 +217,9 @@ func TestInstanceOutlivesEverything(t *testing.T) {
 	require.Equal(t, want, calls(newRuntime(t, c, nil), func() { require.NoError(t, c.Close(bg)) }))
 }
 
-// TestInstancesThatEndAtOnce don't pin anything: they were closed before they
+// TestRuntimeInstancesThatEndAtOnce don't pin anything: they were closed before they
 // could be told to release it.
-func TestInstancesThatEndAtOnce(t *testing.T) {
+func TestRuntimeInstancesThatEndAtOnce(t *testing.T) {
 	c := newCache(t, &mapStore{}, &modcache.Options{Retain: -1})
 	r := newRuntime(t, c, nil)
 	host := r.NewHostModuleBuilder("host")
@@ -368,8 +368,8 @@ func TestRuntimeClosesAmidDecoding(t *testing.T) {
 	}
 }
 
-// TestInstanceEndsWithItsContext: such a one frees its module as any other does.
-func TestInstanceEndsWithItsContext(t *testing.T) {
+// TestRuntimeInstanceEndsWithItsContext: such a one frees its module as any other does.
+func TestRuntimeInstanceEndsWithItsContext(t *testing.T) {
 	c := newCache(t, &mapStore{}, &modcache.Options{Retain: -1})
 	newRuntime(t, c, nil)
 	r := newRuntime(t, c, wazero.NewRuntimeConfig().WithCloseOnContextDone(true))

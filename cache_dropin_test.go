@@ -30,7 +30,7 @@ func runOver(t testing.TB, cc wazero.CompilationCache, wasm []byte) uint64 {
 	return got
 }
 
-func TestAttach(t *testing.T) {
+func TestCacheDropInAttach(t *testing.T) {
 	needsCompiler(t)
 	s := &tableStore{}
 	c := cacheOver(t, s, nil)
@@ -43,7 +43,7 @@ func TestAttach(t *testing.T) {
 	requireRuns(t, ways[0], cacheOver(t, s, &modcache.Options{RequireHit: true}), chainWasm, chainWant)
 }
 
-func TestAttachRefuses(t *testing.T) {
+func TestCacheDropInAttachRefuses(t *testing.T) {
 	needsCompiler(t)
 	s := &tableStore{}
 	c := cacheOver(t, s, nil)
@@ -98,7 +98,7 @@ func attachDirectory(t testing.TB, c *modcache.Cache, dir string) wazero.Compila
 	return cc
 }
 
-func TestTrustDirectory(t *testing.T) {
+func TestCacheDropInTrustsADirectory(t *testing.T) {
 	needsCompiler(t)
 	dir, files := directory(t, chainWasm)
 	original, err := os.ReadFile(files[0])
@@ -135,7 +135,7 @@ func TestTrustDirectory(t *testing.T) {
 	require.Equal(t, original, left)
 }
 
-func TestTrustedDirectoryWithDamage(t *testing.T) {
+func TestCacheDropInTrustsADirectoryWithDamage(t *testing.T) {
 	needsCompiler(t)
 	for name, damage := range map[string]func(b []byte) []byte{
 		"empty":       func([]byte) []byte { return nil },
@@ -175,7 +175,7 @@ func TestTrustedDirectoryWithDamage(t *testing.T) {
 }
 
 // Everything that wazero accepts runs from the cache as it does without.
-func TestDropInIsTransparent(t *testing.T) {
+func TestCacheDropInIsTransparent(t *testing.T) {
 	needsCompiler(t)
 	var imports, empty, memory, trap wasmtest.Module
 	g := imports.Import("env", "g", imports.Type(nil, []byte{wasmtest.I32}))
@@ -226,7 +226,7 @@ func (l *counting) NewFunctionListener(api.FunctionDefinition) experimental.Func
 	})
 }
 
-func TestDropInWithListeners(t *testing.T) {
+func TestCacheDropInWithListeners(t *testing.T) {
 	needsCompiler(t)
 	s := &tableStore{}
 	for pass := range 3 {
@@ -251,7 +251,7 @@ func TestDropInWithListeners(t *testing.T) {
 
 // wazero gives modules with and without debug info one name, so that the drop-in can't
 // tell them apart. What must hold is that they run, and trap as they should.
-func TestDropInSharesAcrossDebugInfo(t *testing.T) {
+func TestCacheDropInSharesAcrossDebugInfo(t *testing.T) {
 	needsCompiler(t)
 	wasm := wazeroTestdata(t, "internal/testing/dwarftestdata/testdata/tinygo/main.wasm")
 	for _, first := range []bool{true, false} {

@@ -52,9 +52,9 @@ func padded(t *testing.T, wasm []byte) []byte {
 	return nil
 }
 
-// TestSpellingsShare: the first spelling is compiled, the others find its code, keep
+// TestRuntimeSpellingsShare: the first spelling is compiled, the others find its code, keep
 // their own names, and find it directly from then on.
-func TestSpellingsShare(t *testing.T) {
+func TestRuntimeSpellingsShare(t *testing.T) {
 	needsCompiler(t)
 	for _, order := range [][]int{{0, 1, 2, 3}, {3, 2, 1, 0}, {2, 0, 3, 1}} {
 		s, all := &mapStore{}, spellings(t)
@@ -92,8 +92,8 @@ func TestSpellingsShare(t *testing.T) {
 	}
 }
 
-// TestSpellingsInOneRuntime: code is shared, compiled modules are not.
-func TestSpellingsInOneRuntime(t *testing.T) {
+// TestRuntimeSpellingsInOne: code is shared, compiled modules are not.
+func TestRuntimeSpellingsInOne(t *testing.T) {
 	needsCompiler(t)
 	c := newCache(t, &mapStore{}, nil)
 	r := newRuntime(t, c, nil)
@@ -108,7 +108,7 @@ func TestSpellingsInOneRuntime(t *testing.T) {
 	require.EqualValues(t, 1, c.Metrics().Compiles)
 }
 
-func TestExactKeys(t *testing.T) {
+func TestRuntimeExactKeys(t *testing.T) {
 	needsCompiler(t)
 	c := newCache(t, &mapStore{}, &modcache.Options{ExactKeys: true})
 	r := newRuntime(t, c, nil)
@@ -119,9 +119,9 @@ func TestExactKeys(t *testing.T) {
 	require.EqualValues(t, len(spellings(t)), c.Metrics().Compiles)
 }
 
-// TestConfigurationsDoNotShare: an alias names a module, and so never leads out of
+// TestRuntimeConfigurationsDoNotShare: an alias names a module, and so never leads out of
 // its configuration.
-func TestConfigurationsDoNotShare(t *testing.T) {
+func TestRuntimeConfigurationsDoNotShare(t *testing.T) {
 	needsCompiler(t)
 	s, all := &mapStore{}, spellings(t)
 	c := newCache(t, s, nil)
@@ -137,8 +137,8 @@ func TestConfigurationsDoNotShare(t *testing.T) {
 	}
 }
 
-// TestDWARFKeepsItsSpelling: line numbers refer to places in the very bytes.
-func TestDWARFKeepsItsSpelling(t *testing.T) {
+// TestRuntimeDWARFKeepsItsSpelling: line numbers refer to places in the very bytes.
+func TestRuntimeDWARFKeepsItsSpelling(t *testing.T) {
 	needsCompiler(t)
 	plain := wasmtest.Sum(20, 0)
 	debug := slices.Concat(plain, wasmtest.CustomSection(".debug_line", []byte{0}))
@@ -153,10 +153,10 @@ func TestDWARFKeepsItsSpelling(t *testing.T) {
 	}
 }
 
-// TestInvalidSpellingIsRefused: an alias must not make an invalid module valid. The
+// TestRuntimeInvalidSpellingIsRefused: an alias must not make an invalid module valid. The
 // body differs from that of a valid one in nothing the canonical encoding keeps, if
 // that were wrong; here the store lies outright.
-func TestInvalidSpellingIsRefused(t *testing.T) {
+func TestRuntimeInvalidSpellingIsRefused(t *testing.T) {
 	needsCompiler(t)
 	valid := wasmtest.Const(1)
 	invalid := bytes.Replace(valid, []byte{0x41, 1}, []byte{0x42, 1}, 1) // i64.const, where an i32 is due
@@ -177,9 +177,9 @@ func TestInvalidSpellingIsRefused(t *testing.T) {
 	require.Equal(t, 1, s.adds, "nothing about the invalid module is kept")
 }
 
-// TestLyingAliases: an alias that leads nowhere, to itself or to what isn't code, is a
+// TestRuntimeLyingAliases: an alias that leads nowhere, to itself or to what isn't code, is a
 // miss, and the module is compiled.
-func TestLyingAliases(t *testing.T) {
+func TestRuntimeLyingAliases(t *testing.T) {
 	needsCompiler(t)
 	all := spellings(t)
 	for name, lie := range map[string]func(s *mapStore, code, alias modcache.Key){
