@@ -18,6 +18,9 @@ import (
 // acquire returns a handle on the module. Its machine code comes from memory, from a
 // flight, or from the store or a compile in a flight of this caller's.
 func (r *Runtime) acquire(ctx context.Context, src *source) (wazero.CompiledModule, error) {
+	if m := r.loaded.Find(src.key); m != nil {
+		return newHandle(src.key, m)
+	}
 	if ctx.Err() != nil {
 		if err := r.expectStored(ctx, src); err != nil {
 			return nil, err

@@ -397,6 +397,14 @@ func TestRuntimeWithAnEndedContext(t *testing.T) {
 	}
 	require.Zero(t, warm.Metrics().Compiles)
 
+	lost := &mapStore{}
+	r = newRuntime(t, newCache(t, lost, nil), nil)
+	key := r.Key(modcache.NewModule(wasm))
+	require.NoError(t, compile(t, r, wasm).Close(bg))
+	require.NoError(t, lost.Delete(bg, key))
+	_, err = r.CompileModule(ended, wasm)
+	require.NoError(t, err, "it is in memory")
+
 	need := newCache(t, &mapStore{}, &modcache.Options{RequireHit: true})
 	_, err = newRuntime(t, need, nil).CompileModule(ended, wasm)
 	require.ErrorIs(t, err, modcache.ErrMiss)
