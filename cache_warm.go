@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"sync/atomic"
 	"time"
 
 	"github.com/tetratelabs/wazero"
@@ -77,6 +78,7 @@ func (c *Cache) warmRuntime(ctx context.Context, config wazero.RuntimeConfig) (*
 
 func (r *Runtime) warmEach(ctx context.Context, modules []*Module) iter.Seq[WarmResult] {
 	return func(yield func(WarmResult) bool) {
+		var ended atomic.Bool // the loop
 		ctx, cancel := context.WithCancel(ctx)
 		defer cancel()
 		results := make(chan WarmResult, len(modules))
@@ -86,15 +88,17 @@ func (r *Runtime) warmEach(ctx context.Context, modules []*Module) iter.Seq[Warm
 			g.SetLimit(r.c.opts.MaxCompiles)
 			for _, m := range modules {
 				g.Go(func() error {
-					results <- r.warmOne(ctx, m)
+					if !ended.Load() {
+						results <- r.warmOne(ctx, m)
+					}
 					return nil
 				})
 			}
 			_ = g.Wait()
 		}()
-		more := true
 		for result := range results {
-			if more = more && yield(result); !more {
+			if !ended.Load() && !yield(result) {
+				ended.Store(true)
 				cancel()
 			}
 		}

@@ -133,7 +133,7 @@ func TestCacheWarmEachEndsEarly(t *testing.T) {
 		require.NoError(t, w.Err)
 		break
 	}
-	require.Less(t, c.Metrics().Compiles, uint64(100))
+	require.LessOrEqual(t, c.Metrics().Compiles, uint64(10))
 	require.NoError(t, c.Close(bg))
 }
 

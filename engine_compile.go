@@ -84,7 +84,7 @@ func (e *engine) compileSource(ctx context.Context, src *source) (code []byte, t
 	return code, took, false, err
 }
 
-// errPanicked is what an observer is told of a compile that panicked in wazero.
+// errPanicked is what an event says of a compile that panicked in wazero.
 var errPanicked = errors.New("wazero panicked")
 
 // compileObserved compiles wasm, counted and reported.

@@ -86,18 +86,28 @@ const patience = time.Second
 // or else why not. wazero serves what it has whatever the context says, but for nobody,
 // nothing is compiled.
 func (r *Runtime) expectStored(ctx context.Context, src *source) error {
-	if r.c.opts.RequireHit || r.c.Closed() {
+	if r.c.opts.RequireHit {
 		return nil // nothing will be compiled
+	}
+	check, err := r.e.loaded.Check(r.c.ctx, src.key, func(ctx context.Context) (bool, error) {
+		look := &lookup{c: r.c}
+		found := r.e.stored(ctx, src, look) > 0
+		if !found {
+			look.miss(src.key)
+		}
+		return found, nil
+	})
+	if err != nil {
+		return closedError(src.key, err)
 	}
 	cause := context.Cause(ctx)
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience)
 	defer cancel()
-	look := &lookup{c: r.c}
-	if r.e.stored(ctx, src, look) > 0 {
-		return nil
+	if found, err := check.Wait(ctx); err != nil || !found {
+		src.own() // the flight may go on
+		return src.failed(cause)
 	}
-	look.miss(src.key)
-	return src.failed(cause)
+	return nil
 }
 
 // closedError says what the errors of package loaded mean to a caller.
@@ -111,8 +121,8 @@ func closedError(key Key, err error) error {
 	return err
 }
 
-// decode has wazero make a module of this runtime of what the engine was told to expect,
-// or has in memory. A runtime that is closed meanwhile may fail in any way, and panic.
+// decode has wazero make a module of this runtime of what was announced to the engine,
+// or what it has in memory. A runtime that is closed meanwhile may fail in any way, and panic.
 func (r *Runtime) decode(image []byte) (wazero.CompiledModule, error) {
 	return r.compileInner(context.Background(), image)
 }

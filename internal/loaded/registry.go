@@ -24,7 +24,7 @@ type Registry struct {
 	Garbage Garbage
 
 	retain  int64          // bytes of code that may stay unused
-	running sync.WaitGroup // loads
+	running sync.WaitGroup // loads and checks
 
 	mu     sync.Mutex
 	closed bool
@@ -38,8 +38,9 @@ func New(retain int64) *Registry { return &Registry{retain: retain} }
 
 // Engine is the books of one engine.
 type Engine struct {
-	r     *Registry
-	loads flight.Group[Key, *Code]
+	r      *Registry
+	loads  flight.Group[Key, *Code]
+	checks flight.Group[Key, bool]
 
 	// Guarded by Registry.mu.
 	code    map[Key]*Code
@@ -51,10 +52,23 @@ type Engine struct {
 func (r *Registry) NewEngine() *Engine {
 	e := &Engine{r: r, code: make(map[Key]*Code), sizes: make(map[int]int), claimed: make(map[int]bool)}
 	e.loads = flight.Group[Key, *Code]{Lock: &r.mu, Running: &r.running, Grant: e.grant}
+	e.checks = flight.Group[Key, bool]{Lock: &r.mu, Running: &r.running}
 	return e
 }
 
-// Claim takes it upon the caller to prepare a module of that size, until Unclaim. It
+// Check returns a flight that finds out whether there is code to load: the one that is
+// under way, or one that it has started in ctx.
+func (e *Engine) Check(ctx context.Context, key Key, check func(context.Context) (bool, error)) (*flight.Flight[bool], error) {
+	e.r.mu.Lock()
+	defer e.r.mu.Unlock()
+	if e.r.closed {
+		return nil, ErrRegistryClosed
+	}
+	f, _ := e.checks.Join(ctx, key, check)
+	return f, nil
+}
+
+// Claim lets the caller alone prepare a module of that size, until Unclaim. It
 // reports false if there is code for one, or somebody else is at it.
 func (e *Engine) Claim(size int) bool {
 	e.r.mu.Lock()
@@ -80,7 +94,7 @@ func (r *Registry) Retained() int {
 	return r.unused.Len()
 }
 
-// Close lets go of all code that nobody uses, now and from here on, and keeps new loads
+// Close lets go of all code that nobody uses, now and from here on, and keeps new flights
 // from starting. Those under way are for the caller to cancel, and for Wait.
 func (r *Registry) Close() {
 	r.mu.Lock()
@@ -90,7 +104,7 @@ func (r *Registry) Close() {
 	closeAll(free)
 }
 
-// Wait returns when no load is under way any more.
+// Wait returns when no flight is under way any more.
 func (r *Registry) Wait() { r.running.Wait() }
 
 // shrink gives up the least recently used code until no more than r.retain bytes stay
