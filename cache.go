@@ -123,7 +123,7 @@ func newCache(opts Options) (*Cache, error) {
 	}
 	_, _ = rand.Read(c.secret[:]) // never fails
 	if c.engineID == "" {
-		id, err := EngineID()
+		id, err := engineID()
 		if err != nil {
 			// An identity of its own: nothing is shared with anybody, nothing is wrong.
 			id = "unknown " + hex.EncodeToString(c.secret[:16])
@@ -147,14 +147,19 @@ func newCache(opts Options) (*Cache, error) {
 // Options.EngineID says otherwise: its module version and checksum or, failing that, a hash
 // of the executable. It is an error if there is neither.
 func EngineID() (string, error) {
+	id, err := engineID()
+	if err != nil {
+		err = fmt.Errorf("modcache: no engine identity: %w", err)
+	}
+	return id, err
+}
+
+func engineID() (string, error) {
 	id, err := wazerohook.Identity()
-	switch {
-	case err != nil:
-		return "", fmt.Errorf("modcache: no engine identity: %w", err)
-	case len(id) > maxEngineID: // which has no room in an artifact's header
+	if len(id) > maxEngineID { // which has no room in an artifact's header
 		id = "blake3 " + Sum([]byte(id)).String()
 	}
-	return id, nil
+	return id, err
 }
 
 // Store returns the store under the Cache.
@@ -166,7 +171,10 @@ func (c *Cache) EngineID() string { return c.engineID }
 
 // Flush makes everything stored so far durable; see [Store].
 func (c *Cache) Flush(ctx context.Context) error {
-	return contain.Call(func() error { return c.store.Flush(ctx) })
+	if err := contain.Call(func() error { return c.store.Flush(ctx) }); err != nil {
+		return &Error{Op: "flush", Err: err}
+	}
+	return nil
 }
 
 // Close ends the Cache: compiles under way are cancelled and waited for, retained

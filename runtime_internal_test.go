@@ -96,18 +96,6 @@ func TestRuntimeEngineIsNoCache(t *testing.T) {
 		_, err := r.inner.CompileModule(context.Background(), wasm)
 		require.ErrorIs(t, err, wazerocache.ErrUnexpected)
 	}
-	var key [32]byte
-	require.ErrorIs(t, r.e.announced.Delete(key), wazerocache.ErrUnexpected)
-	require.ErrorIs(t, r.e.announced.Add(key, nil), wazerocache.ErrUnexpected)
-
-	done := r.e.announced.Announce(func() wazerohook.WazeroKey { return key }, nil)
-	_, ok, err := r.e.announced.Get(key)
-	require.NoError(t, err)
-	require.False(t, ok)
-	require.NoError(t, r.e.announced.Add(key, nil))
-	require.NoError(t, done())
-	_, _, err = r.e.announced.Get(key)
-	require.ErrorIs(t, err, wazerocache.ErrUnexpected)
 }
 
 // TestRuntimeWhoseFreshCodeDoesNotLoad ends in a compile in full, and is reported.

@@ -1,0 +1,149 @@
+package wazerocache
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"github.com/tetratelabs/wazero"
+
+	"github.com/modcache/modcache/internal/wasmbin"
+	"github.com/modcache/modcache/internal/wasmtest"
+	"github.com/modcache/modcache/internal/wazerohook"
+)
+
+var bg = context.Background()
+
+func probe(t *testing.T) *wazerohook.Wazero {
+	t.Helper()
+	w, err := wazerohook.Probe()
+	if errors.Is(err, wazerohook.ErrInterpreter) {
+		t.Skip("NOT TESTED:", err)
+	}
+	require.NoError(t, err)
+	return w
+}
+
+// TestAnnounced: whatever nobody announced fails, so that a stub is never compiled.
+func TestAnnounced(t *testing.T) {
+	w := probe(t)
+	var x Announced
+	r, err := NewRuntime(bg, wazero.NewRuntimeConfig(), &x)
+	require.NoError(t, err)
+	defer r.Close(bg)
+	wasm := wasmtest.Const(7)
+	_, err = r.CompileModule(bg, wasm)
+	require.ErrorIs(t, err, ErrUnexpected)
+	key := w.Key(wasm, false)
+	require.ErrorIs(t, x.Add(key, nil), ErrUnexpected)
+	require.ErrorIs(t, x.Delete(key), ErrUnexpected)
+
+	// For a compile in full: nothing is there, and what comes is welcome.
+	done := x.Announce(func() wazerohook.WazeroKey { return key }, nil)
+	_, ok, err := x.Get(key)
+	require.NoError(t, err)
+	require.False(t, ok)
+	require.NoError(t, x.Add(key, nil))
+	require.NoError(t, x.Delete(key))
+	require.NoError(t, done())
+	_, _, err = x.Get(key)
+	require.ErrorIs(t, err, ErrUnexpected)
+
+	// For a load: the code is there, and a compile in its place is refused.
+	code, err := Compile(bg, wazero.NewRuntimeConfig(), wasm, 0)
+	require.NoError(t, err)
+	stub, err := wasmbin.Stub(wasm, []byte("a tag"))
+	require.NoError(t, err)
+	load := func(src io.ReaderAt) (readErr, err error) {
+		entry, err := wazerohook.ReadEntry(src, int64(len(code)), w.Format, 1)
+		require.NoError(t, err)
+		key := w.Key(stub, false)
+		done := x.Announce(func() wazerohook.WazeroKey { return key }, entry)
+		require.ErrorIs(t, x.Add(key, nil), ErrUnexpected)
+		require.ErrorIs(t, x.Delete(key), ErrUnexpected)
+		mod, err := r.InstantiateWithConfig(bg, stub, wazero.NewModuleConfig().WithName(""))
+		if err == nil {
+			results, callErr := mod.ExportedFunction("f").Call(bg)
+			require.NoError(t, callErr)
+			require.Equal(t, []uint64{7}, results)
+		}
+		return done(), err
+	}
+	src := &breakable{ReaderAt: bytes.NewReader(code)}
+	readErr, err := load(&breaksLater{src, int64(len(code))})
+	require.Error(t, err)
+	require.ErrorIs(t, readErr, io.ErrUnexpectedEOF, "the reason must not be lost in wazero")
+	src.broken = false
+	readErr, err = load(src)
+	require.NoError(t, err)
+	require.NoError(t, readErr)
+}
+
+// breaksLater fails behind the first read of the last byte: the tail is read before the code.
+type breaksLater struct {
+	*breakable
+	size int64
+}
+
+func (b *breaksLater) ReadAt(p []byte, off int64) (int, error) {
+	n, err := b.breakable.ReadAt(p, off)
+	b.broken = off+int64(n) == b.size
+	return n, err
+}
+
+func TestCompile(t *testing.T) {
+	probe(t)
+	code, err := Compile(bg, wazero.NewRuntimeConfig(), wasmtest.Const(7), 32)
+	require.NoError(t, err)
+	require.NotEmpty(t, code)
+	require.GreaterOrEqual(t, cap(code), len(code)+32)
+	_, err = Compile(bg, wazero.NewRuntimeConfig(), nil, 32)
+	require.Error(t, err)
+	code, err = Compile(bg, wazero.NewRuntimeConfigInterpreter(), wasmtest.Const(7), 32)
+	require.NoError(t, err)
+	require.Nil(t, code)
+}
+
+func TestReadAll(t *testing.T) {
+	for _, r := range []io.Reader{bytes.NewReader([]byte("code")), struct{ io.Reader }{bytes.NewReader([]byte("code"))}} {
+		b, err := ReadAll(r, 32)
+		require.NoError(t, err)
+		require.Equal(t, "code", string(b))
+	}
+}
+
+// TestValidate agrees with wazero on what is valid, without compiling.
+func TestValidate(t *testing.T) {
+	probe(t)
+	var ill wasmtest.Module
+	ill.Func(ill.Type(nil, []byte{wasmtest.I32}), "f", 0x42, 1)
+	r := wazero.NewRuntime(bg)
+	defer r.Close(bg)
+	for _, wasm := range [][]byte{wasmtest.Const(7), ill.Bytes(), nil} {
+		_, want := r.CompileModule(bg, wasm)
+		require.Equal(t, want, Validate(bg, wazero.NewRuntimeConfig(), wasm))
+	}
+}
+
+func TestNonce(t *testing.T) {
+	wasm := append(wasmtest.Const(7), wasmtest.CustomSection("note", []byte("kept"))...)
+	one, two := WithNonce(wasm), WithNonce(wasm)
+	require.NotEqual(t, one, two)
+	require.Equal(t, []byte("short"), WithNonce([]byte("short")))
+	r := wazero.NewRuntimeWithConfig(bg, wazero.NewRuntimeConfig().WithCustomSections(true))
+	defer r.Close(bg)
+	cm, err := r.CompileModule(bg, one)
+	require.NoError(t, err)
+	require.Len(t, cm.CustomSections(), 2)
+	sections := HideNonce(cm).CustomSections()
+	require.Len(t, sections, 1)
+	require.Equal(t, "note", sections[0].Name())
+}
+
+func TestStubsWork(t *testing.T) {
+	probe(t)
+	require.NoError(t, StubsWork())
+}
