@@ -64,8 +64,8 @@ func (e *engine) compileSource(ctx context.Context, src *source) (code []byte, t
 	refused := errPanicked
 	var validating sync.WaitGroup
 	validating.Go(func() {
-		defer func() { _ = recover() }() // the compile below will panic in its place
-		refused = wazerocache.Validate(ctx, e.config, src.own())
+		// Should it panic, the compile below does too, where the caller can catch it.
+		_ = contain.Call(func() error { refused = wazerocache.Validate(ctx, e.config, src.own()); return nil })
 	})
 	defer validating.Wait()
 	code, took, err = e.compileObserved(ctx, src.key, s.wasm)

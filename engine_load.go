@@ -42,7 +42,7 @@ func (l *loading) run(ctx context.Context) (*loaded.Code, error) {
 // can't be used.
 func (l *loading) find(ctx context.Context) (*loaded.Code, error) {
 	if a, at := l.e.fetch(ctx, l.src.key, l.look); a != nil {
-		if code, err := l.placeStored(a, at); code != nil || err != nil {
+		if code, err := l.loadStored(a, at); code != nil || err != nil {
 			return code, err
 		}
 	}
@@ -72,7 +72,7 @@ func (l *loading) build(ctx context.Context) (*loaded.Code, error) {
 		return nil, err
 	}
 	if a != nil {
-		code, err := l.place(a)
+		code, err := l.load(a)
 		if err == nil || errors.Is(err, loaded.ErrClosed) {
 			return code, err
 		}
@@ -82,11 +82,11 @@ func (l *loading) build(ctx context.Context) (*loaded.Code, error) {
 	return l.direct()
 }
 
-// placeStored places an artifact from the store, and closes it. It returns nil if it can't
+// loadStored loads an artifact from the store, and closes it. It returns nil if it can't
 // be used.
-func (l *loading) placeStored(a *Artifact, at Key) (*loaded.Code, error) {
+func (l *loading) loadStored(a *Artifact, at Key) (*loaded.Code, error) {
 	defer contain.Close(a)
-	code, err := l.place(a)
+	code, err := l.load(a)
 	switch {
 	case err == nil:
 		l.c.hit(l.src.key, a)
@@ -98,9 +98,9 @@ func (l *loading) placeStored(a *Artifact, at Key) (*loaded.Code, error) {
 	return nil, nil
 }
 
-// place has wazero load the code of an artifact into the engine, in the name of
+// load has wazero load the code of an artifact into the engine, in the name of
 // a stub, or of the module where there can't be one.
-func (l *loading) place(a *Artifact) (*loaded.Code, error) {
+func (l *loading) load(a *Artifact) (*loaded.Code, error) {
 	e := l.e
 	image, stubbed := l.src.image()
 	entry, err := wazerohook.ReadEntry(contain.ReaderAt{Src: a}, a.Size()-sealSize, l.c.wazero.Format, l.src.functions())

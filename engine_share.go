@@ -105,7 +105,7 @@ func (l *loading) findShared(ctx context.Context) (*loaded.Code, error) {
 		return nil, err
 	}
 	module := a.Info().Module
-	code, err := l.placeStored(a, at)
+	code, err := l.loadStored(a, at)
 	if code != nil && e.key(module) == at {
 		l.c.putAlias(l.src.key, module)
 	}
