@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"flag"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 	"path/filepath"
 
 	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/internal/layout"
 )
 
 // dirFlags name a cache directory.
@@ -35,6 +37,8 @@ func (d *dirFlags) path() (string, error) {
 	return filepath.Join(base, "modcache"), nil
 }
 
+const minSecretSize = 16
+
 // readSecret returns what a key file holds, or nil if there is none.
 func readSecret(file string) ([]byte, error) {
 	if file == "" {
@@ -45,18 +49,11 @@ func readSecret(file string) ([]byte, error) {
 		return nil, fmt.Errorf("read the secret: %w", err)
 	}
 	b = bytes.TrimSuffix(bytes.TrimSuffix(b, []byte("\n")), []byte("\r"))
-	if len(b) == 0 {
-		return nil, fmt.Errorf("%s is empty; put a secret of at least 16 random bytes into it", file)
+	if len(b) < minSecretSize {
+		return nil, fmt.Errorf("%s holds %d bytes; a secret needs at least %d random ones", file, len(b), minSecretSize)
 	}
 	return b, nil
 }
-
-// tagName and tagText tell a cache directory from any other. Whoever opens one
-// for writing puts the file there.
-const (
-	tagName = "CACHEDIR.TAG"
-	tagText = "github.com/modcache/modcache"
-)
 
 // What a directory may be.
 type dirKind int
@@ -69,41 +66,35 @@ const (
 )
 
 func kindOf(dir string) (dirKind, error) {
-	entries, err := os.ReadDir(dir)
+	files, err := os.ReadDir(dir)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return missing, nil
 	case err != nil:
 		return isForeign, err
 	}
-	tag, err := readTag(filepath.Join(dir, tagName))
-	switch {
-	case err == nil && bytes.Contains(tag, []byte(tagText)):
-		return isCache, nil
-	case err != nil && !errors.Is(err, fs.ErrNotExist):
-		return isForeign, err
-	}
-	for _, e := range entries {
-		if e.Name() != "lost+found" {
-			return isForeign, nil
+	kind := empty
+	for _, f := range files {
+		if f.Name() != "lost+found" {
+			kind = isForeign
+		}
+		if f.Name() == layout.Tag && f.Type().IsRegular() {
+			if tag, err := readStart(filepath.Join(dir, layout.Tag)); err != nil || layout.IsTag(tag) {
+				return isCache, err
+			}
 		}
 	}
-	return empty, nil
+	return kind, nil
 }
 
-// readTag reads what may be anybody's file, or no file at all.
-func readTag(name string) ([]byte, error) {
-	const enough = 4 << 10
-	fi, err := os.Lstat(name)
-	if err != nil || !fi.Mode().IsRegular() {
-		return nil, err
-	}
+// readStart reads of a file, which may be anybody's, as much as a tag needs.
+func readStart(name string) ([]byte, error) {
 	f, err := os.Open(name)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	return io.ReadAll(io.LimitReader(f, enough))
+	return io.ReadAll(io.LimitReader(f, 4<<10))
 }
 
 // mustBe checks that dir is a cache, or could become one.
@@ -113,30 +104,19 @@ func mustBe(dir string, orNew bool) error {
 	case err != nil:
 		return fmt.Errorf("look into %s: %w", dir, err)
 	case kind == isForeign:
-		return fmt.Errorf("%s is not a cache directory of modcache (it has no %s that says so): nothing was touched; name another with -dir", dir, tagName)
+		return fmt.Errorf("%s is not a cache directory of modcache (it has no %s that says so): nothing was touched; name another with -dir", dir, layout.Tag)
 	case kind != isCache && !orNew:
 		return foundError(fmt.Sprintf("there is no cache in %s: nothing was stored there yet, or -dir names the wrong directory", dir))
 	}
 	return nil
 }
 
-// read opens an existing cache without ever writing to it.
-func (d *dirFlags) read() (*modcache.Disk, error) { return d.readObserved(nil) }
+// readOnly opens a cache without ever writing to it.
+var readOnly = modcache.DiskOptions{ReadOnly: true}
 
-func (d *dirFlags) readObserved(observer func(modcache.Event)) (*modcache.Disk, error) {
-	dir, err := d.path()
-	if err != nil {
-		return nil, err
-	}
-	if err := mustBe(dir, false); err != nil {
-		return nil, err
-	}
-	return d.open(dir, modcache.DiskOptions{ReadOnly: true, OnEvent: observer})
-}
-
-// write opens a cache for writing. Unless o bounds it, it bounds nothing: the limits are those of
-// the programs that use the cache, which aren't known here.
-func (d *dirFlags) write(orNew bool, o modcache.DiskOptions) (*modcache.Disk, error) {
+// open opens a cache. Unless o bounds it, it bounds nothing: the limits are those of the
+// programs that use the cache, which aren't known here.
+func (d *dirFlags) open(o modcache.DiskOptions, orNew bool) (*modcache.Disk, error) {
 	dir, err := d.path()
 	if err != nil {
 		return nil, err
@@ -144,30 +124,14 @@ func (d *dirFlags) write(orNew bool, o modcache.DiskOptions) (*modcache.Disk, er
 	if err := mustBe(dir, orNew); err != nil {
 		return nil, err
 	}
-	if o.MaxBytes == 0 {
-		o.MaxBytes = -1
-	}
-	if o.MaxAge == 0 {
-		o.MaxAge = -1
-	}
-	return d.open(dir, o)
-}
-
-func (d *dirFlags) open(dir string, o modcache.DiskOptions) (*modcache.Disk, error) {
-	secret, err := readSecret(d.keyFile)
-	if err != nil {
+	if o.Key, err = readSecret(d.keyFile); err != nil {
 		return nil, err
 	}
-	o.Key = secret
+	o.MaxBytes, o.MaxAge = cmp.Or(o.MaxBytes, -1), cmp.Or(o.MaxAge, -1)
 	return modcache.OpenDisk(dir, &o)
 }
 
-// otherKey reports that an entry was sealed under a secret that wasn't given, or
-// with none. It may be sound.
-func otherKey(err error) bool { return errors.Is(err, modcache.ErrOtherKey) }
-
-// troubleText says what is wrong with an entry, without its path, which repeats
-// the key.
+// troubleText says what is wrong with an entry whose key stands beside it.
 func troubleText(err error) string {
 	for at := (*modcache.Error)(nil); errors.As(err, &at); {
 		err = at.Err // without the store and the key

@@ -122,7 +122,7 @@ const maxPages = 1 << 16
 
 func (c *configFlags) register(fs *flag.FlagSet) {
 	c.features = featureSet(api.CoreFeaturesV2)
-	fs.Var(&c.features, "features", "core `features` as in WithCoreFeatures: v1 or v2, then what to add, or drop with a minus,\nsuch as v2,threads,-simd; of "+featureNames(",\n"))
+	fs.Var(&c.features, "features", "core `features` as in WithCoreFeatures: v1 or v2, then what to add, or drop with a minus,\nsuch as v2,threads,-simd; of\n"+featureNames())
 	fs.UintVar(&c.memoryLimit, "memory-limit-pages", maxPages, "as in WithMemoryLimitPages")
 	fs.BoolVar(&c.capacityFromMax, "memory-capacity-from-max", false, "as in WithMemoryCapacityFromMax")
 	fs.BoolVar(&c.closeOnDone, "close-on-context-done", false, "as in WithCloseOnContextDone")
@@ -156,6 +156,8 @@ type feature struct {
 }
 
 var features = []feature{
+	{"v2", api.CoreFeaturesV2},
+	{"v1", api.CoreFeaturesV1},
 	{"mutable-global", api.CoreFeatureMutableGlobal},
 	{"sign-extension-ops", api.CoreFeatureSignExtensionOps},
 	{"multi-value", api.CoreFeatureMultiValue},
@@ -171,37 +173,30 @@ var features = []feature{
 	{"typed-function-references", api.CoreFeatureSIMD << 5},
 }
 
-// featureNames lists all names, with something else instead of every fourth comma.
-func featureNames(fourth string) string {
-	var text strings.Builder
-	for i, f := range features {
-		switch {
-		case i == 0:
-		case i%4 == 0:
-			text.WriteString(fourth)
-		default:
-			text.WriteString(", ")
+// featureNames lists all features but the versions, five in a line.
+func featureNames() string {
+	var lines []string
+	for five := range slices.Chunk(features[2:], 5) {
+		var names []string
+		for _, f := range five {
+			names = append(names, f.name)
 		}
-		text.WriteString(f.name)
+		lines = append(lines, strings.Join(names, ", "))
 	}
-	return text.String()
+	return strings.Join(lines, ",\n")
 }
 
 func (s *featureSet) Set(text string) error {
 	var set api.CoreFeatures
-	for i, word := range strings.Split(text, ",") {
+	for word := range strings.SplitSeq(text, ",") {
 		name, drop := strings.CutPrefix(strings.TrimSpace(word), "-")
-		switch f := slices.IndexFunc(features, func(f feature) bool { return f.name == name }); {
-		case i == 0 && !drop && name == "v1":
-			set = api.CoreFeaturesV1
-		case i == 0 && !drop && name == "v2":
-			set = api.CoreFeaturesV2
-		case f < 0:
-			return fmt.Errorf("there is no feature %q; begin with v1 or v2 and add some of: %s", name, featureNames(", "))
-		case features[f].bit > experimental.CoreFeaturesTailCall && features[f].bit.String() == "":
+		switch i := slices.IndexFunc(features, func(f feature) bool { return f.name == name }); {
+		case i < 0:
+			return fmt.Errorf("there is no feature %q; begin with v1 or v2 and add some of:\n%s", name, featureNames())
+		case features[i].bit > experimental.CoreFeaturesTailCall && features[i].bit.String() == "":
 			return fmt.Errorf("the wazero in this program is too old to know the feature %q", name)
 		default:
-			set = set.SetEnabled(features[f].bit, !drop)
+			set = set.SetEnabled(features[i].bit, !drop)
 		}
 	}
 	*s = featureSet(set)
@@ -212,19 +207,13 @@ func (s *featureSet) String() string {
 	if s == nil {
 		return ""
 	}
-	rest, words := api.CoreFeatures(*s), []string(nil)
-	switch {
-	case rest&api.CoreFeaturesV2 == api.CoreFeaturesV2:
-		words, rest = append(words, "v2"), rest&^api.CoreFeaturesV2
-	case rest&api.CoreFeaturesV1 == api.CoreFeaturesV1:
-		words, rest = append(words, "v1"), rest&^api.CoreFeaturesV1
-	}
+	rest, names := api.CoreFeatures(*s), []string(nil)
 	for _, f := range features {
-		if rest&f.bit != 0 {
-			words = append(words, f.name)
+		if rest&f.bit == f.bit {
+			names, rest = append(names, f.name), rest&^f.bit
 		}
 	}
-	return strings.Join(words, ",")
+	return strings.Join(names, ",")
 }
 
 func platform() string { return runtime.GOOS + "/" + runtime.GOARCH }

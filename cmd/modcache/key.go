@@ -1,13 +1,13 @@
 package main
 
 import (
+	"bytes"
 	"cmp"
 	"context"
-	"errors"
+	"encoding/binary"
 	"flag"
 	"fmt"
 	"os"
-	"text/tabwriter"
 
 	"github.com/modcache/modcache"
 	"github.com/modcache/modcache/internal/bytesize"
@@ -39,15 +39,15 @@ type keyReport struct {
 
 var keyCommand = command{
 	name: "key", args: "module [module]",
-	short: "print a module's fingerprints and key, or what differs between two",
+	short: "print a module's fingerprints and key, or why two don't share code",
 	long: `
 Prints the fingerprint of a module, which is the BLAKE3 hash of its bytes; the
 canonical fingerprint, which builds have in common that differ only in names,
 notes and spelling, and share one machine code; and the key of the module for
 runtimes (not the drop-in) with this tool's wazero and the given settings.
 
-Of two modules it says what differs: nothing but spelling, custom sections, or
-which functions. That tells why a rebuilt module is compiled again.`,
+Of two modules it says whether they share machine code, and if not, what
+differs first. That tells why a rebuilt module is compiled again.`,
 	make: func(fs *flag.FlagSet) action {
 		var en engineFlags
 		var conf configFlags
@@ -78,12 +78,10 @@ which functions. That tells why a rebuilt module is compiled again.`,
 				modules = append(modules, wasm)
 			}
 			if len(modules) == 2 {
-				if r.Comparison, err = compare(modules[0], modules[1]); err != nil {
-					return err
-				}
+				r.Comparison = compare(modules[0], modules[1])
 			}
 			if *asJSON {
-				return writeJSON(s, r)
+				return s.json(r)
 			}
 			return r.print(s)
 		}
@@ -128,7 +126,7 @@ func (k *keyer) key(m *modcache.Module) (modcache.Key, error) {
 	}
 	key := k.r.Key(m)
 	if key == (modcache.Key{}) {
-		return key, cmp.Or(errors.Join(k.degraded...), modcache.ErrUnsupportedWazero)
+		return key, cmp.Or(append(k.degraded, modcache.ErrUnsupportedWazero)...)
 	}
 	return key, nil
 }
@@ -164,7 +162,7 @@ func (k *keyer) describe(file string, wasm []byte) (moduleReport, error) {
 }
 
 func (r keyReport) print(s *streams) error {
-	t := tabwriter.NewWriter(s.out, 0, 0, 2, ' ', 0)
+	t := s.table()
 	for i, m := range r.Modules {
 		if i > 0 {
 			fmt.Fprintln(t)
@@ -184,8 +182,80 @@ func (r keyReport) print(s *streams) error {
 			fmt.Fprintf(t, "key\tnone: %s\n", m.NoKey)
 		}
 	}
-	if err := t.Flush(); err != nil || r.Comparison == nil {
+	err := t.Flush()
+	if err != nil || r.Comparison == nil {
 		return err
 	}
-	return r.Comparison.print(s)
+	_, err = fmt.Fprintf(s.out, "\n%s\n", r.Comparison.Verdict)
+	if err == nil && r.Comparison.SameCode {
+		sharing := "a Runtime uses the same machine code for both"
+		if r.Modules[0].DebugInfo || r.Modules[1].DebugInfo {
+			sharing += ", but only with -no-debug-info: they have DWARF sections, which refer to the exact code"
+		}
+		_, err = fmt.Fprintln(s.out, sharing)
+	}
+	return err
+}
+
+// comparison says whether two modules share machine code.
+type comparison struct {
+	Verdict  string `json:"verdict"`   // with the first reason, if they don't
+	SameCode bool   `json:"same_code"` // a Runtime can use the same for both
+}
+
+func compare(a, b []byte) *comparison {
+	if bytes.Equal(a, b) {
+		return &comparison{"the modules are identical", true}
+	}
+	canonicalA, errA := modcache.Canonicalize(a)
+	canonicalB, errB := modcache.Canonicalize(b)
+	switch err := cmp.Or(errA, errB); {
+	case err != nil:
+		return &comparison{"the modules differ, and at least one has no canonical encoding that tells whether only in spelling: " + plain(err), false}
+	case bytes.Equal(canonicalA, canonicalB):
+		return &comparison{"the modules say the same: they differ in spelling or custom sections only", true}
+	}
+	return &comparison{"the modules are different programs: " + firstDifference(canonicalA, canonicalB), false}
+}
+
+var sectionNames = [...]string{
+	"custom", "type", "import", "function", "table", "memory", "global", "export", "start", "element", "code", "data",
+	"data count", "tag",
+}
+
+// firstDifference says where two canonical encodings begin to differ.
+func firstDifference(a, b []byte) string {
+	outlineA, _ := wasmbin.Scan(a) // what is canonical can be scanned
+	outlineB, _ := wasmbin.Scan(b)
+	for i, sa := range outlineA.Sections {
+		if i == len(outlineB.Sections) || outlineB.Sections[i].ID != sa.ID {
+			break
+		}
+		sb, name := outlineB.Sections[i], sectionNames[sa.ID]
+		contentA, contentB := a[sa.Body:sa.End], b[sb.Body:sb.End]
+		switch {
+		case bytes.Equal(contentA, contentB):
+		case name == "code" && outlineA.DefinedFuncs == outlineB.DefinedFuncs:
+			return fmt.Sprintf("function %d is the first that differs", int(outlineA.ImportedFuncs)+differingBody(contentA, contentB))
+		default:
+			return fmt.Sprintf("section %q is the first that differs", name)
+		}
+	}
+	return "they don't have the same sections"
+}
+
+// differingBody returns which body is the first that differs between two code sections
+// with equally many of them.
+func differingBody(a, b []byte) (i int) {
+	same := 0
+	for a[same] == b[same] {
+		same++
+	}
+	_, pos := binary.Uvarint(a) // how many there are
+	for ; ; i++ {
+		size, n := binary.Uvarint(a[pos:])
+		if pos += n + int(size); same < pos {
+			return i
+		}
+	}
 }

@@ -9,7 +9,6 @@ import (
 	"os"
 	"slices"
 	"strings"
-	"text/tabwriter"
 	"time"
 	"unicode"
 
@@ -154,7 +153,7 @@ it.`,
 		asJSON := fs.Bool("json", false, "one line of JSON per entry")
 		long := fs.Bool("l", false, "keys, modules and engines in full length")
 		return func(ctx context.Context, s *streams, keys []string) error {
-			d, err := dir.read()
+			d, err := dir.open(readOnly, false)
 			if err != nil {
 				return err
 			}
@@ -189,7 +188,7 @@ func printEntries(s *streams, entries []modcache.DiskEntry, long bool) error {
 		}
 		return hex[:digits]
 	}
-	t := tabwriter.NewWriter(s.out, 0, 0, 2, ' ', 0)
+	t := s.table()
 	fmt.Fprintln(t, "KEY\tMODULE\tON DISK\tWASM\tCOMPILED IN\tUSED\tENGINE")
 	now := time.Now()
 	for _, e := range entries {

@@ -4,16 +4,19 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
 	"os"
 	"os/signal"
-	"regexp"
 	"slices"
 	"strings"
 	"syscall"
+	"text/tabwriter"
+
+	"github.com/modcache/modcache/internal/contain"
 )
 
 func main() {
@@ -30,6 +33,16 @@ type streams struct {
 	in                           io.Reader
 	out, err                     io.Writer
 	outIsTerminal, errIsTerminal bool
+}
+
+// table aligns columns that tabs separate, until it is flushed.
+func (s *streams) table() *tabwriter.Writer { return tabwriter.NewWriter(s.out, 0, 0, 2, ' ', 0) }
+
+// json writes one object over several lines.
+func (s *streams) json(v any) error {
+	out := json.NewEncoder(s.out)
+	out.SetIndent("", "  ")
+	return out.Encode(v)
 }
 
 // isTerminal takes every character device for one, but for the one that swallows all.
@@ -60,7 +73,7 @@ const exitCodes = `Exit codes:
 // command is one word that may follow modcache.
 type command struct {
 	name  string
-	args  string // synopsis of what follows the flags
+	args  string // synopsis of what follows the flags; "" if nothing may
 	short string
 	long  string
 	make  func(*flag.FlagSet) action // declares flags and returns what to do once they are parsed
@@ -126,16 +139,24 @@ func run(ctx context.Context, args []string, s *streams) int {
 	return exitFailed
 }
 
-// prefix is what the library puts before its errors, which may be wrapped in each
-// other. A path may end like it: that of the default directory does.
-var prefix = regexp.MustCompile(`(?m)(^|: )(modcache: )+`)
-
-// plain returns the text of an error for people: without the prefix that the library
-// gives to its errors, and without the stack that it keeps of a panic.
+// plain returns the text of an error for people: without the name that the library
+// begins its errors with, which ours stands before, and without the stack of a panic.
 func plain(err error) string {
-	text, _, _ := strings.Cut(err.Error(), "\ngoroutine ")
-	return prefix.ReplaceAllString(text, "$1")
+	var p *contain.Panic
+	if errors.As(err, &p) {
+		return fmt.Sprintf("panic: %v", p.Value)
+	}
+	return strings.TrimPrefix(err.Error(), "modcache: ")
 }
+
+// wrapped is an error of the library with what it is about in front.
+type wrapped struct {
+	what string
+	err  error
+}
+
+func (w wrapped) Error() string { return w.what + ": " + plain(w.err) }
+func (w wrapped) Unwrap() error { return w.err }
 
 func (c command) run(ctx context.Context, args []string, s *streams) error {
 	fs := flag.NewFlagSet(c.name, flag.ContinueOnError)
@@ -156,6 +177,8 @@ func (c command) run(ctx context.Context, args []string, s *streams) error {
 		return nil
 	case err != nil:
 		return usageError(err.Error())
+	case c.args == "" && len(operands) > 0:
+		return usagef("%s takes no arguments; the directory goes into -dir", c.name)
 	}
 	return do(ctx, s, operands)
 }

@@ -13,6 +13,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/internal/contain"
+	"github.com/modcache/modcache/internal/layout"
 	"github.com/modcache/modcache/internal/wasmtest"
 	"github.com/modcache/modcache/internal/wazerohook"
 )
@@ -186,7 +188,7 @@ func TestForeignDirectory(t *testing.T) {
 	foreign := t.TempDir()
 	require.NoError(t, os.Mkdir(filepath.Join(foreign, "0"), 0o700))
 	require.NoError(t, os.WriteFile(filepath.Join(foreign, "0", strings.Repeat("0", 64)+".v1"), []byte("mine"), 0o600))
-	require.NoError(t, os.WriteFile(filepath.Join(foreign, tagName), []byte("Signature: of another program"), 0o600))
+	require.NoError(t, os.WriteFile(filepath.Join(foreign, layout.Tag), []byte("Signature: of another program"), 0o600))
 	missing := filepath.Join(t.TempDir(), "missing")
 	before := snapshot(t, foreign)
 	for _, args := range [][]string{
@@ -248,6 +250,17 @@ func openWarm(t *testing.T, cache string, o modcache.Options) *modcache.Cache {
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = c.Close(bg) })
 	return c
+}
+
+// TestPlain writes errors of the library behind a name of ours.
+func TestPlain(t *testing.T) {
+	err := error(&modcache.Error{Op: "get", Store: "disk /var/modcache: x", Err: modcache.ErrClosed})
+	require.Equal(t, "get disk", plain(errors.New("modcache: get disk")))
+	require.Equal(t, "disk /var/modcache: x: get: closed", plain(err))
+	require.Equal(t, "file: disk /var/modcache: x: get: closed", plain(wrapped{"file", err}))
+	require.ErrorIs(t, wrapped{"file", err}, modcache.ErrClosed)
+	err = &modcache.Error{Op: "compile", Err: contain.Caught("index out of range")}
+	require.Equal(t, "panic: index out of range", plain(err))
 }
 
 // TestDefaultDirectory is about the directory of whoever names none. Its name looks like

@@ -6,6 +6,7 @@ import (
 	"flag"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/modcache/modcache"
 	"github.com/modcache/modcache/internal/bytesize"
@@ -23,15 +24,8 @@ be judged, and count as found.`,
 		var dir dirFlags
 		dir.register(fs)
 		quarantine := fs.Bool("quarantine", false, "move damaged entries to the quarantine")
-		return func(ctx context.Context, s *streams, args []string) error {
-			if len(args) > 0 {
-				return usagef("verify takes no arguments; the directory goes into -dir")
-			}
-			open := dir.read
-			if *quarantine {
-				open = func() (*modcache.Disk, error) { return dir.write(false, modcache.DiskOptions{}) }
-			}
-			d, err := open()
+		return func(ctx context.Context, s *streams, _ []string) error {
+			d, err := dir.open(modcache.DiskOptions{ReadOnly: !*quarantine}, false)
 			if err != nil {
 				return err
 			}
@@ -83,11 +77,7 @@ stays loaded, and what they need again they compile again.`,
 			if *all && (!sel.isEmpty() || len(keys) > 0) {
 				return usagef("-all leaves nothing to select")
 			}
-			open := dir.read
-			if !*dry {
-				open = func() (*modcache.Disk, error) { return dir.write(false, modcache.DiskOptions{}) }
-			}
-			d, err := open()
+			d, err := dir.open(modcache.DiskOptions{ReadOnly: *dry}, false)
 			if err != nil {
 				return err
 			}
@@ -96,15 +86,15 @@ stays loaded, and what they need again they compile again.`,
 			if err != nil {
 				return err
 			}
-			return remove(ctx, s, d, entries, *dry)
+			if *dry {
+				return printEntries(s, entries, false)
+			}
+			return remove(ctx, s, d, entries)
 		}
 	},
 }
 
-func remove(ctx context.Context, s *streams, d *modcache.Disk, entries []modcache.DiskEntry, dry bool) error {
-	if dry {
-		return printEntries(s, entries, false)
-	}
+func remove(ctx context.Context, s *streams, d *modcache.Disk, entries []modcache.DiskEntry) error {
 	removed, bytes := 0, int64(0)
 	var err error
 	for _, e := range entries {
@@ -116,4 +106,57 @@ func remove(ctx context.Context, s *streams, d *modcache.Disk, entries []modcach
 	}
 	_, printErr := fmt.Fprintf(s.out, "%s removed, %s\n", plural(removed, "entry", "entries"), bytesize.Format(bytes))
 	return errors.Join(err, printErr)
+}
+
+var trimCommand = command{
+	name:  "trim",
+	short: "drop what went unused, and what exceeds a size",
+	long: `
+Drops entries that went unused for too long, then those that went unused
+longest until the rest fits, and what crashed processes left behind. Programs
+do that by themselves once an hour, with their own limits; the defaults here
+are those of modcache.DiskOptions, and some of the file system stays free. To
+drop the entries of old engines, see rm -other-engines.
+
+With -n, nothing is changed: what would be dropped is listed, but for what
+crashed processes left behind.`,
+	make: func(fs *flag.FlagSet) action {
+		var dir dirFlags
+		dir.register(fs)
+		maxBytes, maxAge := byteCount(modcache.DefaultDiskMaxBytes), age(modcache.DefaultDiskMaxAge)
+		fs.Var(&maxBytes, "max-bytes", "how `much` to keep, such as 500MB or 2GiB")
+		fs.Var(&maxAge, "max-age", "how `long` an entry may go unused, such as 12h or 30d")
+		dry := fs.Bool("n", false, "only print what would be dropped")
+		return func(ctx context.Context, s *streams, _ []string) error {
+			// A limit of 0 means the default to a Disk, and nothing at all here.
+			d, err := dir.open(modcache.DiskOptions{
+				ReadOnly: *dry, MaxBytes: max(1, int64(maxBytes)), MaxAge: max(1, time.Duration(maxAge)),
+			}, false)
+			if err != nil {
+				return err
+			}
+			defer d.Close()
+			if *dry {
+				drop, r, err := d.PlanTrim(ctx)
+				if err == nil && len(drop) > 0 {
+					err = printEntries(s, drop, false)
+				}
+				if err != nil {
+					return err
+				}
+				_, err = fmt.Fprintf(s.out, "%s would be dropped, %s; %s left, %s; limits: -max-bytes %s -max-age %s\n",
+					plural(r.Evicted, "entry", "entries"), bytesize.Format(r.EvictedBytes),
+					plural(r.Entries, "entry", "entries"), bytesize.Format(r.Bytes), &maxBytes, &maxAge)
+				return err
+			}
+			r, err := d.Trim(ctx)
+			err = errors.Join(err, d.Close())
+			// Opening the directory may have started a trim too.
+			m := d.Metrics()
+			_, printErr := fmt.Fprintf(s.out, "%s dropped, %s; %s left, %s; %s of crashed processes removed\n",
+				plural(int(m.Evictions), "entry", "entries"), bytesize.Format(int64(m.EvictedBytes)),
+				plural(r.Entries, "entry", "entries"), bytesize.Format(r.Bytes), plural(r.Reaped, "file", "files"))
+			return errors.Join(err, printErr)
+		}
+	},
 }

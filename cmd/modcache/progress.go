@@ -16,45 +16,35 @@ import (
 // progress shows how far a list of files is: a line for each, and on a terminal a
 // bar below them.
 type progress struct {
-	bar   io.Writer // nil off a terminal
+	s     *streams
 	total int
 	start time.Time
 
 	mu     sync.Mutex // guards all below, and keeps lines and bar apart
+	bar    io.Writer  // nil off a terminal
+	drawn  bool
 	done   int
 	active map[string]time.Time // since when files are being compiled
-	drawn  bool
-	failed error // of writing lines
-
-	stop    chan struct{}
-	stopped chan struct{}
+	counts map[string]int       // of outcomes
+	failed error                // of writing lines
 }
 
 func newProgress(s *streams, total int) *progress {
-	p := &progress{total: total, start: time.Now(), active: make(map[string]time.Time),
-		stop: make(chan struct{}), stopped: make(chan struct{})}
-	if !s.errIsTerminal || os.Getenv("TERM") == "dumb" {
-		close(p.stopped)
-		return p
+	p := &progress{s: s, total: total, start: time.Now(), active: make(map[string]time.Time), counts: make(map[string]int)}
+	if s.errIsTerminal && os.Getenv("TERM") != "dumb" {
+		p.bar = s.err
 	}
-	p.bar = s.err
-	go p.animate()
+	p.animate()
 	return p
 }
 
+// animate draws the bar again and again until p is closed.
 func (p *progress) animate() {
-	defer close(p.stopped)
-	tick := time.NewTicker(100 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		select {
-		case <-p.stop:
-			return
-		case <-tick.C:
-			p.mu.Lock()
-			p.draw()
-			p.mu.Unlock()
-		}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.bar != nil {
+		p.draw()
+		time.AfterFunc(100*time.Millisecond, p.animate)
 	}
 }
 
@@ -66,27 +56,32 @@ func (p *progress) compiling(file string) {
 	p.draw()
 }
 
-// finish prints the line of a file that is done.
-func (p *progress) finish(file string, out io.Writer, line string) {
+// finish counts a file that is done, and prints its line.
+func (p *progress) finish(file, what, detail string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.done++
+	p.counts[what]++
 	delete(p.active, file)
 	p.clear()
-	if _, err := fmt.Fprintln(out, line); err != nil {
+	out := p.s.out
+	if what == failed {
+		out = p.s.err
+	}
+	if _, err := fmt.Fprintf(out, "%-9s %s%s\n", what, printable(file), detail); err != nil {
 		p.failed = err
 	}
 	p.draw()
 }
 
-// close removes the bar. It returns the error of writing lines, if there was one.
-func (p *progress) close() error {
-	close(p.stop)
-	<-p.stopped
+// close removes the bar. It returns how many files had which outcome, and the error of
+// writing lines, if there was one.
+func (p *progress) close() (map[string]int, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.clear()
-	return p.failed
+	p.bar = nil
+	return p.counts, p.failed
 }
 
 // clear and draw require p.mu.

@@ -35,7 +35,8 @@ code on this machine; signed ones are refused.`,
 	make: func(fs *flag.FlagSet) action {
 		p := &puller{maxEntry: 1 << 30}
 		p.dir.register(fs)
-		p.bundle.registerPull(fs)
+		p.bundle.register(fs)
+		fs.StringVar(&p.bundle.keyring, "keyring", "", "`file` of public keys: take only what one of them has signed")
 		fs.BoolVar(&p.dry, "n", false, "verify the bundle and store nothing")
 		fs.BoolVar(&p.compress, "compress", false, "store compressed; see DiskOptions.Compress")
 		fs.Var(&p.maxBytes, "max-bytes", "drop what went unused longest beyond this `size`; by default nothing is dropped")
@@ -73,13 +74,15 @@ func (p *puller) run(ctx context.Context, s *streams, operands []string) (err er
 	if p.frame, err = p.bundle.options(); err != nil {
 		return err
 	}
-	t := tar.NewReader(&untilDone{ctx: ctx, r: in})
+	pipe := untilDone(ctx, in)
+	defer pipe.Close()
+	t := tar.NewReader(pipe)
 	if err := checkBundle(t); err != nil {
 		return cmp.Or(ctx.Err(), err)
 	}
 	if !p.dry {
 		o := modcache.DiskOptions{MaxBytes: int64(p.maxBytes), Compress: p.compress, OnEvent: p.observe}
-		if p.disk, err = p.dir.write(true, o); err != nil {
+		if p.disk, err = p.dir.open(o, true); err != nil {
 			return err
 		}
 		defer p.disk.Close()
@@ -104,47 +107,16 @@ func (p *puller) run(ctx context.Context, s *streams, operands []string) (err er
 	return printErr
 }
 
-// untilDone is a reader that a context ends, also while it waits for bytes. A read
-// that is under way then goes on until the process ends.
-type untilDone struct {
-	ctx  context.Context
-	r    io.Reader
-	buf  []byte
-	rest []byte // of buf, not read yet
-	err  error
-}
-
-func (u *untilDone) Read(p []byte) (int, error) {
-	if len(u.rest) == 0 && u.err == nil {
-		u.fill()
-	}
-	if len(u.rest) == 0 {
-		return 0, u.err
-	}
-	n := copy(p, u.rest)
-	u.rest = u.rest[n:]
-	return n, nil
-}
-
-func (u *untilDone) fill() {
-	if u.buf == nil {
-		u.buf = make([]byte, 256<<10)
-	}
-	type result struct {
-		n   int
-		err error
-	}
-	done := make(chan result, 1)
+// untilDone reads r until ctx ends, also while it waits for bytes. A read of r that is
+// under way then goes on until the process ends.
+func untilDone(ctx context.Context, r io.Reader) *io.PipeReader {
+	out, in := io.Pipe()
+	context.AfterFunc(ctx, func() { in.CloseWithError(ctx.Err()) })
 	go func() {
-		n, err := u.r.Read(u.buf)
-		done <- result{n, err}
+		_, err := io.Copy(in, r)
+		in.CloseWithError(err)
 	}()
-	select {
-	case r := <-done:
-		u.rest, u.err = u.buf[:r.n], r.err
-	case <-u.ctx.Done():
-		u.err = u.ctx.Err()
-	}
+	return out
 }
 
 func (p *puller) observe(e modcache.Event) {
@@ -220,7 +192,7 @@ func (p *puller) decode(h *tar.Header, r io.Reader) (key modcache.Key, a *modcac
 	head, _ := buffered.Peek(sealLen) // if it's shorter, the stream says so
 	head = bytes.Clone(head)
 	stream, err := frame.NewStream(buffered, key, int64(p.maxEntry), p.frame)
-	if otherKey(err) {
+	if errors.Is(err, frame.ErrForeign) { // sealed with something else than was asked for
 		return key, nil, p.bundle.refuse(head)
 	}
 	if err != nil {

@@ -17,6 +17,7 @@ import (
 	"github.com/modcache/modcache"
 	"github.com/modcache/modcache/internal/bytesize"
 	"github.com/modcache/modcache/internal/frame"
+	"github.com/modcache/modcache/internal/layout"
 )
 
 // A bundle is a tar file: first a member that says so, then the entries in the
@@ -26,7 +27,7 @@ const (
 	bundleName   = "modcache-bundle"
 	bundleText   = "modcache bundle 1\n"
 	bundleEnd    = "modcache-bundle-end"
-	bundleSuffix = ".v1"
+	bundleSuffix = layout.Suffix
 )
 
 var pushCommand = command{
@@ -49,7 +50,8 @@ not who made it.`,
 		var bundle bundleFlags
 		dir.register(fs)
 		sel.register(fs)
-		bundle.registerPush(fs)
+		bundle.register(fs)
+		fs.StringVar(&bundle.sign, "sign", "", "`file` with the private key to sign with; see modcache keygen")
 		file := fs.String("o", "", "write to this `file` instead of standard output")
 		return func(ctx context.Context, s *streams, keys []string) error {
 			if *file == "" && s.outIsTerminal {
@@ -60,7 +62,7 @@ not who made it.`,
 				return err
 			}
 			p := &pusher{frame: o}
-			if p.disk, err = dir.readObserved(p.observe); err != nil {
+			if p.disk, err = dir.open(modcache.DiskOptions{ReadOnly: true, OnEvent: p.observe}, false); err != nil {
 				return err
 			}
 			defer p.disk.Close()

@@ -58,10 +58,8 @@ type server struct {
 	downloads               int
 }
 
-func (v *server) run(ctx context.Context, s *streams, args []string) error {
+func (v *server) run(ctx context.Context, s *streams, _ []string) error {
 	switch {
-	case len(args) > 0:
-		return usagef("serve takes no arguments; the directory goes into -dir")
 	case v.sign == "" && v.dir.dir == "":
 		return usagef("name a directory for uploads with -dir: not one that programs use as their cache")
 	case v.sign != "" && v.writeTokens != "":
@@ -77,13 +75,8 @@ func (v *server) run(ctx context.Context, s *streams, args []string) error {
 	if err != nil {
 		return err
 	}
-	open := v.dir.read
-	if v.sign == "" {
-		open = func() (*modcache.Disk, error) {
-			return v.dir.write(true, modcache.DiskOptions{MaxBytes: int64(v.maxBytes)})
-		}
-	}
-	d, err := open()
+	uploads := v.sign == ""
+	d, err := v.dir.open(modcache.DiskOptions{ReadOnly: !uploads, MaxBytes: int64(v.maxBytes)}, uploads)
 	if err != nil {
 		return err
 	}
@@ -93,7 +86,7 @@ func (v *server) run(ctx context.Context, s *streams, args []string) error {
 		return err
 	}
 	err = v.serve(ctx, s, handler)
-	if v.sign == "" {
+	if uploads {
 		err = errors.Join(err, d.Flush(context.WithoutCancel(ctx)))
 	}
 	return err

@@ -3,19 +3,19 @@ package main
 import (
 	"cmp"
 	"context"
-	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/modcache/modcache"
 	"github.com/modcache/modcache/internal/bytesize"
 	"github.com/modcache/modcache/internal/dirfs"
+	"github.com/modcache/modcache/internal/layout"
 )
 
 // summary is what stat tells about a directory.
@@ -27,6 +27,7 @@ type summary struct {
 	CompileTime int64           `json:"compile_time_ns"` // that they save together, as far as they say
 	Aliases     int             `json:"aliases"`         // entries that lead to the code of another
 	Unreadable  int             `json:"unreadable"`
+	sealed      int             // of those, with another secret
 	Engines     []engineSummary `json:"engines"`
 	Other       []kindSummary   `json:"other"` // what isn't an entry of this format
 	LastTrim    *time.Time      `json:"last_trim,omitempty"`
@@ -63,6 +64,9 @@ func summarize(ctx context.Context, d *modcache.Disk, mine string) (summary, err
 		sum.Bytes += e.Stored
 		if e.Err != nil {
 			sum.Unreadable++
+			if errors.Is(e.Err, modcache.ErrOtherKey) {
+				sum.sealed++
+			}
 			continue
 		}
 		if isAlias(e) {
@@ -90,7 +94,7 @@ func summarize(ctx context.Context, d *modcache.Disk, mine string) (summary, err
 		return cmp.Or(b.LatestUse.Compare(a.LatestUse), cmp.Compare(a.Engine, b.Engine))
 	})
 	sum.Other = otherFiles(d.Dir())
-	if fi, err := os.Lstat(filepath.Join(d.Dir(), "trimmed")); err == nil {
+	if fi, err := os.Lstat(filepath.Join(d.Dir(), layout.Trimmed)); err == nil {
 		t := fi.ModTime().UTC()
 		sum.LastTrim = &t
 	}
@@ -121,39 +125,30 @@ func freeSpace(dir string) (free, total int64, err error) {
 
 // otherFiles counts what a Disk keeps beside the entries of its format.
 func otherFiles(dir string) []kindSummary {
-	kinds := map[string]*kindSummary{}
-	count := func(kind, sub string, of func(name string) bool) {
-		entries, _ := os.ReadDir(filepath.Join(dir, sub))
-		for _, e := range entries {
-			fi, err := e.Info()
-			if err != nil || !fi.Mode().IsRegular() || !of(e.Name()) {
-				continue
+	others := []kindSummary{}
+	count := func(kind string, of func(name string) bool, subs ...string) {
+		k := kindSummary{Kind: kind}
+		for _, sub := range subs {
+			files, _ := os.ReadDir(filepath.Join(dir, sub))
+			for _, f := range files {
+				if fi, err := f.Info(); err == nil && fi.Mode().IsRegular() && of(f.Name()) {
+					k.Files++
+					k.Bytes += fi.Size()
+				}
 			}
-			k := kinds[kind]
-			if k == nil {
-				k = &kindSummary{Kind: kind}
-				kinds[kind] = k
-			}
-			k.Files++
-			k.Bytes += fi.Size()
+		}
+		if k.Files > 0 {
+			others = append(others, k)
 		}
 	}
 	all := func(string) bool { return true }
-	for _, digit := range "0123456789abcdef" {
-		count("of another format", string(digit), func(name string) bool {
-			key, version, ok := strings.Cut(name, ".v")
-			_, err := modcache.ParseKey(key)
-			return ok && err == nil && version != "1"
-		})
-	}
-	count("damaged, in quarantine", "quarantine", all)
-	count("being written, or left by a crash", "tmp", all)
-	count("locks", "lock", all)
-	others := []kindSummary{}
-	for _, k := range kinds {
-		others = append(others, *k)
-	}
-	slices.SortFunc(others, func(a, b kindSummary) int { return cmp.Compare(a.Kind, b.Kind) })
+	count("being written, or left by a crash", all, layout.Temp)
+	count("damaged, in quarantine", all, layout.Quarantine)
+	count("locks", all, layout.Locks)
+	count("of another format", func(name string) bool {
+		_, version, ok := layout.ParseEntry(name)
+		return ok && version != layout.Version
+	}, strings.Split(layout.Shards, "")...)
 	return others
 }
 
@@ -170,15 +165,12 @@ with a star: programs with another one don't find those entries.`,
 		dir.register(fs)
 		en.register(fs)
 		asJSON := fs.Bool("json", false, "one JSON object")
-		return func(ctx context.Context, s *streams, args []string) error {
-			if len(args) > 0 {
-				return usagef("stat takes no arguments; the directory goes into -dir")
-			}
+		return func(ctx context.Context, s *streams, _ []string) error {
 			mine, err := en.resolve()
 			if err != nil && (en.program != "" || en.id != "") {
 				return err
 			}
-			d, err := dir.read()
+			d, err := dir.open(readOnly, false)
 			if err != nil {
 				return err
 			}
@@ -188,22 +180,16 @@ with a star: programs with another one don't find those entries.`,
 				return err
 			}
 			if *asJSON {
-				return writeJSON(s, sum)
+				return s.json(sum)
 			}
 			return printSummary(s, sum)
 		}
 	},
 }
 
-func writeJSON(s *streams, v any) error {
-	out := json.NewEncoder(s.out)
-	out.SetIndent("", "  ")
-	return out.Encode(v)
-}
-
 func printSummary(s *streams, sum summary) error {
 	now := time.Now()
-	t := tabwriter.NewWriter(s.out, 0, 0, 2, ' ', 0)
+	t := s.table()
 	fmt.Fprintf(t, "directory\t%s\n", sum.Dir)
 	fmt.Fprintf(t, "entries\t%d, %s on disk, %s of machine code\n", sum.Entries, bytesize.Format(sum.Bytes), bytesize.Format(sum.CodeBytes))
 	if sum.Aliases > 0 {
@@ -227,7 +213,7 @@ func printSummary(s *streams, sum summary) error {
 	if err := t.Flush(); err != nil || len(sum.Engines) == 0 {
 		return err
 	}
-	t = tabwriter.NewWriter(s.out, 0, 0, 2, ' ', 0)
+	t = s.table()
 	fmt.Fprintln(t, "\nENTRIES\tON DISK\tCOMPILED\tUSED\tENGINE")
 	for _, en := range sum.Engines {
 		star := ""

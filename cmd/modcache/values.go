@@ -52,15 +52,14 @@ func (b *byteCount) String() string {
 type age time.Duration
 
 func (a *age) Set(s string) error {
-	if days, ok := strings.CutSuffix(s, "d"); ok {
-		n, err := strconv.ParseFloat(days, 64)
-		if err != nil || !(n >= 0) || n > 100*365 {
-			return errors.New("want an age such as 90m, 12h or 30d")
-		}
-		*a = age(n * float64(24*time.Hour))
-		return nil
-	}
 	d, err := time.ParseDuration(s)
+	if days, ok := strings.CutSuffix(s, "d"); ok {
+		var n float64
+		n, err = strconv.ParseFloat(days, 64)
+		if d = -1; n <= 100*365 { // which NaN isn't
+			d = time.Duration(n * float64(24*time.Hour))
+		}
+	}
 	if err != nil || d < 0 {
 		return errors.New("want an age such as 90m, 12h or 30d")
 	}

@@ -8,11 +8,12 @@ import (
 	"fmt"
 	"os"
 	"runtime"
-	"sync"
 
 	"github.com/tetratelabs/wazero"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/internal/contain"
 	"github.com/modcache/modcache/internal/wazerohook"
 )
 
@@ -91,23 +92,21 @@ func (w *warmer) run(ctx context.Context, s *streams, operands []string) error {
 	if err != nil {
 		return err
 	}
-	if w.disk, err = w.open(); err != nil {
+	o := modcache.DiskOptions{ReadOnly: w.require, MaxBytes: int64(w.maxBytes), Compress: w.compress}
+	if w.disk, err = w.dir.open(o, !w.require); err != nil {
 		return err
 	}
 	defer w.disk.Close()
 
-	t, err := w.all(ctx, s, files)
+	counts, err := w.all(ctx, s, files)
 	if err == nil && !w.require {
 		// What was finished before an interruption is kept like everything else.
 		err = w.disk.Flush(context.WithoutCancel(ctx))
 	}
-	if err == nil {
-		err = ctx.Err()
-	}
-	if err != nil {
+	if err = cmp.Or(err, ctx.Err()); err != nil {
 		return err
 	}
-	return w.outcome(s, t)
+	return w.outcome(s, counts)
 }
 
 func (w *warmer) check(operands []string) error {
@@ -125,29 +124,28 @@ func (w *warmer) check(operands []string) error {
 	return nil
 }
 
-func (w *warmer) open() (*modcache.Disk, error) {
-	if w.require {
-		return w.dir.read()
-	}
-	return w.dir.write(true, modcache.DiskOptions{MaxBytes: int64(w.maxBytes), Compress: w.compress})
-}
+// What became of a module.
+const (
+	compiled = "compiled"
+	present  = "present"
+	absent   = "missing"
+	failed   = "failed"
+)
 
-// tally counts outcomes.
-type tally struct{ compiled, present, missing, failed int }
-
-func (w *warmer) outcome(s *streams, t tally) error {
+// outcome sums up what became of how many modules.
+func (w *warmer) outcome(s *streams, n map[string]int) error {
 	if !w.require {
-		if _, err := fmt.Fprintf(s.out, "%d compiled, %d present, %d failed\n", t.compiled, t.present, t.failed); err != nil {
+		if _, err := fmt.Fprintf(s.out, "%d compiled, %d present, %d failed\n", n[compiled], n[present], n[failed]); err != nil {
 			return err
 		}
 	}
-	total := t.compiled + t.present + t.missing + t.failed
+	total := n[compiled] + n[present] + n[absent] + n[failed]
 	switch {
-	case t.failed > 0:
-		return fmt.Errorf("%d of %s failed; see above", t.failed, plural(total, "module", "modules"))
-	case t.missing > 0:
+	case n[failed] > 0:
+		return fmt.Errorf("%d of %s failed; see above", n[failed], plural(total, "module", "modules"))
+	case n[absent] > 0:
 		text := fmt.Sprintf("%d of %s missing; modcache doctor, with the same flags and a module, says why",
-			t.missing, plural(total, "module is", "modules are"))
+			n[absent], plural(total, "module is", "modules are"))
 		if n := w.disk.Metrics().Corrupt; n > 0 {
 			text += fmt.Sprintf("; %s damaged or sealed otherwise, see modcache verify", plural(int(n), "entry is", "entries are"))
 		}
@@ -156,47 +154,32 @@ func (w *warmer) outcome(s *streams, t tally) error {
 	return nil
 }
 
-// all warms the files, several at once.
-func (w *warmer) all(ctx context.Context, s *streams, files []string) (t tally, err error) {
+// all warms the files, several at once, and counts what became of them.
+func (w *warmer) all(ctx context.Context, s *streams, files []string) (map[string]int, error) {
 	p := newProgress(s, len(files))
-	var mu sync.Mutex // guards t
-	var wg sync.WaitGroup
-	free := make(chan struct{}, w.jobs)
+	var g errgroup.Group
+	g.SetLimit(w.jobs)
 	for _, file := range files {
-		free <- struct{}{}
-		if ctx.Err() != nil {
-			break
-		}
-		wg.Go(func() {
-			defer func() { <-free }()
-			line, count := w.one(ctx, p, file)
-			out := s.out
-			if count.failed > 0 {
-				if ctx.Err() != nil {
-					return // not the module's fault
+		g.Go(func() error {
+			if ctx.Err() == nil {
+				what, detail := w.one(ctx, p, file)
+				if what != failed || ctx.Err() == nil { // or else it isn't the module's fault
+					p.finish(file, what, detail)
 				}
-				out = s.err
 			}
-			p.finish(file, out, line)
-			mu.Lock()
-			defer mu.Unlock()
-			t.compiled += count.compiled
-			t.present += count.present
-			t.missing += count.missing
-			t.failed += count.failed
+			return nil
 		})
 	}
-	wg.Wait()
-	return t, p.close()
+	_ = g.Wait()
+	return p.close()
 }
 
-// one warms a file and says how that went. It has a Cache of its own, whose metrics
+// one warms a file and says what became of it. It has a Cache of its own, whose metrics
 // tell what was done for this file.
-func (w *warmer) one(ctx context.Context, p *progress, file string) (line string, count tally) {
-	name := printable(file)
+func (w *warmer) one(ctx context.Context, p *progress, file string) (what, detail string) {
 	wasm, err := os.ReadFile(file)
 	if err != nil {
-		return fmt.Sprintf("failed    %s: %s", name, plain(err)), tally{failed: 1}
+		return failed, ": " + plain(err)
 	}
 	var trouble error
 	cache, err := modcache.New(w.disk, &modcache.Options{
@@ -211,39 +194,29 @@ func (w *warmer) one(ctx context.Context, p *progress, file string) (line string
 		},
 	})
 	if err != nil {
-		return err.Error(), tally{failed: 1}
+		return failed, ": " + plain(err)
 	}
-	err = w.compile(ctx, cache, wasm)
+	// wazero's compiler panics on some modules, valid ones or not.
+	err = contain.Call(func() error { return w.compile(ctx, cache, wasm) })
 	err = errors.Join(err, cache.Close(context.WithoutCancel(ctx)))
 	m := cache.Metrics()
-	// The drop-in compiles in wazero, where only the lookup that missed is seen.
-	compiled := m.Compiles > 0 || w.dropIn && m.Misses > 0
 	switch {
-	case err == nil && !compiled:
-		return "present   " + name, tally{present: 1}
 	case errors.Is(err, modcache.ErrMiss):
-		return "missing   " + name, tally{missing: 1}
+		return absent, ""
+	case err != nil && trouble != nil:
+		return failed, fmt.Sprintf(": %s (%s)", plain(err), plain(trouble))
 	case err != nil:
-		if trouble != nil {
-			err = fmt.Errorf("%w (%s)", err, plain(trouble))
-		}
-		return fmt.Sprintf("failed    %s: %s", name, plain(err)), tally{failed: 1}
+		return failed, ": " + plain(err)
+	case m.CompileTime > 0:
+		return compiled, " in " + tookText(m.CompileTime)
+	case m.Compiles > 0 || w.dropIn && m.Misses > 0: // the drop-in compiles in wazero, where only the lookup is seen
+		return compiled, ""
 	}
-	line = "compiled  " + name
-	if m.CompileTime > 0 {
-		line += " in " + tookText(m.CompileTime)
-	}
-	return line, tally{compiled: 1}
+	return present, ""
 }
 
 // compile makes sure that the code is in the store, or with -require that it was.
-func (w *warmer) compile(ctx context.Context, cache *modcache.Cache, wasm []byte) (err error) {
-	defer func() {
-		// wazero's compiler panics on some modules, valid ones or not.
-		if r := recover(); r != nil {
-			err = fmt.Errorf("wazero panicked while it compiled the module: %v", r)
-		}
-	}()
+func (w *warmer) compile(ctx context.Context, cache *modcache.Cache, wasm []byte) error {
 	if !w.dropIn {
 		return cache.Warm(ctx, w.rc, modcache.NewModule(wasm))
 	}
@@ -255,11 +228,8 @@ func (w *warmer) compile(ctx context.Context, cache *modcache.Cache, wasm []byte
 		r := wazero.NewRuntimeWithConfig(ctx, w.rc.WithCompilationCache(cc))
 		_, err := r.CompileModule(ctx, wasm)
 		err = errors.Join(err, r.Close(ctx), cc.Close(ctx))
-		if err != nil {
+		if err != nil || w.require || cache.Metrics().Hits > 0 {
 			return err
-		}
-		if m := cache.Metrics(); w.require || m.Hits > 0 {
-			return nil
 		}
 	}
 	return errors.New("the store did not keep it")

@@ -205,7 +205,8 @@ func TestProgress(t *testing.T) {
 		require.Less(t, len([]rune(line)), 80)
 		require.NotContains(t, line, "\x1b")
 	}
-	require.NoError(t, p.close())
+	_, err := p.close()
+	require.NoError(t, err)
 }
 
 func TestEngineCheck(t *testing.T) {
