@@ -101,9 +101,7 @@ func (d *doctor) examine(ctx context.Context, files []string) error {
 	k, err := newKeyer(ctx, &d.engineFlags, &d.configFlags)
 	var usage usageError
 	switch {
-	case errors.As(err, &usage):
-		return err
-	case err != nil && d.program != "":
+	case errors.As(err, &usage), err != nil && d.program != "":
 		return err
 	case err != nil:
 		d.add(levelBad, "engine", plain(err), "without an identity nothing is shared between processes")

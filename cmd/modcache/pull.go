@@ -81,7 +81,11 @@ func (p *puller) run(ctx context.Context, s *streams, operands []string) (err er
 		return cmp.Or(ctx.Err(), err)
 	}
 	if !p.dry {
-		o := modcache.DiskOptions{MaxBytes: int64(p.maxBytes), Compress: p.compress, OnEvent: p.observe}
+		o := modcache.DiskOptions{MaxBytes: int64(p.maxBytes), Compress: p.compress, OnEvent: func(e modcache.Event) {
+			if e.Kind == modcache.EventStored {
+				p.stored++
+			}
+		}}
 		if p.disk, err = p.dir.open(o, true); err != nil {
 			return err
 		}
@@ -117,12 +121,6 @@ func untilDone(ctx context.Context, r io.Reader) *io.PipeReader {
 		in.CloseWithError(err)
 	}()
 	return out
-}
-
-func (p *puller) observe(e modcache.Event) {
-	if e.Kind == modcache.EventStored {
-		p.stored++
-	}
 }
 
 // checkBundle reads the first member, which only bundles have.

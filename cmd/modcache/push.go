@@ -62,7 +62,8 @@ not who made it.`,
 				return err
 			}
 			p := &pusher{frame: o}
-			if p.disk, err = dir.open(modcache.DiskOptions{ReadOnly: true, OnEvent: p.observe}, false); err != nil {
+			observer := func(e modcache.Event) { p.trouble = cmp.Or(e.Err, p.trouble) }
+			if p.disk, err = dir.open(modcache.DiskOptions{ReadOnly: true, OnEvent: observer}, false); err != nil {
 				return err
 			}
 			defer p.disk.Close()
@@ -105,12 +106,6 @@ type pusher struct {
 	frame   *frame.Options
 	disk    *modcache.Disk
 	trouble error // with the entry that was read last: a miss doesn't say why
-}
-
-func (p *pusher) observe(e modcache.Event) {
-	if e.Err != nil {
-		p.trouble = e.Err
-	}
 }
 
 func (p *pusher) push(ctx context.Context, w io.Writer, s *streams, entries []modcache.DiskEntry) error {
