@@ -131,12 +131,17 @@ func (d *dirFlags) open(o modcache.DiskOptions, orNew bool) (*modcache.Disk, err
 	return modcache.OpenDisk(dir, &o)
 }
 
+// cause is err without the store and the entry that it is about, which stand beside it.
+func cause(err error) error {
+	for at := (*modcache.Error)(nil); errors.As(err, &at); {
+		err = at.Err
+	}
+	return err
+}
+
 // troubleText says what is wrong with an entry whose key stands beside it.
 func troubleText(err error) string {
-	for at := (*modcache.Error)(nil); errors.As(err, &at); {
-		err = at.Err // without the store and the key
-	}
-	switch {
+	switch err = cause(err); {
 	case errors.Is(err, modcache.ErrOtherKey):
 		return "sealed with another secret, or none: see -key-file"
 	case errors.Is(err, modcache.ErrAuth):

@@ -267,9 +267,9 @@ func (d *doctor) contents(ctx context.Context, disk *modcache.Disk, files []stri
 func (d *doctor) module(ctx context.Context, disk *modcache.Disk, file string, m *modcache.Module) {
 	_, unknown := d.keyer.key(m)
 	if unknown == nil {
-		switch hit, err := d.load(ctx, disk, m); {
+		switch size, err := d.load(ctx, disk, m); {
 		case err == nil:
-			d.add(levelOK, "module", fmt.Sprintf("%s is there: a runtime loads it, %s of machine code", file, bytesize.Format(hit.Bytes)), "")
+			d.add(levelOK, "module", fmt.Sprintf("%s is there: a runtime loads it, %s of machine code", file, bytesize.Format(size)), "")
 			return
 		case !errors.Is(err, modcache.ErrMiss):
 			d.add(levelBad, "module", fmt.Sprintf("%s: %s", file, plain(err)), "")
@@ -293,25 +293,21 @@ func (d *doctor) module(ctx context.Context, disk *modcache.Disk, file string, m
 	}
 }
 
-// load does what a program does that must find the module.
-func (d *doctor) load(ctx context.Context, disk *modcache.Disk, m *modcache.Module) (hit modcache.Event, err error) {
+// load does what a program does that must find the module, and returns the size of its
+// code.
+func (d *doctor) load(ctx context.Context, disk *modcache.Disk, m *modcache.Module) (int64, error) {
 	rc, err := d.config()
 	if err != nil {
-		return hit, err
+		return 0, err
 	}
-	cache, err := modcache.New(disk, &modcache.Options{
-		RequireHit: true, ReadOnly: true, Retain: -1, EngineID: d.keyer.engine.id,
-		OnEvent: func(e modcache.Event) {
-			if e.Kind == modcache.EventHit {
-				hit = e
-			}
-		},
-	})
+	cache, err := modcache.New(disk, &modcache.Options{RequireHit: true, ReadOnly: true, Retain: -1, EngineID: d.keyer.engine.id})
 	if err != nil {
-		return hit, err
+		return 0, err
 	}
-	err = cache.Warm(ctx, rc, m)
-	return hit, errors.Join(err, cache.Close(ctx))
+	var r modcache.WarmResult
+	for r = range cache.WarmEach(ctx, rc, m) {
+	}
+	return r.Size, errors.Join(cause(r.Err), cache.Close(ctx))
 }
 
 // related counts what is there of a module for the engine in question, lists the other

@@ -36,9 +36,9 @@ type engine struct {
 }
 
 func (e *engineFlags) resolve() (engine, error) {
-	own, err := ownIdentity()
+	own, err := modcache.EngineID()
 	if err != nil && e.id == "" && e.program == "" {
-		return engine{}, fmt.Errorf("this tool can't tell which wazero is in it (%w); give -engine-id or -program", err)
+		return engine{}, fmt.Errorf("%w; give -engine-id or -program, because this tool can't tell which wazero is in it", err)
 	}
 	en := engine{id: own, own: own}
 	if e.program != "" {
@@ -55,18 +55,6 @@ func (e *engineFlags) resolve() (engine, error) {
 		en.id = e.id
 	}
 	return en, nil
-}
-
-// ownIdentity asks a Cache, whose word it is.
-func ownIdentity() (string, error) {
-	if _, err := wazerohook.Identity(); err != nil {
-		return "", err
-	}
-	cache, err := modcache.New(modcache.NewMemory(nil), nil)
-	if err != nil {
-		return "", err
-	}
-	return cache.EngineID(), nil
 }
 
 // check reports why this tool's wazero can't speak for the engine: what it compiles

@@ -94,7 +94,7 @@ func readAsDocumented(b []byte, secret []byte) (key, fingerprint [32]byte, engin
 func TestFormatIsDocumented(t *testing.T) {
 	secret := filepath.Join(t.TempDir(), "secret")
 	require.NoError(t, os.WriteFile(secret, []byte("0123456789abcdef"), 0o600))
-	own, err := ownIdentity()
+	own, err := modcache.EngineID()
 	require.NoError(t, err)
 	first, second := spellings(t)
 	for _, flags := range [][]string{nil, {"-compress"}, {"-key-file", secret}} {

@@ -72,7 +72,7 @@ func TestStat(t *testing.T) {
 	require.NoError(t, json.Unmarshal([]byte(call("stat", "-dir", cache, "-json").want(t, exitOK).out), &sum))
 	require.Equal(t, 3, sum.Entries)
 	require.Len(t, sum.Engines, 2)
-	own, err := ownIdentity()
+	own, err := modcache.EngineID()
 	require.NoError(t, err)
 	for _, en := range sum.Engines {
 		require.Equal(t, en.Engine == own, en.This)

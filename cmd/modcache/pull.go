@@ -150,7 +150,7 @@ func (p *puller) all(ctx context.Context, s *streams, t *tar.Reader) error {
 		key, a, err := p.decode(h, t)
 		switch {
 		case err == nil:
-		case errors.Is(err, frame.ErrCorrupt), errors.Is(err, frame.ErrAuth), errors.Is(err, frame.ErrTooLarge):
+		case errors.Is(err, modcache.ErrCorrupt), errors.Is(err, modcache.ErrAuth), errors.Is(err, frame.ErrTooLarge):
 			p.bad++
 			fmt.Fprintf(s.err, "%s  %s\n", printable(h.Name), plain(err))
 			continue
@@ -184,13 +184,13 @@ func (p *puller) checkEnd(t *tar.Reader) error {
 func (p *puller) decode(h *tar.Header, r io.Reader) (key modcache.Key, a *modcache.Artifact, err error) {
 	name, ok := strings.CutSuffix(h.Name, bundleSuffix)
 	if key, err = modcache.ParseKey(name); !ok || err != nil || h.Typeflag != tar.TypeReg {
-		return key, nil, fmt.Errorf("%w: not an entry", frame.ErrCorrupt)
+		return key, nil, fmt.Errorf("%w: not an entry", modcache.ErrCorrupt)
 	}
 	buffered := bufio.NewReaderSize(r, sealLen)
 	head, _ := buffered.Peek(sealLen) // if it's shorter, the stream says so
 	head = bytes.Clone(head)
 	stream, err := frame.NewStream(buffered, key, int64(p.maxEntry), p.frame)
-	if errors.Is(err, frame.ErrForeign) { // sealed with something else than was asked for
+	if errors.Is(err, modcache.ErrOtherKey) { // sealed with something else than was asked for
 		return key, nil, p.bundle.refuse(head)
 	}
 	if err != nil {

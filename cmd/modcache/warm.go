@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"time"
 
 	"github.com/tetratelabs/wazero"
 	"golang.org/x/sync/errgroup"
@@ -227,8 +228,8 @@ func (w *warmer) all(ctx context.Context, s *streams, files []string) (map[strin
 	return p.close()
 }
 
-// one warms a file and says what became of it. It has a Cache of its own, whose metrics
-// tell what was done for this file.
+// one warms a file and says what became of it. It has a Cache of its own, whose events
+// are about this file.
 func (w *warmer) one(ctx context.Context, p *progress, file string) (what, detail string) {
 	wasm, err := os.ReadFile(file)
 	if err != nil {
@@ -249,10 +250,8 @@ func (w *warmer) one(ctx context.Context, p *progress, file string) (what, detai
 	if err != nil {
 		return failed, ": " + plain(err)
 	}
-	// wazero's compiler panics on some modules, valid ones or not.
-	err = contain.Call(func() error { return w.compile(ctx, cache, wasm) })
-	err = errors.Join(err, cache.Close(context.WithoutCancel(ctx)))
-	m := cache.Metrics()
+	r := w.warm(ctx, cache, wasm)
+	err = errors.Join(cause(r.Err), cache.Close(context.WithoutCancel(ctx)))
 	switch {
 	case errors.Is(err, modcache.ErrMiss):
 		return absent, ""
@@ -260,30 +259,38 @@ func (w *warmer) one(ctx context.Context, p *progress, file string) (what, detai
 		return failed, fmt.Sprintf(": %s (%s)", plain(err), plain(trouble))
 	case err != nil:
 		return failed, ": " + plain(err)
-	case m.CompileTime > 0:
-		return compiled, " in " + tookText(m.CompileTime)
-	case m.Compiles > 0 || w.dropIn && m.Misses > 0: // the drop-in compiles in wazero, where only the lookup is seen
-		return compiled, ""
+	case r.Compiled:
+		return compiled, " in " + tookText(r.Duration)
 	}
 	return present, ""
 }
 
-// compile makes sure that the code is in the store, or with -require that it was.
-func (w *warmer) compile(ctx context.Context, cache *modcache.Cache, wasm []byte) error {
+// warm makes sure that the code is in the store, or with -require that it was.
+func (w *warmer) warm(ctx context.Context, cache *modcache.Cache, wasm []byte) (r modcache.WarmResult) {
 	if !w.dropIn {
-		return cache.Warm(ctx, w.rc, modcache.NewModule(wasm))
+		for r = range cache.WarmEach(ctx, w.rc, modcache.NewModule(wasm)) {
+		}
+		return r
 	}
+	start := time.Now()
 	for range 2 { // a second runtime finds what the first has stored
-		cc := wazero.NewCompilationCache()
-		if err := cache.Attach(cc); err != nil {
-			return err
-		}
-		r := wazero.NewRuntimeWithConfig(ctx, w.rc.WithCompilationCache(cc))
-		_, err := r.CompileModule(ctx, wasm)
-		err = errors.Join(err, r.Close(ctx), cc.Close(ctx))
-		if err != nil || w.require || cache.Metrics().Hits > 0 {
-			return err
+		// wazero's compiler panics on some modules, valid ones or not.
+		r.Err = contain.Call(func() error {
+			cc := wazero.NewCompilationCache()
+			if err := cache.Attach(cc); err != nil {
+				return err
+			}
+			runtime := wazero.NewRuntimeWithConfig(ctx, w.rc.WithCompilationCache(cc))
+			_, err := runtime.CompileModule(ctx, wasm)
+			return errors.Join(err, runtime.Close(ctx), cc.Close(ctx))
+		})
+		// What wazero does is seen in the lookups only.
+		m := cache.Metrics()
+		r.Compiled, r.Duration = m.Misses > 0, cmp.Or(r.Duration, time.Since(start)) // of the first
+		if r.Err != nil || w.require || m.Hits > 0 {
+			return r
 		}
 	}
-	return errors.New("the store did not keep it")
+	r.Err = errors.New("the store did not keep it")
+	return r
 }

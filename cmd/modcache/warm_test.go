@@ -211,7 +211,7 @@ func TestProgress(t *testing.T) {
 
 func TestEngineCheck(t *testing.T) {
 	needsCompiler(t)
-	own, err := ownIdentity()
+	own, err := modcache.EngineID()
 	require.NoError(t, err)
 	w, err := wazerohook.Probe()
 	require.NoError(t, err)
