@@ -15,7 +15,7 @@ import (
 
 	"github.com/modcache/modcache/internal/breaker"
 	"github.com/modcache/modcache/internal/contain"
-	flights "github.com/modcache/modcache/internal/flight"
+	"github.com/modcache/modcache/internal/flight"
 	"github.com/modcache/modcache/internal/option"
 	"github.com/modcache/modcache/internal/queue"
 )
@@ -130,7 +130,7 @@ type Layered struct {
 	ops    sync.WaitGroup // what Close waits for; added to under mu
 
 	mu       sync.Mutex // guards these and the layers' queues
-	lookups  flights.Group[Key, *found]
+	lookups  flight.Group[Key, *found]
 	deleting map[Key]int // deletes under way
 	last     PromotionEvent
 }
@@ -142,7 +142,7 @@ var _ Store = (*Layered)(nil)
 func NewLayered(o *LayeredOptions, layers ...Layer) *Layered {
 	v := o.validate()
 	l := &Layered{observe: v.OnEvent, deleting: map[Key]int{}}
-	l.lookups = flights.Group[Key, *found]{Lock: &l.mu, Running: &l.ops, Grant: grant}
+	l.lookups = flight.Group[Key, *found]{Lock: &l.mu, Running: &l.ops, Grant: grant}
 	names := map[string]int{}
 	for _, cfg := range layers {
 		if cfg.Store != nil {

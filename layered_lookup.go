@@ -5,7 +5,7 @@ import (
 	"sync/atomic"
 
 	"github.com/modcache/modcache/internal/contain"
-	flights "github.com/modcache/modcache/internal/flight"
+	"github.com/modcache/modcache/internal/flight"
 )
 
 // found is what a lookup of the layers has found, for all callers that share it.
@@ -82,7 +82,7 @@ func (l *Layered) lookup(ctx context.Context, key Key, seen uint64) (*Artifact, 
 		}
 		got, err := f.Wait(ctx)
 		switch {
-		case err == flights.ErrAbandoned:
+		case err == flight.ErrAbandoned:
 			continue
 		case err == nil && got.a == nil:
 			return nil, nil, nil
@@ -101,7 +101,7 @@ func (l *Layered) lookup(ctx context.Context, key Key, seen uint64) (*Artifact, 
 
 // join joins the shared lookup of the key or starts one. It returns nil if there is no
 // need to, or no use.
-func (l *Layered) join(ctx context.Context, key Key, seen uint64) (*flights.Flight[*found], error) {
+func (l *Layered) join(ctx context.Context, key Key, seen uint64) (*flight.Flight[*found], error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	switch {
@@ -120,7 +120,7 @@ func (l *Layered) join(ctx context.Context, key Key, seen uint64) (*flights.Flig
 	if asked != nil && len(l.layers) == 1 && asked.queue.Find(key) == nil {
 		return nil, nil
 	}
-	var f *flights.Flight[*found]
+	var f *flight.Flight[*found]
 	f, _ = l.lookups.Join(context.WithoutCancel(ctx), key, func(ctx context.Context) (*found, error) {
 		defer l.changes.Add(1)
 		return l.search(ctx, key, asked, func() bool { return ctx.Err() != nil || f.Forgotten() })
