@@ -17,7 +17,7 @@ import (
 // faulty is a file shelf with a plan.
 func faulty(faults ...modcachetest.Fault) (*modcachetest.FaultyStore, *shelf) {
 	s := newFileShelf()
-	return modcachetest.Faulty(s, &modcachetest.Plan{Faults: faults}), s
+	return modcachetest.NewFaulty(s, &modcachetest.Plan{Faults: faults}), s
 }
 
 func TestLayeredHangingLayerHidesNoHit(t *testing.T) {
@@ -316,7 +316,7 @@ func TestLayeredWorkerOutlivesGoexit(t *testing.T) {
 // An error names each thing once, however many stores it came through.
 func TestLayeredErrors(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		fail, slow := newShelf(), modcachetest.Faulty(newShelf(), &modcachetest.Plan{Faults: []modcachetest.Fault{{Delay: time.Hour}}})
+		fail, slow := newShelf(), modcachetest.NewFaulty(newShelf(), &modcachetest.Plan{Faults: []modcachetest.Fault{{Delay: time.Hour}}})
 		fail.failing.Store(true)
 		inner := layered(t, nil, modcache.Layer{Store: fail, Name: "a"})
 		l := layered(t, &modcache.LayeredOptions{BreakAfter: 3, Cooldown: time.Hour}, modcache.Layer{Store: inner}, modcache.Layer{Store: slow, Name: "b", Timeout: time.Second})

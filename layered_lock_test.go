@@ -15,7 +15,7 @@ import (
 
 func TestLayeredLock(t *testing.T) {
 	a, b, c := newShelf(), newShelf(), newShelf()
-	broken := modcachetest.Faulty(newShelf(), &modcachetest.Plan{Faults: []modcachetest.Fault{{Op: modcachetest.OpLock, Panic: "boom"}}})
+	broken := modcachetest.NewFaulty(newShelf(), &modcachetest.Plan{Faults: []modcachetest.Fault{{Op: modcachetest.OpLock, Panic: "boom"}}})
 	l := layered(t, nil, modcache.Layer{Store: a, Direct: true}, modcache.Layer{Store: broken}, modcache.Layer{Store: b}, modcache.Layer{Store: readOnly{c}})
 	unlock, err := l.Lock(t.Context(), keyNo(1))
 	require.NoError(t, err)
@@ -64,7 +64,7 @@ func TestLayeredLock(t *testing.T) {
 	t.Run("given to a caller who left, it is given back", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			s := newShelf()
-			late := modcachetest.Faulty(s, &modcachetest.Plan{Faults: []modcachetest.Fault{{Op: modcachetest.OpLock, Hang: true}}})
+			late := modcachetest.NewFaulty(s, &modcachetest.Plan{Faults: []modcachetest.Fault{{Op: modcachetest.OpLock, Hang: true}}})
 			l := layered(t, nil, modcache.Layer{Store: late})
 			ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
 			defer cancel()

@@ -300,7 +300,7 @@ func TestLayeredDeletedEntryIsNotPromotedBack(t *testing.T) {
 
 func TestLayeredCallerNeverWaitsForAPromotion(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		mid := modcachetest.Faulty(newFileShelf(), &modcachetest.Plan{Faults: []modcachetest.Fault{{Op: modcachetest.OpAdd, Delay: time.Second}}})
+		mid := modcachetest.NewFaulty(newFileShelf(), &modcachetest.Plan{Faults: []modcachetest.Fault{{Op: modcachetest.OpAdd, Delay: time.Second}}})
 		far := newFileShelf()
 		l := layered(t, nil, direct(newShelf()), modcache.Layer{Store: mid}, modcache.Layer{Store: far})
 		for n := range byte(3) {

@@ -226,7 +226,7 @@ func TestLayeredAddReachesEveryLayer(t *testing.T) {
 func TestLayeredErrorsOfAllLayersAreJoined(t *testing.T) {
 	errA, errB := errors.New("a"), errors.New("b")
 	fail := func(err error) modcache.Store {
-		return modcachetest.Faulty(newShelf(), &modcachetest.Plan{Faults: []modcachetest.Fault{{Err: err}}})
+		return modcachetest.NewFaulty(newShelf(), &modcachetest.Plan{Faults: []modcachetest.Fault{{Err: err}}})
 	}
 	l := layered(t, nil, modcache.Layer{Store: fail(errA), Direct: true}, modcache.Layer{Store: fail(errB)})
 	_, ok, err := l.Get(t.Context(), keyNo(1))
@@ -254,7 +254,7 @@ func TestLayeredLayersMayBeShared(t *testing.T) {
 
 func TestLayeredClose(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		disk := modcachetest.Faulty(newFileShelf(), &modcachetest.Plan{Faults: []modcachetest.Fault{{Op: modcachetest.OpAdd, Delay: time.Second}}})
+		disk := modcachetest.NewFaulty(newFileShelf(), &modcachetest.Plan{Faults: []modcachetest.Fault{{Op: modcachetest.OpAdd, Delay: time.Second}}})
 		l := modcache.NewLayered(nil, direct(newShelf()), modcache.Layer{Store: disk, Write: modcache.WriteBehind})
 		for n := range byte(5) {
 			put(t, l, keyNo(n))
@@ -287,8 +287,8 @@ func TestLayeredUnderManyGoroutines(t *testing.T) {
 	}
 	l := modcache.NewLayered(&modcache.LayeredOptions{QueueBytes: 1000, BreakAfter: 4, Cooldown: time.Millisecond, MaxCalls: 4, OnEvent: func(modcache.Event) {}},
 		direct(mem),
-		modcache.Layer{Store: modcachetest.Faulty(disk, plan(1)), Timeout: 2 * time.Millisecond},
-		modcache.Layer{Store: modcachetest.Faulty(far, plan(2)), Timeout: 2 * time.Millisecond, Write: modcache.WriteBehind})
+		modcache.Layer{Store: modcachetest.NewFaulty(disk, plan(1)), Timeout: 2 * time.Millisecond},
+		modcache.Layer{Store: modcachetest.NewFaulty(far, plan(2)), Timeout: 2 * time.Millisecond, Write: modcache.WriteBehind})
 	var wg sync.WaitGroup
 	for g := range uint64(8) {
 		wg.Go(func() {

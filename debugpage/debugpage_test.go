@@ -233,7 +233,7 @@ func TestFormats(t *testing.T) {
 func TestHostileText(t *testing.T) {
 	const evil = `"><script>alert(1)</script><img src=x onerror="alert(2)">`
 	var rec debugpage.Recorder
-	store := modcachetest.Faulty(modcache.NewMemory(nil), &modcachetest.Plan{Faults: []modcachetest.Fault{
+	store := modcachetest.NewFaulty(modcache.NewMemory(nil), &modcachetest.Plan{Faults: []modcachetest.Fault{
 		{Op: modcachetest.OpGet, Err: errors.New("GET https://host/?token=hunter2: refused")},
 	}})
 	c, err := modcache.New(store, &modcache.Options{EngineID: evil, OnEvent: rec.Observe})

@@ -46,8 +46,8 @@ func ExampleTestStore() {
 	// Output: run it with go test -race
 }
 
-func ExampleFaulty() {
-	store := modcachetest.Faulty(nothing{}, &modcachetest.Plan{
+func ExampleNewFaulty() {
+	store := modcachetest.NewFaulty(nothing{}, &modcachetest.Plan{
 		Faults: []modcachetest.Fault{
 			{Op: modcachetest.OpGet, Nth: 2, Err: errors.New("disk on fire")},
 		},

@@ -61,10 +61,10 @@ type FaultyStore struct {
 	calls  [numOps]int
 }
 
-// Faulty wraps a store so that things go wrong as planned. A nil plan is none:
+// NewFaulty wraps a store so that things go wrong as planned. A nil plan is none:
 // the store then only counts calls. Like the [modcache.Store] it wraps it has
 // locks, if that has; else Lock succeeds at once.
-func Faulty(s modcache.Store, plan *Plan) *FaultyStore {
+func NewFaulty(s modcache.Store, plan *Plan) *FaultyStore {
 	f := &FaultyStore{store: s, release: make(chan struct{})}
 	if plan == nil {
 		plan = &Plan{}

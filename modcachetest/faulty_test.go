@@ -22,11 +22,11 @@ func filled(t *testing.T, b []byte, plan *Plan) *FaultyStore {
 	t.Helper()
 	s := newMapStore()
 	require.NoError(t, s.Add(t.Context(), keyOf(1), artifactOf(b)))
-	return Faulty(s, plan)
+	return NewFaulty(s, plan)
 }
 
 func TestFaultyWithoutAPlanIsTheStore(t *testing.T) {
-	TestStore(t, func(testing.TB) modcache.Store { return Faulty(newMapStore(), nil) }, &Options{ExclusiveLocks: true})
+	TestStore(t, func(testing.TB) modcache.Store { return NewFaulty(newMapStore(), nil) }, &Options{ExclusiveLocks: true})
 }
 
 func TestFaultyStrikesTheNthCall(t *testing.T) {
@@ -50,7 +50,7 @@ func TestFaultyStrikesTheNthCall(t *testing.T) {
 
 func TestFaultyStrikesTheSameCallsForASeed(t *testing.T) {
 	history := func(seed uint64) (failed []int) {
-		f := Faulty(newMapStore(), &Plan{Seed: seed, Faults: []Fault{{Rate: 0.3, Err: errInjected}}})
+		f := NewFaulty(newMapStore(), &Plan{Seed: seed, Faults: []Fault{{Rate: 0.3, Err: errInjected}}})
 		for i := range 100 {
 			if f.Flush(t.Context()) != nil {
 				failed = append(failed, i)
@@ -79,7 +79,7 @@ func TestFaultySpoilsBytes(t *testing.T) {
 		require.Equal(t, code, read(f))
 	})
 	t.Run("cut off on the way in", func(t *testing.T) {
-		f := Faulty(newMapStore(), &Plan{Faults: []Fault{{Op: OpAdd, Truncate: true}}})
+		f := NewFaulty(newMapStore(), &Plan{Faults: []Fault{{Op: OpAdd, Truncate: true}}})
 		require.NoError(t, f.Add(t.Context(), keyOf(1), artifactOf(code)))
 		got := read(f)
 		require.Less(t, len(got), len(code))
@@ -89,7 +89,7 @@ func TestFaultySpoilsBytes(t *testing.T) {
 
 func TestFaultyDelaysAndHangs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f := Faulty(newMapStore(), &Plan{Faults: []Fault{{Op: OpFlush, Delay: time.Hour}, {Op: OpDelete, Hang: true}}})
+		f := NewFaulty(newMapStore(), &Plan{Faults: []Fault{{Op: OpFlush, Delay: time.Hour}, {Op: OpDelete, Hang: true}}})
 		start := time.Now()
 		require.NoError(t, f.Flush(t.Context()))
 		require.Equal(t, time.Hour, time.Since(start))
@@ -112,7 +112,7 @@ func TestFaultyDelaysAndHangs(t *testing.T) {
 }
 
 func TestFaultyPanics(t *testing.T) {
-	f := Faulty(newMapStore(), &Plan{Faults: []Fault{{Op: OpMetrics, Panic: "boom"}, {Op: OpLock, Err: errInjected}}})
+	f := NewFaulty(newMapStore(), &Plan{Faults: []Fault{{Op: OpMetrics, Panic: "boom"}, {Op: OpLock, Err: errInjected}}})
 	require.PanicsWithValue(t, "boom", func() { f.Metrics() })
 	_, err := f.Lock(t.Context(), keyOf(1))
 	require.ErrorIs(t, err, errInjected)

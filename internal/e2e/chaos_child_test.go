@@ -77,7 +77,7 @@ func (l chaosLife) open(rng *rand.Rand) (c *modcache.Cache, end func() error, er
 	if err != nil {
 		return nil, nil, errors.Join(err, d.Close())
 	}
-	faulty := modcachetest.Faulty(d, &modcachetest.Plan{Seed: l.Seed, Faults: []modcachetest.Fault{
+	faulty := modcachetest.NewFaulty(d, &modcachetest.Plan{Seed: l.Seed, Faults: []modcachetest.Fault{
 		{Rate: 0.1, Delay: 20 * time.Millisecond},
 		{Rate: 0.05, Err: errors.New("injected")},
 		{Rate: 0.02, Panic: "injected"},
