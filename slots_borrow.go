@@ -4,7 +4,8 @@ import "fmt"
 
 // Borrow is Get for an object that must not be released while it is used. Until the
 // matching Release, the slot can't be removed or replaced; if the table is closed, the
-// handle misses as all others do but the object is released only by the Release.
+// handle misses as all others do but the object is released only by the Release. A slot with
+// 2^30 borrows that were not released can't be borrowed again.
 func (t *SlotTable[T]) Borrow(h Handle) (v T, ok bool) {
 	if slot := t.slot(h); slot != nil {
 		if e := slot.Load(); e != nil && t.bits.match(h, e.gen) {
@@ -17,15 +18,19 @@ func (t *SlotTable[T]) Borrow(h Handle) (v T, ok bool) {
 	return v, false
 }
 
-// borrowAgain is Borrow after e turned out to be dead. The writer that killed e may not have
-// taken it from its slot yet; what is there when it is done counts, else a Get that
+// borrowAgain is Borrow after that of e failed. If e is dead, the writer that killed it may not
+// have taken it from its slot yet; what is there when it is done counts, else a Get that
 // follows could still see what this call says is gone.
 func (t *SlotTable[T]) borrowAgain(h Handle, e *slotEntry[T]) (v T, ok bool) {
 	t.mu.Lock()
 	over := t.unborrow(h, e)
-	e2 := t.find(h) // alive: entries die under mu, and leave their slots before it is unlocked
-	if e2 != nil {
-		v, ok = e2.value, e2.borrow()
+	// Alive: entries die under mu, and leave their slots before it is unlocked.
+	if e2 := t.find(h); e2 != nil {
+		if ok = e2.borrow(); ok {
+			v = e2.value
+		} else {
+			t.unborrow(h, e2)
+		}
 	}
 	t.mu.Unlock()
 	if over {
@@ -34,8 +39,8 @@ func (t *SlotTable[T]) borrowAgain(h Handle, e *slotEntry[T]) (v T, ok bool) {
 	return v, ok
 }
 
-// unborrow takes back one borrow of the dead entry e under mu. If that was the last
-// one, and Close left e to its borrowers, the caller drops it without mu.
+// unborrow takes back one borrow of e under mu. If that was the last one, and Close left e
+// to its borrowers, the caller drops it without mu.
 func (t *SlotTable[T]) unborrow(h Handle, e *slotEntry[T]) (over bool) {
 	if e.state.Add(^uint32(0)) != slotDead || t.lent[h] != e {
 		return false

@@ -24,8 +24,13 @@ type slotEntry[T any] struct {
 // its slot. Nothing can be borrowed from then on.
 const slotDead = 1 << 31
 
-// borrow counts one more borrow of e. If it fails, e is dead and the count is to be taken back.
-func (e *slotEntry[T]) borrow() bool { return e.state.Add(1) < slotDead }
+// maxBorrows is how many borrows of one slot there may be at once. The distance to slotDead is for
+// calls that find out at the same time that there are as many.
+const maxBorrows = 1 << 30
+
+// borrow counts one more borrow of e. If it fails, e is dead or has too many, and the count is to be
+// taken back.
+func (e *slotEntry[T]) borrow() bool { return e.state.Add(1) <= maxBorrows }
 
 // giveBack counts one borrow of e less. It fails, and changes nothing, if e is dead or isn't borrowed.
 func (e *slotEntry[T]) giveBack() bool {

@@ -60,15 +60,18 @@ func (t *SlotTable[T]) InsertChild(parent Handle, v T) (Handle, error) {
 // Intern returns the handle of the object that was interned under key. If there is none,
 // it calls mk for the object and inserts it. Each successful call needs a Remove of its
 // own; the last of them removes the object. A key is any comparable
-// value, often the object itself.
+// value that equals itself (which a NaN doesn't), often the object itself.
 //
 // Of several calls with one key at the same time, one calls mk, with no lock held, and
 // the others wait for it. So mk must not intern the same key. If mk
 // fails, its caller gets the error, and one of the waiting calls is next.
 // If what mk made can't be inserted, it is released.
 func (t *SlotTable[T]) Intern(key any, mk func() (T, error)) (Handle, error) {
-	if !reflect.ValueOf(key).Comparable() {
+	if key != nil && !reflect.ValueOf(key).Comparable() {
 		return 0, &SlotError{Op: "intern", Err: fmt.Errorf("a key of type %T can't be compared", key)}
+	}
+	if same := key; same != key { // no later call would find it
+		return 0, &SlotError{Op: "intern", Err: fmt.Errorf("a key of type %T is not equal to itself, as it is or has a NaN", key)}
 	}
 	for {
 		t.mu.Lock()

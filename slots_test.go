@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"math"
 	"math/rand/v2"
 	"runtime"
 	"sync"
@@ -318,6 +319,45 @@ func TestSlotTableIntern(t *testing.T) {
 	})
 	require.ErrorIs(t, err, modcache.ErrClosed)
 	require.EqualValues(t, 1, late.closed.Load(), "what couldn't be inserted is released")
+}
+
+func TestSlotTableInternKeys(t *testing.T) {
+	table := modcache.NewSlotTable[int](nil)
+	calls := 0
+	mk := func() (int, error) { calls++; return calls, nil }
+	for _, key := range []any{math.NaN(), [1]float64{math.NaN()}, struct{ any }{math.NaN()}, func() {}, []int{}} {
+		_, err := table.Intern(key, mk)
+		require.ErrorContains(t, err, fmt.Sprintf("%T", key))
+	}
+	require.Zero(t, calls, "an object was made that no later call would find")
+	for range 2 { // nil is a key like others
+		h, err := table.Intern(nil, mk)
+		require.NoError(t, err)
+		defer func() { require.NoError(t, table.Remove(h)) }()
+	}
+	require.Equal(t, 1, calls)
+	require.Equal(t, 1, table.Len())
+}
+
+func TestSlotTableBorrowsAreBounded(t *testing.T) {
+	table := modcache.NewSlotTable[*slotCloser](nil)
+	c := new(slotCloser)
+	h, err := table.Insert(c)
+	require.NoError(t, err)
+	table.AlmostAllBorrows(h, 2)
+	for i := range 4 {
+		got, ok := table.Borrow(h)
+		require.Equal(t, i < 2, ok)
+		require.Equal(t, ok, got == c)
+	}
+	require.NoError(t, table.Release(h))
+	_, ok := table.Borrow(h)
+	require.True(t, ok, "a borrow that was refused is counted")
+	_, ok = table.Borrow(h)
+	require.False(t, ok)
+	require.ErrorIs(t, table.Remove(h), modcache.ErrSlotInUse)
+	require.NoError(t, table.Close())
+	require.Zero(t, c.closed.Load())
 }
 
 func TestSlotTableInternWaits(t *testing.T) {
