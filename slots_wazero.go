@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"sync"
 	"sync/atomic"
 
@@ -173,9 +174,10 @@ func (h *SlotHost[T]) find(ctx context.Context, mod api.Module) *slotBound[T] {
 		return b.(*slotBound[T])
 	}
 	// An instance that is starting is not in bound yet. The context says which instances are
-	// starting, but not that mod is one of them: it may be a module that one of them calls.
+	// starting, but not that mod is one of them: it may be a module that one of them calls. Only
+	// a second instance of the same compiled module passes for it, which Instantiate notices.
 	for b, _ := ctx.Value(slotContextKey[T]{h}).(*slotBinding[T]); b != nil; b = b.outer {
-		if b.bound.Load() == nil && b.resembles(mod) && b.bind(mod) {
+		if b.bound.Load() == nil && b.compiledOf(mod) && b.bind(mod) {
 			return b.bound.Load()
 		}
 	}
@@ -233,18 +235,10 @@ func (b *slotBinding[T]) forgetIfEnded() {
 // as that isn't known, Instantiate looks after it.
 func (b *slotBinding[T]) CloseNotify(context.Context, uint32) { b.endIfClosed() }
 
-// resembles reports whether mod could be an instance of b's module, going by what it exports.
-func (b *slotBinding[T]) resembles(mod api.Module) bool {
-	want, got := b.compiled.ExportedFunctions(), mod.ExportedFunctionDefinitions()
-	if len(want) != len(got) {
-		return false
-	}
-	for name := range want {
-		if got[name] == nil {
-			return false
-		}
-	}
-	return true
+// compiledOf reports whether mod is an instance of b's module: then wazero describes the
+// functions of both by the same definitions, not by equal ones.
+func (b *slotBinding[T]) compiledOf(mod api.Module) bool {
+	return maps.Equal(b.compiled.ExportedFunctions(), mod.ExportedFunctionDefinitions())
 }
 
 // attach counts one more instance of the table; it fails if the table is closed, or about to be.

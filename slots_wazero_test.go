@@ -228,9 +228,9 @@ func TestSlotHostModuleWithoutTable(t *testing.T) {
 		_, ok := e.host.Table(e.ctx, b)
 		require.False(t, ok)
 
-		// It doesn't get the table of a module that calls it while starting, and if it can't be told
-		// from that one by its exports, that is noticed in the end.
-		for i, f := range []wasmFunc{
+		// It doesn't get the table of a module that calls it while starting, even if both export
+		// the same names.
+		for _, f := range []wasmFunc{
 			{name: "run", body: slices.Concat(wasmCall(0), wasmDrop)},
 			{name: "open", results: slotWord, body: wasmCall(0)},
 		} {
@@ -238,12 +238,34 @@ func TestSlotHostModuleWithoutTable(t *testing.T) {
 				[]wasmFunc{f, {body: slices.Concat(wasmCall(1), f.drop())}}, 2))
 			require.NoError(t, err)
 			_, table, err := e.instantiate(e.ctx, "a", compiled)
-			require.Error(t, err)
-			require.Len(t, e.opened, i)
+			require.ErrorIs(t, err, modcache.ErrSlotNoHandle)
+			require.Empty(t, e.opened)
 			e.ended(table)
 			_, ok = e.host.Table(e.ctx, b)
 			require.False(t, ok)
 		}
+	})
+}
+
+// TestSlotHostSecondInstanceOfStartingModule has a host function instantiate the module that called
+// it while starting, without a table.
+func TestSlotHostSecondInstanceOfStartingModule(t *testing.T) {
+	eachSlotEngine(t, func(t *testing.T, e *slotEnv) {
+		var compiled wazero.CompiledModule
+		depth := 0
+		_, err := e.r.NewHostModuleBuilder("nest").NewFunctionBuilder().WithFunc(func(ctx context.Context) {
+			if depth++; depth == 1 {
+				_, err := e.r.InstantiateModule(ctx, compiled, wazero.NewModuleConfig().WithName("second"))
+				require.NoError(t, err)
+			}
+		}).Export("it").Instantiate(e.ctx)
+		require.NoError(t, err)
+		compiled, err = e.r.CompileModule(e.ctx, wasmModule([]wasmImport{{"nest", "it", nil, nil}, slotImports[fnOpen]},
+			[]wasmFunc{{body: slices.Concat(wasmCall(0), wasmCall(1), wasmDrop)}}, 2))
+		require.NoError(t, err)
+		_, table, err := e.instantiate(e.ctx, "first", compiled)
+		require.Error(t, err)
+		e.ended(table)
 	})
 }
 
