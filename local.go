@@ -35,8 +35,8 @@ func NewLocal(o *MemoryOptions) *Local {
 // Get implements [Store]. The artifact is the one that was added. The only error
 // says that another goroutine uses the Local at the same time.
 func (l *Local) Get(_ context.Context, key Key) (*Artifact, bool, error) {
-	if l.budget.seals != nil {
-		if err := l.change(func(b *memoryBudget) { b.checkSeal(key) }); err != nil {
+	if l.budget.sums != nil {
+		if err := l.change(func(b *memoryBudget) error { return b.checkSum(key) }); err != nil {
 			return nil, false, err
 		}
 	}
@@ -69,49 +69,52 @@ func (l *Local) Add(ctx context.Context, key Key, a *Artifact) error {
 
 // Delete implements [Store].
 func (l *Local) Delete(_ context.Context, key Key) error {
-	return l.change(func(b *memoryBudget) { b.delete(key) })
+	return l.change(func(b *memoryBudget) error { return b.delete(key) })
 }
 
 // Flush implements [Store]: memory is as durable as it gets.
 func (l *Local) Flush(context.Context) error {
-	return l.change(func(b *memoryBudget) { b.count.Flushes++ })
+	return l.change((*memoryBudget).flush)
 }
 
 // Resize sets MaxBytes, like [Memory.Resize].
 func (l *Local) Resize(maxBytes int64) {
-	_ = l.change(func(b *memoryBudget) { b.resize(maxBytes) })
+	_ = l.change(func(b *memoryBudget) error { return b.resize(maxBytes) })
 }
 
-// change runs f, and delivers the events it caused.
-func (l *Local) change(f func(*memoryBudget)) error {
+// change runs f, and delivers the events it caused. The error is f's, or says that l is shared.
+func (l *Local) change(f func(*memoryBudget) error) error {
 	clock := l.budget.now()
 	if l.busy {
 		return errLocalShared
 	}
 	l.busy = true
 	l.budget.clock = clock
-	f(&l.budget)
-	events := l.budget.takeEvents()
+	err := f(&l.budget)
+	events := l.budget.events
+	l.budget.events = nil
 	l.busy = false
 	l.budget.deliver(events)
-	return nil
+	return err
 }
 
 // Metrics implements [Store].
 func (l *Local) Metrics() Metrics {
-	var s Metrics
-	_ = l.change(func(b *memoryBudget) {
-		s = b.metrics()
-		s.Hits, s.Misses = l.hits, l.misses
-		s.Lookups = s.Hits + s.Misses
+	var m Metrics
+	_ = l.change(func(b *memoryBudget) error {
+		m = b.metrics(l.hits, l.misses)
+		return nil
 	})
-	return s
+	return m
 }
 
 // EvictionReports returns what left and why, like [Memory.EvictionReports].
 func (l *Local) EvictionReports() []EvictionReport {
 	var all []EvictionReport
-	_ = l.change(func(b *memoryBudget) { all = b.reports() })
+	_ = l.change(func(b *memoryBudget) error {
+		all = b.reports()
+		return nil
+	})
 	return all
 }
 

@@ -56,8 +56,8 @@ func NewMemory(o *MemoryOptions) *Memory {
 // Get implements [Store]. The artifact is the one that was added. The error is
 // always nil.
 func (m *Memory) Get(_ context.Context, key Key) (*Artifact, bool, error) {
-	if m.budget.seals != nil {
-		_ = m.change(func(b *memoryBudget) { b.checkSeal(key) })
+	if m.budget.sums != nil {
+		_ = m.change(func(b *memoryBudget) error { return b.checkSum(key) })
 	}
 	e := m.budget.index.lookup(&key)
 	if e == nil {
@@ -81,43 +81,40 @@ func (m *Memory) Add(ctx context.Context, key Key, a *Artifact) error {
 
 // Delete implements [Store]. The error is always nil.
 func (m *Memory) Delete(_ context.Context, key Key) error {
-	return m.change(func(b *memoryBudget) { b.delete(key) })
+	return m.change(func(b *memoryBudget) error { return b.delete(key) })
 }
 
 // Flush implements [Store]: memory is as durable as it gets.
 func (m *Memory) Flush(context.Context) error {
-	return m.change(func(b *memoryBudget) { b.count.Flushes++ })
+	return m.change((*memoryBudget).flush)
 }
 
 // Resize sets MaxBytes. When it returns, no more than that is held; what had to
 // be evicted is reported as [ReasonResized]. 0 or less turns the store off, and
 // a later Resize turns it on again.
 func (m *Memory) Resize(maxBytes int64) {
-	_ = m.change(func(b *memoryBudget) { b.resize(maxBytes) })
+	_ = m.change(func(b *memoryBudget) error { return b.resize(maxBytes) })
 }
 
-// change runs f under the lock, and delivers the events it caused without it.
-// The error is always nil.
-func (m *Memory) change(f func(*memoryBudget)) error {
+// change runs f under the lock, and delivers the events it caused without it. The error is f's.
+func (m *Memory) change(f func(*memoryBudget) error) error {
 	clock := m.budget.now() // the caller's code, so not under the lock
 	m.mu.Lock()
 	m.budget.clock = clock
-	f(&m.budget)
-	events := m.budget.takeEvents()
+	err := f(&m.budget)
+	events := m.budget.events
+	m.budget.events = nil
 	m.mu.Unlock()
 	m.budget.deliver(events)
-	return nil
+	return err
 }
 
 // Metrics implements [Store]. No lookup is lost or counted twice. Entries and
 // Bytes belong to the same instant.
 func (m *Memory) Metrics() Metrics {
 	m.mu.Lock()
-	s := m.budget.metrics()
-	m.mu.Unlock()
-	s.Hits, s.Misses = m.hits.Load(), m.misses.Load()
-	s.Lookups = s.Hits + s.Misses
-	return s
+	defer m.mu.Unlock()
+	return m.budget.metrics(m.hits.Load(), m.misses.Load())
 }
 
 // EvictionReports returns what left and why since the Memory was made: one

@@ -4,10 +4,11 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"hash/maphash"
 	"math"
 	"math/bits"
 	"time"
+
+	"github.com/zeebo/xxh3"
 
 	"github.com/modcache/modcache/internal/option"
 )
@@ -104,8 +105,8 @@ func (o *MemoryOptions) validate() MemoryOptions {
 type memoryBudget struct {
 	name     string
 	now      func() time.Time
-	observer func(Event)  // nil if there is none
-	seals    *memorySeals // nil unless DetectWrites
+	observer func(Event)             // nil if there is none
+	sums     map[*memoryEntry]uint64 // of what came in; nil unless DetectWrites
 
 	index  memoryIndex
 	policy memoryPolicy
@@ -127,7 +128,7 @@ func (b *memoryBudget) init(o *MemoryOptions, name string) {
 	b.now, b.start = v.Now, v.Now()
 	b.observer = v.OnEvent
 	if v.DetectWrites {
-		b.seals = newMemorySeals()
+		b.sums = make(map[*memoryEntry]uint64)
 	}
 	b.maxBytes, b.maxEntries = v.MaxBytes, v.MaxEntries
 }
@@ -167,7 +168,9 @@ func (b *memoryBudget) add(key Key, a *Artifact) error {
 		b.evict(b.shortage(size))
 	}
 	e := &memoryEntry{key: wordsOf(&key), art: a, added: b.clock.Sub(b.start)}
-	b.seals.put(e)
+	if b.sums != nil {
+		b.sums[e] = sumOf(e)
+	}
 	b.used += size
 	b.index.insert(e, len(b.policy.heap))
 	b.policy.insert(e)
@@ -200,11 +203,11 @@ func (b *memoryBudget) drop(e *memoryEntry, reason Reason) {
 	b.index.remove(e)
 	b.policy.remove(e)
 	b.used -= e.art.Size()
-	if err := b.seals.check(e); err != nil {
+	if !b.intact(e) {
 		b.count.Corrupt++
-		b.event(Event{Kind: EventCorrupt, Key: e.key.key(), Err: err})
+		b.event(Event{Kind: EventCorrupt, Key: e.key.key(), Err: errWritten})
 	}
-	b.seals.drop(e)
+	delete(b.sums, e)
 	b.record(e.key.key(), e.art.Size(), reason, max(0, b.clock.Sub(b.start)-e.added))
 }
 
@@ -221,15 +224,18 @@ func (b *memoryBudget) event(e Event) {
 	}
 }
 
-// checkSeal drops what is under key if somebody wrote to its bytes.
-func (b *memoryBudget) checkSeal(key Key) {
-	if e := b.index.lookup(&key); e != nil && b.seals.check(e) != nil {
+var errWritten = fmt.Errorf("%w: somebody wrote to the bytes of an artifact in memory", ErrCorrupt)
+
+// checkSum drops what is under key if somebody wrote to its bytes.
+func (b *memoryBudget) checkSum(key Key) error {
+	if e := b.index.lookup(&key); e != nil && !b.intact(e) {
 		b.drop(e, ReasonCorrupt)
 	}
+	return nil
 }
 
 // resize sets the byte budget and evicts until it is kept.
-func (b *memoryBudget) resize(maxBytes int64) {
+func (b *memoryBudget) resize(maxBytes int64) error {
 	b.maxBytes = max(maxBytes, 0)
 	for len(b.policy.heap) > 0 && (b.used > b.maxBytes || b.maxBytes == 0) {
 		b.evict(ReasonResized)
@@ -238,42 +244,35 @@ func (b *memoryBudget) resize(maxBytes int64) {
 		b.index.clear()
 		b.policy = memoryPolicy{}
 	}
+	return nil
 }
 
 // addToMemory adds a to the budget that change gives access to. If a must be loaded, that
 // happens without access: reading runs code of others and takes time.
-func addToMemory(ctx context.Context, key Key, a *Artifact, change func(func(*memoryBudget)) error) (err error) {
-	if !a.InMemory() {
-		wanted := false
-		misuse := change(func(b *memoryBudget) {
-			if b.index.lookup(&key) == nil {
-				wanted, err = b.admits(key, a)
-			}
-		})
-		if misuse != nil || !wanted {
-			return cmp.Or(misuse, err)
-		}
-		loaded, loadErr := loadArtifact(ctx, a)
-		if loadErr != nil {
-			misuse = change(func(b *memoryBudget) { err = b.failed(key, loadErr) })
-			return cmp.Or(misuse, err)
-		}
-		a = loaded
+func addToMemory(ctx context.Context, key Key, a *Artifact, change func(func(*memoryBudget) error) error) error {
+	if a.InMemory() {
+		return change(func(b *memoryBudget) error { return b.add(key, a) })
 	}
-	misuse := change(func(b *memoryBudget) { err = b.add(key, a) })
-	return cmp.Or(misuse, err)
-}
-
-// loadArtifact returns an artifact in memory with the bytes of one that isn't.
-func loadArtifact(ctx context.Context, a *Artifact) (*Artifact, error) {
-	if err := ctx.Err(); err != nil {
-		return nil, err
+	wanted := false
+	err := change(func(b *memoryBudget) (err error) {
+		if b.index.lookup(&key) == nil {
+			wanted, err = b.admits(key, a)
+		}
+		return err
+	})
+	if !wanted {
+		return err
 	}
 	p := make([]byte, a.Size())
-	if _, err := a.ReadAt(p, 0); err != nil {
-		return nil, err
+	if err = ctx.Err(); err == nil {
+		_, err = a.ReadAt(p, 0)
 	}
-	return NewArtifact(p, a.Info()), nil
+	return change(func(b *memoryBudget) error {
+		if err != nil {
+			return b.failed(key, err)
+		}
+		return b.add(key, NewArtifact(p, a.Info()))
+	})
 }
 
 // failed counts an artifact that couldn't be loaded.
@@ -287,15 +286,22 @@ func (b *memoryBudget) failed(key Key, err error) error {
 	return &Error{Op: "add", Store: b.name, Key: key, Err: err}
 }
 
-func (b *memoryBudget) delete(key Key) {
+func (b *memoryBudget) delete(key Key) error {
 	if e := b.index.lookup(&key); e != nil {
 		b.drop(e, ReasonDeleted)
 	}
+	return nil
 }
 
-// metrics returns what is known here: all but the lookups.
-func (b *memoryBudget) metrics() Metrics {
+func (b *memoryBudget) flush() error {
+	b.count.Flushes++
+	return nil
+}
+
+// metrics returns what is known here, with the lookups that the caller counted.
+func (b *memoryBudget) metrics(hits, misses uint64) Metrics {
 	m := b.count
+	m.Lookups, m.Hits, m.Misses = hits+misses, hits, misses
 	m.Entries = uint64(len(b.policy.heap))
 	m.Bytes = uint64(b.used)
 	return m
@@ -311,51 +317,18 @@ func (b *memoryBudget) reports() []EvictionReport {
 	return all
 }
 
-// takeEvents returns the events to deliver, which the caller does without a lock.
-func (b *memoryBudget) takeEvents() []Event {
-	events := b.events
-	b.events = nil
-	return events
-}
-
-// deliver calls the observer, if there is one. It needs no lock.
+// deliver gives the observer the events of one change. It needs no lock.
 func (b *memoryBudget) deliver(events []Event) {
 	for _, e := range events {
 		notify(b.observer, e)
 	}
 }
 
-// memorySeals finds out, in tests, that somebody wrote to bytes that everybody
-// shares. A nil one does nothing. The store's lock guards it.
-type memorySeals struct {
-	seed maphash.Seed
-	sums map[*memoryEntry]uint64
-}
-
-func newMemorySeals() *memorySeals {
-	return &memorySeals{seed: maphash.MakeSeed(), sums: make(map[*memoryEntry]uint64)}
-}
-
-func (s *memorySeals) sum(e *memoryEntry) uint64 {
+// sumOf tells the bytes of e from others.
+func sumOf(e *memoryEntry) uint64 {
 	b, _ := e.art.Bytes() // in memory, so there is no error
-	return maphash.Bytes(s.seed, b)
+	return xxh3.Hash(b)
 }
 
-func (s *memorySeals) put(e *memoryEntry) {
-	if s != nil {
-		s.sums[e] = s.sum(e)
-	}
-}
-
-func (s *memorySeals) check(e *memoryEntry) error {
-	if s == nil || s.sums[e] == s.sum(e) {
-		return nil
-	}
-	return fmt.Errorf("%w: somebody wrote to the bytes of an artifact in memory", ErrCorrupt)
-}
-
-func (s *memorySeals) drop(e *memoryEntry) {
-	if s != nil {
-		delete(s.sums, e)
-	}
-}
+// intact reports whether nobody wrote to the bytes of e, if that is to be found out.
+func (b *memoryBudget) intact(e *memoryEntry) bool { return b.sums == nil || b.sums[e] == sumOf(e) }
