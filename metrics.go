@@ -66,50 +66,42 @@ func (e *MetricError) Error() string {
 
 // Plus adds two snapshots field by field, levels included: what several stores
 // did and hold together. A sum that doesn't fit is a [*MetricError].
-func (m Metrics) Plus(o Metrics) (Metrics, error) {
-	theirs := o.fields()
-	for i, f := range m.fields() {
-		sum, carry := bits.Add64(*f.v, *theirs[i].v, 0)
-		if carry != 0 {
-			return Metrics{}, &MetricError{Op: "plus", Field: f.name, A: *f.v, B: *theirs[i].v}
-		}
-		*f.v = sum
-	}
-	return m, nil
-}
+func (m Metrics) Plus(o Metrics) (Metrics, error) { return m.combine("plus", bits.Add64, o) }
 
 // Sub returns what happened since the earlier snapshot o of the same store: the
 // growth of every counter, and the levels as they are in m, since a level may
 // well have fallen. A counter that went backwards is a [*MetricError].
 func (m Metrics) Sub(o Metrics) (Metrics, error) {
+	o.Entries, o.Bytes = 0, 0
+	return m.combine("sub", bits.Sub64, o)
+}
+
+func (m Metrics) combine(op string, f func(a, b, carry uint64) (v, over uint64), o Metrics) (Metrics, error) {
 	theirs := o.fields()
-	for i, f := range m.fields() {
-		if f.level {
-			continue
+	for i, mine := range m.fields() {
+		a, b := *mine.v, *theirs[i].v
+		v, over := f(a, b, 0)
+		if over != 0 {
+			return Metrics{}, &MetricError{op, mine.name, a, b}
 		}
-		diff, borrow := bits.Sub64(*f.v, *theirs[i].v, 0)
-		if borrow != 0 {
-			return Metrics{}, &MetricError{Op: "sub", Field: f.name, A: *f.v, B: *theirs[i].v}
-		}
-		*f.v = diff
+		*mine.v = v
 	}
 	return m, nil
 }
 
 type metricField struct {
-	name  string
-	v     *uint64
-	level bool
+	name string
+	v    *uint64
 }
 
 func (m *Metrics) fields() []metricField {
 	return []metricField{
-		{"Lookups", &m.Lookups, false}, {"Hits", &m.Hits, false}, {"Misses", &m.Misses, false},
-		{"Adds", &m.Adds, false}, {"RejectedAdds", &m.RejectedAdds, false},
-		{"Evictions", &m.Evictions, false}, {"EvictedBytes", &m.EvictedBytes, false},
-		{"Flushes", &m.Flushes, false}, {"FlushErrors", &m.FlushErrors, false},
-		{"Corrupt", &m.Corrupt, false}, {"Errors", &m.Errors, false}, {"Promotions", &m.Promotions, false},
-		{"Entries", &m.Entries, true}, {"Bytes", &m.Bytes, true},
+		{"Lookups", &m.Lookups}, {"Hits", &m.Hits}, {"Misses", &m.Misses},
+		{"Adds", &m.Adds}, {"RejectedAdds", &m.RejectedAdds},
+		{"Evictions", &m.Evictions}, {"EvictedBytes", &m.EvictedBytes},
+		{"Flushes", &m.Flushes}, {"FlushErrors", &m.FlushErrors},
+		{"Corrupt", &m.Corrupt}, {"Errors", &m.Errors}, {"Promotions", &m.Promotions},
+		{"Entries", &m.Entries}, {"Bytes", &m.Bytes},
 	}
 }
 
