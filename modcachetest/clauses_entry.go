@@ -183,9 +183,8 @@ var entryClauses = []clause{
 	}},
 
 	{name: "cancelled-context-is-not-a-miss", check: func(e *env) error {
-		key := keyOf(1)
-		b := payload(key, 0, min(500, e.o.MaxSize))
-		if err := e.add(key, b); err != nil {
+		key, b, err := e.stored(500)
+		if err != nil {
 			return err
 		}
 		ctx, cancel := context.WithCancel(e.ctx)

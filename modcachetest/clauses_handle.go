@@ -41,9 +41,8 @@ func (s *source) Close() error {
 // handleClauses are about artifacts and who closes them.
 var handleClauses = []clause{
 	{name: "artifact-reads-like-an-io.ReaderAt", check: func(e *env) error {
-		key := keyOf(1)
-		b := payload(key, 0, min(10_000, e.o.MaxSize))
-		if err := e.add(key, b); err != nil {
+		key, b, err := e.stored(10_000)
+		if err != nil {
 			return err
 		}
 		a, err := e.get(e.ctx, key)
@@ -55,9 +54,8 @@ var handleClauses = []clause{
 	}},
 
 	{name: "handles-are-closed-one-by-one", check: func(e *env) error {
-		key := keyOf(1)
-		b := payload(key, 0, min(5000, e.o.MaxSize))
-		if err := e.add(key, b); err != nil {
+		key, b, err := e.stored(5000)
+		if err != nil {
 			return err
 		}
 		first, err := e.get(e.ctx, key)
@@ -75,9 +73,8 @@ var handleClauses = []clause{
 	}},
 
 	{name: "handle-outlives-the-context-of-its-get", check: func(e *env) error {
-		key := keyOf(1)
-		b := payload(key, 0, min(5000, e.o.MaxSize))
-		if err := e.add(key, b); err != nil {
+		key, b, err := e.stored(5000)
+		if err != nil {
 			return err
 		}
 		ctx, cancel := context.WithCancel(e.ctx)

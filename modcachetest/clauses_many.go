@@ -6,10 +6,14 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"sync"
+	"slices"
+	"sync/atomic"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/internal/contain"
 )
 
 func manyGoroutines(o *Options) bool { return !o.SingleGoroutine }
@@ -88,14 +92,13 @@ var concurrencyClauses = []clause{
 	}},
 
 	{name: "racing-lookups-get-handles-of-their-own", needs: manyGoroutines, check: func(e *env) error {
-		key := keyOf(1)
-		b := payload(key, 0, min(20_000, e.o.MaxSize))
-		if err := e.add(key, b); err != nil {
+		key, b, err := e.stored(20_000)
+		if err != nil {
 			return err
 		}
 		const racers = 16
 		handles := make([]*modcache.Artifact, racers)
-		err := together(racers, func(g int) error {
+		err = together(racers, func(g int) error {
 			a, err := e.get(e.ctx, key)
 			if a == nil {
 				return errors.Join(err, e.has(key, b))
@@ -103,14 +106,9 @@ var concurrencyClauses = []clause{
 			handles[g] = a
 			return nil
 		})
-		// Every other racer is done with its handle before the rest begins to read.
-		for g, a := range handles {
-			if a != nil && g%2 == 0 {
-				err = errors.Join(err, readsAs(a, b), a.Close())
-			}
-		}
-		for g, a := range handles {
-			if a != nil && g%2 == 1 {
+		// Each racer is done with its handle before the next begins to read.
+		for _, a := range handles {
+			if a != nil {
 				err = errors.Join(err, readsAs(a, b), a.Close())
 			}
 		}
@@ -120,32 +118,20 @@ var concurrencyClauses = []clause{
 
 // together runs fn in n goroutines that start at once.
 func together(n int, fn func(g int) error) error {
-	var wg sync.WaitGroup
+	var group errgroup.Group
 	start := make(chan struct{})
-	errs := make([]error, n)
 	for g := range n {
-		wg.Go(func() {
-			defer func() {
-				if r := recover(); r != nil {
-					errs[g] = fmt.Errorf("the store panicked: %v", r)
-				}
-			}()
+		group.Go(func() error {
 			<-start
-			errs[g] = fn(g)
+			return contain.Call(func() error { return fn(g) })
 		})
 	}
 	close(start)
-	wg.Wait()
-	return errors.Join(errs...)
+	return group.Wait()
 }
 
 func contains(all [][]byte, b []byte) bool {
-	for _, one := range all {
-		if bytes.Equal(one, b) {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(all, func(one []byte) bool { return bytes.Equal(one, b) })
 }
 
 // sharingClauses are about stores that more than one handle, or process, uses.
@@ -241,27 +227,22 @@ var sharingClauses = []clause{
 			second()
 			return errors.New("a lock that is held was given to a second caller")
 		}
-		var mu sync.Mutex
-		released, early := false, false
+		var released, early atomic.Bool
 		done := make(chan error, 1)
 		go func() {
 			second, err := l.Lock(e.ctx, keyOf(1))
 			if err == nil {
-				mu.Lock()
-				early = !released
-				mu.Unlock()
+				early.Store(!released.Load())
 				second()
 			}
 			done <- err
 		}()
-		mu.Lock()
-		released = true
-		mu.Unlock()
+		released.Store(true)
 		unlock()
 		if err := <-done; err != nil {
 			return fmt.Errorf("Lock after the first was given back: %w", err)
 		}
-		if early {
+		if early.Load() {
 			return errors.New("a lock that is held was given to a second caller")
 		}
 		return nil

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 
@@ -65,13 +66,15 @@ type FaultyStore struct {
 // the store then only counts calls. Like the [modcache.Store] it wraps it has
 // locks, if that has; else Lock succeeds at once.
 func NewFaulty(s modcache.Store, plan *Plan) *FaultyStore {
-	f := &FaultyStore{store: s, release: make(chan struct{})}
 	if plan == nil {
 		plan = &Plan{}
 	}
-	f.faults = append(f.faults, plan.Faults...)
-	f.rand = rand.New(rand.NewPCG(plan.Seed, 0))
-	return f
+	return &FaultyStore{
+		store:   s,
+		release: make(chan struct{}),
+		faults:  slices.Clone(plan.Faults),
+		rand:    rand.New(rand.NewPCG(plan.Seed, 0)),
+	}
 }
 
 // Calls returns how often op was called; [OpAny] means all operations.
@@ -93,34 +96,27 @@ func (f *FaultyStore) Heal() {
 }
 
 // inject counts the call, does what is planned for it, and returns how to damage the
-// bytes that it carries, or nil.
-func (f *FaultyStore) inject(ctx context.Context, op Op) (spoil func([]byte) []byte, err error) {
+// artifact that it carries, or nil.
+func (f *FaultyStore) inject(ctx context.Context, op Op) (spoil func(*modcache.Artifact) (*modcache.Artifact, error), err error) {
 	f.mu.Lock()
 	f.calls[OpAny]++
 	f.calls[op]++
 	var due []Fault
 	for _, fault := range f.faults {
-		if fault.Op != OpAny && fault.Op != op {
-			continue
+		if (fault.Op == OpAny || fault.Op == op) &&
+			(fault.Nth == 0 || fault.Nth == f.calls[fault.Op]) &&
+			(fault.Rate == 0 || f.rand.Float64() < fault.Rate) {
+			due = append(due, fault)
 		}
-		if fault.Nth != 0 && fault.Nth != f.calls[fault.Op] {
-			continue
-		}
-		if fault.Rate != 0 && f.rand.Float64() >= fault.Rate {
-			continue
-		}
-		due = append(due, fault)
 	}
 	where := f.rand.Uint64()
 	f.mu.Unlock()
 
 	for _, fault := range due {
 		if fault.Delay > 0 {
-			timer := time.NewTimer(fault.Delay)
 			select {
-			case <-timer.C:
+			case <-time.After(fault.Delay):
 			case <-ctx.Done():
-				timer.Stop()
 				return nil, ctx.Err()
 			}
 		}
@@ -134,31 +130,27 @@ func (f *FaultyStore) inject(ctx context.Context, op Op) (spoil func([]byte) []b
 			return nil, fault.Err
 		}
 		if fault.Corrupt || fault.Truncate {
-			spoil = func(b []byte) []byte { return spoiled(b, where, fault.Truncate) }
+			spoil = func(a *modcache.Artifact) (*modcache.Artifact, error) { return spoilArtifact(a, where, fault.Truncate) }
 		}
 	}
 	return spoil, nil
 }
 
-// spoiled returns a damaged copy of b.
-func spoiled(b []byte, where uint64, truncate bool) []byte {
-	switch {
-	case len(b) == 0:
-		return []byte{0}
-	case truncate:
-		return bytes.Clone(b[:where%uint64(len(b))])
-	}
-	b = bytes.Clone(b)
-	b[where%uint64(len(b))] ^= 1 << (where >> 61)
-	return b
-}
-
-func spoilArtifact(a *modcache.Artifact, spoil func([]byte) []byte) (*modcache.Artifact, error) {
+// spoilArtifact returns a copy of a that is damaged: cut off, or with one bit flipped.
+func spoilArtifact(a *modcache.Artifact, where uint64, truncate bool) (*modcache.Artifact, error) {
 	b, err := a.Bytes()
 	if err != nil {
 		return nil, err
 	}
-	return modcache.NewArtifact(spoil(b), a.Info()), nil
+	switch b = bytes.Clone(b); {
+	case len(b) == 0:
+		b = []byte{0}
+	case truncate:
+		b = b[:where%uint64(len(b))]
+	default:
+		b[where%uint64(len(b))] ^= 1 << (where >> 61)
+	}
+	return modcache.NewArtifact(b, a.Info()), nil
 }
 
 // Get implements [modcache.Store].
@@ -171,7 +163,7 @@ func (f *FaultyStore) Get(ctx context.Context, key modcache.Key) (*modcache.Arti
 	if !ok || err != nil || spoil == nil {
 		return a, ok, err
 	}
-	bad, err := spoilArtifact(a, spoil)
+	bad, err := spoil(a)
 	_ = a.Close() // replaced by a copy
 	return bad, err == nil, err
 }
@@ -183,7 +175,7 @@ func (f *FaultyStore) Add(ctx context.Context, key modcache.Key, a *modcache.Art
 		return err
 	}
 	if spoil != nil {
-		if a, err = spoilArtifact(a, spoil); err != nil {
+		if a, err = spoil(a); err != nil {
 			return err
 		}
 	}

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/internal/contain"
 )
 
 // Options says what a store promises [TestStore] beyond the contract, and what it doesn't. The zero value is a volatile store that many goroutines may use,
@@ -106,15 +107,9 @@ type clause struct {
 var clauses = slices.Concat(entryClauses, handleClauses, concurrencyClauses, sharingClauses)
 
 // run checks a fresh store. A store that panics breaks the clause it does it in.
-func (c clause) run(tb testing.TB, open func(testing.TB) modcache.Store, o *Options) (err error) {
-	e := &env{tb: tb, o: o, ctx: context.Background()}
-	e.s = open(tb)
-	defer func() {
-		if r := recover(); r != nil {
-			err = fmt.Errorf("the store panicked: %v", r)
-		}
-	}()
-	return c.check(e)
+func (c clause) run(tb testing.TB, open func(testing.TB) modcache.Store, o *Options) error {
+	e := &env{tb: tb, o: o, ctx: context.Background(), s: open(tb)}
+	return contain.Call(func() error { return c.check(e) })
 }
 
 // env is what a clause works with.
@@ -165,6 +160,13 @@ func (e *env) add(key modcache.Key, b []byte) error {
 	return e.settle()
 }
 
+// stored adds an entry of at most that size.
+func (e *env) stored(size int64) (modcache.Key, []byte, error) {
+	key := keyOf(1)
+	b := payload(key, 0, min(size, e.o.MaxSize))
+	return key, b, e.add(key, b)
+}
+
 // settle makes what was added readable.
 func (e *env) settle() error {
 	if !e.o.Deferred {
@@ -205,7 +207,7 @@ func (e *env) read(key modcache.Key) ([]byte, error) {
 	if a.Size() != int64(len(b)) {
 		return nil, fmt.Errorf("the artifact's Size is %d, but it has %d bytes", a.Size(), len(b))
 	}
-	b = append([]byte{}, b...)
+	b = bytes.Clone(b)
 	if err := a.Close(); err != nil {
 		return nil, fmt.Errorf("closing a hit: %w", err)
 	}
@@ -224,10 +226,8 @@ func (e *env) has(key modcache.Key, contents ...[]byte) error {
 		}
 		return errors.New("Get missed an entry that was added")
 	}
-	for _, want := range contents {
-		if bytes.Equal(b, want) {
-			return nil
-		}
+	if contains(contents, b) {
+		return nil
 	}
 	return fmt.Errorf("Get returned %d bytes that were never added under this key", len(b))
 }
