@@ -169,9 +169,8 @@ func (t *SlotTable[T]) Insert(v T) (Handle, error) {
 		more = newSlotMore[T](true, 1)
 	}
 	t.mu.Lock()
-	h, err := t.insert("insert", v, more)
-	t.mu.Unlock()
-	return h, err
+	defer t.mu.Unlock()
+	return t.insert("insert", v, more)
 }
 
 // insert is Insert under mu, as a part of op.

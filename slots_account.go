@@ -26,19 +26,16 @@ func (q *SlotQuota) take() bool {
 	if q == nil {
 		return true
 	}
-	for {
-		used := q.used.Load()
-		if used >= q.max {
-			return false
-		}
+	for used := q.used.Load(); used < q.max; used = q.used.Load() {
 		if q.used.CompareAndSwap(used, used+1) {
 			return true
 		}
 	}
+	return false
 }
 
 func (q *SlotQuota) give(n int) {
-	if q != nil && n > 0 {
+	if q != nil {
 		q.used.Add(-int64(n))
 	}
 }

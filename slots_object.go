@@ -34,15 +34,12 @@ func (e *slotEntry[T]) borrow() bool { return e.state.Add(1) <= maxBorrows }
 
 // giveBack counts one borrow of e less. It fails, and changes nothing, if e is dead or isn't borrowed.
 func (e *slotEntry[T]) giveBack() bool {
-	for {
-		s := e.state.Load()
-		if s == 0 || s >= slotDead {
-			return false
-		}
+	for s := e.state.Load(); s != 0 && s < slotDead; s = e.state.Load() {
 		if e.state.CompareAndSwap(s, s-1) {
 			return true
 		}
 	}
+	return false
 }
 
 // kill makes e dead, unless it is borrowed.

@@ -21,15 +21,8 @@ import (
 // methods may be called from several goroutines at once.
 type SlotHost[T any] struct {
 	runtime wazero.Runtime
-	bound   sync.Map                     // api.Module → *slotBound[T]
-	newest  atomic.Pointer[slotBound[T]] // one of them, asked first: many hosts run one instance at a time
-}
-
-// slotBound is a binding whose instance is known.
-type slotBound[T any] struct {
-	mod     api.Module
-	table   *SlotTable[T]
-	binding *slotBinding[T]
+	bound   sync.Map                       // api.Module → *slotBinding[T]
+	newest  atomic.Pointer[slotBinding[T]] // one of them, asked first: many hosts run one instance at a time
 }
 
 // NewSlotHost returns a host for the instances of r, which must be open: wazero panics on
@@ -45,7 +38,7 @@ func NewSlotHost[T any](ctx context.Context, r wazero.Runtime) (*SlotHost[T], er
 	}
 	ctx = experimental.WithCloseNotifier(ctx, experimental.CloseNotifyFunc(func(context.Context, uint32) {
 		h.bound.Range(func(_, b any) bool {
-			b.(*slotBound[T]).binding.end()
+			b.(*slotBinding[T]).end()
 			return true
 		})
 	}))
@@ -141,10 +134,10 @@ func (h *SlotHost[T]) Instantiate(ctx context.Context, compiled wazero.CompiledM
 	}
 	if !b.bind(mod) {
 		_ = mod.Close(ctx)
-		return nil, fmt.Errorf("modcache: while module %q was starting, module %q, which has no slot table, called for its own", mod.Name(), b.bound.Load().mod.Name())
+		return nil, fmt.Errorf("modcache: while module %q was starting, module %q, which has no slot table, called for its own", mod.Name(), (*b.mod.Load()).Name())
 	}
 	if ok = !mod.IsClosed(); ok {
-		h.newest.Store(b.bound.Load())
+		h.newest.Store(b)
 		b.forgetIfEnded()
 	}
 	return &SlotModule[T]{mod, b}, nil
@@ -161,24 +154,24 @@ func (h *SlotHost[T]) Table(ctx context.Context, mod api.Module) (t *SlotTable[T
 }
 
 // lookup returns the binding of mod, or nil if it has no table.
-func (h *SlotHost[T]) lookup(ctx context.Context, mod api.Module) *slotBound[T] {
-	if b := h.newest.Load(); b != nil && b.mod == mod {
+func (h *SlotHost[T]) lookup(ctx context.Context, mod api.Module) *slotBinding[T] {
+	if b := h.newest.Load(); b != nil && *b.mod.Load() == mod {
 		return b
 	}
 	return h.find(ctx, mod)
 }
 
 // find looks for an instance that isn't the newest. It returns nil if mod has no table.
-func (h *SlotHost[T]) find(ctx context.Context, mod api.Module) *slotBound[T] {
+func (h *SlotHost[T]) find(ctx context.Context, mod api.Module) *slotBinding[T] {
 	if b, ok := h.bound.Load(mod); ok {
-		return b.(*slotBound[T])
+		return b.(*slotBinding[T])
 	}
 	// An instance that is starting is not in bound yet. The context says which instances are
 	// starting, but not that mod is one of them: it may be a module that one of them calls. Only
 	// a second instance of the same compiled module passes for it, which Instantiate notices.
 	for b, _ := ctx.Value(slotContextKey[T]{h}).(*slotBinding[T]); b != nil; b = b.outer {
-		if b.bound.Load() == nil && b.compiledOf(mod) && b.bind(mod) {
-			return b.bound.Load()
+		if b.mod.Load() == nil && b.compiledOf(mod) && b.bind(mod) {
+			return b
 		}
 	}
 	return nil
@@ -189,17 +182,17 @@ type slotBinding[T any] struct {
 	host     *SlotHost[T]
 	table    *SlotTable[T]
 	compiled wazero.CompiledModule
-	outer    *slotBinding[T]              // of the instance in whose start this one was made
-	bound    atomic.Pointer[slotBound[T]] // nil until the instance is known
+	outer    *slotBinding[T]            // of the instance in whose start this one was made
+	mod      atomic.Pointer[api.Module] // nil until the instance is known
 	ended    atomic.Bool
 }
 
 // bind makes mod known as the instance of b. It fails if another one is.
 func (b *slotBinding[T]) bind(mod api.Module) bool {
-	if !b.bound.CompareAndSwap(nil, &slotBound[T]{mod, b.table, b}) {
-		return b.bound.Load().mod == mod
+	if !b.mod.CompareAndSwap(nil, &mod) {
+		return *b.mod.Load() == mod
 	}
-	b.host.bound.Store(mod, b.bound.Load())
+	b.host.bound.Store(mod, b)
 	b.forgetIfEnded()
 	return true
 }
@@ -216,7 +209,7 @@ func (b *slotBinding[T]) end() {
 
 // endIfClosed ends b if its instance is known and closed.
 func (b *slotBinding[T]) endIfClosed() {
-	if known := b.bound.Load(); known != nil && known.mod.IsClosed() {
+	if mod := b.mod.Load(); mod != nil && (*mod).IsClosed() {
 		b.end()
 	}
 }
@@ -224,9 +217,9 @@ func (b *slotBinding[T]) endIfClosed() {
 // forgetIfEnded is called after b was made known and after it ended, so that the later of both
 // takes it out.
 func (b *slotBinding[T]) forgetIfEnded() {
-	if known := b.bound.Load(); known != nil && b.ended.Load() {
-		b.host.newest.CompareAndSwap(known, nil)
-		b.host.bound.CompareAndDelete(known.mod, known)
+	if mod := b.mod.Load(); mod != nil && b.ended.Load() {
+		b.host.newest.CompareAndSwap(b, nil)
+		b.host.bound.CompareAndDelete(*mod, b)
 	}
 }
 
