@@ -129,16 +129,12 @@ func wantsJSON(r *http.Request) (bool, error) {
 
 // functions are what the page calls to write figures.
 var functions = template.FuncMap{
-	"bytes":   formatBytes,
+	"bytes":   bytesize.Format[int64],
+	"total":   bytesize.Format[uint64],
 	"percent": func(ppm uint32) string { return fmt.Sprintf("%.1f %%", float64(ppm)/1e4) },
 	"took":    formatDuration,
 	"short":   shorten,
-	"ago": func(now, t time.Time) string {
-		if t.IsZero() {
-			return "–"
-		}
-		return formatAge(now.Sub(t))
-	},
+	"ago":     formatAge,
 	"stamp": func(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05 UTC") },
 	"iso":   func(t time.Time) string { return t.UTC().Format(time.RFC3339) },
 }
@@ -150,15 +146,6 @@ func shorten(id fmt.Stringer) string {
 		return ""
 	}
 	return s[:12]
-}
-
-// formatBytes writes n, which may be of either type that a template has.
-func formatBytes(n any) string {
-	if n, ok := n.(uint64); ok {
-		return bytesize.Format(n)
-	}
-	n64, _ := n.(int64)
-	return bytesize.Format(n64)
 }
 
 // formatDuration writes d with three or four digits.
@@ -176,14 +163,17 @@ func formatDuration(d time.Duration) string {
 	return d.Round(time.Minute).String()
 }
 
-func formatAge(d time.Duration) string {
-	switch {
+func formatAge(now, t time.Time) string {
+	switch d := now.Sub(t); {
+	case t.IsZero():
+		return "–"
 	case d < time.Minute:
 		return "just now"
 	case d < time.Hour:
 		return fmt.Sprintf("%d min ago", d/time.Minute)
 	case d < 48*time.Hour:
 		return fmt.Sprintf("%d h ago", d/time.Hour)
+	default:
+		return fmt.Sprintf("%d days ago", d/(24*time.Hour))
 	}
-	return fmt.Sprintf("%d days ago", d/(24*time.Hour))
 }

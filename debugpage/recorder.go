@@ -67,8 +67,7 @@ func (r *Recorder) Observe(e modcache.Event) {
 		}
 		r.misses[e.Reason]++
 	case modcache.EventCompileFinished:
-		failed := e.Err != nil
-		r.compiled(Compile{Key: e.Key, Took: e.Duration, Bytes: e.Bytes, At: time.Now(), Failed: failed})
+		r.compiled(Compile{Key: e.Key, Took: e.Duration, Bytes: e.Bytes, At: time.Now(), Failed: e.Err != nil})
 	case modcache.EventCorrupt, modcache.EventStoreFailed, modcache.EventDegraded:
 		p := Problem{At: time.Now(), What: e.Kind.String(), Why: classOf(e.Err), Layer: e.Layer, Key: e.Key}
 		if e.Kind == modcache.EventDegraded && e.Err != nil {
@@ -92,11 +91,8 @@ func (r *Recorder) compiled(c Compile) {
 		}
 		r.compiles = slices.Delete(r.compiles, i, i+1)
 	}
-	at, _ := slices.BinarySearchFunc(r.compiles, c, func(a, b Compile) int { return cmp.Compare(b.Took, a.Took) })
-	if at == maxCompiles {
-		return
-	}
-	r.compiles = slices.Insert(r.compiles, at, c)
+	r.compiles = append(r.compiles, c)
+	slices.SortStableFunc(r.compiles, func(a, b Compile) int { return cmp.Compare(b.Took, a.Took) })
 	r.compiles = r.compiles[:min(len(r.compiles), maxCompiles)]
 }
 
