@@ -135,8 +135,8 @@ var functions = template.FuncMap{
 	"took":    formatDuration,
 	"short":   shorten,
 	"ago":     formatAge,
-	"stamp": func(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05 UTC") },
-	"iso":   func(t time.Time) string { return t.UTC().Format(time.RFC3339) },
+	"stamp":   func(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05 UTC") },
+	"iso":     func(t time.Time) string { return t.UTC().Format(time.RFC3339) },
 }
 
 // shorten returns the beginning of a key or fingerprint, nothing if it is zero.
