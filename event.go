@@ -142,23 +142,18 @@ func (e Event) LogValue() slog.Value {
 
 // attrs returns what is known about the event beside its kind.
 func (e Event) attrs() (attrs []slog.Attr) {
-	if e.Reason != 0 {
-		attrs = append(attrs, slog.String("reason", e.Reason.String()))
+	add := func(known bool, a slog.Attr) {
+		if known {
+			attrs = append(attrs, a)
+		}
 	}
-	if e.Key != (Key{}) {
-		attrs = append(attrs, slog.String("key", e.Key.String()))
-	}
-	if e.Layer != "" {
-		attrs = append(attrs, slog.String("layer", e.Layer))
-	}
-	if e.Bytes != 0 {
-		attrs = append(attrs, slog.Int64("bytes", e.Bytes))
-	}
-	if e.Duration != 0 {
-		attrs = append(attrs, slog.Duration("duration", e.Duration))
-	}
+	add(e.Reason != 0, slog.String("reason", e.Reason.String()))
+	add(e.Key != Key{}, slog.String("key", e.Key.String()))
+	add(e.Layer != "", slog.String("layer", e.Layer))
+	add(e.Bytes != 0, slog.Int64("bytes", e.Bytes))
+	add(e.Duration != 0, slog.Duration("duration", e.Duration))
 	if e.Err != nil {
-		attrs = append(attrs, slog.String("error", e.Err.Error()))
+		add(true, slog.String("error", e.Err.Error()))
 	}
 	return attrs
 }

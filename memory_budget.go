@@ -164,8 +164,8 @@ func (b *memoryBudget) add(key Key, a *Artifact) error {
 		return err
 	}
 	size := a.Size()
-	for b.used > b.maxBytes-size || len(b.policy.heap) >= b.maxEntries {
-		b.evict(b.shortage(size))
+	for why := b.shortage(size); why != 0; why = b.shortage(size) {
+		b.evict(why)
 	}
 	e := &memoryEntry{key: wordsOf(&key), art: a, added: b.clock.Sub(b.start)}
 	if b.sums != nil {
@@ -178,16 +178,17 @@ func (b *memoryBudget) add(key Key, a *Artifact) error {
 	return nil
 }
 
-// shortage says why something must go before size more bytes fit.
+// shortage says why something must go before size more bytes fit; 0 if they do.
 func (b *memoryBudget) shortage(size int64) Reason {
 	switch bytes, entries := b.used > b.maxBytes-size, len(b.policy.heap) >= b.maxEntries; {
 	case bytes && entries:
 		return ReasonBoth
 	case entries:
 		return ReasonEntryLimit
-	default:
+	case bytes:
 		return ReasonByteLimit
 	}
+	return 0
 }
 
 func (b *memoryBudget) evict(reason Reason) {

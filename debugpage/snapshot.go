@@ -4,7 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"reflect"
+	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -83,7 +83,7 @@ func layersOf(store modcache.Store, m modcache.Metrics) []layer {
 		}
 		return layers
 	}
-	name, _, _ := strings.Cut(reflect.TypeOf(store).String(), "[") // without type arguments
+	name, _, _ := strings.Cut(fmt.Sprintf("%T", store), "[") // without type arguments
 	name = strings.ToLower(name[strings.LastIndexByte(name, '.')+1:])
 	return []layer{{modcache.LayerMetrics{Name: name, Hits: m.Hits, Errors: m.Errors, Store: m}, m.HitRatePPM()}}
 }
