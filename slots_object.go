@@ -55,8 +55,8 @@ type slotMore[T any] struct {
 	object   *slotObject[T] // nil while the slot is the value's only holder
 	parent   *slotEntry[T]  // the slot that this one is a child of
 	children int
-	key      any // the object was interned under it
-	holds    int // how often; 0 if it wasn't
+	key      any   // the object was interned under it
+	holds    int64 // how often; 0 if it wasn't
 	born     time.Time
 	site     []uintptr
 }
