@@ -22,35 +22,37 @@ const (
 	BazelAC
 )
 
-func (p paths) backend(w *web) (Backend, error) { return &objects{w, p}, nil }
-
-type objects struct {
-	w *web
-	p paths
+func (p paths) backend(w *web) (Backend, error) {
+	return &objects{w, func(key modcache.Key, body []byte) request {
+		name := key.String()
+		dir := name[:2]
+		if p == BazelAC {
+			dir = "ac"
+		}
+		return request{url: w.base.JoinPath(dir, name), body: body}
+	}}, nil
 }
 
-func (b *objects) request(key modcache.Key) request {
-	name := key.String()
-	if b.p == BazelAC {
-		return request{url: b.w.base.JoinPath("ac", name)}
-	}
-	return request{url: b.w.base.JoinPath(name[:2], name)}
+// objects is the Backend of a layout in which an entry is one object.
+type objects struct {
+	w       *web
+	request func(key modcache.Key, body []byte) request
 }
 
 func (b *objects) Get(ctx context.Context, key modcache.Key) (io.ReadCloser, error) {
-	return b.w.get(ctx, b.request(key))
+	return b.w.get(ctx, b.request(key, nil))
 }
 
 func (b *objects) Has(ctx context.Context, key modcache.Key) (bool, error) {
-	return b.w.has(ctx, b.request(key))
+	return b.w.has(ctx, b.request(key, nil))
 }
 
 func (b *objects) Put(ctx context.Context, key modcache.Key, entry []byte, replace bool) error {
-	r := b.request(key)
-	r.body, r.once = entry, !replace
+	r := b.request(key, entry)
+	r.once = !replace
 	return b.w.put(ctx, r)
 }
 
 func (b *objects) Delete(ctx context.Context, key modcache.Key) error {
-	return b.w.remove(ctx, b.request(key))
+	return b.w.remove(ctx, b.request(key, nil))
 }

@@ -11,7 +11,6 @@ import (
 	"io"
 	"maps"
 	"net/http"
-	"net/url"
 	"regexp"
 	"slices"
 	"strings"
@@ -61,9 +60,7 @@ func (l S3) backend(w *web) (Backend, error) {
 	if !prefixName.MatchString(l.Prefix) || strings.HasPrefix(l.Prefix, "/") || strings.Contains("/"+l.Prefix, "/.") || strings.Contains(l.Prefix, "//") {
 		return nil, fmt.Errorf("modcache: S3.Prefix %q: want letters, digits, and any of /_=-. within names", l.Prefix)
 	}
-	if l.Region == "" {
-		l.Region = "us-east-1"
-	}
+	l.Region = cmp.Or(l.Region, "us-east-1")
 	base := *w.base
 	if l.PathStyle {
 		base.Path += "/" + l.Bucket
@@ -73,50 +70,22 @@ func (l S3) backend(w *web) (Backend, error) {
 	if l.Credentials != nil && w.header.Get("Authorization") != "" {
 		return nil, errors.New("modcache: S3.Credentials exclude an Authorization header or a password in the URL")
 	}
-	return &s3{w: w, l: l, base: &base}, nil
-}
-
-type s3 struct {
-	w    *web
-	l    S3
-	base *url.URL
-}
-
-func (b *s3) request(key modcache.Key, body []byte) request {
-	u, name := *b.base, key.String()
-	u.Path += "/" + b.l.Prefix + name[:2] + "/" + name
-	r := request{url: &u, body: body}
-	if b.l.Credentials != nil {
-		r.sign = func(req *http.Request) error { return b.sign(req, body) }
-	}
-	return r
-}
-
-func (b *s3) Get(ctx context.Context, key modcache.Key) (io.ReadCloser, error) {
-	return b.w.get(ctx, b.request(key, nil))
-}
-
-func (b *s3) Has(ctx context.Context, key modcache.Key) (bool, error) {
-	return b.w.has(ctx, b.request(key, nil))
-}
-
-func (b *s3) Put(ctx context.Context, key modcache.Key, entry []byte, replace bool) error {
-	r := b.request(key, entry)
-	r.once = !replace
-	return b.w.put(ctx, r)
-}
-
-func (b *s3) Delete(ctx context.Context, key modcache.Key) error {
-	return b.w.remove(ctx, b.request(key, nil))
-}
-
-func (b *s3) sign(req *http.Request, body []byte) error {
-	c, err := b.l.Credentials(req.Context())
-	if err != nil {
-		return fmt.Errorf("S3 credentials: %w", err)
-	}
-	signV4(req, sha256.Sum256(body), c, b.l.Region, time.Now())
-	return nil
+	return &objects{w, func(key modcache.Key, body []byte) request {
+		u, name := base, key.String()
+		u.Path += "/" + l.Prefix + name[:2] + "/" + name
+		r := request{url: &u, body: body}
+		if l.Credentials != nil {
+			r.sign = func(req *http.Request) error {
+				c, err := l.Credentials(req.Context())
+				if err != nil {
+					return fmt.Errorf("S3 credentials: %w", err)
+				}
+				signV4(req, sha256.Sum256(body), c, l.Region, time.Now())
+				return nil
+			}
+		}
+		return r
+	}}, nil
 }
 
 const (
