@@ -118,20 +118,19 @@ func (w *web) redirect(req *http.Request, via []*http.Request) error {
 
 // request is what a layout wants done.
 type request struct {
-	method string
-	url    *url.URL
-	body   []byte // of a PUT
-	once   bool   // leave what is there already
-	sign   func(*http.Request) error
+	url  *url.URL
+	body []byte // of a PUT
+	once bool   // leave what is there already
+	sign func(*http.Request) error
 }
 
 // do makes a request whose response is a success, for the caller to close.
-func (w *web) do(ctx context.Context, r request) (*http.Response, error) {
+func (w *web) do(ctx context.Context, method string, r request) (*http.Response, error) {
 	var body io.Reader
-	if r.method == http.MethodPut {
+	if method == http.MethodPut {
 		body = bytes.NewReader(r.body)
 	}
-	req, err := http.NewRequestWithContext(ctx, r.method, r.url.String(), body)
+	req, err := http.NewRequestWithContext(ctx, method, r.url.String(), body)
 	if err != nil {
 		return nil, err
 	}
@@ -143,7 +142,7 @@ func (w *web) do(ctx context.Context, r request) (*http.Response, error) {
 	}
 	// Entries are compressed already; what a server compresses on the fly isn't one.
 	req.Header.Set("Accept-Encoding", "identity")
-	if r.method == http.MethodPut {
+	if method == http.MethodPut {
 		req.Header.Set("Content-Type", "application/octet-stream")
 		if r.once {
 			req.Header.Set("If-None-Match", "*")
@@ -163,21 +162,19 @@ func (w *web) do(ctx context.Context, r request) (*http.Response, error) {
 	}
 	// A redirect may have turned a PUT into a GET.
 	final := cmp.Or(resp.Request, req).Method
-	if resp.StatusCode/100 == 2 && final == r.method {
-		if r.method == http.MethodGet && (resp.StatusCode != http.StatusOK || resp.ContentLength > w.max) {
-			defer resp.Body.Close()
-			if resp.ContentLength > w.max {
-				return nil, fmt.Errorf("%w: a response of %d bytes", modcache.ErrTooLarge, resp.ContentLength)
-			}
-			return nil, newStatusError(resp)
-		}
+	switch {
+	case resp.StatusCode/100 != 2, method == http.MethodGet && resp.StatusCode != http.StatusOK:
+		err = newStatusError(resp)
+	case final != method:
+		err = fmt.Errorf("%s was redirected and became %s", method, final)
+	case method == http.MethodGet && resp.ContentLength > w.max:
+		_ = resp.Body.Close()
+		return nil, fmt.Errorf("%w: a response of %d bytes", modcache.ErrTooLarge, resp.ContentLength)
+	default:
 		return resp, nil
 	}
-	defer discard(resp.Body)
-	if resp.StatusCode/100 == 2 {
-		return nil, fmt.Errorf("%s was redirected and became %s", r.method, final)
-	}
-	return nil, newStatusError(resp)
+	discard(resp.Body)
+	return nil, err
 }
 
 // discard ends a response so that its connection can be used again, unless that
@@ -187,11 +184,19 @@ func discard(body io.ReadCloser) {
 	_ = body.Close()
 }
 
+// send is do for requests whose response has nothing more to say.
+func (w *web) send(ctx context.Context, method string, r request) error {
+	resp, err := w.do(ctx, method, r)
+	if err == nil {
+		discard(resp.Body)
+	}
+	return err
+}
+
 // get, has, put and remove are what all layouts do with single objects.
 
 func (w *web) get(ctx context.Context, r request) (io.ReadCloser, error) {
-	r.method = http.MethodGet
-	resp, err := w.do(ctx, r)
+	resp, err := w.do(ctx, http.MethodGet, r)
 	if err != nil {
 		return nil, err
 	}
@@ -199,45 +204,30 @@ func (w *web) get(ctx context.Context, r request) (io.ReadCloser, error) {
 }
 
 func (w *web) has(ctx context.Context, r request) (bool, error) {
-	r.method = http.MethodHead
-	resp, err := w.do(ctx, r)
+	err := w.send(ctx, http.MethodHead, r)
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
 	}
-	if err != nil {
-		return false, err
-	}
-	discard(resp.Body)
-	return true, nil
+	return err == nil, err
 }
 
 func (w *web) put(ctx context.Context, r request) error {
-	r.method = http.MethodPut
-	resp, err := w.do(ctx, r)
+	err := w.send(ctx, http.MethodPut, r)
 	var status *statusError
 	if r.once && errors.As(err, &status) && status.code == http.StatusNotImplemented {
 		// This server has no conditional writes.
 		r.once = false
-		resp, err = w.do(ctx, r)
+		err = w.send(ctx, http.MethodPut, r)
 	}
-	if err != nil {
-		return err
-	}
-	discard(resp.Body)
-	return nil
+	return err
 }
 
 func (w *web) remove(ctx context.Context, r request) error {
-	r.method = http.MethodDelete
-	resp, err := w.do(ctx, r)
+	err := w.send(ctx, http.MethodDelete, r)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	if err != nil {
-		return err
-	}
-	discard(resp.Body)
-	return nil
+	return err
 }
 
 // statusError is a response that isn't a success.
