@@ -19,7 +19,7 @@ type watch struct {
 	cancel context.CancelCauseFunc
 	unlink func() bool // from the store's context
 	timer  *time.Timer
-	phase  atomic.Int32 // what the timer waits for
+	late   atomic.Pointer[timeoutError] // what it means that the time is over
 
 	start   time.Time
 	stall   time.Duration
@@ -29,14 +29,6 @@ type watch struct {
 	total   int64 // bytes of the body; 0 = not known yet
 	got     int64
 }
-
-// What a request can fail to do in time.
-const (
-	phaseResponse int32 = iota
-	phaseProgress
-	phaseHead
-	phaseBudget
-)
 
 var errSlow = errors.New("slow")
 
@@ -70,28 +62,21 @@ func (s *Store) watch(parent context.Context) (context.Context, *watch) {
 		}
 	}
 	w.limit = w.start.Add(limit)
-	w.timer = time.AfterFunc(never, w.expired)
+	w.timer = time.AfterFunc(never, func() { w.cancel(w.late.Load()) })
 	if limit < s.o.FirstByte {
-		w.arm(phaseHead, limit)
+		w.arm(w.overLimit(), limit)
 	} else {
-		w.arm(phaseResponse, s.o.FirstByte)
+		w.arm(&timeoutError{what: fmt.Sprintf("no response within %v", s.o.FirstByte)}, s.o.FirstByte)
 	}
 	return w.ctx, w
 }
 
-func (w *watch) expired() {
-	var err *timeoutError
-	switch w.phase.Load() {
-	case phaseResponse:
-		err = &timeoutError{what: fmt.Sprintf("no response within %v", w.o.FirstByte)}
-	case phaseProgress:
-		err = &timeoutError{what: "the transfer has stalled"}
-	case phaseHead:
-		err = &timeoutError{what: "the head of the entry takes too long", slow: w.guessed}
-	default:
-		err = &timeoutError{what: "the transfer exceeds its budget", slow: true}
+// overLimit says that the whole request takes too long.
+func (w *watch) overLimit() *timeoutError {
+	if w.total > 0 {
+		return &timeoutError{what: "the transfer exceeds its budget", slow: true}
 	}
-	w.cancel(err)
+	return &timeoutError{what: "the head of the entry takes too long", slow: w.guessed}
 }
 
 // stop releases the watch, and aborts the request if it isn't done.
@@ -105,7 +90,7 @@ func (w *watch) stop() {
 func (w *watch) cause() error { return context.Cause(w.ctx) }
 
 // responded notes that the head of the response has arrived.
-func (w *watch) responded() { w.wait(phaseProgress, w.stall) }
+func (w *watch) responded() { w.wait() }
 
 // expect sets the limits of an entry of total more bytes that took that long to
 // compile.
@@ -116,22 +101,22 @@ func (w *watch) expect(compile time.Duration, total int64) {
 	if w.o.Budget == 0 {
 		w.limit = w.start.Add(max(w.o.FirstByte+w.o.Stall, compile/budgetShare))
 	}
-	w.wait(phaseProgress, w.stall)
+	w.wait()
 }
 
-// wait gives the request so long to get out of the phase.
-func (w *watch) wait(phase int32, d time.Duration) {
-	if left := time.Until(w.limit); left < d {
-		phase, d = phaseHead, left
-		if w.total > 0 {
-			phase = phaseBudget
-		}
+var errStalled = &timeoutError{what: "the transfer has stalled"}
+
+// wait gives the request until it stalls, or reaches its limit.
+func (w *watch) wait() {
+	if left := time.Until(w.limit); left < w.stall {
+		w.arm(w.overLimit(), left)
+	} else {
+		w.arm(errStalled, w.stall)
 	}
-	w.arm(phase, d)
 }
 
-func (w *watch) arm(phase int32, d time.Duration) {
-	w.phase.Store(phase)
+func (w *watch) arm(late *timeoutError, d time.Duration) {
+	w.late.Store(late)
 	w.timer.Reset(max(d, 0))
 }
 
@@ -147,7 +132,7 @@ func (w *watch) progress(n int) {
 			return
 		}
 	}
-	w.wait(phaseProgress, w.stall)
+	w.wait()
 }
 
 // errCut is a response that ended before its announced length. Unlike an entry that is
