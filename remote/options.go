@@ -95,17 +95,8 @@ type Options struct {
 }
 
 const (
-	defaultMaxSize   = 512 << 20
-	defaultDial      = 200 * time.Millisecond
-	defaultFirstByte = 250 * time.Millisecond
-	defaultStall     = 250 * time.Millisecond
-	minBudget        = 250 * time.Millisecond // by the estimate alone
-	budgetShare      = 4                      // of the compile time
-	defaultAbsentFor = 2 * time.Second
-	defaultPause     = time.Second
-	defaultQueue     = 256 << 20
-	defaultUploads   = 2
-	defaultRetries   = 4
+	minBudget   = 250 * time.Millisecond // by the estimate alone
+	budgetShare = 4                      // of the compile time
 
 	never = time.Duration(math.MaxInt64 / 8) // far away, and safe to multiply
 )
@@ -121,16 +112,15 @@ func (o *Options) validate() (Options, error) {
 		v.Layout = Plain
 	}
 	v.Name = cmp.Or(v.Name, "remote")
-	v.MaxSize = option.Number(v.MaxSize, defaultMaxSize, frame.MaxSize)
-	v.MaxSize = min(v.MaxSize, frame.MaxSize, math.MaxInt>>1) // it has to fit memory
-	v.DialTimeout = option.Number(v.DialTimeout, defaultDial, 0)
-	v.FirstByte = option.Number(v.FirstByte, defaultFirstByte, never)
-	v.Stall = option.Number(v.Stall, defaultStall, never)
+	v.MaxSize = min(option.Number(v.MaxSize, 512<<20, frame.MaxSize), frame.MaxSize, math.MaxInt>>1) // it has to fit memory
+	v.DialTimeout = option.Number(v.DialTimeout, 200*time.Millisecond, 0)
+	v.FirstByte = option.Number(v.FirstByte, 250*time.Millisecond, never)
+	v.Stall = option.Number(v.Stall, 250*time.Millisecond, never)
 	v.Budget = option.Number(v.Budget, 0, never)
-	v.AbsentFor = option.Number(v.AbsentFor, defaultAbsentFor, 0)
-	v.Pause = min(option.Number(v.Pause, defaultPause, 0), time.Minute)
-	v.Queue = option.Number(v.Queue, defaultQueue, math.MaxInt64)
-	v.Uploads = max(1, option.Number(v.Uploads, defaultUploads, 1))
-	v.Retries = option.Number(v.Retries, defaultRetries, 0)
+	v.AbsentFor = option.Number(v.AbsentFor, 2*time.Second, 0)
+	v.Pause = min(option.Number(v.Pause, time.Second, 0), time.Minute)
+	v.Queue = option.Number(v.Queue, 256<<20, math.MaxInt64)
+	v.Uploads = max(1, option.Number(v.Uploads, 2, 1))
+	v.Retries = option.Number(v.Retries, 4, 0)
 	return v, nil
 }
