@@ -3,7 +3,6 @@ package remote
 import (
 	"context"
 	"io"
-	"time"
 
 	"github.com/modcache/modcache"
 )
@@ -39,6 +38,3 @@ type Backend interface {
 type Layout interface {
 	backend(w *web) (Backend, error)
 }
-
-// retryAfter is implemented by errors that know when to try again.
-type retryAfter interface{ RetryAfter() time.Duration }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io/fs"
 	"net"
+	"time"
 
 	"github.com/modcache/modcache"
 	"github.com/modcache/modcache/internal/breaker"
@@ -146,12 +147,7 @@ func (s *Store) blame(err error) {
 	if errors.Is(err, fs.ErrPermission) {
 		s.counters.refused.Add(1)
 	}
-	var after retryAfter
-	if errors.As(err, &after) && after.RetryAfter() > 0 {
-		s.breaker.Fail(breaker.Hard, after.RetryAfter())
-		return
-	}
-	s.breaker.Fail(severity(err), 0)
+	s.breaker.Fail(severity(err))
 	if errors.Is(err, context.DeadlineExceeded) {
 		s.counters.timeouts.Add(1)
 	}
@@ -161,19 +157,23 @@ func (s *Store) blame(err error) {
 const softFaults = 3
 
 // severity tells failures that cost time, or show that nobody is there, from those
-// that the next request may be spared.
-func severity(err error) breaker.Fault {
+// that the next request may be spared. after is how long the server wants to be left
+// alone, if it said.
+func severity(err error) (f breaker.Fault, after time.Duration) {
+	var asks interface{ RetryAfter() time.Duration }
 	var op *net.OpError
 	var n net.Error
 	switch {
+	case errors.As(err, &asks) && asks.RetryAfter() > 0:
+		return breaker.Hard, asks.RetryAfter()
 	case errors.Is(err, errSlow):
-		return breaker.Soft // it works for smaller entries
+		return breaker.Soft, 0 // it works for smaller entries
 	case errors.Is(err, context.DeadlineExceeded),
 		errors.As(err, &op) && op.Op == "dial",
 		errors.As(err, &n) && n.Timeout():
-		return breaker.Hard
+		return breaker.Hard, 0
 	}
-	return breaker.Soft
+	return breaker.Soft, 0
 }
 
 // probe asks in the background whether the server is back. It has more time than

@@ -3,6 +3,7 @@ package remote
 import (
 	"context"
 	"errors"
+	"math"
 	"sync"
 	"sync/atomic"
 
@@ -27,21 +28,19 @@ type Store struct {
 	frame   frame.Options
 	write   bool // may add and delete
 
-	ctx    context.Context // ends with Close
-	cancel context.CancelFunc
-	onEnd  func()         // releases what New made
-	wg     sync.WaitGroup // probes and uploads; added to under mu, unless closed
+	ctx    context.Context    // ends with Close
+	cancel context.CancelFunc // called under mu
+	onEnd  func()             // releases what New made
+	wg     sync.WaitGroup     // probes and uploads; added to under mu, unless closed
 
 	breaker  breaker.Breaker
 	absent   recent // entries that the server didn't have
 	bad      recent // entries that were damaged, to be replaced
 	counters counters
 
-	leastRefused atomic.Int64 // length of the shortest entry that the server found too large; 0 = none
-
-	mu      sync.Mutex // guards these
-	closed  bool
-	uploads queue.Queue[modcache.Key, upload]
+	mu           sync.Mutex // guards these
+	uploads      queue.Queue[modcache.Key, upload]
+	leastRefused int64 // length of the shortest entry that the server found too large
 }
 
 var _ modcache.Store = (*Store)(nil)
@@ -91,6 +90,8 @@ func newStore(b Backend, where string, onEnd func(), o Options) (*Store, error) 
 		breaker: breaker.Breaker{Limit: softFaults, Pause: o.Pause, Jitter: true},
 		absent:  recent{ttl: o.AbsentFor},
 		bad:     recent{ttl: rememberBad},
+
+		leastRefused: math.MaxInt64,
 	}
 	if o.Pause == 0 {
 		s.breaker.Limit = 0
@@ -137,14 +138,10 @@ func (s *Store) Delete(ctx context.Context, key modcache.Key) error {
 // does nothing.
 func (s *Store) Close() error {
 	s.mu.Lock()
-	first := !s.closed
-	s.closed = true
-	s.mu.Unlock()
 	s.cancel()
+	s.mu.Unlock()
 	s.wg.Wait()
-	if first {
-		s.onEnd()
-	}
+	s.onEnd()
 	return nil
 }
 
@@ -152,7 +149,7 @@ func (s *Store) Close() error {
 func (s *Store) start(f func()) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.closed {
+	if s.ctx.Err() != nil {
 		return false
 	}
 	s.wg.Go(f)

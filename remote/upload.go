@@ -64,7 +64,7 @@ func (s *Store) enqueue(key modcache.Key, a *modcache.Artifact) error {
 // admit reports whether an upload of that size is to be queued, or why it can't be; mu is
 // held.
 func (s *Store) admit(key modcache.Key, size int64) (bool, error) {
-	if s.closed {
+	if s.ctx.Err() != nil {
 		return false, modcache.ErrClosed
 	}
 	if s.uploads.Find(key) != nil {
@@ -156,7 +156,10 @@ func (s *Store) attempt(key modcache.Key, u *upload, entry *[]byte) error {
 		*entry = b
 	}
 	size := int64(len(*entry))
-	if n := s.leastRefused.Load(); n > 0 && size >= n {
+	s.mu.Lock()
+	n := s.leastRefused
+	s.mu.Unlock()
+	if size >= n {
 		return fmt.Errorf("%w: the server refused an entry of %d bytes before, this one has %d", modcache.ErrTooLarge, n, size)
 	}
 	ctx, cancel := context.WithTimeout(s.ctx, minUpload+time.Duration(size/slowest)*time.Second)
@@ -173,7 +176,9 @@ func (s *Store) attempt(key modcache.Key, u *upload, entry *[]byte) error {
 		s.counters.present.Add(1)
 		return nil
 	case errors.Is(err, modcache.ErrTooLarge):
-		s.tooLarge(size)
+		s.mu.Lock()
+		s.leastRefused = min(s.leastRefused, size)
+		s.mu.Unlock()
 		return fmt.Errorf("%w: the server refuses an entry of %d bytes", modcache.ErrTooLarge, size)
 	}
 	return s.writeFailed(err)
@@ -188,25 +193,15 @@ func (s *Store) uploaded(key modcache.Key) {
 // writeFailed counts a failure. A server that is there and takes nothing may
 // still be read.
 func (s *Store) writeFailed(err error) error {
-	var after retryAfter
+	fault, _ := severity(err)
 	switch {
 	case s.ctx.Err() != nil:
-	case severity(err) == breaker.Hard, errors.As(err, &after) && after.RetryAfter() > 0:
+	case fault == breaker.Hard:
 		s.blame(err)
 	case errors.Is(err, fs.ErrPermission):
 		s.counters.refused.Add(1)
 	}
 	return err
-}
-
-// tooLarge remembers the least length that was refused.
-func (s *Store) tooLarge(size int64) {
-	for {
-		old := s.leastRefused.Load()
-		if old != 0 && old <= size || s.leastRefused.CompareAndSwap(old, size) {
-			return
-		}
-	}
 }
 
 func (s *Store) encode(key modcache.Key, u *upload) ([]byte, error) {
