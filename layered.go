@@ -194,7 +194,11 @@ func (l *Layered) begin(op string, key Key) error {
 	return nil
 }
 
+// layeredError says that err is the Layered's own; it is nil if that is.
 func layeredError(op string, key Key, err error) error {
+	if err == nil {
+		return nil
+	}
 	return &Error{Op: op, Store: "layered", Key: key, Err: err}
 }
 
@@ -274,7 +278,7 @@ func (l *Layered) Delete(ctx context.Context, key Key) error {
 	for _, a := range dropped {
 		contain.Close(a)
 	}
-	waited := waitFor(ctx, "delete", key, running)
+	waited := layeredError("delete", key, queue.Wait(ctx, running))
 
 	errs := l.each(func(ly *layer) error { return ly.delete(ctx, key) })
 
@@ -297,7 +301,7 @@ func (l *Layered) Flush(ctx context.Context) error {
 	}
 	defer l.ops.Done()
 	l.flushes.Add(1)
-	waited := waitFor(ctx, "flush", Key{}, l.underWay())
+	waited := layeredError("flush", Key{}, queue.Wait(ctx, l.underWay()))
 	errs := l.each(func(ly *layer) error {
 		if ly.Write == WriteNever {
 			return nil

@@ -146,19 +146,16 @@ func (ly *layer) flush(ctx context.Context) error {
 	if err == nil {
 		return nil
 	}
-	err = ly.wrap("flush", Key{}, err)
-	if ctx.Err() == nil {
-		ly.count(err)
-		notify(ly.observe, Event{Kind: EventStoreFailed, Layer: ly.Name, Err: err})
+	if ctx.Err() != nil {
+		return ly.wrap("flush", Key{}, err)
 	}
-	return err
+	return ly.report(EventStoreFailed, "flush", Key{}, err)
 }
 
 // do is within for calls that return nothing but an error.
 func (ly *layer) do(ctx context.Context, limit time.Duration, fn func(context.Context) error) error {
 	_, err := within(ctx, ly, ly.calls, limit,
-		func(ctx context.Context) (struct{}, error) { return struct{}{}, fn(ctx) },
-		func(struct{}) {})
+		func(ctx context.Context) (struct{}, error) { return struct{}{}, fn(ctx) }, nil)
 	return err
 }
 
@@ -166,7 +163,7 @@ func (ly *layer) do(ctx context.Context, limit time.Duration, fn func(context.Co
 const noLimit time.Duration = math.MaxInt64
 
 // within calls call, contains its panic, and returns when limit is over even if call
-// doesn't. What it returns after that goes to drop. A call that was given up
+// doesn't. What it returns after that goes to drop, if there is one. A call that was given up
 // keeps its place among the bounded calls until it ends, so that a layer which never
 // answers holds a bounded number of goroutines. If the layer is Direct, call runs on this
 // goroutine for as long as it likes.
@@ -204,7 +201,9 @@ func within[T any](ctx context.Context, ly *layer, bound *semaphore.Weighted, li
 				return
 			}
 			ly.hung.Add(-1)
-			drop(r.v)
+			if drop != nil {
+				drop(r.v)
+			}
 		}()
 		r.v, r.err = contain.Value(func() (T, error) { return call(callCtx) })
 	}()
@@ -230,20 +229,25 @@ func (ly *layer) failed(ctx context.Context, b *breaker.Breaker, op string, key 
 		b.Abstain()
 		return ly.wrap(op, key, err)
 	}
-	e := Event{Kind: EventStoreFailed, Key: key, Layer: ly.Name}
+	kind := EventStoreFailed
 	switch {
 	case isDamage(err):
 		b.Succeed()
-		e.Kind = EventCorrupt
+		kind = EventCorrupt
 	case refused(err):
 		b.Succeed()
 	case b.Fail(breaker.Soft, 0):
 		err = &annotated{err: err, after: fmt.Sprintf(" (failure %d in a row: the layer is skipped for a while)", b.Limit)}
 	}
+	return ly.report(kind, op, key, err)
+}
+
+// report counts an error, tells the observer of it, and says what failed where.
+func (ly *layer) report(kind EventKind, op string, key Key, err error) error {
 	ly.count(err)
-	e.Err = ly.wrap(op, key, err)
-	notify(ly.observe, e)
-	return e.Err
+	err = ly.wrap(op, key, err)
+	notify(ly.observe, Event{Kind: kind, Key: key, Layer: ly.Name, Err: err})
+	return err
 }
 
 // skip says that the layer was not asked.

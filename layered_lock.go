@@ -46,37 +46,31 @@ func (l *Layered) Lock(ctx context.Context, key Key) (unlock func(), err error) 
 }
 
 func (ly *layer) lock(ctx context.Context, locker Locker, key Key) (func(), error) {
-	release := func(unlock func()) {
-		if unlock != nil {
-			_ = ly.unlock(unlock)
-		}
-	}
 	unlock, err := within(ctx, ly, ly.lockCalls, noLimit, func(ctx context.Context) (func(), error) {
 		unlock, err := locker.Lock(ctx, key)
 		if err == nil && unlock == nil {
 			err = errors.New("the store returned no way to unlock")
 		}
 		return unlock, err
-	}, release)
+	}, ly.unlock)
 	if err != nil {
 		if ctx.Err() == nil {
 			ly.count(err)
 		}
 		return nil, err
 	}
-	return func() { release(unlock) }, nil
+	return func() { ly.unlock(unlock) }, nil
 }
 
-// unlock calls what a store returned from Lock, within the layer's Timeout. It waits for
-// no other call.
-func (ly *layer) unlock(unlock func()) error {
-	_, err := within(context.Background(), ly, semaphore.NewWeighted(1), ly.Timeout,
-		func(context.Context) (struct{}, error) { unlock(); return struct{}{}, nil },
-		func(struct{}) {})
-	if err != nil {
-		err = ly.wrap("unlock", Key{}, err)
-		ly.count(err)
-		notify(ly.observe, Event{Kind: EventStoreFailed, Layer: ly.Name, Err: err})
+// unlock calls what a store returned from Lock, if anything, within the layer's Timeout.
+// It waits for no other call.
+func (ly *layer) unlock(unlock func()) {
+	if unlock == nil {
+		return
 	}
-	return err
+	_, err := within(context.Background(), ly, semaphore.NewWeighted(1), ly.Timeout,
+		func(context.Context) (struct{}, error) { unlock(); return struct{}{}, nil }, nil)
+	if err != nil {
+		_ = ly.report(EventStoreFailed, "unlock", Key{}, err)
+	}
 }

@@ -55,8 +55,7 @@ func (l *Layered) Layers() []LayerMetrics {
 
 func (ly *layer) metrics() Metrics {
 	m, err := within(context.Background(), ly, ly.calls, min(ly.Timeout, metricsTimeout),
-		func(context.Context) (Metrics, error) { return ly.Store.Metrics(), nil },
-		func(Metrics) {})
+		func(context.Context) (Metrics, error) { return ly.Store.Metrics(), nil }, nil)
 	if err == nil {
 		ly.lastMetrics.Store(&m)
 	} else if last := ly.lastMetrics.Load(); last != nil {

@@ -120,13 +120,6 @@ func (l *Layered) underWay() (jobs []<-chan struct{}) {
 	return jobs
 }
 
-func waitFor(ctx context.Context, op string, key Key, jobs []<-chan struct{}) error {
-	if err := queue.Wait(ctx, jobs); err != nil {
-		return layeredError(op, key, err)
-	}
-	return nil
-}
-
 // lost says which deferred writes came to nothing, and forgets them.
 func (l *Layered) lost(op string) (errs []error) {
 	l.mu.Lock()

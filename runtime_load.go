@@ -9,6 +9,7 @@ import (
 	"github.com/tetratelabs/wazero"
 	"github.com/tetratelabs/wazero/experimental"
 
+	"github.com/modcache/modcache/internal/contain"
 	"github.com/modcache/modcache/internal/flight"
 	"github.com/modcache/modcache/internal/loaded"
 	"github.com/modcache/modcache/internal/wazerocache"
@@ -72,7 +73,7 @@ func (r *Runtime) wait(ctx context.Context, src *source, load *loaded.Flight, st
 		return nil, errAgain
 	case errors.Is(err, context.Canceled) && r.c.Closed():
 		return nil, src.failed(errCacheClosed)
-	case errors.Is(err, flight.ErrExited):
+	case errors.Is(err, contain.ErrExited):
 		return nil, src.failed(errors.New("a store or an observer ended the goroutine that compiles"))
 	}
 	return nil, err

@@ -19,9 +19,6 @@ import (
 // work had been cancelled. It says nothing about the work: ask again.
 var ErrAbandoned = errors.New("abandoned by those who wanted it before")
 
-// ErrExited is what waiters get if the work ended its goroutine, by [runtime.Goexit].
-var ErrExited = contain.ErrExited
-
 // Group is the flights under way, by key. It is used under a lock of the owner's, so
 // that looking for a result and joining the flight that makes it are one step.
 type Group[K comparable, V any] struct {
@@ -54,7 +51,8 @@ type Flight[V any] struct {
 
 // Join returns the flight for key, having started one if there is none, and counts the
 // caller as a waiter, who has to call Wait. Lock is held. The work's context has the
-// values of ctx, and ends with it, or when every waiter has left.
+// values of ctx, and ends with it, or when every waiter has left. If the work ends its
+// goroutine, the error is [contain.ErrExited].
 func (g *Group[K, V]) Join(ctx context.Context, key K, work func(context.Context) (V, error)) (f *Flight[V], started bool) {
 	if f := g.flights[key]; f != nil {
 		f.waiters++
@@ -70,7 +68,7 @@ func (g *Group[K, V]) Join(ctx context.Context, key K, work func(context.Context
 	go func() {
 		defer g.Running.Done()
 		defer f.cancel(nil)
-		f.err = ErrExited    // unless work returns
+		f.err = contain.ErrExited // unless work returns
 		defer g.land(key, f) // deferred: the work may end this goroutine
 		defer func() {
 			if r := recover(); r != nil {

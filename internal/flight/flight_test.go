@@ -177,5 +177,5 @@ func TestGoexitIsAnError(t *testing.T) {
 	w := newTower(t)
 	f, _ := w.join(t.Context(), func(context.Context) (*int, error) { runtime.Goexit(); return nil, nil })
 	_, err := f.Wait(t.Context())
-	require.True(t, errors.Is(err, ErrExited))
+	require.True(t, errors.Is(err, contain.ErrExited))
 }

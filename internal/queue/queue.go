@@ -40,17 +40,10 @@ type Job[K comparable, V any] struct {
 	done    chan struct{} // closed when it has ended, or was called off
 }
 
-// FullError says that a job doesn't fit.
-type FullError struct{ Size, Held, Limit int64 }
-
-func (e *FullError) Error() string {
-	return fmt.Sprintf("%d bytes don't fit the queue, which holds %d of at most %d", e.Size, e.Held, e.Limit)
-}
-
-// Fits returns a [*FullError] if there is no room for a job of that size. Lock is held.
+// Fits returns an error if there is no room for a job of that size. Lock is held.
 func (q *Queue[K, V]) Fits(size int64) error {
 	if size > q.Limit-q.size {
-		return &FullError{size, q.size, q.Limit}
+		return fmt.Errorf("%d bytes don't fit the queue, which holds %d of at most %d", size, q.size, q.Limit)
 	}
 	return nil
 }
