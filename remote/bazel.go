@@ -126,31 +126,15 @@ func appendBytes(b []byte, field byte, v []byte) []byte {
 
 var errAction = errors.New("not one of ours")
 
-func parseAction(msg []byte) (d digest, err error) {
-	if len(msg) > maxAction {
-		return d, errAction
+func parseAction(msg []byte) (digest, error) {
+	file := field(msg, 2)
+	sum := field(file.bytes, 2)
+	size := field(sum.bytes, 2).number
+	hash, err := hex.DecodeString(string(field(sum.bytes, 1).bytes))
+	if err != nil || len(hash) != sha256.Size || size > 1<<62 || len(msg) > maxAction {
+		return digest{}, errAction
 	}
-	file, ok := field(msg, 2)
-	if !ok {
-		return d, errAction
-	}
-	sum, ok := field(file.bytes, 2)
-	if !ok {
-		return d, errAction
-	}
-	hash, ok := field(sum.bytes, 1)
-	if !ok || len(hash.bytes) != hex.EncodedLen(len(d.hash)) {
-		return d, errAction
-	}
-	if _, err := hex.Decode(d.hash[:], hash.bytes); err != nil {
-		return d, errAction
-	}
-	size, _ := field(sum.bytes, 2)
-	if size.number > 1<<62 {
-		return d, errAction
-	}
-	d.size = int64(size.number)
-	return d, nil
+	return digest{[sha256.Size]byte(hash), int64(size)}, nil
 }
 
 // value is a field of a protocol buffer message.
@@ -159,42 +143,41 @@ type value struct {
 	bytes  []byte
 }
 
-// field returns the first field of that number, if msg is a sound message up to it.
-func field(msg []byte, number uint64) (value, bool) {
+// field returns the first field of that number. It is zero if msg has none, or isn't a
+// sound message up to it.
+func field(msg []byte, number uint64) (v value) {
 	for len(msg) > 0 {
 		tag, n := binary.Uvarint(msg)
 		if n <= 0 {
-			return value{}, false
+			return value{}
 		}
 		msg = msg[n:]
-		var v value
+		v = value{}
+		var size uint64
 		switch tag & 7 {
 		case 0:
-			if v.number, n = binary.Uvarint(msg); n <= 0 {
-				return value{}, false
-			}
-			msg = msg[n:]
-		case 1, 5:
-			skip := 8
-			if tag&7 == 5 {
-				skip = 4
-			}
-			if len(msg) < skip {
-				return value{}, false
-			}
-			msg = msg[skip:]
+			v.number, n = binary.Uvarint(msg)
+			size = uint64(n)
+		case 1:
+			size = 8
 		case 2:
-			size, n := binary.Uvarint(msg)
-			if n <= 0 || size > uint64(len(msg)-n) {
-				return value{}, false
-			}
-			v.bytes, msg = msg[n:n+int(size)], msg[n+int(size):]
+			size, n = binary.Uvarint(msg)
+			msg = msg[max(n, 0):]
+		case 5:
+			size = 4
 		default:
-			return value{}, false
+			return value{}
 		}
+		if n <= 0 || size > uint64(len(msg)) {
+			return value{}
+		}
+		if tag&7 == 2 {
+			v.bytes = msg[:size]
+		}
+		msg = msg[size:]
 		if tag>>3 == number {
-			return v, true
+			return v
 		}
 	}
-	return value{}, false
+	return value{}
 }

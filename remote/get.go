@@ -161,13 +161,14 @@ const softFaults = 3
 // alone, if it said.
 func severity(err error) (f breaker.Fault, after time.Duration) {
 	var asks interface{ RetryAfter() time.Duration }
+	var late *timeoutError
 	var op *net.OpError
 	var n net.Error
 	switch {
 	case errors.As(err, &asks) && asks.RetryAfter() > 0:
 		return breaker.Hard, asks.RetryAfter()
-	case errors.Is(err, errSlow):
-		return breaker.Soft, 0 // it works for smaller entries
+	case errors.As(err, &late) && late.slow:
+		return breaker.Soft, 0
 	case errors.Is(err, context.DeadlineExceeded),
 		errors.As(err, &op) && op.Op == "dial",
 		errors.As(err, &n) && n.Timeout():

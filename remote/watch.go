@@ -30,19 +30,15 @@ type watch struct {
 	got     int64
 }
 
-var errSlow = errors.New("slow")
-
 // timeoutError says which limit a request has exceeded.
 type timeoutError struct {
 	what string
-	slow bool
+	slow bool // the server works for smaller entries
 }
 
 func (e *timeoutError) Error() string { return e.what }
 
-func (e *timeoutError) Is(target error) bool {
-	return target == context.DeadlineExceeded || e.slow && target == errSlow
-}
+func (e *timeoutError) Unwrap() error { return context.DeadlineExceeded }
 
 // maxProbe bounds a request that nobody waits for.
 const maxProbe = 10 * time.Second

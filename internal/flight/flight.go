@@ -69,7 +69,7 @@ func (g *Group[K, V]) Join(ctx context.Context, key K, work func(context.Context
 		defer g.Running.Done()
 		defer f.cancel(nil)
 		f.err = contain.ErrExited // unless work returns
-		defer g.land(key, f) // deferred: the work may end this goroutine
+		defer g.land(key, f)      // deferred: the work may end this goroutine
 		defer func() {
 			if r := recover(); r != nil {
 				f.panicked = contain.Caught(r)
