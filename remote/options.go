@@ -26,8 +26,9 @@ type Options struct {
 	// the proxy settings of the environment.
 	Client *http.Client
 
-	// Header is sent along with each request, such as Authorization. It isn't sent
-	// to other hosts that the server redirects to.
+	// Header is sent along with each request, such as Authorization. Of it, only
+	// Accept, User-Agent and the like are sent to another host, port or scheme that
+	// the server redirects to.
 	Header http.Header
 
 	// Keyring holds the keys whose entries are used.

@@ -9,9 +9,11 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -46,9 +48,11 @@ func newWeb(rawURL string, o *Options) (*web, error) {
 	if u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.RawQuery != "" || u.Fragment != "" {
 		return nil, fmt.Errorf("modcache: remote store %q: want http://host/path or https://host/path", u.Redacted())
 	}
-	header := o.Header.Clone()
-	if header == nil {
-		header = http.Header{}
+	header := http.Header{}
+	for _, name := range slices.Sorted(maps.Keys(o.Header)) {
+		for _, v := range o.Header[name] {
+			header.Add(name, v) // in canonical form, however it is written
+		}
 	}
 	if u.User != nil && header.Get("Authorization") == "" {
 		password, _ := u.User.Password()
@@ -90,7 +94,11 @@ func newTransport(dial time.Duration) *http.Transport {
 	}
 }
 
-// redirect keeps credentials from other hosts and from unencrypted connections.
+// harmless are the headers that are sent to wherever a server redirects.
+var harmless = []string{"Accept", "Accept-Encoding", "Content-Type", "Expect", "If-None-Match", "User-Agent"}
+
+// redirect keeps credentials from others than the server, and from unencrypted
+// connections. Any header may be one.
 func (w *web) redirect(req *http.Request, via []*http.Request) error {
 	if len(via) > maxRedirects {
 		return fmt.Errorf("more than %d redirects", maxRedirects)
@@ -99,19 +107,9 @@ func (w *web) redirect(req *http.Request, via []*http.Request) error {
 	if first.Scheme == "https" && req.URL.Scheme != "https" {
 		return errors.New("redirect from https to http")
 	}
-	strange := req.URL.Host != first.Host
-	for _, v := range via {
-		strange = strange || v.URL.Host != first.Host
-	}
-	if strange {
-		for k := range w.header {
-			req.Header.Del(k)
-		}
-		for k := range req.Header {
-			if k == "Authorization" || k == "Cookie" || strings.HasPrefix(k, "X-Amz-") {
-				req.Header.Del(k)
-			}
-		}
+	elsewhere := func(r *http.Request) bool { return r.URL.Scheme != first.Scheme || r.URL.Host != first.Host }
+	if elsewhere(req) || slices.ContainsFunc(via, elsewhere) {
+		maps.DeleteFunc(req.Header, func(name string, _ []string) bool { return !slices.Contains(harmless, name) })
 	}
 	return nil
 }

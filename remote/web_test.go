@@ -399,6 +399,42 @@ func TestStoreCredentialsStay(t *testing.T) {
 	require.ErrorContains(t, err, "redirect from https to http")
 }
 
+// TestStoreHeaderStays follows redirects to another host, port or scheme without the
+// Header, however its names are written, and with it within one.
+func TestStoreHeaderStays(t *testing.T) {
+	for target, same := range map[string]bool{
+		"http://cache.example/x":      true,
+		"https://cache.example/x":     false,
+		"http://cache.example:8080/x": false,
+		"http://www.cache.example/x":  false,
+		"http://other.example/x":      false,
+	} {
+		var asked, followed http.Header
+		o := patient(remote.Options{Signer: generate(t)})
+		o.Header = http.Header{"authorization": {"Bearer x"}, "x-api-key": {"secret"}, "X-Own": {"secret"}, "COOKIE": {"secret"}, "user-agent": {"modcache test"}}
+		o.Client = &http.Client{Transport: roundTripper(func(r *http.Request) (*http.Response, error) {
+			resp := &http.Response{StatusCode: 404, Header: http.Header{}, Body: http.NoBody, Request: r}
+			if r.URL.Path != "/x" {
+				asked = r.Header.Clone()
+				resp.StatusCode = 307
+				resp.Header.Set("Location", target)
+			} else {
+				followed = r.Header.Clone()
+			}
+			return resp, nil
+		})}
+		s := open(t, "http://cache.example", o)
+		require.Nil(t, get(t, s, key(1)))
+		for _, name := range []string{"Authorization", "X-Api-Key", "X-Own", "Cookie"} {
+			require.NotEmpty(t, asked.Get(name))
+			require.Equal(t, same, followed.Get(name) != "", "%s at %s", name, target)
+		}
+		require.Equal(t, same, strings.Contains(fmt.Sprint(followed), "secret"))
+		require.Equal(t, "modcache test", followed.Get("User-Agent"))
+		require.Equal(t, "identity", followed.Get("Accept-Encoding"))
+	}
+}
+
 // TestStoreRedirectedPut doesn't take the answer to a GET for that to its PUT.
 func TestStoreRedirectedPut(t *testing.T) {
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
