@@ -78,9 +78,9 @@ func ExampleParseKeyring() {
 	}
 	file := fmt.Sprintf(`
 # The keys whose machine code this fleet runs.
-%v build server, since March
-%v build server, before
-revoked %v its disk was sold
+%v # build server, since March
+%v # build server, before
+revoked %v # its disk was sold
 `, key.Public(), old.Public(), old.Public().ID())
 
 	ring, err := remote.ParseKeyring([]byte(file))

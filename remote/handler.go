@@ -7,6 +7,7 @@ import (
 	"crypto/sha256"
 	"crypto/subtle"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -59,6 +60,21 @@ type HandlerOptions struct {
 	Signer *PrivateKey
 }
 
+// Format implements [fmt.Formatter]: it hides the tokens.
+func (o HandlerOptions) Format(f fmt.State, verb rune) {
+	fmt.Fprintf(f, fmt.FormatString(f, verb), o.hidden())
+}
+
+// MarshalJSON implements [json.Marshaler]: it hides the tokens.
+func (o HandlerOptions) MarshalJSON() ([]byte, error) { return json.Marshal(o.hidden()) }
+
+func (o HandlerOptions) hidden() any {
+	type plain HandlerOptions // without these methods
+	o.ReadTokens = slices.Repeat([]string{"hidden"}, len(o.ReadTokens))
+	o.WriteTokens = slices.Repeat([]string{"hidden"}, len(o.WriteTokens))
+	return plain(o)
+}
+
 // NewHandler returns the server side of a [Store] with the [Plain] or [BazelAC]
 // layout, for small fleets. It answers GET, also for ranges and conditional, HEAD, PUT,
 // also if nothing is there, and DELETE on any path that ends in a key.
@@ -90,7 +106,7 @@ func NewHandler(s modcache.Store, o *HandlerOptions) (http.Handler, error) {
 		h.trusted = trusted
 	}
 	if v.Signer != nil {
-		h.sign = &frame.Options{Auth: frame.NewSigner(v.Signer.key), Compressor: frame.NewCompressor(), Compress: true}
+		h.sign = &frame.Options{Auth: frame.NewSigner(v.Signer.key()), Compressor: frame.NewCompressor(), Compress: true}
 	}
 	return h, nil
 }
@@ -106,7 +122,7 @@ func (o *HandlerOptions) validate() (v HandlerOptions, err error) {
 	switch {
 	case slices.Contains(v.ReadTokens, ""), slices.Contains(v.WriteTokens, ""):
 		return v, errors.New("modcache: HandlerOptions holds an empty token")
-	case v.Signer != nil && len(v.Signer.key) == 0:
+	case v.Signer != nil && v.Signer.zero():
 		return v, errors.New("modcache: HandlerOptions.Signer is a zero PrivateKey")
 	case v.Signer != nil && len(v.WriteTokens) > 0:
 		return v, errors.New("modcache: HandlerOptions.Signer makes a handler read-only, and excludes WriteTokens")

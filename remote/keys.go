@@ -1,16 +1,16 @@
 package remote
 
 import (
-	"bufio"
-	"bytes"
 	"crypto/ed25519"
 	"crypto/rand"
 	"encoding/base64"
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
+	"unicode"
 
 	"github.com/modcache/modcache/internal/frame"
 )
@@ -50,7 +50,17 @@ func (k PublicKey) auth() frame.Auth { return frame.NewVerifier(slices.Clone(k.k
 
 // PrivateKey signs entries. Whoever has it can run code in every process that
 // trusts its public key. Make one with [GenerateKey] or [ParsePrivateKey].
-type PrivateKey struct{ key ed25519.PrivateKey }
+type PrivateKey struct {
+	// A function, into which package fmt doesn't look even where a PrivateKey is in a
+	// field whose methods it can't call.
+	key func() ed25519.PrivateKey
+}
+
+func newPrivateKey(key ed25519.PrivateKey) *PrivateKey {
+	return &PrivateKey{func() ed25519.PrivateKey { return key }}
+}
+
+func (k *PrivateKey) zero() bool { return k.key == nil }
 
 // GenerateKey makes a key pair.
 func GenerateKey() (*PrivateKey, error) {
@@ -58,31 +68,37 @@ func GenerateKey() (*PrivateKey, error) {
 	if err != nil {
 		return nil, fmt.Errorf("modcache: generate key: %w", err)
 	}
-	return &PrivateKey{key}, nil
+	return newPrivateKey(key), nil
 }
 
 // Public returns the half that may be known to everybody. That of the zero
 // PrivateKey is the zero PublicKey.
 func (k *PrivateKey) Public() PublicKey {
-	if len(k.key) == 0 {
+	if k.zero() {
 		return PublicKey{}
 	}
-	return PublicKey{[ed25519.PublicKeySize]byte(k.key.Public().(ed25519.PublicKey))}
+	return PublicKey{[ed25519.PublicKeySize]byte(k.key().Public().(ed25519.PublicKey))}
 }
 
 // String returns the id of the key and not the key, so that it doesn't end up
 // in logs; see [PrivateKey.Secret].
-func (k *PrivateKey) String() string { return "modcache private key " + k.Public().ID().String() }
+func (k PrivateKey) String() string { return "modcache private key " + k.Public().ID().String() }
 
-// GoString is like String.
-func (k *PrivateKey) GoString() string { return k.String() }
+// Format implements [fmt.Formatter] with String, for every verb.
+func (k PrivateKey) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, k.String()) }
+
+// MarshalText implements [encoding.TextMarshaler] with String.
+func (k PrivateKey) MarshalText() ([]byte, error) { return []byte(k.String()), nil }
 
 // Secret returns the key as one line of text, as [ParsePrivateKey] reads it.
 // Keep it in a file that nobody else can read:
 //
 //	modcache-private-v1 <id> <base64 of the 32 bytes of an Ed25519 seed>
 func (k *PrivateKey) Secret() string {
-	return format(privatePrefix, k.Public().ID(), k.key[:min(len(k.key), ed25519.SeedSize)])
+	if k.zero() {
+		return format(privatePrefix, k.Public().ID(), nil)
+	}
+	return format(privatePrefix, k.Public().ID(), k.key().Seed())
 }
 
 const (
@@ -95,12 +111,26 @@ func format(prefix string, id KeyID, b []byte) string {
 	return prefix + " " + id.String() + " " + base64.StdEncoding.EncodeToString(b)
 }
 
+// fields splits a line at white space, without the comment behind a #. What an editor may
+// show as two lines is an error, because the second would go unread.
+func fields(line string) ([]string, error) {
+	separates := func(r rune) bool { return unicode.IsControl(r) && r != '\t' || r == '\u2028' || r == '\u2029' }
+	if strings.ContainsFunc(strings.TrimSuffix(strings.TrimSuffix(line, "\n"), "\r"), separates) {
+		return nil, errors.New("modcache: there is a control character in the line of a key, such as a carriage return")
+	}
+	line, _, _ = strings.Cut(line, "#")
+	return strings.Fields(line), nil
+}
+
 // parse splits a line that format made, and returns its 32 bytes. Errors don't
 // quote the line: it may hold a secret.
 func parse(prefix, line string) (id KeyID, key []byte, err error) {
-	f := strings.Fields(line)
-	if len(f) < 3 || f[0] != prefix {
-		return id, nil, fmt.Errorf("modcache: want %q, an id and base64 in one line", prefix)
+	f, err := fields(line)
+	if err != nil {
+		return id, nil, err
+	}
+	if len(f) != 3 || f[0] != prefix {
+		return id, nil, fmt.Errorf("modcache: want %q, an id and base64 in one line, and nothing else but a comment behind a #", prefix)
 	}
 	if id, err = ParseKeyID(f[1]); err != nil {
 		return id, nil, err
@@ -119,7 +149,7 @@ func checkID(want, got KeyID) error {
 	return nil
 }
 
-// ParsePublicKey reads a line made by [PublicKey.String]. What follows the key
+// ParsePublicKey reads a line made by [PublicKey.String]. What follows a #
 // is a comment.
 func ParsePublicKey(line string) (PublicKey, error) {
 	id, b, err := parse(publicPrefix, line)
@@ -130,14 +160,14 @@ func ParsePublicKey(line string) (PublicKey, error) {
 	return k, checkID(id, k.ID())
 }
 
-// ParsePrivateKey reads a line made by [PrivateKey.Secret]. What follows the key
+// ParsePrivateKey reads a line made by [PrivateKey.Secret]. What follows a #
 // is a comment.
 func ParsePrivateKey(line string) (*PrivateKey, error) {
-	id, seed, err := parse(privatePrefix, line)
+	id, b, err := parse(privatePrefix, line)
 	if err != nil {
 		return nil, err
 	}
-	k := &PrivateKey{ed25519.NewKeyFromSeed(seed)}
+	k := newPrivateKey(ed25519.NewKeyFromSeed(b))
 	if err := checkID(id, k.Public().ID()); err != nil {
 		return nil, err
 	}
@@ -154,36 +184,35 @@ type Keyring struct {
 }
 
 // ParseKeyring reads a file of public keys, one in a line as [PublicKey.String]
-// writes it, and of lines "revoked <id>". Blank lines and what follows a # are skipped.
+// writes it, and of lines "revoked <id>". Blank lines and what follows a # are skipped;
+// anything else is an error, which names the line.
 func ParseKeyring(text []byte) (Keyring, error) {
 	var r Keyring
-	sc := bufio.NewScanner(bytes.NewReader(text))
-	for n := 1; sc.Scan(); n++ {
-		line, _, _ := strings.Cut(sc.Text(), "#")
-		f := strings.Fields(line)
-		var err error
-		switch {
-		case len(f) == 0:
-			continue
-		case f[0] == revokedPrefix && len(f) >= 2:
-			var id KeyID
-			id, err = ParseKeyID(f[1])
-			r.Revoked = append(r.Revoked, id)
-		case f[0] == privatePrefix:
-			err = errors.New("modcache: this is a private key")
-		default:
-			var k PublicKey
-			k, err = ParsePublicKey(line)
-			r.Keys = append(r.Keys, k)
+	for i, line := range strings.Split(string(text), "\n") {
+		if err := r.parse(line); err != nil {
+			return Keyring{}, fmt.Errorf("%w (line %d of the keyring)", err, i+1)
 		}
-		if err != nil {
-			return Keyring{}, fmt.Errorf("%w (line %d of the keyring)", err, n)
-		}
-	}
-	if err := sc.Err(); err != nil {
-		return Keyring{}, fmt.Errorf("modcache: keyring: %w", err)
 	}
 	return r, nil
+}
+
+func (r *Keyring) parse(line string) error {
+	f, err := fields(line)
+	switch {
+	case err != nil || len(f) == 0:
+		return err
+	case f[0] == privatePrefix:
+		return errors.New("modcache: this is a private key")
+	case f[0] != revokedPrefix:
+		k, err := ParsePublicKey(line)
+		r.Keys = append(r.Keys, k)
+		return err
+	case len(f) != 2:
+		return fmt.Errorf("modcache: want %q and an id in one line, and nothing else but a comment behind a #", revokedPrefix)
+	}
+	id, err := ParseKeyID(f[1])
+	r.Revoked = append(r.Revoked, id)
+	return err
 }
 
 // minSecret is the length of a shared secret below which it could be guessed.
@@ -203,13 +232,13 @@ func (o *Options) auth() (signer *frame.Auth, trusted []frame.Auth, err error) {
 	}
 	keys := slices.Clone(o.Keyring.Keys)
 	if o.Signer != nil {
-		if len(o.Signer.key) == 0 {
+		if o.Signer.zero() {
 			return nil, nil, errors.New("modcache: Options.Signer is a zero PrivateKey")
 		}
 		if id := o.Signer.Public().ID(); slices.Contains(o.Keyring.Revoked, id) {
 			return nil, nil, fmt.Errorf("modcache: Options.Signer is revoked: %v", id)
 		}
-		a := frame.NewSigner(o.Signer.key)
+		a := frame.NewSigner(o.Signer.key())
 		signer = &a
 		keys = append(keys, o.Signer.Public())
 	}

@@ -1,7 +1,11 @@
 package remote_test
 
 import (
+	"encoding/base64"
+	"encoding/json"
 	"fmt"
+	"log/slog"
+	"net/http"
 	"strings"
 	"testing"
 
@@ -12,10 +16,10 @@ import (
 
 func TestKeysText(t *testing.T) {
 	k := generate(t)
-	again, err := remote.ParsePrivateKey(k.Secret() + " of the build server\n")
+	again, err := remote.ParsePrivateKey(k.Secret() + " # of the build server\n")
 	require.NoError(t, err)
 	require.Equal(t, k.Public(), again.Public())
-	p, err := remote.ParsePublicKey(" " + k.Public().String() + "\tcomment")
+	p, err := remote.ParsePublicKey(" " + k.Public().String() + "\t# comment")
 	require.NoError(t, err)
 	require.Equal(t, k.Public(), p)
 	id, err := remote.ParseKeyID(p.ID().String())
@@ -47,7 +51,7 @@ func TestKeysText(t *testing.T) {
 
 func TestKeyringParse(t *testing.T) {
 	a, b := generate(t).Public(), generate(t).Public()
-	ring, err := remote.ParseKeyring([]byte(fmt.Sprintf("# fleet\n\n%v build server\r\n  %v # new\nrevoked %v lost laptop\n", a, b, a.ID())))
+	ring, err := remote.ParseKeyring([]byte(fmt.Sprintf("# fleet\n\n%v # build server\r\n  %v # new\nrevoked %v # lost laptop\n", a, b, a.ID())))
 	require.NoError(t, err)
 	require.Equal(t, remote.Keyring{Keys: []remote.PublicKey{a, b}, Revoked: []remote.KeyID{a.ID()}}, ring)
 
@@ -60,6 +64,64 @@ func TestKeyringParse(t *testing.T) {
 	}
 	_, err = remote.ParseKeyring([]byte("\n\n" + generate(t).Secret()))
 	require.ErrorContains(t, err, "private key (line 3")
+}
+
+// TestKeyringIsStrict refuses every line of which a part would go unread.
+func TestKeyringIsStrict(t *testing.T) {
+	k, id := generate(t).Public().String(), generate(t).Public().ID().String()
+	for _, line := range []string{
+		k + " revoked " + id, k + " build server", k + " " + k, "revoked " + id + " " + id, "revoked " + id + " lost",
+		k + "\rrevoked " + id, k + " # new\rrevoked " + id, "# fleet\rrevoked " + id, "revoked " + id + "\r" + k,
+		k + " # \vrevoked " + id, k + "\u0085revoked " + id, k + " # \u2028revoked " + id, k + "\x00", "\r\r",
+	} {
+		_, err := remote.ParseKeyring([]byte(k + "\n" + line + "\n" + k))
+		require.ErrorContains(t, err, "line 2 of the keyring", "%q", line)
+		if strings.HasPrefix(line, k) {
+			_, err = remote.ParsePublicKey(line)
+			require.Error(t, err, "%q", line)
+		}
+	}
+	secret := generate(t).Secret()
+	_, err := remote.ParsePrivateKey(secret + " of the build server")
+	require.Error(t, err)
+	require.NotContains(t, err.Error(), strings.Fields(secret)[2])
+}
+
+// TestSecretsStaySecret prints everything that holds one, in every way.
+func TestSecretsStaySecret(t *testing.T) {
+	k := generate(t)
+	seed, err := base64.StdEncoding.DecodeString(strings.Fields(k.Secret())[2])
+	require.NoError(t, err)
+	const secret = "a secret, of 16 bytes or more"
+	o := remote.Options{Secret: []byte(secret), Header: http.Header{"Authorization": {secret}}}
+	h := remote.HandlerOptions{ReadTokens: []string{secret}, WriteTokens: []string{secret}, Signer: k}
+	c := remote.Credentials{AccessKey: "access", SecretKey: secret, SessionToken: secret}
+	type hidden struct{ k remote.PrivateKey }
+	for _, v := range []any{
+		k, *k, hidden{*k}, &hidden{*k}, []remote.PrivateKey{*k}, o, &o, h, &h, c, &c, struct{ C remote.Credentials }{c},
+		&remote.Options{Signer: k}, open(t, "http://localhost", &o), open(t, "http://localhost", &remote.Options{Signer: k}),
+	} {
+		var out strings.Builder
+		for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%d"} {
+			fmt.Fprintf(&out, verb+"\n", v)
+		}
+		b, _ := json.Marshal(v)
+		out.Write(b)
+		for _, handler := range []slog.Handler{slog.NewTextHandler(&out, nil), slog.NewJSONHandler(&out, nil)} {
+			slog.New(handler).Info("", "v", v)
+		}
+		for _, whole := range [][]byte{seed, []byte(secret)} {
+			require.NotContains(t, out.String(), base64.StdEncoding.EncodeToString(whole)[:20], "%T", v)
+			b := whole[4:20]
+			for _, form := range []string{"%s", "%x", "%X"} {
+				require.NotContains(t, out.String(), fmt.Sprintf(form, b), "%T", v)
+			}
+			require.NotContains(t, out.String(), strings.Trim(fmt.Sprintf("%d", b), "[]"), "%T", v)
+			require.NotContains(t, out.String(), strings.TrimSuffix(strings.TrimPrefix(fmt.Sprintf("%#v", b), "[]byte{"), "}"), "%T", v)
+		}
+	}
+	require.Contains(t, fmt.Sprintf("%v %+v %#v", *k, *k, *k), k.Public().ID().String())
+	require.Contains(t, fmt.Sprintf("%+v", o), "Authorization")
 }
 
 func FuzzKeys(f *testing.F) {

@@ -3,6 +3,8 @@ package remote
 import (
 	"cmp"
 	"errors"
+	"fmt"
+	"maps"
 	"math"
 	"net/http"
 	"time"
@@ -93,6 +95,19 @@ type Options struct {
 
 	// OnEvent, if set, is called for whatever happens; see [modcache.Event].
 	OnEvent func(modcache.Event)
+}
+
+// Format implements [fmt.Formatter]: it hides the Secret and what is in the Header.
+func (o Options) Format(f fmt.State, verb rune) {
+	type plain Options // without this method
+	if len(o.Secret) > 0 {
+		o.Secret = []byte("hidden")
+	}
+	o.Header = maps.Clone(o.Header)
+	for name := range o.Header {
+		o.Header[name] = []string{"hidden"}
+	}
+	fmt.Fprintf(f, fmt.FormatString(f, verb), plain(o))
 }
 
 const (

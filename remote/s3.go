@@ -48,6 +48,15 @@ type Credentials struct {
 	SessionToken string // of temporary ones
 }
 
+// String returns the name of the access key, and no secret.
+func (c Credentials) String() string { return "S3 credentials " + c.AccessKey }
+
+// Format implements [fmt.Formatter] with String, for every verb.
+func (c Credentials) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, c.String()) }
+
+// MarshalText implements [encoding.TextMarshaler] with String.
+func (c Credentials) MarshalText() ([]byte, error) { return []byte(c.String()), nil }
+
 var (
 	bucketName = regexp.MustCompile(`^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$`)
 	prefixName = regexp.MustCompile(`^[A-Za-z0-9/_.=-]*$`)

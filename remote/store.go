@@ -3,6 +3,8 @@ package remote
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io"
 	"math"
 	"sync"
 	"sync/atomic"
@@ -103,6 +105,9 @@ func newStore(b Backend, where string, onEnd func(), o Options) (*Store, error) 
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	return s, nil
 }
+
+// Format implements [fmt.Formatter]: it prints which store this is, and no secret.
+func (s *Store) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, s.where) }
 
 // Delete implements [modcache.Store]. An upload of the entry that is under way
 // may put it back.

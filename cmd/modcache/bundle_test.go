@@ -132,7 +132,7 @@ func TestBundleSigned(t *testing.T) {
 	sealed, _, _ := pushed(t, 2, "-bundle-key-file", secret)
 	open, _, _ := pushed(t, 2)
 
-	trusted := keyringOf(t, "# ours", public.String()+" the builder", stranger.String(), "revoked "+stranger.ID().String())
+	trusted := keyringOf(t, "# ours", public.String()+" # the builder", stranger.String(), "revoked "+stranger.ID().String())
 	both := keyringOf(t, stranger.String(), public.String())
 	for _, ring := range []string{trusted, both} {
 		to := filepath.Join(t.TempDir(), "cache")

@@ -11,6 +11,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"unicode"
 
 	"github.com/modcache/modcache/internal/frame"
 	"github.com/modcache/modcache/remote"
@@ -33,7 +34,7 @@ Whoever has the private key can run code in every process that trusts it.`,
 			if len(files) != 1 {
 				return usagef("name one file for the private key")
 			}
-			if strings.ContainsAny(*comment, "\r\n") {
+			if strings.ContainsFunc(*comment, unicode.IsControl) {
 				return usagef("-comment is one line")
 			}
 			read := newKeyFile
@@ -44,10 +45,17 @@ Whoever has the private key can run code in every process that trusts it.`,
 			if err != nil {
 				return err
 			}
-			_, err = fmt.Fprintln(s.out, strings.TrimSpace(key.Public().String()+" "+*comment))
+			_, err = fmt.Fprintln(s.out, withComment(key.Public().String(), *comment))
 			return err
 		}
 	},
+}
+
+func withComment(key, comment string) string {
+	if comment == "" {
+		return key
+	}
+	return key + " # " + comment
 }
 
 func newKeyFile(file, comment string) (*remote.PrivateKey, error) {
@@ -62,7 +70,7 @@ func newKeyFile(file, comment string) (*remote.PrivateKey, error) {
 	if err != nil {
 		return nil, err
 	}
-	_, err = fmt.Fprintln(f, strings.TrimSpace(key.Secret()+" "+comment))
+	_, err = fmt.Fprintln(f, withComment(key.Secret(), comment))
 	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
 		return nil, errors.Join(err, os.Remove(file))
 	}

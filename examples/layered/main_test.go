@@ -55,7 +55,7 @@ func TestStrangers(t *testing.T) {
 	key, err := remote.GenerateKey()
 	require.NoError(t, err)
 	file := filepath.Join(t.TempDir(), "key")
-	require.NoError(t, os.WriteFile(file, []byte(key.Secret()+" of this test\n"), 0o600))
+	require.NoError(t, os.WriteFile(file, []byte(key.Secret()+" # of this test\n"), 0o600))
 	f, ctx, module := served(t, file), t.Context(), modcache.NewModule(wasmtest.Sum(100, 6))
 	require.Equal(t, key.Public(), f.key.Public())
 	require.NoError(t, run(ctx, new(bytes.Buffer), t.TempDir(), f, module))
