@@ -17,3 +17,11 @@ func ParseAction(msg []byte) (hash [32]byte, size int64, err error) {
 	d, err := parseAction(msg)
 	return d.hash, d.size, err
 }
+
+// StallAfter has handlers that are made from here on give up clients that make no headway
+// for that long, until restore is called.
+func StallAfter(d time.Duration) (restore func()) {
+	before := stalledAfter
+	stalledAfter = d
+	return func() { stalledAfter = before }
+}

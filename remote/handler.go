@@ -13,6 +13,7 @@ import (
 	"io"
 	"math"
 	"net/http"
+	"os"
 	"path"
 	"slices"
 	"strings"
@@ -81,7 +82,9 @@ func (o HandlerOptions) hidden() any {
 //
 // Unless there is a Signer, the store holds entries as clients have signed
 // them, so that the server needs no keys and can't forge any; such a store can't be used by
-// a Cache. Timeouts for slow clients are those of the http.Server.
+// a Cache. A client from which nothing comes for 5 seconds, or which takes nothing for as
+// long, is cut off, as is one that needs more than half a minute and then a second for each
+// 32 KiB. Other timeouts are those of the http.Server.
 func NewHandler(s modcache.Store, o *HandlerOptions) (http.Handler, error) {
 	if s == nil {
 		return nil, errors.New("modcache: NewHandler needs a Store")
@@ -95,6 +98,7 @@ func NewHandler(s modcache.Store, o *HandlerOptions) (http.Handler, error) {
 		read:      hashTokens(v.ReadTokens),
 		write:     hashTokens(v.WriteTokens),
 		max:       v.MaxSize,
+		stall:     stalledAfter,
 		uploads:   semaphore.NewWeighted(int64(v.MaxUploads)),
 		downloads: semaphore.NewWeighted(int64(v.MaxDownloads)),
 	}
@@ -139,6 +143,7 @@ type handler struct {
 	read, write [][sha256.Size]byte // hashes of tokens
 	trusted     []frame.Auth
 	max         int64
+	stall       time.Duration
 	uploads     *semaphore.Weighted // entries that are received, or signed
 	downloads   *semaphore.Weighted // entries that are sent
 	sign        *frame.Options      // nil: the store holds entries
@@ -260,7 +265,9 @@ func (h *handler) get(w http.ResponseWriter, r *http.Request, key modcache.Key) 
 	w.Header().Set("ETag", `"`+hex.EncodeToString(sum[:16])+`"`)
 	w.Header().Set("Content-Type", "application/octet-stream")
 	w.Header().Set("X-Content-Type-Options", "nosniff")
-	http.ServeContent(w, r, "", time.Time{}, io.NewSectionReader(entry, 0, size))
+	p := newPace(http.NewResponseController(w).SetWriteDeadline, h.stall, serverOf(r).WriteTimeout)
+	defer p.done()
+	http.ServeContent(pacedWriter{p, w}, r, "", time.Time{}, io.NewSectionReader(entry, 0, size))
 	return 0, nil
 }
 
@@ -285,14 +292,20 @@ func (h *handler) put(w http.ResponseWriter, r *http.Request, key modcache.Key) 
 		return http.StatusServiceUnavailable, nil
 	}
 	defer h.uploads.Release(1)
-	b, err := readBody(http.MaxBytesReader(w, r.Body, h.max), r.ContentLength)
-	if err != nil {
-		var tooLarge *http.MaxBytesError
-		if errors.As(err, &tooLarge) {
-			return http.StatusRequestEntityTooLarge, nil
-		}
+	p := newPace(http.NewResponseController(w).SetReadDeadline, h.stall, serverOf(r).ReadTimeout)
+	b, err := readBody(pacedReader{p, http.MaxBytesReader(w, r.Body, h.max)}, r.ContentLength)
+	var tooLarge *http.MaxBytesError
+	switch {
+	case errors.As(err, &tooLarge):
+		return http.StatusRequestEntityTooLarge, nil
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		// The deadline stays, so that the server doesn't wait for the rest either.
+		w.Header().Set("Connection", "close")
+		return http.StatusRequestTimeout, nil
+	case err != nil:
 		return http.StatusBadRequest, nil
 	}
+	p.done()
 	outline, err := h.check(b, key)
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusBadRequest)

@@ -6,10 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -191,6 +194,77 @@ func TestHandlerIsBusy(t *testing.T) {
 	}, minute, tick)
 	require.NoError(t, send.Close())
 	require.Equal(t, 400, <-done)
+}
+
+// TestHandlerEndsStalls has clients that stop in the middle free what they hold.
+func TestHandlerEndsStalls(t *testing.T) {
+	defer remote.StallAfter(time.Second)()
+	random := make([]byte, 20<<20) // more than the buffers of a connection hold
+	_, _ = rand.NewChaCha8([32]byte{}).Read(random)
+	b := entryOf(t, remote.Options{Signer: generate(t)}, key(1), random, info)
+	path := "/" + key(1).String()
+	auth := []string{"Authorization", "Bearer " + token}
+	for method, c := range map[string]struct {
+		headers, body string
+		begun         string // what is answered once the client holds its place
+		probe         int    // status of a request for nothing sound, when a place is free
+		end           string // what is answered at last
+	}{
+		"PUT": {fmt.Sprintf("Content-Length: %d\r\nExpect: 100-continue\r\n", len(b)), string(b[:1000]), "HTTP/1.1 100 ", 400, "408 Request Timeout"},
+		"GET": {"", "", "HTTP/1.1 200 ", 404, ""},
+	} {
+		h, err := remote.NewHandler(newMemory(), &remote.HandlerOptions{WriteTokens: []string{token}, MaxUploads: 1, MaxDownloads: 1})
+		require.NoError(t, err)
+		srv := httptest.NewServer(h)
+		defer srv.Close()
+		require.Equal(t, 201, status(t, h, "PUT", path, b, auth...))
+
+		conn, err := net.Dial("tcp", srv.Listener.Addr().String())
+		require.NoError(t, err)
+		defer conn.Close()
+		_, err = fmt.Fprintf(conn, "%s %s HTTP/1.1\r\nHost: x\r\n%s: %s\r\n%s\r\n%s", method, path, auth[0], auth[1], c.headers, c.body)
+		require.NoError(t, err)
+		begun := make([]byte, len(c.begun))
+		_, err = io.ReadFull(conn, begun)
+		require.NoError(t, err)
+		require.Equal(t, c.begun, string(begun))
+		probe := func() int { return status(t, h, method, "/"+key(2).String(), nil, auth...) }
+		require.Equal(t, 503, probe(), method)
+		require.Eventually(t, func() bool { return probe() == c.probe }, 20*time.Second, tick, method)
+		if c.end != "" {
+			answer, err := io.ReadAll(conn)
+			require.NoError(t, err)
+			require.Contains(t, string(answer), c.end)
+		}
+	}
+}
+
+// TestHandlerKeepsConnections serves one request after the other although each was given
+// a deadline.
+func TestHandlerKeepsConnections(t *testing.T) {
+	defer remote.StallAfter(50 * time.Millisecond)()
+	url := serve(t, newMemory(), &remote.HandlerOptions{WriteTokens: []string{token}})
+	b := entry(t, remote.Options{Signer: generate(t)}, key(1), 4000)
+	dials := 0
+	client := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+		dials++
+		return new(net.Dialer).DialContext(ctx, network, addr)
+	}}}
+	for _, method := range []string{"PUT", "GET", "PUT", "GET"} {
+		r, err := http.NewRequest(method, url+"/"+key(1).String(), nil)
+		require.NoError(t, err)
+		if method == "PUT" {
+			r.Body = io.NopCloser(bytes.NewReader(b))
+		}
+		r.Header = bearer(token)
+		resp, err := client.Do(r)
+		require.NoError(t, err)
+		require.Equal(t, map[string]int{"PUT": 201, "GET": 200}[method], resp.StatusCode)
+		_ = content(t, resp)
+		require.NoError(t, resp.Body.Close())
+		time.Sleep(150 * time.Millisecond)
+	}
+	require.Equal(t, 1, dials)
 }
 
 // TestHandlerBoundsDownloads turns away whom it couldn't serve well.

@@ -102,6 +102,11 @@ const (
 	slowest   = 32 << 10
 )
 
+// uploadTime is how long the transfer of so many bytes may take.
+func uploadTime(size int64) time.Duration {
+	return minUpload + time.Duration(size/slowest)*time.Second
+}
+
 // attempts brings one artifact to the server.
 func (s *Store) attempts(key modcache.Key, u *upload) error {
 	var entry []byte // made once it is needed
@@ -162,7 +167,7 @@ func (s *Store) attempt(key modcache.Key, u *upload, entry *[]byte) error {
 	if size >= n {
 		return fmt.Errorf("%w: the server refused an entry of %d bytes before, this one has %d", modcache.ErrTooLarge, n, size)
 	}
-	ctx, cancel := context.WithTimeout(s.ctx, minUpload+time.Duration(size/slowest)*time.Second)
+	ctx, cancel := context.WithTimeout(s.ctx, uploadTime(size))
 	defer cancel()
 	err := s.backend.Put(ctx, key, *entry, replace)
 	switch {

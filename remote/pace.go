@@ -1,0 +1,75 @@
+package remote
+
+import (
+	"io"
+	"net/http"
+	"time"
+)
+
+// stalledAfter is how long a client of a handler may make no headway.
+var stalledAfter = 5 * time.Second
+
+// pace ends the transfer of a client that stalls, or crawls: it may take no longer than a
+// [Store] would for the same bytes. What the transfer holds is free again then.
+type pace struct {
+	deadline func(time.Time) error // sets that of the connection
+	stall    time.Duration
+	start    time.Time
+	end      time.Time // the server's own deadline; zero: none
+	n        int64     // bytes so far
+}
+
+func newPace(deadline func(time.Time) error, stall, server time.Duration) *pace {
+	p := &pace{deadline: deadline, stall: stall, start: time.Now()}
+	if server > 0 {
+		p.end = p.start.Add(server)
+	}
+	return p
+}
+
+// serverOf returns the server of a request; its zero value if it isn't known.
+func serverOf(r *http.Request) *http.Server {
+	if s, ok := r.Context().Value(http.ServerContextKey).(*http.Server); ok {
+		return s
+	}
+	return new(http.Server)
+}
+
+// step gives the client until its next bytes are due. Where deadlines aren't supported,
+// there are those of the server alone.
+func (p *pace) step() {
+	due := time.Now().Add(p.stall)
+	for _, t := range []time.Time{p.start.Add(uploadTime(p.n)), p.end} {
+		if !t.IsZero() && t.Before(due) {
+			due = t
+		}
+	}
+	_ = p.deadline(due)
+}
+
+// done leaves the connection to the server again.
+func (p *pace) done() { _ = p.deadline(p.end) }
+
+type pacedReader struct {
+	*pace
+	src io.Reader
+}
+
+func (r pacedReader) Read(b []byte) (int, error) {
+	r.step()
+	n, err := r.src.Read(b)
+	r.n += int64(n)
+	return n, err
+}
+
+type pacedWriter struct {
+	*pace
+	http.ResponseWriter
+}
+
+func (w pacedWriter) Write(b []byte) (int, error) {
+	w.step()
+	n, err := w.ResponseWriter.Write(b)
+	w.n += int64(n)
+	return n, err
+}
