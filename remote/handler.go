@@ -42,8 +42,8 @@ type HandlerOptions struct {
 	// Clients verify entries in any case.
 	Keyring Keyring
 
-	// MaxSize is the length of the largest entry that is taken, as it is
-	// transferred. The default is 256 MiB.
+	// MaxSize is the length of the largest entry that is taken or passed on, as it is
+	// transferred, and of the largest artifact that is signed. The default is 256 MiB.
 	MaxSize int64
 
 	// MaxUploads is how many entries are received at once; each is in memory until it
@@ -245,6 +245,9 @@ func (h *handler) get(w http.ResponseWriter, r *http.Request, key modcache.Key) 
 	size := a.Size()
 	if stored := a.Info().Engine == entryEngine; stored == (h.sign != nil) {
 		return http.StatusNotFound, nil // this store is of the other kind
+	}
+	if size > h.max {
+		return 0, modcache.ErrTooLarge
 	}
 	if h.sign != nil {
 		if h.uploads.Acquire(r.Context(), 1) != nil {

@@ -322,6 +322,35 @@ func TestHandlerOverBrokenStore(t *testing.T) {
 	}
 }
 
+// claimed is a store of artifacts that claim a size and mustn't be read.
+type claimed struct {
+	*memory
+	t    *testing.T
+	size int64
+	info modcache.Info
+}
+
+func (c claimed) Get(context.Context, modcache.Key) (*modcache.Artifact, bool, error) {
+	return modcache.NewArtifactFrom(c, c.size, c.info), true, nil
+}
+
+func (c claimed) ReadAt(p []byte, _ int64) (int, error) {
+	c.t.Errorf("%d bytes are read", len(p))
+	return 0, io.ErrUnexpectedEOF
+}
+
+// TestHandlerBelievesNoSize neither signs nor passes on what is larger than it may be.
+func TestHandlerBelievesNoSize(t *testing.T) {
+	for name, o := range map[string]remote.HandlerOptions{"modcache remote entry": {}, "an engine": {Signer: generate(t)}} {
+		o.MaxSize = 1 << 20
+		for _, size := range []int64{1<<20 + 1, 60 << 30, 1 << 62} {
+			h, err := remote.NewHandler(claimed{newMemory(), t, size, modcache.Info{Engine: name}}, &o)
+			require.NoError(t, err)
+			require.Equal(t, 413, status(t, h, "GET", "/"+key(1).String(), nil), "%s, %d", name, size)
+		}
+	}
+}
+
 // TestHandlerPutOnce uses the conditions of a real request.
 func TestHandlerPutOnce(t *testing.T) {
 	signer := generate(t)
