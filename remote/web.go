@@ -50,9 +50,8 @@ func newWeb(rawURL string, o *Options) (*web, error) {
 	}
 	header := http.Header{}
 	for _, name := range slices.Sorted(maps.Keys(o.Header)) {
-		for _, v := range o.Header[name] {
-			header.Add(name, v) // in canonical form, however it is written
-		}
+		canonical := http.CanonicalHeaderKey(name)
+		header[canonical] = append(header[canonical], o.Header[name]...)
 	}
 	if u.User != nil && header.Get("Authorization") == "" {
 		password, _ := u.User.Password()
