@@ -15,8 +15,6 @@ import (
 	"github.com/modcache/modcache"
 )
 
-var bg = context.Background()
-
 // diskKey returns the n-th of a series of keys.
 func diskKey(n uint64) modcache.Key {
 	return modcache.Key(modcache.Sum([]byte{byte(n), byte(n >> 8), byte(n >> 16), byte(n >> 24)}))

@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/internal/cachetest"
 	"github.com/modcache/modcache/modcachetest"
 )
 
@@ -321,7 +322,7 @@ func TestLayeredCallerNeverWaitsForAPromotion(t *testing.T) {
 }
 
 func TestLayeredFrontHitAllocatesNothing(t *testing.T) {
-	if raceEnabled {
+	if cachetest.RaceEnabled {
 		t.Skip("the race detector allocates")
 	}
 	mem := newShelf()

@@ -6,12 +6,13 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/internal/storetest"
 	"github.com/modcache/modcache/internal/wasmtest"
 )
 
 // BenchmarkCompileAgain is what a module costs that the runtime has in use.
 func BenchmarkCompileAgain(b *testing.B) {
-	r := newRuntime(b, newCache(b, &mapStore{}, nil), nil)
+	r := newRuntime(b, newCache(b, &storetest.Fake{}, nil), nil)
 	m := modcache.NewModule(wasmtest.Sum(3000, 0))
 	defer compile(b, r, m.Bytes()).Close(bg)
 	b.Run("Module", func(b *testing.B) {

@@ -8,6 +8,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/internal/storetest"
 	"github.com/modcache/modcache/internal/wasmtest"
 )
 
@@ -26,12 +27,12 @@ func TestRuntimeRequireHit(t *testing.T) {
 }
 
 func TestRuntimeReadOnly(t *testing.T) {
-	s := &mapStore{}
+	s := &storetest.Fake{}
 	c := newCache(t, s, &modcache.Options{ReadOnly: true})
 	r := newRuntime(t, c, nil)
 	require.EqualValues(t, 1, call(t, r, compile(t, r, wasmtest.Const(1))))
 	require.NoError(t, c.Warm(bg, nil, modcache.NewModule(wasmtest.Const(2))))
-	require.Zero(t, s.adds+s.delete)
+	require.Zero(t, s.Calls().Add+s.Calls().Delete)
 	require.EqualValues(t, 2, c.Metrics().Compiles)
 }
 
@@ -39,7 +40,7 @@ func TestRuntimeReadOnly(t *testing.T) {
 func TestRuntimeMaxCompiles(t *testing.T) {
 	const limit = 2
 	var now, most atomic.Int32
-	c := newCache(t, &mapStore{}, &modcache.Options{MaxCompiles: limit, OnEvent: func(e modcache.Event) {
+	c := newCache(t, &storetest.Fake{}, &modcache.Options{MaxCompiles: limit, OnEvent: func(e modcache.Event) {
 		switch e.Kind {
 		case modcache.EventCompileStarted:
 			n := now.Add(1)
@@ -65,7 +66,7 @@ func TestRuntimeMaxCompiles(t *testing.T) {
 // TestRuntimeModifiedBytes changes a module behind its fingerprint. Nothing may be kept
 // under the fingerprint of what it was.
 func TestRuntimeModifiedBytes(t *testing.T) {
-	s := &mapStore{}
+	s := &storetest.Fake{}
 	c := newCache(t, s, nil)
 	r := newRuntime(t, c, nil)
 	wasm := wasmtest.Const(1)
@@ -73,6 +74,6 @@ func TestRuntimeModifiedBytes(t *testing.T) {
 	copy(wasm, wasmtest.Const(2))
 	_, err := r.Compile(bg, m)
 	require.ErrorContains(t, err, "bytes were changed")
-	require.Zero(t, s.len())
+	require.Zero(t, s.Len())
 	require.EqualValues(t, 1, call(t, r, compile(t, r, wasmtest.Const(1))))
 }
