@@ -7,10 +7,7 @@ import (
 )
 
 // Short names for what many tests use.
-type (
-	way     = cachetest.Way
-	witness = cachetest.Witness
-)
+type witness = cachetest.Witness
 
 const (
 	forget   = cachetest.Forget
