@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/internal/storetest"
 )
 
 // countedSource counts what is done to it.
@@ -148,8 +149,8 @@ func TestArtifactUsedByMany(t *testing.T) {
 func TestArtifactShortOfItsSize(t *testing.T) {
 	for name, src := range map[string]io.ReaderAt{
 		"end":      strings.NewReader("short"),
-		"no error": flawedSource{OnRead: func(p []byte, _ int64) (int, error) { return len(p) / 2, nil }},
-		"nothing":  flawedSource{OnRead: func([]byte, int64) (int, error) { return 0, nil }},
+		"no error": storetest.Source{OnRead: func(p []byte, _ int64) (int, error) { return len(p) / 2, nil }},
+		"nothing":  storetest.Source{OnRead: func([]byte, int64) (int, error) { return 0, nil }},
 	} {
 		t.Run(name, func(t *testing.T) {
 			a := modcache.NewArtifactFrom(src, 100, modcache.Info{})
@@ -167,8 +168,8 @@ func TestArtifactShortOfItsSize(t *testing.T) {
 
 // The sentinel of a source reaches whoever reads, however it reads.
 func TestArtifactPassesErrorsOn(t *testing.T) {
-	for _, want := range []error{modcache.ErrCorrupt, modcache.ErrAuth, errFault} {
-		a := modcache.NewArtifactFrom(flawedSource{OnRead: func([]byte, int64) (int, error) { return 0, want }}, 10, modcache.Info{})
+	for _, want := range []error{modcache.ErrCorrupt, modcache.ErrAuth, errInjected} {
+		a := modcache.NewArtifactFrom(storetest.Source{OnRead: func([]byte, int64) (int, error) { return 0, want }}, 10, modcache.Info{})
 		_, err := a.ReadAt(make([]byte, 1), 0)
 		require.ErrorIs(t, err, want)
 		_, err = a.Bytes()

@@ -2,6 +2,7 @@ package modcache_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"io/fs"
 	"os"
@@ -13,6 +14,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/internal/cachetest"
+	"github.com/modcache/modcache/internal/storetest"
 	"github.com/modcache/modcache/internal/wasmtest"
 )
 
@@ -127,13 +130,6 @@ func snapshot(t testing.TB, dir string) map[string]string {
 	return m
 }
 
-// entriesBelow returns the files of all entries.
-func entriesBelow(t testing.TB, dir string) []string {
-	files, err := filepath.Glob(filepath.Join(dir, "[0-9a-f]", "*.v1"))
-	require.NoError(t, err)
-	return files
-}
-
 const large = 850
 
 // A size below and one above that up to which Disk reads an entry at once.
@@ -152,7 +148,7 @@ func TestCacheOverADiskWithFaults(t *testing.T) {
 	needsCompiler(t)
 	each := func(f func(t testing.TB, file string)) func(t testing.TB, dir string) {
 		return func(t testing.TB, dir string) {
-			files := entriesBelow(t, dir)
+			files := cachetest.Entries(t, dir)
 			require.NotEmpty(t, files)
 			for _, file := range files {
 				f(t, file)
@@ -181,7 +177,7 @@ func TestCacheOverADiskWithFaults(t *testing.T) {
 		{"last bit flipped", rewrite(func(b []byte) []byte { b[len(b)-1] ^= 1; return b })},
 		{"zeros", rewrite(func(b []byte) []byte { clear(b); return b })},
 		{"entries swapped", func(t testing.TB, dir string) {
-			files := entriesBelow(t, dir)
+			files := cachetest.Entries(t, dir)
 			require.Len(t, files, 2)
 			require.NoError(t, os.Rename(files[0], dir+"/swap"))
 			require.NoError(t, os.Rename(files[1], files[0]))
@@ -236,7 +232,7 @@ func TestCacheOverADiskWithFaults(t *testing.T) {
 				if size.name == "large" && !strings.Contains(f.name, "flipped") && !strings.Contains(f.name, "cut") && f.name != "entries swapped" {
 					continue // is found before the size matters
 				}
-				t.Run(w.name+"/"+size.name+"/"+f.name, func(t *testing.T) {
+				t.Run(w.Name+"/"+size.name+"/"+f.name, func(t *testing.T) {
 					dir := t.TempDir() + "/cache"
 					c := openCache(t, dir, &modcache.Options{Retain: forget})
 					requireRuns(t, w, c, size.wasm, size.want)
@@ -279,12 +275,12 @@ func TestCacheHealsADiskByUse(t *testing.T) {
 	needsCompiler(t)
 	for _, w := range ways {
 		for _, size := range liveSizes {
-			t.Run(w.name+"/"+size.name, func(t *testing.T) {
+			t.Run(w.Name+"/"+size.name, func(t *testing.T) {
 				dir := t.TempDir() + "/cache"
 				c := openCache(t, dir, nil)
 				requireRuns(t, w, c, size.wasm, size.want)
 				require.NoError(t, c.Close(bg))
-				file := entriesBelow(t, dir)[0]
+				file := cachetest.Entries(t, dir)[0]
 				sound, err := os.ReadFile(file)
 				require.NoError(t, err)
 				damaged := bytes.Clone(sound)
@@ -293,7 +289,7 @@ func TestCacheHealsADiskByUse(t *testing.T) {
 
 				var seen witness
 				own := 0
-				c = openCache(t, dir, seen.options(modcache.Options{Disk: modcache.DiskOptions{OnEvent: func(e modcache.Event) {
+				c = openCache(t, dir, seen.Options(modcache.Options{Disk: modcache.DiskOptions{OnEvent: func(e modcache.Event) {
 					if e.Kind == modcache.EventCorrupt {
 						own++
 					}
@@ -303,8 +299,8 @@ func TestCacheHealsADiskByUse(t *testing.T) {
 				require.Zero(t, m.Hits)
 				require.NotZero(t, m.Corrupt+m.Store.Corrupt)
 				require.Positive(t, own)
-				require.NotEmpty(t, seen.saw(modcache.EventCorrupt), "also where Disk has an observer of its own")
-				require.Positive(t, seen.warned())
+				require.NotEmpty(t, seen.Saw(modcache.EventCorrupt), "also where Disk has an observer of its own")
+				require.Positive(t, seen.Warned())
 				require.NoError(t, c.Close(bg))
 
 				c = openCache(t, dir, &modcache.Options{RequireHit: true})
@@ -314,33 +310,23 @@ func TestCacheHealsADiskByUse(t *testing.T) {
 	}
 }
 
-// swappingStore is a Disk in front of which somebody confuses two keys.
-type swappingStore struct {
-	*modcache.Disk
-	keys [2]modcache.Key
-}
-
-func (s *swappingStore) Get(ctx context.Context, key modcache.Key) (*modcache.Artifact, bool, error) {
-	switch key {
-	case s.keys[0]:
-		key = s.keys[1]
-	case s.keys[1]:
-		key = s.keys[0]
-	}
-	return s.Disk.Get(ctx, key)
-}
-
 // What a Disk has verified is what it has under the key that it was asked for.
 func TestCacheOverADiskWithSwappedKeys(t *testing.T) {
 	needsCompiler(t)
 	for _, w := range ways {
 		for _, size := range liveSizes {
-			s := &swappingStore{Disk: openDisk(t, t.TempDir()+"/cache", nil)}
+			d, swap := openDisk(t, t.TempDir()+"/cache", nil), map[modcache.Key]modcache.Key{}
+			s := &storetest.Locking{Fake: storetest.Fake{Under: d}, OnLock: d.Lock}
+			s.OnGet = func(ctx context.Context, key modcache.Key) (*modcache.Artifact, bool, error) {
+				return d.Get(ctx, cmp.Or(swap[key], key))
+			}
 			var seen witness
-			c := cacheOver(t, s, seen.options(modcache.Options{}))
+			c := newCache(t, s, seen.Options(modcache.Options{}))
 			requireRuns(t, w, c, size.wasm, size.want)
 			requireRuns(t, w, c, size.next, size.want+1)
-			s.keys = [2]modcache.Key(seen.keys())
+			keys := seen.Keys()
+			require.Len(t, keys, 2)
+			swap[keys[0]], swap[keys[1]] = keys[1], keys[0]
 			requireRuns(t, w, c, size.wasm, size.want)
 			requireRuns(t, w, c, size.next, size.want+1)
 			require.Zero(t, c.Metrics().Hits)

@@ -14,6 +14,8 @@ import (
 	"github.com/tetratelabs/wazero/experimental"
 
 	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/internal/cachetest"
+	"github.com/modcache/modcache/internal/storetest"
 	"github.com/modcache/modcache/internal/wasmtest"
 )
 
@@ -25,28 +27,28 @@ func runOver(t testing.TB, cc wazero.CompilationCache, wasm []byte) uint64 {
 	t.Helper()
 	r := wazero.NewRuntimeWithConfig(bg, over(cc))
 	defer r.Close(bg)
-	got, err := callExport(r, wasm)
+	got, err := cachetest.Run(r, wasm)
 	require.NoError(t, err)
 	return got
 }
 
 func TestCacheDropInAttach(t *testing.T) {
 	needsCompiler(t)
-	s := &tableStore{}
-	c := cacheOver(t, s, nil)
+	s := &storetest.Fake{}
+	c := newCache(t, s, nil)
 	cc := wazero.NewCompilationCache()
 	require.NoError(t, c.Attach(cc))
 	require.EqualValues(t, chainWant, runOver(t, cc, chainWasm))
-	require.Len(t, s.entries, 1)
+	require.Equal(t, 1, s.Len())
 
 	// What CompilationCache returns finds what Attach stored.
-	requireRuns(t, ways[0], cacheOver(t, s, &modcache.Options{RequireHit: true}), chainWasm, chainWant)
+	requireRuns(t, ways[0], newCache(t, s, &modcache.Options{RequireHit: true}), chainWasm, chainWant)
 }
 
 func TestCacheDropInAttachRefuses(t *testing.T) {
 	needsCompiler(t)
-	s := &tableStore{}
-	c := cacheOver(t, s, nil)
+	s := &storetest.Fake{}
+	c := newCache(t, s, nil)
 
 	used := wazero.NewCompilationCache()
 	r := wazero.NewRuntimeWithConfig(bg, over(used))
@@ -56,16 +58,16 @@ func TestCacheDropInAttachRefuses(t *testing.T) {
 	require.NotErrorIs(t, err, modcache.ErrUnsupportedWazero)
 	_, err = r.CompileModule(bg, chainWasm)
 	require.NoError(t, err)
-	require.Empty(t, s.entries)
+	require.Zero(t, s.Len())
 
 	twice := wazero.NewCompilationCache()
 	require.NoError(t, c.Attach(twice))
-	other := &tableStore{}
+	other := &storetest.Fake{}
 	require.ErrorContains(t, c.Attach(twice), "attached to this compilation cache already")
-	require.ErrorContains(t, cacheOver(t, other, nil).Attach(twice), "attached to this compilation cache already")
+	require.ErrorContains(t, newCache(t, other, nil).Attach(twice), "attached to this compilation cache already")
 	require.EqualValues(t, chainWant, runOver(t, twice, chainWasm))
-	require.Len(t, s.entries, 1, "the first one must stay attached")
-	require.Empty(t, other.entries)
+	require.Equal(t, 1, s.Len(), "the first one must stay attached")
+	require.Zero(t, other.Len())
 
 	require.ErrorContains(t, c.Attach(c.CompilationCache()), "already")
 
@@ -74,21 +76,6 @@ func TestCacheDropInAttachRefuses(t *testing.T) {
 		require.ErrorContains(t, err, "wazero.NewCompilationCache")
 		require.NotErrorIs(t, err, modcache.ErrUnsupportedWazero)
 	}
-}
-
-// directory returns a directory that plain wazero has filled, and the entries in it.
-func directory(t testing.TB, modules ...[]byte) (dir string, files []string) {
-	dir = t.TempDir()
-	cc, err := wazero.NewCompilationCacheWithDir(dir)
-	require.NoError(t, err)
-	for _, wasm := range modules {
-		runOver(t, cc, wasm)
-	}
-	require.NoError(t, cc.Close(bg))
-	files, err = filepath.Glob(dir + "/*/*")
-	require.NoError(t, err)
-	require.Len(t, files, len(modules))
-	return dir, files
 }
 
 func attachDirectory(t testing.TB, c *modcache.Cache, dir string) wazero.CompilationCache {
@@ -100,33 +87,35 @@ func attachDirectory(t testing.TB, c *modcache.Cache, dir string) wazero.Compila
 
 func TestCacheDropInTrustsADirectory(t *testing.T) {
 	needsCompiler(t)
-	dir, files := directory(t, chainWasm)
+	dir, files := cachetest.PlainDirectory(t, chainWasm)
 	original, err := os.ReadFile(files[0])
 	require.NoError(t, err)
 
 	// Not without being told to.
 	var seen witness
-	wary := cacheOver(t, &tableStore{}, seen.options(modcache.Options{RequireHit: true}))
+	wary := newCache(t, &storetest.Fake{}, seen.Options(modcache.Options{RequireHit: true}))
 	r := wazero.NewRuntimeWithConfig(bg, over(attachDirectory(t, wary, dir)))
 	_, err = r.CompileModule(bg, chainWasm)
 	require.ErrorIs(t, err, modcache.ErrMiss)
 	require.NoError(t, r.Close(bg))
 
 	// What is taken over is kept, for those who don't have the directory.
-	s := &tableStore{}
-	c := cacheOver(t, s, &modcache.Options{RequireHit: true, TrustDirectory: true})
+	s := &storetest.Fake{}
+	c := newCache(t, s, &modcache.Options{RequireHit: true, TrustDirectory: true})
 	require.EqualValues(t, chainWant, runOver(t, attachDirectory(t, c, dir), chainWasm))
-	require.Len(t, s.entries, 1)
-	requireRuns(t, ways[0], cacheOver(t, s, &modcache.Options{RequireHit: true}), chainWasm, chainWant)
+	require.Equal(t, 1, s.Len())
+	requireRuns(t, ways[0], newCache(t, s, &modcache.Options{RequireHit: true}), chainWasm, chainWant)
 
 	// Read-only, it is used and not kept.
-	empty := &tableStore{onAdd: func() error { return errNothing }}
-	c = cacheOver(t, empty, &modcache.Options{RequireHit: true, TrustDirectory: true, ReadOnly: true})
+	empty := &storetest.Fake{OnAdd: func(context.Context, modcache.Key, *modcache.Artifact) error {
+		return errors.New("must not be called")
+	}}
+	c = newCache(t, empty, &modcache.Options{RequireHit: true, TrustDirectory: true, ReadOnly: true})
 	require.EqualValues(t, chainWant, runOver(t, attachDirectory(t, c, dir), chainWasm))
-	require.Zero(t, empty.calls.add)
+	require.Zero(t, empty.Calls().Add)
 
 	// The directory is never written.
-	require.EqualValues(t, otherWant, runOver(t, attachDirectory(t, cacheOver(t, s, &modcache.Options{TrustDirectory: true}), dir), otherWasm))
+	require.EqualValues(t, otherWant, runOver(t, attachDirectory(t, newCache(t, s, &modcache.Options{TrustDirectory: true}), dir), otherWasm))
 	now, err := filepath.Glob(dir + "/*/*")
 	require.NoError(t, err)
 	require.Equal(t, files, now)
@@ -149,28 +138,28 @@ func TestCacheDropInTrustsADirectoryWithDamage(t *testing.T) {
 		"without end": func(b []byte) []byte { return append(b, 0) },
 	} {
 		t.Run(name, func(t *testing.T) {
-			dir, files := directory(t, chainWasm)
+			dir, files := cachetest.PlainDirectory(t, chainWasm)
 			b, err := os.ReadFile(files[0])
 			require.NoError(t, err)
 			require.NoError(t, os.WriteFile(files[0], damage(b), 0o600))
 			var seen witness
-			s := &tableStore{}
-			c := cacheOver(t, s, seen.options(modcache.Options{TrustDirectory: true}))
+			s := &storetest.Fake{}
+			c := newCache(t, s, seen.Options(modcache.Options{TrustDirectory: true}))
 			require.EqualValues(t, chainWant, runOver(t, attachDirectory(t, c, dir), chainWasm))
 			require.EqualValues(t, 1, c.Metrics().Corrupt)
-			require.Len(t, seen.saw(modcache.EventCorrupt), 1)
-			require.Len(t, s.entries, 1, "what was compiled instead is stored")
+			require.Len(t, seen.Saw(modcache.EventCorrupt), 1)
+			require.Equal(t, 1, s.Len(), "what was compiled instead is stored")
 		})
 	}
 	t.Run("unreadable", func(t *testing.T) {
-		dir, files := directory(t, chainWasm)
+		dir, files := cachetest.PlainDirectory(t, chainWasm)
 		require.NoError(t, os.Remove(files[0]))
 		require.NoError(t, os.Mkdir(files[0], 0o700))
 		var seen witness
-		c := cacheOver(t, &tableStore{}, seen.options(modcache.Options{TrustDirectory: true}))
+		c := newCache(t, &storetest.Fake{}, seen.Options(modcache.Options{TrustDirectory: true}))
 		require.EqualValues(t, chainWant, runOver(t, attachDirectory(t, c, dir), chainWasm))
 		require.EqualValues(t, 1, c.Metrics().StoreErrors)
-		require.Len(t, seen.saw(modcache.EventStoreFailed), 1)
+		require.Len(t, seen.Saw(modcache.EventStoreFailed), 1)
 	})
 }
 
@@ -184,9 +173,9 @@ func TestCacheDropInIsTransparent(t *testing.T) {
 	memory.Data([]byte{42})
 	memory.Func(memory.Type(nil, []byte{wasmtest.I32}), "f", 0x41, 0, 0x28, 2, 0)
 	trap.Func(trap.Type(nil, []byte{wasmtest.I32}), "f", 0x00)
-	s := &tableStore{}
+	s := &storetest.Fake{}
 	for pass := range 2 {
-		c := cacheOver(t, s, &modcache.Options{RequireHit: pass == 1})
+		c := newCache(t, s, &modcache.Options{RequireHit: pass == 1})
 		for _, m := range []*wasmtest.Module{&imports, &empty, &memory, &trap} {
 			for _, config := range []wazero.RuntimeConfig{
 				over(c.CompilationCache()),
@@ -228,9 +217,9 @@ func (l *counting) NewFunctionListener(api.FunctionDefinition) experimental.Func
 
 func TestCacheDropInWithListeners(t *testing.T) {
 	needsCompiler(t)
-	s := &tableStore{}
+	s := &storetest.Fake{}
 	for pass := range 3 {
-		c := cacheOver(t, s, &modcache.Options{RequireHit: pass == 2})
+		c := newCache(t, s, &modcache.Options{RequireHit: pass == 2})
 		var l counting
 		ctx := experimental.WithFunctionListenerFactory(bg, &l)
 		r := wazero.NewRuntimeWithConfig(ctx, over(c.CompilationCache()))
@@ -244,7 +233,7 @@ func TestCacheDropInWithListeners(t *testing.T) {
 		if pass == 0 {
 			requireRuns(t, ways[0], c, chainWasm, chainWant)
 			require.Zero(t, c.Metrics().Hits)
-			require.Len(t, s.entries, 2)
+			require.Equal(t, 2, s.Len())
 		}
 	}
 }
@@ -253,11 +242,12 @@ func TestCacheDropInWithListeners(t *testing.T) {
 // tell them apart. What must hold is that they run, and trap as they should.
 func TestCacheDropInSharesAcrossDebugInfo(t *testing.T) {
 	needsCompiler(t)
-	wasm := wazeroTestdata(t, "internal/testing/dwarftestdata/testdata/tinygo/main.wasm")
+	wasm, err := os.ReadFile(filepath.Join(cachetest.WazeroDir(t), "internal/testing/dwarftestdata/testdata/tinygo/main.wasm"))
+	require.NoError(t, err)
 	for _, first := range []bool{true, false} {
-		s := &tableStore{}
+		s := &storetest.Fake{}
 		for pass, debug := range []bool{first, !first} {
-			c := cacheOver(t, s, nil)
+			c := newCache(t, s, nil)
 			r := wazero.NewRuntimeWithConfig(bg, over(c.CompilationCache()).WithDebugInfoEnabled(debug))
 			_, err := r.NewHostModuleBuilder("wasi_snapshot_preview1").NewFunctionBuilder().
 				WithFunc(func(_, _, _, _ uint32) uint32 { return 0 }).Export("fd_write").Instantiate(bg)

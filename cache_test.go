@@ -12,6 +12,8 @@ import (
 	"github.com/tetratelabs/wazero/experimental"
 
 	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/internal/cachetest"
+	"github.com/modcache/modcache/internal/storetest"
 	"github.com/modcache/modcache/internal/wasmtest"
 )
 
@@ -25,7 +27,7 @@ func (h panickingHandler) WithGroup(string) slog.Handler           { return h }
 func TestCacheObserversThatPanic(t *testing.T) {
 	needsCompiler(t)
 	for _, w := range ways {
-		t.Run(w.name, func(t *testing.T) {
+		t.Run(w.Name, func(t *testing.T) {
 			c := openCache(t, t.TempDir()+"/c", &modcache.Options{
 				Retain:  forget,
 				Logger:  slog.New(panickingHandler{}),
@@ -46,7 +48,7 @@ func TestCacheObserversThatCallBack(t *testing.T) {
 	for _, w := range ways {
 		var c *modcache.Cache
 		calls := 0
-		c = cacheOver(t, &tableStore{}, &modcache.Options{Retain: forget, OnEvent: func(modcache.Event) {
+		c = newCache(t, &storetest.Fake{}, &modcache.Options{Retain: forget, OnEvent: func(modcache.Event) {
 			if c != nil {
 				calls++
 				_ = c.Metrics()
@@ -62,37 +64,38 @@ func TestCacheObserversThatCallBack(t *testing.T) {
 func TestCacheRequireHit(t *testing.T) {
 	needsCompiler(t)
 	for _, w := range ways {
-		t.Run(w.name, func(t *testing.T) {
-			s := &tableStore{}
+		t.Run(w.Name, func(t *testing.T) {
+			s := &storetest.Fake{}
 			var seen witness
-			strict := cacheOver(t, s, seen.options(modcache.Options{RequireHit: true}))
-			_, err := w.run(strict, chainWasm)
+			strict := newCache(t, s, seen.Options(modcache.Options{RequireHit: true}))
+			_, err := w.Run(strict, chainWasm)
 			require.ErrorIs(t, err, modcache.ErrMiss)
-			require.Zero(t, s.calls.add)
+			require.Zero(t, s.Calls().Add)
 			require.Zero(t, strict.Metrics().Compiles)
-			require.Empty(t, seen.saw(modcache.EventCompileStarted), "refused after compiling began")
+			require.Empty(t, seen.Saw(modcache.EventCompileStarted), "refused after compiling began")
 
-			requireRuns(t, w, cacheOver(t, s, nil), chainWasm, chainWant)
+			requireRuns(t, w, newCache(t, s, nil), chainWasm, chainWant)
 			requireRuns(t, w, strict, chainWasm, chainWant)
-			_, err = w.run(strict, otherWasm)
+			_, err = w.Run(strict, otherWasm)
 			require.ErrorIs(t, err, modcache.ErrMiss)
 
 			// Faults are misses too, not permission to compile.
-			s.onGet = func(modcache.Key, *modcache.Artifact, bool) (*modcache.Artifact, bool, error) {
-				return nil, false, errFault
+			s.OnGet = func(context.Context, modcache.Key) (*modcache.Artifact, bool, error) {
+				return nil, false, errInjected
 			}
-			_, err = w.run(strict, chainWasm)
+			_, err = w.Run(strict, chainWasm)
 			require.ErrorIs(t, err, modcache.ErrMiss)
-			s.onGet = func(_ modcache.Key, a *modcache.Artifact, _ bool) (*modcache.Artifact, bool, error) {
+			s.OnGet = func(ctx context.Context, key modcache.Key) (*modcache.Artifact, bool, error) {
+				a, _, _ := s.Below().Get(ctx, key)
 				b, _ := a.Bytes()
 				b[50] ^= 1
 				return modcache.NewArtifact(b, a.Info()), true, nil
 			}
-			_, err = w.run(strict, chainWasm)
+			_, err = w.Run(strict, chainWasm)
 			require.ErrorIs(t, err, modcache.ErrMiss)
 
 			// After Close, nothing can be a hit.
-			s.heal()
+			s.Heal()
 			config := wazero.NewRuntimeConfig().WithCompilationCache(strict.CompilationCache())
 			require.NoError(t, strict.Close(bg))
 			r := wazero.NewRuntimeWithConfig(bg, config)
@@ -100,9 +103,9 @@ func TestCacheRequireHit(t *testing.T) {
 			_, err = r.CompileModule(bg, chainWasm)
 			require.ErrorIs(t, err, modcache.ErrMiss)
 			require.ErrorIs(t, err, modcache.ErrClosed)
-			_, err = runDropIn(strict, chainWasm)
+			_, err = ways[0].Run(strict, chainWasm)
 			require.ErrorIs(t, err, modcache.ErrMiss)
-			_, err = runRuntime(strict, chainWasm)
+			_, err = ways[1].Run(strict, chainWasm)
 			require.ErrorIs(t, err, modcache.ErrClosed)
 		})
 	}
@@ -112,8 +115,8 @@ func TestCacheRequireHit(t *testing.T) {
 func TestCacheRequireHitWithListeners(t *testing.T) {
 	needsCompiler(t)
 	ctx := experimental.WithFunctionListenerFactory(bg, experimental.FunctionListenerFactoryFunc(nil))
-	s := &tableStore{}
-	strict := cacheOver(t, s, &modcache.Options{RequireHit: true})
+	s := &storetest.Fake{}
+	strict := newCache(t, s, &modcache.Options{RequireHit: true})
 	r, err := strict.NewRuntime(bg, nil)
 	require.NoError(t, err)
 	defer r.Close(bg)
@@ -124,18 +127,19 @@ func TestCacheRequireHitWithListeners(t *testing.T) {
 func TestCacheReadOnlyNeverWrites(t *testing.T) {
 	needsCompiler(t)
 	for _, w := range ways {
-		t.Run(w.name, func(t *testing.T) {
-			s, key, other := filled(t, w)
-			s.entries[key] = other // damaged
-			s.onAdd = func() error { return errNothing }
-			s.onDelete = func() error { return errNothing }
-			adds, deletes := s.calls.add, s.calls.delete
-			c := cacheOver(t, s, &modcache.Options{ReadOnly: true, Retain: forget})
+		t.Run(w.Name, func(t *testing.T) {
+			s, key, other := cachetest.Filled(t, w)
+			s.Set(key, s.Entry(other)) // damaged
+			errNothing := errors.New("must not be called")
+			s.OnAdd = func(context.Context, modcache.Key, *modcache.Artifact) error { return errNothing }
+			s.OnDelete = func(context.Context, modcache.Key) error { return errNothing }
+			adds, deletes := s.Calls().Add, s.Calls().Delete
+			c := newCache(t, s, &modcache.Options{ReadOnly: true, Retain: forget})
 			requireRuns(t, w, c, chainWasm, chainWant)
 			requireRuns(t, w, c, otherWasm, otherWant)
 			requireRuns(t, w, c, wasmtest.Const(3), 3)
-			require.Equal(t, adds, s.calls.add)
-			require.Equal(t, deletes, s.calls.delete)
+			require.Equal(t, adds, s.Calls().Add)
+			require.Equal(t, deletes, s.Calls().Delete)
 			require.Zero(t, c.Metrics().StoreErrors)
 			require.EqualValues(t, 1, c.Metrics().Hits)
 		})
@@ -145,28 +149,28 @@ func TestCacheReadOnlyNeverWrites(t *testing.T) {
 func TestCacheNeverSharesWithOtherEngines(t *testing.T) {
 	needsCompiler(t)
 	for _, w := range ways {
-		t.Run(w.name, func(t *testing.T) {
-			s := &tableStore{}
+		t.Run(w.Name, func(t *testing.T) {
+			s := &storetest.Fake{}
 			for i, id := range []string{"", "one", "two", "on", "onee"} {
-				c := cacheOver(t, s, &modcache.Options{EngineID: id})
+				c := newCache(t, s, &modcache.Options{EngineID: id})
 				if id != "" {
 					require.Equal(t, id, c.EngineID())
 				}
 				requireRuns(t, w, c, chainWasm, chainWant)
 				require.Zero(t, c.Metrics().Hits)
-				require.Len(t, s.entries, i+1)
+				require.Equal(t, i+1, s.Len())
 			}
-			c := cacheOver(t, s, &modcache.Options{EngineID: "two", RequireHit: true})
+			c := newCache(t, s, &modcache.Options{EngineID: "two", RequireHit: true})
 			requireRuns(t, w, c, chainWasm, chainWant)
 			// What the right engine made, under another's key, is not used either.
 			var seen witness
-			c = cacheOver(t, s, seen.options(modcache.Options{EngineID: "three"}))
-			s.onGet = func(modcache.Key, *modcache.Artifact, bool) (*modcache.Artifact, bool, error) {
-				for _, e := range s.entries {
-					e.info.Engine = "three"
-					return e.artifact(), true, nil
-				}
-				return nil, false, nil
+			c = newCache(t, s, seen.Options(modcache.Options{EngineID: "three"}))
+			s.OnGet = func(context.Context, modcache.Key) (*modcache.Artifact, bool, error) {
+				a := s.Entry(s.Keys()[0])
+				b, err := a.Bytes()
+				info := a.Info()
+				info.Engine = "three"
+				return modcache.NewArtifact(b, info), true, err
 			}
 			requireRuns(t, w, c, chainWasm, chainWant)
 			require.EqualValues(t, 1, c.Metrics().Corrupt)
@@ -189,16 +193,16 @@ func TestCacheFailsBadInputAsPlainWazeroDoes(t *testing.T) {
 		"invalid body": badBody(),
 	} {
 		for _, w := range ways {
-			t.Run(w.name+" "+name, func(t *testing.T) {
-				_, want := runPlain(wasm)
+			t.Run(w.Name+" "+name, func(t *testing.T) {
+				_, want := cachetest.RunPlain(wasm)
 				require.Error(t, want)
-				s := &tableStore{}
-				c := cacheOver(t, s, nil)
+				s := &storetest.Fake{}
+				c := newCache(t, s, nil)
 				for range 2 {
-					_, err := w.run(c, wasm)
+					_, err := w.Run(c, wasm)
 					require.EqualError(t, err, want.Error())
 				}
-				require.Zero(t, s.calls.add)
+				require.Zero(t, s.Calls().Add)
 				requireRuns(t, w, c, chainWasm, chainWant)
 			})
 		}
@@ -216,15 +220,15 @@ func TestCacheNewRefuses(t *testing.T) {
 	_, err := modcache.New(nil, nil)
 	require.ErrorContains(t, err, "modcache: New needs a store")
 	long := string(bytes.Repeat([]byte("x"), 256))
-	_, err = modcache.New(&tableStore{}, &modcache.Options{EngineID: long})
+	_, err = modcache.New(&storetest.Fake{}, &modcache.Options{EngineID: long})
 	require.ErrorContains(t, err, "EngineID")
-	_, err = modcache.New(&tableStore{}, &modcache.Options{EngineID: long[1:], Workers: -3, MaxCompiles: -1, Retain: -1, LockWait: -1})
+	_, err = modcache.New(&storetest.Fake{}, &modcache.Options{EngineID: long[1:], Workers: -3, MaxCompiles: -1, Retain: -1, LockWait: -1})
 	require.NoError(t, err)
 }
 
 func TestCacheClose(t *testing.T) {
 	needsCompiler(t)
-	s := &tableStore{}
+	s := &storetest.Fake{}
 	c, err := modcache.New(s, nil)
 	require.NoError(t, err)
 	cc := c.CompilationCache()
@@ -239,7 +243,7 @@ func TestCacheClose(t *testing.T) {
 	require.NoError(t, c.Close(bg))
 	require.NoError(t, c.Close(bg))
 
-	calls := s.calls
+	calls := s.Calls()
 	_, err = c.NewRuntime(bg, nil)
 	require.ErrorIs(t, err, modcache.ErrClosed)
 	require.ErrorIs(t, c.Attach(wazero.NewCompilationCache()), modcache.ErrClosed)
@@ -253,12 +257,12 @@ func TestCacheClose(t *testing.T) {
 	require.EqualValues(t, chainWant, res[0])
 	for _, cc := range []wazero.CompilationCache{cc, c.CompilationCache()} {
 		r := wazero.NewRuntimeWithConfig(bg, wazero.NewRuntimeConfig().WithCompilationCache(cc))
-		got, err := callExport(r, otherWasm)
+		got, err := cachetest.Run(r, otherWasm)
 		require.NoError(t, err)
 		require.EqualValues(t, otherWant, got)
 		require.NoError(t, r.Close(bg))
 	}
-	require.Equal(t, calls, s.calls, "the store was used after Close")
+	require.Equal(t, calls, s.Calls(), "the store was used after Close")
 	_ = c.Metrics()
 }
 
@@ -266,7 +270,7 @@ func TestCacheClose(t *testing.T) {
 func TestCacheCloseHonoursItsContext(t *testing.T) {
 	needsCompiler(t)
 	g := newGate()
-	c, err := modcache.New(&mapStore{}, g.at(modcache.EventCompileStarted))
+	c, err := modcache.New(&storetest.Fake{}, g.at(modcache.EventCompileStarted))
 	require.NoError(t, err)
 	require.False(t, c.Closed())
 	r := newRuntime(t, c, nil)
@@ -287,16 +291,18 @@ func TestCacheCloseHonoursItsContext(t *testing.T) {
 func TestCacheTellsStaleFromCorrupt(t *testing.T) {
 	needsCompiler(t)
 	for _, w := range ways {
-		s := &tableStore{}
-		requireRuns(t, w, cacheOver(t, s, nil), chainWasm, chainWant)
-		s.onGet = func(_ modcache.Key, a *modcache.Artifact, ok bool) (*modcache.Artifact, bool, error) {
+		s := &storetest.Fake{}
+		requireRuns(t, w, newCache(t, s, nil), chainWasm, chainWant)
+		s.OnGet = func(ctx context.Context, key modcache.Key) (*modcache.Artifact, bool, error) {
+			a, ok, err := s.Below().Get(ctx, key)
+			require.NoError(t, err)
 			info := a.Info()
 			info.Engine = "wazero of yesterday"
 			b, err := a.Bytes()
 			return modcache.NewArtifact(b, info), ok, err
 		}
 		var reasons []modcache.Reason
-		c := cacheOver(t, s, &modcache.Options{Retain: forget, OnEvent: func(e modcache.Event) {
+		c := newCache(t, s, &modcache.Options{Retain: forget, OnEvent: func(e modcache.Event) {
 			if e.Kind == modcache.EventMiss {
 				reasons = append(reasons, e.Reason)
 				require.ErrorContains(t, e.Err, `made by engine "wazero of yesterday"`)
@@ -313,8 +319,8 @@ func TestCacheEngineID(t *testing.T) {
 	require.NoError(t, err)
 	require.NotEmpty(t, id)
 	require.LessOrEqual(t, len(id), 255)
-	require.Equal(t, id, cacheOver(t, &tableStore{}, nil).EngineID())
-	require.Equal(t, "mine", cacheOver(t, &tableStore{}, &modcache.Options{EngineID: "mine"}).EngineID())
+	require.Equal(t, id, newCache(t, &storetest.Fake{}, nil).EngineID())
+	require.Equal(t, "mine", newCache(t, &storetest.Fake{}, &modcache.Options{EngineID: "mine"}).EngineID())
 }
 
 func TestCacheClosesOnlyWhatOpenOpened(t *testing.T) {
@@ -342,7 +348,7 @@ func TestCacheCloseDuringACompile(t *testing.T) {
 		done := make(chan error)
 		go func() {
 			for i := range 5 {
-				if _, err := runDropIn(c, wasmtest.Const(int32(i))); err != nil {
+				if _, err := ways[0].Run(c, wasmtest.Const(int32(i))); err != nil {
 					done <- err
 					return
 				}
@@ -356,22 +362,22 @@ func TestCacheCloseDuringACompile(t *testing.T) {
 
 // Where wazero interprets, nothing is cached, and everything works.
 func TestCacheWhereWazeroInterprets(t *testing.T) {
-	s := &tableStore{}
+	s := &storetest.Fake{}
 	var seen witness
-	c := cacheOver(t, s, seen.options(modcache.Options{}))
+	c := newCache(t, s, seen.Options(modcache.Options{}))
 	config := wazero.NewRuntimeConfigInterpreter()
 	for range 2 {
 		ours, err := c.NewRuntime(bg, config)
 		require.NoError(t, err)
 		plain := wazero.NewRuntimeWithConfig(bg, config.WithCompilationCache(c.CompilationCache()))
 		for _, r := range []wazero.Runtime{ours, plain} {
-			got, err := callExport(r, chainWasm)
+			got, err := cachetest.Run(r, chainWasm)
 			require.NoError(t, err)
 			require.EqualValues(t, chainWant, got)
 			require.NoError(t, r.Close(bg))
 		}
 	}
-	require.Zero(t, s.calls.get)
-	require.NotEmpty(t, seen.saw(modcache.EventDegraded))
-	require.LessOrEqual(t, len(seen.saw(modcache.EventDegraded)), 2, "said once for each feature")
+	require.Zero(t, s.Calls().Get)
+	require.NotEmpty(t, seen.Saw(modcache.EventDegraded))
+	require.LessOrEqual(t, len(seen.Saw(modcache.EventDegraded)), 2, "said once for each feature")
 }

@@ -11,11 +11,12 @@ import (
 	"github.com/tetratelabs/wazero"
 
 	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/internal/storetest"
 	"github.com/modcache/modcache/internal/wasmtest"
 )
 
 func TestCacheWarmStoresEachModuleOnce(t *testing.T) {
-	s := &mapStore{}
+	s := &storetest.Fake{}
 	var mu sync.Mutex
 	events := make(map[modcache.EventKind]int)
 	c := newCache(t, s, &modcache.Options{MaxCompiles: -1, OnEvent: func(e modcache.Event) {
@@ -27,7 +28,7 @@ func TestCacheWarmStoresEachModuleOnce(t *testing.T) {
 	one, two := modcache.NewModule(wasmtest.Const(1)), modcache.NewModule(wasmtest.Const(2))
 	require.NoError(t, c.Warm(bg, nil))
 	require.NoError(t, c.Warm(bg, nil, one, two, one, one))
-	require.Equal(t, 2, s.adds)
+	require.Equal(t, 2, s.Calls().Add)
 	require.Equal(t, 2, events[modcache.EventCompileStarted])
 	require.Equal(t, 2, events[modcache.EventCompileFinished])
 	require.Equal(t, 2, events[modcache.EventStored])
@@ -35,8 +36,8 @@ func TestCacheWarmStoresEachModuleOnce(t *testing.T) {
 	// It is in memory, but the store has lost it.
 	require.NoError(t, s.Delete(bg, r.Key(one)))
 	require.NoError(t, c.Warm(bg, nil, one, two))
-	require.Equal(t, 3, s.adds)
-	require.Equal(t, 2, s.len())
+	require.Equal(t, 3, s.Calls().Add)
+	require.Equal(t, 2, s.Len())
 
 	next := newCache(t, s, nil)
 	require.NoError(t, next.Warm(bg, nil, one, two))
@@ -45,7 +46,7 @@ func TestCacheWarmStoresEachModuleOnce(t *testing.T) {
 
 // TestCacheWarmReportsAllErrors and stores what it can.
 func TestCacheWarmReportsAllErrors(t *testing.T) {
-	s := &mapStore{}
+	s := &storetest.Fake{}
 	c := newCache(t, s, nil)
 	newRuntime(t, c, nil)
 	good, bad, worse := modcache.NewModule(wasmtest.Const(1)), modcache.NewModule([]byte("\x00asm")), modcache.NewModule(nil)
@@ -53,7 +54,7 @@ func TestCacheWarmReportsAllErrors(t *testing.T) {
 	require.ErrorContains(t, err, bad.Fingerprint().String())
 	require.ErrorContains(t, err, worse.Fingerprint().String())
 	require.NotContains(t, err.Error(), good.Fingerprint().String())
-	require.Equal(t, 1, s.len())
+	require.Equal(t, 1, s.Len())
 
 	require.NoError(t, c.Close(bg))
 	require.ErrorIs(t, c.Warm(bg, nil, good), modcache.ErrClosed)
@@ -68,7 +69,7 @@ func TestCacheWarmReportsAllErrors(t *testing.T) {
 
 // TestCacheWarmEach tells what was compiled, what was there, and what failed.
 func TestCacheWarmEach(t *testing.T) {
-	s := &mapStore{}
+	s := &storetest.Fake{}
 	c := newCache(t, s, nil)
 	r := newRuntime(t, c, nil)
 	one, two, bad := modcache.NewModule(wasmtest.Const(1)), modcache.NewModule(wasmtest.Const(2)), modcache.NewModule(nil)
@@ -91,7 +92,7 @@ func TestCacheWarmEach(t *testing.T) {
 				continue
 			}
 			require.NoError(t, w.Err)
-			require.Equal(t, s.m[w.Key].Size(), w.Size)
+			require.Equal(t, s.Entry(w.Key).Size(), w.Size)
 			require.Equal(t, m == two, w.Compiled)
 			require.Positive(t, w.Duration)
 		}
@@ -99,14 +100,14 @@ func TestCacheWarmEach(t *testing.T) {
 		require.NoError(t, s.Delete(bg, r.Key(two)))
 	}
 
-	for m, w := range warm(newCache(t, &mapStore{}, &modcache.Options{ReadOnly: true}), one) {
+	for m, w := range warm(newCache(t, &storetest.Fake{}, &modcache.Options{ReadOnly: true}), one) {
 		require.Equal(t, modcache.WarmResult{Module: m, Key: r.Key(m), Compiled: true, Duration: w.Duration}, w)
 	}
-	for _, w := range warm(newCache(t, &mapStore{}, &modcache.Options{RequireHit: true}), one) {
+	for _, w := range warm(newCache(t, &storetest.Fake{}, &modcache.Options{RequireHit: true}), one) {
 		require.ErrorIs(t, w.Err, modcache.ErrMiss)
 		require.False(t, w.Compiled)
 	}
-	failing := &mapStore{onAdd: func(context.Context, modcache.Key) error { return errors.New("full") }}
+	failing := &storetest.Fake{OnAdd: func(context.Context, modcache.Key, *modcache.Artifact) error { return errors.New("full") }}
 	for _, w := range warm(newCache(t, failing, nil), one) {
 		require.ErrorContains(t, w.Err, "did not keep it")
 		require.True(t, w.Compiled)
@@ -128,7 +129,7 @@ func TestCacheWarmEachEndsEarly(t *testing.T) {
 	for i := range int32(200) {
 		modules = append(modules, modcache.NewModule(wasmtest.Const(i)))
 	}
-	c := newCache(t, &mapStore{}, &modcache.Options{MaxCompiles: 1})
+	c := newCache(t, &storetest.Fake{}, &modcache.Options{MaxCompiles: 1})
 	for w := range c.WarmEach(bg, nil, modules...) {
 		require.NoError(t, w.Err)
 		break
@@ -141,7 +142,8 @@ func TestCacheWarmEachEndsEarly(t *testing.T) {
 // spelling's, and that nobody can tell of.
 func TestRuntimeStored(t *testing.T) {
 	needsCompiler(t)
-	s, all := &mapStore{}, spellings(t)
+	s, all := &storetest.Fake{}, spellings(t)
+	s.OnMetrics = func() modcache.Metrics { return modcache.Metrics{} } // which count what only asks, too
 	stored := func(c *modcache.Cache, wasm []byte) (bool, error) {
 		return newRuntime(t, c, nil).Stored(bg, modcache.NewModule(wasm))
 	}
@@ -167,17 +169,17 @@ func TestRuntimeStored(t *testing.T) {
 	require.Equal(t, before, c.Metrics(), "asking is neither a hit nor a miss")
 
 	key := newRuntime(t, c, nil).Key(modcache.NewModule(all[0]))
-	b, err := s.m[key].Bytes()
+	b, err := s.Entry(key).Bytes()
 	require.NoError(t, err)
 	b = bytes.Clone(b)
 	b[len(b)/2] ^= 1
-	s.m[key] = modcache.NewArtifact(b, s.m[key].Info())
+	s.Set(key, modcache.NewArtifact(b, s.Entry(key).Info()))
 	found, err = stored(c, all[0])
 	require.NoError(t, err)
 	require.False(t, found, "it is damaged")
 
 	gone := errors.New("no route to host")
-	s.onGet = func(context.Context, modcache.Key) error { return gone }
+	s.OnGet = func(context.Context, modcache.Key) (*modcache.Artifact, bool, error) { return nil, false, gone }
 	_, err = stored(c, all[0])
 	require.ErrorIs(t, err, gone)
 	require.ErrorContains(t, err, "modcache: look up "+key.String()+": no route")

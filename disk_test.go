@@ -13,9 +13,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/modcachetest"
 )
-
-var bg = context.Background()
 
 // diskKey returns the n-th of a series of keys.
 func diskKey(n uint64) modcache.Key {
@@ -342,4 +341,59 @@ func TestDiskSurvivesSourcesThatPanic(t *testing.T) {
 	d := openDisk(t, t.TempDir(), nil)
 	require.ErrorContains(t, d.Add(bg, diskKey(1), modcache.NewArtifactFrom(panicking{}, 5<<20, diskInfo)), "no such luck")
 	requireMiss(t, d, diskKey(1))
+}
+
+func TestDiskKeepsTheContract(t *testing.T) {
+	t.Run("plain", func(t *testing.T) { modcachetest.TestStore(t, openTestDisk, diskClauses(nil)) })
+	t.Run("compressed", func(t *testing.T) {
+		o := &modcache.DiskOptions{Compress: true, Key: []byte("a secret of sixteen bytes or more")}
+		modcachetest.TestStore(t, func(tb testing.TB) modcache.Store { return openDiskAt(tb, tempCacheDir(tb), o) }, diskClauses(o))
+	})
+}
+
+func tempCacheDir(tb testing.TB) string { return filepath.Join(tb.TempDir(), "cache") }
+
+func openTestDisk(tb testing.TB) modcache.Store { return openDiskAt(tb, tempCacheDir(tb), nil) }
+
+func openDiskAt(tb testing.TB, dir string, o *modcache.DiskOptions) *modcache.Disk {
+	d, err := modcache.OpenDisk(dir, o)
+	require.NoError(tb, err)
+	tb.Cleanup(func() { d.Close() })
+	return d
+}
+
+// diskClauses are what a Disk promises beyond other stores.
+func diskClauses(o *modcache.DiskOptions) *modcachetest.Options {
+	dirOf := func(s modcache.Store) string { return s.(*modcache.Disk).Dir() }
+	return &modcachetest.Options{
+		ExclusiveLocks: true,
+		Reopen: func(tb testing.TB, s modcache.Store) modcache.Store {
+			require.NoError(tb, s.(*modcache.Disk).Close())
+			return openDiskAt(tb, dirOf(s), o)
+		},
+		Share: func(tb testing.TB, s modcache.Store) modcache.Store { return openDiskAt(tb, dirOf(s), o) },
+		ReadOnly: func(tb testing.TB, s modcache.Store) modcache.Store {
+			ro := modcache.DiskOptions{}
+			if o != nil {
+				ro = *o
+			}
+			ro.ReadOnly = true
+			return openDiskAt(tb, dirOf(s), &ro)
+		},
+		Damage: func(tb testing.TB, s modcache.Store, key modcache.Key) {
+			name := filepath.Join(dirOf(s), key.String()[:1], key.String()+".v1")
+			b, err := os.ReadFile(name)
+			require.NoError(tb, err)
+			b[len(b)/2] ^= 1
+			require.NoError(tb, os.WriteFile(name, b, 0o600))
+		},
+		Observe: func(tb testing.TB, observer func(modcache.Event)) modcache.Store {
+			observed := modcache.DiskOptions{}
+			if o != nil {
+				observed = *o
+			}
+			observed.OnEvent = observer
+			return openDiskAt(tb, tempCacheDir(tb), &observed)
+		},
+	}
 }

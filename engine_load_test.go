@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/internal/storetest"
 	"github.com/modcache/modcache/internal/wasmtest"
 )
 
@@ -83,33 +84,13 @@ func (f *faultyReader) Close() error {
 	return nil
 }
 
-// sourceStore serves one artifact through a reader.
-type sourceStore struct {
-	mapStore
-	source func(b []byte) *faultyReader
-	last   *faultyReader
-}
-
-func (s *sourceStore) Get(ctx context.Context, key modcache.Key) (*modcache.Artifact, bool, error) {
-	a, ok, err := s.mapStore.Get(ctx, key)
-	if !ok || err != nil {
-		return nil, false, err
-	}
-	b, err := a.Bytes()
-	if err != nil {
-		return nil, false, err
-	}
-	s.last = s.source(b)
-	return modcache.NewArtifactFrom(s.last, a.Size(), a.Info()), true, nil
-}
-
 // TestRuntimeWhoseArtifactVanishes fails each read of an artifact that was there a moment ago,
 // in all ways that a file or a server has. The module must come out right each time, having
 // been compiled, and what is merely unreadable must stay where it is.
 func TestRuntimeWhoseArtifactVanishes(t *testing.T) {
 	needsCompiler(t)
 	wasm := wasmtest.Sum(200, 3)
-	cold := &mapStore{}
+	cold := &storetest.Fake{}
 	require.NoError(t, newCache(t, cold, nil).Warm(bg, nil, modcache.NewModule(wasm)))
 	errGone := errors.New("stale file handle")
 	for name, test := range map[string]struct {
@@ -125,18 +106,26 @@ func TestRuntimeWhoseArtifactVanishes(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			for at := int32(0); ; at++ {
-				s := &sourceStore{source: func(b []byte) *faultyReader {
-					return &faultyReader{b: b, at: at, fault: test.fault}
-				}}
-				for key, a := range cold.m {
-					require.NoError(t, s.Add(bg, key, a))
+				var last *faultyReader
+				s := &storetest.Fake{}
+				for _, key := range cold.Keys() {
+					s.Set(key, cold.Entry(key))
+				}
+				s.OnGet = func(ctx context.Context, key modcache.Key) (*modcache.Artifact, bool, error) {
+					a, ok, err := s.Below().Get(ctx, key)
+					if !ok || err != nil {
+						return nil, false, err
+					}
+					b, err := a.Bytes()
+					last = &faultyReader{b: b, at: at, fault: test.fault}
+					return modcache.NewArtifactFrom(last, a.Size(), a.Info()), true, err
 				}
 				c := newCache(t, s, nil)
 				r := newRuntime(t, c, nil)
 				require.EqualValues(t, 200*201/2+3, call(t, r, compile(t, r, wasm)))
-				require.True(t, s.last.closed.Load(), "the artifact was left open")
+				require.True(t, last.closed.Load(), "the artifact was left open")
 				m := c.Metrics()
-				if s.last.reads.Load() <= at {
+				if last.reads.Load() <= at {
 					require.EqualValues(t, 1, m.Hits)
 					require.GreaterOrEqual(t, at, int32(2), "the last byte, then the whole")
 					return
@@ -145,10 +134,10 @@ func TestRuntimeWhoseArtifactVanishes(t *testing.T) {
 				require.Zero(t, m.Hits)
 				if test.damage {
 					require.EqualValues(t, 1, m.Corrupt)
-					require.Equal(t, 1, s.delete)
+					require.Equal(t, 1, s.Calls().Delete)
 				} else {
 					require.EqualValues(t, 1, m.StoreErrors)
-					require.Zero(t, s.delete)
+					require.Zero(t, s.Calls().Delete)
 				}
 			}
 		})
@@ -160,10 +149,11 @@ func TestRuntimeWhoseArtifactVanishes(t *testing.T) {
 func TestRuntimeWhoseArtifactIsWrong(t *testing.T) {
 	needsCompiler(t)
 	wasm := wasmtest.Sum(30, 3)
-	cold := &mapStore{}
+	cold := &storetest.Fake{}
 	require.NoError(t, newCache(t, cold, nil).Warm(bg, nil, modcache.NewModule(wasm)))
 	rng := rand.New(rand.NewPCG(1, 2))
-	for key, good := range cold.m {
+	for _, key := range cold.Keys() {
+		good := cold.Entry(key)
 		code, err := good.Bytes()
 		require.NoError(t, err)
 		for i := range 150 {
@@ -173,13 +163,14 @@ func TestRuntimeWhoseArtifactIsWrong(t *testing.T) {
 			} else {
 				bad[rng.IntN(len(bad))] ^= 1 << rng.IntN(8)
 			}
-			s := &mapStore{m: map[modcache.Key]*modcache.Artifact{key: modcache.NewArtifact(bad, good.Info())}}
+			s := &storetest.Fake{}
+			s.Set(key, modcache.NewArtifact(bad, good.Info()))
 			c := newCache(t, s, nil)
 			r := newRuntime(t, c, nil)
 			require.EqualValues(t, 30*31/2+3, call(t, r, compile(t, r, wasm)))
 			require.EqualValues(t, 1, c.Metrics().Corrupt)
 			require.EqualValues(t, 1, c.Metrics().Compiles)
-			healed, err := s.m[key].Bytes()
+			healed, err := s.Entry(key).Bytes()
 			require.NoError(t, err)
 			require.Equal(t, code[:len(code)-32], healed[:len(healed)-32], "the bad entry was not replaced")
 			require.NoError(t, r.Close(bg))
@@ -190,12 +181,14 @@ func TestRuntimeWhoseArtifactIsWrong(t *testing.T) {
 
 // TestRuntimeWhoseArtifactsAreSwapped gives each module the other's.
 func TestRuntimeWhoseArtifactsAreSwapped(t *testing.T) {
-	s := &mapStore{}
+	s := &storetest.Fake{}
 	cold := newCache(t, s, nil)
 	r := newRuntime(t, cold, nil)
 	one, two := modcache.NewModule(wasmtest.Const(1)), modcache.NewModule(wasmtest.Const(2))
 	require.NoError(t, cold.Warm(bg, nil, one, two))
-	s.m[r.Key(one)], s.m[r.Key(two)] = s.m[r.Key(two)], s.m[r.Key(one)]
+	first, second := s.Entry(r.Key(one)), s.Entry(r.Key(two))
+	s.Set(r.Key(one), second)
+	s.Set(r.Key(two), first)
 
 	c := newCache(t, s, nil)
 	r = newRuntime(t, c, nil)
@@ -206,12 +199,15 @@ func TestRuntimeWhoseArtifactsAreSwapped(t *testing.T) {
 
 // TestRuntimeWhoseStoreFails in every operation, always.
 func TestRuntimeWhoseStoreFails(t *testing.T) {
-	for name, fail := range map[string]func(context.Context, modcache.Key) error{
-		"errors": func(context.Context, modcache.Key) error { return errors.New("no route to host") },
-		"panics": func(context.Context, modcache.Key) error { panic("nil map") },
+	for name, fail := range map[string]func() error{
+		"errors": func() error { return errors.New("no route to host") },
+		"panics": func() error { panic("nil map") },
 	} {
 		t.Run(name, func(t *testing.T) {
-			c := newCache(t, &mapStore{onGet: fail, onAdd: fail}, nil)
+			c := newCache(t, &storetest.Fake{
+				OnGet: func(context.Context, modcache.Key) (*modcache.Artifact, bool, error) { return nil, false, fail() },
+				OnAdd: func(context.Context, modcache.Key, *modcache.Artifact) error { return fail() },
+			}, nil)
 			r := newRuntime(t, c, nil)
 			for range 2 {
 				compiled := compile(t, r, wasmtest.Const(1))

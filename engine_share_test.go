@@ -10,6 +10,7 @@ import (
 	"github.com/tetratelabs/wazero"
 
 	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/internal/storetest"
 	"github.com/modcache/modcache/internal/wasmtest"
 )
 
@@ -57,12 +58,12 @@ func padded(t *testing.T, wasm []byte) []byte {
 func TestRuntimeSpellingsShare(t *testing.T) {
 	needsCompiler(t)
 	for _, order := range [][]int{{0, 1, 2, 3}, {3, 2, 1, 0}, {2, 0, 3, 1}} {
-		s, all := &mapStore{}, spellings(t)
+		s, all := &storetest.Fake{}, spellings(t)
 		for round := range 2 {
 			for i, n := range order {
 				c := newCache(t, s, nil)
 				r := newRuntime(t, c, wazero.NewRuntimeConfig().WithCustomSections(true))
-				gets := s.gets
+				gets := s.Calls().Get
 				compiled, err := r.CompileModule(bg, all[n])
 				require.NoError(t, err)
 				require.EqualValues(t, 300*301/2+5, call(t, r, compiled))
@@ -76,7 +77,7 @@ func TestRuntimeSpellingsShare(t *testing.T) {
 					require.EqualValues(t, 1, m.Hits)
 				}
 				if round > 0 {
-					require.LessOrEqual(t, s.gets-gets, 2, "the code, and an alias before it")
+					require.LessOrEqual(t, s.Calls().Get-gets, 2, "the code, and an alias before it")
 				}
 				require.EqualValues(t, 1, m.Stubbed)
 
@@ -95,7 +96,7 @@ func TestRuntimeSpellingsShare(t *testing.T) {
 // TestRuntimeSpellingsInOne: code is shared, compiled modules are not.
 func TestRuntimeSpellingsInOne(t *testing.T) {
 	needsCompiler(t)
-	c := newCache(t, &mapStore{}, nil)
+	c := newCache(t, &storetest.Fake{}, nil)
 	r := newRuntime(t, c, nil)
 	for range 2 {
 		for n, wasm := range spellings(t) {
@@ -110,7 +111,7 @@ func TestRuntimeSpellingsInOne(t *testing.T) {
 
 func TestRuntimeExactKeys(t *testing.T) {
 	needsCompiler(t)
-	c := newCache(t, &mapStore{}, &modcache.Options{ExactKeys: true})
+	c := newCache(t, &storetest.Fake{}, &modcache.Options{ExactKeys: true})
 	r := newRuntime(t, c, nil)
 	for _, wasm := range spellings(t) {
 		_, err := r.CompileModule(bg, wasm)
@@ -123,7 +124,7 @@ func TestRuntimeExactKeys(t *testing.T) {
 // its configuration.
 func TestRuntimeConfigurationsDoNotShare(t *testing.T) {
 	needsCompiler(t)
-	s, all := &mapStore{}, spellings(t)
+	s, all := &storetest.Fake{}, spellings(t)
 	c := newCache(t, s, nil)
 	for i, config := range []wazero.RuntimeConfig{
 		wazero.NewRuntimeConfig(),
@@ -143,7 +144,7 @@ func TestRuntimeDWARFKeepsItsSpelling(t *testing.T) {
 	plain := wasmtest.Sum(20, 0)
 	debug := slices.Concat(plain, wasmtest.CustomSection(".debug_line", []byte{0}))
 	for _, enabled := range []bool{true, false} {
-		c := newCache(t, &mapStore{}, nil)
+		c := newCache(t, &storetest.Fake{}, nil)
 		r := newRuntime(t, c, wazero.NewRuntimeConfig().WithDebugInfoEnabled(enabled))
 		for _, wasm := range [][]byte{plain, debug} {
 			_, err := r.CompileModule(bg, wasm)
@@ -166,7 +167,7 @@ func TestRuntimeInvalidSpellingIsRefused(t *testing.T) {
 	_, want := plain.CompileModule(bg, invalid)
 	require.Error(t, want)
 
-	s := &mapStore{}
+	s := &storetest.Fake{}
 	r := newRuntime(t, newCache(t, s, nil), nil)
 	_, err := r.CompileModule(bg, valid)
 	require.NoError(t, err)
@@ -174,7 +175,7 @@ func TestRuntimeInvalidSpellingIsRefused(t *testing.T) {
 		_, err = r.CompileModule(bg, invalid)
 		require.EqualError(t, err, want.Error())
 	}
-	require.Equal(t, 1, s.adds, "nothing about the invalid module is kept")
+	require.Equal(t, 1, s.Calls().Add, "nothing about the invalid module is kept")
 }
 
 // TestRuntimeLyingAliases: an alias that leads nowhere, to itself or to what isn't code, is a
@@ -182,21 +183,21 @@ func TestRuntimeInvalidSpellingIsRefused(t *testing.T) {
 func TestRuntimeLyingAliases(t *testing.T) {
 	needsCompiler(t)
 	all := spellings(t)
-	for name, lie := range map[string]func(s *mapStore, code, alias modcache.Key){
-		"target is gone": func(s *mapStore, code, _ modcache.Key) { delete(s.m, code) },
-		"target is an alias": func(s *mapStore, code, alias modcache.Key) {
-			s.m[code] = s.m[alias]
+	for name, lie := range map[string]func(s *storetest.Fake, code, alias modcache.Key){
+		"target is gone": func(s *storetest.Fake, code, _ modcache.Key) { s.Set(code, nil) },
+		"target is an alias": func(s *storetest.Fake, code, alias modcache.Key) {
+			s.Set(code, s.Entry(alias))
 		},
-		"alias of another key": func(s *mapStore, code, alias modcache.Key) {
-			b, err := s.m[alias].Bytes()
+		"alias of another key": func(s *storetest.Fake, code, alias modcache.Key) {
+			b, err := s.Entry(alias).Bytes()
 			require.NoError(t, err)
 			b = bytes.Clone(b)
 			b[20] ^= 1
-			s.m[alias] = modcache.NewArtifact(b, s.m[alias].Info())
+			s.Set(alias, modcache.NewArtifact(b, s.Entry(alias).Info()))
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := &mapStore{}
+			s := &storetest.Fake{}
 			first := newRuntime(t, newCache(t, s, nil), nil)
 			for _, wasm := range all[:2] {
 				_, err := first.CompileModule(bg, wasm)

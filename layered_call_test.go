@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/internal/storetest"
 	"github.com/modcache/modcache/modcachetest"
 )
 
@@ -70,7 +71,7 @@ func TestLayeredClosesWhatComesTooLate(t *testing.T) {
 		require.ErrorIs(t, err, context.DeadlineExceeded)
 		hanging.Release()
 		synctest.Wait()
-		require.EqualValues(t, 1, s.m.Hits)
+		require.EqualValues(t, 1, s.Metrics().Hits)
 		require.Zero(t, s.open.Load())
 	})
 }
@@ -225,18 +226,18 @@ func TestLayeredTakesRefusalsAndDamageForNoFailures(t *testing.T) {
 // Layers may panic, end the goroutine they are called on, or answer what no
 // store may answer.
 func TestLayeredContainsAMisbehavingLayer(t *testing.T) {
-	goexit := &intercept{Store: newShelf(),
-		get: func(context.Context, modcache.Key) (*modcache.Artifact, bool, error) {
+	goexit := &storetest.Fake{Under: newShelf(),
+		OnGet: func(context.Context, modcache.Key) (*modcache.Artifact, bool, error) {
 			runtime.Goexit()
 			return nil, false, nil
 		},
-		add: func(context.Context, modcache.Key, *modcache.Artifact) error { runtime.Goexit(); return nil },
+		OnAdd: func(context.Context, modcache.Key, *modcache.Artifact) error { runtime.Goexit(); return nil },
 	}
 	panics, _ := faulty(modcachetest.Fault{Panic: errInjected})
-	noArtifact := &intercept{Store: newShelf(), get: func(context.Context, modcache.Key) (*modcache.Artifact, bool, error) { return nil, true, nil }}
+	noArtifact := &storetest.Fake{Under: newShelf(), OnGet: func(context.Context, modcache.Key) (*modcache.Artifact, bool, error) { return nil, true, nil }}
 	files := newFileShelf()
 	put(t, files, keyNo(9))
-	both := &intercept{Store: newShelf(), get: func(ctx context.Context, _ modcache.Key) (*modcache.Artifact, bool, error) {
+	both := &storetest.Fake{Under: newShelf(), OnGet: func(ctx context.Context, _ modcache.Key) (*modcache.Artifact, bool, error) {
 		a, _, _ := files.Get(ctx, keyNo(9))
 		return a, true, errInjected
 	}}
@@ -281,7 +282,7 @@ func TestLayeredContainsAMisbehavingLayer(t *testing.T) {
 // A direct layer that ends the goroutine of a lookup loses that lookup alone.
 func TestLayeredLookupOutlivesGoexit(t *testing.T) {
 	n := 0
-	once := &intercept{Store: newShelf(), get: func(context.Context, modcache.Key) (*modcache.Artifact, bool, error) {
+	once := &storetest.Fake{Under: newShelf(), OnGet: func(context.Context, modcache.Key) (*modcache.Artifact, bool, error) {
 		if n++; n == 1 {
 			runtime.Goexit()
 		}
@@ -298,7 +299,7 @@ func TestLayeredLookupOutlivesGoexit(t *testing.T) {
 func TestLayeredWorkerOutlivesGoexit(t *testing.T) {
 	mem := newShelf()
 	n := 0
-	once := &intercept{Store: mem, add: func(ctx context.Context, k modcache.Key, a *modcache.Artifact) error {
+	once := &storetest.Fake{Under: mem, OnAdd: func(ctx context.Context, k modcache.Key, a *modcache.Artifact) error {
 		if n++; n == 1 {
 			runtime.Goexit()
 		}

@@ -11,28 +11,31 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/internal/cachetest"
+	"github.com/modcache/modcache/internal/storetest"
 	"github.com/modcache/modcache/modcachetest"
 )
 
 // gated is a store whose lookups wait to be let through, and end with their context.
 type gated struct {
-	modcache.Store
-	asked     atomic.Int32
+	storetest.Fake
 	cancelled atomic.Int32
 	pass      chan struct{}
 }
 
-func newGated(s modcache.Store) *gated { return &gated{Store: s, pass: make(chan struct{})} }
-
-func (g *gated) Get(ctx context.Context, key modcache.Key) (*modcache.Artifact, bool, error) {
-	g.asked.Add(1)
-	select {
-	case <-g.pass:
-		return g.Store.Get(ctx, key)
-	case <-ctx.Done():
-		g.cancelled.Add(1)
-		return nil, false, ctx.Err()
+func newGated(s modcache.Store) *gated {
+	g := &gated{pass: make(chan struct{})}
+	g.Under = s
+	g.OnGet = func(ctx context.Context, key modcache.Key) (*modcache.Artifact, bool, error) {
+		select {
+		case <-g.pass:
+			return s.Get(ctx, key)
+		case <-ctx.Done():
+			g.cancelled.Add(1)
+			return nil, false, ctx.Err()
+		}
 	}
+	return g
 }
 
 func TestLayeredLookupsOfAKeyAskTheSlowLayerOnce(t *testing.T) {
@@ -54,7 +57,7 @@ func TestLayeredLookupsOfAKeyAskTheSlowLayerOnce(t *testing.T) {
 		synctest.Wait()
 		close(g.pass)
 		wg.Wait()
-		require.EqualValues(t, 1, g.asked.Load())
+		require.EqualValues(t, 1, g.Calls().Get)
 		// Everybody has a handle of his own.
 		for range 64 {
 			a := <-handles
@@ -100,7 +103,7 @@ func TestLayeredContextFreesItsCallerAlone(t *testing.T) {
 		require.ErrorIs(t, <-gone, context.Canceled)
 		close(g.pass)
 		<-stays
-		require.EqualValues(t, 1, g.asked.Load())
+		require.EqualValues(t, 1, g.Calls().Get)
 		require.Zero(t, g.cancelled.Load())
 	})
 }
@@ -122,21 +125,21 @@ func TestLayeredLastCallerEndsTheLookup(t *testing.T) {
 		wg.Wait()
 		synctest.Wait()
 		require.EqualValues(t, 1, g.cancelled.Load())
-		require.Zero(t, far.asked.Load(), "nobody waits for what the next layer says")
+		require.Zero(t, far.Calls().Get, "nobody waits for what the next layer says")
 		require.Zero(t, l.Metrics().Errors, "the layer is not to blame")
 		close(g.pass)
 		close(far.pass)
 		miss(t, l, keyNo(1)) // a later caller doesn't join what was cancelled
 		_, _, err := l.Get(ctx, keyNo(1))
 		require.ErrorIs(t, err, context.DeadlineExceeded)
-		require.EqualValues(t, 2, g.asked.Load(), "a caller whose time is up starts nothing")
+		require.EqualValues(t, 2, g.Calls().Get, "a caller whose time is up starts nothing")
 	})
 }
 
 func TestLayeredAbandonedLookupHelpsNobody(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		block := make(chan struct{})
-		deaf := &intercept{Store: newShelf(), get: func(context.Context, modcache.Key) (*modcache.Artifact, bool, error) {
+		deaf := &storetest.Fake{Under: newShelf(), OnGet: func(context.Context, modcache.Key) (*modcache.Artifact, bool, error) {
 			<-block
 			return nil, false, nil
 		}}
@@ -162,9 +165,9 @@ func TestLayeredAbandonedLookupHelpsNobody(t *testing.T) {
 // arrive in the front layer.
 func TestLayeredFindsWhatArrivesInTheFrontLayerMeanwhile(t *testing.T) {
 	// late lets something happen after the front layer's first miss.
-	late := func(mem *shelf, happens func()) *intercept {
+	late := func(mem *shelf, happens func()) *storetest.Fake {
 		first := true
-		return &intercept{Store: mem, get: func(ctx context.Context, k modcache.Key) (*modcache.Artifact, bool, error) {
+		return &storetest.Fake{Under: mem, OnGet: func(ctx context.Context, k modcache.Key) (*modcache.Artifact, bool, error) {
 			a, ok, err := mem.Get(ctx, k)
 			if first {
 				first = false
@@ -198,7 +201,7 @@ func TestLayeredLookupFromBeforeTheAddIsNotJoined(t *testing.T) {
 		disk := newFileShelf()
 		block := make(chan struct{})
 		var asked atomic.Int32
-		old := &intercept{Store: disk, get: func(ctx context.Context, k modcache.Key) (*modcache.Artifact, bool, error) {
+		old := &storetest.Fake{Under: disk, OnGet: func(ctx context.Context, k modcache.Key) (*modcache.Artifact, bool, error) {
 			a, ok, err := disk.Get(ctx, k)
 			if asked.Add(1) == 1 {
 				<-block // the first answer is late
@@ -225,7 +228,7 @@ func TestLayeredDeletedEntryIsNotPromotedBack(t *testing.T) {
 			mem, disk := newShelf(), newFileShelf()
 			put(t, disk, keyNo(1))
 			block := make(chan struct{})
-			slow := &intercept{Store: disk, get: func(ctx context.Context, k modcache.Key) (*modcache.Artifact, bool, error) {
+			slow := &storetest.Fake{Under: disk, OnGet: func(ctx context.Context, k modcache.Key) (*modcache.Artifact, bool, error) {
 				a, ok, err := disk.Get(ctx, k)
 				<-block
 				return a, ok, err
@@ -250,13 +253,13 @@ func TestLayeredDeletedEntryIsNotPromotedBack(t *testing.T) {
 			mem, disk := newShelf(), newShelf()
 			put(t, disk, keyNo(1))
 			look, del := make(chan struct{}), make(chan struct{})
-			slow := &intercept{Store: disk,
-				get: func(ctx context.Context, k modcache.Key) (*modcache.Artifact, bool, error) {
+			slow := &storetest.Fake{Under: disk,
+				OnGet: func(ctx context.Context, k modcache.Key) (*modcache.Artifact, bool, error) {
 					a, ok, err := disk.Get(ctx, k)
 					<-look
 					return a, ok, err
 				},
-				del: func(ctx context.Context, k modcache.Key) error {
+				OnDelete: func(ctx context.Context, k modcache.Key) error {
 					<-del
 					return disk.Delete(ctx, k)
 				}}
@@ -279,7 +282,7 @@ func TestLayeredDeletedEntryIsNotPromotedBack(t *testing.T) {
 			mem, disk := newShelf(), newFileShelf()
 			put(t, disk, keyNo(1))
 			block := make(chan struct{})
-			slow := &intercept{Store: mem, add: func(ctx context.Context, k modcache.Key, a *modcache.Artifact) error {
+			slow := &storetest.Fake{Under: mem, OnAdd: func(ctx context.Context, k modcache.Key, a *modcache.Artifact) error {
 				<-block
 				return mem.Add(ctx, k, a)
 			}}
@@ -321,11 +324,11 @@ func TestLayeredCallerNeverWaitsForAPromotion(t *testing.T) {
 }
 
 func TestLayeredFrontHitAllocatesNothing(t *testing.T) {
-	if raceEnabled {
+	if cachetest.RaceEnabled {
 		t.Skip("the race detector allocates")
 	}
-	mem := newShelf()
-	put(t, mem, keyNo(1))
+	entry := code(keyNo(1))
+	mem := &storetest.Fake{OnGet: func(context.Context, modcache.Key) (*modcache.Artifact, bool, error) { return entry, true, nil }}
 	l := layered(t, nil, direct(mem), modcache.Layer{Store: newFileShelf()})
 	require.Zero(t, testing.AllocsPerRun(1000, func() {
 		a, ok, err := l.Get(context.Background(), keyNo(1))
@@ -376,7 +379,7 @@ func BenchmarkLayered(b *testing.B) {
 		})
 	}
 	entry := code(keyNo(1))
-	fixed := &intercept{get: func(context.Context, modcache.Key) (*modcache.Artifact, bool, error) { return entry, true, nil }}
+	fixed := &storetest.Fake{OnGet: func(context.Context, modcache.Key) (*modcache.Artifact, bool, error) { return entry, true, nil }}
 	b.Run("front hit", func(b *testing.B) {
 		get(b, modcache.NewLayered(nil, direct(fixed), modcache.Layer{Store: newFileShelf()}))
 	})

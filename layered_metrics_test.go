@@ -15,7 +15,7 @@ import (
 func TestLayeredMetricsNeverGoBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, inner := faulty(modcachetest.Fault{Op: modcachetest.OpMetrics, Nth: 2, Hang: true})
-		inner.m.Evictions = 7
+		inner.OnMetrics = func() modcache.Metrics { return modcache.Metrics{Evictions: 7} }
 		l := layered(t, nil, modcache.Layer{Store: s})
 		before := l.Metrics()
 		start := time.Now()

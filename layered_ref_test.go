@@ -5,33 +5,63 @@ import (
 	"context"
 	"errors"
 	"io"
-	"sync"
 	"sync/atomic"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/internal/storetest"
 )
 
 var errInjected = errors.New("injected")
 
-// shelf is a store made of a map, as a layer to test with.
+// shelf is a store as a layer to test with.
 type shelf struct {
+	storetest.Locking
 	files  bool  // hand out artifacts behind a file, and not in memory
 	budget int64 // artifacts that exceed it are refused; 0: none
 
 	failing atomic.Bool  // every call fails
 	open    atomic.Int64 // handles behind files that are open
-
-	mu      sync.Mutex
-	entries map[modcache.Key]*modcache.Artifact
-	m       modcache.Metrics
-	locks   map[modcache.Key]chan struct{}
 }
 
 func newShelf() *shelf {
-	return &shelf{entries: map[modcache.Key]*modcache.Artifact{}, locks: map[modcache.Key]chan struct{}{}}
+	s := &shelf{}
+	fails := func() error {
+		if s.failing.Load() {
+			return errInjected
+		}
+		return nil
+	}
+	s.OnGet = func(ctx context.Context, key modcache.Key) (*modcache.Artifact, bool, error) {
+		a, ok, _ := s.Below().Get(ctx, key)
+		if err := fails(); err != nil || !ok {
+			return nil, false, err
+		}
+		if s.files {
+			s.open.Add(1)
+			a = modcache.NewArtifactFrom(&file{ReaderAt: a, s: s}, a.Size(), a.Info())
+		}
+		return a, true, nil
+	}
+	s.OnAdd = func(ctx context.Context, key modcache.Key, a *modcache.Artifact) error {
+		if err := fails(); err != nil {
+			return err
+		}
+		if s.budget > 0 && a.Size() > s.budget {
+			return modcache.ErrTooLarge
+		}
+		return s.Below().Add(ctx, key, a)
+	}
+	s.OnDelete = func(ctx context.Context, key modcache.Key) error {
+		if err := fails(); err != nil {
+			return err
+		}
+		return s.Below().Delete(ctx, key)
+	}
+	s.OnFlush = func(context.Context) error { return fails() }
+	return s
 }
 
 func newFileShelf() *shelf {
@@ -62,129 +92,14 @@ func (f *file) ReadAt(p []byte, off int64) (int, error) {
 	return f.ReaderAt.ReadAt(p, off)
 }
 
-func (s *shelf) Get(_ context.Context, key modcache.Key) (*modcache.Artifact, bool, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.m.Lookups++
-	a, ok := s.entries[key]
-	if !ok || s.failing.Load() {
-		s.m.Misses++
-		if s.failing.Load() {
-			return nil, false, errInjected
-		}
-		return nil, false, nil
-	}
-	s.m.Hits++
-	if s.files {
-		s.open.Add(1)
-		a = modcache.NewArtifactFrom(&file{ReaderAt: a, s: s}, a.Size(), a.Info())
-	}
-	return a, true, nil
-}
-
-func (s *shelf) Add(_ context.Context, key modcache.Key, a *modcache.Artifact) error {
-	if s.failing.Load() {
-		return errInjected
-	}
-	if s.budget > 0 && a.Size() > s.budget {
-		return modcache.ErrTooLarge
-	}
-	b, err := a.Bytes()
-	if err != nil {
-		return err
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.m.Adds++
-	if _, ok := s.entries[key]; !ok {
-		s.entries[key] = modcache.NewArtifact(bytes.Clone(b), a.Info())
-	}
-	return nil
-}
-
-func (s *shelf) Delete(_ context.Context, key modcache.Key) error {
-	if s.failing.Load() {
-		return errInjected
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	delete(s.entries, key)
-	return nil
-}
-
-func (s *shelf) Flush(context.Context) error {
-	if s.failing.Load() {
-		return errInjected
-	}
-	return nil
-}
-
-func (s *shelf) Metrics() modcache.Metrics {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	m := s.m
-	m.Entries = uint64(len(s.entries))
-	return m
-}
-
-func (s *shelf) Lock(ctx context.Context, key modcache.Key) (func(), error) {
-	s.mu.Lock()
-	if s.locks[key] == nil {
-		s.locks[key] = make(chan struct{}, 1)
-	}
-	held := s.locks[key]
-	s.mu.Unlock()
-	select {
-	case held <- struct{}{}:
-		return sync.OnceFunc(func() { <-held }), nil
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
-}
-
-func (s *shelf) has(key modcache.Key) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.entries[key] != nil
-}
+func (s *shelf) has(key modcache.Key) bool { return s.Entry(key) != nil }
 
 func (s *shelf) keys() map[modcache.Key]bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	keys := map[modcache.Key]bool{}
-	for k := range s.entries {
+	for _, k := range s.Keys() {
 		keys[k] = true
 	}
 	return keys
-}
-
-// intercept is a store whose calls go through functions; nil ones pass on.
-type intercept struct {
-	modcache.Store
-	get func(ctx context.Context, key modcache.Key) (*modcache.Artifact, bool, error)
-	add func(ctx context.Context, key modcache.Key, a *modcache.Artifact) error
-	del func(ctx context.Context, key modcache.Key) error
-}
-
-func (s *intercept) Delete(ctx context.Context, key modcache.Key) error {
-	if s.del == nil {
-		return s.Store.Delete(ctx, key)
-	}
-	return s.del(ctx, key)
-}
-
-func (s *intercept) Get(ctx context.Context, key modcache.Key) (*modcache.Artifact, bool, error) {
-	if s.get == nil {
-		return s.Store.Get(ctx, key)
-	}
-	return s.get(ctx, key)
-}
-
-func (s *intercept) Add(ctx context.Context, key modcache.Key, a *modcache.Artifact) error {
-	if s.add == nil {
-		return s.Store.Add(ctx, key, a)
-	}
-	return s.add(ctx, key, a)
 }
 
 func keyNo(n byte) modcache.Key { return modcache.Key{0: n, 31: 0xaa} }

@@ -382,3 +382,32 @@ func TestLayeredWithLocal(t *testing.T) {
 	}
 	wg.Wait()
 }
+
+// TestLayeredOfStoresKeepsTheContract runs the suite on layers of the stores of this package.
+func TestLayeredOfStoresKeepsTheContract(t *testing.T) {
+	const budget = 16 << 20
+	memory, local := memoryOf(budget), localOf(budget)
+	t.Run("one", func(t *testing.T) {
+		modcachetest.TestStore(t, func(tb testing.TB) modcache.Store {
+			return layered(tb, nil, modcache.Layer{Store: memory(tb)})
+		}, &modcachetest.Options{Budget: budget})
+	})
+	t.Run("Memory and Disk", func(t *testing.T) {
+		modcachetest.TestStore(t, func(tb testing.TB) modcache.Store {
+			return layered(tb, nil, modcache.Layer{Store: memory(tb)}, modcache.Layer{Store: openTestDisk(tb)})
+		}, &modcachetest.Options{Observe: func(tb testing.TB, observer func(modcache.Event)) modcache.Store {
+			o := &modcache.LayeredOptions{OnEvent: observer}
+			return layered(tb, o, modcache.Layer{Store: memory(tb)}, modcache.Layer{Store: openTestDisk(tb)})
+		}})
+	})
+	t.Run("Local, Memory and Disk", func(t *testing.T) {
+		modcachetest.TestStore(t, func(tb testing.TB) modcache.Store {
+			return layered(tb, nil, modcache.Layer{Store: local(tb)}, modcache.Layer{Store: memory(tb)}, modcache.Layer{Store: openTestDisk(tb)})
+		}, &modcachetest.Options{SingleGoroutine: true})
+	})
+	t.Run("with a deferred layer", func(t *testing.T) {
+		modcachetest.TestStore(t, func(tb testing.TB) modcache.Store {
+			return layered(tb, nil, modcache.Layer{Store: openTestDisk(tb), Write: modcache.WriteBehind})
+		}, &modcachetest.Options{Deferred: true})
+	})
+}

@@ -108,7 +108,7 @@ func TestMetricsAsJSON(t *testing.T) {
 	require.Equal(t, c, back)
 }
 
-func TestLatencyOfLayers(t *testing.T) {
+func TestLayeredLatency(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for took, bucket := range map[time.Duration]int{
 			0: 0, time.Microsecond - 1: 0, time.Microsecond: 1, 2*time.Microsecond - 1: 1, 2 * time.Microsecond: 2,

@@ -14,23 +14,18 @@ import (
 	"github.com/tetratelabs/wazero/api"
 
 	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/internal/storetest"
 	"github.com/modcache/modcache/internal/wasmtest"
 )
 
-func (s *mapStore) lookups() int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.gets
-}
-
 // TestRuntimeHandleReleasesItself closes handles in every improper way.
 func TestRuntimeHandleReleasesItself(t *testing.T) {
-	s := &mapStore{}
+	s := &storetest.Fake{}
 	c := newCache(t, s, &modcache.Options{Retain: -1})
 	r := newRuntime(t, c, nil)
 	wasm := wasmtest.Sum(5, 0)
 	mine, theirs := compile(t, r, wasm), compile(t, r, wasm)
-	require.Equal(t, 1, s.lookups())
+	require.Equal(t, 1, s.Calls().Get)
 
 	var wg sync.WaitGroup
 	for range 8 {
@@ -42,12 +37,12 @@ func TestRuntimeHandleReleasesItself(t *testing.T) {
 	require.ErrorIs(t, err, modcache.ErrClosed)
 
 	require.EqualValues(t, 15, call(t, r, theirs))
-	before := s.lookups()
+	before := s.Calls().Get
 	require.NoError(t, compile(t, r, wasm).Close(bg))
-	require.Equal(t, before, s.lookups(), "it was in use, and yet loaded again")
+	require.Equal(t, before, s.Calls().Get, "it was in use, and yet loaded again")
 	require.NoError(t, theirs.Close(bg))
 	require.NoError(t, compile(t, r, wasm).Close(bg))
-	require.Greater(t, s.lookups(), before, "nothing was to be retained")
+	require.Greater(t, s.Calls().Get, before, "nothing was to be retained")
 	require.Zero(t, c.Metrics().Retained)
 }
 
@@ -55,7 +50,7 @@ func TestRuntimeHandleReleasesItself(t *testing.T) {
 // each order there is.
 func TestRuntimeRetainedCodeSurvivesIt(t *testing.T) {
 	wasm := wasmtest.Sum(5, 0)
-	s := &mapStore{}
+	s := &storetest.Fake{}
 	c := newCache(t, s, nil)
 	for i := range 12 {
 		r := newRuntime(t, c, nil)
@@ -88,7 +83,7 @@ func TestRuntimeRetainIsLRU(t *testing.T) {
 	needsCompiler(t)
 	modules := [][]byte{wasmtest.Sum(1000, 1000), wasmtest.Sum(1000, 2000), wasmtest.Sum(1000, 3000)}
 	var size atomic.Int64
-	s := &mapStore{}
+	s := &storetest.Fake{}
 	cold := newCache(t, s, &modcache.Options{OnEvent: func(e modcache.Event) {
 		if e.Kind == modcache.EventStored {
 			size.Store(e.Bytes)
@@ -115,7 +110,7 @@ func TestRuntimeRetainIsLRU(t *testing.T) {
 // TestRuntimeRetainBoundsSmallModules, which take up little but pages and mappings, of
 // which a process may have some ten thousand only, and modules without any code.
 func TestRuntimeRetainBoundsSmallModules(t *testing.T) {
-	c := newCache(t, &mapStore{}, &modcache.Options{Retain: 1 << 20})
+	c := newCache(t, &storetest.Fake{}, &modcache.Options{Retain: 1 << 20})
 	r := newRuntime(t, c, nil)
 	for i := range int32(300) {
 		require.NoError(t, compile(t, r, wasmtest.Const(i)).Close(bg))
@@ -163,7 +158,7 @@ func TestRuntimeInstancesPinTheirModules(t *testing.T) {
 			if listening {
 				ctx = withListeners(bg, &journal{})
 			}
-			s := &mapStore{}
+			s := &storetest.Fake{}
 			c := newCache(t, s, &modcache.Options{Retain: -1})
 			for i := range 2 {
 				r := newRuntime(t, c, nil)
@@ -185,7 +180,7 @@ func TestRuntimeInstancesPinTheirModules(t *testing.T) {
 				require.Zero(t, c.Metrics().Retained)
 			}
 			if !listening {
-				require.GreaterOrEqual(t, s.lookups(), 6, "what nobody used was loaded again")
+				require.GreaterOrEqual(t, s.Calls().Get, 6, "what nobody used was loaded again")
 			}
 		})
 	}
@@ -213,14 +208,14 @@ func TestRuntimeInstanceOutlivesEverything(t *testing.T) {
 		return errs
 	}
 	want := calls(wazero.NewRuntime(bg), func() {})
-	c := newCache(t, &mapStore{}, &modcache.Options{Retain: -1})
+	c := newCache(t, &storetest.Fake{}, &modcache.Options{Retain: -1})
 	require.Equal(t, want, calls(newRuntime(t, c, nil), func() { require.NoError(t, c.Close(bg)) }))
 }
 
 // TestRuntimeInstancesThatEndAtOnce don't pin anything: they were closed before they
 // could be told to release it.
 func TestRuntimeInstancesThatEndAtOnce(t *testing.T) {
-	c := newCache(t, &mapStore{}, &modcache.Options{Retain: -1})
+	c := newCache(t, &storetest.Fake{}, &modcache.Options{Retain: -1})
 	r := newRuntime(t, c, nil)
 	host := r.NewHostModuleBuilder("host")
 	host.NewFunctionBuilder().WithFunc(func(ctx context.Context, m api.Module, code uint32) {
@@ -298,7 +293,7 @@ func TestRuntimeClosesAmidInstantiation(t *testing.T) {
 // others that do. A runtime that stays open must always get its modules, and
 // the others those or ErrClosed.
 func TestRuntimesCloseAmidCompiles(t *testing.T) {
-	c := newCache(t, &mapStore{}, &modcache.Options{Retain: -1, MaxCompiles: -1})
+	c := newCache(t, &storetest.Fake{}, &modcache.Options{Retain: -1, MaxCompiles: -1})
 	stays := newRuntime(t, c, nil)
 	for round := range int32(100) {
 		wasm := wasmtest.Sum(20, round)
@@ -370,7 +365,7 @@ func TestRuntimeClosesAmidDecoding(t *testing.T) {
 
 // TestRuntimeInstanceEndsWithItsContext: such a one frees its module as any other does.
 func TestRuntimeInstanceEndsWithItsContext(t *testing.T) {
-	c := newCache(t, &mapStore{}, &modcache.Options{Retain: -1})
+	c := newCache(t, &storetest.Fake{}, &modcache.Options{Retain: -1})
 	newRuntime(t, c, nil)
 	r := newRuntime(t, c, wazero.NewRuntimeConfig().WithCloseOnContextDone(true))
 	var m wasmtest.Module

@@ -12,6 +12,7 @@ import (
 	"github.com/tetratelabs/wazero/experimental"
 
 	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/internal/storetest"
 	"github.com/modcache/modcache/internal/wasmtest"
 )
 
@@ -70,7 +71,7 @@ func TestRuntimeListenersAreOnesOwn(t *testing.T) {
 	require.Len(t, wantAll, 3)
 	require.Len(t, wantOne, 1)
 
-	s := &mapStore{}
+	s := &storetest.Fake{}
 	c := newCache(t, s, nil)
 	a, b := newRuntime(t, c, nil), newRuntime(t, c, nil)
 	for range 2 {
@@ -94,7 +95,7 @@ func TestRuntimeListenersAreOnesOwn(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	require.Equal(t, 1, s.len(), "compiles with listeners are nothing to keep")
+	require.Equal(t, 1, s.Len(), "compiles with listeners are nothing to keep")
 	require.EqualValues(t, 1, c.Metrics().Compiles)
 }
 
@@ -104,7 +105,7 @@ func TestRuntimeListenersShowTheSameModule(t *testing.T) {
 	config := wazero.NewRuntimeConfig().WithCustomSections(true)
 	plain := wazero.NewRuntimeWithConfig(bg, config)
 	defer plain.Close(bg)
-	c := newCache(t, &mapStore{}, nil)
+	c := newCache(t, &storetest.Fake{}, nil)
 	r := newRuntime(t, c, config)
 
 	var m wasmtest.Module
@@ -132,7 +133,7 @@ func TestRuntimeListenersShowTheSameModule(t *testing.T) {
 // TestRuntimeListenersGoWithTheRuntime: nothing but the runtime knows these modules, so
 // they go with it at the latest.
 func TestRuntimeListenersGoWithTheRuntime(t *testing.T) {
-	c := newCache(t, &mapStore{}, nil)
+	c := newCache(t, &storetest.Fake{}, nil)
 	r := newRuntime(t, c, nil)
 	compiled, err := r.CompileModule(withListeners(bg, &journal{}), wasmtest.Const(1))
 	require.NoError(t, err)
@@ -147,7 +148,7 @@ func TestRuntimeListenersGoWithTheRuntime(t *testing.T) {
 	_, err = r.CompileModule(withListeners(bg, &journal{}), wasmtest.Const(1))
 	require.ErrorIs(t, err, modcache.ErrClosed)
 
-	need := newCache(t, &mapStore{}, &modcache.Options{RequireHit: true})
+	need := newCache(t, &storetest.Fake{}, &modcache.Options{RequireHit: true})
 	_, err = newRuntime(t, need, nil).CompileModule(withListeners(bg, &journal{}), wasmtest.Const(1))
 	require.ErrorIs(t, err, modcache.ErrMiss)
 }

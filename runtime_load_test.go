@@ -16,6 +16,7 @@ import (
 	"github.com/tetratelabs/wazero/api"
 
 	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/internal/storetest"
 	"github.com/modcache/modcache/internal/wasmtest"
 )
 
@@ -66,7 +67,7 @@ func awaitWaiters(c *modcache.Cache, n uint64) {
 
 func TestRuntimeFlightIsShared(t *testing.T) {
 	g := newGate()
-	c := newCache(t, &mapStore{}, g.at(modcache.EventCompileStarted))
+	c := newCache(t, &storetest.Fake{}, g.at(modcache.EventCompileStarted))
 	runtimes := []*modcache.Runtime{newRuntime(t, c, nil), newRuntime(t, c, nil), newRuntime(t, c, nil)}
 	wasm := wasmtest.Sum(20, 0)
 	var all []<-chan compiled
@@ -88,7 +89,7 @@ func TestRuntimeFlightIsShared(t *testing.T) {
 // TestRuntimeFlightFails has 16 callers wait for a module that doesn't validate. All get
 // the error that wazero gives, and nothing is kept.
 func TestRuntimeFlightFails(t *testing.T) {
-	g, s := newGate(), &mapStore{}
+	g, s := newGate(), &storetest.Fake{}
 	c := newCache(t, s, g.at(modcache.EventCompileStarted))
 	r := newRuntime(t, c, nil)
 	var m wasmtest.Module
@@ -107,7 +108,7 @@ func TestRuntimeFlightFails(t *testing.T) {
 	for _, done := range all {
 		require.EqualError(t, (<-done).err, want.Error())
 	}
-	require.Zero(t, s.len())
+	require.Zero(t, s.Len())
 	require.Zero(t, c.Metrics().Retained)
 	require.EqualValues(t, 1, c.Metrics().CompileErrors)
 
@@ -120,7 +121,7 @@ func TestRuntimeFlightFails(t *testing.T) {
 func TestRuntimeFlightOutlivesWaiters(t *testing.T) {
 	for _, kind := range []modcache.EventKind{modcache.EventMiss, modcache.EventCompileStarted, modcache.EventCompileFinished} {
 		g := newGate()
-		c := newCache(t, &mapStore{}, g.at(kind))
+		c := newCache(t, &storetest.Fake{}, g.at(kind))
 		a, b := newRuntime(t, c, nil), newRuntime(t, c, nil)
 		mine, theirs := wasmtest.Sum(20, 5), wasmtest.Sum(20, 5)
 		ctx, cancel := context.WithCancelCause(bg)
@@ -149,10 +150,13 @@ func TestRuntimeFlightOutlivesWaiters(t *testing.T) {
 func TestRuntimeFlightOutlivesBytes(t *testing.T) {
 	needsCompiler(t)
 	mine, theirs := wasmtest.Sum(20, 5), wasmtest.Sum(20, 5)
-	cold := &mapStore{}
+	cold := &storetest.Fake{}
 	require.NoError(t, newCache(t, cold, nil).Warm(bg, nil, modcache.NewModule(mine)))
 	g := newGate()
-	s := &mapStore{m: cold.m, onGet: func(context.Context, modcache.Key) error { g.pass(); return nil }}
+	s := &storetest.Fake{OnGet: func(ctx context.Context, key modcache.Key) (*modcache.Artifact, bool, error) {
+		g.pass()
+		return cold.Get(ctx, key)
+	}}
 	c := newCache(t, s, nil)
 	r := newRuntime(t, c, nil)
 	ctx, cancel := context.WithCancel(bg)
@@ -176,9 +180,16 @@ func TestRuntimeFlightOutlivesBytes(t *testing.T) {
 func TestRuntimeFlightAbandonedTooLate(t *testing.T) {
 	g := newGate()
 	var work context.Context
-	s := &mapStore{
-		onGet: func(ctx context.Context, _ modcache.Key) error { work = ctx; return nil },
-		onAdd: func(ctx context.Context, _ modcache.Key) error { return ctx.Err() },
+	s := &storetest.Fake{}
+	s.OnGet = func(ctx context.Context, key modcache.Key) (*modcache.Artifact, bool, error) {
+		work = ctx
+		return s.Below().Get(ctx, key)
+	}
+	s.OnAdd = func(ctx context.Context, key modcache.Key, a *modcache.Artifact) error {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		return s.Below().Add(ctx, key, a)
 	}
 	c := newCache(t, s, g.at(modcache.EventCompileStarted))
 	r := newRuntime(t, c, nil)
@@ -192,7 +203,7 @@ func TestRuntimeFlightAbandonedTooLate(t *testing.T) {
 	for c.Metrics().Retained == 0 {
 		runtime.Gosched()
 	}
-	require.Equal(t, 1, s.len())
+	require.Equal(t, 1, s.Len())
 	require.EqualValues(t, 1, call(t, r, compile(t, r, wasmtest.Const(1))))
 	require.EqualValues(t, 1, c.Metrics().Compiles)
 }
@@ -201,7 +212,7 @@ func TestRuntimeFlightAbandonedTooLate(t *testing.T) {
 // module, be it of that compile or of his own.
 func TestRuntimeFlightAbandoned(t *testing.T) {
 	for _, kind := range []modcache.EventKind{modcache.EventMiss, modcache.EventCompileStarted} {
-		g, s := newGate(), &mapStore{}
+		g, s := newGate(), &storetest.Fake{}
 		c := newCache(t, s, g.at(kind))
 		r, other := newRuntime(t, c, nil), newRuntime(t, c, nil)
 		ctx, cancel := context.WithCancel(bg)
@@ -219,14 +230,14 @@ func TestRuntimeFlightAbandoned(t *testing.T) {
 			require.EqualValues(t, 210, call(t, r, got.module))
 			require.NoError(t, got.module.Close(bg))
 		}
-		require.Equal(t, 1, s.len())
+		require.Equal(t, 1, s.Len())
 	}
 }
 
 // TestRuntimeFlightAbandonedBeforeCompiling: nobody wants it, nothing is compiled.
 func TestRuntimeFlightAbandonedBeforeCompiling(t *testing.T) {
 	g := newGate()
-	c := newCache(t, &mapStore{}, g.at(modcache.EventMiss))
+	c := newCache(t, &storetest.Fake{}, g.at(modcache.EventMiss))
 	r := newRuntime(t, c, nil)
 	ctx, cancel := context.WithCancel(bg)
 	starter := begin(ctx, r, wasmtest.Const(1))
@@ -244,7 +255,7 @@ func TestRuntimeFlightOutlivesItsRuntime(t *testing.T) {
 	wasm := wasmtest.Sum(20, 0)
 	for _, kind := range []modcache.EventKind{modcache.EventMiss, modcache.EventCompileStarted, modcache.EventCompileFinished, modcache.EventStored} {
 		g := newGate()
-		c := newCache(t, &mapStore{}, g.at(kind))
+		c := newCache(t, &storetest.Fake{}, g.at(kind))
 		a, b := newRuntime(t, c, nil), newRuntime(t, c, nil)
 		first := begin(bg, a, wasm)
 		<-g.arrived
@@ -264,12 +275,12 @@ func TestRuntimeFlightOutlivesItsRuntime(t *testing.T) {
 
 func TestRuntimeFlightEndsWithTheCache(t *testing.T) {
 	g := newGate()
-	c := newCache(t, &mapStore{}, g.at(modcache.EventCompileStarted))
+	c := newCache(t, &storetest.Fake{}, g.at(modcache.EventCompileStarted))
 	r := newRuntime(t, c, nil)
 	old := compileThrough(t, g, r, wasmtest.Const(1))
 
 	g2 := newGate()
-	c2 := newCache(t, &mapStore{}, g2.at(modcache.EventCompileStarted))
+	c2 := newCache(t, &storetest.Fake{}, g2.at(modcache.EventCompileStarted))
 	r2 := newRuntime(t, c2, nil)
 	one, two := begin(bg, r2, wasmtest.Const(2)), begin(bg, r2, wasmtest.Const(2))
 	<-g2.arrived
@@ -310,7 +321,7 @@ func compileThrough(t *testing.T, g *gate, r *modcache.Runtime, wasm []byte) waz
 // must hear of it, not hang.
 func TestRuntimeFlightWhoseGoroutineEnds(t *testing.T) {
 	var off atomic.Bool
-	c := newCache(t, &mapStore{}, &modcache.Options{OnEvent: func(e modcache.Event) {
+	c := newCache(t, &storetest.Fake{}, &modcache.Options{OnEvent: func(e modcache.Event) {
 		if e.Kind == modcache.EventCompileStarted && !off.Load() {
 			runtime.Goexit()
 		}
@@ -340,7 +351,7 @@ func TestRuntimeFlightPanics(t *testing.T) {
 	g := newGate()
 	o := g.at(modcache.EventCompileStarted)
 	o.MaxCompiles = 1
-	c := newCache(t, &mapStore{}, o)
+	c := newCache(t, &storetest.Fake{}, o)
 	a, b := newRuntime(t, c, config), newRuntime(t, c, config)
 	values := make(chan any)
 	for i := range 8 {
@@ -382,7 +393,7 @@ func TestRuntimeWithAnEndedContext(t *testing.T) {
 	cancel()
 
 	g := newGate()
-	c := newCache(t, &mapStore{}, g.at(modcache.EventCompileStarted))
+	c := newCache(t, &storetest.Fake{}, g.at(modcache.EventCompileStarted))
 	r := newRuntime(t, c, nil)
 	_, err := r.CompileModule(ended, wasm)
 	require.ErrorIs(t, err, context.Canceled)
@@ -397,7 +408,7 @@ func TestRuntimeWithAnEndedContext(t *testing.T) {
 	}
 	require.Zero(t, warm.Metrics().Compiles)
 
-	lost := &mapStore{}
+	lost := &storetest.Fake{}
 	r = newRuntime(t, newCache(t, lost, nil), nil)
 	key := r.Key(modcache.NewModule(wasm))
 	require.NoError(t, compile(t, r, wasm).Close(bg))
@@ -405,7 +416,7 @@ func TestRuntimeWithAnEndedContext(t *testing.T) {
 	_, err = r.CompileModule(ended, wasm)
 	require.NoError(t, err, "it is in memory")
 
-	need := newCache(t, &mapStore{}, &modcache.Options{RequireHit: true})
+	need := newCache(t, &storetest.Fake{}, &modcache.Options{RequireHit: true})
 	_, err = newRuntime(t, need, nil).CompileModule(ended, wasm)
 	require.ErrorIs(t, err, modcache.ErrMiss)
 }
@@ -415,10 +426,10 @@ func TestRuntimeWithAnEndedContext(t *testing.T) {
 func TestRuntimeLookupThatHangs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		got := make(chan struct{}, 1)
-		s := &mapStore{onGet: func(ctx context.Context, _ modcache.Key) error {
+		s := &storetest.Fake{OnGet: func(ctx context.Context, _ modcache.Key) (*modcache.Artifact, bool, error) {
 			<-ctx.Done()
 			got <- struct{}{}
-			return ctx.Err()
+			return nil, false, ctx.Err()
 		}}
 		c, err := modcache.New(s, nil)
 		require.NoError(t, err)

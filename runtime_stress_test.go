@@ -15,6 +15,8 @@ import (
 	"github.com/tetratelabs/wazero"
 
 	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/internal/cachetest"
+	"github.com/modcache/modcache/internal/storetest"
 	"github.com/modcache/modcache/internal/wasmtest"
 )
 
@@ -25,7 +27,7 @@ func TestRuntimeHerd(t *testing.T) {
 	for i := range int32(8) {
 		modules = append(modules, wasmtest.Sum(30, i))
 	}
-	s := &mapStore{}
+	s := &storetest.Fake{}
 	for i, retain := range []int64{0, 0, -1} {
 		c := newCache(t, s, &modcache.Options{Retain: retain, Workers: 2})
 		var runtimes []*modcache.Runtime
@@ -64,7 +66,7 @@ func TestRuntimeHerd(t *testing.T) {
 			require.EqualValues(t, 8, m.Lookups, "each module is loaded once")
 		}
 	}
-	require.Equal(t, 8, s.adds)
+	require.Equal(t, 8, s.Calls().Add)
 }
 
 // TestRuntimeWarmDirectoryRace is what crashes wazero itself up to v1.12: goroutines
@@ -141,7 +143,7 @@ func TestRuntimeMemoryIsBounded(t *testing.T) {
 		t.Skip("mappings show in /proc only:", err)
 	}
 	rounds, functions := 1000, 3000
-	if raceEnabled || testing.Short() {
+	if cachetest.RaceEnabled || testing.Short() {
 		rounds = 250
 	}
 	var modules []*modcache.Module
@@ -195,7 +197,7 @@ func TestRuntimeTakesHostModulesAlong(t *testing.T) {
 	if _, err := executableBytes(); err != nil {
 		t.Skip("mappings show in /proc only:", err)
 	}
-	c := newCache(t, &mapStore{}, nil)
+	c := newCache(t, &storetest.Fake{}, nil)
 	cycle := func() {
 		r := newRuntime(t, c, nil)
 		host, err := r.NewHostModuleBuilder("host").NewFunctionBuilder().WithFunc(func() {}).Export("f").Compile(bg)
@@ -222,7 +224,7 @@ func TestRuntimeListenersFreeTheirCode(t *testing.T) {
 	if _, err := executableBytes(); err != nil {
 		t.Skip("mappings show in /proc only:", err)
 	}
-	c := newCache(t, &mapStore{}, nil)
+	c := newCache(t, &storetest.Fake{}, nil)
 	wasm := wasmtest.Sum(1000, 0)
 	cycle := func() {
 		r := newRuntime(t, c, nil)

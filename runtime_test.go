@@ -2,11 +2,9 @@ package modcache_test
 
 import (
 	"context"
-	"fmt"
 	"os"
-	"slices"
-	"strings"
-	"sync"
+	"runtime"
+	"sync/atomic"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -17,139 +15,9 @@ import (
 	"github.com/tetratelabs/wazero/imports/wasi_snapshot_preview1"
 
 	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/internal/storetest"
 	"github.com/modcache/modcache/internal/wasmtest"
 )
-
-// mapStore is the simplest store there can be. Its hooks run before the
-// operation and may fail or block it.
-type mapStore struct {
-	mu     sync.Mutex
-	m      map[modcache.Key]*modcache.Artifact
-	onGet  func(context.Context, modcache.Key) error
-	onAdd  func(context.Context, modcache.Key) error
-	adds   int
-	gets   int
-	delete int
-}
-
-func (s *mapStore) Get(ctx context.Context, key modcache.Key) (*modcache.Artifact, bool, error) {
-	s.mu.Lock()
-	s.gets++
-	hook := s.onGet
-	s.mu.Unlock()
-	if hook != nil {
-		if err := hook(ctx, key); err != nil {
-			return nil, false, err
-		}
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	a := s.m[key]
-	return a, a != nil, nil
-}
-
-func (s *mapStore) Add(ctx context.Context, key modcache.Key, a *modcache.Artifact) error {
-	s.mu.Lock()
-	hook := s.onAdd
-	s.mu.Unlock()
-	if hook != nil {
-		if err := hook(ctx, key); err != nil {
-			return err
-		}
-	}
-	b, err := a.Bytes()
-	if err != nil {
-		return err
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.adds++
-	if s.m == nil {
-		s.m = make(map[modcache.Key]*modcache.Artifact)
-	}
-	s.m[key] = modcache.NewArtifact(slices.Clone(b), a.Info())
-	return nil
-}
-
-func (s *mapStore) Delete(_ context.Context, key modcache.Key) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.delete++
-	delete(s.m, key)
-	return nil
-}
-
-func (s *mapStore) Flush(context.Context) error { return nil }
-
-func (s *mapStore) Metrics() modcache.Metrics { return modcache.Metrics{} }
-
-func (s *mapStore) len() int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return len(s.m)
-}
-
-// newCache returns a Cache over a store that is closed with the test.
-func newCache(t testing.TB, s modcache.Store, o *modcache.Options) *modcache.Cache {
-	t.Helper()
-	c, err := modcache.New(s, o)
-	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, c.Close(bg)) })
-	return c
-}
-
-// newRuntime returns a runtime that is closed with the test. It skips the test
-// where wazero has no compiler.
-func newRuntime(t testing.TB, c *modcache.Cache, config wazero.RuntimeConfig) *modcache.Runtime {
-	t.Helper()
-	needsCompiler(t)
-	r, err := c.NewRuntime(bg, config)
-	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, r.Close(bg)) })
-	return r
-}
-
-// warmCache returns a new Cache over a store in which the modules are.
-func warmCache(t testing.TB, config wazero.RuntimeConfig, o *modcache.Options, modules ...[]byte) *modcache.Cache {
-	t.Helper()
-	s := &mapStore{}
-	cold := newCache(t, s, nil)
-	r := newRuntime(t, cold, config)
-	for _, wasm := range modules {
-		compiled, err := r.CompileModule(bg, wasm)
-		require.NoError(t, err)
-		require.NoError(t, compiled.Close(bg))
-	}
-	require.NoError(t, cold.Close(bg))
-	return newCache(t, s, o)
-}
-
-func compile(t testing.TB, r wazero.Runtime, wasm []byte) wazero.CompiledModule {
-	t.Helper()
-	compiled, err := r.CompileModule(bg, wasm)
-	require.NoError(t, err)
-	return compiled
-}
-
-// anonymous allows several instances in one runtime.
-func anonymous() wazero.ModuleConfig { return wazero.NewModuleConfig().WithName("") }
-
-// call instantiates the module and calls its export f.
-func call(t testing.TB, r wazero.Runtime, compiled wazero.CompiledModule) uint64 {
-	t.Helper()
-	mod, err := r.InstantiateModule(bg, compiled, anonymous())
-	require.NoError(t, err)
-	defer mod.Close(bg)
-	return callF(t, mod)
-}
-
-func callF(t testing.TB, mod api.Module) uint64 {
-	t.Helper()
-	results, err := mod.ExportedFunction("f").Call(bg)
-	require.NoError(t, err)
-	require.Len(t, results, 1)
-	return results[0]
-}
 
 // TestRuntimeRunsWhatItLoads compiles cold, then warm in what stands for another
 // process, then from memory, and calls the module each time.
@@ -162,7 +30,7 @@ func TestRuntimeRunsWhatItLoads(t *testing.T) {
 		"unlimited":   {MaxCompiles: -1},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s, wasm := &mapStore{}, wasmtest.Sum(50, 7)
+			s, wasm := &storetest.Fake{}, wasmtest.Sum(50, 7)
 			for i, warm := range []bool{false, true} {
 				c := newCache(t, s, &o)
 				r := newRuntime(t, c, nil)
@@ -182,7 +50,7 @@ func TestRuntimeRunsWhatItLoads(t *testing.T) {
 					require.NotZero(t, m.Stubbed)
 				}
 			}
-			require.Equal(t, 1, s.adds)
+			require.Equal(t, 1, s.Calls().Add)
 		})
 	}
 }
@@ -203,7 +71,7 @@ func TestRuntimeOverADisk(t *testing.T) {
 
 // TestRuntimeWithoutCompiler is wazero's own.
 func TestRuntimeWithoutCompiler(t *testing.T) {
-	s := &mapStore{}
+	s := &storetest.Fake{}
 	c := newCache(t, s, nil)
 	r := newRuntime(t, c, wazero.NewRuntimeConfigInterpreter())
 	require.Zero(t, r.Key(modcache.NewModule(wasmtest.Const(1))))
@@ -216,7 +84,7 @@ func TestRuntimeWithoutCompiler(t *testing.T) {
 	require.NoError(t, err)
 	require.EqualValues(t, 1, callF(t, mod))
 	require.ErrorIs(t, c.Warm(bg, wazero.NewRuntimeConfigInterpreter(), modcache.NewModule(wasmtest.Const(1))), modcache.ErrUnsupportedWazero)
-	require.Zero(t, s.gets+s.adds)
+	require.Zero(t, s.Calls().Get+s.Calls().Add)
 }
 
 // TestRuntimeIgnoresTheConfigsCache: an engine is either wazero's with files of its
@@ -226,7 +94,7 @@ func TestRuntimeIgnoresTheConfigsCache(t *testing.T) {
 	cc, err := wazero.NewCompilationCacheWithDir(dir)
 	require.NoError(t, err)
 	defer cc.Close(bg)
-	c := newCache(t, &mapStore{}, nil)
+	c := newCache(t, &storetest.Fake{}, nil)
 	newRuntime(t, c, nil)
 	r := newRuntime(t, c, wazero.NewRuntimeConfig().WithCompilationCache(cc))
 	require.EqualValues(t, 1, call(t, r, compile(t, r, wasmtest.Const(1))))
@@ -243,9 +111,9 @@ func TestRuntimeIgnoresTheConfigsCache(t *testing.T) {
 // context.
 func TestRuntimeWorkersOfTheCaller(t *testing.T) {
 	seen := 0
-	s := &mapStore{onGet: func(ctx context.Context, _ modcache.Key) error {
+	s := &storetest.Fake{OnGet: func(ctx context.Context, _ modcache.Key) (*modcache.Artifact, bool, error) {
 		seen = experimental.GetCompilationWorkers(ctx)
-		return nil
+		return nil, false, nil
 	}}
 	r := newRuntime(t, newCache(t, s, nil), nil)
 	_, err := r.CompileModule(experimental.WithCompilationWorkers(bg, 3), wasmtest.Sum(10, 0))
@@ -255,7 +123,7 @@ func TestRuntimeWorkersOfTheCaller(t *testing.T) {
 
 // TestRuntimeHandlesTellWhatTheyImport to packages that build hosts to measure.
 func TestRuntimeHandlesTellWhatTheyImport(t *testing.T) {
-	r := newRuntime(t, newCache(t, &mapStore{}, nil), nil)
+	r := newRuntime(t, newCache(t, &storetest.Fake{}, nil), nil)
 	var m wasmtest.Module
 	typ := m.Type([]byte{wasmtest.I32}, nil)
 	m.Import("env", "invoke_v", typ)
@@ -269,7 +137,7 @@ func TestRuntimeHandlesTellWhatTheyImport(t *testing.T) {
 // TestRuntimeTakesHostModules runs guests that import what the usual packages
 // define: they look at the concrete types of what a runtime returns.
 func TestRuntimeTakesHostModules(t *testing.T) {
-	c := newCache(t, &mapStore{}, nil)
+	c := newCache(t, &storetest.Fake{}, nil)
 	for range 2 {
 		r := newRuntime(t, c, nil)
 		_, err := wasi_snapshot_preview1.Instantiate(bg, r)
@@ -299,7 +167,7 @@ func TestRuntimeTakesHostModules(t *testing.T) {
 // TestRuntimeRefusesForeignModules: a compiled module holds what its runtime
 // numbered the function types with.
 func TestRuntimeRefusesForeignModules(t *testing.T) {
-	c := newCache(t, &mapStore{}, nil)
+	c := newCache(t, &storetest.Fake{}, nil)
 	a, b := newRuntime(t, c, nil), newRuntime(t, c, nil)
 	compiled := compile(t, a, wasmtest.Const(1))
 	_, err := b.InstantiateModule(bg, compiled, anonymous())
@@ -331,7 +199,7 @@ func TestRuntimeConfigsDoNotMeet(t *testing.T) {
 		"capacity from max": {bigMemory.Bytes(), base, base.WithMemoryCapacityFromMax(true)},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := &mapStore{}
+			s := &storetest.Fake{}
 			for range 2 { // the second Cache finds all that the first stored
 				c := newCache(t, s, nil)
 				for _, config := range []wazero.RuntimeConfig{test.a, test.b, test.a} {
@@ -353,45 +221,68 @@ func TestRuntimeConfigsDoNotMeet(t *testing.T) {
 	}
 }
 
-// describe tells all that can be asked of a compiled module.
-func describe(m wazero.CompiledModule) string {
-	var b strings.Builder
-	fmt.Fprintf(&b, "name %q\n", m.Name())
-	for i, f := range m.ImportedFunctions() {
-		fmt.Fprintf(&b, "import %d %s\n", i, describeFunction(f))
-	}
-	for i, mem := range m.ImportedMemories() {
-		fmt.Fprintf(&b, "import memory %d %s\n", i, describeMemory(mem))
-	}
-	for _, name := range sortedKeys(m.ExportedFunctions()) {
-		fmt.Fprintf(&b, "export %q %s\n", name, describeFunction(m.ExportedFunctions()[name]))
-	}
-	for _, name := range sortedKeys(m.ExportedMemories()) {
-		fmt.Fprintf(&b, "export memory %q %s\n", name, describeMemory(m.ExportedMemories()[name]))
-	}
-	for _, s := range m.CustomSections() {
-		fmt.Fprintf(&b, "custom %q %x\n", s.Name(), s.Data())
-	}
-	return b.String()
+func TestRuntimeRequireHit(t *testing.T) {
+	wasm := wasmtest.Sum(20, 0)
+	c := warmCache(t, nil, &modcache.Options{RequireHit: true}, wasm)
+	r := newRuntime(t, c, nil)
+	require.EqualValues(t, 210, call(t, r, compile(t, r, wasm)))
+	_, err := r.CompileModule(bg, wasmtest.Const(1))
+	require.ErrorIs(t, err, modcache.ErrMiss)
+	_, err = r.InstantiateWithConfig(bg, wasmtest.Const(1), anonymous())
+	require.ErrorIs(t, err, modcache.ErrMiss)
+	require.ErrorIs(t, c.Warm(bg, nil, modcache.NewModule(wasm), modcache.NewModule(wasmtest.Const(1))), modcache.ErrMiss)
+	require.NoError(t, c.Warm(bg, nil, modcache.NewModule(wasm)))
+	require.Zero(t, c.Metrics().Compiles)
 }
 
-func describeFunction(f api.FunctionDefinition) string {
-	module, name, imported := f.Import()
-	return fmt.Sprint(f.ModuleName(), " ", f.Index(), " ", f.Name(), " ", f.DebugName(), " ", f.ExportNames(),
-		" ", f.ParamTypes(), " ", f.ParamNames(), " ", f.ResultTypes(), " ", f.ResultNames(), " ", module, " ", name, " ", imported)
+func TestRuntimeReadOnly(t *testing.T) {
+	s := &storetest.Fake{}
+	c := newCache(t, s, &modcache.Options{ReadOnly: true})
+	r := newRuntime(t, c, nil)
+	require.EqualValues(t, 1, call(t, r, compile(t, r, wasmtest.Const(1))))
+	require.NoError(t, c.Warm(bg, nil, modcache.NewModule(wasmtest.Const(2))))
+	require.Zero(t, s.Calls().Add+s.Calls().Delete)
+	require.EqualValues(t, 2, c.Metrics().Compiles)
 }
 
-func describeMemory(m api.MemoryDefinition) string {
-	module, name, imported := m.Import()
-	most, bounded := m.Max()
-	return fmt.Sprint(m.ModuleName(), " ", m.Index(), " ", m.ExportNames(), " ", m.Min(), " ", most, " ", bounded, " ", module, " ", name, " ", imported)
-}
-
-func sortedKeys[V any](m map[string]V) []string {
-	keys := make([]string, 0, len(m))
-	for k := range m {
-		keys = append(keys, k)
+// TestRuntimeMaxCompiles counts how many modules are compiled at the same time.
+func TestRuntimeMaxCompiles(t *testing.T) {
+	const limit = 2
+	var now, most atomic.Int32
+	c := newCache(t, &storetest.Fake{}, &modcache.Options{MaxCompiles: limit, OnEvent: func(e modcache.Event) {
+		switch e.Kind {
+		case modcache.EventCompileStarted:
+			n := now.Add(1)
+			for old := most.Load(); n > old && !most.CompareAndSwap(old, n); old = most.Load() {
+			}
+			runtime.Gosched()
+		case modcache.EventCompileFinished:
+			now.Add(-1)
+		}
+	}})
+	r := newRuntime(t, c, nil)
+	var all []<-chan compiled
+	for i := range int32(40) {
+		all = append(all, begin(bg, r, wasmtest.Const(i)))
 	}
-	slices.Sort(keys)
-	return keys
+	for _, done := range all {
+		require.NoError(t, (<-done).err)
+	}
+	require.LessOrEqual(t, most.Load(), int32(limit))
+	require.EqualValues(t, 40, c.Metrics().Compiles)
+}
+
+// TestRuntimeModifiedBytes changes a module behind its fingerprint. Nothing may be kept
+// under the fingerprint of what it was.
+func TestRuntimeModifiedBytes(t *testing.T) {
+	s := &storetest.Fake{}
+	c := newCache(t, s, nil)
+	r := newRuntime(t, c, nil)
+	wasm := wasmtest.Const(1)
+	m := modcache.NewModule(wasm)
+	copy(wasm, wasmtest.Const(2))
+	_, err := r.Compile(bg, m)
+	require.ErrorContains(t, err, "bytes were changed")
+	require.Zero(t, s.Len())
+	require.EqualValues(t, 1, call(t, r, compile(t, r, wasmtest.Const(1))))
 }

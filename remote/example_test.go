@@ -22,7 +22,7 @@ func Example() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	h, err := remote.NewHandler(newMemory(), &remote.HandlerOptions{WriteTokens: []string{"the build's token"}})
+	h, err := remote.NewHandler(modcache.NewMemory(nil), &remote.HandlerOptions{WriteTokens: []string{"the build's token"}})
 	if err != nil {
 		log.Fatal(err)
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/internal/storetest"
 	"github.com/modcache/modcache/remote"
 )
 
@@ -46,7 +47,7 @@ func content(t testing.TB, r *http.Response) []byte {
 
 func TestHandler(t *testing.T) {
 	signer := generate(t)
-	store := newMemory()
+	store := &storetest.Fake{}
 	h, err := remote.NewHandler(store, &remote.HandlerOptions{WriteTokens: []string{"other", token}, MaxSize: 10_000})
 	require.NoError(t, err)
 	b := entry(t, remote.Options{Signer: signer}, key(1), 4000)
@@ -109,7 +110,7 @@ func TestHandlerTokens(t *testing.T) {
 		"some read":      {remote.HandlerOptions{ReadTokens: []string{"r"}}, map[string][2]int{none: {401, 405}, reader: {404, 405}, "Bearer ": {401, 405}}},
 		"some of either": {remote.HandlerOptions{ReadTokens: []string{"r"}, WriteTokens: []string{"w"}}, map[string][2]int{none: {401, 401}, reader: {404, 401}, writer: {404, 400}}},
 	} {
-		h, err := remote.NewHandler(newMemory(), &c.o)
+		h, err := remote.NewHandler(&storetest.Fake{}, &c.o)
 		require.NoError(t, err)
 		for auth, want := range c.want {
 			got := [2]int{status(t, h, "GET", path, nil, "Authorization", auth), status(t, h, "PUT", path, nil, "Authorization", auth)}
@@ -117,7 +118,7 @@ func TestHandlerTokens(t *testing.T) {
 		}
 	}
 	for _, o := range []remote.HandlerOptions{{ReadTokens: []string{""}}, {WriteTokens: []string{""}}, {Signer: generate(t), WriteTokens: []string{"w"}}} {
-		_, err := remote.NewHandler(newMemory(), &o)
+		_, err := remote.NewHandler(&storetest.Fake{}, &o)
 		require.Error(t, err)
 	}
 	_, err := remote.NewHandler(nil, nil)
@@ -126,7 +127,7 @@ func TestHandlerTokens(t *testing.T) {
 
 func TestHandlerKeyring(t *testing.T) {
 	ours, theirs := generate(t), generate(t)
-	h, err := remote.NewHandler(newMemory(), &remote.HandlerOptions{
+	h, err := remote.NewHandler(&storetest.Fake{}, &remote.HandlerOptions{
 		WriteTokens: []string{token}, Keyring: remote.Keyring{Keys: []remote.PublicKey{ours.Public()}},
 	})
 	require.NoError(t, err)
@@ -163,7 +164,7 @@ func TestHandlerOverWarmedStore(t *testing.T) {
 
 // TestHandlerIsBusy bounds what is received at once.
 func TestHandlerIsBusy(t *testing.T) {
-	h, err := remote.NewHandler(newMemory(), &remote.HandlerOptions{WriteTokens: []string{token}, MaxUploads: 1})
+	h, err := remote.NewHandler(&storetest.Fake{}, &remote.HandlerOptions{WriteTokens: []string{token}, MaxUploads: 1})
 	require.NoError(t, err)
 	srv := httptest.NewServer(h)
 	defer srv.Close()
@@ -270,7 +271,12 @@ func TestHandlerKeepsConnections(t *testing.T) {
 // TestHandlerBoundsDownloads turns away whom it couldn't serve well.
 func TestHandlerBoundsDownloads(t *testing.T) {
 	asked, answer := make(chan bool), make(chan bool)
-	h, err := remote.NewHandler(slow{newMemory(), asked, answer}, &remote.HandlerOptions{MaxDownloads: 1})
+	slow := &storetest.Fake{OnGet: func(context.Context, modcache.Key) (*modcache.Artifact, bool, error) {
+		asked <- true
+		<-answer
+		return nil, false, nil
+	}}
+	h, err := remote.NewHandler(slow, &remote.HandlerOptions{MaxDownloads: 1})
 	require.NoError(t, err)
 	path := "/" + key(1).String()
 	done := make(chan int)
@@ -284,29 +290,6 @@ func TestHandlerBoundsDownloads(t *testing.T) {
 	require.Equal(t, 404, <-done)
 }
 
-// slow is a store whose Get waits.
-type slow struct {
-	*memory
-	asked, answer chan bool
-}
-
-func (s slow) Get(ctx context.Context, key modcache.Key) (*modcache.Artifact, bool, error) {
-	s.asked <- true
-	<-s.answer
-	return s.memory.Get(ctx, key)
-}
-
-// broken is a store that fails.
-type broken struct {
-	*memory
-	err error
-}
-
-func (b broken) Get(context.Context, modcache.Key) (*modcache.Artifact, bool, error) {
-	return nil, false, b.err
-}
-func (b broken) Add(context.Context, modcache.Key, *modcache.Artifact) error { return b.err }
-
 func TestHandlerOverBrokenStore(t *testing.T) {
 	b := entry(t, remote.Options{Signer: generate(t)}, key(1), 10)
 	path := "/" + key(1).String()
@@ -315,7 +298,11 @@ func TestHandlerOverBrokenStore(t *testing.T) {
 		fmt.Errorf("x: %w", modcache.ErrTooLarge): 413,
 		modcache.ErrReadOnly:                      405,
 	} {
-		h, e := remote.NewHandler(broken{newMemory(), err}, &remote.HandlerOptions{WriteTokens: []string{token}})
+		broken := &storetest.Fake{
+			OnGet: func(context.Context, modcache.Key) (*modcache.Artifact, bool, error) { return nil, false, err },
+			OnAdd: func(context.Context, modcache.Key, *modcache.Artifact) error { return err },
+		}
+		h, e := remote.NewHandler(broken, &remote.HandlerOptions{WriteTokens: []string{token}})
 		require.NoError(t, e)
 		require.Equal(t, want, status(t, h, "PUT", path, b, "Authorization", "Bearer "+token))
 		require.NotEqual(t, 404, status(t, h, "GET", path, nil), "not knowing isn't absence")
@@ -354,7 +341,7 @@ func TestHandlerBelievesNoSize(t *testing.T) {
 // TestHandlerPutOnce uses the conditions of a real request.
 func TestHandlerPutOnce(t *testing.T) {
 	signer := generate(t)
-	store := newMemory()
+	store := &storetest.Fake{}
 	h, err := remote.NewHandler(store, &remote.HandlerOptions{WriteTokens: []string{token}, MaxSize: 4 << 20})
 	require.NoError(t, err)
 	// This server doesn't know HEAD, or says so.
@@ -374,7 +361,7 @@ func TestHandlerPutOnce(t *testing.T) {
 		require.EqualValues(t, i, s.Report().Present)
 		require.EqualValues(t, 1-i, s.Report().Uploads)
 	}
-	require.Len(t, store.keys(), 1)
+	require.Equal(t, 1, store.Len())
 
 	random := make([]byte, 5<<20)
 	for i, x := 0, uint32(1); i < len(random); i++ {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/modcache/modcache/internal/storetest"
 	"github.com/modcache/modcache/remote"
 )
 
@@ -150,7 +151,7 @@ func TestKeysZero(t *testing.T) {
 	require.Equal(t, remote.PublicKey{}, k.Public())
 	_, err := remote.ParsePrivateKey(k.Secret())
 	require.Error(t, err)
-	_, err = remote.NewHandler(newMemory(), &remote.HandlerOptions{Signer: &k})
+	_, err = remote.NewHandler(&storetest.Fake{}, &remote.HandlerOptions{Signer: &k})
 	require.Error(t, err)
 }
 

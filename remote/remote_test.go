@@ -2,65 +2,18 @@ package remote_test
 
 import (
 	"bytes"
-	"context"
-	"maps"
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/internal/storetest"
 	"github.com/modcache/modcache/remote"
 )
-
-// memory is the simplest store: the server's in tests.
-type memory struct {
-	mu sync.Mutex
-	m  map[modcache.Key]*modcache.Artifact
-}
-
-func newMemory() *memory { return &memory{m: map[modcache.Key]*modcache.Artifact{}} }
-
-func (s *memory) Get(_ context.Context, key modcache.Key) (*modcache.Artifact, bool, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	a := s.m[key]
-	return a, a != nil, nil
-}
-
-func (s *memory) Add(_ context.Context, key modcache.Key, a *modcache.Artifact) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.m[key] == nil {
-		s.m[key] = a
-	}
-	return nil
-}
-
-func (s *memory) Delete(_ context.Context, key modcache.Key) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	delete(s.m, key)
-	return nil
-}
-
-func (s *memory) Flush(context.Context) error { return nil }
-
-func (s *memory) Metrics() modcache.Metrics { return modcache.Metrics{} }
-
-func (s *memory) keys() []modcache.Key {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	var keys []modcache.Key
-	for k := range maps.Keys(s.m) {
-		keys = append(keys, k)
-	}
-	return keys
-}
 
 const token = "write token"
 
@@ -140,7 +93,7 @@ func TestStoreRoundTrip(t *testing.T) {
 		"bazel":  {remote.Options{Signer: signer, Layout: remote.BazelAC}, remote.Options{Signer: signer, Layout: remote.BazelAC}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			url := serve(t, newMemory(), &remote.HandlerOptions{WriteTokens: []string{token}}) + "/some/path"
+			url := serve(t, &storetest.Fake{}, &remote.HandlerOptions{WriteTokens: []string{token}}) + "/some/path"
 			c.write.Header = bearer(token)
 			w, r := open(t, url, patient(c.write)), open(t, url+"/", patient(c.read))
 			for i, size := range []int{0, 1, 1000, 3<<20 + 5} {

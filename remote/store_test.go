@@ -10,6 +10,7 @@ import (
 	"github.com/tetratelabs/wazero"
 
 	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/internal/storetest"
 	"github.com/modcache/modcache/internal/wasmtest"
 	"github.com/modcache/modcache/modcachetest"
 	"github.com/modcache/modcache/remote"
@@ -20,7 +21,7 @@ type shared struct {
 	*remote.Store
 	url    string
 	o      remote.Options
-	server *memory
+	server *storetest.Fake
 }
 
 func TestStoreConformance(t *testing.T) {
@@ -31,7 +32,7 @@ func TestStoreConformance(t *testing.T) {
 		return &shared{open(tb, sh.url, &o), sh.url, sh.o, sh.server}
 	}
 	observed := func(tb testing.TB, observer func(modcache.Event)) modcache.Store {
-		server := newMemory()
+		server := &storetest.Fake{}
 		url := serve(tb, server, &remote.HandlerOptions{WriteTokens: []string{token}})
 		o := *patient(remote.Options{Signer: generate(tb), Header: bearer(token), OnEvent: observer})
 		return &shared{open(tb, url, &o), url, o, server}
@@ -47,14 +48,12 @@ func TestStoreConformance(t *testing.T) {
 		ReadOnly: func(tb testing.TB, s modcache.Store) modcache.Store { return again(tb, s, true) },
 		Damage: func(tb testing.TB, s modcache.Store, k modcache.Key) {
 			server := s.(*shared).server
-			server.mu.Lock()
-			defer server.mu.Unlock()
-			a := server.m[k]
+			a := server.Entry(k)
 			b, err := a.Bytes()
 			require.NoError(tb, err)
 			b = bytes.Clone(b)
 			b[len(b)-1] ^= 1
-			server.m[k] = modcache.NewArtifact(b, a.Info())
+			server.Set(k, modcache.NewArtifact(b, a.Info()))
 		},
 	})
 }
@@ -64,7 +63,7 @@ func TestStoreConformance(t *testing.T) {
 func TestStoreFleet(t *testing.T) {
 	ctx := t.Context()
 	signer := generate(t)
-	server := newMemory()
+	server := &storetest.Fake{}
 	url := serve(t, server, &remote.HandlerOptions{WriteTokens: []string{token}})
 	run := func(s modcache.Store) modcache.CacheMetrics {
 		c, err := modcache.New(s, nil)
@@ -86,7 +85,7 @@ func TestStoreFleet(t *testing.T) {
 	}
 	m := run(open(t, url, patient(remote.Options{Signer: signer, Header: bearer(token)})))
 	require.EqualValues(t, 3, m.Compiles)
-	require.Len(t, server.keys(), 3)
+	require.Equal(t, 3, server.Len())
 
 	for range 2 {
 		ring := remote.Keyring{Keys: []remote.PublicKey{signer.Public()}}

@@ -123,10 +123,11 @@ func (f *Fake) Keys() []modcache.Key {
 // Len returns how many entries the map has.
 func (f *Fake) Len() int { return len(f.Keys()) }
 
-// Locking is a Fake with locks, which are always free unless OnLock says otherwise.
+// Locking is a Fake with locks, which only its own users share. OnLock, if set, is called instead.
 type Locking struct {
 	Fake
 	OnLock func(ctx context.Context, key modcache.Key) (func(), error)
+	held   sync.Map // of modcache.Key, to a channel that is full while the lock is held
 }
 
 // Lock implements [modcache.Locker].
@@ -134,7 +135,14 @@ func (l *Locking) Lock(ctx context.Context, key modcache.Key) (unlock func(), er
 	if l.OnLock != nil {
 		return l.OnLock(ctx, key)
 	}
-	return func() {}, nil
+	v, _ := l.held.LoadOrStore(key, make(chan struct{}, 1))
+	held := v.(chan struct{})
+	select {
+	case held <- struct{}{}:
+		return sync.OnceFunc(func() { <-held }), nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
 }
 
 // table is the simplest store that keeps the contract. Each Get makes a new artifact, so

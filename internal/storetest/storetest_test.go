@@ -14,7 +14,7 @@ import (
 
 func TestFake(t *testing.T) {
 	modcachetest.TestStore(t, func(testing.TB) modcache.Store { return &storetest.Fake{} }, nil)
-	modcachetest.TestStore(t, func(testing.TB) modcache.Store { return &storetest.Locking{} }, nil)
+	modcachetest.TestStore(t, func(testing.TB) modcache.Store { return &storetest.Locking{} }, &modcachetest.Options{ExclusiveLocks: true})
 }
 
 func TestFakeHooks(t *testing.T) {

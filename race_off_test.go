@@ -1,5 +1,0 @@
-//go:build !race
-
-package modcache_test
-
-const raceEnabled = false
