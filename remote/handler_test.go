@@ -214,7 +214,7 @@ func TestHandlerEndsStalls(t *testing.T) {
 		"PUT": {fmt.Sprintf("Content-Length: %d\r\nExpect: 100-continue\r\n", len(b)), string(b[:1000]), "HTTP/1.1 100 ", 400, "408 Request Timeout"},
 		"GET": {"", "", "HTTP/1.1 200 ", 404, ""},
 	} {
-		h, err := remote.NewHandler(newMemory(), &remote.HandlerOptions{WriteTokens: []string{token}, MaxUploads: 1, MaxDownloads: 1})
+		h, err := remote.NewHandler(&storetest.Fake{}, &remote.HandlerOptions{WriteTokens: []string{token}, MaxUploads: 1, MaxDownloads: 1})
 		require.NoError(t, err)
 		srv := httptest.NewServer(h)
 		defer srv.Close()
@@ -244,7 +244,7 @@ func TestHandlerEndsStalls(t *testing.T) {
 // a deadline.
 func TestHandlerKeepsConnections(t *testing.T) {
 	defer remote.StallAfter(50 * time.Millisecond)()
-	url := serve(t, newMemory(), &remote.HandlerOptions{WriteTokens: []string{token}})
+	url := serve(t, &storetest.Fake{}, &remote.HandlerOptions{WriteTokens: []string{token}})
 	b := entry(t, remote.Options{Signer: generate(t)}, key(1), 4000)
 	dials := 0
 	client := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
@@ -311,7 +311,7 @@ func TestHandlerOverBrokenStore(t *testing.T) {
 
 // claimed is a store of artifacts that claim a size and mustn't be read.
 type claimed struct {
-	*memory
+	*storetest.Fake
 	t    *testing.T
 	size int64
 	info modcache.Info
@@ -331,7 +331,7 @@ func TestHandlerBelievesNoSize(t *testing.T) {
 	for name, o := range map[string]remote.HandlerOptions{"modcache remote entry": {}, "an engine": {Signer: generate(t)}} {
 		o.MaxSize = 1 << 20
 		for _, size := range []int64{1<<20 + 1, 60 << 30, 1 << 62} {
-			h, err := remote.NewHandler(claimed{newMemory(), t, size, modcache.Info{Engine: name}}, &o)
+			h, err := remote.NewHandler(claimed{&storetest.Fake{}, t, size, modcache.Info{Engine: name}}, &o)
 			require.NoError(t, err)
 			require.Equal(t, 413, status(t, h, "GET", "/"+key(1).String(), nil), "%s, %d", name, size)
 		}
