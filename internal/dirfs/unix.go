@@ -3,6 +3,7 @@
 package dirfs
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -46,6 +47,21 @@ func Check(dir string, fi fs.FileInfo, readOnly bool) error {
 			return nil
 		}
 	}
+}
+
+// SyncDir implements FS.
+func (r *rootFS) SyncDir(name string) error {
+	d, err := r.Open(name)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return d.Sync()
+}
+
+// IsNoSpace reports whether err means that the file system or a quota is full.
+func IsNoSpace(err error) bool {
+	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
 }
 
 func ownerOf(fi fs.FileInfo) uint32 {
