@@ -169,7 +169,7 @@ func openDisk(dir string, o *DiskOptions, open func(dir string) (dirfs.FS, error
 		_ = d.fs.Close()
 		return nil, d.errorOf("open", Key{}, err)
 	}
-	if d.trimDue() {
+	if since := d.sinceTrim(); since > trimInterval || since < -books.ClockSkew {
 		d.background.Go(func() { d.trimInBackground(ctx) })
 	}
 	return d, nil
@@ -211,9 +211,7 @@ func (d *Disk) furnish() error {
 		return err
 	}
 	for name, text := range map[string]string{layout.Readme: layout.ReadmeText, layout.Tag: layout.TagText} {
-		if _, err := d.fs.Lstat(name); errors.Is(err, fs.ErrNotExist) {
-			_ = d.writeFile(name, text) // the store works without
-		}
+		_ = d.writeFile(name, text) // the store works without
 	}
 	return nil
 }
@@ -248,13 +246,11 @@ func (d *Disk) ready(ctx context.Context) error {
 
 // writable is ready for operations that a read-only store refuses.
 func (d *Disk) writable(ctx context.Context) error {
-	if err := d.ready(ctx); err != nil {
-		return err
-	}
-	if d.o.ReadOnly {
+	err := d.ready(ctx)
+	if err == nil && d.o.ReadOnly {
 		return ErrReadOnly
 	}
-	return nil
+	return err
 }
 
 // Metrics implements [Store]. Entries and Bytes are what the last walk over the
@@ -262,15 +258,13 @@ func (d *Disk) writable(ctx context.Context) error {
 // Add or trim.
 func (d *Disk) Metrics() Metrics {
 	c := &d.counters
-	m := Metrics{
-		Hits: c.hits.Load(), Misses: c.misses.Load(), Adds: c.adds.Load(), RejectedAdds: c.rejected.Load(),
+	entries, bytes := d.usage.Totals()
+	return Metrics{
+		Lookups: c.lookups.Load(), Hits: c.hits.Load(), Misses: c.misses.Load(), Adds: c.adds.Load(), RejectedAdds: c.rejected.Load(),
 		Evictions: c.evictions.Load(), EvictedBytes: c.evictedBytes.Load(), Flushes: c.flushes.Load(),
 		FlushErrors: c.flushErrors.Load(), Corrupt: c.corrupt.Load(), Errors: c.errors.Load(),
+		Entries: uint64(entries), Bytes: uint64(bytes),
 	}
-	m.Lookups = c.lookups.Load()
-	entries, bytes := d.usage.Totals()
-	m.Entries, m.Bytes = uint64(entries), uint64(bytes)
-	return m
 }
 
 func (d *Disk) notify(e Event) {

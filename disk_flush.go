@@ -84,7 +84,7 @@ func (d *Disk) flush(ctx context.Context) error {
 		case err != nil && ctx.Err() != nil && errors.Is(err, ctx.Err()):
 			// Not tried.
 		default:
-			d.pending.SyncFailed(pending[key])
+			pending[key].Rewrite.Store(true)
 		}
 		if errs[i] != nil {
 			errs[i] = fmt.Errorf("%v: %w", Key(key), withoutPath(errs[i]))
@@ -102,7 +102,7 @@ func (d *Disk) flush(ctx context.Context) error {
 // syncEntry makes the contents of an entry's file durable. An entry that is gone
 // needs nothing.
 func (d *Disk) syncEntry(key Key, f *books.File) error {
-	if d.pending.NeedsRewrite(f) {
+	if f.Rewrite.Load() {
 		return d.rewrite(key)
 	}
 	// Windows syncs only what is open for writing.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"slices"
 	"time"
 
@@ -226,35 +227,28 @@ func (d *Disk) evict(v books.Entry, why Reason) {
 // since is how long ago t was; clocks that were set back don't make it negative.
 func (d *Disk) since(t time.Time) time.Duration { return max(0, d.o.Now().Sub(t)) }
 
-// trimDue reports whether the last trim is long ago, or at a time that can't be.
-func (d *Disk) trimDue() bool {
-	since, ok := d.sinceTrim()
-	return !ok || since > trimInterval || since < -books.ClockSkew
-}
-
-func (d *Disk) sinceTrim() (since time.Duration, ok bool) {
+// sinceTrim is how long ago the last trim was. Without one, that is long.
+func (d *Disk) sinceTrim() time.Duration {
 	fi, err := d.fs.Lstat(layout.Trimmed)
 	if err != nil {
-		return 0, false
+		return math.MaxInt64
 	}
-	return d.o.Now().Sub(fi.ModTime()), true
+	return d.o.Now().Sub(fi.ModTime())
 }
 
 // stamp records that the directory was trimmed now.
 func (d *Disk) stamp() {
+	_ = d.writeFile(layout.Trimmed, "")
 	now := d.o.Now()
-	if err := d.fs.Chtimes(layout.Trimmed, now, now); errors.Is(err, fs.ErrNotExist) {
-		_ = d.writeFile(layout.Trimmed, "")
-		_ = d.fs.Chtimes(layout.Trimmed, now, now)
-	}
+	_ = d.fs.Chtimes(layout.Trimmed, now, now)
 }
 
 // trimInBackground is the trim after OpenDisk. If the last one is more than
 // MaxAge ago, either nobody used the directory or the clock has jumped, and then
 // every entry would look expired: it leaves their age for the next time.
 func (d *Disk) trimInBackground(ctx context.Context) {
-	since, ok := d.sinceTrim()
-	_, _ = d.trim(ctx, ok && since >= 0 && since <= d.o.MaxAge)
+	since := d.sinceTrim()
+	_, _ = d.trim(ctx, since >= 0 && since <= d.o.MaxAge)
 }
 
 // reap removes what dead processes left behind.

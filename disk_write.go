@@ -62,7 +62,7 @@ func (d *Disk) add(ctx context.Context, key Key, a *Artifact) error {
 	d.damaged.Delete(key)
 	if d.o.SyncEveryAdd {
 		if err := d.syncDirs([]string{layout.Shard(key)}); err != nil {
-			d.pending.SyncFailed(pending)
+			pending.Rewrite.Store(true)
 			return d.failed("add", key, err)
 		}
 		d.pending.Drop(key, pending)
@@ -101,8 +101,11 @@ func sourceOf(a *Artifact) (io.ReaderAt, error) {
 // writeTemp writes the whole entry to a file beside the entries, for publish. It
 // leaves none behind when it fails.
 func (d *Disk) writeTemp(key Key, src io.ReaderAt, size int64, m frame.Meta, sync bool) (name string, n int64, err error) {
-	name, f, err := d.createTemp(key)
+	name = layout.Temp + "/" + layout.Unique(key)
+	d.writing.Store(name, true) // safe from reap
+	f, err := d.create(name, os.O_WRONLY|os.O_EXCL)
 	if err != nil {
+		d.writing.Delete(name)
 		return "", 0, err
 	}
 	if whole := frame.MaxLen(m, size, &d.frame); whole > smallEntry && !d.o.Compress {
@@ -134,18 +137,6 @@ func (d *Disk) discard(tmp string) {
 	d.writing.Delete(tmp)
 }
 
-// createTemp opens a new file in the directory for files being written. It
-// is safe from reap until its name is deleted from d.writing.
-func (d *Disk) createTemp(key Key) (name string, f dirfs.File, err error) {
-	name = layout.Temp + "/" + layout.Unique(key)
-	d.writing.Store(name, true)
-	f, err = d.create(name, os.O_WRONLY|os.O_EXCL)
-	if err != nil {
-		d.writing.Delete(name)
-	}
-	return name, f, err
-}
-
 // publish gives a finished temporary file its name among the entries. It is noted
 // as pending before anybody can see it.
 func (d *Disk) publish(key Key, tmp string, n int64) (pending *books.File, err error) {
@@ -155,7 +146,7 @@ func (d *Disk) publish(key Key, tmp string, n int64) (pending *books.File, err e
 		undo()
 		return pending, err
 	}
-	d.pending.Show(pending)
+	pending.Shown.Store(true)
 	d.writing.Delete(tmp)
 	return pending, nil
 }
