@@ -106,7 +106,7 @@ func (d *Disk) syncEntry(key Key, f *books.File) error {
 		return d.rewrite(key)
 	}
 	// Windows syncs only what is open for writing.
-	file, err := d.fs.OpenFile(layout.Entry(key), os.O_RDWR|dirfs.NonBlock, 0)
+	file, err := d.tree().OpenFile(layout.Entry(key), os.O_RDWR|dirfs.NonBlock, 0)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -133,7 +133,7 @@ func (d *Disk) rewrite(key Key) error {
 		return err
 	}
 	defer d.writing.Delete(tmp)
-	if err = d.fs.Rename(tmp, layout.Entry(key)); err != nil {
+	if err = d.tree().Rename(tmp, layout.Entry(key)); err != nil {
 		d.discard(tmp)
 	}
 	return err
@@ -144,8 +144,8 @@ func (d *Disk) syncDirs(shards []string) error {
 	if len(shards) == 0 {
 		return nil
 	}
-	errs := severalAtOnce(shards, d.fs.SyncDir)
-	return errors.Join(append(errs, d.fs.SyncDir("."))...)
+	errs := severalAtOnce(shards, d.tree().SyncDir)
+	return errors.Join(append(errs, d.tree().SyncDir("."))...)
 }
 
 // severalAtOnce calls sync for each of what and returns its errors in that order. Devices

@@ -52,7 +52,7 @@ func (d *Disk) Trim(ctx context.Context) (TrimReport, error) {
 func (d *Disk) PlanTrim(ctx context.Context) ([]DiskEntry, TrimReport, error) {
 	var r TrimReport
 	found, err := d.list(ctx)
-	if err != nil || d.fs == nil {
+	if err != nil || d.tree() == nil {
 		return nil, r, d.errorOf("trim", Key{}, err)
 	}
 	r.Entries, r.Bytes = len(found), books.SizeOf(found)
@@ -164,7 +164,7 @@ func (d *Disk) missingSpace(size int64) int64 {
 	if d.o.MinFree < 0 {
 		return 0
 	}
-	free, total, err := d.fs.Space()
+	free, total, err := d.tree().Space()
 	if err != nil {
 		return 0
 	}
@@ -200,12 +200,12 @@ func (d *Disk) evictAll(victims []books.Entry, why Reason) {
 // listed. Whoever has it open goes on reading it.
 func (d *Disk) evict(v books.Entry, why Reason) {
 	pending := d.pending.Visible(v.Key)
-	fi, err := d.fs.Lstat(v.Name)
+	fi, err := d.tree().Lstat(v.Name)
 	if err == nil && (!fi.ModTime().Equal(v.Used) || fi.Size() != v.Size) {
 		return
 	}
 	if err == nil {
-		err = d.fs.Remove(v.Name)
+		err = d.tree().Remove(v.Name)
 	}
 	if errors.Is(err, fs.ErrNotExist) { // another process was faster
 		d.usage.Remove(v.Name)
@@ -229,7 +229,7 @@ func (d *Disk) since(t time.Time) time.Duration { return max(0, d.o.Now().Sub(t)
 
 // sinceTrim is how long ago the last trim was. Without one, that is long.
 func (d *Disk) sinceTrim() time.Duration {
-	fi, err := d.fs.Lstat(layout.Trimmed)
+	fi, err := d.tree().Lstat(layout.Trimmed)
 	if err != nil {
 		return math.MaxInt64
 	}
@@ -238,9 +238,9 @@ func (d *Disk) sinceTrim() time.Duration {
 
 // stamp records that the directory was trimmed now.
 func (d *Disk) stamp() {
-	_ = d.writeFile(layout.Trimmed, "")
+	writeFile(d.tree(), layout.Trimmed, "")
 	now := d.o.Now()
-	_ = d.fs.Chtimes(layout.Trimmed, now, now)
+	_ = d.tree().Chtimes(layout.Trimmed, now, now)
 }
 
 // trimInBackground is the trim after OpenDisk. If the last one is more than
@@ -256,7 +256,7 @@ func (d *Disk) reap(ctx context.Context) (n int, err error) {
 	if err := ctx.Err(); err != nil {
 		return 0, err
 	}
-	temps, err := d.reapDir(layout.Temp, d.fs.Remove, func(fi fs.FileInfo) bool {
+	temps, err := d.reapDir(layout.Temp, d.tree().Remove, func(fi fs.FileInfo) bool {
 		_, mine := d.writing.Load(layout.Temp + "/" + fi.Name())
 		return !mine && layout.IsUnique(fi.Name()) && d.dead(fi)
 	})
@@ -277,7 +277,7 @@ func (d *Disk) dead(fi fs.FileInfo) bool {
 // reapDir removes the regular files in dir that are dead. It passes them in the
 // order of their time, the latest first.
 func (d *Disk) reapDir(dir string, remove func(name string) error, dead func(fs.FileInfo) bool) (n int, err error) {
-	infos, err := d.fs.ReadDir(dir)
+	infos, err := d.tree().ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return 0, nil
 	}
@@ -306,7 +306,7 @@ func (d *Disk) pruneQuarantine() (int, error) {
 		kept  int
 		bytes int64
 	)
-	return d.reapDir(layout.Quarantine, d.fs.Remove, func(fi fs.FileInfo) bool {
+	return d.reapDir(layout.Quarantine, d.tree().Remove, func(fi fs.FileInfo) bool {
 		if !layout.IsUnique(fi.Name()) {
 			return false
 		}

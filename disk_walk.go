@@ -105,11 +105,11 @@ func (d *Disk) list(ctx context.Context) (found []books.Entry, err error) {
 		if err := d.ready(ctx); err != nil {
 			return nil, err
 		}
-		if d.fs == nil {
+		if d.tree() == nil {
 			return nil, nil
 		}
 		shard := string(digit)
-		infos, err := d.fs.ReadDir(shard)
+		infos, err := d.tree().ReadDir(shard)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}

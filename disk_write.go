@@ -127,13 +127,13 @@ func (d *Disk) writeTemp(key Key, src io.ReaderAt, size int64, m frame.Meta, syn
 	}
 	// The order of eviction follows the store's clock, not the kernel's.
 	now := d.o.Now()
-	_ = d.fs.Chtimes(name, now, now)
+	_ = d.tree().Chtimes(name, now, now)
 	return name, n, nil
 }
 
 // discard removes a temporary file.
 func (d *Disk) discard(tmp string) {
-	_ = d.fs.Remove(tmp)
+	_ = d.tree().Remove(tmp)
 	d.writing.Delete(tmp)
 }
 
@@ -157,9 +157,9 @@ func (d *Disk) Delete(ctx context.Context, key Key) error {
 		return d.errorOf("delete", key, err)
 	}
 	name, pending := layout.Entry(key), d.pending.Visible(key)
-	fi, err := d.fs.Lstat(name)
+	fi, err := d.tree().Lstat(name)
 	if err == nil {
-		err = d.fs.Remove(name)
+		err = d.tree().Remove(name)
 	}
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -177,13 +177,13 @@ func (d *Disk) Delete(ctx context.Context, key Key) error {
 // quarantine moves a damaged entry away, if it is still the file that was read.
 func (d *Disk) quarantine(key Key, read fs.FileInfo) {
 	name, pending := layout.Entry(key), d.pending.Visible(key)
-	current, err := d.fs.Lstat(name)
+	current, err := d.tree().Lstat(name)
 	if err != nil || read == nil || !os.SameFile(current, read) {
 		return
 	}
 	err = d.rename(name, layout.Quarantine+"/"+layout.Unique(key))
 	if err != nil {
-		err = d.fs.Remove(name)
+		err = d.tree().Remove(name)
 	}
 	if err != nil {
 		d.damaged.Store(key, read)
@@ -197,7 +197,7 @@ func (d *Disk) quarantine(key Key, read fs.FileInfo) {
 // create opens a file that may not exist yet, nor its directory.
 func (d *Disk) create(name string, flags int) (f dirfs.File, err error) {
 	err = d.withDir(name, func() error {
-		f, err = d.fs.OpenFile(name, flags|os.O_CREATE, layout.FilePerm)
+		f, err = d.tree().OpenFile(name, flags|os.O_CREATE, layout.FilePerm)
 		return err
 	})
 	return f, err
@@ -205,35 +205,42 @@ func (d *Disk) create(name string, flags int) (f dirfs.File, err error) {
 
 // rename moves a file to where there may be no directory yet.
 func (d *Disk) rename(from, to string) error {
-	return d.withDir(to, func() error { return d.fs.Rename(from, to) })
+	return d.withDir(to, func() error { return d.tree().Rename(from, to) })
 }
 
 // withDir calls f and, if something was missing, once more after it has made the
-// directory of name.
+// directory of name, and that of the store if somebody has deleted it.
 func (d *Disk) withDir(name string, f func() error) error {
+	tree := d.tree()
 	err := f()
 	if !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	if err := d.mkdir(path.Dir(name)); err != nil {
+	err = mkdir(tree, path.Dir(name))
+	if errors.Is(err, fs.ErrNotExist) {
+		if err = d.reopen(tree); err == nil {
+			err = mkdir(d.tree(), path.Dir(name))
+		}
+	}
+	if err != nil {
 		return err
 	}
 	return f()
 }
 
-func (d *Disk) mkdir(name string) error {
-	if err := d.fs.Mkdir(name, layout.DirPerm); err != nil && !errors.Is(err, fs.ErrExist) {
+func mkdir(tree dirfs.FS, name string) error {
+	if err := tree.Mkdir(name, layout.DirPerm); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
 	return nil
 }
 
-// writeFile makes a small file that no program depends on.
-func (d *Disk) writeFile(name, text string) error {
-	f, err := d.create(name, os.O_WRONLY|os.O_EXCL)
+// writeFile makes a small file that no program depends on, if there is none.
+func writeFile(tree dirfs.FS, name, text string) {
+	f, err := tree.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, layout.FilePerm)
 	if err != nil {
-		return err
+		return
 	}
-	_, err = f.Write([]byte(text))
-	return errors.Join(err, f.Close())
+	_, _ = f.Write([]byte(text))
+	_ = f.Close()
 }
