@@ -32,7 +32,8 @@ type DiskOptions struct {
 	// MaxBytes bounds the bytes of all entries, their headers included; negative =
 	// unbounded, 0 = DefaultDiskMaxBytes. One process keeps the bound at every
 	// instant. Each further process that adds at the same time may exceed it by
-	// 1/16, or one entry, before it notices. Files being written come on top.
+	// 1/16, or one entry, before it notices. Files being written come on top. So
+	// does what others add where directories can't be listed, which an event says.
 	MaxBytes int64
 	// MinFree is how much space Add leaves free on the file system; negative = none,
 	// 0 = 5 %, but at most 1 GiB.
@@ -114,6 +115,8 @@ type Disk struct {
 	usage   books.Usage
 	walks   singleflight.Group
 	pending books.Pending
+
+	unlisted atomic.Value // string: shards that the last walk couldn't list
 
 	writing sync.Map // name of a temporary file that is being written
 	damaged sync.Map // Key to fs.FileInfo: damaged entries that couldn't be moved away

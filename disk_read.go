@@ -136,7 +136,7 @@ func (e *entry) readHeader() (err error) {
 		return err
 	}
 	if !e.fi.Mode().IsRegular() {
-		return errors.New("not a regular file")
+		return fmt.Errorf("%w: not a regular file", frame.ErrCorrupt)
 	}
 	if bad, ok := e.d.damaged.Load(e.key); ok && os.SameFile(bad.(fs.FileInfo), e.fi) {
 		return fmt.Errorf("%w: it was found damaged before", frame.ErrCorrupt)

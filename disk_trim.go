@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"math"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/modcache/modcache/internal/books"
@@ -51,7 +52,7 @@ func (d *Disk) Trim(ctx context.Context) (TrimReport, error) {
 // an Err that says so.
 func (d *Disk) PlanTrim(ctx context.Context) ([]DiskEntry, TrimReport, error) {
 	var r TrimReport
-	found, err := d.list(ctx)
+	found, _, err := d.list(ctx, false)
 	if err != nil || d.tree() == nil {
 		return nil, r, d.errorOf("trim", Key{}, err)
 	}
@@ -80,7 +81,7 @@ var errOtherVersion = errors.New("it is of another version of the format")
 func (d *Disk) trim(ctx context.Context, expire bool) (TrimReport, error) {
 	evictions, evictedBytes := d.counters.evictions.Load(), d.counters.evictedBytes.Load()
 	var r TrimReport
-	err := d.walk(ctx)
+	unlisted, err := d.walk(ctx)
 	if err == nil {
 		if expire {
 			d.evictAll(d.usage.TakeUnusedSince(d.unusedSince()), ReasonExpired)
@@ -88,6 +89,7 @@ func (d *Disk) trim(ctx context.Context, expire bool) (TrimReport, error) {
 		if err = d.reserve(ctx, 0); errors.Is(err, errNoRoom) {
 			err = nil // others fill the file system: there is no more to give
 		}
+		err = errors.Join(unlisted, err)
 	}
 	reaped, reapErr := d.reap(ctx)
 	r.Reaped = reaped
@@ -142,7 +144,7 @@ func (d *Disk) reserve(ctx context.Context, size int64) error {
 		case !room.Unknown && walked:
 			return fmt.Errorf("%w for %d bytes beside what else is being added; MaxBytes is %d", errNoRoom, size, d.o.MaxBytes)
 		default:
-			if err := d.walk(ctx); err != nil {
+			if _, err := d.walk(ctx); err != nil {
 				return err
 			}
 			walked = true
@@ -152,7 +154,7 @@ func (d *Disk) reserve(ctx context.Context, size int64) error {
 
 // makeSpace evicts entries of at least size bytes. What others evict is theirs.
 func (d *Disk) makeSpace(ctx context.Context, size int64) {
-	if err := d.walk(ctx); err != nil {
+	if _, err := d.walk(ctx); err != nil {
 		return
 	}
 	d.evictAll(d.usage.TakeOldest(size), ReasonByteLimit)
@@ -172,20 +174,53 @@ func (d *Disk) missingSpace(size int64) int64 {
 }
 
 // walk looks at every entry and updates what is known. Whoever asks while a walk
-// is under way shares it.
-func (d *Disk) walk(ctx context.Context) error {
-	_, err, _ := d.walks.Do("", func() (any, error) {
+// is under way shares it. Shards that can't be listed are an error only for those whose
+// goal needs them: what is known to be there still counts, and can be evicted.
+func (d *Disk) walk(ctx context.Context) (unlisted, err error) {
+	type result struct {
+		shards   string
+		unlisted error
+	}
+	v, err, _ := d.walks.Do("", func() (any, error) {
 		d.usage.BeginWalk()
 		// The one who came first must not fail the others by giving up.
-		found, err := d.list(context.WithoutCancel(ctx))
-		if err != nil {
+		found, shards, err := d.list(context.WithoutCancel(ctx), false)
+		if shards == layout.Shards {
 			d.usage.FailWalk()
 			return nil, err
 		}
+		if shards != "" {
+			found = append(found, d.known(shards)...)
+		}
 		d.usage.EndWalk(found, d.o.Now())
-		return nil, nil
+		return result{shards, err}, nil
 	})
-	return err
+	if err != nil {
+		return nil, err
+	}
+	r := v.(result)
+	if before, _ := d.unlisted.Swap(r.shards).(string); strings.Trim(r.shards, before) != "" {
+		_ = d.failed("list", Key{}, r.unlisted)
+	}
+	return r.unlisted, nil
+}
+
+// known looks at the entries that the last walk found in some shards, or that were added.
+func (d *Disk) known(shards string) (found []books.Entry) {
+	for _, name := range d.usage.Names() {
+		shard := name[:1]
+		if !strings.Contains(shards, shard) {
+			continue
+		}
+		fi, err := d.tree().Lstat(name)
+		if err != nil || !fi.Mode().IsRegular() {
+			continue
+		}
+		if e, ok := entryOf(shard, fi); ok {
+			found = append(found, e)
+		}
+	}
+	return found
 }
 
 // evictAll evicts what the usage gave out for that.

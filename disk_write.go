@@ -141,7 +141,11 @@ func (d *Disk) discard(tmp string) {
 // as pending before anybody can see it.
 func (d *Disk) publish(key Key, tmp string, n int64) (pending *books.File, err error) {
 	pending, undo := d.pending.Add(key, n)
-	if err := d.rename(tmp, layout.Entry(key)); err != nil {
+	err = d.rename(tmp, layout.Entry(key))
+	if err != nil && d.moveDirAway(key) {
+		err = d.rename(tmp, layout.Entry(key))
+	}
+	if err != nil {
 		d.discard(tmp)
 		undo()
 		return pending, err
@@ -158,7 +162,7 @@ func (d *Disk) Delete(ctx context.Context, key Key) error {
 	}
 	name, pending := layout.Entry(key), d.pending.Visible(key)
 	fi, err := d.tree().Lstat(name)
-	if err == nil {
+	if err == nil && !d.moveDirAway(key) {
 		err = d.tree().Remove(name)
 	}
 	switch {
@@ -181,7 +185,7 @@ func (d *Disk) quarantine(key Key, read fs.FileInfo) {
 	if err != nil || read == nil || !os.SameFile(current, read) {
 		return
 	}
-	err = d.rename(name, layout.Quarantine+"/"+layout.Unique(key))
+	err = d.moveAway(key)
 	if err != nil {
 		err = d.tree().Remove(name)
 	}
@@ -192,6 +196,17 @@ func (d *Disk) quarantine(key Key, read fs.FileInfo) {
 	d.usage.Remove(name)
 	d.pending.Drop(key, pending)
 	_, _ = d.pruneQuarantine()
+}
+
+func (d *Disk) moveAway(key Key) error {
+	return d.rename(layout.Entry(key), layout.Quarantine+"/"+layout.Unique(key))
+}
+
+// moveDirAway moves away what no file can replace, a directory in the place of an entry,
+// and reports whether it did.
+func (d *Disk) moveDirAway(key Key) bool {
+	fi, err := d.tree().Lstat(layout.Entry(key))
+	return err == nil && fi.IsDir() && d.moveAway(key) == nil
 }
 
 // create opens a file that may not exist yet, nor its directory.
