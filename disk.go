@@ -32,7 +32,8 @@ type DiskOptions struct {
 	// MaxBytes bounds the bytes of all entries, their headers included; negative =
 	// unbounded, 0 = DefaultDiskMaxBytes. One process keeps the bound at every
 	// instant. Each further process that adds at the same time may exceed it by
-	// 1/16, or one entry, before it notices. Files being written come on top.
+	// 1/16, or one entry, before it notices. Files being written come on top. So
+	// does what others add where directories can't be listed, which an event says.
 	MaxBytes int64
 	// MinFree is how much space Add leaves free on the file system; negative = none,
 	// 0 = 5 %, but at most 1 GiB.
@@ -102,16 +103,20 @@ func (o *DiskOptions) validate() (DiskOptions, error) {
 // verified there too. Don't point machines that don't trust each other at one
 // directory without a Key.
 //
-// Deleting the directory, or anything in it, is safe at any time; a Disk that
-// is open then may go on without storing anything.
+// Deleting the directory, or anything in it, is safe at any time. The next Add or Lock
+// of an open Disk makes it anew, with the checks of OpenDisk.
 type Disk struct {
 	dir     string
 	o       DiskOptions
-	fs      dirfs.FS // nil: ReadOnly without a directory
+	openFS  func(dir string) (dirfs.FS, error)
+	opened  atomic.Pointer[dirfs.FS] // nil: ReadOnly without a directory
+	opening sync.Mutex
 	frame   frame.Options
 	usage   books.Usage
 	walks   singleflight.Group
 	pending books.Pending
+
+	unlisted atomic.Value // string: shards that the last walk couldn't list
 
 	writing sync.Map // name of a temporary file that is being written
 	damaged sync.Map // Key to fs.FileInfo: damaged entries that couldn't be moved away
@@ -151,12 +156,12 @@ func openDisk(dir string, o *DiskOptions, open func(dir string) (dirfs.FS, error
 	if err != nil {
 		return nil, fmt.Errorf("modcache: OpenDisk: %w", err)
 	}
-	d := &Disk{dir: dir, o: v, frame: frame.Options{Compressor: frame.NewCompressor(), Compress: v.Compress}}
+	d := &Disk{dir: dir, o: v, openFS: open, frame: frame.Options{Compressor: frame.NewCompressor(), Compress: v.Compress}}
 	if len(v.Key) > 0 {
 		d.frame.Auth = frame.NewKeyed(v.Key)
 		d.o.Key = nil // only what is derived from it is needed from here on
 	}
-	if d.fs, err = openTree(dir, v.ReadOnly, open); err != nil {
+	if err := d.openTree(); err != nil {
 		return nil, d.errorOf("open", Key{}, err)
 	}
 	ctx, stop := context.WithCancel(context.Background())
@@ -164,58 +169,72 @@ func openDisk(dir string, o *DiskOptions, open func(dir string) (dirfs.FS, error
 	if v.ReadOnly {
 		return d, nil
 	}
-	if err := d.furnish(); err != nil {
-		stop()
-		_ = d.fs.Close()
-		return nil, d.errorOf("open", Key{}, err)
-	}
-	if d.trimDue() {
+	if since := d.sinceTrim(); since > trimInterval || since < -books.ClockSkew {
 		d.background.Go(func() { d.trimInBackground(ctx) })
 	}
 	return d, nil
 }
 
-// openTree creates and checks the directory. It returns nil if there is none
-// and there must not be.
-func openTree(dir string, readOnly bool, open func(string) (dirfs.FS, error)) (dirfs.FS, error) {
-	if !readOnly {
-		if err := dirfs.Create(dir, layout.DirPerm); err != nil {
-			return nil, err
+// openTree creates and checks the directory, and what a store needs before its first
+// Add. Where there is none and must not be, it opens nothing.
+func (d *Disk) openTree() error {
+	if !d.o.ReadOnly {
+		if err := dirfs.Create(d.dir, layout.DirPerm); err != nil {
+			return err
 		}
 	}
-	fi, err := os.Lstat(dir)
-	if readOnly && errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
+	fi, err := os.Lstat(d.dir)
+	if d.o.ReadOnly && errors.Is(err, fs.ErrNotExist) {
+		return nil
 	}
 	if err != nil {
-		return nil, err
+		return err
 	}
-	if err := dirfs.Check(dir, fi, readOnly); err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrInsecureDir, err)
+	if err := dirfs.Check(d.dir, fi, d.o.ReadOnly); err != nil {
+		return fmt.Errorf("%w: %w", ErrInsecureDir, err)
 	}
-	tree, err := open(dir)
+	tree, err := d.openFS(d.dir)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	// What was checked and what was opened must be one directory.
 	if opened, err := tree.Lstat("."); err != nil || !os.SameFile(fi, opened) {
 		_ = tree.Close()
-		return nil, fmt.Errorf("%w: it was replaced while it was opened", ErrInsecureDir)
+		return fmt.Errorf("%w: it was replaced while it was opened", ErrInsecureDir)
 	}
-	return tree, nil
+	if !d.o.ReadOnly {
+		if err := mkdir(tree, layout.Temp); err != nil {
+			_ = tree.Close()
+			return err
+		}
+		writeFile(tree, layout.Readme, layout.ReadmeText) // the store works without
+		writeFile(tree, layout.Tag, layout.TagText)
+	}
+	d.opened.Store(&tree)
+	return nil
 }
 
-// furnish creates what a store needs before its first Add.
-func (d *Disk) furnish() error {
-	if err := d.mkdir(layout.Temp); err != nil {
-		return err
-	}
-	for name, text := range map[string]string{layout.Readme: layout.ReadmeText, layout.Tag: layout.TagText} {
-		if _, err := d.fs.Lstat(name); errors.Is(err, fs.ErrNotExist) {
-			_ = d.writeFile(name, text) // the store works without
-		}
+// tree returns the directory; nil if it is ReadOnly and doesn't exist.
+func (d *Disk) tree() dirfs.FS {
+	if opened := d.opened.Load(); opened != nil {
+		return *opened
 	}
 	return nil
+}
+
+// reopen makes the directory anew, if nobody has since gone was found to be deleted. The
+// garbage collector closes gone: others may be using it.
+func (d *Disk) reopen(gone dirfs.FS) error {
+	d.opening.Lock()
+	defer d.opening.Unlock()
+	if d.closed.Load() {
+		return ErrClosed
+	}
+	if d.tree() != gone {
+		return nil
+	}
+	d.usage.FailWalk() // nothing is known of what is there now
+	return d.openTree()
 }
 
 // Dir returns the absolute path of the store's directory.
@@ -229,10 +248,12 @@ func (d *Disk) Close() error {
 	}
 	d.stop()
 	d.background.Wait()
-	if d.fs == nil {
+	d.opening.Lock()
+	defer d.opening.Unlock()
+	if d.tree() == nil {
 		return nil
 	}
-	return d.fs.Close()
+	return d.tree().Close()
 }
 
 // ready reports why an operation can't start.
@@ -248,13 +269,11 @@ func (d *Disk) ready(ctx context.Context) error {
 
 // writable is ready for operations that a read-only store refuses.
 func (d *Disk) writable(ctx context.Context) error {
-	if err := d.ready(ctx); err != nil {
-		return err
-	}
-	if d.o.ReadOnly {
+	err := d.ready(ctx)
+	if err == nil && d.o.ReadOnly {
 		return ErrReadOnly
 	}
-	return nil
+	return err
 }
 
 // Metrics implements [Store]. Entries and Bytes are what the last walk over the
@@ -262,15 +281,13 @@ func (d *Disk) writable(ctx context.Context) error {
 // Add or trim.
 func (d *Disk) Metrics() Metrics {
 	c := &d.counters
-	m := Metrics{
-		Hits: c.hits.Load(), Misses: c.misses.Load(), Adds: c.adds.Load(), RejectedAdds: c.rejected.Load(),
+	entries, bytes := d.usage.Totals()
+	return Metrics{
+		Lookups: c.lookups.Load(), Hits: c.hits.Load(), Misses: c.misses.Load(), Adds: c.adds.Load(), RejectedAdds: c.rejected.Load(),
 		Evictions: c.evictions.Load(), EvictedBytes: c.evictedBytes.Load(), Flushes: c.flushes.Load(),
 		FlushErrors: c.flushErrors.Load(), Corrupt: c.corrupt.Load(), Errors: c.errors.Load(),
+		Entries: uint64(entries), Bytes: uint64(bytes),
 	}
-	m.Lookups = c.lookups.Load()
-	entries, bytes := d.usage.Totals()
-	m.Entries, m.Bytes = uint64(entries), uint64(bytes)
-	return m
 }
 
 func (d *Disk) notify(e Event) {

@@ -60,25 +60,15 @@ func (d *Disk) Flush(ctx context.Context) error {
 	return err
 }
 
-// syncsAtOnce is how many syncs a Flush has under way: devices are faster with
-// several requests at hand.
-const syncsAtOnce = 16
-
 func (d *Disk) flush(ctx context.Context) error {
 	pending := d.pending.Snapshot()
 	keys := slices.Collect(maps.Keys(pending))
-	errs := make([]error, len(keys))
-	var syncs errgroup.Group
-	syncs.SetLimit(syncsAtOnce)
-	for i, key := range keys {
-		syncs.Go(func() error {
-			if errs[i] = ctx.Err(); errs[i] == nil {
-				errs[i] = d.syncEntry(key, pending[key])
-			}
-			return nil
-		})
-	}
-	_ = syncs.Wait()
+	errs := severalAtOnce(keys, func(key [32]byte) error {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		return d.syncEntry(key, pending[key])
+	})
 	var shards []string
 	for i, key := range keys {
 		if errs[i] == nil {
@@ -94,7 +84,7 @@ func (d *Disk) flush(ctx context.Context) error {
 		case err != nil && ctx.Err() != nil && errors.Is(err, ctx.Err()):
 			// Not tried.
 		default:
-			d.pending.SyncFailed(pending[key])
+			pending[key].Rewrite.Store(true)
 		}
 		if errs[i] != nil {
 			errs[i] = fmt.Errorf("%v: %w", Key(key), withoutPath(errs[i]))
@@ -112,11 +102,11 @@ func (d *Disk) flush(ctx context.Context) error {
 // syncEntry makes the contents of an entry's file durable. An entry that is gone
 // needs nothing.
 func (d *Disk) syncEntry(key Key, f *books.File) error {
-	if d.pending.NeedsRewrite(f) {
+	if f.Rewrite.Load() {
 		return d.rewrite(key)
 	}
 	// Windows syncs only what is open for writing.
-	file, err := d.fs.OpenFile(layout.Entry(key), os.O_RDWR|dirfs.NonBlock, 0)
+	file, err := d.tree().OpenFile(layout.Entry(key), os.O_RDWR|dirfs.NonBlock, 0)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -143,11 +133,10 @@ func (d *Disk) rewrite(key Key) error {
 		return err
 	}
 	defer d.writing.Delete(tmp)
-	if err := d.fs.Rename(tmp, layout.Entry(key)); err != nil {
+	if err = d.tree().Rename(tmp, layout.Entry(key)); err != nil {
 		d.discard(tmp)
-		return err
 	}
-	return nil
+	return err
 }
 
 // syncDirs makes the names in some shards durable, and the shards' own names.
@@ -155,16 +144,22 @@ func (d *Disk) syncDirs(shards []string) error {
 	if len(shards) == 0 {
 		return nil
 	}
-	errs := make([]error, len(shards)+1)
-	var syncs errgroup.Group
-	syncs.SetLimit(syncsAtOnce)
-	for i, shard := range shards {
-		syncs.Go(func() error {
-			errs[i] = d.fs.SyncDir(shard)
+	errs := severalAtOnce(shards, d.tree().SyncDir)
+	return errors.Join(append(errs, d.tree().SyncDir("."))...)
+}
+
+// severalAtOnce calls sync for each of what and returns its errors in that order. Devices
+// are faster with several requests at hand.
+func severalAtOnce[T any](what []T, sync func(T) error) []error {
+	errs := make([]error, len(what))
+	var g errgroup.Group
+	g.SetLimit(16)
+	for i, w := range what {
+		g.Go(func() error {
+			errs[i] = sync(w)
 			return nil
 		})
 	}
-	_ = syncs.Wait()
-	errs[len(shards)] = d.fs.SyncDir(".")
-	return errors.Join(errs...)
+	_ = g.Wait()
+	return errs
 }

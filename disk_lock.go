@@ -30,7 +30,7 @@ func (d *Disk) Lock(ctx context.Context, key Key) (unlock func(), err error) {
 	return sync.OnceFunc(func() {
 		// Removing it before unlocking: whoever waits for this file finds
 		// that it is no longer the one under the name.
-		_ = d.fs.Remove(name)
+		_ = d.tree().Remove(name)
 		_ = f.Close()
 	}), nil
 }
@@ -80,7 +80,7 @@ func (d *Disk) isCurrent(f dirfs.File, name string) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	current, err := d.fs.Lstat(name)
+	current, err := d.tree().Lstat(name)
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
 	}
@@ -93,7 +93,7 @@ var errHeld = errors.New("somebody holds the lock")
 // removeLock removes a lock file that nobody holds. It holds the lock itself
 // while it does, as unlocking does.
 func (d *Disk) removeLock(name string) error {
-	f, err := d.fs.OpenFile(name, os.O_RDWR|dirfs.NonBlock, 0)
+	f, err := d.tree().OpenFile(name, os.O_RDWR|dirfs.NonBlock, 0)
 	if err != nil {
 		return err
 	}
@@ -104,5 +104,5 @@ func (d *Disk) removeLock(name string) error {
 	if ok, err := d.isCurrent(f, name); err != nil || !ok {
 		return errors.Join(err, errHeld)
 	}
-	return d.fs.Remove(name)
+	return d.tree().Remove(name)
 }

@@ -83,7 +83,7 @@ func (d *Disk) touch(key Key, fi fs.FileInfo) {
 	}
 	now := d.o.Now()
 	if now.Sub(fi.ModTime()).Abs() > interval {
-		_ = d.fs.Chtimes(layout.Entry(key), now, now)
+		_ = d.tree().Chtimes(layout.Entry(key), now, now)
 	}
 }
 
@@ -115,10 +115,10 @@ func (d *Disk) open(op string, key Key) (*entry, error) {
 // openRaw is open without consequences. When the file could be opened but not read,
 // it returns what is known of it, closed, along with the error.
 func (d *Disk) openRaw(key Key) (*entry, error) {
-	if d.fs == nil {
+	if d.tree() == nil {
 		return nil, fs.ErrNotExist
 	}
-	f, err := d.fs.OpenFile(layout.Entry(key), os.O_RDONLY|dirfs.NonBlock, 0)
+	f, err := d.tree().OpenFile(layout.Entry(key), os.O_RDONLY|dirfs.NonBlock, 0)
 	if err != nil {
 		return nil, err
 	}
@@ -136,7 +136,7 @@ func (e *entry) readHeader() (err error) {
 		return err
 	}
 	if !e.fi.Mode().IsRegular() {
-		return errors.New("not a regular file")
+		return fmt.Errorf("%w: not a regular file", frame.ErrCorrupt)
 	}
 	if bad, ok := e.d.damaged.Load(e.key); ok && os.SameFile(bad.(fs.FileInfo), e.fi) {
 		return fmt.Errorf("%w: it was found damaged before", frame.ErrCorrupt)

@@ -305,10 +305,10 @@ func TestDiskErrorsNameEachThingOnce(t *testing.T) {
 	ro := openDisk(t, dir, &modcache.DiskOptions{ReadOnly: true})
 	require.EqualError(t, ro.Add(bg, diskKey(1), diskArtifact(1, 1)), at+"add "+key+": store is read-only")
 
-	// An entry that is a directory fails every operation, in ways that name its path.
-	require.NoError(t, os.MkdirAll(filepath.Join(dir, key[:1], key+".v1", "x"), 0o700))
+	// A shard that is a file fails every operation, in ways that name its path.
+	require.NoError(t, os.WriteFile(filepath.Join(dir, key[:1]), nil, 0o600))
 	_, _, err := d.Get(bg, diskKey(1))
-	require.EqualError(t, err, at+"get "+key+": not a regular file")
+	require.EqualError(t, err, at+"get "+key+": openat: not a directory")
 	for op, err := range map[string]error{"add": d.Add(bg, diskKey(1), diskArtifact(1, 1)), "delete": d.Delete(bg, diskKey(1))} {
 		var e *modcache.Error
 		require.ErrorAs(t, err, &e)

@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/modcache/modcache/internal/books"
@@ -50,8 +52,8 @@ func (d *Disk) Trim(ctx context.Context) (TrimReport, error) {
 // an Err that says so.
 func (d *Disk) PlanTrim(ctx context.Context) ([]DiskEntry, TrimReport, error) {
 	var r TrimReport
-	found, err := d.list(ctx)
-	if err != nil || d.fs == nil {
+	found, _, err := d.list(ctx, false)
+	if err != nil || d.tree() == nil {
 		return nil, r, d.errorOf("trim", Key{}, err)
 	}
 	r.Entries, r.Bytes = len(found), books.SizeOf(found)
@@ -79,7 +81,7 @@ var errOtherVersion = errors.New("it is of another version of the format")
 func (d *Disk) trim(ctx context.Context, expire bool) (TrimReport, error) {
 	evictions, evictedBytes := d.counters.evictions.Load(), d.counters.evictedBytes.Load()
 	var r TrimReport
-	err := d.walk(ctx)
+	unlisted, err := d.walk(ctx)
 	if err == nil {
 		if expire {
 			d.evictAll(d.usage.TakeUnusedSince(d.unusedSince()), ReasonExpired)
@@ -87,6 +89,7 @@ func (d *Disk) trim(ctx context.Context, expire bool) (TrimReport, error) {
 		if err = d.reserve(ctx, 0); errors.Is(err, errNoRoom) {
 			err = nil // others fill the file system: there is no more to give
 		}
+		err = errors.Join(unlisted, err)
 	}
 	reaped, reapErr := d.reap(ctx)
 	r.Reaped = reaped
@@ -141,7 +144,7 @@ func (d *Disk) reserve(ctx context.Context, size int64) error {
 		case !room.Unknown && walked:
 			return fmt.Errorf("%w for %d bytes beside what else is being added; MaxBytes is %d", errNoRoom, size, d.o.MaxBytes)
 		default:
-			if err := d.walk(ctx); err != nil {
+			if _, err := d.walk(ctx); err != nil {
 				return err
 			}
 			walked = true
@@ -151,7 +154,7 @@ func (d *Disk) reserve(ctx context.Context, size int64) error {
 
 // makeSpace evicts entries of at least size bytes. What others evict is theirs.
 func (d *Disk) makeSpace(ctx context.Context, size int64) {
-	if err := d.walk(ctx); err != nil {
+	if _, err := d.walk(ctx); err != nil {
 		return
 	}
 	d.evictAll(d.usage.TakeOldest(size), ReasonByteLimit)
@@ -163,7 +166,7 @@ func (d *Disk) missingSpace(size int64) int64 {
 	if d.o.MinFree < 0 {
 		return 0
 	}
-	free, total, err := d.fs.Space()
+	free, total, err := d.tree().Space()
 	if err != nil {
 		return 0
 	}
@@ -171,20 +174,53 @@ func (d *Disk) missingSpace(size int64) int64 {
 }
 
 // walk looks at every entry and updates what is known. Whoever asks while a walk
-// is under way shares it.
-func (d *Disk) walk(ctx context.Context) error {
-	_, err, _ := d.walks.Do("", func() (any, error) {
+// is under way shares it. Shards that can't be listed are an error only for those whose
+// goal needs them: what is known to be there still counts, and can be evicted.
+func (d *Disk) walk(ctx context.Context) (unlisted, err error) {
+	type result struct {
+		shards   string
+		unlisted error
+	}
+	v, err, _ := d.walks.Do("", func() (any, error) {
 		d.usage.BeginWalk()
 		// The one who came first must not fail the others by giving up.
-		found, err := d.list(context.WithoutCancel(ctx))
-		if err != nil {
+		found, shards, err := d.list(context.WithoutCancel(ctx), false)
+		if shards == layout.Shards {
 			d.usage.FailWalk()
 			return nil, err
 		}
+		if shards != "" {
+			found = append(found, d.known(shards)...)
+		}
 		d.usage.EndWalk(found, d.o.Now())
-		return nil, nil
+		return result{shards, err}, nil
 	})
-	return err
+	if err != nil {
+		return nil, err
+	}
+	r := v.(result)
+	if before, _ := d.unlisted.Swap(r.shards).(string); strings.Trim(r.shards, before) != "" {
+		_ = d.failed("list", Key{}, r.unlisted)
+	}
+	return r.unlisted, nil
+}
+
+// known looks at the entries that the last walk found in some shards, or that were added.
+func (d *Disk) known(shards string) (found []books.Entry) {
+	for _, name := range d.usage.Names() {
+		shard := name[:1]
+		if !strings.Contains(shards, shard) {
+			continue
+		}
+		fi, err := d.tree().Lstat(name)
+		if err != nil || !fi.Mode().IsRegular() {
+			continue
+		}
+		if e, ok := entryOf(shard, fi); ok {
+			found = append(found, e)
+		}
+	}
+	return found
 }
 
 // evictAll evicts what the usage gave out for that.
@@ -199,12 +235,12 @@ func (d *Disk) evictAll(victims []books.Entry, why Reason) {
 // listed. Whoever has it open goes on reading it.
 func (d *Disk) evict(v books.Entry, why Reason) {
 	pending := d.pending.Visible(v.Key)
-	fi, err := d.fs.Lstat(v.Name)
+	fi, err := d.tree().Lstat(v.Name)
 	if err == nil && (!fi.ModTime().Equal(v.Used) || fi.Size() != v.Size) {
 		return
 	}
 	if err == nil {
-		err = d.fs.Remove(v.Name)
+		err = d.tree().Remove(v.Name)
 	}
 	if errors.Is(err, fs.ErrNotExist) { // another process was faster
 		d.usage.Remove(v.Name)
@@ -226,35 +262,28 @@ func (d *Disk) evict(v books.Entry, why Reason) {
 // since is how long ago t was; clocks that were set back don't make it negative.
 func (d *Disk) since(t time.Time) time.Duration { return max(0, d.o.Now().Sub(t)) }
 
-// trimDue reports whether the last trim is long ago, or at a time that can't be.
-func (d *Disk) trimDue() bool {
-	since, ok := d.sinceTrim()
-	return !ok || since > trimInterval || since < -books.ClockSkew
-}
-
-func (d *Disk) sinceTrim() (since time.Duration, ok bool) {
-	fi, err := d.fs.Lstat(layout.Trimmed)
+// sinceTrim is how long ago the last trim was. Without one, that is long.
+func (d *Disk) sinceTrim() time.Duration {
+	fi, err := d.tree().Lstat(layout.Trimmed)
 	if err != nil {
-		return 0, false
+		return math.MaxInt64
 	}
-	return d.o.Now().Sub(fi.ModTime()), true
+	return d.o.Now().Sub(fi.ModTime())
 }
 
 // stamp records that the directory was trimmed now.
 func (d *Disk) stamp() {
+	writeFile(d.tree(), layout.Trimmed, "")
 	now := d.o.Now()
-	if err := d.fs.Chtimes(layout.Trimmed, now, now); errors.Is(err, fs.ErrNotExist) {
-		_ = d.writeFile(layout.Trimmed, "")
-		_ = d.fs.Chtimes(layout.Trimmed, now, now)
-	}
+	_ = d.tree().Chtimes(layout.Trimmed, now, now)
 }
 
 // trimInBackground is the trim after OpenDisk. If the last one is more than
 // MaxAge ago, either nobody used the directory or the clock has jumped, and then
 // every entry would look expired: it leaves their age for the next time.
 func (d *Disk) trimInBackground(ctx context.Context) {
-	since, ok := d.sinceTrim()
-	_, _ = d.trim(ctx, ok && since >= 0 && since <= d.o.MaxAge)
+	since := d.sinceTrim()
+	_, _ = d.trim(ctx, since >= 0 && since <= d.o.MaxAge)
 }
 
 // reap removes what dead processes left behind.
@@ -262,7 +291,7 @@ func (d *Disk) reap(ctx context.Context) (n int, err error) {
 	if err := ctx.Err(); err != nil {
 		return 0, err
 	}
-	temps, err := d.reapDir(layout.Temp, d.fs.Remove, func(fi fs.FileInfo) bool {
+	temps, err := d.reapDir(layout.Temp, d.tree().Remove, func(fi fs.FileInfo) bool {
 		_, mine := d.writing.Load(layout.Temp + "/" + fi.Name())
 		return !mine && layout.IsUnique(fi.Name()) && d.dead(fi)
 	})
@@ -283,7 +312,7 @@ func (d *Disk) dead(fi fs.FileInfo) bool {
 // reapDir removes the regular files in dir that are dead. It passes them in the
 // order of their time, the latest first.
 func (d *Disk) reapDir(dir string, remove func(name string) error, dead func(fs.FileInfo) bool) (n int, err error) {
-	infos, err := d.fs.ReadDir(dir)
+	infos, err := d.tree().ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return 0, nil
 	}
@@ -312,7 +341,7 @@ func (d *Disk) pruneQuarantine() (int, error) {
 		kept  int
 		bytes int64
 	)
-	return d.reapDir(layout.Quarantine, d.fs.Remove, func(fi fs.FileInfo) bool {
+	return d.reapDir(layout.Quarantine, d.tree().Remove, func(fi fs.FileInfo) bool {
 		if !layout.IsUnique(fi.Name()) {
 			return false
 		}

@@ -312,6 +312,7 @@ func TestDiskKeepsSpaceFree(t *testing.T) {
 
 func TestDiskInADirectoryThatIsDeleted(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "cache")
+	requireTrimmed(t, dir)
 	d := openDisk(t, dir, nil)
 	require.NoError(t, d.Add(bg, diskKey(1), diskArtifact(1, 100)))
 	entries, err := os.ReadDir(dir)
@@ -325,9 +326,11 @@ func TestDiskInADirectoryThatIsDeleted(t *testing.T) {
 
 	require.NoError(t, os.RemoveAll(dir))
 	requireMiss(t, d, diskKey(1))
-	require.Error(t, d.Add(bg, diskKey(1), diskArtifact(1, 100)))
 	_, err = d.Trim(bg)
 	require.NoError(t, err)
+	require.NoDirExists(t, dir, "only an Add makes it anew")
+	require.NoError(t, d.Add(bg, diskKey(1), diskArtifact(1, 100)))
+	requireHit(t, d, diskKey(1), diskCode(1, 100))
 }
 
 // TestDiskSparesWhatOthersUse uses an entry after it was chosen to go next.

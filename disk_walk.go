@@ -39,8 +39,8 @@ func (d *Disk) Stat(ctx context.Context, key Key) (e DiskEntry, ok bool, err err
 }
 
 // Walk describes all entries, in no order. It is no use of them, and leaves damaged
-// ones where they are. What comes and goes meanwhile may be missed. An
-// error ends it.
+// ones where they are. What comes and goes meanwhile may be missed. An error comes last:
+// the context has ended, or directories that it names couldn't be listed.
 func (d *Disk) Walk(ctx context.Context) iter.Seq2[DiskEntry, error] {
 	return d.each(ctx, "walk", nil)
 }
@@ -56,7 +56,7 @@ type VerifyReport struct {
 
 // Verify reads every byte of every entry and moves damaged ones to the
 // quarantine, unless the Disk is ReadOnly. Only an ended context or a directory that
-// can't be listed is an error.
+// can't be listed is an error; the report then tells of the others.
 func (d *Disk) Verify(ctx context.Context) (VerifyReport, error) {
 	var r VerifyReport
 	buf := make([]byte, 1<<20)
@@ -78,15 +78,16 @@ func (d *Disk) Verify(ctx context.Context) (VerifyReport, error) {
 	return r, nil
 }
 
-// each inspects all entries of the current format.
+// each inspects all entries of the current format. The error comes last.
 func (d *Disk) each(ctx context.Context, op string, buf []byte) iter.Seq2[DiskEntry, error] {
 	return func(yield func(DiskEntry, error) bool) {
-		found, err := d.list(ctx)
+		found, _, err := d.list(ctx, true)
 		for _, s := range found {
 			if s.Old {
 				continue
 			}
-			if err = d.ready(ctx); err != nil {
+			if e := d.ready(ctx); e != nil {
+				err = e
 				break
 			}
 			if e, ok := d.inspect(op, s.Key, buf); ok && !yield(e, nil) {
@@ -99,34 +100,42 @@ func (d *Disk) each(ctx context.Context, op string, buf []byte) iter.Seq2[DiskEn
 	}
 }
 
-// list returns what is in the shards. What it doesn't recognise isn't there.
-func (d *Disk) list(ctx context.Context) (found []books.Entry, err error) {
+// list returns what is in the shards. What it doesn't recognise isn't there, nor, unless
+// all is set, what has the name of an entry but is no file. The shards that can't be listed
+// are in unlisted; if there are any, or the operation can't start, it returns an error too.
+func (d *Disk) list(ctx context.Context, all bool) (found []books.Entry, unlisted string, err error) {
 	for _, digit := range layout.Shards {
 		if err := d.ready(ctx); err != nil {
-			return nil, err
+			return nil, layout.Shards, err
 		}
-		if d.fs == nil {
-			return nil, nil
+		if d.tree() == nil {
+			return nil, "", nil
 		}
 		shard := string(digit)
-		infos, err := d.fs.ReadDir(shard)
-		if errors.Is(err, fs.ErrNotExist) {
+		infos, e := d.tree().ReadDir(shard)
+		if errors.Is(e, fs.ErrNotExist) {
 			continue
 		}
-		if err != nil {
-			return nil, err
+		if e != nil {
+			unlisted += shard
+			err = errors.Join(err, e)
+			continue
 		}
 		for _, fi := range infos {
-			key, version, ok := layout.ParseEntry(fi.Name())
-			if !ok || !fi.Mode().IsRegular() || layout.Shard(key) != shard {
-				continue
+			if e, ok := entryOf(shard, fi); ok && (all || fi.Mode().IsRegular()) {
+				found = append(found, e)
 			}
-			found = append(found, books.Entry{
-				Name: shard + "/" + fi.Name(), Key: key, Size: fi.Size(), Used: fi.ModTime(), Old: version != layout.Version,
-			})
 		}
 	}
-	return found, nil
+	return found, unlisted, err
+}
+
+// entryOf returns what a file in a shard shows of an entry, if it has the name of one.
+func entryOf(shard string, fi fs.FileInfo) (books.Entry, bool) {
+	key, version, ok := layout.ParseEntry(fi.Name())
+	return books.Entry{
+		Name: shard + "/" + fi.Name(), Key: key, Size: fi.Size(), Used: fi.ModTime(), Old: version != layout.Version,
+	}, ok && layout.Shard(key) == shard
 }
 
 // inspect describes an entry, if there is one. With a buffer, it reads all of it, and

@@ -62,7 +62,7 @@ func (d *Disk) add(ctx context.Context, key Key, a *Artifact) error {
 	d.damaged.Delete(key)
 	if d.o.SyncEveryAdd {
 		if err := d.syncDirs([]string{layout.Shard(key)}); err != nil {
-			d.pending.SyncFailed(pending)
+			pending.Rewrite.Store(true)
 			return d.failed("add", key, err)
 		}
 		d.pending.Drop(key, pending)
@@ -101,8 +101,11 @@ func sourceOf(a *Artifact) (io.ReaderAt, error) {
 // writeTemp writes the whole entry to a file beside the entries, for publish. It
 // leaves none behind when it fails.
 func (d *Disk) writeTemp(key Key, src io.ReaderAt, size int64, m frame.Meta, sync bool) (name string, n int64, err error) {
-	name, f, err := d.createTemp(key)
+	name = layout.Temp + "/" + layout.Unique(key)
+	d.writing.Store(name, true) // safe from reap
+	f, err := d.create(name, os.O_WRONLY|os.O_EXCL)
 	if err != nil {
+		d.writing.Delete(name)
 		return "", 0, err
 	}
 	if whole := frame.MaxLen(m, size, &d.frame); whole > smallEntry && !d.o.Compress {
@@ -124,38 +127,30 @@ func (d *Disk) writeTemp(key Key, src io.ReaderAt, size int64, m frame.Meta, syn
 	}
 	// The order of eviction follows the store's clock, not the kernel's.
 	now := d.o.Now()
-	_ = d.fs.Chtimes(name, now, now)
+	_ = d.tree().Chtimes(name, now, now)
 	return name, n, nil
 }
 
 // discard removes a temporary file.
 func (d *Disk) discard(tmp string) {
-	_ = d.fs.Remove(tmp)
+	_ = d.tree().Remove(tmp)
 	d.writing.Delete(tmp)
-}
-
-// createTemp opens a new file in the directory for files being written. It
-// is safe from reap until its name is deleted from d.writing.
-func (d *Disk) createTemp(key Key) (name string, f dirfs.File, err error) {
-	name = layout.Temp + "/" + layout.Unique(key)
-	d.writing.Store(name, true)
-	f, err = d.create(name, os.O_WRONLY|os.O_EXCL)
-	if err != nil {
-		d.writing.Delete(name)
-	}
-	return name, f, err
 }
 
 // publish gives a finished temporary file its name among the entries. It is noted
 // as pending before anybody can see it.
 func (d *Disk) publish(key Key, tmp string, n int64) (pending *books.File, err error) {
 	pending, undo := d.pending.Add(key, n)
-	if err := d.rename(tmp, layout.Entry(key)); err != nil {
+	err = d.rename(tmp, layout.Entry(key))
+	if err != nil && d.moveDirAway(key) {
+		err = d.rename(tmp, layout.Entry(key))
+	}
+	if err != nil {
 		d.discard(tmp)
 		undo()
 		return pending, err
 	}
-	d.pending.Show(pending)
+	pending.Shown.Store(true)
 	d.writing.Delete(tmp)
 	return pending, nil
 }
@@ -166,9 +161,9 @@ func (d *Disk) Delete(ctx context.Context, key Key) error {
 		return d.errorOf("delete", key, err)
 	}
 	name, pending := layout.Entry(key), d.pending.Visible(key)
-	fi, err := d.fs.Lstat(name)
-	if err == nil {
-		err = d.fs.Remove(name)
+	fi, err := d.tree().Lstat(name)
+	if err == nil && !d.moveDirAway(key) {
+		err = d.tree().Remove(name)
 	}
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -186,13 +181,13 @@ func (d *Disk) Delete(ctx context.Context, key Key) error {
 // quarantine moves a damaged entry away, if it is still the file that was read.
 func (d *Disk) quarantine(key Key, read fs.FileInfo) {
 	name, pending := layout.Entry(key), d.pending.Visible(key)
-	current, err := d.fs.Lstat(name)
+	current, err := d.tree().Lstat(name)
 	if err != nil || read == nil || !os.SameFile(current, read) {
 		return
 	}
-	err = d.rename(name, layout.Quarantine+"/"+layout.Unique(key))
+	err = d.moveAway(key)
 	if err != nil {
-		err = d.fs.Remove(name)
+		err = d.tree().Remove(name)
 	}
 	if err != nil {
 		d.damaged.Store(key, read)
@@ -203,10 +198,21 @@ func (d *Disk) quarantine(key Key, read fs.FileInfo) {
 	_, _ = d.pruneQuarantine()
 }
 
+func (d *Disk) moveAway(key Key) error {
+	return d.rename(layout.Entry(key), layout.Quarantine+"/"+layout.Unique(key))
+}
+
+// moveDirAway moves away what no file can replace, a directory in the place of an entry,
+// and reports whether it did.
+func (d *Disk) moveDirAway(key Key) bool {
+	fi, err := d.tree().Lstat(layout.Entry(key))
+	return err == nil && fi.IsDir() && d.moveAway(key) == nil
+}
+
 // create opens a file that may not exist yet, nor its directory.
 func (d *Disk) create(name string, flags int) (f dirfs.File, err error) {
 	err = d.withDir(name, func() error {
-		f, err = d.fs.OpenFile(name, flags|os.O_CREATE, layout.FilePerm)
+		f, err = d.tree().OpenFile(name, flags|os.O_CREATE, layout.FilePerm)
 		return err
 	})
 	return f, err
@@ -214,35 +220,42 @@ func (d *Disk) create(name string, flags int) (f dirfs.File, err error) {
 
 // rename moves a file to where there may be no directory yet.
 func (d *Disk) rename(from, to string) error {
-	return d.withDir(to, func() error { return d.fs.Rename(from, to) })
+	return d.withDir(to, func() error { return d.tree().Rename(from, to) })
 }
 
 // withDir calls f and, if something was missing, once more after it has made the
-// directory of name.
+// directory of name, and that of the store if somebody has deleted it.
 func (d *Disk) withDir(name string, f func() error) error {
+	tree := d.tree()
 	err := f()
 	if !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	if err := d.mkdir(path.Dir(name)); err != nil {
+	err = mkdir(tree, path.Dir(name))
+	if errors.Is(err, fs.ErrNotExist) {
+		if err = d.reopen(tree); err == nil {
+			err = mkdir(d.tree(), path.Dir(name))
+		}
+	}
+	if err != nil {
 		return err
 	}
 	return f()
 }
 
-func (d *Disk) mkdir(name string) error {
-	if err := d.fs.Mkdir(name, layout.DirPerm); err != nil && !errors.Is(err, fs.ErrExist) {
+func mkdir(tree dirfs.FS, name string) error {
+	if err := tree.Mkdir(name, layout.DirPerm); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
 	return nil
 }
 
-// writeFile makes a small file that no program depends on.
-func (d *Disk) writeFile(name, text string) error {
-	f, err := d.create(name, os.O_WRONLY|os.O_EXCL)
+// writeFile makes a small file that no program depends on, if there is none.
+func writeFile(tree dirfs.FS, name, text string) {
+	f, err := tree.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, layout.FilePerm)
 	if err != nil {
-		return err
+		return
 	}
-	_, err = f.Write([]byte(text))
-	return errors.Join(err, f.Close())
+	_, _ = f.Write([]byte(text))
+	_ = f.Close()
 }

@@ -3,13 +3,14 @@ package books
 import (
 	"maps"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
 // Pending is what was written and isn't known to survive a power failure. Its zero value
 // is ready; its methods may be called from several goroutines at once.
 type Pending struct {
-	mu        sync.Mutex // guards all below, and every File
+	mu        sync.Mutex // guards all below
 	files     map[[32]byte]*File
 	lastFlush time.Time
 	lastErr   error
@@ -17,9 +18,13 @@ type Pending struct {
 
 // File is a file that is pending, or was. It is not the same as a later one under its key.
 type File struct {
-	size    int64
-	visible bool // it has its name; before, there is nothing to sync
-	rewrite bool
+	size int64
+
+	Shown atomic.Bool // it has its name; before, there is nothing to sync
+
+	// Rewrite has the next flush write the file anew: a sync has failed, after which the
+	// kernel may have dropped what it couldn't write.
+	Rewrite atomic.Bool
 }
 
 // Status is a summary of what is pending.
@@ -64,18 +69,11 @@ func (p *Pending) Add(key [32]byte, size int64) (f *File, undo func()) {
 	}
 }
 
-// Show notes that the file has appeared.
-func (p *Pending) Show(f *File) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	f.visible = true
-}
-
 // Visible returns the file that has appeared under key, for Drop; nil if there is none.
 func (p *Pending) Visible(key [32]byte) *File {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if f := p.files[key]; f != nil && f.visible {
+	if f := p.files[key]; f != nil && f.Shown.Load() {
 		return f
 	}
 	return nil
@@ -96,23 +94,8 @@ func (p *Pending) Snapshot() map[[32]byte]*File {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	files := maps.Clone(p.files)
-	maps.DeleteFunc(files, func(_ [32]byte, f *File) bool { return !f.visible })
+	maps.DeleteFunc(files, func(_ [32]byte, f *File) bool { return !f.Shown.Load() })
 	return files
-}
-
-// SyncFailed has the next flush write the file anew: the kernel may have dropped what it
-// couldn't write.
-func (p *Pending) SyncFailed(f *File) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	f.rewrite = true
-}
-
-// NeedsRewrite reports whether a sync of the file has failed.
-func (p *Pending) NeedsRewrite(f *File) bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return f.rewrite
 }
 
 // Flushed notes the outcome of a flush.

@@ -18,7 +18,7 @@ func TestPending(t *testing.T) {
 	require.Equal(t, books.Status{Files: 1, Bytes: 10}, p.Status(), "before it has its name")
 	require.Empty(t, p.Snapshot(), "there is nothing to sync yet")
 	require.Nil(t, p.Visible(key))
-	p.Show(first)
+	first.Shown.Store(true)
 	require.Len(t, p.Snapshot(), 1)
 
 	// One that replaces it, and one that doesn't come to be.
@@ -28,14 +28,14 @@ func TestPending(t *testing.T) {
 	require.Len(t, p.Snapshot(), 1)
 	old := p.Snapshot()[key]
 	second, undo := p.Add(key, 30)
-	p.Show(second)
+	second.Shown.Store(true)
 	p.Drop(key, old)
-	p.SyncFailed(old)
+	old.Rewrite.Store(true)
 	require.EqualValues(t, 30, p.Status().Bytes, "the sync was that of the file before")
-	require.False(t, p.NeedsRewrite(p.Snapshot()[key]))
+	require.False(t, p.Snapshot()[key].Rewrite.Load())
 
-	p.SyncFailed(second)
-	require.True(t, p.NeedsRewrite(p.Snapshot()[key]))
+	second.Rewrite.Store(true)
+	require.True(t, p.Snapshot()[key].Rewrite.Load())
 	failure := errors.New("failure")
 	p.Flushed(noon, failure)
 	require.Equal(t, books.Status{Files: 1, Bytes: 30, LastError: failure}, p.Status())

@@ -5,6 +5,7 @@ package books
 
 import (
 	"cmp"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -68,6 +69,13 @@ func (u *Usage) Totals() (entries int, bytes int64) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	return len(u.entries), u.bytes
+}
+
+// Names returns the names of all entries.
+func (u *Usage) Names() []string {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return slices.Collect(maps.Keys(u.entries))
 }
 
 // Release gives up a reservation.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/ed25519"
 	"crypto/subtle"
+	"errors"
 	"fmt"
 
 	"github.com/zeebo/blake3"
@@ -94,24 +95,19 @@ func (a Auth) ID() KeyID { return a.id }
 
 // seal appends the tag of header to it.
 func (a *Auth) seal(header []byte) ([]byte, error) {
-	switch a.kind {
-	case Ed25519:
-		if a.signer == nil {
-			return nil, fmt.Errorf("no private key to sign with")
-		}
-		return append(header, ed25519.Sign(a.signer, a.message(header))...), nil
-	default:
+	if a.kind != Ed25519 {
 		return a.appendTag(header, header), nil
 	}
+	if a.signer == nil {
+		return nil, errors.New("no private key to sign with")
+	}
+	return append(header, ed25519.Sign(a.signer, a.message(header))...), nil
 }
 
-// verify checks the tag at the end of header, whose kind and key id were parsed
-// but not trusted.
-func (a *Auth) verify(header []byte, kind Kind, id KeyID) error {
-	if kind != a.kind || id != a.id {
-		return foreign(kind, id)
-	}
-	body, tag := header[:len(header)-kind.tagSize()], header[len(header)-kind.tagSize():]
+// verify checks the tag at the end of header.
+func (a *Auth) verify(header []byte) error {
+	end := len(header) - a.kind.tagSize()
+	body, tag := header[:end], header[end:]
 	switch a.kind {
 	case Ed25519:
 		if !ed25519.Verify(a.public, a.message(body), tag) {
@@ -127,10 +123,6 @@ func (a *Auth) verify(header []byte, kind Kind, id KeyID) error {
 		}
 	}
 	return nil
-}
-
-func foreign(kind Kind, id KeyID) error {
-	return fmt.Errorf("%w (kind %d, id %x)", ErrForeign, kind, id)
 }
 
 // appendTag appends the tag of a header that isn't signed.

@@ -1,11 +1,12 @@
 package frame
 
 import (
-	"cmp"
-	"errors"
+	"context"
 	"io"
 	"runtime"
-	"sync"
+	"slices"
+
+	"golang.org/x/sync/errgroup"
 )
 
 // Bytes returns the whole artifact, of which nothing may have been read before.
@@ -14,99 +15,45 @@ import (
 // allocated is what a trusted writer announced.
 func (s *Stream) Bytes() ([]byte, error) {
 	dst := make([]byte, s.h.size)
-	workers := min(s.h.chunks(), runtime.GOMAXPROCS(0), maxWorkers)
-	p := &pipeline{
-		s: s, dst: dst,
-		jobs: make(chan arrived, workers),
-		free: make(chan []byte, 2*workers+1),
-		stop: make(chan struct{}),
+	workers := min(runtime.GOMAXPROCS(0), maxWorkers)
+	decoding, failed := errgroup.WithContext(context.Background())
+	decoding.SetLimit(workers)
+	buffers := make(chan []byte, workers+1) // for each worker, and for what arrives
+	for range cap(buffers) {
+		buffers <- nil
 	}
-	var wg sync.WaitGroup
-	for range workers {
-		wg.Go(p.work)
-	}
-	err := p.feed()
-	close(p.jobs)
-	wg.Wait()
-	if err = cmp.Or(p.err, err); err != nil {
-		return nil, err
-	}
-	return dst, nil
-}
-
-// pipeline carries chunks from the source to the goroutines that decode them.
-type pipeline struct {
-	s    *Stream
-	dst  []byte
-	jobs chan arrived
-	free chan []byte   // buffers to use again
-	stop chan struct{} // closed at the first error of a worker
-	once sync.Once
-	err  error // that error; read after all workers have ended
-}
-
-// arrived is a chunk as it was received.
-type arrived struct {
-	index   int
-	encoded []byte
-}
-
-// feed receives all chunks and the end of the source.
-func (p *pipeline) feed() error {
-	s := p.s
-	for i := range s.h.chunks() {
+	receive := func(i int) error {
+		chunk := dst[int64(i)<<s.h.chunkLog:][:s.h.rawLen(i)]
 		_, n := s.h.span(i)
-		b := p.chunk(i)
-		if n < len(b) {
-			b = p.buffer(n)
+		if n == len(chunk) {
+			if err := s.receive(chunk, i); err != nil {
+				return err
+			}
+			decoding.Go(func() error { return s.h.check(i, chunk) })
+			return nil
 		}
+		b := slices.Grow((<-buffers)[:0], n)[:n]
 		if err := s.receive(b, i); err != nil {
 			return err
 		}
-		select {
-		case p.jobs <- arrived{i, b}:
-		case <-p.stop:
-			return nil
-		}
+		decoding.Go(func() error {
+			defer func() { buffers <- b }()
+			return s.h.decode(s.zstd, i, chunk, b)
+		})
+		return nil
 	}
-	if err := s.end(); !errors.Is(err, io.EOF) {
-		return err
+	var err error
+	for i := 0; i < s.h.chunks() && err == nil && failed.Err() == nil; i++ {
+		err = receive(i)
 	}
-	return nil
-}
-
-// chunk returns where chunk i goes.
-func (p *pipeline) chunk(i int) []byte {
-	n := p.s.h.rawLen(i)
-	return p.dst[int64(i)<<p.s.h.chunkLog:][:n:n]
-}
-
-func (p *pipeline) buffer(n int) []byte {
-	select {
-	case b := <-p.free:
-		if cap(b) >= n {
-			return b[:n]
-		}
-	default:
+	if err == nil && failed.Err() == nil {
+		err = s.end()
 	}
-	return make([]byte, n, max(n, p.s.h.rawLen(0)/2))
-}
-
-func (p *pipeline) work() {
-	for a := range p.jobs {
-		dst := p.chunk(a.index)
-		if err := p.s.h.decode(p.s.zstd, a.index, dst, a.encoded); err != nil {
-			p.once.Do(func() {
-				p.err = err
-				close(p.stop)
-			})
-			return
-		}
-		if len(a.encoded) < len(dst) {
-			select {
-			case p.free <- a.encoded:
-			default:
-			}
-		}
+	if e := decoding.Wait(); e != nil {
+		return nil, e
 	}
+	if err != io.EOF {
+		return nil, err
+	}
+	return dst, nil
 }

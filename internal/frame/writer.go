@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+	"slices"
 )
 
 // Options say how frames are sealed and encoded. Readers and writers of one
@@ -39,15 +40,16 @@ func (o *Options) verify(encoded []byte, h *header, engineLen int, key [32]byte)
 
 // verifyTag checks the tag at the end of header under the key that it names.
 func (o *Options) verifyTag(header []byte, h *header) error {
-	if len(o.Trusted) == 0 {
-		return o.Auth.verify(header, h.auth, h.keyID)
+	trusted := o.Trusted
+	if len(trusted) == 0 {
+		trusted = []Auth{o.Auth}
 	}
-	for i := range o.Trusted {
-		if a := &o.Trusted[i]; a.kind == h.auth && a.id == h.keyID {
-			return a.verify(header, h.auth, h.keyID)
+	for i := range trusted {
+		if a := &trusted[i]; a.kind == h.auth && a.id == h.keyID {
+			return a.verify(header)
 		}
 	}
-	return foreign(h.auth, h.keyID)
+	return fmt.Errorf("%w (kind %d, id %x)", ErrForeign, h.auth, h.keyID)
 }
 
 func (o *Options) codec() codec {
@@ -78,12 +80,12 @@ func (b Bytes) ReadAt(p []byte, off int64) (int, error) {
 	return n, nil
 }
 
-// view returns n bytes at off, in place if it can.
-func view(src io.ReaderAt, off int64, n int) ([]byte, error) {
+// view returns n bytes at off: in place if it can, in buf if they fit.
+func view(src io.ReaderAt, off int64, n int, buf []byte) ([]byte, error) {
 	if b, ok := src.(Bytes); ok {
 		return b[off : off+int64(n) : off+int64(n)], nil
 	}
-	p := make([]byte, n)
+	p := slices.Grow(buf[:0], n)[:n]
 	if got, err := src.ReadAt(p, off); got < n {
 		return nil, noEOF(err)
 	}
@@ -116,7 +118,7 @@ func Write(w io.Writer, src io.ReaderAt, size int64, m Meta, o *Options) (int64,
 		return 0, noEOF(nil)
 	}
 	_, err := parallel(h.chunks(), 1, func(i int) error {
-		b, err := view(src, int64(i)<<h.chunkLog, h.rawLen(i))
+		b, err := view(src, int64(i)<<h.chunkLog, h.rawLen(i), nil)
 		if err != nil {
 			return err
 		}
@@ -135,12 +137,11 @@ func Write(w io.Writer, src io.ReaderAt, size int64, m Meta, o *Options) (int64,
 	if err != nil {
 		return 0, err
 	}
-	h.encoded = size
-	if h.codec != raw {
-		h.encoded = 0
-		for _, b := range kept {
-			h.encoded += int64(len(b))
-		}
+	if h.codec == raw {
+		h.encoded = size
+	}
+	for _, b := range kept {
+		h.encoded += int64(len(b))
 	}
 	head, err := o.Auth.seal(h.appendTo(make([]byte, 0, headerSize(len(h.Engine), size, h.chunkLog, h.codec, h.auth))))
 	if err != nil {
@@ -169,22 +170,18 @@ func (h *header) writeBody(w io.Writer, src io.ReaderAt, kept [][]byte) (int64, 
 	// In one piece, tens of megabytes may wait tens of milliseconds for memory in
 	// pages that large.
 	const piece = 1 << 20
-	b, inMemory := src.(Bytes)
-	var buf []byte
-	if !inMemory {
+	var buf []byte // nothing if src is in memory
+	if _, inMemory := src.(Bytes); !inMemory {
 		buf = make([]byte, min(h.size, piece))
 	}
 	var off int64
 	for off < h.size {
-		n := min(piece, h.size-off)
-		p := buf[:min(n, int64(len(buf)))]
-		if inMemory {
-			p = b[off : off+n]
-		} else if got, err := src.ReadAt(p, off); got < len(p) {
-			return off, noEOF(err)
+		p, err := view(src, off, int(min(piece, h.size-off)), buf)
+		if err != nil {
+			return off, err
 		}
-		written, err := w.Write(p)
-		off += int64(written)
+		n, err := w.Write(p)
+		off += int64(n)
 		if err != nil {
 			return off, err
 		}

@@ -18,3 +18,7 @@ func Check(_ string, fi fs.FileInfo, _ bool) error {
 	}
 	return nil
 }
+
+// SyncDir implements FS. A directory can't be synced here: the file system
+// journals names by itself.
+func (r *rootFS) SyncDir(string) error { return nil }

@@ -3,10 +3,14 @@
 package dirfs
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"syscall"
 )
 
@@ -23,6 +27,10 @@ func Check(dir string, fi fs.FileInfo, readOnly bool) error {
 		return fmt.Errorf("it can be written by others (%v); chmod 700 it", perm)
 	}
 	owner, me := ownerOf(fi), uint32(os.Geteuid())
+	unknown := unknownUser()
+	if int64(owner) == unknown {
+		return fmt.Errorf("it belongs to a user that can't be told: %d is whoever the user namespace doesn't map; run as a user that it maps", owner)
+	}
 	// Root may do anything anyway, so that its directories are safe to read.
 	if owner != me && (!readOnly || owner != 0) {
 		return fmt.Errorf("it belongs to user %d, not to user %d; use a directory of your own", owner, me)
@@ -36,7 +44,7 @@ func Check(dir string, fi fs.FileInfo, readOnly bool) error {
 		if err != nil {
 			return err
 		}
-		if owner := ownerOf(fi); owner != me && owner != 0 {
+		if owner := ownerOf(fi); owner != me && owner != 0 || int64(owner) == unknown {
 			return fmt.Errorf("%s above it belongs to user %d, who could replace it", parent, owner)
 		}
 		if fi.Mode().Perm()&0o002 != 0 && fi.Mode()&fs.ModeSticky == 0 {
@@ -46,6 +54,45 @@ func Check(dir string, fi fs.FileInfo, readOnly bool) error {
 			return nil
 		}
 	}
+}
+
+// SyncDir implements FS.
+func (r *rootFS) SyncDir(name string) error {
+	d, err := r.Open(name)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return d.Sync()
+}
+
+// IsNoSpace reports whether err means that the file system or a quota is full.
+func IsNoSpace(err error) bool {
+	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
+}
+
+// unknownUser returns the id that stands for every user whom this process's user namespace
+// doesn't map; -1 if it maps all. There are namespaces on Linux only.
+func unknownUser() int64 {
+	users, err := os.ReadFile("/proc/self/uid_map")
+	if err != nil {
+		return -1
+	}
+	var mapped int64
+	for line := range strings.Lines(string(users)) {
+		var inside, outside, n int64
+		_, _ = fmt.Sscan(line, &inside, &outside, &n)
+		mapped += n
+	}
+	if mapped >= math.MaxUint32 {
+		return -1
+	}
+	if text, err := os.ReadFile("/proc/sys/kernel/overflowuid"); err == nil {
+		if id, err := strconv.ParseInt(strings.TrimSpace(string(text)), 10, 64); err == nil {
+			return id
+		}
+	}
+	return 65534
 }
 
 func ownerOf(fi fs.FileInfo) uint32 {

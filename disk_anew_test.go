@@ -1,0 +1,190 @@
+package modcache_test
+
+import (
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/internal/dirfs"
+	"github.com/modcache/modcache/internal/dirfs/dirfstest"
+)
+
+// TestDiskDirectoryMadeAnew deletes the directory of an open Disk, which goes on storing.
+func TestDiskDirectoryMadeAnew(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "above", "cache")
+	requireTrimmed(t, dir)
+	d := openDisk(t, dir, nil)
+	for n := range uint64(3) {
+		require.NoError(t, d.Add(bg, diskKey(n), diskArtifact(n, 1000)))
+		require.NoError(t, os.RemoveAll(filepath.Dir(dir)))
+		_, ok, err := d.Get(bg, diskKey(n))
+		require.NoError(t, err)
+		require.False(t, ok)
+
+		var adds sync.WaitGroup
+		for i := range uint64(4) {
+			adds.Go(func() { _ = d.Add(bg, diskKey(10+i), diskArtifact(10+i, 1000)) })
+		}
+		adds.Wait()
+		require.NoError(t, d.Add(bg, diskKey(n), diskArtifact(n, 1000)))
+		a, ok, err := d.Get(bg, diskKey(n))
+		require.NoError(t, err)
+		require.True(t, ok)
+		require.NoError(t, a.Close())
+		require.FileExists(t, filepath.Join(dir, "CACHEDIR.TAG"))
+		require.NoError(t, d.Flush(bg))
+	}
+	require.NoError(t, os.RemoveAll(dir))
+	unlock, err := d.Lock(bg, diskKey(1))
+	require.NoError(t, err)
+	unlock()
+}
+
+// TestDiskDirectoryMadeAnewIsChecked replaces the directory by one that others can write to.
+func TestDiskDirectoryMadeAnewIsChecked(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "cache")
+	var events diskEvents
+	requireTrimmed(t, dir)
+	d := openDisk(t, dir, &modcache.DiskOptions{OnEvent: events.observe})
+	require.NoError(t, os.RemoveAll(dir))
+	require.NoError(t, os.Mkdir(dir, 0o700))
+	require.NoError(t, os.Chmod(dir, 0o777))
+	require.ErrorIs(t, d.Add(bg, diskKey(1), diskArtifact(1, 1000)), modcache.ErrInsecureDir)
+	require.Len(t, events.list(modcache.EventStoreFailed), 1)
+	require.NoError(t, os.Chmod(dir, 0o700))
+	require.NoError(t, d.Add(bg, diskKey(1), diskArtifact(1, 1000)))
+}
+
+// requireTrimmed makes a directory in which no trim is due that could write to it.
+func requireTrimmed(t *testing.T, dir string) {
+	t.Helper()
+	require.NoError(t, os.MkdirAll(dir, 0o700))
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "trimmed"), nil, 0o600))
+}
+
+// TestDiskHealsDirectoriesForEntries puts a directory in the place of an entry.
+func TestDiskHealsDirectoriesForEntries(t *testing.T) {
+	for _, size := range []int{100, 200_000} {
+		dir := t.TempDir()
+		var events diskEvents
+		d := openDisk(t, dir, &modcache.DiskOptions{OnEvent: events.observe})
+		key := diskKey(1)
+		name := filepath.Join(dir, key.String()[:1], key.String()+".v1")
+		spoil := func() {
+			require.NoError(t, os.RemoveAll(name))
+			require.NoError(t, os.MkdirAll(filepath.Join(name, "full"), 0o700))
+		}
+
+		spoil()
+		_, ok, err := d.Get(bg, key)
+		require.NoError(t, err)
+		require.False(t, ok)
+		require.Len(t, events.take(modcache.EventCorrupt), 1)
+		require.NoDirExists(t, name)
+		require.NoError(t, d.Add(bg, key, diskArtifact(1, size)))
+		requireHit(t, d, key, diskCode(1, size))
+
+		spoil()
+		require.NoError(t, d.Add(bg, key, diskArtifact(1, size)))
+		requireHit(t, d, key, diskCode(1, size))
+
+		spoil()
+		r, err := d.Verify(bg)
+		require.NoError(t, err)
+		require.Len(t, r.Corrupt, 1)
+		require.Equal(t, key, r.Corrupt[0].Key)
+		require.NoDirExists(t, name)
+
+		spoil()
+		require.NoError(t, d.Delete(bg, key))
+		require.NoDirExists(t, name)
+	}
+}
+
+// TestDiskReplacesDirectoriesItCannotOpen lets Add find out only when it gives the entry its name.
+func TestDiskReplacesDirectoriesItCannotOpen(t *testing.T) {
+	dir, key := t.TempDir(), diskKey(1)
+	d, err := modcache.OpenDiskOn(dir, func(tree dirfs.FS) dirfs.FS {
+		return dirfstest.NewFaulty(tree, func(op dirfstest.Op, n int) error {
+			if op == dirfstest.Open && n == 3 { // after README and CACHEDIR.TAG
+				return syscall.EACCES
+			}
+			return nil
+		})
+	}, &modcache.DiskOptions{MaxBytes: -1, MinFree: -1})
+	require.NoError(t, err)
+	defer d.Close()
+	require.NoError(t, os.MkdirAll(filepath.Join(dir, key.String()[:1], key.String()+".v1", "full"), 0o700))
+	require.NoError(t, d.Add(bg, key, diskArtifact(1, 100)))
+	requireHit(t, d, key, diskCode(1, 100))
+}
+
+// unlistable is a tree in which some directories can't be listed.
+type unlistable struct {
+	dirfs.FS
+	broken atomic.Pointer[string]
+}
+
+func (u *unlistable) ReadDir(name string) ([]fs.FileInfo, error) {
+	if broken := u.broken.Load(); broken != nil && *broken == name {
+		return nil, &fs.PathError{Op: "readdir", Path: name, Err: syscall.EIO}
+	}
+	return u.FS.ReadDir(name)
+}
+
+// TestDiskGoesOnWithoutAShard adds with a bound while one shard can't be listed.
+func TestDiskGoesOnWithoutAShard(t *testing.T) {
+	const size, room = 1000, 64
+	const limit = room * (size + frameOverhead)
+	dir := t.TempDir()
+	requireTrimmed(t, dir)
+	var tree *unlistable
+	var events diskEvents
+	clock := newDiskClock()
+	d, err := modcache.OpenDiskOn(dir, func(fs dirfs.FS) dirfs.FS {
+		tree = &unlistable{FS: fs}
+		return tree
+	}, &modcache.DiskOptions{MaxBytes: limit, OnEvent: events.observe, Now: clock.Now})
+	require.NoError(t, err)
+	defer d.Close()
+	var added uint64
+	add := func(n int) {
+		t.Helper()
+		for range n {
+			require.NoError(t, d.Add(bg, diskKey(added), diskArtifact(added, size)))
+			added++
+			clock.Advance(time.Minute)
+			_, bytes := diskUsage(t, dir)
+			require.LessOrEqual(t, bytes, int64(limit))
+		}
+	}
+	add(room / 2)
+	broken := diskKey(added).String()[:1]
+	tree.broken.Store(&broken)
+	add(20 * room)
+	failed := events.take(modcache.EventStoreFailed)
+	require.Len(t, failed, 1, "said once")
+	require.ErrorContains(t, failed[0].Err, broken)
+
+	_, err = d.Trim(bg)
+	require.ErrorIs(t, err, syscall.EIO)
+	r, err := d.Verify(bg)
+	require.ErrorIs(t, err, syscall.EIO)
+	require.NotZero(t, r.Entries)
+
+	tree.broken.Store(nil)
+	_, err = d.Trim(bg)
+	require.NoError(t, err)
+	events.take(modcache.EventStoreFailed)
+	tree.broken.Store(&broken)
+	add(room)
+	require.Len(t, events.take(modcache.EventStoreFailed), 1, "said anew after it was well")
+}
