@@ -8,7 +8,6 @@ package main
 import (
 	"context"
 	_ "embed"
-	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -18,13 +17,13 @@ import (
 
 	"github.com/tetratelabs/wazero"
 	"github.com/tetratelabs/wazero/imports/wasi_snapshot_preview1"
-	"github.com/tetratelabs/wazero/sys"
 
 	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/examples/internal/guest"
 )
 
 //go:embed guest/main.go
-var guest []byte
+var hello []byte
 
 var (
 	dir  = flag.String("dir", "", "cache directory; the default is a temporary one")
@@ -58,7 +57,11 @@ func run(ctx context.Context) error {
 	file := flag.Arg(0)
 	if file == "" {
 		file = filepath.Join(tmp, "guest.wasm")
-		if err := buildGuest(tmp, file); err != nil {
+		wasm, err := guest.Build(ctx, hello)
+		if err != nil {
+			return err
+		}
+		if err := os.WriteFile(file, wasm, 0o600); err != nil {
 			return err
 		}
 	}
@@ -109,10 +112,6 @@ func secondProcess(ctx context.Context, dir, file string) error {
 
 	took, _, err := compile(ctx, cache, file, func(r *modcache.Runtime, m wazero.CompiledModule) error {
 		_, err := r.InstantiateModule(ctx, m, wazero.NewModuleConfig().WithStdout(os.Stdout).WithStderr(os.Stderr))
-		var exit *sys.ExitError
-		if errors.As(err, &exit) && exit.ExitCode() == 0 {
-			return nil
-		}
 		return err
 	})
 	if err != nil {
@@ -135,12 +134,10 @@ func compile(ctx context.Context, cache *modcache.Cache, file string, use func(*
 	defer r.Close(ctx)
 	wasi_snapshot_preview1.MustInstantiate(ctx, r)
 
-	done := showProgress("compiling " + filepath.Base(file))
 	start := time.Now()
 	module := modcache.NewModule(wasm)
 	compiled, err := r.Compile(ctx, module)
 	took := time.Since(start)
-	done()
 	if err != nil {
 		return 0, modcache.Key{}, fmt.Errorf("%s: %w", file, err)
 	}
@@ -155,48 +152,4 @@ func outcome(cache *modcache.Cache) string {
 		return fmt.Sprintf("hit, loaded (the compile took %v)", m.Saved.Round(time.Millisecond))
 	}
 	return "miss, compiled"
-}
-
-// showProgress counts the seconds on a terminal until done is called.
-func showProgress(what string) (done func()) {
-	if info, err := os.Stdout.Stat(); err != nil || info.Mode()&os.ModeCharDevice == 0 {
-		return func() {}
-	}
-	stop, stopped := make(chan struct{}), make(chan struct{})
-	go func() {
-		defer close(stopped)
-		tick := time.NewTicker(100 * time.Millisecond)
-		defer tick.Stop()
-		for start := time.Now(); ; {
-			select {
-			case <-tick.C:
-				fmt.Printf("\r%s … %.1f s", what, time.Since(start).Seconds())
-			case <-stop:
-				fmt.Print("\r\x1b[K")
-				return
-			}
-		}
-	}()
-	return func() { close(stop); <-stopped }
-}
-
-// buildGuest builds the program in guest for WASI, with the Go toolchain at hand.
-func buildGuest(tmp, file string) error {
-	src := filepath.Join(tmp, "guest")
-	if err := os.Mkdir(src, 0o700); err != nil {
-		return err
-	}
-	for name, content := range map[string][]byte{"main.go": guest, "go.mod": []byte("module guest\n\ngo 1.25\n")} {
-		if err := os.WriteFile(filepath.Join(src, name), content, 0o600); err != nil {
-			return err
-		}
-	}
-	build := exec.Command("go", "build", "-trimpath", "-o", file, ".")
-	build.Dir = src
-	build.Env = append(os.Environ(), "GOOS=wasip1", "GOARCH=wasm", "GOWORK=off", "GOFLAGS=")
-	build.Stderr = os.Stderr
-	if err := build.Run(); err != nil {
-		return fmt.Errorf("build the guest (or name a .wasm file instead): %w", err)
-	}
-	return nil
 }
