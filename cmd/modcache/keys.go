@@ -44,8 +44,8 @@ Whoever has the private key can run code in every process that trusts it.`,
 			if err != nil {
 				return err
 			}
-			_, err = fmt.Fprintln(s.out, strings.TrimSpace(key.Public().String()+" "+*comment))
-			return err
+			fmt.Fprintln(s.out, strings.TrimSpace(key.Public().String()+" "+*comment))
+			return nil
 		}
 	},
 }
@@ -84,7 +84,7 @@ func readKeyFile(file string) (*remote.PrivateKey, error) {
 	}
 	key, err := remote.ParsePrivateKey(strings.TrimSpace(string(b)))
 	if err != nil {
-		return nil, wrapped{file, err}
+		return nil, fmt.Errorf("%s: %s", file, plain(err))
 	}
 	return key, nil
 }
@@ -97,7 +97,7 @@ func readKeyring(file string) (remote.Keyring, error) {
 	}
 	ring, err := remote.ParseKeyring(text)
 	if err != nil {
-		return remote.Keyring{}, wrapped{file, err}
+		return remote.Keyring{}, fmt.Errorf("%s: %s", file, plain(err))
 	}
 	if len(ring.Keys) == 0 {
 		return remote.Keyring{}, fmt.Errorf("%s holds no public key; modcache keygen prints one", file)

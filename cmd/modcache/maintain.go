@@ -43,9 +43,7 @@ func report(s *streams, r modcache.VerifyReport) error {
 	for _, e := range slices.Concat(r.Corrupt, r.OtherKey, r.Failed) {
 		fmt.Fprintf(s.out, "%s  %s\n", e.Key, troubleText(e.Err))
 	}
-	if _, err := fmt.Fprintf(s.out, "%s sound, %s on disk\n", plural(r.Entries, "entry is", "entries are"), bytesize.Format(r.Bytes)); err != nil {
-		return err
-	}
+	fmt.Fprintf(s.out, "%s sound, %s on disk\n", plural(r.Entries, "entry is", "entries are"), bytesize.Format(r.Bytes))
 	switch {
 	case len(r.Failed) > 0:
 		return fmt.Errorf("%s could not be read; see above", plural(len(r.Failed), "entry", "entries"))
@@ -87,7 +85,8 @@ stays loaded, and what they need again they compile again.`,
 				return err
 			}
 			if *dry {
-				return printEntries(s, entries, false)
+				printEntries(s, entries, false)
+				return nil
 			}
 			return remove(ctx, s, d, entries)
 		}
@@ -104,8 +103,8 @@ func remove(ctx context.Context, s *streams, d *modcache.Disk, entries []modcach
 		removed++
 		bytes += e.Stored
 	}
-	_, printErr := fmt.Fprintf(s.out, "%s removed, %s\n", plural(removed, "entry", "entries"), bytesize.Format(bytes))
-	return errors.Join(err, printErr)
+	fmt.Fprintf(s.out, "%s removed, %s\n", plural(removed, "entry", "entries"), bytesize.Format(bytes))
+	return err
 }
 
 var trimCommand = command{
@@ -138,25 +137,25 @@ crashed processes left behind.`,
 			defer d.Close()
 			if *dry {
 				drop, r, err := d.PlanTrim(ctx)
-				if err == nil && len(drop) > 0 {
-					err = printEntries(s, drop, false)
-				}
 				if err != nil {
 					return err
 				}
-				_, err = fmt.Fprintf(s.out, "%s would be dropped, %s; %s left, %s; limits: -max-bytes %s -max-age %s\n",
+				if len(drop) > 0 {
+					printEntries(s, drop, false)
+				}
+				fmt.Fprintf(s.out, "%s would be dropped, %s; %s left, %s; limits: -max-bytes %s -max-age %s\n",
 					plural(r.Evicted, "entry", "entries"), bytesize.Format(r.EvictedBytes),
 					plural(r.Entries, "entry", "entries"), bytesize.Format(r.Bytes), &maxBytes, &maxAge)
-				return err
+				return nil
 			}
 			r, err := d.Trim(ctx)
 			err = errors.Join(err, d.Close())
 			// Opening the directory may have started a trim too.
 			m := d.Metrics()
-			_, printErr := fmt.Fprintf(s.out, "%s dropped, %s; %s left, %s; %s of crashed processes removed\n",
+			fmt.Fprintf(s.out, "%s dropped, %s; %s left, %s; %s of crashed processes removed\n",
 				plural(int(m.Evictions), "entry", "entries"), bytesize.Format(int64(m.EvictedBytes)),
 				plural(r.Entries, "entry", "entries"), bytesize.Format(r.Bytes), plural(r.Reaped, "file", "files"))
-			return errors.Join(err, printErr)
+			return err
 		}
 	},
 }

@@ -99,16 +99,16 @@ func (p *puller) run(ctx context.Context, s *streams, operands []string) (err er
 	if p.dry {
 		line = fmt.Sprintf("%d sound\n", p.sound)
 	}
-	_, printErr := io.WriteString(s.out, line)
+	fmt.Fprint(s.out, line)
 	switch {
 	case ctx.Err() != nil:
 		return ctx.Err()
 	case err != nil:
-		return errors.Join(fmt.Errorf("%w; what was stored until then is complete, pull again", err), printErr)
+		return fmt.Errorf("%w; what was stored until then is complete, pull again", err)
 	case p.bad > 0:
 		return foundError(plural(p.bad, "entry was", "entries were") + " left out; see above")
 	}
-	return printErr
+	return nil
 }
 
 // untilDone reads r until ctx ends, also while it waits for bytes. A read of r that is

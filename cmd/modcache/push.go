@@ -146,11 +146,11 @@ func (p *pusher) push(ctx context.Context, w io.Writer, s *streams, entries []mo
 func endText(entries int) []byte { return fmt.Appendf(nil, "%d entries\n", entries) }
 
 func addMember(t *tar.Writer, name string, created time.Time, b []byte) error {
-	h := &tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: 0o600, Size: int64(len(b)), ModTime: created.Truncate(time.Second)}
-	if err := t.WriteHeader(h); err != nil {
-		return fmt.Errorf("write the bundle: %w", err)
+	err := t.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: 0o600, Size: int64(len(b)), ModTime: created.Truncate(time.Second)})
+	if err == nil {
+		_, err = t.Write(b)
 	}
-	if _, err := t.Write(b); err != nil {
+	if err != nil {
 		return fmt.Errorf("write the bundle: %w", err)
 	}
 	return nil
