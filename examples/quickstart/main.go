@@ -44,7 +44,7 @@ func main() {
 
 func run(ctx context.Context) error {
 	if *warm {
-		return secondProcess(ctx, *dir, flag.Arg(0))
+		return process(ctx, *dir, flag.Arg(0), true)
 	}
 	tmp, err := os.MkdirTemp("", "quickstart")
 	if err != nil {
@@ -65,7 +65,7 @@ func run(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := firstProcess(ctx, *dir, file); err != nil {
+	if err := process(ctx, *dir, file, false); err != nil {
 		return err
 	}
 	self, err := os.Executable()
@@ -77,19 +77,38 @@ func run(ctx context.Context) error {
 	return second.Run()
 }
 
-// firstProcess compiles the module and leaves its machine code in the cache.
-func firstProcess(ctx context.Context, dir, file string) error {
+// process compiles the module. The first one leaves its machine code in the cache, and the
+// second, for which compiling is a load, runs it.
+func process(ctx context.Context, dir, file string, second bool) error {
 	cache, err := modcache.Open(dir, nil)
 	if err != nil {
 		return err
 	}
 	defer cache.Close(ctx)
-
-	took, key, err := compile(ctx, cache, file, nil)
+	r, err := cache.NewRuntime(ctx, nil)
 	if err != nil {
 		return err
 	}
-	artifact, ok, err := cache.Store().Get(ctx, key)
+	defer r.Close(ctx)
+	wasi_snapshot_preview1.MustInstantiate(ctx, r)
+
+	wasm, err := os.ReadFile(file)
+	if err != nil {
+		return err
+	}
+	module := modcache.NewModule(wasm)
+	start := time.Now()
+	compiled, err := r.Compile(ctx, module)
+	if err != nil {
+		return fmt.Errorf("%s: %w", file, err)
+	}
+	took := time.Since(start)
+	if second {
+		_, err := r.InstantiateModule(ctx, compiled, wazero.NewModuleConfig().WithStdout(os.Stdout).WithStderr(os.Stderr))
+		fmt.Printf("second process  %s in %v\n", outcome(cache), took.Round(100*time.Microsecond))
+		return err
+	}
+	artifact, ok, err := cache.Store().Get(ctx, r.Key(module))
 	if err != nil {
 		return err
 	}
@@ -97,54 +116,9 @@ func firstProcess(ctx context.Context, dir, file string) error {
 		return fmt.Errorf("the machine code is not in %s", dir)
 	}
 	defer artifact.Close()
-	fmt.Printf("artifact        %v, %.1f MB, in %s\n", key, float64(artifact.Size())/1e6, dir)
+	fmt.Printf("artifact        %v, %.1f MB, in %s\n", r.Key(module), float64(artifact.Size())/1e6, dir)
 	fmt.Printf("first process   %s in %v\n", outcome(cache), took.Round(time.Millisecond))
 	return nil
-}
-
-// secondProcess compiles the module, which is a load now, and runs it.
-func secondProcess(ctx context.Context, dir, file string) error {
-	cache, err := modcache.Open(dir, nil)
-	if err != nil {
-		return err
-	}
-	defer cache.Close(ctx)
-
-	took, _, err := compile(ctx, cache, file, func(r *modcache.Runtime, m wazero.CompiledModule) error {
-		_, err := r.InstantiateModule(ctx, m, wazero.NewModuleConfig().WithStdout(os.Stdout).WithStderr(os.Stderr))
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	fmt.Printf("second process  %s in %v\n", outcome(cache), took.Round(100*time.Microsecond))
-	return nil
-}
-
-// compile times the compiling of the module in a new runtime, and calls use with it.
-func compile(ctx context.Context, cache *modcache.Cache, file string, use func(*modcache.Runtime, wazero.CompiledModule) error) (time.Duration, modcache.Key, error) {
-	wasm, err := os.ReadFile(file)
-	if err != nil {
-		return 0, modcache.Key{}, err
-	}
-	r, err := cache.NewRuntime(ctx, nil)
-	if err != nil {
-		return 0, modcache.Key{}, err
-	}
-	defer r.Close(ctx)
-	wasi_snapshot_preview1.MustInstantiate(ctx, r)
-
-	start := time.Now()
-	module := modcache.NewModule(wasm)
-	compiled, err := r.Compile(ctx, module)
-	took := time.Since(start)
-	if err != nil {
-		return 0, modcache.Key{}, fmt.Errorf("%s: %w", file, err)
-	}
-	if use != nil {
-		err = use(r, compiled)
-	}
-	return took, r.Key(module), err
 }
 
 func outcome(cache *modcache.Cache) string {
