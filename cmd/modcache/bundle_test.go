@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -14,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/internal/frame"
 )
 
 // pushed returns a bundle with the code of n modules.
@@ -304,6 +306,32 @@ func TestStrangeBundles(t *testing.T) {
 		}
 		require.Equal(t, c.stored, sameCode(t, cache, to), name)
 	}
+}
+
+// TestPullAllocatesWhatArrives has entries that claim far more than follows, and names of any
+// length.
+func TestPullAllocatesWhatArrives(t *testing.T) {
+	const claimed = 64 << 20
+	meta := frame.Meta{Key: modcache.Key{1}, Engine: "e"}
+	var entry bytes.Buffer
+	_, err := frame.Write(&entry, frame.Bytes(make([]byte, claimed)), claimed, meta, &frame.Options{})
+	require.NoError(t, err)
+	short := entry.Bytes()[:10_000] // the header, and little of the rest
+
+	var bundle bytes.Buffer
+	w := tar.NewWriter(&bundle)
+	require.NoError(t, addMember(w, bundleName, time.Time{}, []byte(bundleText)))
+	require.NoError(t, addMember(w, modcache.Key(meta.Key).String()+bundleSuffix, time.Time{}, short))
+	require.NoError(t, addMember(w, strings.Repeat("x", 100_000), time.Time{}, nil))
+	require.NoError(t, addMember(w, bundleEnd, time.Time{}, endText(2)))
+	require.NoError(t, w.Close())
+
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	o := pull(bundle.Bytes(), "-n").want(t, exitFound)
+	runtime.ReadMemStats(&after)
+	require.Less(t, after.TotalAlloc-before.TotalAlloc, uint64(claimed/2))
+	require.Less(t, len(o.err), 1000)
 }
 
 // slowly gives a part of a bundle, then cancels and has nothing more to give.

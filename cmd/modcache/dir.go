@@ -59,21 +59,20 @@ func readSecret(file string) ([]byte, error) {
 type dirKind int
 
 const (
-	missing   dirKind = iota
-	empty             // or with nothing but what a new file system has
-	isCache           // of ours
-	isForeign         // anything else: never touched
+	isVacant  dirKind = iota // missing, or with nothing but what a new file system has
+	isCache                  // of ours
+	isForeign                // anything else: never touched
 )
 
 func kindOf(dir string) (dirKind, error) {
 	files, err := os.ReadDir(dir)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return missing, nil
+		return isVacant, nil
 	case err != nil:
 		return isForeign, err
 	}
-	kind := empty
+	kind := isVacant
 	for _, f := range files {
 		if f.Name() != "lost+found" {
 			kind = isForeign

@@ -56,12 +56,10 @@ may be wrong, or with bad for what makes the cache cold; then the exit code is
 			if err := doc.examine(ctx, files); err != nil {
 				return err
 			}
-			if !*asJSON {
-				if err := doc.print(s); err != nil {
-					return err
-				}
-			} else if err := s.json(map[string]any{"findings": doc.findings}); err != nil {
-				return err
+			if *asJSON {
+				_ = s.json(map[string]any{"findings": doc.findings})
+			} else {
+				doc.print(s)
 			}
 			if doc.bad > 0 {
 				return foundError(plural(doc.bad, "reason", "reasons") + " for a cold cache; see the lines that begin with bad")
@@ -335,7 +333,7 @@ func (d *doctor) related(ctx context.Context, disk *modcache.Disk, module modcac
 	return ofEngine, slices.Compact(engines), dropIn
 }
 
-func (d *doctor) print(s *streams) error {
+func (d *doctor) print(s *streams) {
 	t := s.table()
 	for _, f := range d.findings {
 		lines := strings.Split(f.Text, "\n")
@@ -347,5 +345,5 @@ func (d *doctor) print(s *streams) error {
 			fmt.Fprintf(t, "\t\t→ %s\n", f.Advice)
 		}
 	}
-	return t.Flush()
+	_ = t.Flush()
 }

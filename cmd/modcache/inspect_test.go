@@ -382,3 +382,44 @@ func TestSpellings(t *testing.T) {
 	call("pull", "-dir", to, bundle).want(t, exitOK)
 	call("warm", "-dir", to, "-require", second).want(t, exitOK)
 }
+
+// TestEntriesThatAreNone has a directory under the name of an entry.
+func TestEntriesThatAreNone(t *testing.T) {
+	cache, _ := warmed(t, 2)
+	name := filepath.Join(cache, "5", "5"+strings.Repeat("0", 63)+".v1")
+	require.NoError(t, os.MkdirAll(filepath.Join(name, "x"), 0o700))
+	require.Contains(t, call("verify", "-dir", cache).want(t, exitFound).out, "not a regular file")
+	require.DirExists(t, name, "looking changes nothing")
+	require.Contains(t, call("verify", "-dir", cache, "-quarantine").want(t, exitFound).out, "not a regular file")
+	require.NoDirExists(t, name)
+	call("verify", "-dir", cache).want(t, exitOK)
+
+	require.NoError(t, os.MkdirAll(filepath.Join(name, "x"), 0o700))
+	require.Contains(t, call("rm", "-dir", cache, "-all").want(t, exitOK).out, "3 entries removed")
+	require.NoDirExists(t, name)
+	call("verify", "-dir", cache).want(t, exitOK)
+}
+
+// TestEntriesThatStay has an entry in a directory that can't be changed.
+func TestEntriesThatStay(t *testing.T) {
+	if os.PathSeparator != '/' || os.Getuid() == 0 {
+		t.Skip("permissions keep nobody from removing files")
+	}
+	cache := filepath.Join(t.TempDir(), "cache")
+	d, err := modcache.OpenDisk(cache, nil)
+	require.NoError(t, err)
+	for i := range byte(3) {
+		require.NoError(t, d.Add(bg, modcache.Key{i << 4}, modcache.NewArtifact([]byte("x"), modcache.Info{Engine: "e"})))
+	}
+	require.NoError(t, d.Close())
+	damage(t, filepath.Join(cache, "1", "10"+strings.Repeat("0", 62)+".v1"))
+	shard := filepath.Join(cache, "1")
+	require.NoError(t, os.Chmod(shard, 0o500))
+	defer os.Chmod(shard, 0o700)
+	require.Contains(t, call("verify", "-dir", cache, "-quarantine").want(t, exitFailed).err, "1 entry stays")
+	require.Contains(t, call("trim", "-dir", cache, "-max-bytes", "0").want(t, exitFailed).err, "the limits don't hold")
+	require.Len(t, entries(t, cache), 1)
+	require.Contains(t, call("rm", "-dir", cache, "-all").want(t, exitFailed).err, "1 entry could not be removed")
+	require.NoError(t, os.Chmod(shard, 0o700))
+	call("rm", "-dir", cache, "-all").want(t, exitOK)
+}

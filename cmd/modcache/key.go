@@ -83,7 +83,8 @@ differs first. That tells why a rebuilt module is compiled again.`,
 			if *asJSON {
 				return s.json(r)
 			}
-			return r.print(s)
+			r.print(s)
+			return nil
 		}
 	},
 }
@@ -161,7 +162,7 @@ func (k *keyer) describe(file string, wasm []byte) (moduleReport, error) {
 	return r, nil
 }
 
-func (r keyReport) print(s *streams) error {
+func (r keyReport) print(s *streams) {
 	t := s.table()
 	for i, m := range r.Modules {
 		if i > 0 {
@@ -182,19 +183,17 @@ func (r keyReport) print(s *streams) error {
 			fmt.Fprintf(t, "key\tnone: %s\n", m.NoKey)
 		}
 	}
-	err := t.Flush()
-	if err != nil || r.Comparison == nil {
-		return err
-	}
-	_, err = fmt.Fprintf(s.out, "\n%s\n", r.Comparison.Verdict)
-	if err == nil && r.Comparison.SameCode {
-		sharing := "a Runtime uses the same machine code for both"
-		if r.Modules[0].DebugInfo || r.Modules[1].DebugInfo {
-			sharing += ", but only with -no-debug-info: they have DWARF sections, which refer to the exact code"
+	_ = t.Flush()
+	if c := r.Comparison; c != nil {
+		fmt.Fprintf(s.out, "\n%s\n", c.Verdict)
+		if c.SameCode {
+			sharing := "a Runtime uses the same machine code for both"
+			if r.Modules[0].DebugInfo || r.Modules[1].DebugInfo {
+				sharing += ", but only with -no-debug-info: they have DWARF sections, which refer to the exact code"
+			}
+			fmt.Fprintln(s.out, sharing)
 		}
-		_, err = fmt.Fprintln(s.out, sharing)
 	}
-	return err
 }
 
 // comparison says whether two modules share machine code.

@@ -7,11 +7,11 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"slices"
 	"strings"
-	"unicode"
 
 	"github.com/modcache/modcache/internal/frame"
 	"github.com/modcache/modcache/remote"
@@ -23,8 +23,9 @@ var keygenCommand = command{
 	long: `
 Writes a new private key to a file that only its owner can read, and prints
 the public key, which goes into the keyring of those who trust it. An existing
-file is never overwritten. With -public, nothing is made: the public key of
-the private key in the file is printed.
+file is never overwritten. With -, the private key goes to standard output and
+the public one to standard error. With -public, nothing is made: the public
+key of the private key in the file, or from standard input, is printed.
 
 Whoever has the private key can run code in every process that trusts it.`,
 	make: func(fs *flag.FlagSet) action {
@@ -34,19 +35,33 @@ Whoever has the private key can run code in every process that trusts it.`,
 			if len(files) != 1 {
 				return usagef("name one file for the private key")
 			}
-			if strings.ContainsFunc(*comment, unicode.IsControl) {
-				return usagef("-comment is one line")
+			if printable(*comment) != *comment {
+				return usagef("-comment is one line of what can be printed")
 			}
-			read := newKeyFile
-			if *public {
-				read = func(file, _ string) (*remote.PrivateKey, error) { return readKeyFile(file) }
+			var key *remote.PrivateKey
+			var err error
+			out := s.out
+			switch file := files[0]; {
+			case *public && file == "-":
+				var text []byte
+				if text, err = io.ReadAll(io.LimitReader(s.in, maxKeyText)); err == nil {
+					key, err = parseKey("standard input", text)
+				}
+			case *public:
+				key, err = readKeyFile(file)
+			case file == "-":
+				if key, err = remote.GenerateKey(); err == nil {
+					fmt.Fprintln(s.out, withComment(key.Secret(), *comment))
+					out = s.err
+				}
+			default:
+				key, err = newKeyFile(file, *comment)
 			}
-			key, err := read(files[0], *comment)
 			if err != nil {
 				return err
 			}
-			_, err = fmt.Fprintln(s.out, withComment(key.Public().String(), *comment))
-			return err
+			fmt.Fprintln(out, withComment(key.Public().String(), *comment))
+			return nil
 		}
 	},
 }
@@ -57,6 +72,9 @@ func withComment(key, comment string) string {
 	}
 	return key + " # " + comment
 }
+
+// maxKeyText is far more than a key and its comment have.
+const maxKeyText = 1 << 16
 
 func newKeyFile(file, comment string) (*remote.PrivateKey, error) {
 	key, err := remote.GenerateKey()
@@ -79,6 +97,14 @@ func newKeyFile(file, comment string) (*remote.PrivateKey, error) {
 
 // readKeyFile reads a private key, and refuses one that others can read too.
 func readKeyFile(file string) (*remote.PrivateKey, error) {
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	key, err := parseKey(file, b)
+	if err != nil {
+		return nil, err
+	}
 	fi, err := os.Stat(file)
 	if err != nil {
 		return nil, err
@@ -86,13 +112,16 @@ func readKeyFile(file string) (*remote.PrivateKey, error) {
 	if perm := fi.Mode().Perm(); os.PathSeparator == '/' && perm&0o077 != 0 {
 		return nil, fmt.Errorf("%s can be read by others (%v); chmod 600 it, and make a new key if somebody may have read it", file, perm)
 	}
-	b, err := os.ReadFile(file)
-	if err != nil {
-		return nil, err
+	return key, nil
+}
+
+func parseKey(file string, text []byte) (*remote.PrivateKey, error) {
+	key, err := remote.ParsePrivateKey(strings.TrimSpace(string(text)))
+	if ring, notPublic := remote.ParseKeyring(text); notPublic == nil && len(ring.Keys) > 0 {
+		return nil, fmt.Errorf("%s holds a public key, as it goes into keyrings: name the file with the private one", file)
 	}
-	key, err := remote.ParsePrivateKey(strings.TrimSpace(string(b)))
 	if err != nil {
-		return nil, wrapped{file, err}
+		return nil, fmt.Errorf("%s: %s", file, plain(err))
 	}
 	return key, nil
 }
@@ -104,8 +133,11 @@ func readKeyring(file string) (remote.Keyring, error) {
 		return remote.Keyring{}, err
 	}
 	ring, err := remote.ParseKeyring(text)
+	if _, notPrivate := remote.ParsePrivateKey(strings.TrimSpace(string(text))); notPrivate == nil {
+		return remote.Keyring{}, fmt.Errorf("%s: this is a private key: take its public one, which modcache keygen -public prints", file)
+	}
 	if err != nil {
-		return remote.Keyring{}, wrapped{file, err}
+		return remote.Keyring{}, fmt.Errorf("%s: %s", file, plain(err))
 	}
 	if len(ring.Keys) == 0 {
 		return remote.Keyring{}, fmt.Errorf("%s holds no public key; modcache keygen prints one", file)

@@ -165,21 +165,20 @@ it.`,
 			if *asJSON {
 				out := json.NewEncoder(s.out)
 				for _, e := range entries {
-					if err := out.Encode(jsonOf(e)); err != nil {
-						return err
-					}
+					_ = out.Encode(jsonOf(e))
 				}
 				return nil
 			}
-			return printEntries(s, entries, *long)
+			printEntries(s, entries, *long)
+			return nil
 		}
 	},
 }
 
-func printEntries(s *streams, entries []modcache.DiskEntry, long bool) error {
+func printEntries(s *streams, entries []modcache.DiskEntry, long bool) {
 	if len(entries) == 0 {
-		_, err := fmt.Fprintln(s.out, "no entries")
-		return err
+		fmt.Fprintln(s.out, "no entries")
+		return
 	}
 	const digits = 16
 	short := func(hex string) string {
@@ -210,7 +209,7 @@ func printEntries(s *streams, entries []modcache.DiskEntry, long bool) error {
 		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", short(e.Key.String()), module, bytesize.Format(e.Stored), wasm,
 			tookText(e.Info.CompileTime), agoText(now, e.Used), name)
 	}
-	return t.Flush()
+	_ = t.Flush()
 }
 
 // shortEngine abbreviates an identity to what tells two apart.

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -33,6 +34,19 @@ type streams struct {
 	in                           io.Reader
 	out, err                     io.Writer
 	outIsTerminal, errIsTerminal bool
+}
+
+// sticky keeps the first error of writing, so that commands write line by line and run
+// looks once.
+type sticky struct {
+	io.Writer
+	err error
+}
+
+func (w *sticky) Write(p []byte) (int, error) {
+	n, err := w.Writer.Write(p)
+	w.err = cmp.Or(w.err, err)
+	return n, err
 }
 
 // table aligns columns that tabs separate, until it is flushed.
@@ -118,7 +132,10 @@ func run(ctx context.Context, args []string, s *streams) int {
 		fmt.Fprintf(s.err, "modcache: there is no command %q; modcache -h lists them\n", name)
 		return exitUsage
 	}
+	out := &sticky{Writer: s.out}
+	s.out = out
 	err := commands[i].run(ctx, args[1:], s)
+	err = cmp.Or(out.err, err) // nobody has seen the result
 	if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
 		err = errors.New("interrupted; what was stored until then is complete")
 	}
@@ -148,15 +165,6 @@ func plain(err error) string {
 	}
 	return strings.TrimPrefix(err.Error(), "modcache: ")
 }
-
-// wrapped is an error of the library with what it is about in front.
-type wrapped struct {
-	what string
-	err  error
-}
-
-func (w wrapped) Error() string { return w.what + ": " + plain(w.err) }
-func (w wrapped) Unwrap() error { return w.err }
 
 func (c command) run(ctx context.Context, args []string, s *streams) error {
 	fs := flag.NewFlagSet(c.name, flag.ContinueOnError)

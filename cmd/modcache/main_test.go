@@ -257,8 +257,6 @@ func TestPlain(t *testing.T) {
 	err := error(&modcache.Error{Op: "get", Store: "disk /var/modcache: x", Err: modcache.ErrClosed})
 	require.Equal(t, "get disk", plain(errors.New("modcache: get disk")))
 	require.Equal(t, "disk /var/modcache: x: get: closed", plain(err))
-	require.Equal(t, "file: disk /var/modcache: x: get: closed", plain(wrapped{"file", err}))
-	require.ErrorIs(t, wrapped{"file", err}, modcache.ErrClosed)
 	err = &modcache.Error{Op: "compile", Err: contain.Caught("index out of range")}
 	require.Equal(t, "panic: index out of range", plain(err))
 }

@@ -19,7 +19,10 @@ var verifyCommand = command{
 Reads and verifies every entry. Nothing is changed unless -quarantine is
 given, which moves damaged entries aside, as a program does that comes across
 one. Entries that were sealed with another secret than that of -key-file can't
-be judged, and count as found.`,
+be judged, and count as found.
+
+The exit code is 3 if anything isn't what was stored, and 1 if an entry can't
+be read, or is damaged and stays in spite of -quarantine.`,
 	make: func(fs *flag.FlagSet) action {
 		var dir dirFlags
 		dir.register(fs)
@@ -34,25 +37,34 @@ be judged, and count as found.`,
 			if err != nil {
 				return err
 			}
-			return report(s, r)
+			report(s, r)
+			found := len(r.Corrupt) + len(r.OtherKey)
+			stay := 0
+			if *quarantine {
+				for _, e := range r.Corrupt {
+					if now, ok, err := d.Stat(ctx, e.Key); err != nil || ok && now.Used.Equal(e.Used) && now.Stored == e.Stored {
+						stay++
+					}
+				}
+			}
+			switch {
+			case len(r.Failed) > 0:
+				return fmt.Errorf("%s could not be read; see above", plural(len(r.Failed), "entry", "entries"))
+			case stay > 0:
+				return fmt.Errorf("%s damaged in its place: this user can't move it, see above", plural(stay, "entry stays", "entries stay"))
+			case found > 0:
+				return foundError(plural(found, "entry is", "entries are") + " not what was stored; programs compile such modules anew")
+			}
+			return nil
 		}
 	},
 }
 
-func report(s *streams, r modcache.VerifyReport) error {
+func report(s *streams, r modcache.VerifyReport) {
 	for _, e := range slices.Concat(r.Corrupt, r.OtherKey, r.Failed) {
 		fmt.Fprintf(s.out, "%s  %s\n", e.Key, troubleText(e.Err))
 	}
-	if _, err := fmt.Fprintf(s.out, "%s sound, %s on disk\n", plural(r.Entries, "entry is", "entries are"), bytesize.Format(r.Bytes)); err != nil {
-		return err
-	}
-	switch {
-	case len(r.Failed) > 0:
-		return fmt.Errorf("%s could not be read; see above", plural(len(r.Failed), "entry", "entries"))
-	case len(r.Corrupt)+len(r.OtherKey) > 0:
-		return foundError(plural(len(r.Corrupt)+len(r.OtherKey), "entry is", "entries are") + " not what was stored; programs compile such modules anew")
-	}
-	return nil
+	fmt.Fprintf(s.out, "%s sound, %s on disk\n", plural(r.Entries, "entry is", "entries are"), bytesize.Format(r.Bytes))
 }
 
 var rmCommand = command{
@@ -62,7 +74,9 @@ var rmCommand = command{
 Removes entries by key, or those that all of the given flags select: for
 example the code of wazero versions that nobody runs any more with
 -other-engines. Running programs are not disturbed: what they have loaded
-stays loaded, and what they need again they compile again.`,
+stays loaded, and what they need again they compile again.
+
+What can't be removed keeps nothing else from it; then the exit code is 1.`,
 	make: func(fs *flag.FlagSet) action {
 		var dir dirFlags
 		var sel selection
@@ -87,25 +101,37 @@ stays loaded, and what they need again they compile again.`,
 				return err
 			}
 			if *dry {
-				return printEntries(s, entries, false)
+				printEntries(s, entries, false)
+				return nil
 			}
 			return remove(ctx, s, d, entries)
 		}
 	},
 }
 
+// remove goes on behind entries that can't be removed.
 func remove(ctx context.Context, s *streams, d *modcache.Disk, entries []modcache.DiskEntry) error {
 	removed, bytes := 0, int64(0)
-	var err error
 	for _, e := range entries {
-		if err = d.Delete(ctx, e.Key); err != nil {
+		err := d.Delete(ctx, e.Key)
+		if ctx.Err() != nil {
 			break
+		}
+		if err != nil {
+			fmt.Fprintf(s.err, "%s  %s\n", e.Key, plain(cause(err)))
+			continue
 		}
 		removed++
 		bytes += e.Stored
 	}
-	_, printErr := fmt.Fprintf(s.out, "%s removed, %s\n", plural(removed, "entry", "entries"), bytesize.Format(bytes))
-	return errors.Join(err, printErr)
+	fmt.Fprintf(s.out, "%s removed, %s\n", plural(removed, "entry", "entries"), bytesize.Format(bytes))
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if stay := len(entries) - removed; stay > 0 {
+		return fmt.Errorf("%s could not be removed; see above", plural(stay, "entry", "entries"))
+	}
+	return nil
 }
 
 var trimCommand = command{
@@ -116,7 +142,8 @@ Drops entries that went unused for too long, then those that went unused
 longest until the rest fits, and what crashed processes left behind. Programs
 do that by themselves once an hour, with their own limits; the defaults here
 are those of modcache.DiskOptions, and some of the file system stays free. To
-drop the entries of old engines, see rm -other-engines.
+drop the entries of old engines, see rm -other-engines. If the limits don't
+hold in the end, because entries can't be removed, the exit code is 1.
 
 With -n, nothing is changed: what would be dropped is listed, but for what
 crashed processes left behind.`,
@@ -138,25 +165,32 @@ crashed processes left behind.`,
 			defer d.Close()
 			if *dry {
 				drop, r, err := d.PlanTrim(ctx)
-				if err == nil && len(drop) > 0 {
-					err = printEntries(s, drop, false)
-				}
 				if err != nil {
 					return err
 				}
-				_, err = fmt.Fprintf(s.out, "%s would be dropped, %s; %s left, %s; limits: -max-bytes %s -max-age %s\n",
+				if len(drop) > 0 {
+					printEntries(s, drop, false)
+				}
+				fmt.Fprintf(s.out, "%s would be dropped, %s; %s left, %s; limits: -max-bytes %s -max-age %s\n",
 					plural(r.Evicted, "entry", "entries"), bytesize.Format(r.EvictedBytes),
 					plural(r.Entries, "entry", "entries"), bytesize.Format(r.Bytes), &maxBytes, &maxAge)
-				return err
+				return nil
 			}
 			r, err := d.Trim(ctx)
+			if err == nil {
+				var left []modcache.DiskEntry
+				if left, _, err = d.PlanTrim(ctx); len(left) > 0 {
+					err = fmt.Errorf("the limits don't hold: %s left that should have gone, the first is %s; may this user remove it?",
+						plural(len(left), "entry is", "entries are"), left[0].Key)
+				}
+			}
 			err = errors.Join(err, d.Close())
 			// Opening the directory may have started a trim too.
 			m := d.Metrics()
-			_, printErr := fmt.Fprintf(s.out, "%s dropped, %s; %s left, %s; %s of crashed processes removed\n",
+			fmt.Fprintf(s.out, "%s dropped, %s; %s left, %s; %s of crashed processes removed\n",
 				plural(int(m.Evictions), "entry", "entries"), bytesize.Format(int64(m.EvictedBytes)),
 				plural(r.Entries, "entry", "entries"), bytesize.Format(r.Bytes), plural(r.Reaped, "file", "files"))
-			return errors.Join(err, printErr)
+			return err
 		}
 	},
 }

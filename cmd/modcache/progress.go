@@ -26,7 +26,6 @@ type progress struct {
 	done   int
 	active map[string]time.Time // since when files are being compiled
 	counts map[string]int       // of outcomes
-	failed error                // of writing lines
 }
 
 func newProgress(s *streams, total int) *progress {
@@ -68,20 +67,17 @@ func (p *progress) finish(file, what, detail string) {
 	if what == failed {
 		out = p.s.err
 	}
-	if _, err := fmt.Fprintf(out, "%-9s %s%s\n", what, printable(file), detail); err != nil {
-		p.failed = err
-	}
+	fmt.Fprintf(out, "%-9s %s%s\n", what, printable(file), detail)
 	p.draw()
 }
 
-// close removes the bar. It returns how many files had which outcome, and the error of
-// writing lines, if there was one.
-func (p *progress) close() (map[string]int, error) {
+// close removes the bar, and returns how many files had which outcome.
+func (p *progress) close() map[string]int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.clear()
 	p.bar = nil
-	return p.counts, p.failed
+	return p.counts
 }
 
 // clear and draw require p.mu.

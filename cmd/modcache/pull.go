@@ -99,16 +99,16 @@ func (p *puller) run(ctx context.Context, s *streams, operands []string) (err er
 	if p.dry {
 		line = fmt.Sprintf("%d sound\n", p.sound)
 	}
-	_, printErr := io.WriteString(s.out, line)
+	fmt.Fprint(s.out, line)
 	switch {
 	case ctx.Err() != nil:
 		return ctx.Err()
 	case err != nil:
-		return errors.Join(fmt.Errorf("%w; what was stored until then is complete, pull again", err), printErr)
+		return fmt.Errorf("%w; what was stored until then is complete, pull again", err)
 	case p.bad > 0:
 		return foundError(plural(p.bad, "entry was", "entries were") + " left out; see above")
 	}
-	return printErr
+	return nil
 }
 
 // untilDone reads r until ctx ends, also while it waits for bytes. A read of r that is
@@ -152,10 +152,10 @@ func (p *puller) all(ctx context.Context, s *streams, t *tar.Reader) error {
 		case err == nil:
 		case errors.Is(err, modcache.ErrCorrupt), errors.Is(err, modcache.ErrAuth), errors.Is(err, frame.ErrTooLarge):
 			p.bad++
-			fmt.Fprintf(s.err, "%s  %s\n", printable(h.Name), plain(err))
+			fmt.Fprintf(s.err, "%s  %s\n", nameOf(h), plain(err))
 			continue
 		default:
-			return fmt.Errorf("the bundle ends early in %s: %w", printable(h.Name), err)
+			return fmt.Errorf("the bundle ends early in %s: %w", nameOf(h), err)
 		}
 		p.sound++
 		if p.dry {
@@ -166,6 +166,9 @@ func (p *puller) all(ctx context.Context, s *streams, t *tar.Reader) error {
 		}
 	}
 }
+
+// nameOf returns as much of a member's name as those of entries have.
+func nameOf(h *tar.Header) string { return fmt.Sprintf("%.80s", printable(h.Name)) }
 
 // checkEnd reads the last member.
 func (p *puller) checkEnd(t *tar.Reader) error {
@@ -196,15 +199,33 @@ func (p *puller) decode(h *tar.Header, r io.Reader) (key modcache.Key, a *modcac
 	if err != nil {
 		return key, nil, err
 	}
-	// The header may claim anything; beyond this, memory grows with what arrives.
-	const trusted = 64 << 20
-	var buf bytes.Buffer
-	buf.Grow(int(min(stream.Size(), trusted)))
-	if _, err := buf.ReadFrom(stream); err != nil {
+	b, err := received(stream)
+	if err != nil {
 		return key, nil, err
 	}
 	m := stream.Meta()
-	return key, modcache.NewArtifact(buf.Bytes(), modcache.Info{
+	return key, modcache.NewArtifact(b, modcache.Info{
 		Engine: m.Engine, Module: m.Module, WasmSize: m.WasmSize, CompileTime: m.CompileTime, Created: m.Created,
 	}), nil
+}
+
+// received reads a stream to its end. Its header may claim any size: what is allocated at
+// once is little, or as much again as has arrived, and never more than the claim.
+func received(s *frame.Stream) ([]byte, error) {
+	const little = 1 << 20
+	var b []byte
+	for missing := s.Size(); missing > 0; missing = s.Size() - int64(len(b)) {
+		have := len(b)
+		grown := make([]byte, have+int(min(missing, max(int64(have), little))))
+		copy(grown, b)
+		if _, err := io.ReadFull(s, grown[have:]); err != nil {
+			return nil, err
+		}
+		b = grown
+	}
+	_, err := s.Read(make([]byte, 1)) // which sees that nothing follows
+	if err == io.EOF {
+		err = nil
+	}
+	return b, err
 }

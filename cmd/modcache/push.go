@@ -9,8 +9,6 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"os"
-	"path/filepath"
 	"slices"
 	"time"
 
@@ -36,7 +34,8 @@ var pushCommand = command{
 	long: `
 Writes entries of a cache to a bundle, a tar file that pull reads on another
 machine: all of them, or those that keys or flags select. The bundle goes to
-standard output, or to the file of -o, which appears when it is complete. What
+standard output, or to the file of -o, which appears when it is complete; what
+isn't a regular file, such as a device or a pipe, is written to as it is. What
 can't be read or verified is left out, and reported with exit code 3.
 
 Machine code runs in the programs that find it. With -sign, each entry is
@@ -52,9 +51,9 @@ not who made it.`,
 		sel.register(fs)
 		bundle.register(fs)
 		fs.StringVar(&bundle.sign, "sign", "", "`file` with the private key to sign with; see modcache keygen")
-		file := fs.String("o", "", "write to this `file` instead of standard output")
+		file := fs.String("o", "-", "write to this `file`; - is standard output")
 		return func(ctx context.Context, s *streams, keys []string) error {
-			if *file == "" && s.outIsTerminal {
+			if *file == "-" && s.outIsTerminal {
 				return usagef("a bundle is nothing to read on a terminal; name a file with -o, or redirect the output")
 			}
 			o, err := bundle.options()
@@ -72,34 +71,9 @@ not who made it.`,
 				return err
 			}
 			slices.SortFunc(entries, func(a, b modcache.DiskEntry) int { return slices.Compare(a.Key[:], b.Key[:]) })
-			if *file == "" {
-				return p.push(ctx, s.out, s, entries)
-			}
-			return atomically(*file, func(w io.Writer) error { return p.push(ctx, w, s, entries) })
+			return output(s, *file, func(w io.Writer) error { return p.push(ctx, w, s, entries) })
 		}
 	},
-}
-
-// atomically writes a file that appears when it is complete. A foundError doesn't
-// keep it from that.
-func atomically(name string, write func(io.Writer) error) error {
-	f, err := os.CreateTemp(filepath.Dir(name), filepath.Base(name)+".part-*")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name())
-	var found foundError
-	result := write(f)
-	if result != nil && !errors.As(result, &found) {
-		return errors.Join(result, f.Close())
-	}
-	if err := errors.Join(f.Sync(), f.Close()); err != nil {
-		return err
-	}
-	if err := os.Rename(f.Name(), name); err != nil {
-		return err
-	}
-	return result
 }
 
 type pusher struct {
@@ -146,11 +120,11 @@ func (p *pusher) push(ctx context.Context, w io.Writer, s *streams, entries []mo
 func endText(entries int) []byte { return fmt.Appendf(nil, "%d entries\n", entries) }
 
 func addMember(t *tar.Writer, name string, created time.Time, b []byte) error {
-	h := &tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: 0o600, Size: int64(len(b)), ModTime: created.Truncate(time.Second)}
-	if err := t.WriteHeader(h); err != nil {
-		return fmt.Errorf("write the bundle: %w", err)
+	err := t.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: 0o600, Size: int64(len(b)), ModTime: created.Truncate(time.Second)})
+	if err == nil {
+		_, err = t.Write(b)
 	}
-	if _, err := t.Write(b); err != nil {
+	if err != nil {
 		return fmt.Errorf("write the bundle: %w", err)
 	}
 	return nil

@@ -53,6 +53,36 @@ func TestKeygen(t *testing.T) {
 	require.NotContains(t, call("keygen", "-public", file+"3").want(t, exitFailed).err, "c2VjcmV0")
 }
 
+// TestKeyAdvice gives the wrong one of two keys, or none.
+func TestKeyAdvice(t *testing.T) {
+	file, public := keypair(t)
+	cache, _ := warmed(t, 1)
+	other := keyringOf(t, public.String()+" # of this test")
+	require.NoError(t, os.Chmod(other, 0o644)) // as fits a public key
+	for _, args := range [][]string{
+		{"keygen", "-public", other}, {"push", "-dir", cache, "-sign", other, "-o", filepath.Join(t.TempDir(), "bundle")}, {"serve", "-sign", other},
+	} {
+		o := call(args...).want(t, exitFailed)
+		require.Contains(t, o.err, "holds a public key", args)
+		require.NotContains(t, o.err, "chmod", args)
+	}
+	require.Contains(t, call("serve", "-dir", cache, "-keyring", file).want(t, exitFailed).err, "keygen -public")
+	for _, comment := range []string{"a\rrevoked", "\x1b[2J", "a\u2028b", "\v"} {
+		call("keygen", "-comment", comment, file+"2").want(t, exitUsage)
+	}
+	require.NoFileExists(t, file+"2")
+
+	// A pair through pipes.
+	t.Chdir(t.TempDir())
+	o := call("keygen", "-comment", "piped", "-").want(t, exitOK)
+	require.NoFileExists(t, "-")
+	key, err := remote.ParsePrivateKey(o.out)
+	require.NoError(t, err)
+	require.Equal(t, key.Public().String()+" # piped\n", o.err)
+	again := callWith(bg, &streams{in: strings.NewReader(o.out)}, "keygen", "-public", "-").want(t, exitOK)
+	require.Equal(t, key.Public().String()+"\n", again.out)
+}
+
 // announce passes on the first line that is written to it.
 type announce chan string
 

@@ -182,12 +182,13 @@ with a star: programs with another one don't find those entries.`,
 			if *asJSON {
 				return s.json(sum)
 			}
-			return printSummary(s, sum)
+			printSummary(s, sum)
+			return nil
 		}
 	},
 }
 
-func printSummary(s *streams, sum summary) error {
+func printSummary(s *streams, sum summary) {
 	now := time.Now()
 	t := s.table()
 	fmt.Fprintf(t, "directory\t%s\n", sum.Dir)
@@ -210,8 +211,9 @@ func printSummary(s *streams, sum summary) error {
 	if sum.TotalBytes > 0 {
 		fmt.Fprintf(t, "free\t%s of %s\n", bytesize.Format(sum.FreeBytes), bytesize.Format(sum.TotalBytes))
 	}
-	if err := t.Flush(); err != nil || len(sum.Engines) == 0 {
-		return err
+	_ = t.Flush()
+	if len(sum.Engines) == 0 {
+		return
 	}
 	t = s.table()
 	fmt.Fprintln(t, "\nENTRIES\tON DISK\tCOMPILED\tUSED\tENGINE")
@@ -223,7 +225,7 @@ func printSummary(s *streams, sum summary) error {
 		fmt.Fprintf(t, "%d\t%s\t%s\t%s\t%s%s\n", en.Entries, bytesize.Format(en.Bytes),
 			span(now, en.Oldest, en.Latest), span(now, en.OldestUse, en.LatestUse), printable(en.Engine), star)
 	}
-	return t.Flush()
+	_ = t.Flush()
 }
 
 // span writes two ages as one if they read the same.

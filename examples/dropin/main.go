@@ -7,7 +7,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -16,7 +15,6 @@ import (
 
 	"github.com/tetratelabs/wazero"
 	"github.com/tetratelabs/wazero/imports/wasi_snapshot_preview1"
-	"github.com/tetratelabs/wazero/sys"
 
 	"github.com/modcache/modcache"
 	"github.com/modcache/modcache/examples/internal/guest"
@@ -64,9 +62,5 @@ func run(ctx context.Context, out io.Writer, dir string, wasm []byte) error {
 	}
 
 	_, err = r.InstantiateModule(ctx, compiled, wazero.NewModuleConfig().WithStdout(out).WithStderr(os.Stderr))
-	var exit *sys.ExitError
-	if errors.As(err, &exit) && exit.ExitCode() == 0 {
-		return nil // wazero reports every exit of a WASI command as an error
-	}
 	return err
 }

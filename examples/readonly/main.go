@@ -21,7 +21,6 @@ import (
 
 	"github.com/tetratelabs/wazero"
 	"github.com/tetratelabs/wazero/imports/wasi_snapshot_preview1"
-	"github.com/tetratelabs/wazero/sys"
 
 	"github.com/modcache/modcache"
 )
@@ -119,9 +118,5 @@ func run(ctx context.Context, out io.Writer, dir, file string) error {
 	}
 	fmt.Fprintln(out, "loaded")
 	_, err = r.InstantiateModule(ctx, compiled, wazero.NewModuleConfig().WithStdout(out).WithStderr(os.Stderr))
-	var exit *sys.ExitError
-	if errors.As(err, &exit) && exit.ExitCode() == 0 {
-		return nil
-	}
 	return err
 }

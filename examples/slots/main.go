@@ -6,47 +6,38 @@ package main
 
 import (
 	"context"
+	_ "embed"
 	"errors"
 	"fmt"
 	"io"
 	"log"
 	"os"
-	"os/exec"
-	"path/filepath"
 
 	"github.com/tetratelabs/wazero"
 	"github.com/tetratelabs/wazero/api"
 	"github.com/tetratelabs/wazero/imports/wasi_snapshot_preview1"
 
 	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/examples/internal/guest"
 )
+
+//go:embed guest/main.go
+var tenant []byte
 
 func main() {
 	ctx := context.Background()
-	guest, err := build(ctx)
+	wasm, err := build(ctx)
 	if err != nil {
 		log.Fatal(err)
 	}
-	if err := run(ctx, os.Stdout, guest); err != nil {
+	if err := run(ctx, os.Stdout, wasm); err != nil {
 		log.Fatal(err)
 	}
 }
 
 // build compiles the guest with the Go toolchain.
 func build(ctx context.Context) ([]byte, error) {
-	dir, err := os.MkdirTemp("", "slots")
-	if err != nil {
-		return nil, err
-	}
-	defer os.RemoveAll(dir)
-	file := filepath.Join(dir, "guest.wasm")
-	cmd := exec.CommandContext(ctx, "go", "build", "-buildmode=c-shared", "-ldflags=-s -w", "-o", file,
-		"github.com/modcache/modcache/examples/slots/guest")
-	cmd.Env = append(os.Environ(), "GOOS=wasip1", "GOARCH=wasm")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return nil, fmt.Errorf("building the guest: %w\n%s", err, out)
-	}
-	return os.ReadFile(file)
+	return guest.Build(ctx, tenant, "-buildmode=c-shared", "-ldflags=-s -w")
 }
 
 // journal is the object that guests have handles of.

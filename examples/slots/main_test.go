@@ -3,19 +3,15 @@ package main
 import (
 	"bytes"
 	"context"
-	"os/exec"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/modcache/modcache/examples/internal/exampletest"
 )
 
 func TestRun(t *testing.T) {
-	if testing.Short() {
-		t.Skip("builds the guest with the Go toolchain")
-	}
-	if _, err := exec.LookPath("go"); err != nil {
-		t.Skip("no Go toolchain to build the guest with")
-	}
+	exampletest.NeedToolchain(t)
 	guest, err := build(context.Background())
 	require.NoError(t, err)
 	var out bytes.Buffer

@@ -1,0 +1,61 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+)
+
+// output lets write fill what a name on the command line stands for. A regular file appears,
+// or changes, when it is complete, behind a symbolic link too. All else, such as a device or
+// a pipe, isn't ours to replace and is written to; "-" is standard output. A foundError
+// completes the output.
+func output(s *streams, name string, write func(io.Writer) error) error {
+	if name == "-" {
+		return write(s.out)
+	}
+	fi, err := os.Stat(name)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		if _, err := os.Lstat(name); err == nil {
+			return fmt.Errorf("%s is a symbolic link to nothing: name the file itself", name)
+		}
+		return replace(name, write)
+	case err != nil:
+		return err
+	case fi.Mode().IsRegular():
+		if name, err = filepath.EvalSymlinks(name); err != nil {
+			return err
+		}
+		return replace(name, write)
+	}
+	f, err := os.OpenFile(name, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	return errors.Join(write(f), f.Close())
+}
+
+// replace writes a regular file beside the one that it then takes the name of.
+func replace(name string, write func(io.Writer) error) error {
+	f, err := os.CreateTemp(filepath.Dir(name), filepath.Base(name)+".part-*")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name())
+	var found foundError
+	result := write(f)
+	if result != nil && !errors.As(result, &found) {
+		return errors.Join(result, f.Close())
+	}
+	if err := errors.Join(f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	if err := os.Rename(f.Name(), name); err != nil {
+		return err
+	}
+	return result
+}

@@ -1,0 +1,90 @@
+//go:build unix
+
+package main
+
+import (
+	"bytes"
+	"io"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+)
+
+// TestOutputIsWrittenThrough pushes to names that stand for something else than a regular
+// file, which has to stay what it is.
+func TestOutputIsWrittenThrough(t *testing.T) {
+	bundle, cache, _ := pushed(t, 2)
+	dir := t.TempDir()
+	push := func(name string) outcome { return call("push", "-dir", cache, "-o", name) }
+
+	fifo := filepath.Join(dir, "fifo")
+	require.NoError(t, unix.Mkfifo(fifo, 0o600))
+	for _, name := range []string{fifo, filepath.Join(dir, "to fifo")} {
+		if name != fifo {
+			require.NoError(t, os.Symlink(fifo, name))
+		}
+		r, err := os.OpenFile(fifo, os.O_RDWR, 0) // doesn't wait for a writer
+		require.NoError(t, err)
+		got := make(chan []byte)
+		go func() {
+			b := make([]byte, len(bundle))
+			_, _ = io.ReadFull(r, b)
+			got <- b
+		}()
+		push(name).want(t, exitOK)
+		fi, err := os.Stat(fifo)
+		require.NoError(t, err)
+		if fi.Mode()&os.ModeNamedPipe == 0 {
+			r.Close()
+			t.Fatal("the pipe was replaced")
+		}
+		require.Equal(t, bundle, <-got)
+		require.NoError(t, r.Close())
+	}
+
+	null := filepath.Join(dir, "null")
+	require.NoError(t, os.Symlink(os.DevNull, null))
+	push(null).want(t, exitOK)
+	fi, err := os.Lstat(null)
+	require.NoError(t, err)
+	require.NotZero(t, fi.Mode()&os.ModeSymlink, "the link was replaced")
+
+	// A link to a file leads to it, and a link to nothing nowhere.
+	file, link := filepath.Join(t.TempDir(), "file"), filepath.Join(dir, "link")
+	require.NoError(t, os.WriteFile(file, []byte("old"), 0o600))
+	require.NoError(t, os.Symlink(file, link))
+	push(link).want(t, exitOK)
+	b, err := os.ReadFile(file)
+	require.NoError(t, err)
+	require.True(t, bytes.Equal(bundle, b))
+	require.NoError(t, os.Remove(file))
+	require.Contains(t, push(link).want(t, exitFailed).err, "link to nothing")
+	require.NoFileExists(t, file)
+	push(dir).want(t, exitFailed)
+
+	t.Chdir(t.TempDir())
+	require.Equal(t, string(bundle), push("-").want(t, exitOK).out)
+	require.NoFileExists(t, "-")
+}
+
+// TestOutputIsFull fails commands whose results nobody gets to see.
+func TestOutputIsFull(t *testing.T) {
+	cache, files := warmed(t, 1)
+	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
+	if err != nil {
+		t.Skip(err)
+	}
+	defer full.Close()
+	for _, args := range [][]string{
+		{"ls"}, {"ls", "-json"}, {"stat"}, {"stat", "-json"}, {"verify"}, {"trim"}, {"trim", "-n"}, {"push"}, {"warm", files[0]},
+		{"rm", "-n", "-all"}, {"doctor"}, {"doctor", "-json"},
+	} {
+		callWith(bg, &streams{out: full}, append(args, "-dir", cache)...).want(t, exitFailed)
+	}
+	require.Len(t, entries(t, cache), 1)
+	callWith(bg, &streams{out: full}, "key", files[0]).want(t, exitFailed)
+	callWith(bg, &streams{out: full}, "keygen", filepath.Join(t.TempDir(), "key")).want(t, exitFailed)
+}
