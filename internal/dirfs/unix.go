@@ -26,13 +26,16 @@ func Check(dir string, fi fs.FileInfo, readOnly bool) error {
 	if perm := fi.Mode().Perm(); perm&0o022 != 0 {
 		return fmt.Errorf("it can be written by others (%v); chmod 700 it", perm)
 	}
-	owner, me := ownerOf(fi), uint32(os.Geteuid())
-	unknown := unknownUser()
-	if int64(owner) == unknown {
-		return fmt.Errorf("it belongs to a user that can't be told: %d is whoever the user namespace doesn't map; run as a user that it maps", owner)
+	owner, me, unknown := ownerOf(fi), uint32(os.Geteuid()), unknownUser()
+	mine := func(dir string, owner uint32) bool {
+		return owner == me && (int64(owner) != unknown || isOwner(dir))
 	}
-	// Root may do anything anyway, so that its directories are safe to read.
-	if owner != me && (!readOnly || owner != 0) {
+	switch {
+	case mine(dir, owner), readOnly && owner == 0 && unknown != 0:
+		// Root may do anything anyway, so that its directories are safe to read.
+	case int64(owner) == unknown:
+		return fmt.Errorf("it belongs to a user that can't be told: %d is whoever the user namespace doesn't map; run as a user that it maps", owner)
+	default:
 		return fmt.Errorf("it belongs to user %d, not to user %d; use a directory of your own", owner, me)
 	}
 	above, err := filepath.EvalSymlinks(filepath.Dir(dir))
@@ -44,7 +47,7 @@ func Check(dir string, fi fs.FileInfo, readOnly bool) error {
 		if err != nil {
 			return err
 		}
-		if owner := ownerOf(fi); owner != me && owner != 0 || int64(owner) == unknown {
+		if owner := ownerOf(fi); !mine(parent, owner) && (owner != 0 || unknown == 0) {
 			return fmt.Errorf("%s above it belongs to user %d, who could replace it", parent, owner)
 		}
 		if fi.Mode().Perm()&0o002 != 0 && fi.Mode()&fs.ModeSticky == 0 {
