@@ -108,7 +108,6 @@ func (c *Cache) corrupt(key Key, err error) {
 func (c *Cache) put(ctx context.Context, key Key, code []byte, info Info) *Artifact {
 	info.Engine, info.Created = c.engineID, time.Now()
 	a := NewArtifact(seal(key, c.engineID, code), info)
-	a.sealedAs.Store(&key)
 	if c.opts.ReadOnly {
 		return a
 	}
