@@ -100,7 +100,7 @@ func (d *dropIn) Get(wk wazerohook.WazeroKey) (content io.ReadCloser, ok bool, e
 	key := c.dropInKey(wk)
 	closed := c.Closed()
 	if !closed {
-		look := &lookup{c: c}
+		look := &lookup{c: c, most: maxCode}
 		if e := d.stored(key, look); e != nil {
 			return e.Open(nil), true, nil
 		}
@@ -156,7 +156,7 @@ func (d *dropIn) takeOver(key Key, wk wazerohook.WazeroKey) (e *wazerohook.Entry
 			return err
 		}
 		defer r.Close()
-		if code, err = wazerocache.ReadAll(r, sealSize); err != nil {
+		if code, err = wazerocache.ReadAll(io.LimitReader(r, maxCode), sealSize); err != nil {
 			return err
 		}
 		e, err = c.readEntry(code)

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+	"math"
 
 	"github.com/zeebo/blake3"
 )
@@ -26,7 +27,10 @@ func seal(key Key, engine string, code []byte) []byte {
 // need not be so now, so that nothing is used but what was checked for this use. The
 // exception is an artifact of a [Disk], whose frame is bound to the key and verified as
 // it is read: checking it twice would double the time of a warm start.
-func verify(key Key, engine string, a *Artifact) (*Artifact, error) {
+func verify(key Key, engine string, a *Artifact, most int64) (*Artifact, error) {
+	if a.Size() > most {
+		return nil, fmt.Errorf("%w: %d bytes, where at most %d can be", ErrCorrupt, a.Size(), most)
+	}
 	if a.info.Engine != engine {
 		return nil, fmt.Errorf("%w %q, this is %q", errOtherEngine, a.info.Engine, engine)
 	}
@@ -47,6 +51,13 @@ func verify(key Key, engine string, a *Artifact) (*Artifact, error) {
 	}
 	return NewArtifact(b, a.info), nil
 }
+
+// maxCode is the size of the largest artifact that is loaded, whatever it is for.
+const maxCode = math.MaxInt32
+
+// mostCode returns how large the artifact of a module of so many bytes can be, as a bound for
+// what a store may claim: several times what wazero's densest code takes, with its source map.
+func mostCode(wasm int) int64 { return min(maxCode, 64<<20+256*int64(wasm)) }
 
 // errOtherEngine is why an artifact is corrupt that another engine made, under a key of
 // this one's.

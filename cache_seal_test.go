@@ -1,6 +1,8 @@
 package modcache_test
 
 import (
+	"context"
+	"errors"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -42,5 +44,52 @@ func TestBitsThatFlipAfterTheFirstUse(t *testing.T) {
 				require.Len(t, seen.saw(modcache.EventCorrupt), before+1, "byte %d", (i*len(b))/40)
 			}
 		})
+	}
+}
+
+// hugeStore has an artifact of 60 GiB under every key, which can be read.
+type hugeStore struct {
+	mapStore
+	engine string
+	most   int // that somebody asked for at once
+}
+
+func (s *hugeStore) ReadAt(p []byte, _ int64) (int, error) {
+	s.most = max(s.most, len(p))
+	if len(p) > 1<<20 {
+		return 0, errors.New("too much to try")
+	}
+	return len(p), nil
+}
+
+func (s *hugeStore) Get(context.Context, modcache.Key) (*modcache.Artifact, bool, error) {
+	return modcache.NewArtifactFrom(s, 60<<30, modcache.Info{Engine: s.engine}), true, nil
+}
+
+// Nothing is allocated for what a store claims and no module can need.
+func TestArtifactOf60GiB(t *testing.T) {
+	needsCompiler(t)
+	for _, w := range ways {
+		t.Run(w.name, func(t *testing.T) {
+			seen, store := &witness{}, &hugeStore{}
+			c := cacheOver(t, store, seen.options(modcache.Options{}))
+			store.engine = c.EngineID()
+			_, err := w.run(c, wasmtest.Sum(4, 0))
+			require.NoError(t, err)
+			require.NotEmpty(t, seen.saw(modcache.EventCorrupt))
+			require.LessOrEqual(t, store.most, 1<<20)
+		})
+	}
+}
+
+// The drop-in counts the compiles that it can see.
+func TestDropInCountsCompiles(t *testing.T) {
+	needsCompiler(t)
+	store := modcache.NewMemory(nil)
+	for _, want := range []uint64{1, 0} {
+		c := cacheOver(t, store, nil)
+		_, err := runDropIn(c, wasmtest.Sum(4, 0))
+		require.NoError(t, err)
+		require.Equal(t, want, c.Metrics().Compiles)
 	}
 }

@@ -42,8 +42,9 @@ func (c *Cache) do(ctx context.Context, wait time.Duration, call func(context.Co
 // lookup is one search for code that can be used, under one key or several. It remembers
 // why it found none.
 type lookup struct {
-	c   *Cache
-	why error // the first reason that is more than absence
+	c    *Cache
+	most int64 // bytes that the code can take
+	why  error // the first reason that is more than absence
 }
 
 // get returns the artifact under key, or nil. Whatever the store is, the artifact was
@@ -65,7 +66,7 @@ func (l *lookup) get(ctx context.Context, key Key) *Artifact {
 			closeArtifact(a)
 			return found, err
 		}
-		found.a, found.wrong = contain.Value(func() (*Artifact, error) { return verify(key, c.engineID, a) })
+		found.a, found.wrong = contain.Value(func() (*Artifact, error) { return verify(key, c.engineID, a, l.most) })
 		if found.a != a {
 			contain.Close(a)
 		}
