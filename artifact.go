@@ -41,8 +41,7 @@ type Artifact struct {
 	info Info
 	size int64
 
-	mem      []byte              // immutable; nil if behind src
-	sealedAs atomic.Pointer[Key] // the key under which a Cache has found mem intact
+	mem []byte // immutable; nil if behind src
 
 	src    io.ReaderAt
 	load   func() ([]byte, error) // reads all of src once, for all handles

@@ -14,7 +14,6 @@ import (
 
 	"golang.org/x/sync/semaphore"
 
-	"github.com/modcache/modcache/internal/contain"
 	"github.com/modcache/modcache/internal/loaded"
 	"github.com/modcache/modcache/internal/wazerohook"
 )
@@ -49,11 +48,12 @@ type Cache struct {
 	closed   chan struct{} // closed when Close has done all it does
 	closeErr error         // set before closed is closed
 
-	compiles *semaphore.Weighted // one for each compile; nil if unlimited
-	counters counters
-	degraded sync.Map // features that were reported, as strings
-	engines  sync.Map // *engine by configuration
-	loaded   *loaded.Registry
+	compiles   *semaphore.Weighted // one for each compile; nil if unlimited
+	storeCalls *semaphore.Weighted // one for each call of the store
+	counters   counters
+	degraded   sync.Map // features that were reported, as strings
+	engines    sync.Map // *engine by configuration
+	loaded     *loaded.Registry
 }
 
 var (
@@ -116,7 +116,10 @@ func New(s Store, o *Options) (*Cache, error) {
 }
 
 func newCache(opts Options) (*Cache, error) {
-	c := &Cache{opts: opts, engineID: opts.EngineID, closed: make(chan struct{}), loaded: loaded.New(opts.Retain)}
+	c := &Cache{
+		opts: opts, engineID: opts.EngineID, closed: make(chan struct{}), loaded: loaded.New(opts.Retain),
+		storeCalls: semaphore.NewWeighted(maxStoreCalls),
+	}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	if opts.MaxCompiles > 0 {
 		c.compiles = semaphore.NewWeighted(int64(opts.MaxCompiles))
@@ -171,7 +174,7 @@ func (c *Cache) EngineID() string { return c.engineID }
 
 // Flush makes everything stored so far durable; see [Store].
 func (c *Cache) Flush(ctx context.Context) error {
-	if err := contain.Call(func() error { return c.store.Flush(ctx) }); err != nil {
+	if err := c.do(ctx, noLimit, c.store.Flush); err != nil {
 		return &Error{Op: "flush", Err: err}
 	}
 	return nil
@@ -218,6 +221,6 @@ func (c *Cache) Metrics() CacheMetrics {
 		Coalesced: n.coalesced.Load(), Stubbed: n.stubbed.Load(), Retained: uint64(c.loaded.Retained()),
 	}
 	m.Lookups = m.Hits + m.Misses
-	_ = contain.Call(func() error { m.Store = c.store.Metrics(); return nil })
+	m.Store, _ = ask(context.Background(), c, storeWait, func(context.Context) (Metrics, error) { return c.store.Metrics(), nil }, nil)
 	return m
 }

@@ -28,6 +28,11 @@ import (
 // traces have source lines or not as the runtime had that compiled the module.
 // With a Runtime, each finds its own.
 //
+// wazero compiles by itself here: Metrics count the modules that it has compiled, but neither
+// those that don't compile nor what a compile took, there is no event of them, and none of
+// Options.Workers, MaxCompiles and LockWait applies, so that processes which start at the
+// same time each compile what they need.
+//
 // If modcache doesn't know this build of wazero, this is wazero's own in-memory cache.
 func (c *Cache) CompilationCache() wazero.CompilationCache {
 	cc := wazero.NewCompilationCache()
@@ -95,7 +100,7 @@ func (d *dropIn) Get(wk wazerohook.WazeroKey) (content io.ReadCloser, ok bool, e
 	key := c.dropInKey(wk)
 	closed := c.Closed()
 	if !closed {
-		look := &lookup{c: c}
+		look := &lookup{c: c, most: maxCode}
 		if e := d.stored(key, look); e != nil {
 			return e.Open(nil), true, nil
 		}
@@ -151,7 +156,7 @@ func (d *dropIn) takeOver(key Key, wk wazerohook.WazeroKey) (e *wazerohook.Entry
 			return err
 		}
 		defer r.Close()
-		if code, err = wazerocache.ReadAll(r, sealSize); err != nil {
+		if code, err = wazerocache.ReadAll(io.LimitReader(r, maxCode), sealSize); err != nil {
 			return err
 		}
 		e, err = c.readEntry(code)
@@ -160,7 +165,7 @@ func (d *dropIn) takeOver(key Key, wk wazerohook.WazeroKey) (e *wazerohook.Entry
 	err = entryDamage(err)
 	switch {
 	case err == nil && e != nil:
-		c.hit(key, c.put(c.ctx, key, code, Info{}))
+		c.hit(key, c.put(key, code, Info{}))
 		return e
 	case isDamage(err):
 		c.corrupt(key, err)
@@ -180,11 +185,12 @@ func (c *Cache) readEntry(code []byte) (*wazerohook.Entry, error) {
 }
 
 func (d *dropIn) Add(wk wazerohook.WazeroKey, content io.Reader) error {
+	d.c.counters.compiles.Add(1) // all that we see of one
 	if d.c.Closed() || d.c.opts.ReadOnly {
 		return nil
 	}
 	if code, err := wazerocache.ReadAll(content, sealSize); err == nil {
-		d.c.put(d.c.ctx, d.c.dropInKey(wk), code, Info{})
+		d.c.put(d.c.dropInKey(wk), code, Info{})
 	}
 	return nil
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+	"math"
 
 	"github.com/zeebo/blake3"
 )
@@ -21,11 +22,15 @@ func seal(key Key, engine string, code []byte) []byte {
 	return append(code, sum[:]...)
 }
 
-// verify returns a, or a copy of it in memory, having found that it belongs to
-// this key and engine and is what was sealed. The exception is an artifact of a
-// [Disk], whose frame is bound to the key and verified as it is read: checking it
-// twice would double the time of a warm start.
-func verify(key Key, engine string, a *Artifact) (*Artifact, error) {
+// verify returns a copy of a in memory, having found that the copy belongs to this key
+// and engine and is what was sealed. What was sound in a store's memory a moment ago
+// need not be so now, so that nothing is used but what was checked for this use. The
+// exception is an artifact of a [Disk], whose frame is bound to the key and verified as
+// it is read: checking it twice would double the time of a warm start.
+func verify(key Key, engine string, a *Artifact, most int64) (*Artifact, error) {
+	if a.Size() > most {
+		return nil, fmt.Errorf("%w: %d bytes, where at most %d can be", ErrCorrupt, a.Size(), most)
+	}
 	if a.info.Engine != engine {
 		return nil, fmt.Errorf("%w %q, this is %q", errOtherEngine, a.info.Engine, engine)
 	}
@@ -33,47 +38,41 @@ func verify(key Key, engine string, a *Artifact) (*Artifact, error) {
 	if size < 0 {
 		return nil, fmt.Errorf("%w: %d bytes hold no seal", ErrCorrupt, a.Size())
 	}
-	if a.sealedFor(key) {
+	if e, ok := a.src.(*entry); ok && e.key == key {
 		return a, nil
 	}
-	v := a
-	if !a.InMemory() {
-		b, err := readWhole(a)
-		if err != nil {
-			return nil, err
-		}
-		// What was checked must be what is used: src is not asked again.
-		v = NewArtifact(b, a.info)
+	b, err := readWhole(a)
+	if err != nil {
+		return nil, err
 	}
-	sum := sealSum(key, engine, v.mem[:size])
-	if subtle.ConstantTimeCompare(sum[:], v.mem[size:]) != 1 {
+	sum := sealSum(key, engine, b[:size])
+	if subtle.ConstantTimeCompare(sum[:], b[size:]) != 1 {
 		return nil, fmt.Errorf("%w: the seal is not of this key and these bytes", ErrCorrupt)
 	}
-	v.sealedAs.Store(&key)
-	return v, nil
+	return NewArtifact(b, a.info), nil
 }
+
+// maxCode is the size of the largest artifact that is loaded, whatever it is for.
+const maxCode = math.MaxInt32
+
+// mostCode returns how large the artifact of a module of so many bytes can be, as a bound for
+// what a store may claim: several times what wazero's densest code takes, with its source map.
+func mostCode(wasm int) int64 { return min(maxCode, 64<<20+256*int64(wasm)) }
 
 // errOtherEngine is why an artifact is corrupt that another engine made, under a key of
 // this one's.
 var errOtherEngine = fmt.Errorf("%w: made by engine", ErrCorrupt)
 
-// sealedFor reports whether a needs no check, or none any more.
-func (a *Artifact) sealedFor(key Key) bool {
-	if e, ok := a.src.(*entry); ok {
-		return e.key == key
-	}
-	k := a.sealedAs.Load()
-	return k != nil && *k == key
-}
-
-// readWhole is Bytes for an artifact that may be shorter than it says: looking at its
-// last byte first keeps it from making us allocate for what isn't there. Whether it was
-// cut short or merely can't be read now, we can't tell.
+// readWhole returns a copy of an artifact that may be shorter than it says: looking at
+// its last byte first keeps it from making us allocate for what isn't there. Whether it
+// was cut short or merely can't be read now, we can't tell.
 func readWhole(a *Artifact) ([]byte, error) {
 	if _, err := a.ReadAt(make([]byte, 1), a.Size()-1); err != nil {
 		return nil, err
 	}
-	return a.Bytes()
+	b := make([]byte, a.Size())
+	_, err := a.ReadAt(b, 0)
+	return b, err
 }
 
 func sealSum(key Key, engine string, code []byte) (sum [sealSize]byte) {

@@ -7,18 +7,44 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/modcache/modcache/internal/bounded"
 	"github.com/modcache/modcache/internal/contain"
 	"github.com/modcache/modcache/internal/wazerohook"
 )
 
-// This file is how a Cache talks to its store: no panic and no damage of a store's gets
-// past it, and everything is counted and reported.
+// This file is how a Cache talks to its store: no panic, no damage and no delay of a store's
+// gets past it, and everything is counted and reported.
+
+// What a Cache waits for a call of somebody else's code. The call goes on without it then.
+const (
+	storeWait    = 5 * time.Second  // or, for a Get, as long as the compile is estimated to take
+	unknownWait  = 30 * time.Second // for a Get, where there is no estimate
+	observerWait = 3 * time.Second
+
+	maxStoreCalls = 256 // at once, those included that were given up
+)
+
+// ask calls the store, and waits for at most so long. What it returns later goes to late.
+func ask[T any](ctx context.Context, c *Cache, wait time.Duration, call func(context.Context) (T, error), late func(T)) (T, error) {
+	switch c.store.(type) {
+	case *Memory, *Local: // instant, and not something that embeds them
+		return contain.Value(func() (T, error) { return call(ctx) })
+	}
+	return bounded.Call(ctx, bounded.Limit{Wait: wait, Slots: c.storeCalls}, call, late)
+}
+
+// do is ask for calls that return nothing but an error.
+func (c *Cache) do(ctx context.Context, wait time.Duration, call func(context.Context) error) error {
+	_, err := ask(ctx, c, wait, func(ctx context.Context) (struct{}, error) { return struct{}{}, call(ctx) }, nil)
+	return err
+}
 
 // lookup is one search for code that can be used, under one key or several. It remembers
 // why it found none.
 type lookup struct {
-	c   *Cache
-	why error // the first reason that is more than absence
+	c    *Cache
+	most int64 // bytes that the code can take
+	why  error // the first reason that is more than absence
 }
 
 // get returns the artifact under key, or nil. Whatever the store is, the artifact was
@@ -26,30 +52,36 @@ type lookup struct {
 // a seal ends them. The caller closes it, having called reject if it is of no use.
 func (l *lookup) get(ctx context.Context, key Key) *Artifact {
 	c := l.c
-	var a *Artifact
-	ok, err := contain.Value(func() (ok bool, err error) {
-		a, ok, err = c.store.Get(ctx, key)
-		return ok, err
-	})
-	if err != nil || !ok || a == nil {
-		if a != nil {
+	wait := unknownWait
+	if estimate := CompileEstimate(ctx); estimate > 0 {
+		wait = max(storeWait, estimate)
+	}
+	type answer struct {
+		a     *Artifact
+		wrong error // with what the store returned
+	}
+	found, err := ask(ctx, c, wait, func(ctx context.Context) (found answer, err error) {
+		a, ok, err := c.store.Get(ctx, key)
+		if err != nil || !ok || a == nil {
+			closeArtifact(a)
+			return found, err
+		}
+		found.a, found.wrong = contain.Value(func() (*Artifact, error) { return verify(key, c.engineID, a, l.most) })
+		if found.a != a {
 			contain.Close(a)
 		}
-		if err != nil && ctx.Err() == nil {
-			c.storeFailed("get", key, err)
-		}
+		return found, nil
+	}, func(late answer) { closeArtifact(late.a) })
+	switch {
+	case err != nil && ctx.Err() == nil:
+		c.storeFailed("get", key, err)
+		fallthrough
+	case err != nil:
 		l.note(err)
-		return nil
+	case found.wrong != nil:
+		l.reject(key, found.wrong)
 	}
-	verified, err := contain.Value(func() (*Artifact, error) { return verify(key, c.engineID, a) })
-	if verified != a {
-		contain.Close(a)
-	}
-	if err != nil {
-		l.reject(key, err)
-		return nil
-	}
-	return verified
+	return found.a
 }
 
 func (l *lookup) note(err error) {
@@ -78,7 +110,8 @@ func (l *lookup) reject(key Key, err error) {
 	if c.opts.ReadOnly {
 		return
 	}
-	if err := contain.Call(func() error { return c.store.Delete(c.ctx, key) }); err != nil {
+	err = c.do(c.ctx, storeWait, func(ctx context.Context) error { return c.store.Delete(ctx, key) })
+	if err != nil {
 		c.storeFailed("delete", key, err)
 	}
 }
@@ -103,21 +136,30 @@ func (c *Cache) corrupt(key Key, err error) {
 	c.emit(Event{Kind: EventCorrupt, Key: key, Err: err})
 }
 
-// put seals the code, which it takes over, and stores it if the Cache may write. It
-// returns the artifact for those who need it at once.
-func (c *Cache) put(ctx context.Context, key Key, code []byte, info Info) *Artifact {
+// put seals the code, which it takes over, and stores it if the Cache may write, in the
+// background if that takes long. It returns the artifact for those who need it at once.
+func (c *Cache) put(key Key, code []byte, info Info) *Artifact {
 	info.Engine, info.Created = c.engineID, time.Now()
 	a := NewArtifact(seal(key, c.engineID, code), info)
-	a.sealedAs.Store(&key)
 	if c.opts.ReadOnly {
 		return a
 	}
 	start := time.Now()
-	if err := contain.Call(func() error { return c.store.Add(ctx, key, a) }); err != nil {
+	err := c.do(c.ctx, storeWait, func(context.Context) error {
+		err := contain.ErrExited // unless Add returns
+		defer func() {
+			if err != nil {
+				c.storeFailed("add", key, err)
+				return
+			}
+			c.emit(Event{Kind: EventStored, Key: key, Bytes: a.Size(), Duration: time.Since(start)})
+		}()
+		err = contain.Call(func() error { return c.store.Add(c.ctx, key, a) }) // not given up with us
+		return nil
+	})
+	if err != nil && !errors.Is(err, contain.ErrExited) {
 		c.storeFailed("add", key, err)
-		return a
 	}
-	c.emit(Event{Kind: EventStored, Key: key, Bytes: a.Size(), Duration: time.Since(start)})
 	return a
 }
 
@@ -138,10 +180,18 @@ func (c *Cache) degrade(feature string, err error) {
 	}
 }
 
-// emit reports what happened to the observer and the log.
+// emit reports what happened to the observer and the log. Whoever causes an event may hold
+// what an observer waits for, a compile's slot or the module itself, so that nobody waits
+// for an observer for long.
 func (c *Cache) emit(e Event) {
-	notify(c.opts.OnEvent, e)
-	e.log(c.ctx, c.opts.Logger)
+	if c.opts.OnEvent == nil && c.opts.Logger == nil {
+		return
+	}
+	_, _ = bounded.Call(context.Background(), bounded.Limit{Wait: observerWait}, func(context.Context) (struct{}, error) {
+		notify(c.opts.OnEvent, e)
+		e.log(c.ctx, c.opts.Logger)
+		return struct{}{}, nil
+	}, nil)
 }
 
 // forward passes on what only the store of [Open] knows. Its hits and misses are

@@ -128,7 +128,7 @@ func (r *Runtime) warm(ctx context.Context, src *source) (size int64, err error)
 		return 0, err
 	}
 	defer compiled.Close(ctx)
-	look := &lookup{c: r.c}
+	look := src.lookup()
 	size = r.e.stored(ctx, src, look)
 	if size > 0 || r.c.opts.ReadOnly {
 		return size, nil
@@ -155,8 +155,9 @@ func (r *Runtime) Stored(ctx context.Context, m *Module) (bool, error) {
 	case r.c.Closed():
 		return false, failed(errCacheClosed)
 	}
-	look := &lookup{c: r.c}
-	switch found := r.e.stored(ctx, r.e.source(m), look) > 0; {
+	src := r.e.source(m)
+	look := src.lookup()
+	switch found := r.e.stored(ctx, src, look) > 0; {
 	case found:
 		return true, nil
 	case look.why != nil && !isDamage(look.why):

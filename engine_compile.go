@@ -8,6 +8,7 @@ import (
 
 	"github.com/tetratelabs/wazero/experimental"
 
+	"github.com/modcache/modcache/internal/bounded"
 	"github.com/modcache/modcache/internal/contain"
 	"github.com/modcache/modcache/internal/loaded"
 	"github.com/modcache/modcache/internal/wazerocache"
@@ -33,7 +34,7 @@ func (e *engine) compile(ctx context.Context, src *source) (*Artifact, error) {
 	src.compiled.Store(true)
 	c.loaded.Garbage.Add(loaded.Footprint(int64(len(code)), nil)) // wazero's copy of it
 	// It is worth keeping even if everybody has left by now.
-	a := c.put(c.ctx, src.key, code, Info{Module: src.sum, WasmSize: int64(len(wasm)), CompileTime: took})
+	a := c.put(src.key, code, Info{Module: src.sum, WasmSize: int64(len(wasm)), CompileTime: took})
 	if shared {
 		c.putAlias(src.canonical().key, src.sum)
 	}
@@ -121,21 +122,26 @@ func (c *Cache) lock(ctx context.Context, key Key) (unlock func(), locked bool) 
 	if !ok || c.opts.LockWait < 0 || c.opts.ReadOnly {
 		return func() {}, false
 	}
-	ctx, cancel := context.WithTimeout(ctx, c.opts.LockWait)
-	defer cancel()
-	release, err := contain.Value(func() (func(), error) { return locker.Lock(ctx, key) })
-	if err == nil && release == nil {
-		err = errors.New("no way to unlock")
-	}
-	if err != nil {
-		if ctx.Err() == nil {
-			c.storeFailed("lock", key, err)
+	lock := func(ctx context.Context) (func(), error) { return locker.Lock(ctx, key) }
+	unlock = func() {}
+	free := func(release func()) {
+		if release == nil {
+			return
 		}
-		return func() {}, true
-	}
-	return func() {
-		if err := contain.Call(func() error { release(); return nil }); err != nil {
+		_, err := bounded.Call(context.Background(), bounded.Limit{Wait: storeWait},
+			func(context.Context) (struct{}, error) { release(); return struct{}{}, nil }, nil)
+		if err != nil {
 			c.storeFailed("unlock", key, err)
 		}
-	}, true
+	}
+	release, err := bounded.Call(ctx, bounded.Limit{Wait: c.opts.LockWait}, lock, free)
+	switch {
+	case err == nil && release != nil:
+		unlock = func() { free(release) }
+	case err == nil:
+		c.storeFailed("lock", key, errors.New("no way to unlock"))
+	case ctx.Err() == nil && !errors.Is(err, context.DeadlineExceeded):
+		c.storeFailed("lock", key, err)
+	}
+	return unlock, true
 }

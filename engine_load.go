@@ -22,7 +22,7 @@ type loading struct {
 }
 
 func newLoading(r *Runtime, src *source) *loading {
-	return &loading{r: r, e: r.e, c: r.c, src: src, look: &lookup{c: r.c}}
+	return &loading{r: r, e: r.e, c: r.c, src: src, look: src.lookup()}
 }
 
 func (l *loading) run(ctx context.Context) (*loaded.Code, error) {

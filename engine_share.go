@@ -87,7 +87,7 @@ func readAlias(a *Artifact) (module Fingerprint, ok bool, err error) {
 
 // putAlias leaves word under key that the code of module will do.
 func (c *Cache) putAlias(key Key, module Fingerprint) {
-	c.put(c.ctx, key, append([]byte(aliasMagic), module[:]...), Info{Module: module})
+	c.put(key, append([]byte(aliasMagic), module[:]...), Info{Module: module})
 }
 
 // findShared loads the module with the code of another spelling, if there is any.

@@ -71,6 +71,9 @@ func (e *engine) prepare(wasm []byte) (s *source, done func()) {
 // failed returns the error of a compile of the module.
 func (s *source) failed(err error) error { return &Error{Op: "compile", Key: s.key, Err: err} }
 
+// lookup returns a search for the module's code.
+func (s *source) lookup() *lookup { return &lookup{c: s.e.c, most: mostCode(s.size())} }
+
 // read lends the bytes to f, which must not keep them. Nobody else gets at them
 // meanwhile.
 func (s *source) read(f func(wasm []byte)) {

@@ -108,13 +108,15 @@ func nameOf(names []string, i uint8) string {
 // Event is one thing that happened in a store or a [Cache].
 //
 // An observer (the OnEvent of a store or a Cache) is called after the event has happened,
-// by the goroutine that caused it, with none of our locks held. Several goroutines may
+// with none of our locks held: that of a store by the goroutine that caused it, that of a
+// Cache while that goroutine waits, for at most three seconds. Several goroutines may
 // call it at once. The time it takes is added to the operation, so keep it short. If it
 // panics, the panic is dropped.
 //
 // An observer may use the store or Cache that it observes, but must not wait for an
 // operation that may be waiting for the observer: it must not call Close or Flush, look
-// up the key that the event is about, or compile with the Cache.
+// up the key that the event is about, or compile with the Cache. (A Cache survives that:
+// it goes on after the three seconds, and the observer with it.)
 //
 // The events that one goroutine causes arrive in the order in which it caused them. What
 // happens in the background (promotions, deferred writes, a lookup that several callers

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sync/semaphore"
 
+	"github.com/modcache/modcache/internal/bounded"
 	"github.com/modcache/modcache/internal/breaker"
 	"github.com/modcache/modcache/internal/contain"
 	"github.com/modcache/modcache/internal/queue"
@@ -171,56 +172,21 @@ func within[T any](ctx context.Context, ly *layer, bound *semaphore.Weighted, li
 	if ly.Direct {
 		return contain.Value(func() (T, error) { return call(ctx) })
 	}
-	var none T
-	if err := ctx.Err(); err != nil {
-		return none, err
+	start := time.Now()
+	v, err := bounded.Call(ctx, bounded.Limit{Wait: limit, Slots: bound, Hung: &ly.hung}, call, drop)
+	switch {
+	case err == nil:
+		return v, nil
+	case ctx.Err() != nil:
+		return v, ctx.Err()
+	case errors.Is(err, bounded.ErrFull):
+		err = ErrUnavailable
+	case errors.Is(err, bounded.ErrNoAnswer):
+		err = context.DeadlineExceeded
+	case time.Since(start) < limit:
+		return v, err
 	}
-	callCtx, cancel := context.WithTimeout(ctx, limit)
-	defer cancel()
-	tooSlow := func(cause error) error {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		return &tooSlowError{annotated{before: fmt.Sprintf("too slow: no answer in %v: ", limit), err: cause}}
-	}
-	if bound.Acquire(callCtx, 1) != nil {
-		return none, tooSlow(ErrUnavailable)
-	}
-	type result struct {
-		v   T
-		err error
-	}
-	done := make(chan result, 1)
-	var settled atomic.Bool // by whoever comes first: the result, or the limit
-	go func() {
-		r := result{err: contain.ErrExited} // unless call returns
-		defer func() {
-			bound.Release(1)
-			if settled.CompareAndSwap(false, true) {
-				done <- r
-				return
-			}
-			ly.hung.Add(-1)
-			if drop != nil {
-				drop(r.v)
-			}
-		}()
-		r.v, r.err = contain.Value(func() (T, error) { return call(callCtx) })
-	}()
-	var r result
-	select {
-	case r = <-done:
-	case <-callCtx.Done():
-		if settled.CompareAndSwap(false, true) {
-			ly.hung.Add(1)
-			return none, tooSlow(context.DeadlineExceeded)
-		}
-		r = <-done
-	}
-	if r.err != nil && callCtx.Err() != nil {
-		return none, tooSlow(r.err)
-	}
-	return r.v, r.err
+	return v, &tooSlowError{annotated{before: fmt.Sprintf("too slow: no answer in %v: ", limit), err: err}}
 }
 
 // failed counts and reports an error of the store, and says what failed where. ctx is the caller's: if it has ended, the store is not to blame.

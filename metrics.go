@@ -110,15 +110,15 @@ type CacheMetrics struct {
 	Lookups       uint64        `json:"lookups"` // of modules that needed code; Hits + Misses, but for lookups under way
 	Hits          uint64        `json:"hits"`    // code that could be used
 	Misses        uint64        `json:"misses"`
-	Corrupt       uint64        `json:"corrupt"`      // artifacts that came from the store and were not what they should be
-	StoreErrors   uint64        `json:"store_errors"` // calls of the store that failed or panicked
-	Compiles      uint64        `json:"compiles"`     // modules compiled in full, failed ones included
-	CompileErrors uint64        `json:"compile_errors"`
-	CompileTime   time.Duration `json:"compile_time_ns"`
-	Saved         time.Duration `json:"saved_ns"`  // compile time that hits made unnecessary; artifacts of unknown compile time count as 0
-	Coalesced     uint64        `json:"coalesced"` // callers that were served by somebody else's compile
-	Stubbed       uint64        `json:"stubbed"`   // modules loaded without decoding their bodies
-	Retained      uint64        `json:"retained"`  // compiled modules kept for the next caller, now
+	Corrupt       uint64        `json:"corrupt"`         // artifacts that came from the store and were not what they should be
+	StoreErrors   uint64        `json:"store_errors"`    // calls of the store that failed or panicked
+	Compiles      uint64        `json:"compiles"`        // modules compiled in full, failed ones included but for the drop-in's
+	CompileErrors uint64        `json:"compile_errors"`  // the drop-in's are not known
+	CompileTime   time.Duration `json:"compile_time_ns"` // the drop-in's is not known
+	Saved         time.Duration `json:"saved_ns"`        // compile time that hits made unnecessary; artifacts of unknown compile time count as 0
+	Coalesced     uint64        `json:"coalesced"`       // callers that were served by somebody else's compile
+	Stubbed       uint64        `json:"stubbed"`         // modules loaded without decoding their bodies
+	Retained      uint64        `json:"retained"`        // compiled modules kept for the next caller, now
 	Store         Metrics       `json:"store"`
 }
 

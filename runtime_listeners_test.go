@@ -113,6 +113,7 @@ func TestRuntimeListenersShowTheSameModule(t *testing.T) {
 	m.Func(m.Type(nil, []byte{wasmtest.I32}), "f", 0x41, 1)
 	m.Custom("first", []byte("content"))
 	m.Custom("modcache", nil)
+	m.Custom("modcache.nonce", []byte("the guest's own"))
 	good := m.Bytes()
 	var ill wasmtest.Module
 	ill.Func(ill.Type(nil, []byte{wasmtest.I32}), "f", 0x42, 1)

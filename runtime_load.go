@@ -91,7 +91,7 @@ func (r *Runtime) expectStored(ctx context.Context, src *source) error {
 		return nil // nothing will be compiled
 	}
 	check, err := r.e.loaded.Check(r.c.ctx, src.key, func(ctx context.Context) (bool, error) {
-		look := &lookup{c: r.c}
+		look := src.lookup()
 		found := r.e.stored(ctx, src, look) > 0
 		if !found {
 			look.miss(src.key)

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"runtime"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -317,19 +316,11 @@ func compileThrough(t *testing.T, g *gate, r *modcache.Runtime, wasm []byte) waz
 	return got.module
 }
 
-// TestRuntimeFlightWhoseGoroutineEnds: an observer of a test calls FailNow. The callers
-// must hear of it, not hang.
+// TestRuntimeFlightWhoseGoroutineEnds: an observer of a test calls FailNow, which ends
+// nobody's goroutine but its own.
 func TestRuntimeFlightWhoseGoroutineEnds(t *testing.T) {
-	var off atomic.Bool
-	c := newCache(t, &storetest.Fake{}, &modcache.Options{OnEvent: func(e modcache.Event) {
-		if e.Kind == modcache.EventCompileStarted && !off.Load() {
-			runtime.Goexit()
-		}
-	}})
+	c := newCache(t, &storetest.Fake{}, &modcache.Options{OnEvent: func(modcache.Event) { runtime.Goexit() }})
 	r := newRuntime(t, c, nil)
-	_, err := r.CompileModule(bg, wasmtest.Const(1))
-	require.ErrorContains(t, err, "ended the goroutine")
-	off.Store(true)
 	require.EqualValues(t, 1, call(t, r, compile(t, r, wasmtest.Const(1))))
 }
 
@@ -441,7 +432,7 @@ func TestRuntimeLookupThatHangs(t *testing.T) {
 			t.Skip("wazero has no compiler for this platform")
 		}
 
-		ctx, cancel := context.WithTimeout(bg, time.Minute)
+		ctx, cancel := context.WithTimeout(bg, time.Second)
 		defer cancel()
 		_, err = r.CompileModule(ctx, wasmtest.Const(1))
 		require.ErrorIs(t, err, context.DeadlineExceeded)

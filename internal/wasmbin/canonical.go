@@ -83,7 +83,7 @@ func measure(wasm []byte) (*plan, error) {
 		}
 		if s.ID == functions {
 			r := newReader(wasm, s.Body, s.End)
-			funcs, _ = r.u32()
+			funcs = r.u32()
 		}
 		if droppable(wasm, s.Section) {
 			e.log = before
@@ -111,8 +111,7 @@ func droppable(wasm []byte, s Section) bool {
 	switch s.ID {
 	case types, imports, functions, tables, memories, globals, exports, elements, data:
 		r := newReader(wasm, s.Body, s.End)
-		n, err := r.u32()
-		return err == nil && n == 0
+		return r.u32() == 0 && r.err == nil
 	}
 	return false
 }
@@ -121,19 +120,15 @@ func droppable(wasm []byte, s Section) bool {
 // much shorter the section becomes.
 func (p *plan) measureBodies(e *editor) (n uint32, saved int, err error) {
 	r := e.reader
-	if n, err = r.u32(); err != nil {
-		return 0, 0, err
-	}
+	n = r.u32()
 	saved = r.pos - e.pos - ulebLen(uint64(n))
-	for i := range n {
+	for i := uint32(0); i < n && r.err == nil; i++ {
 		at := r.pos
-		size, err := r.u32()
-		if err != nil {
-			return 0, 0, err
-		}
+		size := r.u32()
 		start := r.pos
-		if err := r.skip(size); err != nil {
-			return 0, 0, err
+		r.skip(size)
+		if r.err != nil {
+			break
 		}
 		e.turnTo(start, r.pos)
 		if err := e.body(); err != nil {
@@ -151,10 +146,7 @@ func (p *plan) measureBodies(e *editor) (n uint32, saved int, err error) {
 			p.bodies[i] = uint32(e.saved)
 		}
 	}
-	if !r.done() {
-		return 0, 0, errorAt(r.pos, "%d bytes left over behind the bodies", r.end-r.pos)
-	}
-	return n, saved, nil
+	return n, saved, r.finish()
 }
 
 // write writes what measure found. It can't fail but in out.
@@ -174,10 +166,10 @@ func (p *plan) write(out *sink) {
 
 func (p *plan) writeBodies(s Section, edits *replay) {
 	r := newReader(p.wasm, s.Body, s.End)
-	n, _ := r.u32()
+	n := r.u32()
 	edits.out.uleb(uint64(n))
 	for i := range n {
-		size, _ := r.u32()
+		size := r.u32()
 		start := r.pos
 		r.pos += int(size)
 		if p.bodies != nil {
@@ -195,44 +187,34 @@ func checkNames(wasm []byte, s Section) error {
 	r := newReader(wasm, s.Data, s.End)
 	e := newEditor(wasm, s.Data, s.End)
 	for !r.done() {
-		id, _ := r.byte()
-		size, err := r.u32()
-		if err != nil {
-			return err
-		}
+		id, size := r.byte(), r.u32()
 		start := r.pos
-		if err := r.skip(size); err != nil {
-			return err
+		r.skip(size)
+		if r.err != nil {
+			break
 		}
 		e.turnTo(start, r.pos)
 		switch id {
 		case module:
-			err = e.name()
+			e.name()
 		case functions:
-			err = e.times((*editor).nameAssoc)
+			e.times((*editor).nameAssoc)
 		case locals:
-			err = e.times(func(e *editor) error {
-				if _, err := e.u32(); err != nil {
-					return err
-				}
-				return e.times((*editor).nameAssoc)
+			e.times(func(e *editor) {
+				e.index()
+				e.times((*editor).nameAssoc)
 			})
 		default:
 			e.pos = e.end
 		}
-		if err == nil {
-			err = e.finish()
-		}
-		if err != nil {
+		if err := e.finish(); err != nil {
 			return err
 		}
 	}
-	return nil
+	return r.err
 }
 
-func (e *editor) nameAssoc() error {
-	if _, err := e.u32(); err != nil {
-		return err
-	}
-	return e.name()
+func (e *editor) nameAssoc() {
+	e.index()
+	e.name()
 }

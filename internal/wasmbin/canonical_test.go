@@ -307,23 +307,23 @@ func inflated(wasm []byte) bool {
 			}
 			continue
 		}
-		if n, err := r.u32(); err != nil || int(n) > len(wasm) {
+		if n := r.u32(); r.err != nil || int(n) > len(wasm) {
 			return true
 		}
 		for !r.done() {
-			size, err := r.u32()
+			size := r.u32()
 			body := r
-			if err != nil || r.skip(size) != nil {
+			if r.skip(size); r.err != nil {
 				return true
 			}
-			n, _ := body.u32()
+			n := body.u32()
 			total := uint64(0)
 			for range n {
-				k, err := body.u32()
-				if total += uint64(k); err != nil || total > 1e5 {
-					return err == nil
+				k := body.u32()
+				if total += uint64(k); body.err != nil || total > 1e5 {
+					return body.err == nil
 				}
-				if _, err := body.valueType(); err != nil {
+				if body.valueType(); body.err != nil {
 					break
 				}
 			}

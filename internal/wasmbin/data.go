@@ -100,10 +100,8 @@ func freeFrom(start uint64, runs []dataRun) uint64 {
 func minMemory(wasm []byte, s Section) uint64 {
 	const known = 0x03 // flags: has a maximum, is shared
 	r := newReader(wasm, s.Body, s.End)
-	n, err := r.u32()
-	flags, flagsErr := r.byte()
-	pages, pagesErr := r.u32()
-	if n != 1 || err != nil || flagsErr != nil || pagesErr != nil || flags&^known != 0 {
+	n, flags, pages := r.u32(), r.byte(), r.u32()
+	if n != 1 || r.err != nil || flags&^known != 0 {
 		return 0
 	}
 	return uint64(pages) * page
@@ -115,36 +113,16 @@ func minMemory(wasm []byte, s Section) uint64 {
 func (d *dataSection) each(wasm []byte, f func(address uint64, b []byte)) bool {
 	const activeInFirst = 0
 	r := newReader(wasm, d.section.Body, d.section.End)
-	n, err := r.u32()
-	if err != nil {
-		return false
-	}
-	for range n {
-		kind, err := r.byte()
-		if err != nil || kind != activeInFirst {
-			return false
-		}
-		if op, err := r.byte(); err != nil || op != opI32Const {
-			return false
-		}
-		v, err := r.signed(32)
-		if err != nil || v < 0 {
-			return false
-		}
-		if op, err := r.byte(); err != nil || op != opEnd {
-			return false
-		}
-		size, err := r.u32()
-		if err != nil || r.skip(size) != nil {
-			return false
-		}
+	for range r.u32() {
+		kind, op, v, end, size := r.byte(), r.byte(), r.signed(32), r.byte(), r.u32()
 		address := uint64(v)
-		if address+uint64(size) > d.memory {
+		r.skip(size)
+		if r.err != nil || kind != activeInFirst || op != opI32Const || end != opEnd || v < 0 || address+uint64(size) > d.memory {
 			return false
 		}
 		f(address, r.b[r.pos-int(size):r.pos])
 	}
-	return r.done()
+	return r.err == nil && r.done()
 }
 
 // appendTo appends the whole section.

@@ -51,8 +51,8 @@ func segmentsIn(t testing.TB, wasm []byte) uint32 {
 	for _, s := range o.Sections {
 		if s.ID == data {
 			r := newReader(wasm, s.Body, s.End)
-			n, err := r.u32()
-			require.NoError(t, err)
+			n := r.u32()
+			require.NoError(t, r.err)
 			return n
 		}
 	}

@@ -18,15 +18,10 @@ func newEditor(wasm []byte, start, end int) *editor {
 
 // turnTo goes to another part, which lies behind those that were edited before.
 func (e *editor) turnTo(start, end int) {
-	e.reader, e.saved = newReader(e.wasm, start, end), 0
-}
-
-// finish checks that the part was read to its end.
-func (e *editor) finish() error {
-	if !e.done() {
-		return errorAt(e.pos, "%d bytes left over", e.end-e.pos)
+	e.saved = 0
+	if e.err == nil {
+		e.reader = newReader(e.wasm, start, end)
 	}
-	return nil
 }
 
 // edit notes that what was read since start is spelled in n bytes.
@@ -35,36 +30,34 @@ func (e *editor) edit(kind editKind, start, n int) {
 	e.log.add(kind, start, e.pos)
 }
 
-func (e *editor) u32() (uint32, error) {
+func (e *editor) u32() uint32 {
 	if e.pos < e.end {
 		if c := e.b[e.pos]; c < 0x80 {
 			e.pos++
-			return uint32(c), nil
+			return uint32(c)
 		}
 	}
 	return e.longU32()
 }
 
-func (e *editor) longU32() (uint32, error) {
+func (e *editor) longU32() uint32 {
 	start := e.pos
-	v, err := e.unsigned(32)
+	v := e.unsigned(32)
 	// A superfluous last byte is zero.
-	if err == nil && e.pos-start > 1 && e.b[e.pos-1] == 0 {
+	if e.err == nil && e.pos-start > 1 && e.b[e.pos-1] == 0 {
 		e.edit(editUnsigned, start, ulebLen(v))
 	}
-	return uint32(v), err
+	return uint32(v)
 }
 
-func (e *editor) signed(bits uint) error {
+func (e *editor) signed(bits uint) {
 	start := e.pos
-	v, err := e.reader.signed(bits)
-	e.shorten(start, v)
-	return err
+	e.shorten(start, e.reader.signed(bits))
 }
 
 // shorten edits the signed integer v that was read since start.
 func (e *editor) shorten(start int, v int64) {
-	if e.pos-start < 2 {
+	if e.err != nil || e.pos-start < 2 {
 		return
 	}
 	// A superfluous last byte says what the sign bit before it says.
@@ -75,144 +68,114 @@ func (e *editor) shorten(start int, v int64) {
 }
 
 // reserved reads a byte that has to be zero, spelled as one byte.
-func (e *editor) reserved() error {
+func (e *editor) reserved() {
 	at := e.pos
-	c, err := e.byte()
-	if err == nil && c != 0 {
-		return errorAt(at, "reserved byte is %#x", c)
+	if c := e.byte(); c != 0 {
+		e.fail(at, "reserved byte is %#x", c)
 	}
-	return err
 }
 
 // times calls f for each element of a vector.
-func (e *editor) times(f func(*editor) error) error {
-	n, err := e.u32()
-	if err != nil {
-		return err
-	}
+func (e *editor) times(f func(*editor)) {
+	n := e.u32()
 	if uint64(n) > uint64(e.end-e.pos) {
-		return errorAt(e.pos, "%d entries announced, %d bytes left", n, e.end-e.pos)
+		e.fail(e.pos, "%d entries announced, %d bytes left", n, e.end-e.pos)
 	}
-	for range n {
-		if err := f(e); err != nil {
-			return err
-		}
+	for i := uint32(0); i < n && e.err == nil; i++ {
+		f(e)
 	}
-	return nil
 }
+
+// index reads an integer whose value is of no interest.
+func (e *editor) index() { e.u32() }
 
 // name reads a string. That it is UTF-8 matters: wazero refuses others.
-func (e *editor) name() error {
-	n, err := e.u32()
-	if err != nil {
-		return err
-	}
-	_, err = e.utf8(n)
-	return err
-}
+func (e *editor) name() { e.utf8(e.u32()) }
 
-func (e *editor) valueType() error {
+func (e *editor) valueType() valueType {
 	at := e.pos
-	t, err := e.reader.valueType()
+	t := e.reader.valueType()
 	if t.prefixed() {
 		e.shorten(at+1, t.heap)
 	}
-	return err
+	return t
 }
 
-func (e *editor) refType() error {
+func (e *editor) refType() {
 	at := e.pos
-	t, err := e.reader.valueType()
-	switch t.code {
+	switch t := e.valueType(); t.code {
 	case i32, i64, f32, f64, v128:
-		return errorAt(at, "not a reference type: %#x", t.code)
+		e.fail(at, "not a reference type: %#x", t.code)
 	}
-	if t.prefixed() {
-		e.shorten(at+1, t.heap)
-	}
-	return err
 }
 
-func (e *editor) heapType() error {
+func (e *editor) heapType() {
 	at := e.pos
-	v, err := e.reader.heapType()
-	e.shorten(at, v)
-	return err
+	e.shorten(at, e.reader.heapType())
 }
 
 // blockType reads a value type, the empty type or the index of a type. All but
 // the last must be a single byte at first.
-func (e *editor) blockType() error {
+func (e *editor) blockType() {
 	at := e.pos
-	if at >= e.end {
-		return errorAt(at, "unexpected end")
-	}
-	switch c := e.b[at]; {
+	switch c := e.byte(); {
 	case c == emptyType:
-		e.pos++
-		return nil
+		return
 	case c < 0x80 && c&0x40 != 0: // a negative number
-		return e.valueType()
+		e.pos = at
+		e.valueType()
+		return
 	}
-	v, err := e.reader.signed(33)
-	if err == nil && v < 0 {
-		return errorAt(at, "unknown block type")
+	if e.err != nil {
+		return
+	}
+	e.pos = at
+	v := e.reader.signed(33)
+	if v < 0 {
+		e.fail(at, "unknown block type")
 	}
 	e.shorten(at, v)
-	return err
 }
 
-func (e *editor) limits() error {
+func (e *editor) limits() {
 	at := e.pos
-	flags, err := e.byte()
-	if err != nil {
-		return err
-	}
+	flags := e.byte()
 	if flags > 3 {
-		return errorAt(at, "unknown limits %#x", flags)
+		e.fail(at, "unknown limits %#x", flags)
 	}
-	if _, err = e.u32(); err == nil && flags&1 != 0 {
-		_, err = e.u32()
+	e.index()
+	if flags&1 != 0 {
+		e.index()
 	}
-	return err
 }
 
 // constExpr reads a constant expression up to its end.
-func (e *editor) constExpr() error {
-	for {
+func (e *editor) constExpr() {
+	for e.err == nil {
 		at := e.pos
-		op, err := e.byte()
-		if err != nil {
-			return err
-		}
-		switch op {
+		switch op := e.byte(); op {
 		case opEnd:
-			return nil
+			return
 		case opI32Add, opI32Sub, opI32Mul, opI64Add, opI64Sub, opI64Mul:
 		case opI32Const:
-			err = e.signed(32)
+			e.signed(32)
 		case opI64Const:
-			err = e.signed(64)
+			e.signed(64)
 		case opF32Const:
-			err = e.skip(4)
+			e.skip(4)
 		case opF64Const:
-			err = e.skip(8)
+			e.skip(8)
 		case opGlobalGet, opRefFunc:
-			_, err = e.u32()
+			e.index()
 		case opRefNull:
-			err = e.heapType()
+			e.heapType()
 		case opVector:
-			if op, err = e.byte(); err == nil && op != vecConst {
-				err = errorAt(at, "vector opcode %#x in a constant expression", op)
+			if op := e.byte(); op != vecConst {
+				e.fail(at, "vector opcode %#x in a constant expression", op)
 			}
-			if err == nil {
-				err = e.skip(16)
-			}
+			e.skip(16)
 		default:
-			err = errorAt(at, "opcode %#x in a constant expression", op)
-		}
-		if err != nil {
-			return err
+			e.fail(at, "opcode %#x in a constant expression", op)
 		}
 	}
 }

@@ -61,11 +61,9 @@ func (r *replay) part(start, end int) {
 		old := newReader(r.wasm, r.at, end)
 		switch r.kind {
 		case editUnsigned:
-			v, _ := old.unsigned(64)
-			r.out.uleb(v)
+			r.out.uleb(old.unsigned(64))
 		case editSigned:
-			v, _ := old.signed(64)
-			r.out.sleb(v)
+			r.out.sleb(old.signed(64))
 		case editLocals:
 			old.pos = r.locals(old)
 		}

@@ -103,8 +103,8 @@ func padSigned(dst []byte, v int64, bits int, rnd *rand.Rand) []byte {
 }
 
 func (m *mangler) byte() byte {
-	c, err := m.r.byte()
-	check(err)
+	c := m.r.byte()
+	check(m.r.err)
 	m.out = append(m.out, c)
 	return c
 }
@@ -116,8 +116,8 @@ func (m *mangler) bytes(n int) {
 }
 
 func (m *mangler) u() int {
-	v, err := m.r.u32()
-	check(err)
+	v := m.r.u32()
+	check(m.r.err)
 	if m.rnd == nil && (m.wide || v > 1024) {
 		m.out = append(m.out, byte(v)|0x80, byte(v>>7)|0x80, byte(v>>14)|0x80, byte(v>>21)|0x80, byte(v>>28))
 	} else {
@@ -127,8 +127,8 @@ func (m *mangler) u() int {
 }
 
 func (m *mangler) s(bits uint) {
-	v, err := m.r.signed(bits)
-	check(err)
+	v := m.r.signed(bits)
+	check(m.r.err)
 	if m.rnd == nil && bits == 32 && v > 1024 {
 		m.out = append(m.out, byte(v)|0x80, byte(v>>7)|0x80, byte(v>>14)|0x80, byte(v>>21)|0x80, byte(v>>28))
 	} else {
@@ -279,8 +279,8 @@ func (m *mangler) section(id byte) {
 		})
 	case code:
 		m.vec(func() {
-			size, err := m.r.u32()
-			check(err)
+			size := m.r.u32()
+			check(m.r.err)
 			body := mangler{r: newReader(m.r.b, m.r.pos, m.r.pos+int(size)), rnd: m.rnd}
 			m.r.pos = body.r.end
 			body.locals()
@@ -293,13 +293,13 @@ func (m *mangler) section(id byte) {
 }
 
 func (m *mangler) locals() {
-	n, err := m.r.u32()
-	check(err)
+	n := m.r.u32()
+	check(m.r.err)
 	var groups [][]byte
 	declare := func(n int, t []byte) { groups = append(groups, append(pad(nil, uint64(n), 32, m.rnd), t...)) }
 	for range n {
-		k, err := m.r.u32()
-		check(err)
+		k := m.r.u32()
+		check(m.r.err)
 		typ := mangler{r: m.r, rnd: m.rnd}
 		typ.typ()
 		m.r = typ.r

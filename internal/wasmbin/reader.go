@@ -21,6 +21,9 @@ func errorAt(offset int, format string, args ...any) error {
 // reader walks over a module or a part of it. It never reads at or past end,
 // and positions are those in the whole module, so that errors can name them.
 //
+// It remembers its first error. From then on it is at its end and reads zeros, so
+// that who reads looks at err where it matters.
+//
 // Integers are read as the specification has them: never more bytes than their
 // width needs, and the unused bits of the last byte a proper extension. wazero
 // is more lenient here and there; what only wazero accepts is an error.
@@ -28,65 +31,84 @@ type reader struct {
 	b   []byte
 	pos int
 	end int
+	err error
 }
 
 func newReader(b []byte, start, end int) reader { return reader{b: b[:end:end], pos: start, end: end} }
 
 func (r *reader) done() bool { return r.pos >= r.end }
 
-func (r *reader) byte() (byte, error) {
+func (r *reader) fail(offset int, format string, args ...any) {
+	if r.err == nil {
+		r.err = errorAt(offset, format, args...)
+	}
+	r.pos = r.end
+}
+
+// finish checks that everything was read.
+func (r *reader) finish() error {
+	if !r.done() {
+		r.fail(r.pos, "%d bytes left over", r.end-r.pos)
+	}
+	return r.err
+}
+
+func (r *reader) byte() byte {
 	if r.pos >= r.end {
-		return 0, errorAt(r.pos, "unexpected end")
+		r.fail(r.pos, "unexpected end")
+		return 0
 	}
 	c := r.b[r.pos]
 	r.pos++
-	return c, nil
+	return c
 }
 
-func (r *reader) skip(n uint32) error {
+func (r *reader) skip(n uint32) {
 	if uint64(n) > uint64(r.end-r.pos) {
-		return errorAt(r.pos, "%d bytes announced, %d left", n, r.end-r.pos)
+		r.fail(r.pos, "%d bytes announced, %d left", n, r.end-r.pos)
+		return
 	}
 	r.pos += int(n)
-	return nil
 }
 
-func (r *reader) u32() (uint32, error) {
+func (r *reader) u32() uint32 {
 	if r.pos < r.end {
 		if c := r.b[r.pos]; c < 0x80 {
 			r.pos++
-			return uint32(c), nil
+			return uint32(c)
 		}
 	}
-	v, err := r.unsigned(32)
-	return uint32(v), err
+	return uint32(r.unsigned(32))
 }
 
-func (r *reader) unsigned(bits uint) (uint64, error) {
+func (r *reader) unsigned(bits uint) uint64 {
 	var v uint64
 	shift := uint(0)
 	for i, c := range r.b[r.pos:] {
 		if left := bits - shift; left < 7 && c>>left != 0 {
-			return 0, errorAt(r.pos, "integer of more than %d bits", bits)
+			r.fail(r.pos, "integer of more than %d bits", bits)
+			return 0
 		}
 		v |= uint64(c&0x7f) << shift
 		if c < 0x80 {
 			r.pos += i + 1
-			return v, nil
+			return v
 		}
 		shift += 7
 	}
-	return 0, errorAt(r.end, "unexpected end")
+	r.fail(r.end, "unexpected end")
+	return 0
 }
 
-func (r *reader) signed(bits uint) (int64, error) {
+func (r *reader) signed(bits uint) int64 {
 	var v int64
 	shift := uint(0)
 	for i, c := range r.b[r.pos:] {
 		if left := bits - shift; left < 7 {
 			// The sign bit and all bits above it must agree, without continuation.
 			if top := int8(c<<1) >> left; c >= 0x80 || top != 0 && top != -1 {
-				return 0, errorAt(r.pos, "integer of more than %d bits", bits)
+				r.fail(r.pos, "integer of more than %d bits", bits)
+				return 0
 			}
 		}
 		v |= int64(c&0x7f) << shift
@@ -96,31 +118,25 @@ func (r *reader) signed(bits uint) (int64, error) {
 				v |= -1 << shift
 			}
 			r.pos += i + 1
-			return v, nil
+			return v
 		}
 	}
-	return 0, errorAt(r.end, "unexpected end")
+	r.fail(r.end, "unexpected end")
+	return 0
 }
 
-// name reads a string. The result aliases the module.
-func (r *reader) name() ([]byte, error) {
-	n, err := r.u32()
-	if err != nil {
-		return nil, err
-	}
-	return r.utf8(n)
-}
-
-func (r *reader) utf8(n uint32) ([]byte, error) {
+// utf8 reads a string of n bytes, which aliases the module.
+func (r *reader) utf8(n uint32) []byte {
 	start := r.pos
-	if err := r.skip(n); err != nil {
-		return nil, err
+	r.skip(n)
+	if r.err != nil {
+		return nil
 	}
 	s := r.b[start:r.pos:r.pos]
 	if !utf8.Valid(s) {
-		return nil, errorAt(start, "name is not UTF-8")
+		r.fail(start, "name is not UTF-8")
 	}
-	return s, nil
+	return s
 }
 
 // uleb appends v in as few bytes as possible.

@@ -50,9 +50,9 @@ func TestIntegers(t *testing.T) {
 		}
 		for _, bits := range []uint{32, 64} {
 			r := newReader(b, 0, len(b))
-			v, err := r.unsigned(bits)
+			v := r.unsigned(bits)
 			want, n, ok := decode(b, bits, false)
-			require.Equal(t, ok, err == nil, "%x", b)
+			require.Equal(t, ok, r.err == nil, "%x", b)
 			if ok {
 				require.Equal(t, want.Uint64(), v, "%x", b)
 				require.Equal(t, n, r.pos, "%x", b)
@@ -61,9 +61,9 @@ func TestIntegers(t *testing.T) {
 		}
 		for _, bits := range []uint{32, 33, 64} {
 			r := newReader(b, 0, len(b))
-			v, err := r.signed(bits)
+			v := r.signed(bits)
 			want, n, ok := decode(b, bits, true)
-			require.Equal(t, ok, err == nil, "%x", b)
+			require.Equal(t, ok, r.err == nil, "%x", b)
 			if !ok {
 				continue
 			}
@@ -74,7 +74,8 @@ func TestIntegers(t *testing.T) {
 
 			// The editor notices padding, and only that.
 			e := newEditor(b, 0, len(b))
-			require.NoError(t, e.signed(bits))
+			e.signed(bits)
+			require.NoError(t, e.err)
 			require.Equal(t, n-len(short), e.saved, "%x", b)
 		}
 	}

@@ -72,14 +72,14 @@ func Scan(wasm []byte) (Outline, error) {
 		case custom:
 			o.HasDebug = o.HasDebug || bytes.HasPrefix(s.Name, []byte(".debug_"))
 		case imports:
-			o.ImportedFuncs, err = countImports(wasm, s, kindFunc)
+			o.ImportedFuncs, r.err = countImports(wasm, s, kindFunc)
 		case functions:
-			o.DefinedFuncs, err = r.u32()
+			o.DefinedFuncs = r.u32()
 		case code:
-			codes, err = r.u32()
+			codes = r.u32()
 		}
-		if err != nil {
-			return o, err
+		if r.err != nil {
+			return o, r.err
 		}
 		o.Sections = append(o.Sections, s)
 	}
@@ -91,58 +91,46 @@ func Scan(wasm []byte) (Outline, error) {
 
 // scanner steps from section to section.
 type scanner struct {
-	r       reader
+	reader
 	section Section
 	last    byte // id of the last section that isn't custom
-	err     error
 }
 
 func newScanner(wasm []byte) (scanner, error) {
 	if !bytes.HasPrefix(wasm, []byte(header)) {
 		return scanner{}, errorAt(0, "not a WebAssembly module of version 1")
 	}
-	return scanner{r: newReader(wasm, len(header), len(wasm))}, nil
+	return scanner{reader: newReader(wasm, len(header), len(wasm))}, nil
 }
 
 // next reads one more section header. At the end, and at an error, it returns
 // false.
 func (s *scanner) next() bool {
-	if s.r.done() || s.err != nil {
+	if s.done() || s.err != nil {
 		return false
 	}
-	s.section, s.err = s.read()
-	return s.err == nil
-}
-
-func (s *scanner) read() (Section, error) {
-	sec := Section{Start: s.r.pos}
-	sec.ID, _ = s.r.byte()
-	if sec.ID > tags {
-		return sec, errorAt(sec.Start, "unknown section %d", sec.ID)
-	}
-	if sec.ID != custom {
-		if rank(sec.ID) <= rank(s.last) {
-			return sec, errorAt(sec.Start, "section %d after section %d", sec.ID, s.last)
-		}
+	sec := Section{Start: s.pos}
+	sec.ID = s.byte()
+	switch {
+	case sec.ID > tags:
+		s.fail(sec.Start, "unknown section %d", sec.ID)
+	case sec.ID == custom:
+	case rank(sec.ID) <= rank(s.last):
+		s.fail(sec.Start, "section %d after section %d", sec.ID, s.last)
+	default:
 		s.last = sec.ID
 	}
-	size, err := s.r.u32()
-	if err != nil {
-		return sec, err
+	size := s.u32()
+	sec.Body = s.pos
+	s.skip(size)
+	sec.End, sec.Data = s.pos, sec.Body
+	if sec.ID == custom && s.err == nil {
+		r := newReader(s.b, sec.Body, sec.End)
+		sec.Name = r.utf8(r.u32())
+		sec.Data, s.err = r.pos, r.err
 	}
-	sec.Body = s.r.pos
-	if err := s.r.skip(size); err != nil {
-		return sec, err
-	}
-	sec.End, sec.Data = s.r.pos, sec.Body
-	if sec.ID == custom {
-		r := newReader(s.r.b, sec.Body, sec.End)
-		if sec.Name, err = r.name(); err != nil {
-			return sec, err
-		}
-		sec.Data = r.pos
-	}
-	return sec, nil
+	s.section = sec
+	return s.err == nil
 }
 
 // rank orders the sections as they must follow each other: tags stand between

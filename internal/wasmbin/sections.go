@@ -10,245 +10,171 @@ const (
 )
 
 // section reads the content of a section. Code sections are read body by body.
-func (e *editor) section(id byte) (err error) {
+func (e *editor) section(id byte) error {
 	switch id {
 	case types:
-		err = e.times((*editor).typeDef)
+		e.times((*editor).typeDef)
 	case imports:
-		err = e.times((*editor).importDef)
+		e.times(func(e *editor) { e.importDef() })
 	case functions:
-		err = e.times(func(e *editor) error { _, err := e.u32(); return err })
+		e.times((*editor).index)
 	case tables:
-		err = e.times((*editor).tableDef)
+		e.times((*editor).tableDef)
 	case memories:
-		err = e.times((*editor).limits)
+		e.times((*editor).limits)
 	case tags:
-		err = e.times((*editor).tagType)
+		e.times((*editor).tagType)
 	case globals:
-		err = e.times((*editor).globalDef)
+		e.times((*editor).globalDef)
 	case exports:
-		err = e.times((*editor).exportDef)
+		e.times((*editor).exportDef)
 	case start, dataCount:
-		_, err = e.u32()
+		e.index()
 	case elements:
-		err = e.times((*editor).elementDef)
+		e.times((*editor).elementDef)
 	case data:
-		err = e.times((*editor).dataDef)
+		e.times((*editor).dataDef)
 	default:
-		err = errorAt(e.pos, "unknown section %d", id)
-	}
-	if err != nil {
-		return err
+		e.fail(e.pos, "unknown section %d", id)
 	}
 	return e.finish()
 }
 
-func (e *editor) typeDef() error {
-	const funcType, recGroup = 0x60, 0x4e
+func (e *editor) typeDef() {
+	const recGroup = 0x4e
+	if e.pos < e.end && e.b[e.pos] == recGroup {
+		e.pos++
+		e.times((*editor).funcType)
+		return
+	}
+	e.funcType()
+}
+
+func (e *editor) funcType() {
+	const funcType = 0x60
 	at := e.pos
-	form, err := e.byte()
-	if err != nil {
-		return err
+	if form := e.byte(); form != funcType {
+		e.fail(at, "unknown type %#x", form)
 	}
-	switch form {
-	case funcType:
-		return e.funcType()
-	case recGroup:
-		return e.times(func(e *editor) error {
-			at := e.pos
-			if form, err := e.byte(); err != nil || form != funcType {
-				return errorAt(at, "unknown type in a recursive group")
-			}
-			return e.funcType()
-		})
-	}
-	return errorAt(at, "unknown type %#x", form)
+	e.times(func(e *editor) { e.valueType() })
+	e.times(func(e *editor) { e.valueType() })
 }
 
-func (e *editor) funcType() error {
-	if err := e.times((*editor).valueType); err != nil {
-		return err
-	}
-	return e.times((*editor).valueType)
-}
-
-func (e *editor) importDef() error {
-	_, err := e.importKind()
-	return err
-}
-
-func (e *editor) importKind() (kind byte, err error) {
-	if err = e.name(); err != nil {
-		return 0, err
-	}
-	if err = e.name(); err != nil {
-		return 0, err
-	}
+func (e *editor) importDef() (kind byte) {
+	e.name()
+	e.name()
 	at := e.pos
-	if kind, err = e.byte(); err != nil {
-		return 0, err
-	}
+	kind = e.byte()
 	switch kind {
 	case kindFunc:
-		_, err = e.u32()
+		e.index()
 	case kindTable:
-		err = e.tableType()
+		e.tableType()
 	case kindMemory:
-		err = e.limits()
+		e.limits()
 	case kindGlobal:
-		err = e.globalType()
+		e.globalType()
 	case kindTag:
-		err = e.tagType()
+		e.tagType()
 	default:
-		err = errorAt(at, "unknown kind of import %#x", kind)
+		e.fail(at, "unknown kind of import %#x", kind)
 	}
-	return kind, err
+	return kind
 }
 
 // countImports reads a whole import section and counts the imports of a kind.
-func countImports(wasm []byte, s Section, wanted byte) (uint32, error) {
+func countImports(wasm []byte, s Section, wanted byte) (n uint32, err error) {
 	e := newEditor(wasm, s.Body, s.End)
-	n, err := e.u32()
-	if err != nil {
-		return 0, err
-	}
-	var found uint32
-	for range n {
-		kind, err := e.importKind()
-		if err != nil {
-			return 0, err
-		}
-		if kind == wanted {
-			found++
+	for left := e.u32(); left > 0 && e.err == nil; left-- {
+		if e.importDef() == wanted {
+			n++
 		}
 	}
-	return found, e.finish()
+	return n, e.finish()
 }
 
-func (e *editor) tableDef() error {
+func (e *editor) tableDef() {
 	const withInit = 0x40
 	if e.pos >= e.end || e.b[e.pos] != withInit {
-		return e.tableType()
+		e.tableType()
+		return
 	}
 	e.pos++
-	if err := e.reserved(); err != nil {
-		return err
-	}
-	if err := e.tableType(); err != nil {
-		return err
-	}
-	return e.constExpr()
+	e.reserved()
+	e.tableType()
+	e.constExpr()
 }
 
-func (e *editor) tableType() error {
-	if err := e.refType(); err != nil {
-		return err
-	}
-	return e.limits()
+func (e *editor) tableType() {
+	e.refType()
+	e.limits()
 }
 
-func (e *editor) tagType() error {
-	if err := e.reserved(); err != nil {
-		return err
-	}
-	_, err := e.u32()
-	return err
+func (e *editor) tagType() {
+	e.reserved()
+	e.index()
 }
 
-func (e *editor) globalDef() error {
-	if err := e.globalType(); err != nil {
-		return err
-	}
-	return e.constExpr()
+func (e *editor) globalDef() {
+	e.globalType()
+	e.constExpr()
 }
 
-func (e *editor) globalType() error {
-	if err := e.valueType(); err != nil {
-		return err
-	}
+func (e *editor) globalType() {
+	e.valueType()
 	at := e.pos
-	mutable, err := e.byte()
-	if err == nil && mutable > 1 {
-		return errorAt(at, "unknown mutability %#x", mutable)
+	if mutable := e.byte(); mutable > 1 {
+		e.fail(at, "unknown mutability %#x", mutable)
 	}
-	return err
 }
 
-func (e *editor) exportDef() error {
-	if err := e.name(); err != nil {
-		return err
-	}
+func (e *editor) exportDef() {
+	e.name()
 	at := e.pos
-	kind, err := e.byte()
-	if err != nil {
-		return err
+	if kind := e.byte(); kind > kindTag {
+		e.fail(at, "unknown kind of export %#x", kind)
 	}
-	if kind > kindTag {
-		return errorAt(at, "unknown kind of export %#x", kind)
-	}
-	_, err = e.u32()
-	return err
+	e.index()
 }
 
-func (e *editor) elementDef() error {
+func (e *editor) elementDef() {
 	at := e.pos
-	flags, err := e.u32()
-	if err != nil {
-		return err
-	}
+	flags := e.u32()
 	if flags > 7 {
-		return errorAt(at, "unknown kind of element segment %#x", flags)
+		e.fail(at, "unknown kind of element segment %#x", flags)
 	}
 	const notActive, explicit, expressions = 1, 2, 4
 	if flags&notActive == 0 {
 		if flags&explicit != 0 {
-			if _, err := e.u32(); err != nil { // the table
-				return err
-			}
+			e.index() // the table
 		}
-		if err := e.constExpr(); err != nil {
-			return err
-		}
+		e.constExpr()
 	}
 	if flags&expressions != 0 {
 		if flags&^expressions != 0 {
-			if err := e.refType(); err != nil {
-				return err
-			}
+			e.refType()
 		}
-		return e.times((*editor).constExpr)
+		e.times((*editor).constExpr)
+		return
 	}
 	if flags != 0 {
-		if err := e.reserved(); err != nil { // the kind: functions
-			return err
-		}
+		e.reserved() // the kind: functions
 	}
-	return e.times(func(e *editor) error { _, err := e.u32(); return err })
+	e.times((*editor).index)
 }
 
-func (e *editor) dataDef() error {
+func (e *editor) dataDef() {
 	const passive, explicit = 1, 2
 	at := e.pos
-	flags, err := e.u32()
-	if err != nil {
-		return err
-	}
+	flags := e.u32()
 	if flags > explicit {
-		return errorAt(at, "unknown kind of data segment %#x", flags)
+		e.fail(at, "unknown kind of data segment %#x", flags)
 	}
 	if flags == explicit {
-		if _, err := e.u32(); err != nil { // the memory
-			return err
-		}
+		e.index() // the memory
 	}
 	if flags != passive {
-		if err := e.constExpr(); err != nil {
-			return err
-		}
+		e.constExpr()
 	}
-	n, err := e.u32()
-	if err != nil {
-		return err
-	}
-	return e.skip(n)
+	e.skip(e.u32())
 }

@@ -61,8 +61,8 @@ func NewDraft(wasm []byte, tagLen int) (d Draft, err error) {
 		switch s := sc.section; s.ID {
 		case functions:
 			r := newReader(wasm, s.Body, s.End)
-			if funcs, err = r.u32(); err != nil {
-				return d, err
+			if funcs = r.u32(); r.err != nil {
+				return d, r.err
 			}
 		case code:
 			section = s
@@ -141,25 +141,14 @@ func appendTagged(dst, tag []byte) []byte {
 // there are. They must fill the section to its last byte.
 func checkBodies(wasm []byte, s Section) (uint32, error) {
 	r := newReader(wasm, s.Body, s.End)
-	n, err := r.u32()
-	if err != nil {
-		return 0, err
-	}
-	for range n {
-		size, err := r.u32()
-		if err != nil {
-			return 0, err
-		}
+	n := r.u32()
+	for i := uint32(0); i < n && r.err == nil; i++ {
+		size := r.u32()
 		at := r.pos
-		if err := r.skip(size); err != nil {
-			return 0, err
-		}
-		if size < 2 || r.b[r.pos-1] != opEnd {
-			return 0, errorAt(at, "body doesn't end with end")
+		r.skip(size)
+		if r.err == nil && (size < 2 || r.b[r.pos-1] != opEnd) {
+			r.fail(at, "body doesn't end with end")
 		}
 	}
-	if !r.done() {
-		return 0, errorAt(r.pos, "%d bytes left over behind the bodies", r.end-r.pos)
-	}
-	return n, nil
+	return n, r.finish()
 }

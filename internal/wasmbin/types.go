@@ -30,34 +30,27 @@ func (t valueType) size() int {
 	return 1
 }
 
-func (r *reader) valueType() (t valueType, err error) {
+func (r *reader) valueType() (t valueType) {
 	at := r.pos
-	if t.code, err = r.byte(); err != nil {
-		return t, err
-	}
+	t.code = r.byte()
 	switch t.code {
 	case i32, i64, f32, f64, v128, funcref, externref, exnref:
-		return t, nil
 	case refNull, ref:
-		t.heap, err = r.heapType()
-		return t, err
+		t.heap = r.heapType()
+	default:
+		r.fail(at, "unknown value type %#x", t.code)
 	}
-	return t, errorAt(at, "unknown value type %#x", t.code)
+	return t
 }
 
 // heapType reads the index of a type or one of three abstract types. The latter
 // must be a single byte: wazero takes a longer spelling for an index in places.
-func (r *reader) heapType() (int64, error) {
+func (r *reader) heapType() int64 {
 	at := r.pos
-	v, err := r.signed(33)
-	if err == nil && v < 0 {
-		switch v {
-		case funcref - 0x80, externref - 0x80, exnref - 0x80:
-			if r.pos == at+1 {
-				return v, nil
-			}
-		}
-		return v, errorAt(at, "unknown heap type")
+	v := r.signed(33)
+	abstract := v == funcref-0x80 || v == externref-0x80 || v == exnref-0x80
+	if v < 0 && !(abstract && r.pos == at+1) {
+		r.fail(at, "unknown heap type")
 	}
-	return v, err
+	return v
 }

@@ -24,13 +24,13 @@ func WithNonce(wasm []byte) []byte {
 	return slices.Concat(wasm[:header], section, wasm[header:])
 }
 
-// HideNonce returns the compiled module without the section of [WithNonce].
+// HideNonce returns the compiled module without the section of [WithNonce], which is the
+// first. Others of that name are the guest's.
 func HideNonce(cm wazero.CompiledModule) wazero.CompiledModule { return nonceless{cm} }
 
 type nonceless struct{ wazero.CompiledModule }
 
 func (n nonceless) CustomSections() []api.CustomSection {
-	return slices.DeleteFunc(n.CompiledModule.CustomSections(), func(s api.CustomSection) bool {
-		return s.Name() == nonceSection
-	})
+	sections := n.CompiledModule.CustomSections()
+	return sections[min(1, len(sections)):]
 }

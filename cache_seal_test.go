@@ -1,0 +1,95 @@
+package modcache_test
+
+import (
+	"context"
+	"errors"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/internal/wasmtest"
+)
+
+// A bit that flips in the memory of a store after an artifact was used is found before
+// wazero gets it, wherever it is.
+func TestBitsThatFlipAfterTheFirstUse(t *testing.T) {
+	needsCompiler(t)
+	wasm := wasmtest.Sum(4, 0)
+	for _, w := range ways {
+		t.Run(w.name, func(t *testing.T) {
+			seen := &witness{}
+			store := modcache.NewMemory(nil)
+			open := func() *modcache.Cache {
+				return cacheOver(t, store, seen.options(modcache.Options{Retain: -1}))
+			}
+			want, err := w.run(open(), wasm)
+			require.NoError(t, err)
+			key := seen.keys()[0]
+			for i := range 40 {
+				a, ok, err := store.Get(bg, key)
+				require.NoError(t, err)
+				require.True(t, ok)
+				got, err := w.run(open(), wasm) // which checks it once
+				require.NoError(t, err)
+				require.Equal(t, want, got)
+
+				b, err := a.Bytes()
+				require.NoError(t, err)
+				before := len(seen.saw(modcache.EventCorrupt))
+				b[(i*len(b))/40] ^= 1 << (i % 8)
+				got, err = w.run(open(), wasm)
+				require.NoError(t, err)
+				require.Equal(t, want, got)
+				require.Len(t, seen.saw(modcache.EventCorrupt), before+1, "byte %d", (i*len(b))/40)
+			}
+		})
+	}
+}
+
+// hugeStore has an artifact of 60 GiB under every key, which can be read.
+type hugeStore struct {
+	mapStore
+	engine string
+	most   int // that somebody asked for at once
+}
+
+func (s *hugeStore) ReadAt(p []byte, _ int64) (int, error) {
+	s.most = max(s.most, len(p))
+	if len(p) > 1<<20 {
+		return 0, errors.New("too much to try")
+	}
+	return len(p), nil
+}
+
+func (s *hugeStore) Get(context.Context, modcache.Key) (*modcache.Artifact, bool, error) {
+	return modcache.NewArtifactFrom(s, 60<<30, modcache.Info{Engine: s.engine}), true, nil
+}
+
+// Nothing is allocated for what a store claims and no module can need.
+func TestArtifactOf60GiB(t *testing.T) {
+	needsCompiler(t)
+	for _, w := range ways {
+		t.Run(w.name, func(t *testing.T) {
+			seen, store := &witness{}, &hugeStore{}
+			c := cacheOver(t, store, seen.options(modcache.Options{}))
+			store.engine = c.EngineID()
+			_, err := w.run(c, wasmtest.Sum(4, 0))
+			require.NoError(t, err)
+			require.NotEmpty(t, seen.saw(modcache.EventCorrupt))
+			require.LessOrEqual(t, store.most, 1<<20)
+		})
+	}
+}
+
+// The drop-in counts the compiles that it can see.
+func TestDropInCountsCompiles(t *testing.T) {
+	needsCompiler(t)
+	store := modcache.NewMemory(nil)
+	for _, want := range []uint64{1, 0} {
+		c := cacheOver(t, store, nil)
+		_, err := runDropIn(c, wasmtest.Sum(4, 0))
+		require.NoError(t, err)
+		require.Equal(t, want, c.Metrics().Compiles)
+	}
+}

@@ -1,0 +1,80 @@
+// Package bounded calls code that may never return, and goes on without it.
+package bounded
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/semaphore"
+
+	"github.com/modcache/modcache/internal/contain"
+)
+
+var (
+	// ErrNoAnswer means that a call took longer than its limit. It goes on.
+	ErrNoAnswer = fmt.Errorf("no answer in time: %w", context.DeadlineExceeded)
+	// ErrFull means that there was no slot within the limit.
+	ErrFull = errors.New("too many calls are under way")
+)
+
+// Limit says how long to wait for a call, and how many there may be.
+type Limit struct {
+	Wait  time.Duration
+	Slots *semaphore.Weighted // taken until the call ends, also if it was given up; nil means no bound
+	Hung  *atomic.Int64       // if set, counts the calls that were given up and haven't ended
+}
+
+// Call calls f on a goroutine of its own, with its panic or Goexit as an error, and
+// returns when the limit is over or ctx has ended even if f doesn't. The context of f
+// ends then. What f returns after that goes to late, unless that is nil.
+func Call[T any](ctx context.Context, l Limit, f func(context.Context) (T, error), late func(T)) (v T, err error) {
+	if err := ctx.Err(); err != nil {
+		return v, err
+	}
+	callCtx, cancel := context.WithTimeout(ctx, l.Wait)
+	defer cancel()
+	if l.Slots != nil && l.Slots.Acquire(callCtx, 1) != nil {
+		return v, ErrFull
+	}
+	type result struct {
+		v   T
+		err error
+	}
+	done := make(chan result, 1)
+	var settled atomic.Bool // by whoever comes first: the result, or the limit
+	go func() {
+		r := result{err: contain.ErrExited} // unless f returns
+		defer func() {
+			if l.Slots != nil {
+				l.Slots.Release(1)
+			}
+			if settled.CompareAndSwap(false, true) {
+				done <- r
+				return
+			}
+			if l.Hung != nil {
+				l.Hung.Add(-1)
+			}
+			if late != nil {
+				late(r.v)
+			}
+		}()
+		r.v, r.err = contain.Value(func() (T, error) { return f(callCtx) })
+	}()
+	select {
+	case r := <-done:
+		return r.v, r.err
+	case <-callCtx.Done():
+	}
+	if settled.CompareAndSwap(false, true) {
+		if l.Hung != nil {
+			l.Hung.Add(1)
+		}
+		return v, ErrNoAnswer
+	}
+	r := <-done
+	return r.v, r.err
+}
