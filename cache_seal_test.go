@@ -8,40 +8,41 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/internal/storetest"
 	"github.com/modcache/modcache/internal/wasmtest"
 )
 
 // A bit that flips in the memory of a store after an artifact was used is found before
 // wazero gets it, wherever it is.
-func TestBitsThatFlipAfterTheFirstUse(t *testing.T) {
+func TestCacheFindsBitsThatFlipAfterTheFirstUse(t *testing.T) {
 	needsCompiler(t)
 	wasm := wasmtest.Sum(4, 0)
 	for _, w := range ways {
-		t.Run(w.name, func(t *testing.T) {
+		t.Run(w.Name, func(t *testing.T) {
 			seen := &witness{}
 			store := modcache.NewMemory(nil)
 			open := func() *modcache.Cache {
-				return cacheOver(t, store, seen.options(modcache.Options{Retain: -1}))
+				return newCache(t, store, seen.Options(modcache.Options{Retain: -1}))
 			}
-			want, err := w.run(open(), wasm)
+			want, err := w.Run(open(), wasm)
 			require.NoError(t, err)
-			key := seen.keys()[0]
+			key := seen.Keys()[0]
 			for i := range 40 {
 				a, ok, err := store.Get(bg, key)
 				require.NoError(t, err)
 				require.True(t, ok)
-				got, err := w.run(open(), wasm) // which checks it once
+				got, err := w.Run(open(), wasm) // which checks it once
 				require.NoError(t, err)
 				require.Equal(t, want, got)
 
 				b, err := a.Bytes()
 				require.NoError(t, err)
-				before := len(seen.saw(modcache.EventCorrupt))
+				before := len(seen.Saw(modcache.EventCorrupt))
 				b[(i*len(b))/40] ^= 1 << (i % 8)
-				got, err = w.run(open(), wasm)
+				got, err = w.Run(open(), wasm)
 				require.NoError(t, err)
 				require.Equal(t, want, got)
-				require.Len(t, seen.saw(modcache.EventCorrupt), before+1, "byte %d", (i*len(b))/40)
+				require.Len(t, seen.Saw(modcache.EventCorrupt), before+1, "byte %d", (i*len(b))/40)
 			}
 		})
 	}
@@ -49,7 +50,7 @@ func TestBitsThatFlipAfterTheFirstUse(t *testing.T) {
 
 // hugeStore has an artifact of 60 GiB under every key, which can be read.
 type hugeStore struct {
-	mapStore
+	storetest.Fake
 	engine string
 	most   int // that somebody asked for at once
 }
@@ -67,28 +68,28 @@ func (s *hugeStore) Get(context.Context, modcache.Key) (*modcache.Artifact, bool
 }
 
 // Nothing is allocated for what a store claims and no module can need.
-func TestArtifactOf60GiB(t *testing.T) {
+func TestCacheRefusesAnArtifactOf60GiB(t *testing.T) {
 	needsCompiler(t)
 	for _, w := range ways {
-		t.Run(w.name, func(t *testing.T) {
+		t.Run(w.Name, func(t *testing.T) {
 			seen, store := &witness{}, &hugeStore{}
-			c := cacheOver(t, store, seen.options(modcache.Options{}))
+			c := newCache(t, store, seen.Options(modcache.Options{}))
 			store.engine = c.EngineID()
-			_, err := w.run(c, wasmtest.Sum(4, 0))
+			_, err := w.Run(c, wasmtest.Sum(4, 0))
 			require.NoError(t, err)
-			require.NotEmpty(t, seen.saw(modcache.EventCorrupt))
+			require.NotEmpty(t, seen.Saw(modcache.EventCorrupt))
 			require.LessOrEqual(t, store.most, 1<<20)
 		})
 	}
 }
 
 // The drop-in counts the compiles that it can see.
-func TestDropInCountsCompiles(t *testing.T) {
+func TestCacheDropInCountsCompiles(t *testing.T) {
 	needsCompiler(t)
 	store := modcache.NewMemory(nil)
 	for _, want := range []uint64{1, 0} {
-		c := cacheOver(t, store, nil)
-		_, err := runDropIn(c, wasmtest.Sum(4, 0))
+		c := newCache(t, store, nil)
+		_, err := ways[0].Run(c, wasmtest.Sum(4, 0))
 		require.NoError(t, err)
 		require.Equal(t, want, c.Metrics().Compiles)
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/internal/cachetest"
 	"github.com/modcache/modcache/internal/wasmtest"
 )
 
@@ -60,7 +61,7 @@ func TestStoreThatNeverReturns(t *testing.T) {
 	for _, method := range []string{"get", "add", "delete", "lock", "unlock", "metrics"} {
 		for _, w := range ways {
 			for how, exit := range map[string]bool{"hangs": false, "exits": true} {
-				t.Run(w.name+" "+method+" "+how, func(t *testing.T) {
+				t.Run(w.Name+" "+method+" "+how, func(t *testing.T) {
 					synctest.Test(t, func(t *testing.T) {
 						ever := make(chan struct{})
 						s := &stuckStore{Memory: modcache.NewMemory(nil), in: method, stuck: func() {
@@ -69,13 +70,13 @@ func TestStoreThatNeverReturns(t *testing.T) {
 							}
 							<-ever
 						}}
-						c := cacheOver(t, s, nil)
+						c := newCache(t, s, nil)
 						ended := make(chan struct{})
 						start := time.Now()
 						go func() {
 							defer close(ended)
-							want, _ := runPlain(wasm)
-							got, err := w.run(c, wasm)
+							want, _ := cachetest.RunPlain(wasm)
+							got, err := w.Run(c, wasm)
 							require.NoError(t, err)
 							require.Equal(t, want, got)
 							c.Metrics()
@@ -104,7 +105,7 @@ func TestObserverThatCompiles(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				var c *modcache.Cache
 				var once, done atomic.Bool
-				c = cacheOver(t, &stuckStore{Memory: modcache.NewMemory(nil)}, &modcache.Options{
+				c = newCache(t, &stuckStore{Memory: modcache.NewMemory(nil)}, &modcache.Options{
 					MaxCompiles: 1,
 					OnEvent: func(e modcache.Event) {
 						if e.Kind != modcache.EventCompileStarted || once.Swap(true) {
@@ -113,14 +114,14 @@ func TestObserverThatCompiles(t *testing.T) {
 						if inner == nil {
 							runtime.Goexit()
 						}
-						_, err := runRuntime(c, inner)
+						_, err := ways[1].Run(c, inner)
 						done.Store(err == nil)
 					},
 				})
 				ended := make(chan struct{})
 				go func() {
 					defer close(ended)
-					_, err := runRuntime(c, one)
+					_, err := ways[1].Run(c, one)
 					require.NoError(t, err)
 				}()
 				select {
