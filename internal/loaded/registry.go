@@ -28,13 +28,14 @@ type Registry struct {
 
 	mu     sync.Mutex
 	closed bool
-	unused list.List // of *Code, most recently used in front
-	bytes  int64     // in unused
+	unused list.List           // of *Code, most recently used in front
+	bytes  int64               // in unused
+	pinned map[*Owner]struct{} // that have pins
 }
 
 // New returns the books for engines that retain up to so many bytes of code that nobody
 // uses.
-func New(retain int64) *Registry { return &Registry{retain: retain} }
+func New(retain int64) *Registry { return &Registry{retain: retain, pinned: make(map[*Owner]struct{})} }
 
 // Engine is the books of one engine.
 type Engine struct {
@@ -89,6 +90,7 @@ func (e *Engine) Unclaim(size int) {
 
 // Retained returns how many pieces of code stay though nobody uses them.
 func (r *Registry) Retained() int {
+	r.releaseClosed()
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.unused.Len()
