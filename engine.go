@@ -62,6 +62,7 @@ func (c *Cache) engineFor(rc wazero.RuntimeConfig) (*engine, error) {
 			c.degrade("stubs", err)
 		}
 	}
+	e.loaded.OnRetire = func() { c.engines.CompareAndDelete(conf.Fields, e) }
 	first, _ := c.engines.LoadOrStore(conf.Fields, e)
 	return first.(*engine), nil
 }

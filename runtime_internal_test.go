@@ -2,7 +2,9 @@ package modcache
 
 import (
 	"context"
+	"os"
 	"runtime/debug"
+	"strconv"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -229,4 +231,29 @@ func flipped(entry []byte) []byte {
 	copy(b, entry)
 	b[len(b)/2] ^= 1
 	return b
+}
+
+// TestRuntimesOfManyConfigurations leave nothing behind but a bounded number of engines.
+// MODCACHE_ROUNDS sets how many there are.
+func TestRuntimesOfManyConfigurations(t *testing.T) {
+	rounds := 200
+	if s := os.Getenv("MODCACHE_ROUNDS"); s != "" {
+		var err error
+		rounds, err = strconv.Atoi(s)
+		require.NoError(t, err)
+	}
+	ctx := context.Background()
+	c := internalRuntime(t, nil).c
+	for i := range rounds {
+		r, err := c.NewRuntime(ctx, wazero.NewRuntimeConfig().WithMemoryLimitPages(uint32(i+1)))
+		require.NoError(t, err)
+		got, err := run(t, r, wasmtest.Const(7))
+		require.NoError(t, err)
+		require.EqualValues(t, 7, got)
+		require.NoError(t, r.Close(ctx))
+	}
+	engines := 0
+	c.engines.Range(func(any, any) bool { engines++; return true })
+	require.LessOrEqual(t, engines, 20)
+	require.LessOrEqual(t, c.Metrics().Retained, uint64(20))
 }

@@ -36,6 +36,12 @@ type Owner struct {
 // NewOwner opens the books of another runtime over the engine. compile has it compile an
 // image whose code the engine has in memory.
 func (e *Engine) NewOwner(compile func(image []byte) (wazero.CompiledModule, error)) *Owner {
+	e.r.mu.Lock()
+	defer e.r.mu.Unlock()
+	if e.owners++; e.idle != nil {
+		e.r.idle.Remove(e.idle)
+		e.idle = nil
+	}
 	return &Owner{
 		e: e, compile: compile,
 		modules: make(map[Key]*Module),
@@ -155,6 +161,7 @@ func (o *Owner) Closed() bool {
 func (o *Owner) Close(closeRuntime func() error) error {
 	r := o.e.r
 	r.mu.Lock()
+	again := o.closed
 	o.closed = true
 	r.mu.Unlock()
 	err := closeRuntime()
@@ -169,6 +176,9 @@ func (o *Owner) Close(closeRuntime func() error) error {
 	}
 	for m := range o.private {
 		free = append(free, m.remove()...)
+	}
+	if !again {
+		free = append(free, o.e.leave()...)
 	}
 	r.mu.Unlock()
 	closeAll(free)
