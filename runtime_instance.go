@@ -59,7 +59,8 @@ func (r *Runtime) InstantiateWithConfig(ctx context.Context, wasm []byte, config
 
 // InstantiateModule implements wazero.Runtime. It takes modules compiled by this
 // Runtime and those of its host module builders, and refuses those of another Runtime.
-// An instance keeps its module loaded until it is closed.
+// An instance keeps its module loaded until it is closed, which the next uses of the Runtime
+// notice, and [Cache.Metrics], and the garbage collector.
 func (r *Runtime) InstantiateModule(ctx context.Context, compiled wazero.CompiledModule, config wazero.ModuleConfig) (api.Module, error) {
 	h, ok := compiled.(*compiledHandle)
 	switch {
