@@ -189,9 +189,15 @@ func (d *dropIn) Add(wk wazerohook.WazeroKey, content io.Reader) error {
 	if d.c.Closed() || d.c.opts.ReadOnly {
 		return nil
 	}
-	if code, err := wazerocache.ReadAll(content, sealSize); err == nil {
-		d.c.put(d.c.dropInKey(wk), code, Info{})
+	code, err := wazerocache.ReadAll(content, sealSize)
+	if err != nil {
+		return nil
 	}
+	if _, err := d.c.readEntry(code); err != nil {
+		d.c.degrade(featureLayout, err)
+		return nil
+	}
+	d.c.put(d.c.dropInKey(wk), code, Info{})
 	return nil
 }
 

@@ -129,7 +129,7 @@ func (r *Runtime) warm(ctx context.Context, src *source) (size int64, err error)
 	}
 	defer compiled.Close(ctx)
 	look := src.lookup()
-	size = r.e.stored(ctx, src, look)
+	size = r.e.proven(ctx, src, look)
 	if size > 0 || r.c.opts.ReadOnly {
 		return size, nil
 	}
@@ -137,7 +137,7 @@ func (r *Runtime) warm(ctx context.Context, src *source) (size int64, err error)
 	if _, err := r.e.compile(ctx, src); err != nil {
 		return 0, err
 	}
-	if size = r.e.stored(ctx, src, look); size == 0 {
+	if size = r.e.proven(ctx, src, look); size == 0 {
 		return 0, errors.New("the store did not keep it; see its events for the reason")
 	}
 	return size, nil

@@ -3,6 +3,7 @@ package modcache
 import (
 	"encoding/binary"
 	"runtime"
+	"sync"
 
 	"github.com/tetratelabs/wazero"
 	"github.com/zeebo/blake3"
@@ -37,6 +38,15 @@ func (c *Cache) engineFor(rc wazero.RuntimeConfig) (*engine, error) {
 	if e, ok := c.engines.Load(conf.Fields); ok {
 		return e.(*engine), nil
 	}
+	if conf.Fields != defaultFields() { // which were probed with the process
+		layout, err := c.wazero.Prove(rc, conf)
+		if err != nil {
+			return nil, err
+		}
+		if layout != nil {
+			c.degrade(featureLayout, layout)
+		}
+	}
 	e := &engine{
 		c: c, term: conf.CloseOnContextDone, debugInfo: conf.DebugInfo, base: c.keyBase(conf),
 		announced: &wazerocache.Announced{}, loaded: c.loaded.NewEngine(),
@@ -52,9 +62,19 @@ func (c *Cache) engineFor(rc wazero.RuntimeConfig) (*engine, error) {
 			c.degrade("stubs", err)
 		}
 	}
+	e.loaded.OnRetire = func() { c.engines.CompareAndDelete(conf.Fields, e) }
 	first, _ := c.engines.LoadOrStore(conf.Fields, e)
 	return first.(*engine), nil
 }
+
+// defaultFields are the settings of a default configuration.
+var defaultFields = sync.OnceValue(func() string {
+	conf, _ := wazerohook.ReadConfig(wazero.NewRuntimeConfig())
+	return conf.Fields
+})
+
+// featureLayout is off where code can't be checked before it is loaded: it isn't stored.
+const featureLayout = "caching of modules whose code has an unknown layout"
 
 // keyBase hashes what keys of one configuration have in common.
 func (c *Cache) keyBase(conf wazerohook.Config) (base [32]byte) {

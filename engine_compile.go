@@ -1,6 +1,7 @@
 package modcache
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"sync"
@@ -12,11 +13,12 @@ import (
 	"github.com/modcache/modcache/internal/contain"
 	"github.com/modcache/modcache/internal/loaded"
 	"github.com/modcache/modcache/internal/wazerocache"
+	"github.com/modcache/modcache/internal/wazerohook"
 )
 
-// compile compiles the module in an engine of its own, and stores the code. It returns
-// no artifact if wazero never offered the code, as its interpreter doesn't.
-func (e *engine) compile(ctx context.Context, src *source) (*Artifact, error) {
+// compile compiles the module in an engine of its own, and stores the code if it can be
+// checked. It returns nil if wazero never offered the code, as its interpreter doesn't.
+func (e *engine) compile(ctx context.Context, src *source) (*wazerohook.Entry, error) {
 	c := e.c
 	free, err := c.compileSlot(ctx)
 	if err != nil {
@@ -28,17 +30,26 @@ func (e *engine) compile(ctx context.Context, src *source) (*Artifact, error) {
 		return nil, err
 	}
 	code, took, shared, err := e.compileSource(ctx, src)
-	if err != nil || code == nil {
+	if err != nil {
 		return nil, err
 	}
 	src.compiled.Store(true)
+	if code == nil {
+		c.degrade("storing of code", errors.New("wazero does not offer it"))
+		return nil, nil
+	}
 	c.loaded.Garbage.Add(loaded.Footprint(int64(len(code)), nil)) // wazero's copy of it
+	entry, err := wazerohook.ReadEntry(bytes.NewReader(code), int64(len(code)), c.wazero.Format, src.functions())
+	if err != nil {
+		c.degrade(featureLayout, err)
+		return wazerohook.Unchecked(code), nil
+	}
 	// It is worth keeping even if everybody has left by now.
-	a := c.put(src.key, code, Info{Module: src.sum, WasmSize: int64(len(wasm)), CompileTime: took})
+	c.put(src.key, code, Info{Module: src.sum, WasmSize: int64(len(wasm)), CompileTime: took})
 	if shared {
 		c.putAlias(src.canonical().key, src.sum)
 	}
-	return a, nil
+	return entry, nil
 }
 
 // compileSlot waits until another module may be compiled.

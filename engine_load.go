@@ -67,12 +67,12 @@ func (l *loading) build(ctx context.Context) (*loaded.Code, error) {
 		}
 	}
 	l.look.miss(l.src.key)
-	a, err := l.e.compile(ctx, l.src)
+	entry, err := l.e.compile(ctx, l.src)
 	if err != nil {
 		return nil, err
 	}
-	if a != nil {
-		code, err := l.load(a)
+	if entry != nil {
+		code, err := l.loadEntry(entry)
 		if err == nil || errors.Is(err, loaded.ErrClosed) {
 			return code, err
 		}
@@ -89,6 +89,7 @@ func (l *loading) loadStored(a *Artifact, at Key) (*loaded.Code, error) {
 	code, err := l.load(a)
 	switch {
 	case err == nil:
+		l.src.found.Store(true)
 		l.c.hit(l.src.key, a)
 		return code, nil
 	case errors.Is(err, loaded.ErrClosed):
@@ -98,15 +99,25 @@ func (l *loading) loadStored(a *Artifact, at Key) (*loaded.Code, error) {
 	return nil, nil
 }
 
-// load has wazero load the code of an artifact into the engine, in the name of
-// a stub, or of the module where there can't be one.
+// entry returns the entry in an artifact for the module.
+func (c *Cache) entry(a *Artifact, src *source) (*wazerohook.Entry, error) {
+	return wazerohook.ReadEntry(contain.ReaderAt{Src: a}, a.Size()-sealSize, c.wazero.Format, src.functions())
+}
+
+// load has wazero load the code of an artifact into the engine.
 func (l *loading) load(a *Artifact) (*loaded.Code, error) {
-	e := l.e
-	image, stubbed := l.src.image()
-	entry, err := wazerohook.ReadEntry(contain.ReaderAt{Src: a}, a.Size()-sealSize, l.c.wazero.Format, l.src.functions())
+	entry, err := l.c.entry(a, l.src)
 	if err != nil {
 		return nil, err
 	}
+	return l.loadEntry(entry)
+}
+
+// loadEntry has wazero load the code in the name of a stub, or of the module where there
+// can't be one.
+func (l *loading) loadEntry(entry *wazerohook.Entry) (*loaded.Code, error) {
+	e := l.e
+	image, stubbed := l.src.image()
 	// wazero decodes the image before it asks for the key, which is time enough to
 	// predict it on another core.
 	predicted := sync.OnceValue(func() wazerohook.WazeroKey { return l.c.wazero.Key(image, e.term) })
@@ -136,10 +147,7 @@ const codeGrowth = 5
 // when everything else has failed.
 func (l *loading) direct() (*loaded.Code, error) {
 	image := l.src.own()
-	wk := l.c.wazero.Key(image, l.e.term)
-	done := l.e.announced.Announce(func() wazerohook.WazeroKey { return wk }, nil)
-	defer done()
-	cm, err := l.r.decode(image)
+	cm, err := l.r.compileFull(context.Background(), image, func() wazerohook.WazeroKey { return l.c.wazero.Key(image, l.e.term) })
 	if err != nil {
 		return nil, err
 	}

@@ -54,18 +54,45 @@ func (e *engine) fetch(ctx context.Context, key Key, look *lookup) (a *Artifact,
 	return a, at
 }
 
-// stored returns the size of the artifact that has the module's code, or 0.
-func (e *engine) stored(ctx context.Context, src *source, look *lookup) int64 {
-	a, _ := e.fetch(ctx, src.key, look)
-	if a == nil {
+// find returns the artifact that has the module's code, or nil, and the key that it lies under.
+func (e *engine) find(ctx context.Context, src *source, look *lookup) (a *Artifact, at Key) {
+	if a, at = e.fetch(ctx, src.key, look); a == nil {
 		if s := src.canonical(); s != nil && s.key != src.key {
-			a, _ = e.fetch(ctx, s.key, look)
+			a, at = e.fetch(ctx, s.key, look)
 		}
 	}
+	return a, at
+}
+
+// stored returns the size of the artifact that has the module's code, or 0.
+func (e *engine) stored(ctx context.Context, src *source, look *lookup) int64 {
+	a, _ := e.find(ctx, src, look)
 	if a == nil {
 		return 0
 	}
 	defer contain.Close(a)
+	return a.Size()
+}
+
+// proven is stored, for code that loads.
+func (e *engine) proven(ctx context.Context, src *source, look *lookup) int64 {
+	a, at := e.find(ctx, src, look)
+	if a == nil {
+		return 0
+	}
+	defer contain.Close(a)
+	if src.found.Load() {
+		return a.Size() // it was loaded a moment ago
+	}
+	entry, err := e.c.entry(a, src)
+	if err == nil {
+		image, _ := src.image()
+		err = wazerocache.Load(ctx, e.config, image, e.c.wazero.Key(image, e.term), entry)
+	}
+	if err != nil {
+		look.reject(at, err)
+		return 0
+	}
 	return a.Size()
 }
 

@@ -42,6 +42,7 @@ type source struct {
 	encoded   *canonical // set by encode
 
 	compiled atomic.Bool // it was, for this source
+	found    atomic.Bool // its code was loaded from the store, for this source
 }
 
 func (e *engine) source(m *Module) *source {

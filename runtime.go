@@ -82,6 +82,9 @@ func (c *Cache) pickEngine(config wazero.RuntimeConfig) (*engine, error) {
 		return nil, errDropInOnly
 	}
 	e, err := c.engineFor(config)
+	if errors.Is(err, wazerohook.ErrInterpreter) {
+		return nil, err
+	}
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", errDropInOnly, err)
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
 	"sync/atomic"
 
 	"github.com/tetratelabs/wazero"
@@ -34,6 +33,7 @@ func newHandle(key Key, m *loaded.Module) (wazero.CompiledModule, error) {
 func (h *compiledHandle) Close(context.Context) error {
 	if !h.closed.Swap(true) {
 		h.m.Release()
+		h.m.Sweep()
 	}
 	return nil
 }
@@ -59,7 +59,8 @@ func (r *Runtime) InstantiateWithConfig(ctx context.Context, wasm []byte, config
 
 // InstantiateModule implements wazero.Runtime. It takes modules compiled by this
 // Runtime and those of its host module builders, and refuses those of another Runtime.
-// An instance keeps its module loaded until it is closed.
+// An instance keeps its module loaded until it is closed, which the next uses of the Runtime
+// notice, and [Cache.Metrics], and the garbage collector.
 func (r *Runtime) InstantiateModule(ctx context.Context, compiled wazero.CompiledModule, config wazero.ModuleConfig) (api.Module, error) {
 	h, ok := compiled.(*compiledHandle)
 	switch {
@@ -80,22 +81,20 @@ func (r *Runtime) InstantiateModule(ctx context.Context, compiled wazero.Compile
 }
 
 // instantiate has wazero instantiate cm, and release called once: when the instance
-// closes, or now if there is none.
+// is found closed, or now if there is none.
 func (r *Runtime) instantiate(ctx context.Context, cm wazero.CompiledModule, config wazero.ModuleConfig, release func()) (api.Module, error) {
-	release = sync.OnceFunc(release)
-	held := false
+	pinned := false
 	defer func() {
-		if !held {
+		if !pinned {
 			release()
 		}
 	}()
 	mod, err := r.inner.InstantiateModule(ctx, cm, config)
-	if err != nil || mod == nil {
+	if err != nil || mod == nil || mod.IsClosed() {
 		return mod, err
 	}
-	// Before Close, which closes mod and ends all holds. An instance that can't tell when it
-	// closes holds its module until then.
-	r.loaded.BeforeClose(func() { wazerohook.OnClose(mod, release) })
-	held = !mod.IsClosed()
+	// Others may have the instance by its name already, so nothing is written into it.
+	r.loaded.Pin(release, func(collected func()) func() bool { return wazerohook.Watch(mod, collected) })
+	pinned = true
 	return mod, nil
 }

@@ -2,11 +2,15 @@ package modcache
 
 import (
 	"context"
+	"os"
 	"runtime/debug"
+	"strconv"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 	"github.com/tetratelabs/wazero"
+	"github.com/tetratelabs/wazero/api"
+	"github.com/tetratelabs/wazero/experimental"
 
 	"github.com/modcache/modcache/internal/wasmtest"
 	"github.com/modcache/modcache/internal/wazerocache"
@@ -98,28 +102,47 @@ func TestRuntimeEngineIsNoCache(t *testing.T) {
 	}
 }
 
-// TestRuntimeWhoseFreshCodeDoesNotLoad ends in a compile in full, and is reported.
-func TestRuntimeWhoseFreshCodeDoesNotLoad(t *testing.T) {
-	var degraded []error
-	r := internalRuntime(t, &Options{OnEvent: func(e Event) {
-		if e.Kind == EventDegraded {
-			degraded = append(degraded, e.Err)
-		}
-	}})
-	format := r.c.wazero
-	broken := *format
-	broken.Format.Version += "?"
-	r.c.wazero = &broken
-	got, err := run(t, r, wasmtest.Const(7))
-	require.NoError(t, err)
-	require.EqualValues(t, 7, got)
-	require.Len(t, degraded, 1)
-	require.ErrorContains(t, degraded[0], "loading of fresh code")
+// TestRuntimeWhoseFreshCodeIsStrange runs it all the same, with and without listeners, and
+// reports what is off.
+func TestRuntimeWhoseFreshCodeIsStrange(t *testing.T) {
+	for name, test := range map[string]struct {
+		change func(w *wazerohook.Wazero)
+		want   string
+		stored int
+	}{
+		"unknown layout": {func(w *wazerohook.Wazero) { w.Format.Version += "?" }, "unknown layout", 0},
+		"unknown key":    {func(w *wazerohook.Wazero) { w.CPU++ }, "loading of fresh code", 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var degraded []error
+			stored := 0
+			r := internalRuntime(t, &Options{OnEvent: func(e Event) {
+				switch e.Kind {
+				case EventDegraded:
+					degraded = append(degraded, e.Err)
+				case EventStored:
+					stored++
+				}
+			}})
+			w := *r.c.wazero
+			test.change(&w)
+			r.c.wazero = &w
+			for range 2 { // the second time from memory
+				got, err := run(t, r, wasmtest.Const(7))
+				require.NoError(t, err)
+				require.EqualValues(t, 7, got)
+				require.EqualValues(t, 1, r.c.Metrics().Compiles)
+			}
+			require.Len(t, degraded, 1)
+			require.ErrorContains(t, degraded[0], test.want)
+			require.Equal(t, test.stored, stored)
 
-	got, err = run(t, r, wasmtest.Const(7)) // from memory
-	require.NoError(t, err)
-	require.EqualValues(t, 7, got)
-	require.EqualValues(t, 1, r.c.Metrics().Compiles)
+			factory := experimental.FunctionListenerFactoryFunc(func(api.FunctionDefinition) experimental.FunctionListener { return nil })
+			cm, err := r.CompileModule(experimental.WithFunctionListenerFactory(context.Background(), factory), wasmtest.Const(8))
+			require.NoError(t, err)
+			require.NoError(t, cm.Close(context.Background()))
+		})
+	}
 }
 
 // TestRuntimeCountsScratchCode: a cold compile leaves a second copy of the code behind,
@@ -169,4 +192,68 @@ func TestRuntimeKeysTellFormatsApart(t *testing.T) {
 	}
 	require.Len(t, engineKey, 3)
 	require.Len(t, dropInKey, 3)
+}
+
+// TestWarmProvesWhatIsStored by loading it, for a module that is in memory already.
+func TestWarmProvesWhatIsStored(t *testing.T) {
+	ctx := context.Background()
+	s := NewMemory(nil)
+	c, err := New(s, nil)
+	require.NoError(t, err)
+	defer c.Close(ctx)
+	r, err := c.NewRuntime(ctx, nil)
+	require.NoError(t, err)
+	defer r.Close(ctx)
+	if r.e == nil {
+		t.Skip("wazero has no compiler for this platform")
+	}
+	m := NewModule(wasmtest.Const(7))
+	compiled, err := r.Compile(ctx, m)
+	require.NoError(t, err)
+	defer compiled.Close(ctx)
+
+	good, err := wazerocache.Compile(ctx, wazero.NewRuntimeConfig(), m.wasm, sealSize)
+	require.NoError(t, err)
+	for name, bad := range map[string][]byte{"no entry": []byte("code"), "other code": flipped(good)} {
+		require.NoError(t, s.Delete(ctx, r.Key(m)))
+		c.put(r.Key(m), bad, Info{Module: m.sum})
+		require.NoError(t, c.Warm(ctx, nil, m), name)
+		next, err := New(s, &Options{RequireHit: true})
+		require.NoError(t, err)
+		require.NoError(t, next.Warm(ctx, nil, m), name)
+		require.NoError(t, next.Close(ctx))
+	}
+}
+
+// flipped returns a copy with a bit of the code changed, which only its checksum shows.
+func flipped(entry []byte) []byte {
+	b := make([]byte, len(entry), len(entry)+sealSize)
+	copy(b, entry)
+	b[len(b)/2] ^= 1
+	return b
+}
+
+// TestRuntimesOfManyConfigurations leave nothing behind but a bounded number of engines.
+// MODCACHE_ROUNDS sets how many there are.
+func TestRuntimesOfManyConfigurations(t *testing.T) {
+	rounds := 200
+	if s := os.Getenv("MODCACHE_ROUNDS"); s != "" {
+		var err error
+		rounds, err = strconv.Atoi(s)
+		require.NoError(t, err)
+	}
+	ctx := context.Background()
+	c := internalRuntime(t, nil).c
+	for i := range rounds {
+		r, err := c.NewRuntime(ctx, wazero.NewRuntimeConfig().WithMemoryLimitPages(uint32(i+1)))
+		require.NoError(t, err)
+		got, err := run(t, r, wasmtest.Const(7))
+		require.NoError(t, err)
+		require.EqualValues(t, 7, got)
+		require.NoError(t, r.Close(ctx))
+	}
+	engines := 0
+	c.engines.Range(func(any, any) bool { engines++; return true })
+	require.LessOrEqual(t, engines, 20)
+	require.LessOrEqual(t, c.Metrics().Retained, uint64(20))
 }

@@ -139,6 +139,22 @@ func (r *Runtime) compileInner(ctx context.Context, wasm []byte) (cm wazero.Comp
 	return r.inner.CompileModule(ctx, wasm)
 }
 
+// compileFull has wazero compile in this runtime's engine, under the key that it is
+// expected to ask for, or else whatever it asks for.
+func (r *Runtime) compileFull(ctx context.Context, wasm []byte, key func() wazerohook.WazeroKey) (wazero.CompiledModule, error) {
+	announced := r.e.announced
+	compile := func(done func() error) (wazero.CompiledModule, error) {
+		defer done()
+		return r.compileInner(ctx, wasm)
+	}
+	refused := announced.Refused()
+	cm, err := compile(announced.Announce(key, nil))
+	if err != nil && announced.Refused() != refused {
+		cm, err = compile(announced.AnnounceAny())
+	}
+	return cm, err
+}
+
 // compileListening compiles a module with the listeners that its context asks
 // for. An engine would serve the listeners of the first compile to all later ones
 // of the same bytes, whosever they are, so these bytes are like nobody else's.
@@ -157,13 +173,11 @@ func (r *Runtime) compileListening(ctx context.Context, factory experimental.Fun
 	defer free()
 	wasm := wazerocache.WithNonce(m.wasm)
 	listeners := &wazerohook.ListenerKey{FunctionListenerFactory: factory}
-	// Which functions have a listener is known by the time that wazero asks.
-	done := r.e.announced.Announce(func() wazerohook.WazeroKey {
-		return listeners.Key(r.c.wazero, wasm, r.e.term)
-	}, nil)
-	defer done()
 	ctx = experimental.WithFunctionListenerFactory(r.c.withWorkers(ctx), listeners)
-	cm, err := r.compileInner(ctx, wasm)
+	cm, err := r.compileFull(ctx, wasm, func() wazerohook.WazeroKey {
+		// Which functions have a listener is known by the time that wazero asks.
+		return listeners.Key(r.c.wazero, wasm, r.e.term)
+	})
 	if err != nil {
 		return nil, closedError(r.e.key(m.sum), err)
 	}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/modcache/modcache"
 	"github.com/modcache/modcache/internal/bytesize"
+	"github.com/modcache/modcache/internal/wasmbin"
 	"github.com/modcache/modcache/internal/wazerohook"
 )
 
@@ -263,6 +264,10 @@ func (d *doctor) contents(ctx context.Context, disk *modcache.Disk, files []stri
 // module says whether a runtime finds the code of a module, and what is there
 // instead.
 func (d *doctor) module(ctx context.Context, disk *modcache.Disk, file string, m *modcache.Module) {
+	if throws(m.Bytes()) {
+		d.add(levelWarn, "module", file+" uses exceptions, with which a hostile guest can corrupt this process's memory under wazero up to v1.12",
+			"don't run it if you don't trust it; see docs/hardening.md")
+	}
 	_, unknown := d.keyer.key(m)
 	if unknown == nil {
 		switch size, err := d.load(ctx, disk, m); {
@@ -289,6 +294,13 @@ func (d *doctor) module(ctx context.Context, disk *modcache.Disk, file string, m
 	default:
 		d.add(levelBad, "module", fmt.Sprintf("%s is not there: never compiled with this cache, or dropped since, or its bytes were others", file), "fingerprint "+m.Fingerprint().String())
 	}
+}
+
+// throws reports whether the module has tags, without which there are no exceptions.
+func throws(wasm []byte) bool {
+	const tags = 13
+	o, err := wasmbin.Scan(wasm)
+	return err == nil && slices.ContainsFunc(o.Sections, func(s wasmbin.Section) bool { return s.ID == tags })
 }
 
 // load does what a program does that must find the module, and returns the size of its

@@ -67,14 +67,19 @@ func (c *Code) release(n int) (free []wazero.CompiledModule) {
 	if c.users > 0 || c.unused != nil {
 		return nil
 	}
+	if c.e.retired {
+		return c.drop()
+	}
 	r := c.e.r
 	c.unused = r.unused.PushFront(c)
 	r.bytes += c.size
 	return r.shrink()
 }
 
-// detach takes c out of its engine and all runtimes, and returns all that it owns.
-func (c *Code) detach() []wazero.CompiledModule {
+// drop takes c, which nobody uses, out of its engine and all runtimes, and returns all that
+// it owns.
+func (c *Code) drop() []wazero.CompiledModule {
+	c.e.r.Garbage.Add(c.size)
 	delete(c.e.code, c.key)
 	if c.e.sizes[c.wasmSize]--; c.e.sizes[c.wasmSize] == 0 {
 		delete(c.e.sizes, c.wasmSize)

@@ -63,7 +63,7 @@ func (m *Module) decode() (cm wazero.CompiledModule, err error) {
 
 // Hold takes another hold on m. It reports false if m can't be used any more.
 func (m *Module) Hold() bool {
-	m.o.e.r.mu.Lock()
+	m.o.lock()
 	defer m.o.e.r.mu.Unlock()
 	if m.gone || m.o.closed {
 		return false

@@ -30,11 +30,18 @@ type Owner struct {
 	modules map[Key]*Module
 	private map[*Module]struct{}          // with listeners
 	hosts   map[wazero.CompiledModule]int // instances of host modules
+	pins    pins
 }
 
 // NewOwner opens the books of another runtime over the engine. compile has it compile an
 // image whose code the engine has in memory.
 func (e *Engine) NewOwner(compile func(image []byte) (wazero.CompiledModule, error)) *Owner {
+	e.r.mu.Lock()
+	defer e.r.mu.Unlock()
+	if e.owners++; e.idle != nil {
+		e.r.idle.Remove(e.idle)
+		e.idle = nil
+	}
 	return &Owner{
 		e: e, compile: compile,
 		modules: make(map[Key]*Module),
@@ -45,7 +52,7 @@ func (e *Engine) NewOwner(compile func(image []byte) (wazero.CompiledModule, err
 
 // Find returns the owner's module with a hold on it, or nil if its code isn't loaded.
 func (o *Owner) Find(key Key) *Module {
-	o.e.r.mu.Lock()
+	o.lock()
 	defer o.e.r.mu.Unlock()
 	return o.find(key)
 }
@@ -76,7 +83,7 @@ func (o *Owner) add(c *Code, cm wazero.CompiledModule) *Module {
 // one that is under way, or one that it has started in ctx. The caller waits for
 // it, and passes the code on to Take.
 func (o *Owner) Load(ctx context.Context, key Key, load func(context.Context) (*Code, error)) (m *Module, f *Flight, started bool, err error) {
-	o.e.r.mu.Lock()
+	o.lock()
 	defer o.e.r.mu.Unlock()
 	if m := o.find(key); m != nil {
 		return m, nil, false, nil
@@ -142,16 +149,6 @@ func (o *Owner) HoldHost(cm wazero.CompiledModule) (release func()) {
 	}
 }
 
-// BeforeClose calls f, unless Close has begun, which otherwise comes after it. f must not
-// use the books.
-func (o *Owner) BeforeClose(f func()) {
-	o.e.r.mu.Lock()
-	defer o.e.r.mu.Unlock()
-	if !o.closed {
-		f()
-	}
-}
-
 // Closed reports whether Close has begun.
 func (o *Owner) Closed() bool {
 	o.e.r.mu.Lock()
@@ -164,6 +161,7 @@ func (o *Owner) Closed() bool {
 func (o *Owner) Close(closeRuntime func() error) error {
 	r := o.e.r
 	r.mu.Lock()
+	again := o.closed
 	o.closed = true
 	r.mu.Unlock()
 	err := closeRuntime()
@@ -171,11 +169,16 @@ func (o *Owner) Close(closeRuntime func() error) error {
 	r.mu.Lock()
 	free := slices.Collect(maps.Keys(o.hosts))
 	clear(o.hosts)
+	o.pins = pins{}
+	delete(r.pinned, o)
 	for _, m := range o.modules {
 		free = append(free, m.remove()...)
 	}
 	for m := range o.private {
 		free = append(free, m.remove()...)
+	}
+	if !again {
+		free = append(free, o.e.leave()...)
 	}
 	r.mu.Unlock()
 	closeAll(free)

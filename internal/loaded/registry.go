@@ -28,16 +28,22 @@ type Registry struct {
 
 	mu     sync.Mutex
 	closed bool
-	unused list.List // of *Code, most recently used in front
-	bytes  int64     // in unused
+	unused list.List           // of *Code, most recently used in front
+	bytes  int64               // in unused
+	idle   list.List           // of *Engine that no runtime uses, most recently used in front
+	pinned map[*Owner]struct{} // that have pins
 }
 
 // New returns the books for engines that retain up to so many bytes of code that nobody
 // uses.
-func New(retain int64) *Registry { return &Registry{retain: retain} }
+func New(retain int64) *Registry { return &Registry{retain: retain, pinned: make(map[*Owner]struct{})} }
 
 // Engine is the books of one engine.
 type Engine struct {
+	// OnRetire, if set before the first owner, is called when nothing is retained in the engine
+	// any more, because too many others were used since. It must not use the books.
+	OnRetire func()
+
 	r      *Registry
 	loads  flight.Group[Key, *Code]
 	checks flight.Group[Key, bool]
@@ -46,7 +52,14 @@ type Engine struct {
 	code    map[Key]*Code
 	sizes   map[int]int  // how many of code there are, by size of the module
 	claimed map[int]bool // sizes of modules that somebody prepares
+	owners  int
+	idle    *list.Element // while owners is 0, and it isn't retired
+	retired bool
 }
+
+// maxIdle is how many engines stay that no runtime uses. A program may use any number of
+// configurations, one after the other.
+const maxIdle = 16
 
 // NewEngine opens the books of another engine.
 func (r *Registry) NewEngine() *Engine {
@@ -89,6 +102,7 @@ func (e *Engine) Unclaim(size int) {
 
 // Retained returns how many pieces of code stay though nobody uses them.
 func (r *Registry) Retained() int {
+	r.releaseClosed()
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.unused.Len()
@@ -113,8 +127,39 @@ func (r *Registry) shrink() (free []wazero.CompiledModule) {
 	for r.bytes > r.retain || (r.retain == 0 && r.unused.Len() > 0) {
 		c := r.unused.Back().Value.(*Code)
 		r.reuse(c)
-		free = append(free, c.detach()...)
-		r.Garbage.Add(c.size)
+		free = append(free, c.drop()...)
+	}
+	return free
+}
+
+// leave notes that one owner less uses the engine. It returns what is to be closed when the
+// lock is free.
+func (e *Engine) leave() (free []wazero.CompiledModule) {
+	r := e.r
+	if e.owners--; e.owners > 0 || e.retired {
+		return nil
+	}
+	e.idle = r.idle.PushFront(e)
+	for r.idle.Len() > maxIdle {
+		free = append(free, r.idle.Back().Value.(*Engine).retire()...)
+	}
+	return free
+}
+
+// retire gives up what is retained in an engine that nobody uses. Should somebody be about
+// to, it serves, without retaining anything.
+func (e *Engine) retire() (free []wazero.CompiledModule) {
+	r := e.r
+	r.idle.Remove(e.idle)
+	e.idle, e.retired = nil, true
+	if e.OnRetire != nil {
+		e.OnRetire()
+	}
+	for _, c := range e.code {
+		if c.unused != nil {
+			r.reuse(c)
+			free = append(free, c.drop()...)
+		}
 	}
 	return free
 }

@@ -3,6 +3,7 @@ package matrix
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -74,14 +75,20 @@ func build(t *testing.T, gomod string, network bool, flags ...string) *program {
 	out, err := cmd.CombinedOutput()
 	require.NoError(t, err, "%s", out)
 
-	for i, wasm := range [][]byte{wasmtest.Sum(300, 7), wasmtest.Const(-3), wasmtest.Sum(20, 1)} {
-		name := filepath.Join(dir, []string{"a.wasm", "b.wasm", "c.wasm"}[i])
-		require.NoError(t, os.WriteFile(name, wasm, 0o600))
-		p.modules = append(p.modules, name)
-	}
-	p.results = []uint64{300*301/2 + 7, 1<<32 - 3, 20*21/2 + 1}
-	p.results = append(p.results, p.results...) // it runs all of them twice
+	p.add(t, wasmtest.Sum(300, 7), 300*301/2+7)
+	p.add(t, wasmtest.Const(-3), 1<<32-3)
+	p.add(t, wasmtest.Sum(20, 1), 20*21/2+1)
 	return p
+}
+
+// add has the program run another module too, whose export f returns result.
+func (p *program) add(t *testing.T, wasm []byte, result uint64) {
+	t.Helper()
+	name := filepath.Join(filepath.Dir(p.exe), fmt.Sprint(len(p.modules), ".wasm"))
+	require.NoError(t, os.WriteFile(name, wasm, 0o600))
+	p.modules = append(p.modules, name)
+	once := append(p.results[:len(p.results)/2:len(p.results)/2], result)
+	p.results = append(once, once...) // it runs all of them twice
 }
 
 // run runs the program in a process of its own.

@@ -23,13 +23,16 @@ var ErrUnexpected = errors.New("not announced to the private cache")
 // is announced before wazero is asked for it, so that nothing else is ever served. The
 // zero value is ready for use, by several goroutines.
 type Announced struct {
+	alone sync.RWMutex // read-locked by what was announced, but for AnnounceAny
+
 	mu      sync.Mutex
 	pending map[*announcement]struct{}
+	refused uint64
 }
 
 // announcement is one compile that is about to happen.
 type announcement struct {
-	key   func() wazerohook.WazeroKey // what wazero will ask for; it may take a while to tell
+	key   func() wazerohook.WazeroKey // what wazero will ask for; it may take a while to tell. Nil for anything
 	entry *wazerohook.Entry           // what it gets; nil for a compile in full
 
 	mu  sync.Mutex
@@ -39,21 +42,42 @@ type announcement struct {
 // Announce has wazero get entry when it asks for key, or nothing if entry is nil. done
 // ends that, and returns the error that the entry's source failed with, if it did.
 func (x *Announced) Announce(key func() wazerohook.WazeroKey, entry *wazerohook.Entry) (done func() error) {
-	p := &announcement{key: key, entry: entry}
+	x.alone.RLock()
+	return x.announce(&announcement{key: key, entry: entry}, x.alone.RUnlock)
+}
+
+// AnnounceAny has wazero compile in full, whatever key it asks for. It waits until nothing
+// else is announced, and nothing else is until done is called: a stub that was asked for under
+// another key than expected must not be compiled.
+func (x *Announced) AnnounceAny() (done func() error) {
+	x.alone.Lock()
+	return x.announce(&announcement{}, x.alone.Unlock)
+}
+
+func (x *Announced) announce(p *announcement, unlock func()) (done func() error) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	if x.pending == nil {
 		x.pending = make(map[*announcement]struct{})
 	}
 	x.pending[p] = struct{}{}
+	unlock = sync.OnceFunc(unlock)
 	return func() error {
 		x.mu.Lock()
 		delete(x.pending, p)
 		x.mu.Unlock()
+		unlock()
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		return p.err
 	}
+}
+
+// Refused returns how often wazero asked for what nobody had announced.
+func (x *Announced) Refused() uint64 {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.refused
 }
 
 // find returns what was announced for key, or nil.
@@ -62,10 +86,13 @@ func (x *Announced) find(key wazerohook.WazeroKey) *announcement {
 	pending := slices.Collect(maps.Keys(x.pending))
 	x.mu.Unlock()
 	for _, p := range pending {
-		if p.key() == key {
+		if p.key == nil || p.key() == key {
 			return p
 		}
 	}
+	x.mu.Lock()
+	x.refused++
+	x.mu.Unlock()
 	return nil
 }
 
@@ -87,16 +114,22 @@ func (x *Announced) Get(key wazerohook.WazeroKey) (io.ReadCloser, bool, error) {
 	}), true, nil
 }
 
-// Add is offered what was compiled in full, which the caller has by other means.
-func (x *Announced) Add(key wazerohook.WazeroKey, _ io.Reader) error { return x.onlyFull(key) }
-
-// Delete is called when wazero takes an entry for another version's. It would go
-// on to compile a stub.
-func (x *Announced) Delete(key wazerohook.WazeroKey) error { return x.onlyFull(key) }
-
-func (x *Announced) onlyFull(key wazerohook.WazeroKey) error {
-	if p := x.find(key); p == nil || p.entry != nil {
-		return fmt.Errorf("%w: wazero does not accept what it was given", ErrUnexpected)
+// Add is offered what was compiled in full, which the caller has by other means, or what
+// wazero has just read.
+func (x *Announced) Add(key wazerohook.WazeroKey, content io.Reader) error {
+	if p := x.find(key); p == nil || p.entry != nil && !p.entry.Equal(content) {
+		return errRefused
 	}
 	return nil
 }
+
+// Delete is called when wazero takes an entry for another version's. It would go
+// on to compile a stub.
+func (x *Announced) Delete(key wazerohook.WazeroKey) error {
+	if p := x.find(key); p == nil || p.entry != nil {
+		return errRefused
+	}
+	return nil
+}
+
+var errRefused = fmt.Errorf("%w: wazero does not accept what it was given", ErrUnexpected)

@@ -3,7 +3,10 @@ package wazerocache
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
+	"sync"
+	"sync/atomic"
 
 	"github.com/tetratelabs/wazero"
 
@@ -33,19 +36,25 @@ func Compile(ctx context.Context, config wazero.RuntimeConfig, wasm []byte, spar
 	if err != nil {
 		return nil, err
 	}
+	seen.mu.Lock()
+	defer seen.mu.Unlock()
 	return seen.code, cm.Close(ctx)
 }
 
 // capture is an empty cache that takes hold of the code of one module.
 type capture struct {
 	spare int
-	code  []byte
+
+	mu   sync.Mutex // wazero might offer it later, from another goroutine
+	code []byte
 }
 
 func (c *capture) Get(wazerohook.WazeroKey) (io.ReadCloser, bool, error) { return nil, false, nil }
 
 func (c *capture) Add(_ wazerohook.WazeroKey, content io.Reader) error {
 	if code, err := ReadAll(content, c.spare); err == nil {
+		c.mu.Lock()
+		defer c.mu.Unlock()
 		c.code = code
 	}
 	return nil
@@ -65,28 +74,54 @@ func ReadAll(r io.Reader, spare int) ([]byte, error) {
 	return io.ReadAll(r)
 }
 
-// Validate returns the error that wazero has for the module, if any, without
-// compiling it.
-func Validate(ctx context.Context, config wazero.RuntimeConfig, wasm []byte) error {
-	r, err := NewRuntime(ctx, config, validateOnly{})
+// Load finds out whether wazero loads an entry in the name of image, for which it asks for
+// key. Errors wrap [wazerohook.ErrEntry] if the entry is at fault.
+func Load(ctx context.Context, config wazero.RuntimeConfig, image []byte, key wazerohook.WazeroKey, entry *wazerohook.Entry) error {
+	files := &Announced{}
+	r, err := NewRuntime(ctx, config, files)
 	if err != nil {
 		return err
 	}
 	defer r.Close(ctx)
-	if _, err := r.CompileModule(ctx, wasm); !errors.Is(err, errValid) {
+	done := files.Announce(func() wazerohook.WazeroKey { return key }, entry)
+	defer done()
+	cm, err := r.CompileModule(ctx, image)
+	switch readErr := done(); {
+	case err == nil:
+		return cm.Close(ctx)
+	case readErr != nil:
+		return readErr
+	case files.Refused() > 0:
 		return err
 	}
-	return nil
+	return fmt.Errorf("%w: %w", wazerohook.ErrEntry, err)
+}
+
+// Validate returns the error that wazero has for the module, if any, without
+// compiling it.
+func Validate(ctx context.Context, config wazero.RuntimeConfig, wasm []byte) error {
+	files := &validateOnly{}
+	r, err := NewRuntime(ctx, config, files)
+	if err != nil {
+		return err
+	}
+	defer r.Close(ctx)
+	_, err = r.CompileModule(ctx, wasm)
+	if files.asked.Load() {
+		return nil // whatever wazero makes of errValid
+	}
+	return err
 }
 
 // errValid is how far a module gets that is valid.
 var errValid = errors.New("the module is valid")
 
 // validateOnly is a cache that ends every compile before it begins.
-type validateOnly struct{}
+type validateOnly struct{ asked atomic.Bool }
 
-func (validateOnly) Get(wazerohook.WazeroKey) (io.ReadCloser, bool, error) {
+func (v *validateOnly) Get(wazerohook.WazeroKey) (io.ReadCloser, bool, error) {
+	v.asked.Store(true)
 	return nil, false, errValid
 }
-func (validateOnly) Add(wazerohook.WazeroKey, io.Reader) error { return nil }
-func (validateOnly) Delete(wazerohook.WazeroKey) error         { return nil }
+func (*validateOnly) Add(wazerohook.WazeroKey, io.Reader) error { return nil }
+func (*validateOnly) Delete(wazerohook.WazeroKey) error         { return nil }

@@ -57,12 +57,16 @@ func TestAnnounced(t *testing.T) {
 	require.NoError(t, err)
 	stub, err := wasmbin.Stub(wasm, []byte("a tag"))
 	require.NoError(t, err)
-	load := func(src io.ReaderAt) (readErr, err error) {
+	load := func(src io.ReaderAt, reads bool) (readErr, err error) {
 		entry, err := wazerohook.ReadEntry(src, int64(len(code)), w.Format, 1)
 		require.NoError(t, err)
 		key := w.Key(stub, false)
 		done := x.Announce(func() wazerohook.WazeroKey { return key }, entry)
-		require.ErrorIs(t, x.Add(key, nil), ErrUnexpected)
+		if reads {
+			require.ErrorIs(t, x.Add(key, bytes.NewReader(code[1:])), ErrUnexpected)
+			require.ErrorIs(t, x.Add(key, bytes.NewReader(code[:len(code)-1])), ErrUnexpected)
+			require.NoError(t, x.Add(key, bytes.NewReader(code)), "it is what was given")
+		}
 		require.ErrorIs(t, x.Delete(key), ErrUnexpected)
 		mod, err := r.InstantiateWithConfig(bg, stub, wazero.NewModuleConfig().WithName(""))
 		if err == nil {
@@ -73,13 +77,32 @@ func TestAnnounced(t *testing.T) {
 		return done(), err
 	}
 	src := &breakable{ReaderAt: bytes.NewReader(code)}
-	readErr, err := load(&breaksLater{src, int64(len(code))})
+	readErr, err := load(&breaksLater{src, int64(len(code))}, false)
 	require.Error(t, err)
 	require.ErrorIs(t, readErr, io.ErrUnexpectedEOF, "the reason must not be lost in wazero")
 	src.broken = false
-	readErr, err = load(src)
+	readErr, err = load(src, true)
 	require.NoError(t, err)
 	require.NoError(t, readErr)
+
+	// As a last resort, whatever it asks for is compiled, once nothing else is under way.
+	other := x.Announce(func() wazerohook.WazeroKey { return wazerohook.WazeroKey{} }, nil)
+	started := make(chan struct{})
+	compiled := make(chan error)
+	go func() {
+		close(started)
+		done := x.AnnounceAny()
+		defer done()
+		_, err := r.CompileModule(bg, wasmtest.Const(8))
+		compiled <- err
+	}()
+	<-started
+	refused := x.Refused()
+	_, err = r.CompileModule(bg, wasmtest.Const(9))
+	require.ErrorIs(t, err, ErrUnexpected)
+	require.Equal(t, refused+1, x.Refused())
+	require.NoError(t, other())
+	require.NoError(t, <-compiled)
 }
 
 // breaksLater fails behind the first read of the last byte: the tail is read before the code.

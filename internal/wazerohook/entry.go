@@ -1,6 +1,7 @@
 package wazerohook
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -166,8 +167,35 @@ func (e *Entry) CheckCode() error {
 	return nil
 }
 
-// CodeLen returns the size of the machine code.
-func (e *Entry) CodeLen() int64 { return e.codeLen }
+// Unchecked returns code as an entry that nothing is known of. It is for what this
+// process's wazero has compiled itself.
+func Unchecked(code []byte) *Entry { return &Entry{head: code} }
+
+// CodeLen returns the size of the machine code, or more if that isn't known.
+func (e *Entry) CodeLen() int64 {
+	if e.src == nil {
+		return int64(len(e.head))
+	}
+	return e.codeLen
+}
+
+// Equal reports whether content is the entry.
+func (e *Entry) Equal(content io.Reader) bool {
+	mine := e.Open(nil)
+	var a, b [16 << 10]byte
+	for {
+		n, errA := io.ReadFull(mine, a[:])
+		m, errB := io.ReadFull(content, b[:])
+		switch {
+		case !bytes.Equal(a[:n], b[:m]):
+			return false
+		case errA != nil || errB != nil:
+			return ended(errA) && ended(errB)
+		}
+	}
+}
+
+func ended(err error) bool { return err == io.EOF || err == io.ErrUnexpectedEOF }
 
 // readSpan reads length bytes at off, or says that the entry is too short,
 // before it allocates them.

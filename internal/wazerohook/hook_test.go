@@ -146,7 +146,7 @@ type wrapped struct{ wazero.CompilationCache }
 func TestPlugRefusesForeignCaches(t *testing.T) {
 	inner := wazero.NewCompilationCache()
 	var typedNil *wrapped
-	for _, cc := range []wazero.CompilationCache{nil, typedNil, wrapped{inner}, &wrapped{inner}, closerFunc(func() {})} {
+	for _, cc := range []wazero.CompilationCache{nil, typedNil, wrapped{inner}, &wrapped{inner}} {
 		_, err := Plug(cc, &files{})
 		require.ErrorIs(t, err, ErrForeign, "%T", cc)
 	}
@@ -302,22 +302,3 @@ func TestKeysArePredicted(t *testing.T) {
 		}
 	}
 }
-
-func TestOnCloseOfStrangers(t *testing.T) {
-	for _, mod := range []api.Module{nil, (*strangeModule)(nil), strangeModule{}, &strangeModule{}, &promotedCloser{}, &otherCloser{}} {
-		require.False(t, OnClose(mod, func() { t.Error("released") }), "%T", mod)
-	}
-}
-
-type (
-	strangeModule  struct{ api.Module }
-	hasCloser      struct{ CodeCloser api.Closer }
-	promotedCloser struct {
-		api.Module
-		*hasCloser
-	}
-	otherCloser struct {
-		api.Module
-		CodeCloser io.Closer
-	}
-)

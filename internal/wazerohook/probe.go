@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"reflect"
+	"slices"
 	"sync"
 
 	"github.com/tetratelabs/wazero"
@@ -26,7 +27,8 @@ type Wazero struct {
 	// CanaryEntry is what the [Canary] was compiled to.
 	CanaryEntry []byte
 
-	listenerKey any // under which a context carries its listener factory
+	// Under which a context carries its listener factory, and how many workers compile.
+	listenerKey, workersKey any
 }
 
 // ErrInterpreter means that wazero interprets on this platform, and so never
@@ -64,27 +66,23 @@ func probe() (w *Wazero, err error) {
 			err = fmt.Errorf("%w: compiling a probe panicked: %v", ErrShape, r)
 		}
 	}()
-	cc, seen := wazero.NewCompilationCache(), &probeCache{}
-	if _, err := Plug(cc, seen); err != nil {
+	seen := &probeCache{}
+	ctx := &probeContext{Context: context.Background()}
+	if err := seen.compile(ctx, wazero.NewRuntimeConfig(), canary); err != nil {
 		return nil, err
 	}
-	ctx := &probeContext{Context: context.Background()}
-	rt := wazero.NewRuntimeWithConfig(ctx, wazero.NewRuntimeConfig().WithCompilationCache(cc))
-	defer rt.Close(ctx)
-	m, err := rt.CompileModule(ctx, canary)
-	if err != nil {
-		return nil, fmt.Errorf("%w: compiling a probe: %v", ErrShape, err)
-	}
-	defer m.Close(ctx)
-	if seen.gets == 0 {
+	key, entry, gets := seen.last()
+	if gets == 0 {
 		return nil, ErrInterpreter
 	}
-	w = &Wazero{CanaryEntry: seen.entry}
-	if w.Format, err = readFormat(seen.entry); err != nil {
+	w = &Wazero{CanaryEntry: entry}
+	if w.Format, err = readFormat(entry); err != nil {
 		return nil, err
 	}
-	w.listenerKey = ctx.listenerKey()
-	w.KeysKnown = w.listenerKey != nil && w.learnCPU(seen.key)
+	factory := experimental.FunctionListenerFactoryFunc(nil)
+	w.listenerKey = ctx.keyOf(experimental.WithFunctionListenerFactory(context.Background(), factory), factory)
+	w.workersKey = ctx.keyOf(experimental.WithCompilationWorkers(context.Background(), 2), 2)
+	w.KeysKnown = w.listenerKey != nil && w.learnCPU(key) && w.unknownValue(ctx) == nil
 	return w, nil
 }
 
@@ -124,19 +122,46 @@ func (w *Wazero) Key(wasm []byte, closeOnContextDone bool) WazeroKey {
 
 // probeCache is an empty cache that remembers the last module.
 type probeCache struct {
+	mu    sync.Mutex // wazero might ask from anywhere
 	gets  int
 	key   WazeroKey
 	entry []byte
 }
 
+// compile compiles wasm over the cache, in a runtime of its own.
+func (c *probeCache) compile(ctx context.Context, rc wazero.RuntimeConfig, wasm []byte) error {
+	cc := wazero.NewCompilationCache()
+	if _, err := Plug(cc, c); err != nil {
+		return err
+	}
+	rt := wazero.NewRuntimeWithConfig(ctx, rc.WithCompilationCache(cc))
+	defer rt.Close(ctx)
+	m, err := rt.CompileModule(ctx, wasm)
+	if err != nil {
+		return fmt.Errorf("%w: compiling a probe: %v", ErrShape, err)
+	}
+	return m.Close(ctx)
+}
+
+func (c *probeCache) last() (key WazeroKey, entry []byte, gets int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.key, c.entry, c.gets
+}
+
 func (c *probeCache) Get(key WazeroKey) (io.ReadCloser, bool, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	c.gets++
 	c.key = key
 	return nil, false, nil
 }
 
-func (c *probeCache) Add(_ WazeroKey, content io.Reader) (err error) {
-	c.entry, err = io.ReadAll(content)
+func (c *probeCache) Add(_ WazeroKey, content io.Reader) error {
+	entry, err := io.ReadAll(content)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.entry = entry
 	return err
 }
 
@@ -146,21 +171,28 @@ func (c *probeCache) Delete(WazeroKey) error { return nil }
 // unexported types, so this is how one gets hold of them.
 type probeContext struct {
 	context.Context
+	mu    sync.Mutex
 	asked []any
 }
 
 func (c *probeContext) Value(key any) any {
+	c.mu.Lock()
 	c.asked = append(c.asked, key)
+	c.mu.Unlock()
 	return c.Context.Value(key)
 }
 
-// listenerKey finds the key under which experimental.WithFunctionListenerFactory
-// stores its argument, or returns nil.
-func (c *probeContext) listenerKey() any {
-	factory := experimental.FunctionListenerFactoryFunc(nil)
-	ctx := experimental.WithFunctionListenerFactory(context.Background(), factory)
-	for _, key := range c.asked {
-		if v := ctx.Value(key); v != nil && reflect.TypeOf(v) == reflect.TypeOf(factory) {
+func (c *probeContext) keys() []any {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Clone(c.asked)
+}
+
+// keyOf finds the key that was asked for and has a value of the type of like in ctx, or
+// returns nil.
+func (c *probeContext) keyOf(ctx context.Context, like any) any {
+	for _, key := range c.keys() {
+		if v := ctx.Value(key); v != nil && reflect.TypeOf(v) == reflect.TypeOf(like) {
 			return key
 		}
 	}

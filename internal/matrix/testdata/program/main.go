@@ -12,6 +12,7 @@ import (
 	"runtime/debug"
 
 	"github.com/tetratelabs/wazero"
+	"github.com/tetratelabs/wazero/api"
 
 	"github.com/modcache/modcache"
 )
@@ -19,6 +20,8 @@ import (
 var (
 	dir        = flag.String("dir", "", "cache directory")
 	requireHit = flag.Bool("require-hit", false, "compile nothing")
+	closing    = flag.Bool("close", false, "close instances with their contexts")
+	exceptions = flag.Bool("exceptions", false, "let modules throw")
 )
 
 // report is what a run of the program saw.
@@ -42,6 +45,10 @@ type way struct {
 
 func main() {
 	flag.Parse()
+	config := wazero.NewRuntimeConfig().WithCloseOnContextDone(*closing)
+	if *exceptions {
+		config = config.WithCoreFeatures(api.CoreFeaturesV2 | api.CoreFeatureSIMD<<4) // which old versions have no name for
+	}
 	var r report
 	if info, ok := debug.ReadBuildInfo(); ok {
 		for _, dep := range info.Deps {
@@ -57,10 +64,10 @@ func main() {
 			r.Attach, r.Unknown = err.Error(), errors.Is(err, modcache.ErrUnsupportedWazero)
 			cc = c.CompilationCache()
 		}
-		return wazero.NewRuntimeWithConfig(ctx, wazero.NewRuntimeConfig().WithCompilationCache(cc)), nil
+		return wazero.NewRuntimeWithConfig(ctx, config.WithCompilationCache(cc)), nil
 	})
 	r.Runtime = r.run(func(ctx context.Context, c *modcache.Cache) (wazero.Runtime, error) {
-		return c.NewRuntime(ctx, nil)
+		return c.NewRuntime(ctx, config)
 	})
 	if err := json.NewEncoder(os.Stdout).Encode(r); err != nil {
 		log.Fatal(err)
