@@ -108,6 +108,10 @@ func process(ctx context.Context, dir, file string, second bool) error {
 		fmt.Printf("second process  %s in %v\n", outcome(cache), took.Round(100*time.Microsecond))
 		return err
 	}
+	if r.Key(module) == (modcache.Key{}) {
+		fmt.Printf("first process   compiled in %v; nothing can be cached with this wazero on this platform\n", took.Round(time.Millisecond))
+		return nil
+	}
 	artifact, ok, err := cache.Store().Get(ctx, r.Key(module))
 	if err != nil {
 		return err
