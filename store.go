@@ -63,7 +63,7 @@ type Store interface {
 	// the call, and not the handle's life.
 	Get(ctx context.Context, key Key) (a *Artifact, ok bool, err error)
 
-	// Add keeps a copy of, or shares, the artifact's bytes under key. If a sound
+	// Add keeps a copy of, or shares, the artifact's bytes under key. If an intact
 	// entry is present, it does nothing. The handle stays the caller's to close.
 	// Memory and Disk stores can read the entry back as soon as Add returns.
 	Add(ctx context.Context, key Key, a *Artifact) error
@@ -117,7 +117,7 @@ var (
 	// trusted key.
 	ErrAuth = frame.ErrAuth // "entry is not authentic"
 	// ErrOtherKey means that an entry is sealed or signed under a key that isn't among
-	// those that are trusted here: it may be sound, and somebody else's. It wraps ErrAuth.
+	// those that are trusted here: it may be intact, and somebody else's. It wraps ErrAuth.
 	ErrOtherKey = frame.ErrForeign // "entry is not authentic: sealed under another key"
 	// ErrUnavailable means that a layer or a server is not asked for now: it failed too
 	// often in a row, too many of its calls hang, or its queue of writes is full.

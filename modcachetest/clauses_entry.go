@@ -82,7 +82,7 @@ var entryClauses = []clause{
 		return e.hasNot(keyOf(1))
 	}},
 
-	{name: "add-over-a-sound-entry-is-a-no-op", check: func(e *env) error {
+	{name: "add-over-an-intact-entry-is-a-no-op", check: func(e *env) error {
 		key := keyOf(1)
 		size := min(500, e.o.MaxSize)
 		first, second := payload(key, 1, size), payload(key, 2, size)

@@ -189,7 +189,7 @@ var handleClauses = []clause{
 			case err == nil && bytes.Equal(got, b):
 				return errors.New("the damage had no effect, so that nothing was tested")
 			case err == nil:
-				return errors.New("damaged bytes were returned as sound")
+				return errors.New("damaged bytes were returned as if intact")
 			case !errors.Is(err, modcache.ErrCorrupt) && !errors.Is(err, modcache.ErrAuth):
 				return fmt.Errorf("reading a damaged entry failed with %w, want ErrCorrupt or ErrAuth", err)
 			}

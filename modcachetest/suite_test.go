@@ -106,7 +106,7 @@ func TestEveryClauseFindsItsWrongStore(t *testing.T) {
 		"keys-that-differ-in-one-bit-are-apart": func(s *mapStore) {
 			s.key = func(k modcache.Key) modcache.Key { k[31] &^= 1; return k }
 		},
-		"add-over-a-sound-entry-is-a-no-op": func(s *mapStore) {
+		"add-over-an-intact-entry-is-a-no-op": func(s *mapStore) {
 			s.onAdd = func(_ context.Context, key modcache.Key, a *modcache.Artifact) (bool, error) {
 				return true, s.put(key, a, true)
 			}

@@ -136,7 +136,7 @@ func final(err error) bool {
 
 var errEncode = errors.New("the artifact can't be encoded")
 
-// attempt uploads the artifact unless a sound entry seems to be there.
+// attempt uploads the artifact unless an intact entry seems to be there.
 func (s *Store) attempt(key modcache.Key, u *upload, entry *[]byte) error {
 	replace := s.bad.has(key)
 	if !replace {
