@@ -28,8 +28,8 @@ import (
 // traces have source lines or not as the runtime had that compiled the module.
 // With a Runtime, each finds its own.
 //
-// wazero compiles by itself here: Metrics count the modules that it has compiled, but neither
-// those that don't compile nor what a compile took, there is no event of them, and none of
+// wazero compiles by itself here: Metrics count the modules that it sets out to compile, but
+// not what that took or whether it failed, and no event tells of it. None of
 // Options.Workers, MaxCompiles and LockWait applies, so that processes which start at the
 // same time each compile what they need.
 //
@@ -108,6 +108,9 @@ func (d *dropIn) Get(wk wazerohook.WazeroKey) (content io.ReadCloser, ok bool, e
 			return e.Open(nil), true, nil
 		}
 		look.miss(key)
+		if !c.opts.RequireHit {
+			c.counters.compiles.Add(1) // what wazero does next
+		}
 	}
 	switch {
 	case !c.opts.RequireHit:
@@ -185,7 +188,6 @@ func (c *Cache) readEntry(code []byte) (*wazerohook.Entry, error) {
 }
 
 func (d *dropIn) Add(wk wazerohook.WazeroKey, content io.Reader) error {
-	d.c.counters.compiles.Add(1) // all that we see of one
 	if d.c.Closed() || d.c.opts.ReadOnly {
 		return nil
 	}

@@ -240,8 +240,14 @@ func TestDiskTransientErrorsDeleteNothing(t *testing.T) {
 
 func TestDiskEvictsWhenTheFileSystemIsFull(t *testing.T) {
 	full := 2
+	dir := t.TempDir()
+	trimmed, err := modcache.OpenDisk(dir, nil)
+	require.NoError(t, err)
+	_, err = trimmed.Trim(bg) // or else one in the background may share its walk, which has seen nothing
+	require.NoError(t, err)
+	require.NoError(t, trimmed.Close())
 	var faulty *dirfstest.Faulty
-	d, err := modcache.OpenDiskOn(t.TempDir(), func(tree dirfs.FS) dirfs.FS {
+	d, err := modcache.OpenDiskOn(dir, func(tree dirfs.FS) dirfs.FS {
 		faulty = dirfstest.NewFaulty(tree, func(o dirfstest.Op, n int) error {
 			if o == dirfstest.Write && full == 1 {
 				full = 0
@@ -253,8 +259,6 @@ func TestDiskEvictsWhenTheFileSystemIsFull(t *testing.T) {
 	}, &modcache.DiskOptions{MaxAge: -1})
 	require.NoError(t, err)
 	defer d.Close()
-	_, err = d.Trim(bg)
-	require.NoError(t, err)
 	require.NoError(t, d.Add(bg, diskKey(1), diskArtifact(1, 1000)))
 	full = 1
 	require.NoError(t, d.Add(bg, diskKey(2), diskArtifact(2, 1000)))

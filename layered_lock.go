@@ -5,8 +5,6 @@ import (
 	"errors"
 	"slices"
 	"sync"
-
-	"golang.org/x/sync/semaphore"
 )
 
 // Lock implements [Locker]: it takes the lock of every layer that has locks,
@@ -68,7 +66,7 @@ func (ly *layer) unlock(unlock func()) {
 	if unlock == nil {
 		return
 	}
-	_, err := within(context.Background(), ly, semaphore.NewWeighted(1), ly.Timeout,
+	_, err := within(context.Background(), ly, nil, ly.Timeout,
 		func(context.Context) (struct{}, error) { unlock(); return struct{}{}, nil }, nil)
 	if err != nil {
 		_ = ly.report(EventStoreFailed, "unlock", Key{}, err)

@@ -38,6 +38,8 @@ type again struct{ *Panic }
 
 func (a *again) Error() string { return fmt.Sprintf("%+v", a.Panic) }
 
+func (a *again) Format(s fmt.State, _ rune) { _, _ = io.WriteString(s, a.Error()) }
+
 // Unwrap returns the value if it is an error, as the runtime's panics are.
 func (p *Panic) Unwrap() error {
 	err, _ := p.Value.(error)

@@ -40,6 +40,7 @@ func TestPanicIsCaughtOnce(t *testing.T) {
 	defer func() {
 		again := recover()
 		require.ErrorContains(t, again.(error), "TestPanicIsCaughtOnce", "what the Go runtime prints has the stack")
+		require.Contains(t, fmt.Sprint(again), "TestPanicIsCaughtOnce")
 		require.Same(t, p, Caught(again))
 	}()
 	p.Again()
