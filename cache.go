@@ -3,7 +3,6 @@ package modcache
 import (
 	"context"
 	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -129,7 +128,7 @@ func newCache(opts Options) (*Cache, error) {
 		id, err := engineID()
 		if err != nil {
 			// An identity of its own: nothing is shared with anybody, nothing is wrong.
-			id = "unknown " + hex.EncodeToString(c.secret[:16])
+			id = "unknown " + rand.Text()
 			c.degrade("engine identity", err)
 		}
 		c.engineID = id

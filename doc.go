@@ -13,8 +13,8 @@
 // [github.com/modcache/modcache/remote] keeps entries on servers, and package
 // [github.com/modcache/modcache/modcachetest] tests a store of your own.
 //
-// A [SlotTable] keeps host objects for guests. A guest holds a [Handle], an integer that
-// it can't use any more once the object was removed, and can't make up.
+// A [SlotTable] keeps host objects for guests. A guest holds a [Handle], an integer. Once
+// the object was removed, or in another table, it finds nothing.
 //
 // Trust: what a store returns runs inside your process. Every byte is verified before
 // that. [DiskOptions.Key] makes sure that your own programs wrote it, and
