@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 )
 
@@ -75,8 +76,9 @@ func IsNoSpace(err error) bool {
 }
 
 // unknownUser returns the id that stands for every user whom this process's user namespace
-// doesn't map; -1 if it maps all. There are namespaces on Linux only.
-func unknownUser() int64 {
+// doesn't map; -1 if it maps all. There are namespaces on Linux only, and a process with
+// threads can't change its own.
+var unknownUser = sync.OnceValue(func() int64 {
 	users, err := os.ReadFile("/proc/self/uid_map")
 	if err != nil {
 		return -1
@@ -96,7 +98,7 @@ func unknownUser() int64 {
 		}
 	}
 	return 65534
-}
+})
 
 func ownerOf(fi fs.FileInfo) uint32 {
 	if st, ok := fi.Sys().(*syscall.Stat_t); ok {
