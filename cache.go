@@ -193,11 +193,22 @@ func (c *Cache) Close(ctx context.Context) error {
 		go func() {
 			defer close(c.closed)
 			c.loaded.Wait()
+			// Nothing is to be under way in the store when it is closed, but what hangs.
+			ended, cancel := context.WithTimeout(context.Background(), storeWait)
+			defer cancel()
+			if c.storeCalls.Acquire(ended, maxStoreCalls) == nil {
+				defer c.storeCalls.Release(maxStoreCalls)
+			}
 			if c.owned != nil {
 				c.closeErr = c.owned.Close()
 			}
 		}()
 	})
+	select {
+	case <-c.closed:
+		return c.closeErr
+	default:
+	}
 	select {
 	case <-c.closed:
 		return c.closeErr

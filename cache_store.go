@@ -145,11 +145,18 @@ func (c *Cache) put(key Key, code []byte, info Info) *Artifact {
 		return a
 	}
 	start := time.Now()
-	err := c.do(c.ctx, storeWait, func(context.Context) error {
+	var failed atomic.Bool
+	fail := func(err error) {
+		if !failed.Swap(true) {
+			c.storeFailed("add", key, err)
+		}
+	}
+	// Close waits for it too.
+	err := c.do(context.WithoutCancel(c.ctx), storeWait, func(context.Context) error {
 		err := contain.ErrExited // unless Add returns
 		defer func() {
 			if err != nil {
-				c.storeFailed("add", key, err)
+				fail(err)
 				return
 			}
 			c.emit(Event{Kind: EventStored, Key: key, Bytes: a.Size(), Duration: time.Since(start)})
@@ -158,7 +165,7 @@ func (c *Cache) put(key Key, code []byte, info Info) *Artifact {
 		return nil
 	})
 	if err != nil && !errors.Is(err, contain.ErrExited) {
-		c.storeFailed("add", key, err)
+		fail(err)
 	}
 	return a
 }

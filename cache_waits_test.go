@@ -2,6 +2,7 @@ package modcache_test
 
 import (
 	"context"
+	"errors"
 	"runtime"
 	"sync/atomic"
 	"testing"
@@ -9,9 +10,11 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"github.com/tetratelabs/wazero"
 
 	"github.com/modcache/modcache"
 	"github.com/modcache/modcache/internal/cachetest"
+	"github.com/modcache/modcache/internal/storetest"
 	"github.com/modcache/modcache/internal/wasmtest"
 )
 
@@ -134,4 +137,118 @@ func TestObserverThatCompiles(t *testing.T) {
 			})
 		})
 	}
+}
+
+// slowAdd is a store whose Add takes long, and doesn't look at its context.
+type slowAdd struct {
+	*modcache.Memory
+	takes time.Duration
+	ended atomic.Bool
+	err   error
+}
+
+func (s *slowAdd) Add(ctx context.Context, key modcache.Key, a *modcache.Artifact) error {
+	time.Sleep(s.takes)
+	defer s.ended.Store(true)
+	if s.err != nil {
+		return s.err
+	}
+	return s.Memory.Add(ctx, key, a)
+}
+
+// A store is its owner's to close after the Cache: nothing may be under way in it then.
+func TestCacheCloseWaitsForTheStore(t *testing.T) {
+	needsCompiler(t)
+	for _, w := range ways {
+		t.Run(w.Name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := &slowAdd{Memory: modcache.NewMemory(nil), takes: 2 * time.Second}
+				c, err := modcache.New(s, nil)
+				require.NoError(t, err)
+				go func() { _, _ = w.Run(c, wasmtest.Sum(4, 0)) }()
+				time.Sleep(time.Second)
+				require.NoError(t, c.Close(bg))
+				require.True(t, s.ended.Load())
+				gone, cancel := context.WithCancel(bg)
+				cancel()
+				for range 100 {
+					require.NoError(t, c.Close(gone), "it is closed")
+				}
+			})
+		})
+	}
+}
+
+// What goes on after it was given up fails once, and what succeeds late is said to be stored.
+func TestCacheReportsASlowAddOnce(t *testing.T) {
+	needsCompiler(t)
+	for name, fails := range map[string]error{"fails": errors.New("full"), "succeeds": nil} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := &slowAdd{Memory: modcache.NewMemory(nil), takes: 7 * time.Second, err: fails}
+				seen := &witness{}
+				c := newCache(t, s, seen.Options(modcache.Options{}))
+				_, err := ways[1].Run(c, wasmtest.Sum(4, 0))
+				require.NoError(t, err)
+				time.Sleep(time.Minute)
+				require.EqualValues(t, 1, c.Metrics().StoreErrors)
+				stored := 0
+				if fails == nil {
+					stored = 1
+				}
+				require.Len(t, seen.Saw(modcache.EventStored), stored)
+			})
+		})
+	}
+}
+
+// slowGet is a store that takes long to find what it has.
+type slowGet struct {
+	*modcache.Memory
+	takes time.Duration
+}
+
+func (s *slowGet) Get(ctx context.Context, key modcache.Key) (*modcache.Artifact, bool, error) {
+	time.Sleep(s.takes)
+	return s.Memory.Get(ctx, key)
+}
+
+// Where nothing may be compiled, there is no compile that could be faster than the store.
+func TestCacheThatRequiresAHitWaitsForIt(t *testing.T) {
+	needsCompiler(t)
+	synctest.Test(t, func(t *testing.T) {
+		s := &slowGet{Memory: modcache.NewMemory(nil)}
+		_, err := ways[1].Run(newCache(t, s, nil), wasmtest.Sum(4, 0))
+		require.NoError(t, err)
+		s.takes = 10 * time.Second
+		_, err = ways[1].Run(newCache(t, s, &modcache.Options{RequireHit: true}), wasmtest.Sum(4, 0))
+		require.NoError(t, err)
+	})
+}
+
+// Warm only checks where a hit is required, also for what is in memory.
+func TestCacheWarmCompilesNothingThatIsRequired(t *testing.T) {
+	needsCompiler(t)
+	store, m := modcache.NewMemory(nil), modcache.NewModule(wasmtest.Sum(4, 0))
+	config := wazero.NewRuntimeConfig()
+	require.NoError(t, newCache(t, store, nil).Warm(bg, config, m))
+	c := newCache(t, store, &modcache.Options{RequireHit: true})
+	r := newRuntime(t, c, config)
+	_, err := r.Compile(bg, m)
+	require.NoError(t, err)
+	require.NoError(t, store.Delete(bg, r.Key(m)))
+	require.ErrorIs(t, c.Warm(bg, config, m), modcache.ErrMiss)
+	require.Zero(t, c.Metrics().Compiles)
+}
+
+// Who gives up a Flush is told that it was he.
+func TestCacheFlushThatIsCancelled(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &storetest.Fake{OnFlush: func(context.Context) error { time.Sleep(time.Minute); return nil }}
+		c := newCache(t, s, nil)
+		ctx, cancel := context.WithCancel(bg)
+		time.AfterFunc(time.Second, cancel)
+		require.ErrorIs(t, c.Flush(ctx), context.Canceled)
+		time.Sleep(time.Minute) // until the store's has ended
+	})
 }

@@ -134,6 +134,10 @@ func (r *Runtime) warm(ctx context.Context, src *source) (size int64, err error)
 		return size, nil
 	}
 	// It was in memory, which tells nothing about the store.
+	if r.c.opts.RequireHit {
+		look.miss(src.key)
+		return 0, src.failed(fmt.Errorf("module %v is %w", src.sum, ErrMiss))
+	}
 	if _, err := r.e.compile(ctx, src); err != nil {
 		return 0, err
 	}

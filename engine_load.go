@@ -27,7 +27,9 @@ func newLoading(r *Runtime, src *source) *loading {
 
 func (l *loading) run(ctx context.Context) (*loaded.Code, error) {
 	defer l.c.loaded.Garbage.Collect()
-	ctx = WithCompileEstimate(ctx, l.src.estimate(ctx))
+	if !l.c.opts.RequireHit { // else there is no compile that could be faster than the store
+		ctx = WithCompileEstimate(ctx, l.src.estimate(ctx))
+	}
 	if code, err := l.find(ctx); code != nil || err != nil {
 		return code, err
 	}

@@ -66,7 +66,7 @@ func (r *Runtime) wait(ctx context.Context, src *source, load *loaded.Flight, st
 		if started {
 			src.own() // the flight may go on
 		}
-		return nil, src.failed(err)
+		return nil, src.failed(context.Cause(ctx))
 	case errors.Is(err, flight.ErrAbandoned),
 		errors.Is(err, errModified) && !started,
 		errors.Is(err, loaded.ErrClosed) && !r.loaded.Closed(): // of the one who started it

@@ -2,6 +2,7 @@
 package bounded
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -37,7 +38,7 @@ func Call[T any](ctx context.Context, l Limit, f func(context.Context) (T, error
 	callCtx, cancel := context.WithTimeout(ctx, l.Wait)
 	defer cancel()
 	if l.Slots != nil && l.Slots.Acquire(callCtx, 1) != nil {
-		return v, ErrFull
+		return v, cmp.Or(context.Cause(ctx), ErrFull)
 	}
 	type result struct {
 		v   T
@@ -73,7 +74,7 @@ func Call[T any](ctx context.Context, l Limit, f func(context.Context) (T, error
 		if l.Hung != nil {
 			l.Hung.Add(1)
 		}
-		return v, ErrNoAnswer
+		return v, cmp.Or(context.Cause(ctx), ErrNoAnswer)
 	}
 	r := <-done
 	return r.v, r.err
