@@ -168,7 +168,8 @@ func (d *dropIn) takeOver(key Key, wk wazerohook.WazeroKey) (e *wazerohook.Entry
 	err = entryDamage(err)
 	switch {
 	case err == nil && e != nil:
-		c.hit(key, c.put(key, code, Info{}))
+		a, _ := c.put(key, code, Info{})
+		c.hit(key, a)
 		return e
 	case isDamage(err):
 		c.corrupt(key, err)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -137,12 +138,16 @@ func (c *Cache) corrupt(key Key, err error) {
 }
 
 // put seals the code, which it takes over, and stores it if the Cache may write, in the
-// background if that takes long. It returns the artifact for those who need it at once.
-func (c *Cache) put(key Key, code []byte, info Info) *Artifact {
+// background if that takes long; added is closed when that has ended. It returns the
+// artifact for those who need it at once.
+func (c *Cache) put(key Key, code []byte, info Info) (a *Artifact, added <-chan struct{}) {
 	info.Engine, info.Created = c.engineID, time.Now()
-	a := NewArtifact(seal(key, c.engineID, code), info)
+	a = NewArtifact(seal(key, c.engineID, code), info)
+	ended := make(chan struct{})
+	end := sync.OnceFunc(func() { close(ended) })
 	if c.opts.ReadOnly {
-		return a
+		end()
+		return a, ended
 	}
 	start := time.Now()
 	var failed atomic.Bool
@@ -155,6 +160,7 @@ func (c *Cache) put(key Key, code []byte, info Info) *Artifact {
 	err := c.do(context.WithoutCancel(c.ctx), storeWait, func(context.Context) error {
 		err := contain.ErrExited // unless Add returns
 		defer func() {
+			defer end()
 			if err != nil {
 				fail(err)
 				return
@@ -166,8 +172,11 @@ func (c *Cache) put(key Key, code []byte, info Info) *Artifact {
 	})
 	if err != nil && !errors.Is(err, contain.ErrExited) {
 		fail(err)
+		if !errors.Is(err, bounded.ErrNoAnswer) { // it has not begun
+			end()
+		}
 	}
-	return a
+	return a, ended
 }
 
 func (c *Cache) storeFailed(op string, key Key, err error) {

@@ -252,3 +252,23 @@ func TestCacheFlushThatIsCancelled(t *testing.T) {
 		time.Sleep(time.Minute) // until the store's has ended
 	})
 }
+
+// Warm is for build steps, which end when it returns: what a slow store takes counts.
+func TestCacheWarmWaitsForASlowStore(t *testing.T) {
+	needsCompiler(t)
+	for name, fails := range map[string]error{"keeps it": nil, "is full": errors.New("full")} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := &slowAdd{Memory: modcache.NewMemory(nil), takes: 12 * time.Second, err: fails}
+				c := newCache(t, s, nil)
+				err := c.Warm(bg, wazero.NewRuntimeConfig(), modcache.NewModule(wasmtest.Sum(4, 0)))
+				require.EqualValues(t, 1, c.Metrics().Compiles)
+				if fails == nil {
+					require.NoError(t, err)
+				} else {
+					require.ErrorContains(t, err, "did not keep it")
+				}
+			})
+		})
+	}
+}

@@ -133,6 +133,9 @@ func (r *Runtime) warm(ctx context.Context, src *source) (size int64, err error)
 	if size > 0 || r.c.opts.ReadOnly {
 		return size, nil
 	}
+	if src.compiled.Load() {
+		return r.kept(ctx, src)
+	}
 	// It was in memory, which tells nothing about the store.
 	if r.c.opts.RequireHit {
 		look.miss(src.key)
@@ -141,7 +144,19 @@ func (r *Runtime) warm(ctx context.Context, src *source) (size int64, err error)
 	if _, err := r.e.compile(ctx, src); err != nil {
 		return 0, err
 	}
-	if size = r.e.proven(ctx, src, look); size == 0 {
+	return r.kept(ctx, src)
+}
+
+// kept returns the size of the artifact that was compiled, once the store has taken it.
+func (r *Runtime) kept(ctx context.Context, src *source) (size int64, err error) {
+	if src.added != nil {
+		select {
+		case <-src.added:
+		case <-ctx.Done():
+			return 0, src.failed(context.Cause(ctx))
+		}
+	}
+	if size = r.e.proven(ctx, src, src.lookup()); size == 0 {
 		return 0, errors.New("the store did not keep it; see its events for the reason")
 	}
 	return size, nil

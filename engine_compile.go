@@ -45,7 +45,7 @@ func (e *engine) compile(ctx context.Context, src *source) (*wazerohook.Entry, e
 		return wazerohook.Unchecked(code), nil
 	}
 	// It is worth keeping even if everybody has left by now.
-	c.put(src.key, code, Info{Module: src.sum, WasmSize: int64(len(wasm)), CompileTime: took})
+	_, src.added = c.put(src.key, code, Info{Module: src.sum, WasmSize: int64(len(wasm)), CompileTime: took})
 	if shared {
 		c.putAlias(src.canonical().key, src.sum)
 	}

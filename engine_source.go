@@ -41,8 +41,9 @@ type source struct {
 	encode    sync.Once
 	encoded   *canonical // set by encode
 
-	compiled atomic.Bool // it was, for this source
-	found    atomic.Bool // its code was loaded from the store, for this source
+	compiled atomic.Bool     // it was, for this source
+	added    <-chan struct{} // closed when its code was offered to the store; set by compiling
+	found    atomic.Bool     // its code was loaded from the store, for this source
 }
 
 func (e *engine) source(m *Module) *source {
