@@ -11,6 +11,7 @@ import (
 	"os"
 
 	"github.com/tetratelabs/wazero"
+	"github.com/tetratelabs/wazero/imports/wasi_snapshot_preview1"
 
 	"github.com/modcache/modcache"
 	"github.com/modcache/modcache/internal/wasmtest"
@@ -59,6 +60,41 @@ func ExampleCache_NewRuntime() {
 	// Output:
 	// 42 compiles: 1
 	// 42 compiles: 0
+}
+
+// load stands for a library that makes a runtime for each plugin that it loads, with a function
+// that its users may replace.
+func load(ctx context.Context, plugin []byte, newRuntime func(context.Context) (wazero.Runtime, error)) (uint64, error) {
+	runtime, err := newRuntime(ctx)
+	if err != nil {
+		return 0, err
+	}
+	defer runtime.Close(ctx)
+	instance, err := runtime.Instantiate(ctx, plugin)
+	if err != nil {
+		return 0, err
+	}
+	results, err := instance.ExportedFunction("f").Call(ctx)
+	return results[0], err
+}
+
+// A library that takes a constructor of runtimes gets one whose runtimes have WASI.
+func ExampleCache_RuntimeFunc() {
+	ctx := context.Background()
+	cache, err := modcache.New(modcache.NewMemory(nil), nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer cache.Close(ctx)
+
+	newRuntime := cache.RuntimeFunc(wazero.NewRuntimeConfig(), wasi_snapshot_preview1.Instantiate)
+	for range 2 {
+		result, err := load(ctx, answer, newRuntime)
+		fmt.Println(result, err, "compiles:", cache.Metrics().Compiles)
+	}
+	// Output:
+	// 42 <nil> compiles: 1
+	// 42 <nil> compiles: 1
 }
 
 // A program that runs one module for many tenants keeps it as a Module, which is

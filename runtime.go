@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/tetratelabs/wazero"
+	"github.com/tetratelabs/wazero/api"
 
 	"github.com/modcache/modcache/internal/loaded"
 	"github.com/modcache/modcache/internal/wazerohook"
@@ -66,6 +67,28 @@ func (c *Cache) NewRuntime(ctx context.Context, config wazero.RuntimeConfig) (*R
 	}
 	r.inner = wazero.NewRuntimeWithConfig(ctx, config)
 	return r, nil
+}
+
+// RuntimeFunc returns [Cache.NewRuntime] in the form that libraries take which make a runtime for
+// each module that they load. Every runtime that it makes has the given configuration, and gets
+// the host modules; pass the Instantiate functions of wazero's imports, such as
+// wasi_snapshot_preview1.Instantiate. If one of them fails, the runtime is closed again, and the error
+// is returned as it is. The function may be called from several goroutines at once, and returns
+// a nil interface along with each error. What it makes is a [*Runtime], and the library's to close.
+func (c *Cache) RuntimeFunc(config wazero.RuntimeConfig, hosts ...func(context.Context, wazero.Runtime) (api.Closer, error)) func(context.Context) (wazero.Runtime, error) {
+	return func(ctx context.Context) (wazero.Runtime, error) {
+		r, err := c.NewRuntime(ctx, config)
+		if err != nil {
+			return nil, err // not r, which would be an interface that isn't nil
+		}
+		for _, host := range hosts {
+			if _, err := host(ctx, r); err != nil {
+				_ = r.Close(ctx)
+				return nil, err
+			}
+		}
+		return r, nil
+	}
 }
 
 // errDropInOnly means that wazero's keys aren't understood well enough for more

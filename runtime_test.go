@@ -55,6 +55,36 @@ func TestRuntimeRunsWhatItLoads(t *testing.T) {
 	}
 }
 
+// TestRuntimeFunc has a library's constructor make runtimes of one Cache. Where it can't, the
+// interface itself is nil: libraries that compare it with nil must not see a nil *Runtime.
+func TestRuntimeFunc(t *testing.T) {
+	c := newCache(t, &storetest.Fake{}, nil)
+	newRuntime := c.RuntimeFunc(nil, wasi_snapshot_preview1.Instantiate, emscripten.Instantiate)
+	for range 2 {
+		r, err := newRuntime(bg)
+		require.NoError(t, err)
+		require.IsType(t, (*modcache.Runtime)(nil), r)
+		require.NotNil(t, r.Module(wasi_snapshot_preview1.ModuleName))
+		require.NotNil(t, r.Module("env"))
+		require.NoError(t, r.Close(bg))
+	}
+
+	var made wazero.Runtime
+	r, err := c.RuntimeFunc(nil, func(_ context.Context, r wazero.Runtime) (api.Closer, error) {
+		made = r
+		return nil, errInjected
+	})(bg)
+	require.Equal(t, errInjected, err)
+	require.True(t, r == nil)
+	_, err = made.Instantiate(bg, wasmtest.Const(1))
+	require.Error(t, err, "it is closed, as nobody else can")
+
+	require.NoError(t, c.Close(bg))
+	r, err = newRuntime(bg)
+	require.ErrorIs(t, err, modcache.ErrClosed)
+	require.True(t, r == nil)
+}
+
 func TestRuntimeOverADisk(t *testing.T) {
 	needsCompiler(t)
 	dir, wasm := t.TempDir()+"/cache", wasmtest.Sum(10, 1)
