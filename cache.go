@@ -5,10 +5,8 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"io"
-	"os"
-	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/semaphore"
@@ -32,9 +30,17 @@ import (
 // reported. Only Options.RequireHit refuses.
 type Cache struct {
 	opts     Options
-	store    Store
-	owned    io.Closer // the store, if Open opened it
-	engineID string    // part of every key
+	now      func() time.Time
+	born     time.Time
+	engineID string // part of every key
+
+	store  atomic.Pointer[Store]
+	owning sync.Mutex               // guards owned, and that nothing begins in the background after Close
+	owned  *Disk                    // the store, if Open opened it
+	moving sync.WaitGroup           // of what memory holds into a directory
+	late   *lateDisk                // nil unless memory stands in for a directory that may yet be had
+	idle   atomic.Pointer[stoppage] // why nothing is kept, from the start
+	health health
 
 	// wazero is nil if nothing can be plugged into this build of it: then every
 	// compile is wazero's own.
@@ -50,10 +56,13 @@ type Cache struct {
 	compiles   *semaphore.Weighted // one for each compile; nil if unlimited
 	storeCalls *semaphore.Weighted // one for each call of the store
 	counters   counters
-	degraded   sync.Map // features that were reported, as strings
+	degraded   sync.Map // why a feature is off: error by string, as was reported
 	engines    sync.Map // *engine by configuration
 	loaded     *loaded.Registry
 }
+
+// unknownEngine begins the identity of an engine that nobody knows.
+const unknownEngine = "unknown "
 
 var (
 	errCacheClosed   = fmt.Errorf("the Cache is %w", ErrClosed)
@@ -63,41 +72,38 @@ var (
 // Open returns a Cache over a [Disk] in dir, which it owns: Close closes it. An
 // empty dir means modcache in [os.UserCacheDir]. The directory is created if it is
 // missing. Whoever can write to it can run code in this process, so one
-// that others can write to, or that is somebody else's, is refused with [ErrInsecureDir].
+// that others can write to, or that is somebody else's, is not used ([ErrInsecureDir]).
+//
+// A directory that can't be had is no reason not to run: the Cache goes on without. If there
+// is a cache in it that can be read, it is only read. Else up to 256 MiB of machine code are kept in
+// memory instead, and the directory is tried again after a second, and then less often, down to
+// once a minute, when a module is looked up; once it can be had, it takes what is in memory. One
+// [EventDegraded] says so, and [Cache.Status] at any time. With Options.MustStore, it is an error.
 func Open(dir string, o *Options) (*Cache, error) {
 	opts, err := o.validate()
 	if err != nil {
 		return nil, err
 	}
-	if dir == "" {
-		base, err := os.UserCacheDir()
-		if err != nil {
-			return nil, fmt.Errorf("modcache: no default directory, name one: %w", err)
-		}
-		dir = filepath.Join(base, "modcache")
+	if opts.Disk, err = opts.Disk.validate(); err != nil {
+		return nil, err
 	}
 	c, err := newCache(opts)
 	if err != nil {
 		return nil, err
 	}
-	disk := opts.Disk
-	disk.ReadOnly = disk.ReadOnly || opts.ReadOnly
-	own := disk.OnEvent
-	disk.OnEvent = func(e Event) {
-		notify(own, e)
-		c.forward(e)
-	}
-	d, err := OpenDisk(dir, &disk)
-	if err != nil {
+	if err := c.openDirectory(dir); err != nil {
 		c.cancel()
 		return nil, err
 	}
-	c.store, c.owned = d, d
 	return c, nil
 }
 
 // New returns a Cache over any store, which stays the caller's to close after
 // the Cache.
+//
+// Where the engine's identity can't be found out ([EngineID]), nobody else could ever use
+// what this process stores. Then a store other than a [Memory] or [Local] isn't used, and up to
+// 256 MiB are kept in memory instead; with Options.MustStore, it is an error.
 func New(s Store, o *Options) (*Cache, error) {
 	if s == nil {
 		return nil, errors.New("modcache: New needs a store")
@@ -110,15 +116,23 @@ func New(s Store, o *Options) (*Cache, error) {
 	if err != nil {
 		return nil, err
 	}
-	c.store = s
+	if c.idle.Load() == nil || isInstant(s) {
+		c.use(s)
+	} else {
+		c.use(newStandIn())
+	}
 	return c, nil
 }
 
 func newCache(opts Options) (*Cache, error) {
 	c := &Cache{
 		opts: opts, engineID: opts.EngineID, closed: make(chan struct{}), loaded: loaded.New(opts.Retain),
-		storeCalls: semaphore.NewWeighted(maxStoreCalls),
+		storeCalls: semaphore.NewWeighted(maxStoreCalls), now: opts.Disk.Now,
 	}
+	if c.now == nil {
+		c.now = time.Now
+	}
+	c.born = c.now()
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	if opts.MaxCompiles > 0 {
 		c.compiles = semaphore.NewWeighted(int64(opts.MaxCompiles))
@@ -128,8 +142,14 @@ func newCache(opts Options) (*Cache, error) {
 		id, err := engineID()
 		if err != nil {
 			// An identity of its own: nothing is shared with anybody, nothing is wrong.
-			id = "unknown " + rand.Text()
-			c.degrade("engine identity", err)
+			id = unknownEngine + rand.Text()
+			err = fmt.Errorf("%w; build with module checksums, or set Options.EngineID", err)
+			if opts.MustStore || opts.RequireHit {
+				c.cancel()
+				return nil, fmt.Errorf("modcache: no engine identity, without which nothing that is stored is ever found: %w", err)
+			}
+			c.degrade("engine identity, without which code is kept in memory only", err)
+			c.stop(fmt.Errorf("no engine identity: %w", err))
 		}
 		c.engineID = id
 	}
@@ -164,8 +184,9 @@ func engineID() (string, error) {
 	return id, err
 }
 
-// Store returns the store under the Cache.
-func (c *Cache) Store() Store { return c.store }
+// Store returns the store that is in use: that of [New] or the [Disk] of [Open], or the
+// [Memory] that stands in for it, which a Disk may replace at any time.
+func (c *Cache) Store() Store { return *c.store.Load() }
 
 // EngineID returns the identity of the wazero in this program, which is a part of
 // every key: artifacts of another one are never used.
@@ -173,7 +194,7 @@ func (c *Cache) EngineID() string { return c.engineID }
 
 // Flush makes everything stored so far durable; see [Store].
 func (c *Cache) Flush(ctx context.Context) error {
-	if err := c.do(ctx, noLimit, c.store.Flush); err != nil {
+	if err := c.do(ctx, noLimit, func(ctx context.Context, s Store) error { return s.Flush(ctx) }); err != nil {
 		return &Error{Op: "flush", Err: err}
 	}
 	return nil
@@ -193,14 +214,18 @@ func (c *Cache) Close(ctx context.Context) error {
 		go func() {
 			defer close(c.closed)
 			c.loaded.Wait()
+			c.owning.Lock()
+			owned := c.owned
+			c.owning.Unlock()
+			c.moving.Wait()
 			// Nothing is to be under way in the store when it is closed, but what hangs.
 			ended, cancel := context.WithTimeout(context.Background(), storeWait)
 			defer cancel()
 			if c.storeCalls.Acquire(ended, maxStoreCalls) == nil {
 				defer c.storeCalls.Release(maxStoreCalls)
 			}
-			if c.owned != nil {
-				c.closeErr = c.owned.Close()
+			if owned != nil {
+				c.closeErr = owned.Close()
 			}
 		}()
 	})
@@ -231,6 +256,6 @@ func (c *Cache) Metrics() CacheMetrics {
 		Coalesced: n.coalesced.Load(), Stubbed: n.stubbed.Load(), Retained: uint64(c.loaded.Retained()),
 	}
 	m.Lookups = m.Hits + m.Misses
-	m.Store, _ = ask(context.Background(), c, storeWait, func(context.Context) (Metrics, error) { return c.store.Metrics(), nil }, nil)
+	m.Store, _ = ask(context.Background(), c, storeWait, func(_ context.Context, s Store) (Metrics, error) { return s.Metrics(), nil }, nil)
 	return m
 }

@@ -20,15 +20,15 @@ import (
 )
 
 func TestCacheOpenRefuses(t *testing.T) {
-	dir := t.TempDir()
+	dir, must := t.TempDir(), &modcache.Options{MustStore: true}
 	in := func(name string) string { return filepath.Join(dir, name) }
 	require.NoError(t, os.WriteFile(in("file"), nil, 0o600))
 	require.NoError(t, os.Mkdir(in("real"), 0o700))
 
-	_, err := modcache.Open(in("file"), nil)
+	_, err := modcache.Open(in("file"), must)
 	require.Error(t, err)
 	require.Contains(t, err.Error(), in("file"))
-	_, err = modcache.Open(in("file")+"/below", nil)
+	_, err = modcache.Open(in("file")+"/below", must)
 	require.Error(t, err)
 	require.Contains(t, err.Error(), in("file"))
 	_, err = modcache.Open(in("real"), &modcache.Options{EngineID: strings.Repeat("x", 256)})
@@ -41,7 +41,7 @@ func TestCacheOpenRefuses(t *testing.T) {
 	for _, mode := range []fs.FileMode{0o720, 0o702, 0o777} {
 		require.NoError(t, os.Chmod(in("real"), mode))
 		for _, readOnly := range []bool{false, true} {
-			_, err = modcache.Open(in("real"), &modcache.Options{ReadOnly: readOnly})
+			_, err = modcache.Open(in("real"), &modcache.Options{ReadOnly: readOnly, MustStore: true})
 			require.ErrorIs(t, err, modcache.ErrInsecureDir, "%v", mode)
 			require.Contains(t, err.Error(), in("real"))
 		}
@@ -49,9 +49,9 @@ func TestCacheOpenRefuses(t *testing.T) {
 	require.NoError(t, os.Chmod(in("real"), 0o700))
 	require.NoError(t, os.Symlink(in("real"), in("link")))
 	require.NoError(t, os.Symlink(in("nowhere"), in("dangling")))
-	_, err = modcache.Open(in("link"), nil)
+	_, err = modcache.Open(in("link"), must)
 	require.ErrorIs(t, err, modcache.ErrInsecureDir)
-	_, err = modcache.Open(in("dangling"), nil)
+	_, err = modcache.Open(in("dangling"), must)
 	require.Error(t, err)
 	require.NoDirExists(t, in("nowhere"))
 	openCache(t, in("real"), nil)
@@ -61,7 +61,7 @@ func TestCacheOpenRefuses(t *testing.T) {
 	}
 	require.NoError(t, os.Mkdir(in("theirs"), 0o700))
 	require.NoError(t, os.Chown(in("theirs"), 65534, 65534))
-	_, err = modcache.Open(in("theirs"), nil)
+	_, err = modcache.Open(in("theirs"), must)
 	require.ErrorIs(t, err, modcache.ErrInsecureDir)
 }
 
@@ -74,12 +74,13 @@ func TestCacheOpenDefaultDirectory(t *testing.T) {
 	openCache(t, "", nil)
 	require.DirExists(t, home+"/cache/modcache")
 
+	must := &modcache.Options{MustStore: true}
 	t.Setenv("XDG_CACHE_HOME", "relative")
-	_, err := modcache.Open("", nil)
+	_, err := modcache.Open("", must)
 	require.ErrorContains(t, err, "name one")
 	t.Setenv("XDG_CACHE_HOME", "")
 	t.Setenv("HOME", "")
-	_, err = modcache.Open("", nil)
+	_, err = modcache.Open("", must)
 	require.ErrorContains(t, err, "name one")
 }
 

@@ -26,6 +26,11 @@ type Options struct {
 	// that aren't there are compiled and not kept.
 	ReadOnly bool
 
+	// MustStore has [Open] fail where it would go on without the directory: for build steps
+	// that fill it, and where a start without a cache is worse than no start.
+	// RequireHit needs a directory too, but is content with one that can only be read.
+	MustStore bool
+
 	// TrustDirectory lets a cache plugged in by [Cache.Attach] take over entries of
 	// the directory that the wazero cache was created with. wazero doesn't
 	// authenticate them, and neither can we: they get structural checks only. wazero
@@ -74,7 +79,8 @@ type Options struct {
 	EngineID string
 
 	// Logger, if set, gets problems as warnings and everything else for debugging. The
-	// message is the kind of the [Event], the attributes are its other fields.
+	// message is the kind of the [Event], the attributes are its other fields. A store that
+	// goes on failing is a warning once, and again only after it has worked.
 	Logger *slog.Logger
 
 	// OnEvent, if set, is called for whatever happens. See [Event] for what it may do.

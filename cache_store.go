@@ -26,17 +26,26 @@ const (
 )
 
 // ask calls the store, and waits for at most so long. What it returns later goes to late.
-func ask[T any](ctx context.Context, c *Cache, wait time.Duration, call func(context.Context) (T, error), late func(T)) (T, error) {
-	switch c.store.(type) {
-	case *Memory, *Local: // instant, and not something that embeds them
-		return contain.Value(func() (T, error) { return call(ctx) })
+func ask[T any](ctx context.Context, c *Cache, wait time.Duration, call func(context.Context, Store) (T, error), late func(T)) (T, error) {
+	s := c.Store()
+	if isInstant(s) {
+		return contain.Value(func() (T, error) { return call(ctx, s) })
 	}
-	return bounded.Call(ctx, bounded.Limit{Wait: wait, Slots: c.storeCalls}, call, late)
+	return bounded.Call(ctx, bounded.Limit{Wait: wait, Slots: c.storeCalls}, func(ctx context.Context) (T, error) { return call(ctx, s) }, late)
+}
+
+// isInstant tells stores that are called without a limit, and nothing that embeds them.
+func isInstant(s Store) bool {
+	switch s.(type) {
+	case *Memory, *Local:
+		return true
+	}
+	return false
 }
 
 // do is ask for calls that return nothing but an error.
-func (c *Cache) do(ctx context.Context, wait time.Duration, call func(context.Context) error) error {
-	_, err := ask(ctx, c, wait, func(ctx context.Context) (struct{}, error) { return struct{}{}, call(ctx) }, nil)
+func (c *Cache) do(ctx context.Context, wait time.Duration, call func(context.Context, Store) error) error {
+	_, err := ask(ctx, c, wait, func(ctx context.Context, s Store) (struct{}, error) { return struct{}{}, call(ctx, s) }, nil)
 	return err
 }
 
@@ -53,6 +62,7 @@ type lookup struct {
 // a seal ends them. The caller closes it, having called reject if it is of no use.
 func (l *lookup) get(ctx context.Context, key Key) *Artifact {
 	c := l.c
+	c.tryDirectory()
 	wait := unknownWait
 	if estimate := CompileEstimate(ctx); estimate > 0 {
 		wait = max(storeWait, estimate)
@@ -61,8 +71,8 @@ func (l *lookup) get(ctx context.Context, key Key) *Artifact {
 		a     *Artifact
 		wrong error // with what the store returned
 	}
-	found, err := ask(ctx, c, wait, func(ctx context.Context) (found answer, err error) {
-		a, ok, err := c.store.Get(ctx, key)
+	found, err := ask(ctx, c, wait, func(ctx context.Context, s Store) (found answer, err error) {
+		a, ok, err := s.Get(ctx, key)
 		if err != nil || !ok || a == nil {
 			closeArtifact(a)
 			return found, err
@@ -81,6 +91,8 @@ func (l *lookup) get(ctx context.Context, key Key) *Artifact {
 		l.note(err)
 	case found.wrong != nil:
 		l.reject(key, found.wrong)
+	default:
+		c.health.worked("get")
 	}
 	return found.a
 }
@@ -111,7 +123,7 @@ func (l *lookup) reject(key Key, err error) {
 	if c.opts.ReadOnly {
 		return
 	}
-	err = c.do(c.ctx, storeWait, func(ctx context.Context) error { return c.store.Delete(ctx, key) })
+	err = c.do(c.ctx, storeWait, func(ctx context.Context, s Store) error { return s.Delete(ctx, key) })
 	if err != nil {
 		c.storeFailed("delete", key, err)
 	}
@@ -134,6 +146,7 @@ func entryDamage(err error) error {
 
 func (c *Cache) corrupt(key Key, err error) {
 	c.counters.corrupt.Add(1)
+	c.health.note(err, c.now())
 	c.emit(Event{Kind: EventCorrupt, Key: key, Err: err})
 }
 
@@ -157,7 +170,7 @@ func (c *Cache) put(key Key, code []byte, info Info) (a *Artifact, added <-chan 
 		}
 	}
 	// Close waits for it too.
-	err := c.do(context.WithoutCancel(c.ctx), storeWait, func(context.Context) error {
+	err := c.do(context.WithoutCancel(c.ctx), storeWait, func(_ context.Context, s Store) error {
 		err := contain.ErrExited // unless Add returns
 		defer func() {
 			defer end()
@@ -165,9 +178,10 @@ func (c *Cache) put(key Key, code []byte, info Info) (a *Artifact, added <-chan 
 				fail(err)
 				return
 			}
+			c.health.worked("add")
 			c.emit(Event{Kind: EventStored, Key: key, Bytes: a.Size(), Duration: time.Since(start)})
 		}()
-		err = contain.Call(func() error { return c.store.Add(c.ctx, key, a) }) // not given up with us
+		err = contain.Call(func() error { return s.Add(c.ctx, key, a) }) // not given up with us
 		return nil
 	})
 	if err != nil && !errors.Is(err, contain.ErrExited) {
@@ -181,7 +195,9 @@ func (c *Cache) put(key Key, code []byte, info Info) (a *Artifact, added <-chan 
 
 func (c *Cache) storeFailed(op string, key Key, err error) {
 	c.counters.storeErrors.Add(1)
-	c.emit(Event{Kind: EventStoreFailed, Key: key, Err: &Error{Op: op, Key: key, Err: err}})
+	e := Event{Kind: EventStoreFailed, Key: key, Err: &Error{Op: op, Key: key, Err: err}}
+	e.again = c.health.failed(op, e.Err, c.now())
+	c.emit(e)
 }
 
 // featureCache is what all other features need.
@@ -191,7 +207,7 @@ const featureCache = "cache"
 // cache, all others are, which goes without saying.
 func (c *Cache) degrade(feature string, err error) {
 	_, off := c.degraded.Load(featureCache)
-	if _, known := c.degraded.LoadOrStore(feature, true); !known && !off {
+	if _, known := c.degraded.LoadOrStore(feature, err); !known && !off {
 		c.emit(Event{Kind: EventDegraded, Err: fmt.Errorf("modcache: no %s: %w", feature, err)})
 	}
 }

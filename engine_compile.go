@@ -129,7 +129,7 @@ func (c *Cache) withWorkers(ctx context.Context) context.Context {
 // lock takes the store's lock on key, if it has any. locked says that somebody
 // else may have been there before.
 func (c *Cache) lock(ctx context.Context, key Key) (unlock func(), locked bool) {
-	locker, ok := c.store.(Locker)
+	locker, ok := c.Store().(Locker)
 	if !ok || c.opts.LockWait < 0 || c.opts.ReadOnly {
 		return func() {}, false
 	}
@@ -148,6 +148,7 @@ func (c *Cache) lock(ctx context.Context, key Key) (unlock func(), locked bool) 
 	release, err := bounded.Call(ctx, bounded.Limit{Wait: c.opts.LockWait}, lock, free)
 	switch {
 	case err == nil && release != nil:
+		c.health.worked("lock")
 		unlock = func() { free(release) }
 	case err == nil:
 		c.storeFailed("lock", key, errors.New("no way to unlock"))

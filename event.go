@@ -135,6 +135,8 @@ type Event struct {
 	Bytes    int64
 	Duration time.Duration
 	Err      error
+
+	again bool // the same has failed before, and nothing has worked since: it is no news in a log
 }
 
 // LogValue implements [slog.LogValuer]: a group of what is known about the event.
@@ -170,6 +172,9 @@ func (e Event) log(ctx context.Context, l *slog.Logger) {
 	switch e.Kind {
 	case EventCorrupt, EventStoreFailed, EventDegraded:
 		level = slog.LevelWarn
+	}
+	if e.again {
+		level = slog.LevelDebug
 	}
 	_ = contain.Call(func() error {
 		if l.Enabled(ctx, level) {

@@ -130,3 +130,21 @@ func (m *Memory) EvictionReports() []EvictionReport {
 
 // instant says how a [Layered] may call a Memory.
 func (m *Memory) instant() {}
+
+// artifacts returns what is held now.
+func (m *Memory) artifacts() map[Key]*Artifact {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	held := make(map[Key]*Artifact)
+	for _, e := range m.budget.policy.heap {
+		held[e.key.key()] = e.art
+	}
+	return held
+}
+
+// limit returns MaxBytes.
+func (m *Memory) limit() int64 {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.budget.maxBytes
+}

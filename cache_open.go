@@ -1,0 +1,181 @@
+package modcache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+	"time"
+
+	"github.com/modcache/modcache/internal/bounded"
+	"github.com/modcache/modcache/internal/layout"
+)
+
+// This file is where a Cache of Open keeps its code: in a directory; or in memory, while the
+// directory can't be had.
+
+const (
+	standInBytes = 256 << 20 // what memory holds in place of a directory
+
+	// After how long a directory that couldn't be had is tried again: the first time, and
+	// at most.
+	firstRetry, lastRetry = time.Second, time.Minute
+)
+
+func newStandIn() *Memory { return NewMemory(&MemoryOptions{MaxBytes: standInBytes}) }
+
+// use makes s the store.
+func (c *Cache) use(s Store) { c.store.Store(&s) }
+
+// stop remembers why nothing is stored, or not where it was to be.
+func (c *Cache) stop(why error) { c.idle.Store(&stoppage{c.now(), why}) }
+
+// openDirectory gives the Cache its store.
+func (c *Cache) openDirectory(dir string) error {
+	if c.idle.Load() != nil {
+		c.use(newStandIn()) // as was reported when the Cache was made
+		return nil
+	}
+	dir, err := chosenDir(dir)
+	if err == nil {
+		var d *Disk
+		if d, err = c.openDisk(dir, c.opts.ReadOnly); err == nil {
+			c.owned = d
+			c.use(d)
+			return nil
+		}
+	}
+	if c.opts.MustStore {
+		return err
+	}
+	if d := c.openExisting(dir); d != nil {
+		c.opts.ReadOnly = true
+		c.owned = d
+		c.use(d)
+		c.stop(err)
+		c.degrade("storing in the directory, which is only read", err)
+		return nil
+	}
+	if c.opts.RequireHit {
+		return err
+	}
+	c.stop(err)
+	memory := newStandIn()
+	if dir != "" {
+		c.late = &lateDisk{dir: dir, memory: memory, wait: firstRetry, next: c.now().Add(firstRetry)}
+	}
+	c.use(memory)
+	c.degrade("directory to store code in, so that it is kept in memory, up to 256 MiB of it", err)
+	return nil
+}
+
+// chosenDir is the directory that Open is to open.
+func chosenDir(dir string) (string, error) {
+	if dir != "" {
+		return dir, nil
+	}
+	base, err := os.UserCacheDir()
+	if err != nil {
+		return "", fmt.Errorf("modcache: no default directory, name one: %w", err)
+	}
+	return filepath.Join(base, "modcache"), nil
+}
+
+// openDisk opens the directory, but doesn't wait for a file system that hangs.
+func (c *Cache) openDisk(dir string, readOnly bool) (*Disk, error) {
+	o := c.opts.Disk
+	o.ReadOnly = o.ReadOnly || readOnly
+	own := o.OnEvent
+	o.OnEvent = func(e Event) {
+		notify(own, e)
+		c.forward(e)
+	}
+	d, err := bounded.Call(c.ctx, bounded.Limit{Wait: storeWait}, func(context.Context) (*Disk, error) { return OpenDisk(dir, &o) },
+		func(d *Disk) {
+			if d != nil {
+				_ = d.Close()
+			}
+		})
+	if errors.Is(err, bounded.ErrNoAnswer) {
+		err = &Error{Op: "open", Store: "disk " + dir, Err: err}
+	}
+	return d, err
+}
+
+// openExisting opens a directory that can't be written for reading, or returns nil if there is
+// no cache in it or even that can't be done.
+func (c *Cache) openExisting(dir string) *Disk {
+	if dir == "" || c.opts.ReadOnly {
+		return nil
+	}
+	d, err := c.openDisk(dir, true)
+	if err != nil {
+		return nil
+	}
+	if tree := d.tree(); tree != nil {
+		if _, err := tree.Lstat(layout.Tag); err == nil {
+			return d
+		}
+	}
+	_ = d.Close()
+	return nil
+}
+
+// lateDisk is a directory that couldn't be had yet, and the memory that stands in for it.
+type lateDisk struct {
+	dir    string
+	memory *Memory
+	done   atomic.Bool // it could be had
+
+	trying atomic.Bool // held by the one who may touch what follows
+	next   time.Time   // when to try again
+	wait   time.Duration
+}
+
+// tryDirectory opens the directory that couldn't be had when the Cache was opened, if it is time to try
+// that again. Whoever looks something up meanwhile does so in memory.
+func (c *Cache) tryDirectory() {
+	l := c.late
+	if l == nil || l.done.Load() || !l.trying.CompareAndSwap(false, true) {
+		return
+	}
+	defer l.trying.Store(false)
+	now := c.now()
+	if wait := l.next.Sub(now); wait > 0 && wait <= l.wait { // else the clock was set back
+		return
+	}
+	l.wait = min(2*l.wait, lastRetry)
+	l.next = now.Add(l.wait)
+	d, err := c.openDisk(l.dir, c.opts.ReadOnly)
+	if err != nil {
+		return
+	}
+	c.owning.Lock()
+	defer c.owning.Unlock()
+	if c.Closed() {
+		_ = d.Close()
+		return
+	}
+	c.owned = d
+	c.use(d)
+	c.idle.Store(nil)
+	l.done.Store(true)
+	c.moving.Go(func() { c.move(l.memory, d) })
+}
+
+// move adds what memory holds to the directory that it stood in for. Close waits for it.
+func (c *Cache) move(from *Memory, to *Disk) {
+	if c.opts.ReadOnly {
+		return
+	}
+	ctx := context.WithoutCancel(c.ctx)
+	for key, a := range from.artifacts() {
+		if err := c.do(ctx, storeWait, func(ctx context.Context, _ Store) error { return to.Add(ctx, key, a) }); err != nil {
+			c.storeFailed("add", key, err)
+			break
+		}
+	}
+	from.Resize(-1)
+}

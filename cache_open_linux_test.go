@@ -1,0 +1,69 @@
+package modcache_test
+
+import (
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/modcache/modcache"
+)
+
+// TestCacheOpenReadsWhatItCantWrite runs as nobody over a cache that root has filled, as images do.
+func TestCacheOpenReadsWhatItCantWrite(t *testing.T) {
+	needsCompiler(t)
+	const variable, nobody = "MODCACHE_TEST_READS", 65534
+	same := modcache.Options{EngineID: "the same in both processes", Retain: forget}
+	if dir := os.Getenv(variable); dir != "" {
+		var seen witness
+		c := openCache(t, dir, seen.Options(same))
+		requireRuns(t, ways[1], c, chainWasm, chainWant)
+		require.EqualValues(t, 1, c.Metrics().Hits)
+		requireRuns(t, ways[1], c, otherWasm, otherWant)
+		require.Zero(t, c.Metrics().StoreErrors)
+		require.Equal(t, 1, seen.Warned())
+		s := c.Status()
+		require.False(t, s.Storing)
+		require.False(t, s.InMemory)
+		require.True(t, s.ReadOnly)
+		require.ErrorIs(t, s.Err, modcache.ErrInsecureDir)
+
+		strict := same
+		strict.RequireHit = true
+		requireRuns(t, ways[1], openCache(t, dir, &strict), chainWasm, chainWant)
+		strict.MustStore = true
+		_, err := modcache.Open(dir, &strict)
+		require.ErrorIs(t, err, modcache.ErrInsecureDir)
+		// Where there is no cache, there is nothing to read.
+		require.True(t, openCache(t, filepath.Dir(dir), &same).Status().InMemory)
+		return
+	}
+	if os.Geteuid() != 0 {
+		t.Skip("NOT TESTED: somebody else's cache, which takes root to run as somebody else")
+	}
+	dir := filepath.Join(t.TempDir(), "cache")
+	c := openCache(t, dir, &same)
+	requireRuns(t, ways[1], c, chainWasm, chainWant)
+	require.NoError(t, c.Close(bg))
+	require.NoError(t, filepath.WalkDir(dir, func(name string, d fs.DirEntry, err error) error {
+		mode := fs.FileMode(0o644)
+		if d.IsDir() {
+			mode = 0o755
+		}
+		return os.Chmod(name, mode)
+	}))
+	for d := filepath.Dir(dir); d != os.TempDir() && d != "/"; d = filepath.Dir(d) {
+		require.NoError(t, os.Chmod(d, 0o755))
+	}
+	cmd := exec.Command("/proc/self/exe", "-test.run=^TestCacheOpenReadsWhatItCantWrite$", "-test.v")
+	cmd.Env = append(os.Environ(), variable+"="+dir)
+	cmd.Dir = "/"
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
+	out, err := cmd.CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	require.Contains(t, string(out), "--- PASS")
+}

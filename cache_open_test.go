@@ -1,0 +1,217 @@
+package modcache_test
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/internal/storetest"
+	"github.com/modcache/modcache/internal/wasmtest"
+)
+
+// cantBeHad makes the name of a directory that can't be made, and returns what has it made.
+func cantBeHad(t *testing.T) (dir string, mend func()) {
+	above := filepath.Join(t.TempDir(), "volume")
+	require.NoError(t, os.WriteFile(above, nil, 0o600))
+	return filepath.Join(above, "cache"), func() { require.NoError(t, os.Remove(above)) }
+}
+
+// clock is one that a test sets.
+type testClock struct{ now time.Time }
+
+func newClock() *testClock                { return &testClock{time.Date(2026, 5, 1, 12, 0, 0, 0, time.UTC)} }
+func (c *testClock) Now() time.Time       { return c.now }
+func (c *testClock) pass(d time.Duration) { c.now = c.now.Add(d) }
+
+func TestCacheOpenGoesOnInMemory(t *testing.T) {
+	needsCompiler(t)
+	for _, w := range ways {
+		t.Run(w.Name, func(t *testing.T) {
+			dir, _ := cantBeHad(t)
+			var seen witness
+			c := openCache(t, dir, seen.Options(modcache.Options{}))
+			require.Len(t, seen.Saw(modcache.EventDegraded), 1)
+			require.Equal(t, 1, seen.Warned())
+			for range 2 {
+				requireRuns(t, w, c, chainWasm, chainWant)
+			}
+			require.EqualValues(t, 1, c.Metrics().Compiles)
+			require.EqualValues(t, 1, c.Metrics().Hits, "memory has it")
+			require.IsType(t, &modcache.Memory{}, c.Store())
+			require.Equal(t, 1, seen.Warned())
+
+			s := c.Status()
+			require.False(t, s.Storing)
+			require.True(t, s.InMemory)
+			require.Equal(t, dir, s.Dir)
+			require.Contains(t, s.Why, dir)
+			require.ErrorIs(t, s.Err, seen.Saw(modcache.EventDegraded)[0].(interface{ Unwrap() error }).Unwrap())
+			require.EqualValues(t, 1, s.Entries)
+			require.EqualValues(t, 256<<20, s.MaxBytes)
+			require.Contains(t, s.String(), "in memory only")
+		})
+	}
+}
+
+func TestCacheOpenMustStore(t *testing.T) {
+	dir, _ := cantBeHad(t)
+	for _, o := range []modcache.Options{{MustStore: true}, {RequireHit: true}} {
+		_, err := modcache.Open(dir, &o)
+		var at *modcache.Error
+		require.ErrorAs(t, err, &at)
+		require.Equal(t, "open", at.Op)
+		require.Contains(t, err.Error(), dir)
+	}
+}
+
+// TestCacheOpenTakesADirectoryThatComesLate has a volume mounted after the start.
+func TestCacheOpenTakesADirectoryThatComesLate(t *testing.T) {
+	needsCompiler(t)
+	for _, w := range ways {
+		t.Run(w.Name, func(t *testing.T) {
+			dir, mend := cantBeHad(t)
+			clock := newClock()
+			c, err := modcache.Open(dir, &modcache.Options{Retain: forget, Disk: modcache.DiskOptions{Now: clock.Now}})
+			require.NoError(t, err)
+			requireRuns(t, w, c, chainWasm, chainWant)
+			mend()
+			requireRuns(t, w, c, chainWasm, chainWant)
+			require.True(t, c.Status().InMemory, "it is tried again too soon")
+			clock.pass(time.Second)
+			requireRuns(t, w, c, otherWasm, otherWant)
+			s := c.Status()
+			require.True(t, s.Storing, s.String())
+			require.False(t, s.InMemory)
+			require.Equal(t, dir, s.Dir)
+			require.IsType(t, &modcache.Disk{}, c.Store())
+			require.NoError(t, c.Close(bg)) // and with it the moving of what memory had
+
+			c = openCache(t, dir, &modcache.Options{RequireHit: true})
+			requireRuns(t, w, c, otherWasm, otherWant)
+			requireRuns(t, w, c, chainWasm, chainWant)
+		})
+	}
+}
+
+func TestCacheOpenTriesLessAndLessOften(t *testing.T) {
+	needsCompiler(t)
+	dir, mend := cantBeHad(t)
+	clock := newClock()
+	c := openCache(t, dir, &modcache.Options{Retain: forget, Disk: modcache.DiskOptions{Now: clock.Now}})
+	look := func() { requireRuns(t, ways[0], c, chainWasm, chainWant) }
+	for range 8 { // to a minute
+		clock.pass(time.Minute)
+		look()
+	}
+	mend()
+	clock.pass(59 * time.Second)
+	look()
+	require.True(t, c.Status().InMemory)
+	clock.pass(time.Second)
+	look()
+	require.False(t, c.Status().InMemory)
+}
+
+func TestCacheOpenTriesAgainWhenTheClockWasSetBack(t *testing.T) {
+	needsCompiler(t)
+	dir, mend := cantBeHad(t)
+	clock := newClock()
+	c := openCache(t, dir, &modcache.Options{Disk: modcache.DiskOptions{Now: clock.Now}})
+	mend()
+	clock.pass(-time.Hour)
+	requireRuns(t, ways[0], c, chainWasm, chainWant)
+	require.False(t, c.Status().InMemory)
+}
+
+// distinct returns a module that no other call returned.
+func distinct() []byte { return wasmtest.Const(1000 + distinctModules.Add(1)) }
+
+var distinctModules atomic.Int32
+
+// A store that stops taking entries is a warning once, and again after it has recovered.
+func TestCacheWarnsOnceThatItStopsStoring(t *testing.T) {
+	needsCompiler(t)
+	for _, w := range ways {
+		t.Run(w.Name, func(t *testing.T) {
+			clock := newClock()
+			s := &storetest.Fake{}
+			var seen witness
+			c := newCache(t, s, seen.Options(modcache.Options{Disk: modcache.DiskOptions{Now: clock.Now}}))
+			compile := func() {
+				_, err := w.Run(c, distinct())
+				require.NoError(t, err)
+			}
+			compile()
+			require.True(t, c.Status().Storing)
+			require.True(t, c.Status().Since.IsZero())
+
+			full := errors.New("no space left on device")
+			s.OnAdd = func(context.Context, modcache.Key, *modcache.Artifact) error { return full }
+			clock.pass(time.Hour)
+			since := clock.Now()
+			for range 3 {
+				compile()
+				clock.pass(time.Minute)
+			}
+			require.Equal(t, 1, seen.Warned())
+			require.Len(t, seen.Saw(modcache.EventStoreFailed), 3, "an observer sees each")
+			st := c.Status()
+			require.False(t, st.Storing)
+			require.Equal(t, since, st.Since)
+			require.ErrorIs(t, st.Err, full)
+			require.ErrorIs(t, st.LastErr, full)
+			require.Equal(t, clock.Now().Add(-time.Minute), st.LastErrorAt)
+
+			s.Heal()
+			compile()
+			require.True(t, c.Status().Storing)
+			require.ErrorIs(t, c.Status().LastErr, full, "is remembered")
+			s.OnAdd = func(context.Context, modcache.Key, *modcache.Artifact) error { return full }
+			compile()
+			require.Equal(t, 2, seen.Warned())
+
+			// What is too large says nothing about other modules.
+			s.Heal()
+			compile()
+			s.OnAdd = func(context.Context, modcache.Key, *modcache.Artifact) error { return modcache.ErrTooLarge }
+			compile()
+			require.True(t, c.Status().Storing)
+		})
+	}
+}
+
+func TestCacheStatus(t *testing.T) {
+	needsCompiler(t)
+	dir := filepath.Join(t.TempDir(), "c")
+	c := openCache(t, dir, &modcache.Options{Disk: modcache.DiskOptions{MaxBytes: 1 << 30}})
+	s := c.Status()
+	require.True(t, s.Storing)
+	require.Equal(t, "disk", s.Store)
+	require.Equal(t, dir, s.Dir)
+	require.EqualValues(t, 1<<30, s.MaxBytes)
+	require.True(t, s.EngineKnown)
+	require.Equal(t, c.EngineID(), s.EngineID)
+	require.NotEmpty(t, s.Wazero)
+	require.Empty(t, s.Unsupported)
+	require.Empty(t, s.Off)
+	requireRuns(t, ways[1], c, chainWasm, chainWant)
+	require.EqualValues(t, 1, c.Status().Entries)
+	require.NoError(t, c.Close(bg))
+	require.ErrorIs(t, c.Status().Err, modcache.ErrClosed)
+
+	c = openCache(t, dir, &modcache.Options{ReadOnly: true})
+	require.False(t, c.Status().Storing)
+	require.True(t, c.Status().ReadOnly)
+	require.False(t, c.Status().InMemory)
+
+	c = newCache(t, &storetest.Fake{}, nil)
+	require.EqualValues(t, -1, c.Status().Entries)
+	require.Equal(t, "*storetest.Fake", c.Status().Store)
+}

@@ -1,0 +1,210 @@
+package modcache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/modcache/modcache/internal/bytesize"
+	"github.com/modcache/modcache/internal/wazerohook"
+)
+
+// Status says whether a [Cache] does what it is for, and if not, why. It is a snapshot for
+// operators; its JSON form suits a health page.
+type Status struct {
+	// Storing says that what is compiled is stored where it was meant to be, as far as is known: the
+	// last attempt succeeded, or there was none yet.
+	Storing bool      `json:"storing"`
+	Since   time.Time `json:"since,omitzero"` // when storing ended; zero if Storing
+	Why     string    `json:"why,omitempty"`  // it isn't storing
+	Err     error     `json:"-"`              // Why, for errors.Is; nil if Storing
+
+	// Store is what is in use: "disk", "memory", "layered" or a type of Go. Dir is the directory
+	// of a Disk, or the one that memory stands in for.
+	Store    string `json:"store"`
+	Dir      string `json:"dir,omitempty"`
+	InMemory bool   `json:"in_memory"` // memory stands in for the directory, or for the store of New
+	ReadOnly bool   `json:"read_only"`
+
+	// What the store holds, -1 if that isn't known: nobody has looked at all entries yet, or
+	// the store doesn't tell. MaxBytes is the limit; -1 is none, 0 is unknown.
+	Entries  int64 `json:"entries"`
+	Bytes    int64 `json:"bytes"`
+	MaxBytes int64 `json:"max_bytes"`
+
+	// The last failure of the store or damage in it, which may be over.
+	LastError   string    `json:"last_error,omitempty"`
+	LastErr     error     `json:"-"`
+	LastErrorAt time.Time `json:"last_error_at,omitzero"`
+
+	// EngineKnown says that other processes can have the same EngineID. If not, nothing is stored.
+	EngineID    string `json:"engine_id"`
+	EngineKnown bool   `json:"engine_known"`
+
+	// Wazero is the version of wazero as its entries name it; "" if nothing can be plugged into it,
+	// which Unsupported explains.
+	Wazero      string `json:"wazero,omitempty"`
+	Unsupported string `json:"unsupported,omitempty"`
+
+	// Off lists what is off in this process, each with the reason. [EventDegraded] told it.
+	Off []string `json:"off,omitempty"`
+}
+
+// String sums it up in one line for people; its form may change.
+func (s Status) String() string {
+	var b strings.Builder
+	switch {
+	case s.Storing:
+		b.WriteString("storing")
+	case s.InMemory:
+		b.WriteString("in memory only")
+	default:
+		b.WriteString("not storing")
+	}
+	fmt.Fprintf(&b, " (%s", s.Store)
+	if s.Dir != "" {
+		b.WriteString(" " + s.Dir)
+	}
+	if s.Entries >= 0 {
+		fmt.Fprintf(&b, ", %d entries", s.Entries)
+	}
+	if s.Bytes >= 0 {
+		b.WriteString(", " + bytesize.Format(s.Bytes))
+		if s.MaxBytes > 0 {
+			b.WriteString(" of " + bytesize.Format(s.MaxBytes))
+		}
+	}
+	b.WriteString(")")
+	if !s.Storing {
+		fmt.Fprintf(&b, " since %s: %s", s.Since.UTC().Format(time.RFC3339), s.Why)
+	}
+	if s.LastError != "" && s.LastError != s.Why {
+		fmt.Fprintf(&b, "; last error at %s: %s", s.LastErrorAt.UTC().Format(time.RFC3339), s.LastError)
+	}
+	return b.String()
+}
+
+// Status says what the Cache is doing. It asks the file system nothing, so that it may be
+// called often.
+func (c *Cache) Status() Status {
+	store := c.Store()
+	s := Status{
+		Store: storeName(store), ReadOnly: c.opts.ReadOnly,
+		EngineID: c.engineID, EngineKnown: !strings.HasPrefix(c.engineID, unknownEngine),
+		Entries: -1, Bytes: -1,
+	}
+	if c.wazero != nil {
+		s.Wazero = c.wazero.Format.Version
+	} else if _, err := wazerohook.Probe(); err != nil {
+		s.Unsupported = err.Error()
+	}
+	s.why(c)
+	s.levels(c, store)
+	if c.late != nil && !c.late.done.Load() {
+		s.Dir = c.late.dir
+	}
+	if last := c.health.last.Load(); last != nil {
+		s.LastErr, s.LastError, s.LastErrorAt = last.err, last.err.Error(), last.at
+	}
+	c.degraded.Range(func(feature, err any) bool {
+		s.Off = append(s.Off, fmt.Sprintf("%s: %s", feature, strings.TrimPrefix(err.(error).Error(), "modcache: ")))
+		return true
+	})
+	slices.Sort(s.Off)
+	return s
+}
+
+// why finds the first reason for which nothing is stored.
+func (s *Status) why(c *Cache) {
+	reason := stoppage{at: c.born}
+	idle := c.idle.Load()
+	switch outage := c.health.outage("add"); {
+	case c.Closed():
+		reason.err = errCacheClosed
+	case c.wazero == nil:
+		reason.err = fmt.Errorf("%w: %s", ErrUnsupportedWazero, s.Unsupported)
+	case idle != nil:
+		reason = *idle
+		s.InMemory = !c.opts.ReadOnly
+	case c.opts.ReadOnly:
+		reason.err = errReadOnlyOption
+	case outage != nil:
+		reason = *outage
+	default:
+		s.Storing = true
+		return
+	}
+	s.Err, s.Why, s.Since = reason.err, strings.TrimPrefix(reason.err.Error(), "modcache: "), reason.at
+}
+
+var errReadOnlyOption = errors.New("Options.ReadOnly asks for that")
+
+// levels says what is in the store, as far as it is known without looking.
+func (s *Status) levels(c *Cache, store Store) {
+	var m Metrics
+	switch store := store.(type) {
+	case *Disk:
+		s.Dir, s.MaxBytes = store.dir, store.o.MaxBytes
+		if m = store.Metrics(); m.Entries == 0 {
+			return // perhaps nobody has looked
+		}
+	case *Memory:
+		m, s.MaxBytes = store.Metrics(), store.limit()
+	default:
+		m, _ = ask(context.Background(), c, storeWait, func(_ context.Context, s Store) (Metrics, error) { return s.Metrics(), nil }, nil)
+		if m.Entries == 0 {
+			return
+		}
+	}
+	s.Entries, s.Bytes = int64(m.Entries), int64(m.Bytes)
+}
+
+func storeName(s Store) string {
+	name := fmt.Sprintf("%T", s)
+	if ours, ok := strings.CutPrefix(name, "*modcache."); ok {
+		return strings.ToLower(ours)
+	}
+	return name
+}
+
+// stoppage is a failure, or what keeps a Cache from storing, and since when.
+type stoppage struct {
+	at  time.Time
+	err error
+}
+
+// health remembers how the calls of the store went.
+type health struct {
+	last    atomic.Pointer[stoppage]
+	outages sync.Map // by operation: *stoppage, of the first failure since one that worked
+}
+
+// failed notes that an operation failed, and reports whether it has failed before and not worked since.
+// What is too large for the store says nothing about it.
+func (h *health) failed(op string, err error, now time.Time) (again bool) {
+	h.note(err, now)
+	if errors.Is(err, ErrTooLarge) {
+		return false
+	}
+	_, again = h.outages.LoadOrStore(op, &stoppage{now, err})
+	return again
+}
+
+// note remembers the last failure, of whatever kind.
+func (h *health) note(err error, now time.Time) { h.last.Store(&stoppage{now, err}) }
+
+// worked notes that an operation succeeded.
+func (h *health) worked(op string) { h.outages.Delete(op) }
+
+// outage returns the failure since which an operation hasn't worked, or nil.
+func (h *health) outage(op string) *stoppage {
+	if found, ok := h.outages.Load(op); ok {
+		return found.(*stoppage)
+	}
+	return nil
+}
