@@ -56,9 +56,12 @@ type Cache struct {
 	compiles   *semaphore.Weighted // one for each compile; nil if unlimited
 	storeCalls *semaphore.Weighted // one for each call of the store
 	counters   counters
-	degraded   sync.Map // why a feature is off: error by string, as was reported
-	engines    sync.Map // *engine by configuration
-	loaded     *loaded.Registry
+
+	observerHung, loggerHung atomic.Int64 // calls of them that were given up, and go on
+
+	degraded sync.Map // why a feature is off: error by string, as was reported
+	engines  sync.Map // *engine by configuration
+	loaded   *loaded.Registry
 }
 
 // unknownEngine begins the identity of an engine that nobody knows.
@@ -254,6 +257,7 @@ func (c *Cache) Metrics() CacheMetrics {
 		Compiles: n.compiles.Load(), CompileErrors: n.compileErrors.Load(),
 		CompileTime: time.Duration(n.compileTime.Load()), Saved: time.Duration(n.saved.Load()),
 		Coalesced: n.coalesced.Load(), Stubbed: n.stubbed.Load(), Retained: uint64(c.loaded.Retained()),
+		DroppedEvents: n.dropped.Load(),
 	}
 	m.Lookups = m.Hits + m.Misses
 	m.Store, _ = ask(context.Background(), c, storeWait, func(_ context.Context, s Store) (Metrics, error) { return s.Metrics(), nil }, nil)

@@ -52,9 +52,10 @@ func (c *Cache) do(ctx context.Context, wait time.Duration, call func(context.Co
 // lookup is one search for code that can be used, under one key or several. It remembers
 // why it found none.
 type lookup struct {
-	c    *Cache
-	most int64 // bytes that the code can take
-	why  error // the first reason that is more than absence
+	c     *Cache
+	most  int64 // bytes that the code can take
+	why   error // the first reason that is more than absence
+	ended bool  // reported as a hit or a miss
 }
 
 // get returns the artifact under key, or nil. Whatever the store is, the artifact was
@@ -103,10 +104,28 @@ func (l *lookup) note(err error) {
 	}
 }
 
-// miss reports that the search ended without code that can be used.
+// miss reports that the search ended without code that can be used, unless its end was reported.
 func (l *lookup) miss(key Key) {
+	if l.ended {
+		return
+	}
+	l.ended = true
 	l.c.counters.misses.Add(1)
 	l.c.emit(Event{Kind: EventMiss, Reason: reasonOf(l.why), Key: key, Err: l.why})
+}
+
+// hit reports that the search ended with code that could be used.
+func (l *lookup) hit(key Key, a *Artifact) {
+	l.ended = true
+	l.c.hit(key, a)
+}
+
+// missing is ErrMiss, with the reason if that is more than absence.
+func (l *lookup) missing() error {
+	if l.why == nil {
+		return ErrMiss
+	}
+	return fmt.Errorf("%w: %w", ErrMiss, l.why)
 }
 
 // reject reports that an artifact couldn't be used. One that is wrong is deleted,
@@ -163,33 +182,29 @@ func (c *Cache) put(key Key, code []byte, info Info) (a *Artifact, added <-chan 
 		return a, ended
 	}
 	start := time.Now()
-	var failed atomic.Bool
-	fail := func(err error) {
-		if !failed.Swap(true) {
-			c.storeFailed("add", key, err)
-		}
-	}
-	// Close waits for it too.
-	err := c.do(context.WithoutCancel(c.ctx), storeWait, func(_ context.Context, s Store) error {
-		err := contain.ErrExited // unless Add returns
-		defer func() {
-			defer end()
-			if err != nil {
-				fail(err)
-				return
-			}
-			c.health.worked("add")
-			c.emit(Event{Kind: EventStored, Key: key, Bytes: a.Size(), Duration: time.Since(start)})
-		}()
+	add := func(_ context.Context, s Store) (took time.Duration, err error) {
+		defer end()
 		err = contain.Call(func() error { return s.Add(c.ctx, key, a) }) // not given up with us
-		return nil
-	})
-	if err != nil && !errors.Is(err, contain.ErrExited) {
-		fail(err)
-		if !errors.Is(err, bounded.ErrNoAnswer) { // it has not begun
-			end()
+		if err == nil {
+			took = max(1, time.Since(start))
+		}
+		return took, err
+	}
+	stored := func(took time.Duration) {
+		if took > 0 {
+			c.health.worked("add")
+			c.emit(Event{Kind: EventStored, Key: key, Bytes: a.Size(), Duration: took})
 		}
 	}
+	// Close waits for it too. What observers take isn't the store's time.
+	took, err := ask(context.WithoutCancel(c.ctx), c, storeWait, add, stored)
+	if err != nil {
+		c.storeFailed("add", key, err)
+	}
+	if errors.Is(err, bounded.ErrFull) {
+		end() // it never began
+	}
+	stored(took)
 	return a, ended
 }
 
@@ -214,16 +229,30 @@ func (c *Cache) degrade(feature string, err error) {
 
 // emit reports what happened to the observer and the log. Whoever causes an event may hold
 // what an observer waits for, a compile's slot or the module itself, so that nobody waits
-// for an observer for long.
+// for an observer for long, and for one that doesn't return only once.
 func (c *Cache) emit(e Event) {
-	if c.opts.OnEvent == nil && c.opts.Logger == nil {
+	if observe := c.opts.OnEvent; observe != nil {
+		c.tell(&c.observerHung, "reports to OnEvent", func() { notify(observe, e) })
+	}
+	if l := c.opts.Logger; l != nil {
+		c.tell(&c.loggerHung, "log", func() { e.log(c.ctx, l) })
+	}
+}
+
+// tell calls an observer. hung counts its calls that were given up and haven't returned;
+// until they do, it is told nothing.
+func (c *Cache) tell(hung *atomic.Int64, name string, call func()) {
+	if hung.Load() > 0 {
+		c.counters.dropped.Add(1)
 		return
 	}
-	_, _ = bounded.Call(context.Background(), bounded.Limit{Wait: observerWait}, func(context.Context) (struct{}, error) {
-		notify(c.opts.OnEvent, e)
-		e.log(c.ctx, c.opts.Logger)
+	_, err := bounded.Call(context.Background(), bounded.Limit{Wait: observerWait, Hung: hung}, func(context.Context) (struct{}, error) {
+		call()
 		return struct{}{}, nil
 	}, nil)
+	if errors.Is(err, bounded.ErrNoAnswer) {
+		c.degrade(name, fmt.Errorf("a call has not returned within %v; events are dropped until it does", observerWait))
+	}
 }
 
 // forward passes on what only the store of [Open] knows. Its hits and misses are
@@ -239,5 +268,6 @@ func (c *Cache) forward(e Event) {
 type counters struct {
 	hits, misses, corrupt, storeErrors          atomic.Uint64
 	compiles, compileErrors, coalesced, stubbed atomic.Uint64
+	dropped                                     atomic.Uint64
 	compileTime, saved                          atomic.Int64
 }

@@ -3,6 +3,7 @@ package modcache_test
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"runtime"
 	"sync/atomic"
 	"testing"
@@ -58,7 +59,7 @@ func (s *stuckStore) Metrics() modcache.Metrics {
 
 // A store that never answers, or ends the goroutine that calls it, costs a compile, and a
 // time that is known.
-func TestStoreThatNeverReturns(t *testing.T) {
+func TestCacheWhoseStoreNeverReturns(t *testing.T) {
 	needsCompiler(t)
 	wasm := wasmtest.Sum(4, 0)
 	for _, method := range []string{"get", "add", "delete", "lock", "unlock", "metrics"} {
@@ -100,7 +101,7 @@ func TestStoreThatNeverReturns(t *testing.T) {
 }
 
 // An observer may do what it must not: it is waited for no longer than is documented.
-func TestObserverThatCompiles(t *testing.T) {
+func TestCacheWhoseObserverCompiles(t *testing.T) {
 	needsCompiler(t)
 	one, two := wasmtest.Sum(4, 0), wasmtest.Sum(5, 0)
 	for name, inner := range map[string][]byte{"its own module": one, "another module": two, "exits": nil} {
@@ -271,4 +272,83 @@ func TestCacheWarmWaitsForASlowStore(t *testing.T) {
 			})
 		})
 	}
+}
+
+// An observer that never returns is waited for once, and gets no more events until it
+// returns. The other one learns of it.
+func TestCacheWhoseObserverNeverReturns(t *testing.T) {
+	needsCompiler(t)
+	synctest.Test(t, func(t *testing.T) {
+		ever := make(chan struct{})
+		var events, warnings atomic.Int64
+		c := newCache(t, &stuckStore{Memory: modcache.NewMemory(nil)}, &modcache.Options{
+			Retain:  cachetest.Forget,
+			OnEvent: func(modcache.Event) { events.Add(1); <-ever },
+			Logger:  slog.New(&countingHandler{n: &warnings}),
+		})
+		start := time.Now()
+		for range 5 {
+			_, err := ways[1].Run(c, wasmtest.Sum(4, 0))
+			require.NoError(t, err)
+		}
+		require.Less(t, time.Since(start), 4*time.Second)
+		require.EqualValues(t, 1, events.Load(), "no goroutine for each event")
+		require.EqualValues(t, 1, warnings.Load())
+		dropped := c.Metrics().DroppedEvents
+		require.Positive(t, dropped)
+
+		close(ever)
+		synctest.Wait()
+		_, err := ways[1].Run(c, wasmtest.Sum(4, 0))
+		require.NoError(t, err)
+		require.EqualValues(t, 2, events.Load(), "the hit")
+		require.Equal(t, dropped, c.Metrics().DroppedEvents)
+	})
+}
+
+// countingHandler counts warnings.
+type countingHandler struct{ n *atomic.Int64 }
+
+func (h *countingHandler) Enabled(_ context.Context, l slog.Level) bool { return l >= slog.LevelWarn }
+func (h *countingHandler) Handle(context.Context, slog.Record) error    { h.n.Add(1); return nil }
+func (h *countingHandler) WithAttrs([]slog.Attr) slog.Handler           { return h }
+func (h *countingHandler) WithGroup(string) slog.Handler                { return h }
+
+// What an observer takes to hear that something was stored is not the time of the store.
+func TestCacheObserversTimeIsNotTheStores(t *testing.T) {
+	needsCompiler(t)
+	for _, w := range ways {
+		t.Run(w.Name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var stored []time.Duration
+				c := newCache(t, &slowAdd{Memory: modcache.NewMemory(nil), takes: 4 * time.Second}, &modcache.Options{
+					OnEvent: func(e modcache.Event) {
+						if e.Kind == modcache.EventStored {
+							time.Sleep(2 * time.Second)
+							stored = append(stored, e.Duration)
+						}
+					},
+				})
+				_, err := w.Run(c, wasmtest.Sum(4, 0))
+				require.NoError(t, err)
+				require.Zero(t, c.Metrics().StoreErrors)
+				require.Equal(t, []time.Duration{4 * time.Second}, stored)
+			})
+		})
+	}
+}
+
+// A miss that fails a compile says what kept the store from having the module.
+func TestCacheSaysWhyARequiredHitIsMissing(t *testing.T) {
+	needsCompiler(t)
+	fails := errors.New("the disk is on fire")
+	s := &storetest.Fake{OnGet: func(context.Context, modcache.Key) (*modcache.Artifact, bool, error) { return nil, false, fails }}
+	c := newCache(t, s, &modcache.Options{RequireHit: true})
+	_, err := ways[1].Run(c, wasmtest.Sum(4, 0))
+	require.ErrorIs(t, err, modcache.ErrMiss)
+	require.ErrorIs(t, err, fails)
+	s.Heal()
+	_, err = ways[1].Run(c, wasmtest.Sum(4, 0))
+	require.ErrorIs(t, err, modcache.ErrMiss)
+	require.NotErrorIs(t, err, fails)
 }

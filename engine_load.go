@@ -27,15 +27,15 @@ func newLoading(r *Runtime, src *source) *loading {
 
 func (l *loading) run(ctx context.Context) (*loaded.Code, error) {
 	defer l.c.loaded.Garbage.Collect()
-	if !l.c.opts.RequireHit { // else there is no compile that could be faster than the store
+	defer l.look.miss(l.src.key) // if it fails, or wazero panics, before that is known
+	if !l.c.opts.RequireHit {    // else there is no compile that could be faster than the store
 		ctx = WithCompileEstimate(ctx, l.src.estimate(ctx))
 	}
 	if code, err := l.find(ctx); code != nil || err != nil {
 		return code, err
 	}
 	if l.c.opts.RequireHit {
-		l.look.miss(l.src.key)
-		return nil, l.src.failed(fmt.Errorf("module %v is %w", l.src.sum, ErrMiss))
+		return nil, l.src.failed(fmt.Errorf("module %v is %w", l.src.sum, l.look.missing()))
 	}
 	return l.build(ctx)
 }
@@ -92,7 +92,7 @@ func (l *loading) loadStored(a *Artifact, at Key) (*loaded.Code, error) {
 	switch {
 	case err == nil:
 		l.src.found.Store(true)
-		l.c.hit(l.src.key, a)
+		l.look.hit(l.src.key, a)
 		return code, nil
 	case errors.Is(err, loaded.ErrClosed):
 		return nil, err

@@ -127,10 +127,16 @@ func (l *loading) findShared(ctx context.Context) (*loaded.Code, error) {
 	if a == nil {
 		return nil, nil
 	}
+	valid := false // unless wazero says so: it may panic
+	defer func() {
+		if !valid {
+			contain.Close(a)
+		}
+	}()
 	if err := wazerocache.Validate(ctx, e.config, l.src.own()); err != nil {
-		contain.Close(a)
 		return nil, err
 	}
+	valid = true
 	module := a.Info().Module
 	code, err := l.loadStored(a, at)
 	if code != nil && e.key(module) == at {

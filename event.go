@@ -111,7 +111,8 @@ func nameOf(names []string, i uint8) string {
 // with none of our locks held: that of a store by the goroutine that caused it, that of a
 // Cache while that goroutine waits, for at most three seconds. Several goroutines may
 // call it at once. The time it takes is added to the operation, so keep it short. If it
-// panics, the panic is dropped.
+// panics, the panic is dropped. While a call of a Cache's observer hasn't returned after the three
+// seconds, it gets no more events: CacheMetrics.DroppedEvents counts them, and one warning says so.
 //
 // An observer may use the store or Cache that it observes, but must not wait for an
 // operation that may be waiting for the observer: it must not call Close or Flush, look

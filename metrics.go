@@ -119,6 +119,7 @@ type CacheMetrics struct {
 	Coalesced     uint64        `json:"coalesced"`       // callers that were served by somebody else's compile
 	Stubbed       uint64        `json:"stubbed"`         // modules loaded without decoding their bodies
 	Retained      uint64        `json:"retained"`        // compiled modules kept for the next caller, now
+	DroppedEvents uint64        `json:"dropped_events"`  // not reported, because an observer or a logger didn't return from a call
 	Store         Metrics       `json:"store"`
 }
 

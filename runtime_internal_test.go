@@ -1,10 +1,12 @@
 package modcache
 
 import (
+	"bytes"
 	"context"
 	"os"
 	"runtime/debug"
 	"strconv"
+	"sync/atomic"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -194,8 +196,8 @@ func TestRuntimeKeysTellFormatsApart(t *testing.T) {
 	require.Len(t, dropInKey, 3)
 }
 
-// TestWarmProvesWhatIsStored by loading it, for a module that is in memory already.
-func TestWarmProvesWhatIsStored(t *testing.T) {
+// TestCacheWarmProvesWhatIsStored by loading it, for a module that is in memory already.
+func TestCacheWarmProvesWhatIsStored(t *testing.T) {
 	ctx := context.Background()
 	s := NewMemory(nil)
 	c, err := New(s, nil)
@@ -257,3 +259,56 @@ func TestRuntimesOfManyConfigurations(t *testing.T) {
 	require.LessOrEqual(t, engines, 20)
 	require.LessOrEqual(t, c.Metrics().Retained, uint64(20))
 }
+
+// TestRuntimeInvalidSpellingIsAMiss for whose encoding somebody has stored code: no hold on
+// that is kept, and each lookup is a hit or a miss.
+func TestRuntimeInvalidSpellingIsAMiss(t *testing.T) {
+	ctx := context.Background()
+	s := &lent{Store: NewMemory(nil)}
+	c, err := New(s, nil)
+	require.NoError(t, err)
+	defer c.Close(ctx)
+	r, err := c.NewRuntime(ctx, nil)
+	require.NoError(t, err)
+	defer r.Close(ctx)
+	if r.e == nil {
+		t.Skip("wazero has no compiler for this platform")
+	}
+	wasm := bytes.Replace(wasmtest.Const(7), []byte{0x41, 7}, []byte{0x42, 7}, 1) // i64.const, where an i32 is due
+	wasm = append(wasm, wasmtest.CustomSection("producers", []byte{0})...)
+	key := r.e.source(NewModule(wasm)).canonical().key
+	require.NotEqual(t, r.Key(NewModule(wasm)), key)
+	code, err := wazerocache.Compile(ctx, wazero.NewRuntimeConfig(), wasmtest.Const(7), sealSize)
+	require.NoError(t, err)
+	c.put(key, code, Info{})
+
+	_, err = r.CompileModule(ctx, wasm)
+	require.ErrorContains(t, err, "invalid")
+	require.EqualValues(t, 1, s.got.Load())
+	require.Equal(t, s.got.Load(), s.closed.Load())
+	m := c.Metrics()
+	require.EqualValues(t, 1, m.Lookups)
+	require.EqualValues(t, 1, m.Misses)
+}
+
+// lent is a store that counts the artifacts that it has lent.
+type lent struct {
+	Store
+	got, closed atomic.Int64
+}
+
+func (s *lent) Get(ctx context.Context, key Key) (*Artifact, bool, error) {
+	a, ok, err := s.Store.Get(ctx, key)
+	if !ok {
+		return a, ok, err
+	}
+	s.got.Add(1)
+	return NewArtifactFrom(&loan{a, s}, a.Size(), a.Info()), true, nil
+}
+
+type loan struct {
+	*Artifact
+	s *lent
+}
+
+func (l *loan) Close() error { l.s.closed.Add(1); return nil }

@@ -132,18 +132,19 @@ func (t *SlotTable[T]) Handle(word uint64) Handle {
 // The object may be released while the caller uses it, if another goroutine removes it or
 // closes the table. Where that matters, use [SlotTable.Borrow].
 func (t *SlotTable[T]) Get(h Handle) (v T, ok bool) {
-	if slot := t.slot(h); slot != nil {
-		if e := slot.Load(); e != nil && t.bits.match(h, e.gen) {
-			return e.value, true
-		}
+	if e := t.in(t.slot(h), h); e != nil {
+		return e.value, true
 	}
 	return v, false
 }
 
-// find returns the entry of h, or nil. Its one load of the slot decides. Get, Borrow and
-// Release don't call it, because it is too large to be inlined: a call costs 1 ns.
-func (t *SlotTable[T]) find(h Handle) *slotEntry[T] {
-	if slot := t.slot(h); slot != nil {
+// find returns the entry of h, or nil. Get, Borrow and Release call its two halves
+// themselves: together they are too large to be inlined, and a call costs 1 ns.
+func (t *SlotTable[T]) find(h Handle) *slotEntry[T] { return t.in(t.slot(h), h) }
+
+// in returns the entry in the slot of h if h was issued for it, or nil. One load decides.
+func (t *SlotTable[T]) in(slot *atomic.Pointer[slotEntry[T]], h Handle) *slotEntry[T] {
+	if slot != nil {
 		if e := slot.Load(); e != nil && t.bits.match(h, e.gen) {
 			return e
 		}

@@ -7,15 +7,14 @@ import "fmt"
 // handle misses as all others do but the object is released only by the Release. A slot with
 // 2^30 borrows that were not released can't be borrowed again.
 func (t *SlotTable[T]) Borrow(h Handle) (v T, ok bool) {
-	if slot := t.slot(h); slot != nil {
-		if e := slot.Load(); e != nil && t.bits.match(h, e.gen) {
-			if e.borrow() {
-				return e.value, true
-			}
-			return t.borrowAgain(h, e)
-		}
+	e := t.in(t.slot(h), h)
+	switch {
+	case e == nil:
+		return v, false
+	case e.borrow():
+		return e.value, true
 	}
-	return v, false
+	return t.borrowAgain(h, e)
 }
 
 // borrowAgain is Borrow after that of e failed. If e is dead, the writer that killed it may not
@@ -52,10 +51,8 @@ func (t *SlotTable[T]) unborrow(h Handle, e *slotEntry[T]) (over bool) {
 
 // Release ends one Borrow of h. It fails with ErrSlotNoHandle if h isn't borrowed.
 func (t *SlotTable[T]) Release(h Handle) error {
-	if slot := t.slot(h); slot != nil {
-		if e := slot.Load(); e != nil && t.bits.match(h, e.gen) && e.giveBack() {
-			return nil
-		}
+	if e := t.in(t.slot(h), h); e != nil && e.giveBack() {
+		return nil
 	}
 	t.mu.Lock()
 	e := t.lent[h]

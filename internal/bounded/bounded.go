@@ -48,11 +48,14 @@ func Call[T any](ctx context.Context, l Limit, f func(context.Context) (T, error
 	var settled atomic.Bool // by whoever comes first: the result, or the limit
 	go func() {
 		r := result{err: contain.ErrExited} // unless f returns
-		defer func() {
+		free := func() {
 			if l.Slots != nil {
 				l.Slots.Release(1)
 			}
+		}
+		defer func() {
 			if settled.CompareAndSwap(false, true) {
+				free()
 				done <- r
 				return
 			}
@@ -62,6 +65,7 @@ func Call[T any](ctx context.Context, l Limit, f func(context.Context) (T, error
 			if late != nil {
 				late(r.v)
 			}
+			free()
 		}()
 		r.v, r.err = contain.Value(func() (T, error) { return f(callCtx) })
 	}()
