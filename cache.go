@@ -1,16 +1,19 @@
 package modcache
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/semaphore"
 
+	"github.com/modcache/modcache/internal/environ"
 	"github.com/modcache/modcache/internal/loaded"
 	"github.com/modcache/modcache/internal/wazerohook"
 )
@@ -35,9 +38,10 @@ type Cache struct {
 	engineID string // part of every key
 
 	store  atomic.Pointer[Store]
-	owning sync.Mutex               // guards owned, and that nothing begins in the background after Close
-	owned  *Disk                    // the store, if Open opened it
-	moving sync.WaitGroup           // of what memory holds into a directory
+	owning sync.Mutex     // guards owned, and that nothing begins in the background after Close
+	owned  *Disk          // the store, if Open opened it
+	moving sync.WaitGroup // of what memory holds into a directory
+	env    environ.Settings
 	late   *lateDisk                // nil unless memory stands in for a directory that may yet be had
 	idle   atomic.Pointer[stoppage] // why nothing is kept, from the start
 	health health
@@ -82,10 +86,26 @@ var (
 // memory instead, and the directory is tried again after a second, and then less often, down to
 // once a minute, when a module is looked up; once it can be had, it takes what is in memory. One
 // [EventDegraded] says so, and [Cache.Status] at any time. With Options.MustStore, it is an error.
+//
+// Where dir is empty, operators have a say, unless Options.IgnoreEnv is set. MODCACHE_DIR
+// names the directory, as an absolute path. MODCACHE=ro has it only read, as by
+// Options.ReadOnly; MODCACHE=off has no directory used, and code kept in memory.
+// MODCACHE_MAX_BYTES, such as 500MB or 2GiB, takes the place of Options.Disk.MaxBytes. What
+// can't be understood is ignored, with an EventDegraded.
 func Open(dir string, o *Options) (*Cache, error) {
 	opts, err := o.validate()
 	if err != nil {
 		return nil, err
+	}
+	var env environ.Settings
+	if dir == "" && !opts.IgnoreEnv {
+		env = environ.Read(os.Getenv)
+		if err := env.Err(); err != nil && opts.MustStore {
+			return nil, fmt.Errorf("modcache: %w", err)
+		}
+		dir = env.Dir
+		opts.ReadOnly = opts.ReadOnly || env.ReadOnly
+		opts.Disk.MaxBytes = cmp.Or(env.MaxBytes, opts.Disk.MaxBytes)
 	}
 	if opts.Disk, err = opts.Disk.validate(); err != nil {
 		return nil, err
@@ -93,6 +113,10 @@ func Open(dir string, o *Options) (*Cache, error) {
 	c, err := newCache(opts)
 	if err != nil {
 		return nil, err
+	}
+	c.env = env
+	if err := env.Err(); err != nil {
+		c.degrade("use of the environment as it is", err)
 	}
 	if err := c.openDirectory(dir); err != nil {
 		c.cancel()

@@ -4,12 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"sync/atomic"
 	"time"
 
 	"github.com/modcache/modcache/internal/bounded"
+	"github.com/modcache/modcache/internal/environ"
 	"github.com/modcache/modcache/internal/layout"
 )
 
@@ -36,6 +35,14 @@ func (c *Cache) stop(why error) { c.idle.Store(&stoppage{c.now(), why}) }
 func (c *Cache) openDirectory(dir string) error {
 	if c.idle.Load() != nil {
 		c.use(newStandIn()) // as was reported when the Cache was made
+		return nil
+	}
+	if c.env.Off {
+		if c.opts.MustStore || c.opts.RequireHit {
+			return fmt.Errorf("modcache: %w, but Options.MustStore or RequireHit asks for a directory", errOff)
+		}
+		c.stop(errOff) // which is what was asked for: no event
+		c.use(newStandIn())
 		return nil
 	}
 	dir, err := chosenDir(dir)
@@ -76,12 +83,14 @@ func chosenDir(dir string) (string, error) {
 	if dir != "" {
 		return dir, nil
 	}
-	base, err := os.UserCacheDir()
+	dir, err := environ.DefaultDir()
 	if err != nil {
-		return "", fmt.Errorf("modcache: no default directory, name one: %w", err)
+		err = fmt.Errorf("modcache: %w", err)
 	}
-	return filepath.Join(base, "modcache"), nil
+	return dir, err
 }
+
+var errOff = errors.New("the environment says MODCACHE=off")
 
 // openDisk opens the directory, but doesn't wait for a file system that hangs.
 func (c *Cache) openDisk(dir string, readOnly bool) (*Disk, error) {

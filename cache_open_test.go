@@ -215,3 +215,60 @@ func TestCacheStatus(t *testing.T) {
 	require.EqualValues(t, -1, c.Status().Entries)
 	require.Equal(t, "*storetest.Fake", c.Status().Store)
 }
+
+func TestCacheOpenFollowsTheEnvironment(t *testing.T) {
+	needsCompiler(t)
+	set := func(mode, dir, maxBytes string) {
+		t.Setenv("MODCACHE", mode)
+		t.Setenv("MODCACHE_DIR", dir)
+		t.Setenv("MODCACHE_MAX_BYTES", maxBytes)
+	}
+	dir := filepath.Join(t.TempDir(), "c")
+	set("", dir, "100MB")
+	c := openCache(t, "", nil)
+	requireRuns(t, ways[1], c, chainWasm, chainWant)
+	require.Equal(t, dir, c.Status().Dir)
+	require.EqualValues(t, 100e6, c.Status().MaxBytes)
+	require.Equal(t, []string{"MODCACHE_DIR=" + dir, "MODCACHE_MAX_BYTES=100MB"}, c.Status().Env)
+	require.NoError(t, c.Close(bg))
+
+	set("ro", dir, "")
+	var seen witness
+	c = openCache(t, "", seen.Options(modcache.Options{Disk: modcache.DiskOptions{MaxBytes: 1 << 20}}))
+	requireRuns(t, ways[1], c, chainWasm, chainWant)
+	requireRuns(t, ways[1], c, otherWasm, otherWant)
+	require.EqualValues(t, 1, c.Metrics().Hits)
+	require.Zero(t, c.Metrics().Store.Adds)
+	require.Zero(t, seen.Warned())
+	require.EqualValues(t, 1<<20, c.Status().MaxBytes)
+	require.Contains(t, c.Status().Why, "MODCACHE=ro")
+
+	set("off", dir, "")
+	c = openCache(t, "", seen.Options(modcache.Options{}))
+	requireRuns(t, ways[1], c, chainWasm, chainWant)
+	require.Zero(t, c.Metrics().Hits)
+	require.True(t, c.Status().InMemory)
+	require.Contains(t, c.Status().Why, "MODCACHE=off")
+	require.Zero(t, seen.Warned())
+	require.NoError(t, c.Warm(bg, nil, modcache.NewModule(chainWasm)), "works on")
+	for _, o := range []modcache.Options{{MustStore: true}, {RequireHit: true}} {
+		_, err := modcache.Open("", &o)
+		require.ErrorContains(t, err, "MODCACHE=off")
+	}
+
+	// Nothing of that counts where the program names a directory, or doesn't want it.
+	set("off", "relative", "x")
+	c = openCache(t, dir, &modcache.Options{RequireHit: true})
+	requireRuns(t, ways[1], c, chainWasm, chainWant)
+	t.Setenv("XDG_CACHE_HOME", t.TempDir())
+	t.Setenv("HOME", t.TempDir())
+	_, err := modcache.Open("", &modcache.Options{MustStore: true})
+	require.ErrorContains(t, err, "MODCACHE_DIR")
+	openCache(t, "", &modcache.Options{MustStore: true, IgnoreEnv: true})
+
+	set("", "relative", "x")
+	c = openCache(t, "", seen.Options(modcache.Options{}))
+	require.Equal(t, 1, seen.Warned())
+	require.True(t, c.Status().Storing)
+	require.Len(t, c.Status().Off, 1)
+}

@@ -31,6 +31,9 @@ type Options struct {
 	// RequireHit needs a directory too, but is content with one that can only be read.
 	MustStore bool
 
+	// IgnoreEnv has [Open] ignore MODCACHE, MODCACHE_DIR and MODCACHE_MAX_BYTES.
+	IgnoreEnv bool
+
 	// TrustDirectory lets a cache plugged in by [Cache.Attach] take over entries of
 	// the directory that the wazero cache was created with. wazero doesn't
 	// authenticate them, and neither can we: they get structural checks only. wazero

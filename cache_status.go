@@ -51,6 +51,9 @@ type Status struct {
 	Wazero      string `json:"wazero,omitempty"`
 	Unsupported string `json:"unsupported,omitempty"`
 
+	// Env lists the variables that [Open] has followed, as NAME=value.
+	Env []string `json:"env,omitempty"`
+
 	// Off lists what is off in this process, each with the reason. [EventDegraded] told it.
 	Off []string `json:"off,omitempty"`
 }
@@ -96,7 +99,7 @@ func (c *Cache) Status() Status {
 	s := Status{
 		Store: storeName(store), ReadOnly: c.opts.ReadOnly,
 		EngineID: c.engineID, EngineKnown: !strings.HasPrefix(c.engineID, unknownEngine),
-		Entries: -1, Bytes: -1,
+		Entries: -1, Bytes: -1, Env: slices.Clone(c.env.Set),
 	}
 	if c.wazero != nil {
 		s.Wazero = c.wazero.Format.Version
@@ -133,6 +136,9 @@ func (s *Status) why(c *Cache) {
 		s.InMemory = !c.opts.ReadOnly
 	case c.opts.ReadOnly:
 		reason.err = errReadOnlyOption
+		if c.env.ReadOnly {
+			reason.err = errReadOnlyEnv
+		}
 	case outage != nil:
 		reason = *outage
 	default:
@@ -142,7 +148,10 @@ func (s *Status) why(c *Cache) {
 	s.Err, s.Why, s.Since = reason.err, strings.TrimPrefix(reason.err.Error(), "modcache: "), reason.at
 }
 
-var errReadOnlyOption = errors.New("Options.ReadOnly asks for that")
+var (
+	errReadOnlyOption = errors.New("Options.ReadOnly asks for that")
+	errReadOnlyEnv    = errors.New("the environment says MODCACHE=ro")
+)
 
 // levels says what is in the store, as far as it is known without looking.
 func (s *Status) levels(c *Cache, store Store) {

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 
 	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/internal/environ"
 	"github.com/modcache/modcache/internal/layout"
 )
 
@@ -30,11 +31,14 @@ func (d *dirFlags) path() (string, error) {
 	if d.dir != "" {
 		return filepath.Abs(d.dir)
 	}
-	base, err := os.UserCacheDir()
+	if dir := environ.Read(os.Getenv).Dir; dir != "" {
+		return dir, nil
+	}
+	dir, err := environ.DefaultDir()
 	if err != nil {
 		return "", usagef("there is no default directory, name one with -dir: %v", err)
 	}
-	return filepath.Join(base, "modcache"), nil
+	return dir, nil
 }
 
 const minSecretSize = 16

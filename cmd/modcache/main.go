@@ -97,7 +97,7 @@ type action func(ctx context.Context, s *streams, args []string) error
 
 var commands = []command{
 	warmCommand, lsCommand, statCommand, verifyCommand, trimCommand, rmCommand,
-	keyCommand, pushCommand, pullCommand, keygenCommand, serveCommand, doctorCommand,
+	keyCommand, pushCommand, pullCommand, keygenCommand, serveCommand, doctorCommand, envCommand,
 }
 
 // usageError is an error in the command line.

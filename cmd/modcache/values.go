@@ -3,37 +3,22 @@ package main
 import (
 	"errors"
 	"fmt"
-	"math"
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/modcache/modcache/internal/bytesize"
 )
 
 // byteCount is a flag such as 2GiB or 500MB.
 type byteCount int64
 
-var byteUnits = []struct {
-	suffix string
-	size   int64
-}{
-	{"KiB", 1 << 10}, {"MiB", 1 << 20}, {"GiB", 1 << 30}, {"TiB", 1 << 40},
-	{"kB", 1e3}, {"KB", 1e3}, {"MB", 1e6}, {"GB", 1e9}, {"TB", 1e12}, {"B", 1},
-}
-
 func (b *byteCount) Set(s string) error {
-	digits, unit := s, int64(1)
-	for _, u := range byteUnits {
-		if rest, ok := strings.CutSuffix(s, u.suffix); ok {
-			digits, unit = rest, u.size
-			break
-		}
+	n, err := bytesize.Parse(s)
+	if err == nil {
+		*b = byteCount(n)
 	}
-	n, err := strconv.ParseFloat(strings.TrimSpace(digits), 64)
-	if err != nil || !(n >= 0) || n*float64(unit) >= math.MaxInt64 {
-		return errors.New("want a size such as 500MB or 2GiB")
-	}
-	*b = byteCount(n * float64(unit))
-	return nil
+	return err
 }
 
 func (b *byteCount) String() string {
@@ -41,8 +26,8 @@ func (b *byteCount) String() string {
 		return ""
 	}
 	for _, u := range []int{3, 2, 1, 0} {
-		if u := byteUnits[u]; *b > 0 && int64(*b)%u.size == 0 {
-			return fmt.Sprintf("%d%s", int64(*b)/u.size, u.suffix)
+		if u := bytesize.Units[u]; *b > 0 && int64(*b)%u.Size == 0 {
+			return fmt.Sprintf("%d%s", int64(*b)/u.Size, u.Suffix)
 		}
 	}
 	return strconv.FormatInt(int64(*b), 10)
