@@ -30,14 +30,14 @@ func TestCacheOpenReadsWhatItCantWrite(t *testing.T) {
 		require.False(t, s.Storing)
 		require.False(t, s.InMemory)
 		require.True(t, s.ReadOnly)
-		require.ErrorIs(t, s.Err, modcache.ErrInsecureDir)
+		require.ErrorIs(t, s.Err, fs.ErrPermission)
 
 		strict := same
 		strict.RequireHit = true
 		requireRuns(t, ways[1], openCache(t, dir, &strict), chainWasm, chainWant)
 		strict.MustStore = true
 		_, err := modcache.Open(dir, &strict)
-		require.ErrorIs(t, err, modcache.ErrInsecureDir)
+		require.ErrorIs(t, err, fs.ErrPermission)
 		// Where there is no cache, there is nothing to read.
 		require.True(t, openCache(t, filepath.Dir(dir), &same).Status().InMemory)
 		return

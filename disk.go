@@ -47,6 +47,12 @@ type DiskOptions struct {
 	// under none, are misses, and replaced by the next Add. The secret isn't
 	// stored.
 	Key []byte
+	// Group shares the directory with its group: all of its members may write to it, and so
+	// decide what programs that use it run. One that is made is open to the group of
+	// the process, or of the directory above it if that has the setgid bit. One that
+	// exists is used if it is open to a group that the process is in. Without Group and Key, such a
+	// directory is refused. Nothing on Windows.
+	Group bool
 	// Compress encodes new entries with zstd. For the 24 MB of machine code of a
 	// 9 MB module that was a fifth of the space; on two cores, Add took 50 ms
 	// instead of 4, and reading 11 ms instead of 1. A Disk reads entries of both
@@ -96,8 +102,8 @@ func (o *DiskOptions) validate() (DiskOptions, error) {
 // [EventCorrupt]. A read that fails for another reason, such as an I/O error or
 // too many open files, deletes nothing.
 //
-// The directory must belong to the user and be writable by nobody else, which
-// is checked on Unix only. On network file systems, renaming is atomic on the
+// The directory must be one that nobody else can write to but root, which is checked on
+// Unix only; see DiskOptions.Key and Group for those that are shared. On network file systems, renaming is atomic on the
 // server but other clients may see it late, locks may be unsupported or local
 // to one machine, and Flush is as durable as the server makes it. What is read is
 // verified there too. Don't point machines that don't trust each other at one
@@ -108,6 +114,7 @@ func (o *DiskOptions) validate() (DiskOptions, error) {
 type Disk struct {
 	dir     string
 	o       DiskOptions
+	rules   dirfs.Rules
 	openFS  func(dir string) (dirfs.FS, error)
 	opened  atomic.Pointer[dirfs.FS] // nil: ReadOnly without a directory
 	opening sync.Mutex
@@ -139,8 +146,9 @@ var (
 // OpenDisk opens the store in dir, which it creates if need be, along with
 // the directories above it. It doesn't look at the entries: when the last trim
 // is more than an hour old, one is started in the background. A directory that
-// others could write to, or that is a symbolic link, is refused with
-// [ErrInsecureDir].
+// others could write to or replace is refused with [ErrInsecureDir], and nothing is made on
+// the way: docs/trust.md has the rules. Symbolic links are followed if they are this
+// user's or root's. In a directory of another user, root makes nothing.
 func OpenDisk(dir string, o *DiskOptions) (*Disk, error) { return openDisk(dir, o, dirfs.Open) }
 
 // openDisk is OpenDisk over the file system that open returns.
@@ -156,7 +164,8 @@ func openDisk(dir string, o *DiskOptions, open func(dir string) (dirfs.FS, error
 	if err != nil {
 		return nil, fmt.Errorf("modcache: OpenDisk: %w", err)
 	}
-	d := &Disk{dir: dir, o: v, openFS: open, frame: frame.Options{Compressor: frame.NewCompressor(), Compress: v.Compress}}
+	rules := dirfs.Rules{Keyed: len(v.Key) > 0, Group: v.Group, ReadOnly: v.ReadOnly}
+	d := &Disk{dir: dir, o: v, rules: rules, openFS: open, frame: frame.Options{Compressor: frame.NewCompressor(), Compress: v.Compress}}
 	if len(v.Key) > 0 {
 		d.frame.Auth = frame.NewKeyed(v.Key)
 		d.o.Key = nil // only what is derived from it is needed from here on
@@ -175,38 +184,26 @@ func openDisk(dir string, o *DiskOptions, open func(dir string) (dirfs.FS, error
 	return d, nil
 }
 
-// openTree creates and checks the directory, and what a store needs before its first
-// Add. Where there is none and must not be, it opens nothing.
+// openTree finds or makes the directory. Where there is none and must not be, it opens
+// nothing.
 func (d *Disk) openTree() error {
-	if !d.o.ReadOnly {
-		if err := dirfs.Create(d.dir, layout.DirPerm); err != nil {
-			return err
-		}
-	}
-	fi, err := os.Lstat(d.dir)
+	place, err := d.rules.Find(d.dir)
 	if d.o.ReadOnly && errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	if err := dirfs.Check(d.dir, fi, d.o.ReadOnly); err != nil {
-		return fmt.Errorf("%w: %w", ErrInsecureDir, err)
-	}
-	tree, err := d.openFS(d.dir)
+	tree, err := d.openFS(place.Path)
 	if err != nil {
 		return err
 	}
 	// What was checked and what was opened must be one directory.
-	if opened, err := tree.Lstat("."); err != nil || !os.SameFile(fi, opened) {
+	if opened, err := tree.Lstat("."); err != nil || !os.SameFile(place.Info, opened) {
 		_ = tree.Close()
 		return fmt.Errorf("%w: it was replaced while it was opened", ErrInsecureDir)
 	}
 	if !d.o.ReadOnly {
-		if err := mkdir(tree, layout.Temp); err != nil {
-			_ = tree.Close()
-			return err
-		}
 		writeFile(tree, layout.Readme, layout.ReadmeText) // the store works without
 		writeFile(tree, layout.Tag, layout.TagText)
 	}

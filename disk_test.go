@@ -172,15 +172,10 @@ func TestDiskRefusesInsecureDirectories(t *testing.T) {
 	open := filepath.Join(base, "open")
 	require.NoError(t, os.Mkdir(open, 0o700))
 	require.NoError(t, os.Chmod(open, 0o777))
-	link := filepath.Join(base, "link")
-	require.NoError(t, os.Mkdir(filepath.Join(base, "real"), 0o700))
-	require.NoError(t, os.Symlink(filepath.Join(base, "real"), link))
 	file := filepath.Join(base, "file")
 	require.NoError(t, os.WriteFile(file, nil, 0o600))
 	for _, o := range []*modcache.DiskOptions{nil, {ReadOnly: true}} {
 		_, err := modcache.OpenDisk(open, o)
-		require.ErrorIs(t, err, modcache.ErrInsecureDir)
-		_, err = modcache.OpenDisk(link, o)
 		require.ErrorIs(t, err, modcache.ErrInsecureDir)
 		_, err = modcache.OpenDisk(file, o)
 		require.Error(t, err)
@@ -318,10 +313,10 @@ func TestDiskErrorsNameEachThingOnce(t *testing.T) {
 
 	_, err = modcache.OpenDisk("", nil)
 	require.EqualError(t, err, "modcache: OpenDisk needs the name of a directory")
-	link := filepath.Join(t.TempDir(), "link")
-	require.NoError(t, os.Symlink(dir, link))
-	_, err = modcache.OpenDisk(link, nil)
-	require.ErrorContains(t, err, "modcache: disk "+link+": open: insecure cache directory: it is not a directory but L")
+	open := t.TempDir()
+	require.NoError(t, os.Chmod(open, 0o777))
+	_, err = modcache.OpenDisk(open, nil)
+	require.EqualError(t, err, "modcache: disk "+open+": open: insecure cache directory: everybody can write to it (drwxrwxrwx); chmod 700 "+open+", or set DiskOptions.Key")
 }
 
 func TestDiskRefusesWhatAHeaderCantHold(t *testing.T) {

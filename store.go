@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/modcache/modcache/internal/dirfs"
 	"github.com/modcache/modcache/internal/frame"
 )
 
@@ -124,9 +125,9 @@ var (
 	ErrUnavailable = errors.New("unavailable for now")
 	// ErrTooLarge means that an artifact exceeds the store's whole budget.
 	ErrTooLarge = errors.New("artifact is larger than the store's budget")
-	// ErrInsecureDir means that a cache directory could be written by others, or
-	// is not what it seems (a symbolic link, somebody else's).
-	ErrInsecureDir = errors.New("insecure cache directory")
+	// ErrInsecureDir means that others could write to a cache directory or replace it, or
+	// that it is somebody else's.
+	ErrInsecureDir = dirfs.ErrInsecure // "insecure cache directory"
 	// ErrUnsupportedWazero means that this build of wazero has a shape that
 	// modcache doesn't know, so that nothing can be plugged into it.
 	ErrUnsupportedWazero = errors.New("unsupported wazero version")

@@ -9,7 +9,6 @@ import (
 	"io/fs"
 	"os"
 	"path"
-	"path/filepath"
 	"sync"
 	"time"
 )
@@ -17,6 +16,7 @@ import (
 // FS is a directory tree. Names are relative to its root and use slashes. All
 // methods may be called from several goroutines at once.
 type FS interface {
+	// OpenFile and Mkdir are given the owner's part of the mode of what they make.
 	OpenFile(name string, flag int, perm fs.FileMode) (File, error)
 	Mkdir(name string, perm fs.FileMode) error
 	Rename(oldName, newName string) error
@@ -58,39 +58,26 @@ type File interface {
 	TryLock() (bool, error)
 }
 
-// Create makes a directory and those above it, as far as they don't exist,
-// and makes their names durable where directories can be opened for that.
-func Create(dir string, perm fs.FileMode) error {
-	if _, err := os.Lstat(dir); !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	parent := filepath.Dir(dir)
-	if err := Create(parent, perm); err != nil {
-		return err
-	}
-	if err := os.Mkdir(dir, perm); err != nil && !errors.Is(err, fs.ErrExist) {
-		return err
-	}
-	if tree, err := Open(parent); err == nil {
-		_ = tree.SyncDir(".")
-		_ = tree.Close()
-	}
-	return nil
-}
-
-// Open returns the tree below dir, which must exist.
+// Open returns the tree below dir, which must exist. What is made in it can be used by
+// all who can write to dir.
 func Open(dir string) (FS, error) {
 	root, err := os.OpenRoot(dir)
 	if err != nil {
 		return nil, err
 	}
-	return &rootFS{Root: root}, nil
+	fi, err := root.Stat(".")
+	if err != nil {
+		_ = root.Close()
+		return nil, err
+	}
+	return &rootFS{Root: root, fi: fi}, nil
 }
 
 // rootFS keeps every access below the directory: no symbolic link and no ".."
 // leads out.
 type rootFS struct {
 	*os.Root
+	fi fs.FileInfo // of the directory
 
 	// Directories that files were read from, by name: *os.Root. Resolving them each
 	// time is a third of the cost of opening a file.
@@ -110,12 +97,24 @@ func (r *rootFS) OpenFile(name string, flag int, perm fs.FileMode) (File, error)
 	if err != nil {
 		return nil, err
 	}
+	if wide := widen(r.fi, perm); wide != perm && flag&os.O_CREATE != 0 {
+		_ = f.Chmod(wide) // the file mode creation mask doesn't count; fails for another user's
+	}
 	if reading {
 		if dir, ok := r.dirs.LoadAndDelete(path.Dir(name)); ok {
 			_ = dir.(*os.Root).Close()
 		}
 	}
 	return file{f}, nil
+}
+
+// Mkdir implements FS.
+func (r *rootFS) Mkdir(name string, perm fs.FileMode) error {
+	err := r.Root.Mkdir(name, perm)
+	if wide := widen(r.fi, perm); err == nil && wide != perm {
+		err = r.Chmod(name, wide)
+	}
+	return err
 }
 
 // openIn opens a file for reading in a directory that is kept open.

@@ -3,21 +3,46 @@
 package dirfs
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
+	"os"
+	"path/filepath"
 )
 
 // NonBlock is a flag of OpenFile that does nothing here.
 const NonBlock = 0
 
-// Check can't judge access control lists. On Windows, directories in the
-// user's profile are writable by the user and administrators only.
-func Check(_ string, fi fs.FileInfo, _ bool) error {
-	if !fi.IsDir() {
-		return fmt.Errorf("it is not a directory but %v; name the real directory", fi.Mode().Type())
+// resolve finds dir. It doesn't follow symbolic links and the like.
+func resolve(dir string) (Place, error) {
+	p := Place{Path: dir}
+	for {
+		fi, err := os.Lstat(p.Path)
+		switch {
+		case err == nil && fi.IsDir():
+			p.Info = fi
+			return p, nil
+		case err == nil:
+			return p, fmt.Errorf("%s is not a directory but %v; name the real directory", p.Path, fi.Mode().Type())
+		case !errors.Is(err, fs.ErrNotExist) || p.Path == filepath.Dir(p.Path):
+			return p, err
+		}
+		p.missing = append([]string{filepath.Base(p.Path)}, p.missing...)
+		p.Path = filepath.Dir(p.Path)
 	}
-	return nil
 }
+
+// judge can't judge access control lists. On Windows, directories in the
+// user's profile are writable by the user and administrators only.
+func (Rules) judge(Place) error { return nil }
+
+func writable(string) error { return nil }
+
+func (Rules) mayMake(Place) error { return nil }
+
+func (Rules) share(Place, string) error { return nil }
+
+func widen(_ fs.FileInfo, perm fs.FileMode) fs.FileMode { return perm }
 
 // SyncDir implements FS. A directory can't be synced here: the file system
 // journals names by itself.

@@ -1,0 +1,201 @@
+//go:build unix
+
+package dirfs
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// maxLinks is how many symbolic links lead to a directory at most, as in the kernel.
+const maxLinks = 40
+
+// resolve follows dir from the root of the file system down. It follows symbolic links of
+// this user and of root only: where others may write, they could make one that leads into
+// any directory of ours.
+func resolve(dir string) (Place, error) {
+	var p Place
+	var err error
+	p.Path = "/"
+	if p.Info, err = os.Lstat(p.Path); err != nil {
+		return p, err
+	}
+	links, names := 0, strings.Split(dir, "/")
+	for len(names) > 0 {
+		name := names[0]
+		names = names[1:]
+		switch name {
+		case "", ".":
+			continue
+		case "..": // in a link
+			if n := len(p.above); n > 0 {
+				p = Place{Path: p.above[n-1].Path, Info: p.above[n-1].Info, above: p.above[:n-1]}
+			}
+			continue
+		}
+		path := filepath.Join(p.Path, name)
+		fi, err := os.Lstat(path)
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			p.missing = append([]string{name}, names...)
+			return p, nil
+		case err != nil:
+			return p, err
+		case fi.IsDir():
+			p = Place{Path: path, Info: fi, above: append(p.above, Place{Path: p.Path, Info: p.Info})}
+		case fi.Mode()&fs.ModeSymlink != 0:
+			target, err := follow(path, fi)
+			if err != nil {
+				return p, err
+			}
+			if links++; links > maxLinks {
+				return p, &fs.PathError{Op: "open", Path: dir, Err: syscall.ELOOP}
+			}
+			if filepath.IsAbs(target) && len(p.above) > 0 {
+				p = p.above[0]
+			}
+			names = append(strings.Split(target, "/"), names...)
+		default:
+			return p, &fs.PathError{Op: "open", Path: path, Err: syscall.ENOTDIR}
+		}
+	}
+	return p, nil
+}
+
+// follow returns the target of a symbolic link, which must exist.
+func follow(link string, fi fs.FileInfo) (string, error) {
+	if uid := statOf(fi).Uid; !isRoot(uid) && (uid != me() || int64(uid) == unknownUser()) {
+		return "", fmt.Errorf("%w: %s is a symbolic link of %s; name the directory that it leads to", ErrInsecure, link, userText(uid))
+	}
+	if _, err := os.Stat(link); errors.Is(err, fs.ErrNotExist) {
+		return "", fmt.Errorf("the symbolic link %s leads to nothing", link)
+	}
+	return os.Readlink(link)
+}
+
+// judge refuses a directory in which others can change or put something, or in whose
+// place they can put another one.
+func (r Rules) judge(p Place) error {
+	st, mode := statOf(p.Info), p.Info.Mode()
+	perm, mine := mode.Perm(), isMine(p.Path, st.Uid)
+	var who, advice string
+	trusted := noGroup
+	switch {
+	case perm&0o002 != 0:
+		who = fmt.Sprintf("everybody can write to it (%v)", mode)
+	case perm&0o020 != 0 && !r.Group:
+		who = fmt.Sprintf("its group %d can write to it (%v)", st.Gid, mode)
+		if isMember(st.Gid) {
+			advice = "set DiskOptions.Group if all of the group may decide what this program runs"
+		}
+	case perm&0o020 != 0 && !isMember(st.Gid):
+		who = fmt.Sprintf("group %d can write to it (%v), in which this process isn't", st.Gid, mode)
+	case perm&0o020 != 0:
+		trusted = int64(st.Gid)
+	case !mine && !isRoot(st.Uid):
+		who = fmt.Sprintf("it belongs to %s, not to user %d", userText(st.Uid), me())
+	}
+	if exposed := p.exposed(trusted); who == "" && exposed != "" {
+		// Nobody can put a directory of ours there but one that lies beside it, and it has to
+		// be as private. See RATIONALE.md.
+		if mine && perm&0o077 == 0 {
+			return nil
+		}
+		who = fmt.Sprintf("%s, who could replace it, and it isn't private (%v)", exposed, mode)
+	}
+	if who == "" {
+		return nil
+	}
+	if advice == "" && mine && mode&fs.ModeSetgid == 0 {
+		advice = "chmod 700 " + p.Path
+	}
+	if advice == "" {
+		advice = "name a directory of your own, or one that is missing"
+	}
+	return fmt.Errorf("%w: %s; %s, or set DiskOptions.Key", ErrInsecure, who, advice)
+}
+
+// exposed says who else could put another directory in the place of this one; "" if nobody
+// could but root, this user, and the group that is trusted.
+func (p Place) exposed(trusted int64) string {
+	for _, a := range p.above {
+		st, mode := statOf(a.Info), a.Info.Mode()
+		switch sticky := mode&fs.ModeSticky != 0; {
+		case !isRoot(st.Uid) && !isMine(a.Path, st.Uid):
+			return fmt.Sprintf("%s above it belongs to %s", a.Path, userText(st.Uid))
+		case !sticky && mode.Perm()&0o002 != 0:
+			return fmt.Sprintf("%s above it can be written by everybody", a.Path)
+		case !sticky && mode.Perm()&0o020 != 0 && int64(st.Gid) != trusted:
+			return fmt.Sprintf("%s above it can be written by group %d", a.Path, st.Gid)
+		}
+	}
+	return ""
+}
+
+// mayMake refuses to make anything where only root's power would let it: a directory of
+// root's in somebody's home breaks that user's programs.
+func (r Rules) mayMake(p Place) error {
+	st, perm := statOf(p.Info), p.Info.Mode().Perm()
+	if me() == 0 && !isMine(p.Path, st.Uid) && perm&0o002 == 0 && (perm&0o020 == 0 || !isMember(st.Gid)) {
+		return fmt.Errorf("%w: root makes no directory in %s, which belongs to %s; run as that user, set HOME, make it yourself, or name another",
+			fs.ErrPermission, p.Path, userText(st.Uid))
+	}
+	if r.Group && !r.Keyed {
+		if exposed := r.below(p).exposed(newGroup(p)); exposed != "" {
+			return fmt.Errorf("%w: %s, who could replace what is made there for a group; name another directory, or set DiskOptions.Key instead of Group", ErrInsecure, exposed)
+		}
+	}
+	return nil
+}
+
+// writable asks whether this user could make files in dir, without trying.
+func writable(dir string) error {
+	if os.Getuid() != os.Geteuid() {
+		return nil // the kernel would say what the real user could
+	}
+	return unix.Access(dir, unix.W_OK|unix.X_OK)
+}
+
+// below is the place of a directory in p.
+func (Rules) below(p Place) Place {
+	return Place{above: append(p.above[:len(p.above):len(p.above)], Place{Path: p.Path, Info: p.Info})}
+}
+
+// newGroup returns the group of a directory that is made in p.
+func newGroup(p Place) int64 {
+	if p.Info.Mode()&fs.ModeSetgid != 0 {
+		return int64(statOf(p.Info).Gid)
+	}
+	return int64(os.Getegid())
+}
+
+// share lets the group write to a directory that was just made in p, whatever the mask
+// is. Where others could put a link in its place, it stays private.
+func (r Rules) share(p Place, dir string) error {
+	if r.below(p).exposed(newGroup(p)) != "" {
+		return nil
+	}
+	return os.Chmod(dir, shared)
+}
+
+// widen gives those who can write to a directory their part of the mode of what is in it.
+func widen(dir fs.FileInfo, perm fs.FileMode) fs.FileMode {
+	owner := perm & 0o700
+	if dir.Mode()&0o020 != 0 {
+		perm |= owner >> 3
+	}
+	if dir.Mode()&0o002 != 0 {
+		perm |= owner >> 6
+	}
+	if owner&0o100 != 0 && dir.Mode()&0o022 != 0 {
+		perm |= dir.Mode() & fs.ModeSetgid
+	}
+	return perm
+}
