@@ -143,7 +143,7 @@ func New(s Store, o *Options) (*Cache, error) {
 	if err != nil {
 		return nil, err
 	}
-	if c.idle.Load() == nil || isInstant(s) {
+	if c.idle.Load() == nil || instant(s) {
 		c.use(s)
 	} else {
 		c.use(newStandIn())

@@ -28,19 +28,10 @@ const (
 // ask calls the store, and waits for at most so long. What it returns later goes to late.
 func ask[T any](ctx context.Context, c *Cache, wait time.Duration, call func(context.Context, Store) (T, error), late func(T)) (T, error) {
 	s := c.Store()
-	if isInstant(s) {
+	if instant(s) {
 		return contain.Value(func() (T, error) { return call(ctx, s) })
 	}
 	return bounded.Call(ctx, bounded.Limit{Wait: wait, Slots: c.storeCalls}, func(ctx context.Context) (T, error) { return call(ctx, s) }, late)
-}
-
-// isInstant tells stores that are called without a limit, and nothing that embeds them.
-func isInstant(s Store) bool {
-	switch s.(type) {
-	case *Memory, *Local:
-		return true
-	}
-	return false
 }
 
 // do is ask for calls that return nothing but an error.

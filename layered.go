@@ -93,13 +93,15 @@ func (o *LayeredOptions) validate() LayeredOptions {
 	return v
 }
 
-// instant is implemented by stores of this package whose calls never block, so
-// that they need neither a goroutine nor a time limit.
-type instant interface{ instant() }
-
-// confined is implemented by an instant store that one goroutine has to itself.
-// It is called on the goroutine that calls the Layered, and no other.
-type confined interface{ confined() }
+// instant reports whether calls of a store never block, so that they need neither a
+// goroutine nor a time limit. What embeds one of these may do anything.
+func instant(s Store) bool {
+	switch s.(type) {
+	case *Memory, *Local:
+		return true
+	}
+	return false
+}
 
 // Layered makes one [Store] of several, fastest first: memory before disk
 // before a cache that a fleet shares. A lookup asks them in order, and copies
@@ -116,7 +118,7 @@ type confined interface{ confined() }
 type Layered struct {
 	layers  []*layer
 	front   *layer // the first layer, if it is Direct; else nil
-	alone   bool   // front is confined to the caller's goroutine
+	alone   bool   // front is a Local: for the caller's goroutine, and no other
 	observe func(Event)
 
 	misses      atomic.Uint64
@@ -151,7 +153,7 @@ func NewLayered(o *LayeredOptions, layers ...Layer) *Layered {
 	}
 	if len(l.layers) > 0 && l.layers[0].Direct {
 		l.front = l.layers[0]
-		_, l.alone = l.front.Store.(confined)
+		_, l.alone = l.front.Store.(*Local)
 	}
 	return l
 }
@@ -165,7 +167,7 @@ func (l *Layered) newLayer(cfg Layer, o *LayeredOptions, names map[string]int) *
 	if n := names[cfg.Name]; n > 1 {
 		cfg.Name = fmt.Sprintf("%s#%d", cfg.Name, n)
 	}
-	if _, ok := cfg.Store.(instant); ok && cfg.Timeout == 0 {
+	if instant(cfg.Store) && cfg.Timeout == 0 {
 		cfg.Direct = true
 	}
 	cfg.Timeout = option.Number(cfg.Timeout, DefaultLayerTimeout, noLimit)

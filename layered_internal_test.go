@@ -6,19 +6,22 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-type instantStore struct{ Store }
-
-func (instantStore) instant() {}
+// embedding may block, unlike what it embeds.
+type embedding struct{ *Memory }
 
 func TestLayeredCallsStoresInMemoryDirectly(t *testing.T) {
-	l := NewLayered(nil, Layer{Store: instantStore{}}, Layer{Store: struct{ Store }{}}, Layer{Store: instantStore{}, Timeout: 1},
-		Layer{Store: instantStore{}, Timeout: -1}, Layer{Store: struct{ Store }{}, Direct: true})
+	m := NewMemory(nil)
+	l := NewLayered(nil, Layer{Store: m}, Layer{Store: struct{ Store }{m}}, Layer{Store: m, Timeout: 1},
+		Layer{Store: m, Timeout: -1}, Layer{Store: struct{ Store }{m}, Direct: true}, Layer{Store: embedding{m}})
 	require.True(t, l.layers[0].Direct)
 	require.Same(t, l.layers[0], l.front)
+	require.False(t, l.alone)
 	require.Equal(t, DefaultLayerTimeout, l.layers[1].Timeout)
 	require.False(t, l.layers[1].Direct)
 	require.False(t, l.layers[2].Direct, "unless they are given a limit")
 	require.False(t, l.layers[3].Direct, "or told to have none")
 	require.Equal(t, noLimit, l.layers[3].Timeout)
 	require.True(t, l.layers[4].Direct)
+	require.False(t, l.layers[5].Direct, "what embeds one is another type")
+	require.True(t, NewLayered(nil, Layer{Store: NewLocal(nil)}).alone)
 }

@@ -117,7 +117,3 @@ func (l *Local) EvictionReports() []EvictionReport {
 	})
 	return all
 }
-
-// instant and confined say how a [Layered] may call a Local.
-func (l *Local) instant()  {}
-func (l *Local) confined() {}

@@ -128,9 +128,6 @@ func (m *Memory) EvictionReports() []EvictionReport {
 	return m.budget.reports()
 }
 
-// instant says how a [Layered] may call a Memory.
-func (m *Memory) instant() {}
-
 // artifacts returns what is held now.
 func (m *Memory) artifacts() map[Key]*Artifact {
 	m.mu.Lock()

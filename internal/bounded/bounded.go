@@ -74,11 +74,14 @@ func Call[T any](ctx context.Context, l Limit, f func(context.Context) (T, error
 		return r.v, r.err
 	case <-callCtx.Done():
 	}
+	if l.Hung != nil {
+		l.Hung.Add(1) // before the call can take it back
+	}
 	if settled.CompareAndSwap(false, true) {
-		if l.Hung != nil {
-			l.Hung.Add(1)
-		}
 		return v, cmp.Or(context.Cause(ctx), ErrNoAnswer)
+	}
+	if l.Hung != nil {
+		l.Hung.Add(-1) // it has ended after all
 	}
 	r := <-done
 	return r.v, r.err
