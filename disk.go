@@ -29,8 +29,9 @@ const (
 
 // DiskOptions configure a [Disk]. Zero fields stand for the defaults.
 type DiskOptions struct {
-	// MaxBytes bounds the bytes of all entries, their headers included; negative =
-	// unbounded, 0 = DefaultDiskMaxBytes. One process keeps the bound at every
+	// MaxBytes bounds the bytes that all entries take on disk: whole blocks of the file
+	// system, mostly of 4 KiB, as du counts them. Negative = unbounded,
+	// 0 = DefaultDiskMaxBytes. One process keeps the bound at every
 	// instant. Each further process that adds at the same time may exceed it by
 	// 1/16, or one entry, before it notices. Files being written come on top. So
 	// does what others add where directories can't be listed, which an event says.
@@ -250,6 +251,7 @@ func (d *Disk) Close() error {
 	if d.tree() == nil {
 		return nil
 	}
+	d.restamp()
 	return d.tree().Close()
 }
 
@@ -273,12 +275,10 @@ func (d *Disk) writable(ctx context.Context) error {
 	return err
 }
 
-// Metrics implements [Store]. Entries and Bytes are what the last walk over the
-// directory found, corrected by what this Disk did since: zero until the first
-// Add or trim.
+// Metrics implements [Store]. Entries and Bytes are those of [Disk.Usage].
 func (d *Disk) Metrics() Metrics {
 	c := &d.counters
-	entries, bytes := d.usage.Totals()
+	entries, bytes, _ := d.totals()
 	return Metrics{
 		Lookups: c.lookups.Load(), Hits: c.hits.Load(), Misses: c.misses.Load(), Adds: c.adds.Load(), RejectedAdds: c.rejected.Load(),
 		Evictions: c.evictions.Load(), EvictedBytes: c.evictedBytes.Load(), Flushes: c.flushes.Load(),

@@ -143,7 +143,7 @@ func (u *unlistable) ReadDir(name string) ([]fs.FileInfo, error) {
 // TestDiskGoesOnWithoutAShard adds with a bound while one shard can't be listed.
 func TestDiskGoesOnWithoutAShard(t *testing.T) {
 	const size, room = 1000, 64
-	const limit = room * (size + frameOverhead)
+	limit := room * onDisk(size)
 	dir := t.TempDir()
 	requireTrimmed(t, dir)
 	var tree *unlistable
@@ -163,7 +163,7 @@ func TestDiskGoesOnWithoutAShard(t *testing.T) {
 			added++
 			clock.Advance(time.Minute)
 			_, bytes := diskUsage(t, dir)
-			require.LessOrEqual(t, bytes, int64(limit))
+			require.LessOrEqual(t, bytes, limit)
 		}
 	}
 	add(room / 2)
@@ -176,6 +176,14 @@ func TestDiskGoesOnWithoutAShard(t *testing.T) {
 
 	_, err = d.Trim(bg)
 	require.ErrorIs(t, err, syscall.EIO)
+	_, before, err := d.PlanTrim(bg)
+	require.ErrorIs(t, err, syscall.EIO)
+	clock.Advance(31 * 24 * time.Hour)
+	plan, all, err := d.PlanTrim(bg)
+	require.ErrorContains(t, err, broken+": ")
+	require.Len(t, plan, before.Entries, "a plan for the rest")
+	require.Equal(t, before.Entries, all.Evicted)
+	clock.Advance(-31 * 24 * time.Hour)
 	r, err := d.Verify(bg)
 	require.ErrorIs(t, err, syscall.EIO)
 	require.NotZero(t, r.Entries)

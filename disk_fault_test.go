@@ -62,7 +62,7 @@ func (s *faultScript) evicted() map[modcache.Key]bool {
 	return keys
 }
 
-const scriptLimit = 210_000
+const scriptLimit = 53 * block
 
 func (s *faultScript) run() {
 	const small, big = 3000, 70_000

@@ -8,7 +8,6 @@ import (
 	"io/fs"
 	"os"
 	"sync/atomic"
-	"time"
 
 	"github.com/modcache/modcache/internal/dirfs"
 	"github.com/modcache/modcache/internal/frame"
@@ -69,22 +68,6 @@ func (d *Disk) load(op string, key Key) (*Artifact, error) {
 	}
 	d.touch(key, e.fi)
 	return NewArtifact(b, info), nil
-}
-
-// touch records that the entry is used now, unless it was less than a minute ago. It
-// is a hint, whose loss costs an entry its place in the order of eviction.
-func (d *Disk) touch(key Key, fi fs.FileInfo) {
-	if d.o.ReadOnly {
-		return
-	}
-	interval := time.Minute
-	if d.o.MaxAge > 0 {
-		interval = min(interval, d.o.MaxAge/8)
-	}
-	now := d.o.Now()
-	if now.Sub(fi.ModTime()).Abs() > interval {
-		_ = d.tree().Chtimes(layout.Entry(key), now, now)
-	}
 }
 
 // entry is an open entry, whose header was verified.

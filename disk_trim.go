@@ -6,8 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"math"
-	"slices"
 	"strings"
 	"time"
 
@@ -18,22 +16,14 @@ import (
 // TrimReport says what a trim did, or would do.
 type TrimReport struct {
 	Entries      int   `json:"entries"` // left
-	Bytes        int64 `json:"bytes"`   // of them
+	Bytes        int64 `json:"bytes"`   // of them, on disk
 	Evicted      int   `json:"evicted"`
 	EvictedBytes int64 `json:"evicted_bytes"`
 	Reaped       int   `json:"reaped"` // files that crashed processes left: temporary ones, locks, old quarantine
 }
 
-const (
-	// trimInterval is how often the directory is trimmed without being asked.
-	trimInterval = time.Hour
-	// deadAfter is the age from which a temporary file or a lock is taken for that of
-	// a dead process. If its writer was only asleep, its Add fails.
-	deadAfter = time.Hour
-
-	maxQuarantined      = 8
-	maxQuarantinedShare = 16 // of MaxBytes
-)
+// trimInterval is how often the directory is trimmed without being asked.
+const trimInterval = time.Hour
 
 // Trim drops entries that went unused for MaxAge, then, until the bounds hold, those
 // that went unused longest, and what dead processes left behind. It may
@@ -49,16 +39,19 @@ func (d *Disk) Trim(ctx context.Context) (TrimReport, error) {
 // PlanTrim returns what Trim would evict if it ran now, the next to go first, and what it
 // would report. It changes nothing, so that a ReadOnly Disk can do it too, and doesn't look
 // for what dead processes left: Reaped is 0. Entries of other versions of the format have
-// an Err that says so.
+// an Err that says so. If directories can't be listed, the plan is for the others, and the
+// error names them.
 func (d *Disk) PlanTrim(ctx context.Context) ([]DiskEntry, TrimReport, error) {
 	var r TrimReport
-	found, _, err := d.list(ctx, false)
-	if err != nil || d.tree() == nil {
+	found, unlisted, err := d.list(ctx, false)
+	if unlisted == layout.Shards || d.tree() == nil {
 		return nil, r, d.errorOf("trim", Key{}, err)
 	}
+	found = append(found, d.known(unlisted)...)
 	r.Entries, r.Bytes = len(found), books.SizeOf(found)
 	var plan []DiskEntry
-	for _, v := range books.Plan(found, d.o.Now(), d.unusedSince(), d.o.MaxBytes, d.missingSpace(0)) {
+	before, _ := books.Unused(books.Oldest(found), d.o.Now(), d.o.MaxAge, d.lastStamp().Since, true)
+	for _, v := range books.Plan(found, d.o.Now(), before, d.o.MaxBytes, d.missingSpace(0)) {
 		r.Entries--
 		r.Bytes -= v.Size
 		e, ok := DiskEntry{Key: v.Key, Err: errOtherVersion}, true
@@ -73,7 +66,7 @@ func (d *Disk) PlanTrim(ctx context.Context) ([]DiskEntry, TrimReport, error) {
 		r.Evicted++
 		r.EvictedBytes += v.Size
 	}
-	return plan, r, nil
+	return plan, r, d.errorOf("trim", Key{}, err)
 }
 
 var errOtherVersion = errors.New("it is of another version of the format")
@@ -81,11 +74,12 @@ var errOtherVersion = errors.New("it is of another version of the format")
 func (d *Disk) trim(ctx context.Context, expire bool) (TrimReport, error) {
 	evictions, evictedBytes := d.counters.evictions.Load(), d.counters.evictedBytes.Load()
 	var r TrimReport
+	since := d.lastStamp().Since
 	unlisted, err := d.walk(ctx)
 	if err == nil {
-		if expire {
-			d.evictAll(d.usage.TakeUnusedSince(d.unusedSince()), ReasonExpired)
-		}
+		var before time.Time
+		before, since = books.Unused(d.usage.Oldest(), d.o.Now(), d.o.MaxAge, since, expire)
+		d.evictAll(d.usage.TakeUnusedSince(before), ReasonExpired)
 		if err = d.reserve(ctx, 0); errors.Is(err, errNoRoom) {
 			err = nil // others fill the file system: there is no more to give
 		}
@@ -95,24 +89,15 @@ func (d *Disk) trim(ctx context.Context, expire bool) (TrimReport, error) {
 	r.Reaped = reaped
 	r.Evicted = int(d.counters.evictions.Load() - evictions)
 	r.EvictedBytes = int64(d.counters.evictedBytes.Load() - evictedBytes)
-	r.Entries, r.Bytes = d.usage.Totals()
+	r.Entries, r.Bytes, _ = d.usage.Totals()
 	if err = errors.Join(err, reapErr); err != nil {
 		if ctx.Err() != nil {
 			return r, d.errorOf("trim", Key{}, ctx.Err())
 		}
 		return r, d.failed("trim", Key{}, err)
 	}
-	d.stamp()
+	d.stamp(since, d.o.Now())
 	return r, nil
-}
-
-// unusedSince is the time before which an entry must have been used last to be dropped
-// for that; zero if there is none.
-func (d *Disk) unusedSince() time.Time {
-	if d.o.MaxAge < 0 {
-		return time.Time{}
-	}
-	return d.o.Now().Add(-d.o.MaxAge)
 }
 
 // errNoRoom means that nothing more can be evicted.
@@ -236,7 +221,7 @@ func (d *Disk) evictAll(victims []books.Entry, why Reason) {
 func (d *Disk) evict(v books.Entry, why Reason) {
 	pending := d.pending.Visible(v.Key)
 	fi, err := d.tree().Lstat(v.Name)
-	if err == nil && (!fi.ModTime().Equal(v.Used) || fi.Size() != v.Size) {
+	if err == nil && (!fi.ModTime().Equal(v.Used) || fi.Size() != v.Length) {
 		return
 	}
 	if err == nil {
@@ -262,96 +247,10 @@ func (d *Disk) evict(v books.Entry, why Reason) {
 // since is how long ago t was; clocks that were set back don't make it negative.
 func (d *Disk) since(t time.Time) time.Duration { return max(0, d.o.Now().Sub(t)) }
 
-// sinceTrim is how long ago the last trim was. Without one, that is long.
-func (d *Disk) sinceTrim() time.Duration {
-	fi, err := d.tree().Lstat(layout.Trimmed)
-	if err != nil {
-		return math.MaxInt64
-	}
-	return d.o.Now().Sub(fi.ModTime())
-}
-
-// stamp records that the directory was trimmed now.
-func (d *Disk) stamp() {
-	writeFile(d.tree(), layout.Trimmed, "")
-	now := d.o.Now()
-	_ = d.tree().Chtimes(layout.Trimmed, now, now)
-}
-
 // trimInBackground is the trim after OpenDisk. If the last one is more than
 // MaxAge ago, either nobody used the directory or the clock has jumped, and then
 // every entry would look expired: it leaves their age for the next time.
 func (d *Disk) trimInBackground(ctx context.Context) {
 	since := d.sinceTrim()
 	_, _ = d.trim(ctx, since >= 0 && since <= d.o.MaxAge)
-}
-
-// reap removes what dead processes left behind.
-func (d *Disk) reap(ctx context.Context) (n int, err error) {
-	if err := ctx.Err(); err != nil {
-		return 0, err
-	}
-	temps, err := d.reapDir(layout.Temp, d.tree().Remove, func(fi fs.FileInfo) bool {
-		_, mine := d.writing.Load(layout.Temp + "/" + fi.Name())
-		return !mine && layout.IsUnique(fi.Name()) && d.dead(fi)
-	})
-	locks, lockErr := d.reapDir(layout.Locks, d.removeLock, func(fi fs.FileInfo) bool {
-		return layout.IsLock(fi.Name()) && d.dead(fi)
-	})
-	quarantined, quarantineErr := d.pruneQuarantine()
-	return temps + locks + quarantined, errors.Join(err, lockErr, quarantineErr)
-}
-
-// dead reports whether a file is so old that its process must have ended. One from
-// as far in the future was written under a wrong clock, and would stay until that
-// time has come.
-func (d *Disk) dead(fi fs.FileInfo) bool {
-	return d.o.Now().Sub(fi.ModTime()).Abs() > deadAfter
-}
-
-// reapDir removes the regular files in dir that are dead. It passes them in the
-// order of their time, the latest first.
-func (d *Disk) reapDir(dir string, remove func(name string) error, dead func(fs.FileInfo) bool) (n int, err error) {
-	infos, err := d.tree().ReadDir(dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return 0, nil
-	}
-	if err != nil {
-		return 0, err
-	}
-	slices.SortFunc(infos, func(a, b fs.FileInfo) int { return b.ModTime().Compare(a.ModTime()) })
-	var errs []error
-	for _, fi := range infos {
-		if !fi.Mode().IsRegular() || !dead(fi) {
-			continue
-		}
-		switch err := remove(dir + "/" + fi.Name()); {
-		case err == nil:
-			n++
-		case !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, errHeld):
-			errs = append(errs, err)
-		}
-	}
-	return n, errors.Join(errs...)
-}
-
-// pruneQuarantine bounds the quarantine in number, bytes and age.
-func (d *Disk) pruneQuarantine() (int, error) {
-	var (
-		kept  int
-		bytes int64
-	)
-	return d.reapDir(layout.Quarantine, d.tree().Remove, func(fi fs.FileInfo) bool {
-		if !layout.IsUnique(fi.Name()) {
-			return false
-		}
-		expired := d.o.MaxAge > 0 && d.o.Now().Sub(fi.ModTime()) > d.o.MaxAge
-		tooMany := kept == maxQuarantined || d.o.MaxBytes > 0 && bytes+fi.Size() > d.o.MaxBytes/maxQuarantinedShare
-		if expired || tooMany {
-			return true
-		}
-		kept++
-		bytes += fi.Size()
-		return false
-	})
 }

@@ -11,16 +11,22 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/internal/dirfs"
 )
 
-// frameOverhead is more than a header takes.
-const frameOverhead = 400
+const (
+	frameOverhead = 400 // more than a header takes
+	block         = 4096
+)
+
+// onDisk returns what the entry of an artifact of size bytes takes.
+func onDisk(size int) int64 { return int64((size + frameOverhead + block - 1) / block * block) }
 
 func diskUsage(t testing.TB, dir string) (entries int, bytes int64) {
 	t.Helper()
 	for _, file := range entryFiles(t, dir) {
 		if fi, err := os.Stat(file); err == nil {
-			bytes += fi.Size()
+			bytes += dirfs.Taken(fi)
 			entries++
 		}
 	}
@@ -32,7 +38,7 @@ func TestDiskEvictsWhatWasUsedLongestAgo(t *testing.T) {
 	clock := newDiskClock()
 	var events diskEvents
 	dir := t.TempDir()
-	d := openDisk(t, dir, &modcache.DiskOptions{MaxBytes: room * (size + frameOverhead), Now: clock.Now, OnEvent: events.observe})
+	d := openDisk(t, dir, &modcache.DiskOptions{MaxBytes: room * onDisk(size), Now: clock.Now, OnEvent: events.observe})
 	for i := range uint64(room) {
 		require.NoError(t, d.Add(bg, diskKey(i), diskArtifact(i, size)))
 		clock.Advance(time.Hour)
@@ -63,7 +69,7 @@ func TestDiskEvictsWhatWasUsedLongestAgo(t *testing.T) {
 }
 
 func TestDiskAcceptsWhatFits(t *testing.T) {
-	const limit = 100_000
+	const limit = 25 * block
 	dir := t.TempDir()
 	d := openDisk(t, dir, &modcache.DiskOptions{MaxBytes: limit})
 	require.ErrorIs(t, d.Add(bg, diskKey(1), diskArtifact(1, limit)), modcache.ErrTooLarge)
@@ -138,7 +144,7 @@ func TestDiskSharesItsBound(t *testing.T) {
 	}
 	wg.Wait()
 	_, bytes := diskUsage(t, dir)
-	require.LessOrEqual(t, bytes, int64(limit+disks*limit/16+disks*3400))
+	require.LessOrEqual(t, bytes, int64(limit+disks*limit/16+disks*block))
 	r, err := openDisk(t, dir, &modcache.DiskOptions{MaxBytes: limit}).Trim(bg)
 	require.NoError(t, err)
 	entries, bytes := diskUsage(t, dir)
@@ -176,6 +182,26 @@ func TestDiskLooksBeforeItAddsTooMuch(t *testing.T) {
 	}
 }
 
+// TestDiskKeepsWhatFits lowers the bound to less than the entry that was used last takes.
+func TestDiskKeepsWhatFits(t *testing.T) {
+	const small, big, entries = 1000, 100_000, 8
+	clock := newDiskClock()
+	dir := t.TempDir()
+	d := openDisk(t, dir, &modcache.DiskOptions{Now: clock.Now})
+	for i := range uint64(entries) {
+		require.NoError(t, d.Add(bg, diskKey(i), diskArtifact(i, small)))
+		clock.Advance(time.Hour)
+	}
+	require.NoError(t, d.Add(bg, diskKey(99), diskArtifact(99, big)))
+	for _, limit := range []int64{entries * block, (entries - 1) * block, block} {
+		r, err := openDisk(t, dir, &modcache.DiskOptions{Now: clock.Now, MaxBytes: limit}).Trim(bg)
+		require.NoError(t, err)
+		require.EqualValues(t, limit/block, r.Entries)
+	}
+	requireHit(t, d, diskKey(entries-1), diskCode(entries-1, small))
+	requireMiss(t, d, diskKey(99))
+}
+
 func TestDiskDropsWhatWentUnused(t *testing.T) {
 	clock := newDiskClock()
 	dir := t.TempDir()
@@ -198,7 +224,7 @@ func TestDiskSurvivesClocks(t *testing.T) {
 	const size, room, year = 10_000, 4, 365 * 24 * time.Hour
 	clock := newDiskClock()
 	dir := t.TempDir()
-	o := &modcache.DiskOptions{MaxBytes: room * (size + frameOverhead), Now: clock.Now}
+	o := &modcache.DiskOptions{MaxBytes: room * onDisk(size), Now: clock.Now}
 	open := func() *modcache.Disk { // and wait for the trim in the background
 		d, err := modcache.OpenDisk(dir, o)
 		require.NoError(t, err)
@@ -290,7 +316,7 @@ func TestDiskReapsWhatTheDeadLeft(t *testing.T) {
 
 func TestDiskEvictionSparesReaders(t *testing.T) {
 	const size = 200_000
-	d := openDisk(t, t.TempDir(), &modcache.DiskOptions{MaxBytes: size + frameOverhead})
+	d := openDisk(t, t.TempDir(), &modcache.DiskOptions{MaxBytes: onDisk(size)})
 	require.NoError(t, d.Add(bg, diskKey(1), diskArtifact(1, size)))
 	a, ok, err := d.Get(bg, diskKey(1))
 	require.NoError(t, err)
@@ -338,7 +364,7 @@ func TestDiskSparesWhatOthersUse(t *testing.T) {
 	const size, room = 1000, 40
 	clock := newDiskClock()
 	dir := t.TempDir()
-	o := &modcache.DiskOptions{MaxBytes: room * (size + frameOverhead), Now: clock.Now}
+	o := &modcache.DiskOptions{MaxBytes: room * onDisk(size), Now: clock.Now}
 	d := openDisk(t, dir, o)
 	var added uint64
 	for ; d.Metrics().Evictions == 0; added++ {
@@ -361,9 +387,9 @@ func TestDiskPlansWhatTrimDoes(t *testing.T) {
 	const size, entries = 1000, 12
 	for name, o := range map[string]modcache.DiskOptions{
 		"nothing": {},
-		"bytes":   {MaxBytes: 7 * (size + frameOverhead)},
+		"bytes":   {MaxBytes: 7 * onDisk(size)},
 		"age":     {MaxAge: 4 * time.Hour},
-		"both":    {MaxAge: 10 * time.Hour, MaxBytes: 4 * (size + frameOverhead)},
+		"both":    {MaxAge: 10 * time.Hour, MaxBytes: 4 * onDisk(size)},
 		"nearly":  {MaxBytes: 1},
 		"space":   {MinFree: 1 << 60},
 	} {

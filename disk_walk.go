@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/modcache/modcache/internal/books"
+	"github.com/modcache/modcache/internal/dirfs"
 	"github.com/modcache/modcache/internal/frame"
 	"github.com/modcache/modcache/internal/layout"
 )
@@ -17,7 +18,7 @@ import (
 type DiskEntry struct {
 	Key    Key       `json:"key"`
 	Size   int64     `json:"size"`   // of the artifact; 0 if Err
-	Stored int64     `json:"stored"` // bytes on disk
+	Stored int64     `json:"stored"` // bytes on disk: whole blocks, as du counts
 	Used   time.Time `json:"used"`   // when it was last used, to the minute
 	Info   Info      `json:"info"`   // zero if Err
 
@@ -134,7 +135,8 @@ func (d *Disk) list(ctx context.Context, all bool) (found []books.Entry, unliste
 func entryOf(shard string, fi fs.FileInfo) (books.Entry, bool) {
 	key, version, ok := layout.ParseEntry(fi.Name())
 	return books.Entry{
-		Name: shard + "/" + fi.Name(), Key: key, Size: fi.Size(), Used: fi.ModTime(), Old: version != layout.Version,
+		Name: shard + "/" + fi.Name(), Key: key, Size: dirfs.Taken(fi), Length: fi.Size(),
+		Used: fi.ModTime(), Old: version != layout.Version,
 	}, ok && layout.Shard(key) == shard
 }
 
@@ -152,7 +154,7 @@ func (d *Disk) inspect(op string, key Key, buf []byte) (e DiskEntry, ok bool) {
 		fi = opened.fi
 	}
 	if fi != nil {
-		e.Stored, e.Used = fi.Size(), fi.ModTime()
+		e.Stored, e.Used = dirfs.Taken(fi), fi.ModTime()
 	}
 	if err == nil {
 		e.Size, e.Info = opened.r.Size(), frame.InfoOf[Info](opened.r.Meta())

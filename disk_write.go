@@ -43,9 +43,9 @@ func (d *Disk) add(ctx context.Context, key Key, a *Artifact) error {
 	if err := m.Check(a.Size()); err != nil {
 		return d.errorOf("add", key, err)
 	}
-	size := frame.MaxLen(m, a.Size(), &d.frame)
+	size := dirfs.Blocks(frame.MaxLen(m, a.Size(), &d.frame))
 	if d.o.MaxBytes >= 0 && size > d.o.MaxBytes {
-		return d.errorOf("add", key, fmt.Errorf("%w: it takes %d bytes, MaxBytes is %d", ErrTooLarge, size, d.o.MaxBytes))
+		return d.errorOf("add", key, fmt.Errorf("%w: it takes %d bytes on disk, MaxBytes is %d", ErrTooLarge, size, d.o.MaxBytes))
 	}
 	if err := d.reserve(ctx, size); err != nil {
 		if ctx.Err() != nil {
@@ -58,7 +58,7 @@ func (d *Disk) add(ctx context.Context, key Key, a *Artifact) error {
 		d.usage.Release(size)
 		return d.failed("add", key, err)
 	}
-	d.usage.Commit(layout.Entry(key), size, n)
+	d.usage.Commit(layout.Entry(key), size, dirfs.Blocks(n))
 	d.damaged.Delete(key)
 	if d.o.SyncEveryAdd {
 		if err := d.syncDirs([]string{layout.Shard(key)}); err != nil {
@@ -140,7 +140,7 @@ func (d *Disk) discard(tmp string) {
 // publish gives a finished temporary file its name among the entries. It is noted
 // as pending before anybody can see it.
 func (d *Disk) publish(key Key, tmp string, n int64) (pending *books.File, err error) {
-	pending, undo := d.pending.Add(key, n)
+	pending, undo := d.pending.Add(key, dirfs.Blocks(n))
 	err = d.rename(tmp, layout.Entry(key))
 	if err != nil && d.moveDirAway(key) {
 		err = d.rename(tmp, layout.Entry(key))
@@ -174,7 +174,7 @@ func (d *Disk) Delete(ctx context.Context, key Key) error {
 	d.usage.Remove(name)
 	d.pending.Drop(key, pending)
 	d.damaged.Delete(key)
-	d.notify(Event{Kind: EventEvicted, Key: key, Reason: ReasonDeleted, Bytes: fi.Size(), Duration: d.since(fi.ModTime())})
+	d.notify(Event{Kind: EventEvicted, Key: key, Reason: ReasonDeleted, Bytes: dirfs.Taken(fi), Duration: d.since(fi.ModTime())})
 	return nil
 }
 

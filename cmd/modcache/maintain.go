@@ -164,17 +164,14 @@ crashed processes left behind.`,
 			}
 			defer d.Close()
 			if *dry {
-				drop, r, err := d.PlanTrim(ctx)
-				if err != nil {
-					return err
-				}
+				drop, r, err := d.PlanTrim(ctx) // also if a directory can't be listed
 				if len(drop) > 0 {
 					printEntries(s, drop, false)
 				}
 				fmt.Fprintf(s.out, "%s would be dropped, %s; %s left, %s; limits: -max-bytes %s -max-age %s\n",
 					plural(r.Evicted, "entry", "entries"), bytesize.Format(r.EvictedBytes),
 					plural(r.Entries, "entry", "entries"), bytesize.Format(r.Bytes), &maxBytes, &maxAge)
-				return nil
+				return err
 			}
 			r, err := d.Trim(ctx)
 			if err == nil {

@@ -49,7 +49,7 @@ type engineSummary struct {
 type kindSummary struct {
 	Kind  string `json:"kind"`
 	Files int    `json:"files"`
-	Bytes int64  `json:"bytes"`
+	Bytes int64  `json:"bytes"` // on disk
 }
 
 // summarize walks over the directory of d.
@@ -133,7 +133,7 @@ func otherFiles(dir string) []kindSummary {
 			for _, f := range files {
 				if fi, err := f.Info(); err == nil && fi.Mode().IsRegular() && of(f.Name()) {
 					k.Files++
-					k.Bytes += fi.Size()
+					k.Bytes += dirfs.Taken(fi)
 				}
 			}
 		}

@@ -13,11 +13,12 @@ import (
 
 // Entry is an entry as the directory shows it.
 type Entry struct {
-	Name string // relative to the store's directory
-	Key  [32]byte
-	Size int64
-	Used time.Time
-	Old  bool // of another version of the format
+	Name   string // relative to the store's directory
+	Key    [32]byte
+	Size   int64 // what it takes on disk
+	Length int64
+	Used   time.Time
+	Old    bool // of another version of the format
 }
 
 // ClockSkew is how far a time may lie ahead of the clock before it counts as wrong
@@ -52,6 +53,11 @@ type Usage struct {
 	reserved int64            // by those that are being added
 	added    int64            // by this store since the last walk began
 
+	// What somebody else found, which counts until the first walk; and when entries, or
+	// else that, was found.
+	before Stamp
+	asOf   time.Time
+
 	// During a walk, which may or may not have seen them: the changes since it began, by
 	// name; -1 for what is gone.
 	changes map[string]int64
@@ -64,11 +70,28 @@ type Usage struct {
 	left    chan struct{}
 }
 
-// Totals returns the number of entries and their bytes.
-func (u *Usage) Totals() (entries int, bytes int64) {
+// Totals returns the number of entries, their bytes, and when somebody last looked; zero
+// if that is unknown.
+func (u *Usage) Totals() (entries int, bytes int64, asOf time.Time) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	return len(u.entries), u.bytes
+	return u.before.Entries + len(u.entries), u.before.Bytes + u.bytes, u.asOf
+}
+
+// Remember takes over what somebody else found, until a walk knows better.
+func (u *Usage) Remember(s Stamp) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.asOf.IsZero() && !s.AsOf.IsZero() {
+		u.before, u.asOf = s, s.AsOf
+	}
+}
+
+// Walked reports whether a walk was ended, and none has failed since.
+func (u *Usage) Walked() bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.walked
 }
 
 // Names returns the names of all entries.
@@ -134,6 +157,7 @@ func (u *Usage) EndWalk(found []Entry, now time.Time) {
 	changes := u.changes
 	u.changes = nil
 	u.walked = true
+	u.before, u.asOf = Stamp{}, now
 	u.victims = found
 	u.bytes = 0
 	u.entries = make(map[string]int64, len(found))
@@ -166,7 +190,8 @@ type Room struct {
 const walkShare = 16
 
 // Take reserves size bytes within limit, which is negative if there is none, or says
-// what has to happen before. At least missing bytes are to be freed, unless evicting
+// what has to happen before: entries that could never fit go first, then those that went
+// unused longest. At least missing bytes are to be freed, unless evicting
 // everything couldn't free that much. walked says that the caller has just walked.
 func (u *Usage) Take(size, limit, missing int64, walked bool) Room {
 	u.mu.Lock()
@@ -188,6 +213,11 @@ func (u *Usage) Take(size, limit, missing int64, walked bool) Room {
 		u.reserved += size
 		return Room{Fits: true}
 	}
+	if limit >= 0 {
+		if evict := u.takeIf(func(e Entry) bool { return e.Size > limit }); len(evict) > 0 {
+			return Room{Evict: evict}
+		}
+	}
 	if evict := u.next(over - u.leaving); len(evict) > 0 || u.leaving == 0 {
 		return Room{Evict: evict}
 	}
@@ -208,13 +238,35 @@ func (u *Usage) TakeOldest(size int64) []Entry {
 	return u.next(size)
 }
 
-// TakeUnusedSince returns the entries that were last used before t, for the caller to
-// evict and to Settle.
-func (u *Usage) TakeUnusedSince(t time.Time) (out []Entry) {
+// Oldest returns the time of the entry that the last walk found to be unused for longest.
+func (u *Usage) Oldest() time.Time {
 	u.mu.Lock()
 	defer u.mu.Unlock()
+	return Oldest(u.victims)
+}
+
+// Oldest returns the earliest time of use; zero if there are no entries.
+func Oldest(entries []Entry) (oldest time.Time) {
+	for i, e := range entries {
+		if i == 0 || e.Used.Before(oldest) {
+			oldest = e.Used
+		}
+	}
+	return oldest
+}
+
+// TakeUnusedSince returns the entries that were last used before t, for the caller to
+// evict and to Settle.
+func (u *Usage) TakeUnusedSince(t time.Time) []Entry {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.takeIf(func(e Entry) bool { return e.Used.Before(t) })
+}
+
+// takeIf takes the victims that are meant. It requires u.mu.
+func (u *Usage) takeIf(meant func(Entry) bool) (out []Entry) {
 	u.victims = slices.DeleteFunc(u.victims, func(e Entry) bool {
-		if !e.Used.Before(t) {
+		if !meant(e) {
 			return false
 		}
 		out = append(out, e)
@@ -268,5 +320,17 @@ func Plan(found []Entry, now, unusedSince time.Time, limit, missing int64) []Ent
 		u.Remove(e.Name)
 	}
 	u.Settle(out)
-	return append(out, u.Take(0, limit, missing-SizeOf(out), true).Evict...)
+	missing -= SizeOf(out)
+	for {
+		room := u.Take(0, limit, missing, true)
+		if len(room.Evict) == 0 {
+			return out
+		}
+		for _, e := range room.Evict {
+			u.Remove(e.Name)
+		}
+		u.Settle(room.Evict)
+		missing -= SizeOf(room.Evict)
+		out = append(out, room.Evict...)
+	}
 }

@@ -37,7 +37,7 @@ func walked(found []books.Entry) *books.Usage {
 
 func requireTotals(t *testing.T, u *books.Usage, entries int, bytes int64) {
 	t.Helper()
-	gotEntries, gotBytes := u.Totals()
+	gotEntries, gotBytes, _ := u.Totals()
 	require.Equal(t, entries, gotEntries)
 	require.Equal(t, bytes, gotBytes)
 }
@@ -129,7 +129,6 @@ func TestPlan(t *testing.T) {
 		{limit: -1},
 		{limit: 500},
 		{limit: 499, want: []string{"4"}},
-		{limit: 0, want: []string{"4", "3", "2", "1", "0"}},
 		{limit: 300, missing: 250, want: []string{"4", "3", "2"}},
 		{limit: -1, missing: 501},
 		{limit: -1, unused: noon.Add(-time.Hour), want: []string{"4", "3", "2"}},
@@ -137,6 +136,13 @@ func TestPlan(t *testing.T) {
 	} {
 		require.Equal(t, c.want, names(books.Plan(entries(5), noon, c.unused, c.limit, c.missing)), "%+v", c)
 	}
+	// What can never fit goes first, and alone if that is enough.
+	all := entries(5)
+	all[1].Size = 301
+	require.Equal(t, []string{"1", "4"}, names(books.Plan(all, noon, time.Time{}, 300, 0)))
+	all = entries(5) // a plan sorts what it is given
+	all[1].Size = 401
+	require.Equal(t, []string{"1"}, names(books.Plan(all, noon, time.Time{}, 400, 0)))
 }
 
 // TestUsageAgainstAModel does random things, and compares with sizes in a map.
@@ -188,5 +194,54 @@ func TestUsageAgainstAModel(t *testing.T) {
 		}
 		requireTotals(t, u, len(there), sum)
 		require.LessOrEqual(t, sum, int64(limit), step)
+	}
+}
+
+func TestStamp(t *testing.T) {
+	s := books.Stamp{Since: noon.Local(), AsOf: noon.Add(time.Hour).Local(), Entries: 3, Bytes: 1 << 40, FreeFrom: 77}
+	require.Equal(t, s, books.ParseStamp(s.String()))
+	require.Equal(t, books.Stamp{}, books.ParseStamp(books.Stamp{}.String()))
+	for _, text := range []string{"", "x", s.String()[1:], "since 1, as of 2: -3 entries, 4 bytes; evict from 0 free bytes\n"} {
+		require.Zero(t, books.ParseStamp(text), text)
+	}
+}
+
+func TestUsageRemembers(t *testing.T) {
+	var u books.Usage
+	u.Remember(books.Stamp{Entries: 5})
+	requireTotals(t, &u, 0, 0) // nobody has looked
+	u.Commit("a", 0, 10)
+	u.Remember(books.Stamp{Entries: 5, Bytes: 50, AsOf: noon})
+	requireTotals(t, &u, 6, 60)
+	u.BeginWalk()
+	u.EndWalk(entries(2), noon)
+	requireTotals(t, &u, 2, 200)
+	u.Remember(books.Stamp{Entries: 5, Bytes: 50, AsOf: noon})
+	requireTotals(t, &u, 2, 200)
+}
+
+func TestUnused(t *testing.T) {
+	const age = 24 * time.Hour
+	ago := func(d time.Duration) time.Time { return noon.Add(-d) }
+	for name, c := range map[string]struct {
+		oldest    time.Time
+		maxAge    time.Duration
+		since     time.Time
+		untrusted bool
+
+		before, from time.Time
+	}{
+		"for ever":           {oldest: ago(age * 9), maxAge: -1},
+		"some are old":       {oldest: ago(age * 2), maxAge: age, before: ago(age)},
+		"others were away":   {oldest: ago(age * 2), maxAge: age, untrusted: true, from: noon},
+		"nothing is old":     {oldest: ago(age / 2), maxAge: age, untrusted: true, before: ago(age)},
+		"before there were":  {oldest: time.Unix(0, 0), maxAge: age, from: noon},
+		"seen since":         {oldest: time.Unix(0, 0), maxAge: age, since: ago(age / 2), from: ago(age / 2)},
+		"seen for long":      {oldest: time.Unix(0, 0), maxAge: age, since: ago(age * 2), before: ago(age), from: ago(age * 2)},
+		"seen in the future": {oldest: time.Unix(0, 0), maxAge: age, since: ago(-age), from: noon},
+	} {
+		before, from := books.Unused(c.oldest, noon, c.maxAge, c.since, !c.untrusted)
+		require.Equal(t, c.before, before, name)
+		require.Equal(t, c.from, from, name)
 	}
 }

@@ -1,7 +1,7 @@
 // Package layout has the names of what is in a cache directory:
 //
 //	README, CACHEDIR.TAG  for people, and for backup programs
-//	trimmed               an empty file; its time is that of the last trim
+//	trimmed               its time is that of the last trim; it says what was left
 //	0 … f/                shards: entries by the first digit of their key: <key>.v1
 //	tmp/                  files being written, renamed into place when whole
 //	lock/                 one file per key that is being compiled

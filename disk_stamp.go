@@ -1,0 +1,93 @@
+package modcache
+
+import (
+	"io"
+	"math"
+	"os"
+	"time"
+
+	"github.com/modcache/modcache/internal/books"
+	"github.com/modcache/modcache/internal/dirfs"
+	"github.com/modcache/modcache/internal/layout"
+)
+
+// This file is what a trim leaves in the directory for processes that come later: its time is
+// that of the trim, its text a books.Stamp. All of it is a hint.
+
+// DiskUsage is how full the directory of a [Disk] is.
+type DiskUsage struct {
+	Entries  int   `json:"entries"`
+	Bytes    int64 `json:"bytes"`     // on disk
+	MaxBytes int64 `json:"max_bytes"` // what DiskOptions.MaxBytes stands for; negative = unbounded
+
+	// AsOf is when a process last looked at all of the directory. What this Disk did since
+	// is counted in, what others did isn't. Zero means that nobody has looked yet: then
+	// Entries and Bytes are only what this Disk added.
+	AsOf time.Time `json:"as_of,omitzero"`
+}
+
+// Usage returns how full the directory is, as far as this is known: it looks at no entry.
+// A trim looks at all of them, and tells the processes that come later; so does Close after
+// an Add. [Disk.Walk] finds out.
+func (d *Disk) Usage() DiskUsage {
+	u := DiskUsage{MaxBytes: d.o.MaxBytes}
+	u.Entries, u.Bytes, u.AsOf = d.totals()
+	return u
+}
+
+// totals is what is known of all entries.
+func (d *Disk) totals() (entries int, bytes int64, asOf time.Time) {
+	if _, _, asOf = d.usage.Totals(); asOf.IsZero() {
+		d.usage.Remember(d.lastStamp())
+	}
+	return d.usage.Totals()
+}
+
+// lastStamp returns what the last trim left; zero if that is unknown.
+func (d *Disk) lastStamp() books.Stamp {
+	if d.tree() == nil {
+		return books.Stamp{}
+	}
+	f, err := d.tree().OpenFile(layout.Trimmed, os.O_RDONLY|dirfs.NonBlock, 0)
+	if err != nil {
+		return books.Stamp{}
+	}
+	defer f.Close()
+	const most = 200 // bytes, more than a stamp has
+	text, err := io.ReadAll(io.NewSectionReader(f, 0, most))
+	if err != nil {
+		return books.Stamp{}
+	}
+	return books.ParseStamp(string(text))
+}
+
+// stamp records that the directory was trimmed at the time at, and what is in it now.
+func (d *Disk) stamp(since, at time.Time) {
+	f, err := d.tree().OpenFile(layout.Trimmed, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, layout.FilePerm)
+	if err != nil {
+		return
+	}
+	s := books.Stamp{Since: since}
+	s.Entries, s.Bytes, s.AsOf = d.usage.Totals()
+	_, _ = f.Write([]byte(s.String()))
+	_ = f.Close()
+	_ = d.tree().Chtimes(layout.Trimmed, at, at)
+}
+
+// restamp records what this Disk has made of the directory since it was trimmed, as far as it
+// has looked.
+func (d *Disk) restamp() {
+	since := d.sinceTrim()
+	if d.counters.adds.Load() > 0 && d.usage.Walked() && since < math.MaxInt64 {
+		d.stamp(d.lastStamp().Since, d.o.Now().Add(-since))
+	}
+}
+
+// sinceTrim is how long ago the last trim was. Without one, that is long.
+func (d *Disk) sinceTrim() time.Duration {
+	fi, err := d.tree().Lstat(layout.Trimmed)
+	if err != nil {
+		return math.MaxInt64
+	}
+	return d.o.Now().Sub(fi.ModTime())
+}

@@ -1,0 +1,80 @@
+package books
+
+import (
+	"fmt"
+	"time"
+)
+
+// Stamp is what a trim leaves in the directory for processes that come later.
+type Stamp struct {
+	// Since is from when on the times of entries are believed, if that is known: nothing
+	// counts as unused for longer than since then.
+	Since time.Time
+
+	// What was in the directory at AsOf; nothing is known if that is zero.
+	AsOf    time.Time
+	Entries int
+	Bytes   int64
+
+	// FreeFrom is how much space must be free before it makes sense to evict entries for
+	// space again: evicting some freed none. Zero if it did.
+	FreeFrom int64
+}
+
+const stampFormat = "since %d, as of %d: %d entries, %d bytes; evict from %d free bytes\n"
+
+// String is the text of the stamp.
+func (s Stamp) String() string {
+	return fmt.Sprintf(stampFormat, seconds(s.Since), seconds(s.AsOf), s.Entries, s.Bytes, s.FreeFrom)
+}
+
+// ParseStamp reads what String returned. A text that it doesn't know is the zero Stamp.
+func ParseStamp(text string) Stamp {
+	var s Stamp
+	var since, asOf int64
+	n, err := fmt.Sscanf(text, stampFormat, &since, &asOf, &s.Entries, &s.Bytes, &s.FreeFrom)
+	if err != nil || n != 5 || s.Entries < 0 || s.Bytes < 0 || s.FreeFrom < 0 {
+		return Stamp{}
+	}
+	s.Since, s.AsOf = moment(since), moment(asOf)
+	return s
+}
+
+// seconds returns t as seconds since 1970; 0 for no time.
+func seconds(t time.Time) int64 {
+	if t.IsZero() {
+		return 0
+	}
+	return t.Unix()
+}
+
+func moment(seconds int64) time.Time {
+	if seconds == 0 {
+		return time.Time{}
+	}
+	return time.Unix(seconds, 0)
+}
+
+// Unused returns the time before which an entry must have been used last to be dropped for
+// its age, zero if none is to be, and Since for the next stamp. oldest is the earliest use
+// of an entry; since is that of the last stamp. trusted is false if ages would mislead.
+func Unused(oldest, now time.Time, maxAge time.Duration, since time.Time, trusted bool) (before, from time.Time) {
+	if maxAge < 0 {
+		return time.Time{}, since
+	}
+	if since.After(now.Add(ClockSkew)) {
+		since = time.Time{}
+	}
+	before = now.Add(-maxAge)
+	if oldest.Before(before) && (!trusted || since.IsZero() && oldest.Before(firstEver)) {
+		since = now
+	}
+	if since.After(before) {
+		before = time.Time{}
+	}
+	return before, since
+}
+
+// firstEver is before the first entry was ever made. Older ones have had their time
+// changed, as in images that are to be the same each time they are built.
+var firstEver = time.Date(2020, 1, 1, 0, 0, 0, 0, time.UTC)
