@@ -2,12 +2,13 @@
 // that gets the machine code from the cache and runs it.
 //
 //	go run ./examples/quickstart             # a Go program, built on the spot
-//	go run ./examples/quickstart module.wasm # a WASI command of yours
+//	go run ./examples/quickstart module.wasm # a module of yours; it is run if WASI is all it imports
 package main
 
 import (
 	"context"
 	_ "embed"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -17,6 +18,7 @@ import (
 
 	"github.com/tetratelabs/wazero"
 	"github.com/tetratelabs/wazero/imports/wasi_snapshot_preview1"
+	"github.com/tetratelabs/wazero/sys"
 
 	"github.com/modcache/modcache"
 	"github.com/modcache/modcache/examples/internal/guest"
@@ -25,10 +27,10 @@ import (
 //go:embed guest/main.go
 var hello []byte
 
-var (
-	dir  = flag.String("dir", "", "cache directory; the default is a temporary one")
-	warm = flag.Bool("second-process", false, "only load and run the module: what the first process starts")
-)
+var dir = flag.String("dir", "", "cache directory; the default is a temporary one")
+
+// secondProcess, in the environment, says which process this is.
+const secondProcess = "QUICKSTART_SECOND_PROCESS"
 
 func main() {
 	flag.Usage = func() {
@@ -36,6 +38,10 @@ func main() {
 		flag.PrintDefaults()
 	}
 	flag.Parse()
+	if flag.NArg() > 1 {
+		fmt.Fprintf(os.Stderr, "quickstart: one module, please, and flags before it, not %q\n", flag.Args()[1:])
+		os.Exit(2)
+	}
 	if err := run(context.Background()); err != nil {
 		fmt.Fprintln(os.Stderr, "quickstart:", err)
 		os.Exit(1)
@@ -43,7 +49,7 @@ func main() {
 }
 
 func run(ctx context.Context) error {
-	if *warm {
+	if os.Getenv(secondProcess) != "" {
 		return process(ctx, *dir, flag.Arg(0), true)
 	}
 	tmp, err := os.MkdirTemp("", "quickstart")
@@ -72,7 +78,8 @@ func run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	second := exec.CommandContext(ctx, self, "-second-process", "-dir", *dir, file)
+	second := exec.CommandContext(ctx, self, "-dir", *dir, file)
+	second.Env = append(os.Environ(), secondProcess+"=1")
 	second.Stdout, second.Stderr = os.Stdout, os.Stderr
 	return second.Run()
 }
@@ -104,8 +111,17 @@ func process(ctx context.Context, dir, file string, second bool) error {
 	}
 	took := time.Since(start)
 	if second {
-		_, err := r.InstantiateModule(ctx, compiled, wazero.NewModuleConfig().WithStdout(os.Stdout).WithStderr(os.Stderr))
 		fmt.Printf("second process  %s in %v\n", outcome(cache), took.Round(100*time.Microsecond))
+		if missing := missingImport(compiled); missing != "" {
+			fmt.Printf("not run         it imports %s, which this example doesn't provide\n", missing)
+			return nil
+		}
+		_, err := r.InstantiateModule(ctx, compiled, wazero.NewModuleConfig().WithStdout(os.Stdout).WithStderr(os.Stderr))
+		var exit *sys.ExitError
+		if errors.As(err, &exit) {
+			fmt.Printf("exit code       %d\n", exit.ExitCode())
+			return nil
+		}
 		return err
 	}
 	if r.Key(module) == (modcache.Key{}) {
@@ -123,6 +139,20 @@ func process(ctx context.Context, dir, file string, second bool) error {
 	fmt.Printf("artifact        %v, %.1f MB, in %s\n", r.Key(module), float64(artifact.Size())/1e6, dir)
 	fmt.Printf("first process   %s in %v\n", outcome(cache), took.Round(time.Millisecond))
 	return nil
+}
+
+// missingImport names something that the module imports and that isn't WASI's, or "".
+func missingImport(m wazero.CompiledModule) string {
+	for _, f := range m.ImportedFunctions() {
+		if module, name, _ := f.Import(); module != wasi_snapshot_preview1.ModuleName {
+			return fmt.Sprintf("the function %s.%s", module, name)
+		}
+	}
+	for _, f := range m.ImportedMemories() {
+		module, name, _ := f.Import()
+		return fmt.Sprintf("the memory %s.%s", module, name)
+	}
+	return ""
 }
 
 func outcome(cache *modcache.Cache) string {
