@@ -62,5 +62,9 @@ type SlotLeak struct {
 
 // String is a line for a log.
 func (l SlotLeak) String() string {
-	return fmt.Sprintf("handle %#x: %s, %v old, borrowed %d times, from %s", uint64(l.Handle), l.Type, l.Age, l.Borrows, l.Site)
+	since := "SlotOptions.Trace says since when, and from where"
+	if l.Site != "" {
+		since = fmt.Sprintf("%v old, from %s", l.Age, l.Site)
+	}
+	return fmt.Sprintf("handle %#x: %s, borrowed %d times; %s", uint64(l.Handle), l.Type, l.Borrows, since)
 }

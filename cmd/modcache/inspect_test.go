@@ -43,6 +43,8 @@ func TestLs(t *testing.T) {
 	require.Contains(t, call("ls", "-dir", cache, "00000000").want(t, exitFound).err, "00000000")
 	require.Contains(t, call("ls", "-dir", cache, "-other-engines").want(t, exitOK).out, "no entries")
 	require.Contains(t, call("ls", "-dir", cache, "-unused-for", "1h").want(t, exitOK).out, "no entries")
+	require.NotContains(t, call("ls", "-dir", cache, "-unused-for", "0s").want(t, exitOK).out, "no entries")
+	require.NotContains(t, call("rm", "-n", "-dir", cache, "-unused-for", "0s").want(t, exitOK).out, "no entries", "0s is a filter too")
 	require.Equal(t, 4, strings.Count(call("ls", "-dir", cache, "-this-engine").want(t, exitOK).out, "\n"))
 
 	// What a file says can't steer the terminal.
@@ -241,6 +243,7 @@ func TestKey(t *testing.T) {
 	require.Contains(t, call("key", none).want(t, exitFailed).err, none)
 	require.NoError(t, os.WriteFile(none, []byte("nothing"), 0o600))
 	require.Contains(t, call("key", none).want(t, exitFailed).err, "not a WebAssembly module")
+	require.Contains(t, call("warm", "-dir", cache, none).want(t, exitFailed).err, "not a WebAssembly module")
 }
 
 func TestCompare(t *testing.T) {

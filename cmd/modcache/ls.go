@@ -29,12 +29,13 @@ func (sel *selection) register(fs *flag.FlagSet) {
 	sel.engineFlags.register(fs)
 	fs.BoolVar(&sel.mine, "this-engine", false, "only entries of this tool's wazero, or that of -program or -engine-id")
 	fs.BoolVar(&sel.others, "other-engines", false, "only entries of all other engines")
+	sel.unused = -1 // no filter, which 0 is
 	fs.Var(&sel.unused, "unused-for", "only entries that weren't used for this `time`, such as 12h or 30d")
 	fs.StringVar(&sel.module, "module", "", "only entries that were made from the module in this `file`; those of the drop-in don't tell")
 }
 
 func (sel *selection) isEmpty() bool {
-	return !sel.mine && !sel.others && sel.unused == 0 && sel.module == ""
+	return !sel.mine && !sel.others && sel.unused < 0 && sel.module == ""
 }
 
 // minPrefix is how many digits of a key name an entry.
@@ -76,7 +77,7 @@ func (sel *selection) pick(ctx context.Context, d *modcache.Disk, prefixes []str
 		at := slices.IndexFunc(prefixes, func(p string) bool { return strings.HasPrefix(e.Key.String(), p) })
 		switch {
 		case len(prefixes) > 0 && at < 0,
-			sel.unused > 0 && now.Sub(e.Used) < time.Duration(sel.unused),
+			sel.unused >= 0 && now.Sub(e.Used) < time.Duration(sel.unused),
 			e.Err != nil && (sel.mine || sel.others || sel.module != ""),
 			sel.mine && e.Info.Engine != en.id,
 			sel.others && e.Info.Engine == en.id,

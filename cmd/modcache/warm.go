@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -232,6 +233,9 @@ func (w *warmer) one(ctx context.Context, p *progress, file string) (what, detai
 	wasm, err := os.ReadFile(file)
 	if err != nil {
 		return failed, ": " + plain(err)
+	}
+	if !bytes.HasPrefix(wasm, []byte("\x00asm")) {
+		return failed, ": not a WebAssembly module"
 	}
 	var trouble error
 	cache, err := modcache.New(w.disk, &modcache.Options{
