@@ -117,6 +117,9 @@ func (d *doctor) examine(ctx context.Context, files []string) error {
 func (d *doctor) wazero() {
 	w, err := wazerohook.Probe()
 	switch {
+	case errors.Is(err, wazerohook.ErrExecutableMemory):
+		d.add(levelBad, "wazero", plain(err), "allow it for programs that run WebAssembly; until then, nothing is compiled, or compiling fails")
+		return
 	case errors.Is(err, wazerohook.ErrInterpreter):
 		d.add(levelBad, "wazero", "interprets on "+platform()+", where it has no compiler: there is nothing to cache", "run programs on amd64 or arm64")
 		return
@@ -143,7 +146,7 @@ func (d *doctor) engineIdentity() {
 	}
 	switch {
 	case isExecutable(en.id):
-		d.add(levelWarn, "engine", "is known by a hash of the executable only: each build of it starts cold",
+		d.add(levelWarn, "engine", "is known by the executable only: each build of it starts cold",
 			"build with module checksums (no vendoring, no replace by a directory), or set Options.EngineID")
 	case d.program == "" && d.keyer.mismatch != nil:
 		d.add(levelBad, "engine", plain(d.keyer.mismatch), "")

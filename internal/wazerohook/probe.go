@@ -38,7 +38,10 @@ var ErrInterpreter = fmt.Errorf("wazero has no compiler for this platform")
 // Probe compiles a module of a few bytes and watches what wazero does. What it
 // learns are constants of the process, so it does this once.
 func Probe() (*Wazero, error) {
-	process.once.Do(func() { process.w, process.err = probe() })
+	process.once.Do(func() {
+		process.w, process.err = probe()
+		process.err = diagnose(process.err)
+	})
 	return process.w, process.err
 }
 
