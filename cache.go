@@ -193,8 +193,8 @@ func newCache(opts Options) (*Cache, error) {
 }
 
 // EngineID returns the identity of the wazero in this program, as Caches use it unless
-// Options.EngineID says otherwise: its module version and checksum or, failing that, a hash
-// of the executable. It is an error if there is neither.
+// Options.EngineID says otherwise: its module version and checksum or, failing that, what
+// tells this executable from all others. It is an error if there is neither.
 func EngineID() (string, error) {
 	id, err := engineID()
 	if err != nil {

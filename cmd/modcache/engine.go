@@ -90,7 +90,7 @@ func isDerived(id string) bool {
 	return isExecutable(id) || strings.Contains(id, "@") && strings.Contains(id, " h1:")
 }
 
-// isExecutable reports whether an identity is a hash of the program, for want of anything
+// isExecutable reports whether an identity is that of the program, for want of anything
 // better.
 func isExecutable(id string) bool { return strings.HasPrefix(id, "executable ") }
 

@@ -205,6 +205,56 @@ func wazeroCopy(t testing.TB, file, old, new string) string {
 	return dst
 }
 
+// TestIdentityOfVendoredBuilds builds a program whose wazero has no checksum, with two wazeros, in each way that there is of building. It
+// takes minutes, and so needs MODCACHE_BUILDS to be set.
+func TestIdentityOfVendoredBuilds(t *testing.T) {
+	needsCompiler(t)
+	if os.Getenv("MODCACHE_BUILDS") == "" && !thorough {
+		t.Skip("NOT TESTED: identities of vendored builds; set MODCACHE_BUILDS=1")
+	}
+	if _, err := wasmtest.WazeroDir(); err != nil {
+		t.Skipf("NOT TESTED: identities of vendored builds, which needs the go tool and a module cache: %v", err)
+	}
+	p := newProject(t, "")
+	p.command("go", "mod", "vendor")
+	file := filepath.Join(p.dir, "vendor/github.com/tetratelabs/wazero/internal/engine/wazevo/engine_cache.go")
+	before, err := os.ReadFile(file)
+	require.NoError(t, err)
+	const line = "// Read the header before the native code."
+	require.Contains(t, string(before), line)
+	after := []byte(strings.Replace(string(before), line, "if len(magic) > 1000 { return }", 1))
+
+	seen := map[string]string{}
+	for _, c := range []struct {
+		flags []string
+		quick bool // there is an id, so that the file needn't be hashed
+	}{
+		{nil, true},
+		{[]string{"-trimpath"}, true},
+		{[]string{"-buildvcs=false"}, true},
+		{[]string{"-ldflags=-s -w"}, true},
+		{[]string{"-buildmode=pie"}, true},
+		{[]string{"-ldflags=-buildid="}, false},
+		{[]string{"-ldflags=-buildid=redacted"}, false},
+	} {
+		name, ids := fmt.Sprint(c.flags), map[string]string{}
+		for version, text := range map[string][]byte{"before": before, "after": after} {
+			require.NoError(t, os.WriteFile(file, text, 0o600))
+			x := p.build(append(c.flags, "-mod=vendor")...)
+			require.Equal(t, "<nil>", x.off, name)
+			require.Equal(t, "2", x.hits, name)
+			require.Equal(t, c.quick, strings.Count(x.engine, "/") == 3, "%s: %s", name, x.engine)
+			ids[version] = x.engine
+			t.Logf("%-30s %-6s %s", name, version, x.engine)
+		}
+		require.NotEqual(t, ids["before"], ids["after"], "%s: another wazero has the same identity", name)
+		for _, id := range ids {
+			require.True(t, seen[id] == "" || name == "[-buildvcs=false]", "%s and %s", name, seen[id])
+			seen[id] = name
+		}
+	}
+}
+
 // TestIdentityOfBuilds builds programs in all the ways that people do, which takes
 // the Go toolchain and half a minute or more, and so needs MODCACHE_BUILDS to be set.
 func TestIdentityOfBuilds(t *testing.T) {

@@ -1,8 +1,10 @@
 package wazerohook
 
 import (
+	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -12,6 +14,7 @@ import (
 	"sync"
 
 	"github.com/tetratelabs/wazero"
+	"github.com/zeebo/blake3"
 )
 
 const wazeroPath = "github.com/tetratelabs/wazero"
@@ -19,15 +22,15 @@ const wazeroPath = "github.com/tetratelabs/wazero"
 // Identity names the wazero code that is linked into this program: two programs
 // with the same identity run the same compiler. It prefers what the build says
 // (module version and checksum), then the place in the module cache that the
-// code was compiled from, and falls back to a hash of the executable, which
-// changes with every edit but never collides.
+// code was compiled from, and falls back to what tells the executable from all others: the go
+// command's build id, or a hash of the file. That changes with every edit but never collides.
 //
 // It takes the word of the go command: sources in the module cache that were
 // edited in place, or overlaid with -overlay, go unnoticed.
 var Identity = sync.OnceValues(func() (string, error) {
 	info, _ := debug.ReadBuildInfo()
 	file, _ := runtime.FuncForPC(reflect.ValueOf(wazero.NewRuntimeConfig).Pointer()).FileLine(0)
-	return identity(info, file, executableSum)
+	return identity(info, file, thisExecutable)
 })
 
 // identity decides with what the build says about itself, and the name of
@@ -113,14 +116,32 @@ func fromSourcePath(file string) (string, bool) {
 	return wazeroPath + "@" + version + " " + strings.TrimSpace(string(sum)), true
 }
 
-// executableSum hashes the file that this process runs. On Linux that is the very
+// thisExecutable tells the file that this process runs from all that contain other code. On Linux that is the very
 // file even if another has taken its name since, as a deployment does.
-func executableSum() (string, error) {
+func thisExecutable() (string, error) {
 	name, err := "/proc/self/exe", error(nil)
 	if runtime.GOOS != "linux" {
 		if name, err = os.Executable(); err != nil {
 			return "", err
 		}
 	}
-	return fileSum(name)
+	return executable(name)
+}
+
+// executable returns the id that the go command gave to a program or, where that doesn't tell, a
+// hash of the file, which takes as long as reading all of it.
+func executable(name string) (string, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	if id := buildID(f); id != "" {
+		return id, nil
+	}
+	h := blake3.New()
+	if _, err := io.Copy(h, f); err != nil {
+		return "", err
+	}
+	return hex.EncodeToString(h.Sum(nil)), nil
 }

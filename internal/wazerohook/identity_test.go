@@ -108,9 +108,3 @@ func TestIdentityOfThisTest(t *testing.T) {
 	require.Equal(t, id, again)
 	t.Log(id)
 }
-
-func TestExecutableSum(t *testing.T) {
-	sum, err := executableSum()
-	require.NoError(t, err)
-	require.Len(t, sum, 64)
-}

@@ -2,15 +2,10 @@ package wazerohook
 
 import (
 	"debug/buildinfo"
-	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
-	"os"
 	"runtime/debug"
 	"strings"
-
-	"github.com/zeebo/blake3"
 )
 
 // Program is what an executable says about the wazero in it.
@@ -32,7 +27,7 @@ func ReadProgram(file string) (Program, error) {
 	if err != nil {
 		return Program{}, fmt.Errorf("%s is not an executable that Go built: %w", file, err)
 	}
-	p, err := readProgram(info, func() (string, error) { return fileSum(file) })
+	p, err := readProgram(info, func() (string, error) { return executable(file) })
 	if err != nil {
 		return Program{}, fmt.Errorf("%s: %w", file, err)
 	}
@@ -74,17 +69,4 @@ func readProgram(info *debug.BuildInfo, executable func() (string, error)) (p Pr
 		}
 	}
 	return p, nil
-}
-
-func fileSum(name string) (string, error) {
-	f, err := os.Open(name)
-	if err != nil {
-		return "", err
-	}
-	defer f.Close()
-	h := blake3.New()
-	if _, err := io.Copy(h, f); err != nil {
-		return "", err
-	}
-	return hex.EncodeToString(h.Sum(nil)), nil
 }

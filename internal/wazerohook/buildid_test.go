@@ -1,0 +1,91 @@
+package wazerohook
+
+import (
+	"bytes"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+func TestBuildIDOfThisTest(t *testing.T) {
+	f, err := os.Open(os.Args[0])
+	require.NoError(t, err)
+	defer f.Close()
+	id := buildID(f)
+	t.Log(id)
+	require.Regexp(t, goBuildID, id)
+	told, err := exec.Command("go", "tool", "buildid", os.Args[0]).Output()
+	if err != nil {
+		t.Skip("NOT TESTED: that the go command agrees:", err)
+	}
+	require.Equal(t, strings.TrimSpace(string(told)), id)
+}
+
+// TestBuildIDOfOtherSystems compares with what the go command reads from programs for each format and width.
+func TestBuildIDOfOtherSystems(t *testing.T) {
+	if testing.Short() {
+		t.Skip("builds programs")
+	}
+	dir := t.TempDir()
+	source := filepath.Join(dir, "main.go")
+	build := func(target string, flags ...string) string {
+		goos, goarch, _ := strings.Cut(target, "/")
+		bin := filepath.Join(dir, "program")
+		cmd := exec.Command("go", append(append([]string{"build", "-o", bin}, flags...), source)...)
+		cmd.Env = append(os.Environ(), "GOOS="+goos, "GOARCH="+goarch, "CGO_ENABLED=0")
+		out, err := cmd.CombinedOutput()
+		require.NoError(t, err, "%s", out)
+		return bin
+	}
+	read := func(bin string) string {
+		f, err := os.Open(bin)
+		require.NoError(t, err)
+		defer f.Close()
+		return buildID(f)
+	}
+	for _, target := range []string{"linux/amd64", "linux/386", "linux/s390x", "windows/amd64", "darwin/arm64", "freebsd/amd64"} {
+		seen := map[string]string{}
+		for text, flags := range map[string][]string{"one": nil, "two": nil, "three": {"-ldflags=-s -w"}} {
+			require.NoError(t, os.WriteFile(source, []byte("package main\n\nfunc main() { println(\""+text+"\") }\n"), 0o600))
+			bin := build(target, flags...)
+			want, err := exec.Command("go", "tool", "buildid", bin).Output()
+			require.NoError(t, err)
+			id := read(bin)
+			require.Equal(t, strings.TrimSpace(string(want)), id, target)
+			require.Empty(t, seen[id], "%s: another program has the same id", target)
+			seen[id] = text
+		}
+		if target != "linux/amd64" && target != "windows/amd64" {
+			continue
+		}
+		for _, said := range []string{"", "redacted", "a/b/c/d", strings.Repeat("x", 83)} {
+			bin := build(target, "-ldflags=-buildid="+said)
+			require.Empty(t, read(bin), "%s %s", target, said)
+			sum, err := executable(bin)
+			require.NoError(t, err)
+			require.Len(t, sum, 64)
+		}
+	}
+}
+
+// TestBuildIDOfDamagedFiles reads files in which something is wrong.
+func TestBuildIDOfDamagedFiles(t *testing.T) {
+	whole, err := os.ReadFile(os.Args[0])
+	require.NoError(t, err)
+	whole = whole[:min(len(whole), 8<<10)]
+	for n := 0; n < len(whole); n += 37 {
+		_ = buildID(bytes.NewReader(whole[:n]))
+	}
+	for at := range 600 {
+		for _, v := range []byte{0, 1, 0x7f, 0xff} {
+			b := bytes.Clone(whole)
+			b[at] = v
+			_ = buildID(bytes.NewReader(b))
+		}
+	}
+	require.Empty(t, buildID(bytes.NewReader([]byte("#!/bin/sh\n"))))
+}
