@@ -118,6 +118,7 @@ type Disk struct {
 	rules   dirfs.Rules
 	openFS  func(dir string) (dirfs.FS, error)
 	opened  atomic.Pointer[dirfs.FS] // nil: ReadOnly without a directory
+	place   atomic.Pointer[dirfs.Place]
 	opening sync.Mutex
 	frame   frame.Options
 	usage   books.Usage
@@ -208,6 +209,7 @@ func (d *Disk) openTree() error {
 		writeFile(tree, layout.Readme, layout.ReadmeText) // the store works without
 		writeFile(tree, layout.Tag, layout.TagText)
 	}
+	d.place.Store(&place)
 	d.opened.Store(&tree)
 	return nil
 }

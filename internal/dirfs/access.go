@@ -24,6 +24,7 @@ type Place struct {
 	Path string      // without symbolic links
 	Info fs.FileInfo // what is there
 
+	rules   Rules
 	above   []Place  // from the root of the file system down
 	missing []string // names below Path that don't exist yet
 }
@@ -32,7 +33,7 @@ type Place struct {
 // those above it as far as they don't exist, but not before all is judged that can be:
 // where it refuses, there is nothing that wasn't there before.
 func (r Rules) Find(dir string) (Place, error) {
-	p, err := resolve(dir)
+	p, err := r.resolve(dir)
 	if err != nil || len(p.missing) == 0 {
 		return p, r.refuse(p, err)
 	}
@@ -44,7 +45,7 @@ func (r Rules) Find(dir string) (Place, error) {
 	}
 	made, err := r.make(p)
 	if err == nil {
-		p, err = resolve(dir)
+		p, err = r.resolve(dir)
 	}
 	if err == nil && len(p.missing) > 0 {
 		err = &fs.PathError{Op: "open", Path: dir, Err: fs.ErrNotExist} // deleted at once
@@ -54,6 +55,12 @@ func (r Rules) Find(dir string) (Place, error) {
 			_ = os.Remove(made[i]) // unless somebody has put something into it
 		}
 	}
+	return p, err
+}
+
+func (r Rules) resolve(dir string) (Place, error) {
+	p, err := resolve(dir)
+	p.rules = r
 	return p, err
 }
 

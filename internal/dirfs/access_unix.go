@@ -84,27 +84,23 @@ func follow(link string, fi fs.FileInfo) (string, error) {
 // place they can put another one.
 func (r Rules) judge(p Place) error {
 	st, mode := statOf(p.Info), p.Info.Mode()
-	perm, mine := mode.Perm(), isMine(p.Path, st.Uid)
-	var who, advice string
-	trusted := noGroup
+	perm, mine, group := mode.Perm(), isMine(p.Path, st.Uid), noGroup
+	var who string
 	switch {
 	case perm&0o002 != 0:
 		who = fmt.Sprintf("everybody can write to it (%v)", mode)
 	case perm&0o020 != 0 && !r.Group:
 		who = fmt.Sprintf("its group %d can write to it (%v)", st.Gid, mode)
-		if isMember(st.Gid) {
-			advice = "set DiskOptions.Group if all of the group may decide what this program runs"
-		}
 	case perm&0o020 != 0 && !isMember(st.Gid):
-		who = fmt.Sprintf("group %d can write to it (%v), in which this process isn't", st.Gid, mode)
+		who = fmt.Sprintf("group %d can write to it (%v), in which this process isn't known to be", st.Gid, mode)
 	case perm&0o020 != 0:
-		trusted = int64(st.Gid)
+		group = int64(st.Gid)
 	case !mine && !isRoot(st.Uid):
 		who = fmt.Sprintf("it belongs to %s, not to user %d", userText(st.Uid), me())
 	}
-	if exposed := p.exposed(trusted); who == "" && exposed != "" {
-		// Nobody can put a directory of ours there but one that lies beside it, and it has to
-		// be as private. See RATIONALE.md.
+	if exposed := p.exposed(group); who == "" && exposed != "" {
+		// What others put in its place is theirs, unless they find another directory of ours
+		// there: it has to be one that was made to be private. See RATIONALE.md.
 		if mine && perm&0o077 == 0 {
 			return nil
 		}
@@ -113,13 +109,26 @@ func (r Rules) judge(p Place) error {
 	if who == "" {
 		return nil
 	}
-	if advice == "" && mine && mode&fs.ModeSetgid == 0 {
-		advice = "chmod 700 " + p.Path
+	return fmt.Errorf("%w: %s; %s", ErrInsecure, who, r.advice(p, mine))
+}
+
+// advice says what helps on that file system.
+func (r Rules) advice(p Place, mine bool) string {
+	st, mode := statOf(p.Info), p.Info.Mode()
+	var what []string
+	if mine && mode&fs.ModeSetgid == 0 { // else it is meant to be shared, and for volumes of Kubernetes done so again
+		what = append(what, "chmod 700 "+p.Path)
 	}
-	if advice == "" {
-		advice = "name a directory of your own, or one that is missing"
+	if !mine && mode&0o002 != 0 {
+		what = append(what, "name a directory below it that doesn't exist yet")
 	}
-	return fmt.Errorf("%w: %s; %s, or set DiskOptions.Key", ErrInsecure, who, advice)
+	if !r.Group && mode&0o022 == 0o020 && isMember(st.Gid) {
+		what = append(what, "set DiskOptions.Group if all of the group may decide what this program runs")
+	}
+	if len(what) == 0 {
+		what = append(what, "name another directory")
+	}
+	return strings.Join(append(what, "set DiskOptions.Key"), ", or ")
 }
 
 // exposed says who else could put another directory in the place of this one; "" if nobody
@@ -161,6 +170,21 @@ func writable(dir string) error {
 		return nil // the kernel would say what the real user could
 	}
 	return unix.Access(dir, unix.W_OK|unix.X_OK)
+}
+
+// Foreign says who else could have written what is in a file of the directory, given what
+// Stat says of it; "" is nobody. Directories may once have been open to others.
+func (p Place) Foreign(file fs.FileInfo) string {
+	st, mode := statOf(file), file.Mode()
+	switch {
+	case p.rules.Keyed || p.rules.Group:
+		return ""
+	case !isRoot(st.Uid) && st.Uid != me():
+		return "it belongs to " + userText(st.Uid)
+	case mode&0o022 != 0 && p.Info.Mode()&0o077 != 0:
+		return fmt.Sprintf("others can write to it (%v)", mode)
+	}
+	return ""
 }
 
 // below is the place of a directory in p.
