@@ -1,20 +1,25 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	_ "embed"
 	"errors"
 	"fmt"
+	"image"
 
 	"time"
 
 	"github.com/1password/onepassword-sdk-go"
 	extism "github.com/extism/go-sdk"
+	"github.com/gen2brain/webp"
 	"github.com/klippa-app/go-pdfium/requests"
 	"github.com/klippa-app/go-pdfium/webassembly"
 	"github.com/knqyf263/go-plugin/examples/helloworld/greeting"
 	"github.com/ncruces/go-sqlite3"
 	_ "github.com/ncruces/go-sqlite3/embed"
+	_ "github.com/open-policy-agent/opa/features/wasm"
+	"github.com/open-policy-agent/opa/v1/rego"
 	"github.com/wasilibs/go-re2"
 )
 
@@ -75,6 +80,26 @@ var embedders = []embedder{
 	}},
 	{name: "1Password SDK", run: func(ctx context.Context, _ map[string]string) error {
 		return onepassword.Secrets.ValidateSecretReference(ctx, "op://vault/item/field")
+	}},
+	{name: "gen2brain/webp", run: func(context.Context, map[string]string) error {
+		var out bytes.Buffer
+		if err := webp.Encode(&out, image.NewRGBA(image.Rect(0, 0, 2, 2))); err != nil {
+			return err
+		}
+		return check(string(out.Bytes()[8:12]), "WEBP")
+	}},
+	{name: "OPA, wasm target", run: func(ctx context.Context, _ map[string]string) error {
+		policy := rego.New(rego.Target("wasm"), rego.Query("data.example.allow"),
+			rego.Module("example.rego", "package example\nallow := input.user == \"alice\""))
+		query, err := policy.PrepareForEval(ctx)
+		if err != nil {
+			return err
+		}
+		results, err := query.Eval(ctx, rego.EvalInput(map[string]any{"user": "alice"}))
+		if err != nil {
+			return err
+		}
+		return check(results[0].Expressions[0].Value, any(true))
 	}},
 	{"go-plugin, Go guest", []guest{{name: "morning.wasm", pkg: goPlugin}}, func(ctx context.Context, guests map[string]string) error {
 		loader, err := greeting.NewGreeterPlugin(ctx)

@@ -25,10 +25,13 @@ type maker struct {
 	cache   *modcache.Cache // if it is one of ours
 }
 
-const directory = "directory"
+const (
+	uncached  = "no cache"
+	directory = "directory"
+)
 
 var sides = []side{
-	{"no cache", func(string) (maker, error) {
+	{uncached, func(string) (maker, error) {
 		return withCache(nil), nil
 	}},
 	{directory, func(dir string) (maker, error) {
@@ -125,11 +128,14 @@ func (t timed) InstantiateModule(ctx context.Context, m wazero.CompiledModule, c
 }
 
 func (t timed) Instantiate(ctx context.Context, wasm []byte) (api.Module, error) {
-	defer t.c.spend(&t.c.instance)()
-	return t.Runtime.Instantiate(ctx, wasm)
+	return t.InstantiateWithConfig(ctx, wasm, wazero.NewModuleConfig())
 }
 
+// InstantiateWithConfig doesn't release the compiled module with the instance. No start lives that long.
 func (t timed) InstantiateWithConfig(ctx context.Context, wasm []byte, config wazero.ModuleConfig) (api.Module, error) {
-	defer t.c.spend(&t.c.instance)()
-	return t.Runtime.InstantiateWithConfig(ctx, wasm, config)
+	m, err := t.CompileModule(ctx, wasm)
+	if err != nil {
+		return nil, err
+	}
+	return t.InstantiateModule(ctx, m, config)
 }
