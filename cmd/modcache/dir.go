@@ -20,11 +20,13 @@ import (
 type dirFlags struct {
 	dir     string
 	keyFile string
+	group   bool
 }
 
 func (d *dirFlags) register(fs *flag.FlagSet) {
 	fs.StringVar(&d.dir, "dir", "", "the cache `directory`; by default the one that modcache.Open(\"\") uses")
 	fs.StringVar(&d.keyFile, "key-file", "", "`file` with the secret of DiskOptions.Key, if programs use one; a newline at its end doesn't count")
+	fs.BoolVar(&d.group, "group", false, "the directory is shared with its group; see DiskOptions.Group")
 }
 
 func (d *dirFlags) path() (string, error) {
@@ -130,8 +132,12 @@ func (d *dirFlags) open(o modcache.DiskOptions, orNew bool) (*modcache.Disk, err
 	if o.Key, err = readSecret(d.keyFile); err != nil {
 		return nil, err
 	}
-	o.MaxBytes, o.MaxAge = cmp.Or(o.MaxBytes, -1), cmp.Or(o.MaxAge, -1)
-	return modcache.OpenDisk(dir, &o)
+	o.MaxBytes, o.MaxAge, o.Group = cmp.Or(o.MaxBytes, -1), cmp.Or(o.MaxAge, -1), d.group
+	disk, err := modcache.OpenDisk(dir, &o)
+	if errors.Is(err, modcache.ErrInsecureDir) {
+		err = fmt.Errorf("%w (here: -key-file, -group)", err)
+	}
+	return disk, err
 }
 
 // cause is err without the store and the entry that it is about, which stand beside it.

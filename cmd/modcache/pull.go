@@ -39,6 +39,7 @@ code on this machine; signed ones are refused.`,
 		fs.StringVar(&p.bundle.keyring, "keyring", "", "`file` of public keys: take only what one of them has signed")
 		fs.BoolVar(&p.dry, "n", false, "verify the bundle and store nothing")
 		fs.BoolVar(&p.compress, "compress", false, "store compressed; see DiskOptions.Compress")
+		p.mode.register(fs)
 		fs.Var(&p.maxBytes, "max-bytes", "drop what went unused longest beyond this `size`; by default nothing is dropped")
 		fs.Var(&p.maxEntry, "max-entry", "refuse machine code larger than this `size`, which is how much memory a pull may take")
 		return p.run
@@ -50,6 +51,7 @@ type puller struct {
 	bundle             bundleFlags
 	dry, compress      bool
 	maxBytes, maxEntry byteCount
+	mode               modeFlag
 
 	frame *frame.Options
 	disk  *modcache.Disk // nil if dry
@@ -61,6 +63,8 @@ type puller struct {
 func (p *puller) run(ctx context.Context, s *streams, operands []string) (err error) {
 	in := s.in
 	switch {
+	case p.mode.mode != 0 && (p.dry || p.dir.group):
+		return usagef("-mode has no meaning with -n and -group")
 	case len(operands) > 1:
 		return usagef("one bundle at a time")
 	case len(operands) == 1 && operands[0] != "-":
@@ -81,6 +85,9 @@ func (p *puller) run(ctx context.Context, s *streams, operands []string) (err er
 		return cmp.Or(ctx.Err(), err)
 	}
 	if !p.dry {
+		if dir, err := p.dir.path(); err == nil {
+			p.mode.begin(dir)
+		}
 		o := modcache.DiskOptions{MaxBytes: int64(p.maxBytes), Compress: p.compress, OnEvent: func(e modcache.Event) {
 			if e.Kind == modcache.EventStored {
 				p.stored++
@@ -93,7 +100,7 @@ func (p *puller) run(ctx context.Context, s *streams, operands []string) (err er
 	}
 	err = p.all(ctx, s, t)
 	if !p.dry {
-		err = errors.Join(err, p.disk.Flush(context.WithoutCancel(ctx)))
+		err = errors.Join(err, p.disk.Flush(context.WithoutCancel(ctx)), p.mode.end(p.disk.Dir()))
 	}
 	line := fmt.Sprintf("%d sound, %d stored, %d present\n", p.sound, p.stored, p.sound-p.stored)
 	if p.dry {

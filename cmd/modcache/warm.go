@@ -57,6 +57,7 @@ modcache doctor tells which of them is different.`,
 		fs.IntVar(&w.jobs, "jobs", 0, "how many modules to compile at once, `n`; 0 = one per CPU, divided by -workers")
 		fs.IntVar(&w.workers, "workers", 1, "`n` goroutines compile one module; see Options.Workers")
 		fs.BoolVar(&w.compress, "compress", false, "store compressed: a quarter of the space, slower starts; see DiskOptions.Compress")
+		w.mode.register(fs)
 		fs.Var(&w.maxBytes, "max-bytes", "drop what went unused longest beyond this `size`; by default nothing is dropped")
 		return w.run
 	},
@@ -69,6 +70,7 @@ type warmer struct {
 	dropIn, require, compress bool
 	jobs, workers             int
 	maxBytes                  byteCount
+	mode                      modeFlag
 
 	disk   *modcache.Disk
 	engine string
@@ -98,6 +100,9 @@ func (w *warmer) run(ctx context.Context, s *streams, operands []string) error {
 		return err
 	}
 	o := modcache.DiskOptions{ReadOnly: w.require, MaxBytes: int64(w.maxBytes), Compress: w.compress}
+	if dir, err := w.dir.path(); err == nil {
+		w.mode.begin(dir)
+	}
 	if w.disk, err = w.dir.open(o, !w.require); err != nil {
 		return err
 	}
@@ -106,7 +111,7 @@ func (w *warmer) run(ctx context.Context, s *streams, operands []string) error {
 	counts := w.all(ctx, s, files)
 	if !w.require {
 		// What was finished before an interruption is kept like everything else.
-		err = w.disk.Flush(context.WithoutCancel(ctx))
+		err = errors.Join(w.disk.Flush(context.WithoutCancel(ctx)), w.mode.end(w.disk.Dir()))
 	}
 	if err = cmp.Or(err, ctx.Err()); err != nil {
 		return err
@@ -120,8 +125,10 @@ func (w *warmer) check(operands []string) error {
 		return usagef("name modules, or directories of modules")
 	case w.jobs < 0 || w.workers < 1:
 		return usagef("-jobs can't be negative, and -workers has to be at least 1")
-	case w.require && (w.compress || w.maxBytes > 0):
-		return usagef("-require writes nothing, so that -compress and -max-bytes have no meaning")
+	case w.require && (w.compress || w.maxBytes > 0 || w.mode.mode != 0):
+		return usagef("-require writes nothing, so that -compress, -max-bytes and -mode have no meaning")
+	case w.dir.group && w.mode.mode != 0:
+		return usagef("-group and -mode exclude each other: what is shared has the mode of the directory")
 	}
 	if w.jobs == 0 {
 		w.jobs = max(1, runtime.GOMAXPROCS(0)/w.workers)
