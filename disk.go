@@ -180,7 +180,11 @@ func openDisk(dir string, o *DiskOptions, open func(dir string) (dirfs.FS, error
 	if v.ReadOnly {
 		return d, nil
 	}
-	if since := d.sinceTrim(); since > trimInterval || since < -books.ClockSkew {
+	since := d.sinceTrim()
+	if since == never {
+		d.sign()
+	}
+	if since > trimInterval || since < -books.ClockSkew {
 		d.background.Go(func() { d.trimInBackground(ctx) })
 	}
 	return d, nil
@@ -205,13 +209,15 @@ func (d *Disk) openTree() error {
 		_ = tree.Close()
 		return fmt.Errorf("%w: it was replaced while it was opened", ErrInsecureDir)
 	}
-	if !d.o.ReadOnly {
-		writeFile(tree, layout.Readme, layout.ReadmeText) // the store works without
-		writeFile(tree, layout.Tag, layout.TagText)
-	}
 	d.place.Store(&place)
 	d.opened.Store(&tree)
 	return nil
+}
+
+// sign leaves what says whose directory it is. The store works without.
+func (d *Disk) sign() {
+	writeFile(d.tree(), layout.Readme, layout.ReadmeText)
+	writeFile(d.tree(), layout.Tag, layout.TagText)
 }
 
 // tree returns the directory; nil if it is ReadOnly and doesn't exist.

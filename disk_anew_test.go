@@ -196,3 +196,36 @@ func TestDiskGoesOnWithoutAShard(t *testing.T) {
 	add(room)
 	require.Len(t, events.take(modcache.EventStoreFailed), 1, "said anew after it was well")
 }
+
+// TestDiskOpensWithoutWriting opens a directory that is in use, with and without what tells
+// people whose it is.
+func TestDiskOpensWithoutWriting(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "cache")
+	d := openTrimmed(t, dir, nil)
+	require.NoError(t, d.Add(bg, diskKey(1), diskArtifact(1, 100)))
+	require.NoError(t, d.Close())
+	for _, name := range []string{"README", "CACHEDIR.TAG", "tmp"} {
+		require.FileExists(t, filepath.Join(dir, "CACHEDIR.TAG"))
+		require.NoError(t, os.RemoveAll(filepath.Join(dir, name)))
+		var writes atomic.Int64
+		d, err := modcache.OpenDiskOn(dir, func(tree dirfs.FS) dirfs.FS {
+			return dirfstest.NewFaulty(tree, func(op dirfstest.Op, _ int) error {
+				switch op {
+				case dirfstest.Lstat, dirfstest.Read, dirfstest.Stat, dirfstest.Close:
+				default:
+					writes.Add(1)
+				}
+				return nil
+			})
+		}, nil)
+		require.NoError(t, err)
+		require.Zero(t, writes.Load())
+		requireHit(t, d, diskKey(1), diskCode(1, 100))
+		require.EqualValues(t, 1, writes.Load(), "it is opened, and was used a moment ago")
+		_, err = d.Trim(bg)
+		require.NoError(t, err)
+		require.NoError(t, d.Add(bg, diskKey(2), diskArtifact(2, 100)))
+		require.NoError(t, d.Delete(bg, diskKey(2)))
+		require.NoError(t, d.Close())
+	}
+}

@@ -78,7 +78,7 @@ func (d *Disk) stamp(since, at time.Time) {
 // has looked.
 func (d *Disk) restamp() {
 	since := d.sinceTrim()
-	if d.counters.adds.Load() > 0 && d.usage.Walked() && since < math.MaxInt64 {
+	if d.counters.adds.Load() > 0 && d.usage.Walked() && since != never {
 		d.stamp(d.lastStamp().Since, d.o.Now().Add(-since))
 	}
 }
@@ -87,7 +87,10 @@ func (d *Disk) restamp() {
 func (d *Disk) sinceTrim() time.Duration {
 	fi, err := d.tree().Lstat(layout.Trimmed)
 	if err != nil {
-		return math.MaxInt64
+		return never
 	}
 	return d.o.Now().Sub(fi.ModTime())
 }
+
+// never is how long ago something was that hasn't happened.
+const never time.Duration = math.MaxInt64

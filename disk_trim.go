@@ -96,6 +96,7 @@ func (d *Disk) trim(ctx context.Context, expire bool) (TrimReport, error) {
 		}
 		return r, d.failed("trim", Key{}, err)
 	}
+	d.sign() // should somebody have tidied up
 	d.stamp(since, d.o.Now())
 	return r, nil
 }

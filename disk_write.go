@@ -240,6 +240,7 @@ func (d *Disk) withDir(name string, f func() error) error {
 	if err != nil {
 		return err
 	}
+	d.sign()
 	return f()
 }
 

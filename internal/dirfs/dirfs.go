@@ -8,8 +8,6 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"path"
-	"sync"
 	"time"
 )
 
@@ -65,33 +63,34 @@ func Open(dir string) (FS, error) {
 	if err != nil {
 		return nil, err
 	}
-	fi, err := root.Stat(".")
+	r := &rootFS{Root: root}
+	if r.self, err = root.Open("."); err == nil {
+		r.fi, err = r.self.Stat()
+	}
 	if err != nil {
-		_ = root.Close()
+		_ = r.Close()
 		return nil, err
 	}
-	return &rootFS{Root: root, fi: fi}, nil
+	return r, nil
 }
 
 // rootFS keeps every access below the directory: no symbolic link and no ".."
 // leads out.
 type rootFS struct {
 	*os.Root
-	fi fs.FileInfo // of the directory
-
-	// Directories that files were read from, by name: *os.Root. Resolving them each
-	// time is a third of the cost of opening a file.
-	dirs sync.Map
+	self *os.File // the directory
+	fi   fs.FileInfo
 }
 
 // OpenFile implements FS.
 func (r *rootFS) OpenFile(name string, flag int, perm fs.FileMode) (File, error) {
-	reading := flag&(os.O_WRONLY|os.O_RDWR|os.O_CREATE) == 0
-	if reading {
-		if f, err := r.openIn(path.Dir(name), path.Base(name), flag); err == nil {
+	if flag&(os.O_WRONLY|os.O_RDWR|os.O_CREATE) == 0 {
+		// An os.Root opens the directories on the way one by one.
+		if f, err := openBeneath(r.self, name, flag); err == nil {
 			return file{f}, nil
+		} else if errors.Is(err, fs.ErrNotExist) {
+			return nil, err
 		}
-		// Perhaps the directory was deleted and made anew: see below.
 	}
 	f, err := r.Root.OpenFile(name, flag, perm)
 	if err != nil {
@@ -99,11 +98,6 @@ func (r *rootFS) OpenFile(name string, flag int, perm fs.FileMode) (File, error)
 	}
 	if wide := widen(r.fi, perm); wide != perm && flag&os.O_CREATE != 0 {
 		_ = f.Chmod(wide) // the file mode creation mask doesn't count; fails for another user's
-	}
-	if reading {
-		if dir, ok := r.dirs.LoadAndDelete(path.Dir(name)); ok {
-			_ = dir.(*os.Root).Close()
-		}
 	}
 	return file{f}, nil
 }
@@ -117,30 +111,8 @@ func (r *rootFS) Mkdir(name string, perm fs.FileMode) error {
 	return err
 }
 
-// openIn opens a file for reading in a directory that is kept open.
-func (r *rootFS) openIn(dir, base string, flag int) (*os.File, error) {
-	kept, ok := r.dirs.Load(dir)
-	if !ok {
-		opened, err := r.OpenRoot(dir)
-		if err != nil {
-			return nil, err
-		}
-		if kept, ok = r.dirs.LoadOrStore(dir, opened); ok {
-			_ = opened.Close()
-		}
-	}
-	return kept.(*os.Root).OpenFile(base, flag, 0)
-}
-
 // Close implements FS.
-func (r *rootFS) Close() error {
-	r.dirs.Range(func(dir, kept any) bool {
-		_ = kept.(*os.Root).Close()
-		r.dirs.Delete(dir)
-		return true
-	})
-	return r.Root.Close()
-}
+func (r *rootFS) Close() error { return errors.Join(r.self.Close(), r.Root.Close()) }
 
 func (r *rootFS) ReadDir(name string) ([]fs.FileInfo, error) {
 	d, err := r.Open(name)
@@ -163,14 +135,7 @@ func (r *rootFS) ReadDir(name string) ([]fs.FileInfo, error) {
 	return infos, err
 }
 
-func (r *rootFS) Space() (free, total int64, err error) {
-	d, err := r.Open(".")
-	if err != nil {
-		return 0, 0, err
-	}
-	defer d.Close()
-	return space(d)
-}
+func (r *rootFS) Space() (free, total int64, err error) { return space(r.self) }
 
 type file struct{ *os.File }
 

@@ -1,6 +1,7 @@
 package dirfs
 
 import (
+	"io/fs"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -19,4 +20,21 @@ func isOwner(dir string) bool {
 	}
 	_ = unix.Close(fd)
 	return true
+}
+
+// openBeneath opens a file below a directory in one call, if the kernel can do that.
+func openBeneath(dir *os.File, name string, flag int) (*os.File, error) {
+	conn, err := dir.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	how := unix.OpenHow{Flags: uint64(flag | unix.O_CLOEXEC), Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_MAGICLINKS}
+	fd, opened := -1, error(nil)
+	if err := conn.Control(func(dir uintptr) { fd, opened = unix.Openat2(int(dir), name, &how) }); err != nil {
+		return nil, err
+	}
+	if opened != nil {
+		return nil, &fs.PathError{Op: "openat2", Path: name, Err: opened}
+	}
+	return os.NewFile(uintptr(fd), name), nil
 }
