@@ -52,6 +52,20 @@ type Options struct {
 	// integers are written share one artifact; see [Canonicalize].
 	ExactKeys bool
 
+	// OffHeapMemory has a [Runtime] keep the memories of instances outside of Go's heap.
+	// There a memory that grows starts no garbage collection, and takes only what the guest
+	// touches. The price: a slice that Memory().Read returned ends with its instance, where
+	// wazero keeps it alive. Copy what outlives the instance. When an instance is closed, its memory is
+	// given back at once, and reads as zeros from then on, also to a call that is still under
+	// way; an instance that is never closed gives it back when it is collected. Memories that other
+	// modules import end with the last of these.
+	//
+	// An experimental.MemoryAllocator in the context takes precedence. Where there are
+	// no addresses for a memory, as under RLIMIT_AS, it is on the heap, which
+	// [CacheMetrics] counts. On 32-bit platforms and on Windows all are, and those of modules that
+	// import a table.
+	OffHeapMemory bool
+
 	// Workers is how many goroutines compile the functions of one module. The
 	// default is 1, as in wazero: a bug in its compiler that panics is then a panic
 	// in the goroutine that asked. With more, compiling is faster by nearly that

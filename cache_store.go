@@ -260,5 +260,6 @@ type counters struct {
 	hits, misses, corrupt, storeErrors          atomic.Uint64
 	compiles, compileErrors, coalesced, stubbed atomic.Uint64
 	dropped                                     atomic.Uint64
+	offHeap, offHeapFailed                      atomic.Uint64
 	compileTime, saved                          atomic.Int64
 }

@@ -120,6 +120,8 @@ type CacheMetrics struct {
 	Stubbed       uint64        `json:"stubbed"`         // modules loaded without decoding their bodies
 	Retained      uint64        `json:"retained"`        // compiled modules kept for the next caller, now
 	DroppedEvents uint64        `json:"dropped_events"`  // not reported, because an observer or a logger didn't return from a call
+	OffHeap       uint64        `json:"off_heap"`        // memories of instances made outside of Go's heap
+	OffHeapFailed uint64        `json:"off_heap_failed"` // those that couldn't be, and are on the heap
 	Store         Metrics       `json:"store"`
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 
 	"github.com/tetratelabs/wazero"
 	"github.com/tetratelabs/wazero/api"
@@ -37,6 +38,8 @@ type Runtime struct {
 	// Both are nil if this is a plain wazero.Runtime.
 	e      *engine
 	loaded *loaded.Owner
+
+	memoriesLinked atomic.Bool // there was a module that imports a memory
 }
 
 var _ wazero.Runtime = (*Runtime)(nil)

@@ -10,14 +10,16 @@ import (
 	"github.com/tetratelabs/wazero/api"
 
 	"github.com/modcache/modcache/internal/loaded"
+	"github.com/modcache/modcache/internal/wasmbin"
 	"github.com/modcache/modcache/internal/wazerohook"
 )
 
 // compiledHandle is one caller's hold on a compiled module.
 type compiledHandle struct {
 	wazero.CompiledModule
-	m      *loaded.Module
-	closed atomic.Bool
+	m       *loaded.Module
+	linkage func() wasmbin.Linkage
+	closed  atomic.Bool
 }
 
 // newHandle returns the handle for a hold on the module.
@@ -26,7 +28,7 @@ func newHandle(key Key, m *loaded.Module) (wazero.CompiledModule, error) {
 	if err != nil {
 		return nil, closedError(key, err)
 	}
-	return &compiledHandle{CompiledModule: cm, m: m}, nil
+	return &compiledHandle{CompiledModule: cm, m: m, linkage: func() wasmbin.Linkage { return linkage(m.Image()) }}, nil
 }
 
 // Close implements wazero.CompiledModule. It releases this handle, once.
@@ -77,7 +79,10 @@ func (r *Runtime) InstantiateModule(ctx context.Context, compiled wazero.Compile
 		return nil, &Error{Op: "instantiate", Err: errRuntimeClosed}
 	}
 	cm, _ := h.m.Compiled() // there is a handle, so it didn't fail
-	return r.instantiate(ctx, cm, config, h.m.Release)
+	ctx, memory := r.offHeap(ctx, h.linkage())
+	mod, err := r.instantiate(ctx, cm, config, h.m.Release)
+	memory.belongsTo(mod)
+	return mod, err
 }
 
 // instantiate has wazero instantiate cm, and release called once: when the instance

@@ -12,6 +12,7 @@ import (
 	"github.com/modcache/modcache/internal/contain"
 	"github.com/modcache/modcache/internal/flight"
 	"github.com/modcache/modcache/internal/loaded"
+	"github.com/modcache/modcache/internal/wasmbin"
 	"github.com/modcache/modcache/internal/wazerocache"
 	"github.com/modcache/modcache/internal/wazerohook"
 )
@@ -186,5 +187,6 @@ func (r *Runtime) compileListening(ctx context.Context, factory experimental.Fun
 		_ = cm.Close(ctx)
 		return nil, failed(errRuntimeClosed)
 	}
-	return &compiledHandle{CompiledModule: wazerocache.HideNonce(cm), m: compiled}, nil
+	l := linkage(wasm)
+	return &compiledHandle{CompiledModule: wazerocache.HideNonce(cm), m: compiled, linkage: func() wasmbin.Linkage { return l }}, nil
 }

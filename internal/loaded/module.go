@@ -24,6 +24,14 @@ type Module struct {
 // hold is worth nothing, and needs no Release.
 func (m *Module) Compiled() (wazero.CompiledModule, error) { return m.compiled() }
 
+// Image returns what wazero was given for m, or nil if nobody else can use m.
+func (m *Module) Image() []byte {
+	if m.code == nil {
+		return nil
+	}
+	return m.code.image
+}
+
 // Belongs reports whether m is a module of o.
 func (m *Module) Belongs(o *Owner) bool { return m.o == o }
 

@@ -14,6 +14,7 @@ type Module struct {
 	types, imports, funcs, exports, bodies [][]byte
 	memory, start, data                    []byte
 	customs                                [][]byte
+	raw                                    map[byte][]byte
 	imported                               int
 }
 
@@ -61,6 +62,21 @@ func (m *Module) Data(b []byte) {
 	m.data = concat([]byte{1, 0, 0x41, 0, 0x0b}, vecBytes(b))
 }
 
+// Export exports something that isn't a function of Func: kind 0 is a function, 1 a table,
+// 2 the memory, 3 a global.
+func (m *Module) Export(name string, kind byte, index int) {
+	m.exports = append(m.exports, concat(str(name), []byte{kind}, U32(uint32(index))))
+}
+
+// Section gives the content of a section that the other methods don't write: globals, tables,
+// limits, what is imported beside functions.
+func (m *Module) Section(id byte, content ...[]byte) {
+	if m.raw == nil {
+		m.raw = map[byte][]byte{}
+	}
+	m.raw[id] = concat(content...)
+}
+
 // Custom adds a custom section, at the end.
 func (m *Module) Custom(name string, content []byte) {
 	m.customs = append(m.customs, concat(str(name), content))
@@ -69,29 +85,43 @@ func (m *Module) Custom(name string, content []byte) {
 // Bytes returns the binary.
 func (m *Module) Bytes() []byte {
 	out := []byte("\x00asm\x01\x00\x00\x00")
-	section := func(id byte, content []byte) {
+	write := func(id byte, content []byte) {
 		out = append(out, id)
 		out = append(out, vecBytes(content)...)
 	}
-	vec := func(id byte, items [][]byte) {
-		if len(items) > 0 {
-			section(id, concat(append([][]byte{U32(uint32(len(items)))}, items...)...))
+	done := byte(0)
+	section := func(id byte, content []byte) {
+		const order = "\x01\x02\x03\x04\x05\x0d\x06\x07\x08\x09\x0c\x0a\x0b"
+		for ; done < byte(len(order)) && order[done] != id; done++ {
+			if raw, ok := m.raw[order[done]]; ok {
+				write(order[done], raw)
+			}
 		}
+		if raw, ok := m.raw[id]; ok && id != 0 {
+			content = raw
+		}
+		if id != 0 {
+			done++
+		}
+		if content != nil {
+			write(id, content)
+		}
+	}
+	vec := func(id byte, items [][]byte) {
+		var content []byte
+		if len(items) > 0 {
+			content = concat(append([][]byte{U32(uint32(len(items)))}, items...)...)
+		}
+		section(id, content)
 	}
 	vec(1, m.types)
 	vec(2, m.imports)
 	vec(3, m.funcs)
-	if m.memory != nil {
-		section(5, m.memory)
-	}
+	section(5, m.memory)
 	vec(7, m.exports)
-	if m.start != nil {
-		section(8, m.start)
-	}
+	section(8, m.start)
 	vec(10, m.bodies)
-	if m.data != nil {
-		section(11, m.data)
-	}
+	section(11, m.data)
 	for _, c := range m.customs {
 		section(0, c)
 	}

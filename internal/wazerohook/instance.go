@@ -29,3 +29,15 @@ func Watch(mod api.Module, collected func()) (closed func() bool) {
 		return p == nil || reflect.NewAt(typ, unsafe.Pointer(p)).Interface().(api.Module).IsClosed()
 	}
 }
+
+// OnCollect has f called with arg, on a goroutine of its own, after the garbage collector
+// has found that nothing refers to mod; neither may refer to mod. Until then, arg is kept. It
+// reports false if mod is something that is never collected.
+func OnCollect[T any](mod api.Module, f func(T), arg T) bool {
+	v := reflect.ValueOf(mod)
+	if v.Kind() != reflect.Pointer || v.Type().Elem().Size() == 0 {
+		return false
+	}
+	runtime.AddCleanup((*byte)(v.UnsafePointer()), f, arg)
+	return true
+}

@@ -1,0 +1,86 @@
+package mapped
+
+import (
+	"fmt"
+	"os"
+)
+
+// Image is the immutable content that memories begin with. It is safe for concurrent use.
+type Image struct {
+	file *os.File // that no name leads to
+	size uint64   // whole pages
+}
+
+// pageSize is the unit of an image: a page of WebAssembly, which is a multiple of the system's.
+const pageSize = 64 << 10
+
+// block is what is left out if it is zero.
+const block = 4 << 10
+
+// NewImage returns an image of content, whose last zeros take no part in it.
+func NewImage(content []byte) (*Image, error) {
+	file, err := anonymousFile()
+	if err != nil {
+		return nil, fmt.Errorf("make a file for a memory image: %w", err)
+	}
+	i := &Image{file: file}
+	if err := i.write(content); err != nil {
+		_ = file.Close()
+		return nil, fmt.Errorf("write a memory image: %w", err)
+	}
+	return i, nil
+}
+
+// Size returns the bytes of the image.
+func (i *Image) Size() uint64 { return i.size }
+
+func (i *Image) write(content []byte) error {
+	end := int64(0)
+	for b := range runs(content) {
+		end = int64(b.to)
+		if _, err := i.file.WriteAt(content[b.from:b.to], int64(b.from)); err != nil {
+			return err
+		}
+	}
+	i.size = (uint64(end) + pageSize - 1) / pageSize * pageSize
+	if err := i.file.Truncate(int64(i.size)); err != nil {
+		return err
+	}
+	seal(i.file)
+	return nil
+}
+
+// run is a part of a content that isn't zero.
+type run struct{ from, to int }
+
+// runs cuts the blocks of zeros out of content.
+func runs(content []byte) func(yield func(run) bool) {
+	return func(yield func(run) bool) {
+		from := 0
+		for at := 0; at < len(content); at += block {
+			end := min(at+block, len(content))
+			if !zero(content[at:end]) {
+				continue
+			}
+			if from < at && !yield(run{from, at}) {
+				return
+			}
+			from = end
+		}
+		if from < len(content) {
+			yield(run{from, len(content)})
+		}
+	}
+}
+
+func zero(b []byte) bool {
+	for _, c := range b {
+		if c != 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// Close ends the image. Memories that were made of it keep what they have.
+func (i *Image) Close() error { return i.file.Close() }

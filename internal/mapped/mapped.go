@@ -1,0 +1,94 @@
+// Package mapped has memory outside of Go's heap for guests: addresses are reserved up
+// to the most that a memory may grow to, and pages take part as they are used. A memory
+// may begin as the copy of an [Image], whose pages are shared until they are written to.
+//
+// The garbage collector doesn't know this memory. Whoever uses a [Memory] keeps it
+// reachable; when nobody does any more, its addresses are given back.
+package mapped
+
+import (
+	"errors"
+	"fmt"
+	"runtime"
+	"sync"
+)
+
+// ErrUnsupported means that this platform has no memory outside of Go's heap, or too few
+// addresses for it.
+var ErrUnsupported = errors.New("no memory outside of Go's heap on this platform")
+
+// Memory is a memory that never moves. Its methods may be called from several goroutines.
+type Memory struct {
+	mu      sync.Mutex
+	area    area
+	size    uint64 // of what can be used
+	ended   bool   // by Discard
+	cleanup runtime.Cleanup
+}
+
+// New returns a memory of size bytes that may grow to most. It begins as the image says, and
+// with zeros behind that; image may be nil.
+func New(size, most uint64, image *Image) (*Memory, error) {
+	if size > most || image != nil && image.size > size {
+		return nil, fmt.Errorf("a memory of %d bytes, %d at most, does not fit its image", size, most)
+	}
+	a, err := reserve(most)
+	if err != nil {
+		return nil, err
+	}
+	shared := uint64(0)
+	if image != nil && image.size > 0 {
+		if err := a.mapImage(image); err != nil {
+			a.release()
+			return nil, err
+		}
+		shared = image.size
+	}
+	if err := a.commit(shared, size); err != nil {
+		a.release()
+		return nil, err
+	}
+	m := &Memory{area: a, size: size}
+	m.cleanup = runtime.AddCleanup(m, area.release, a)
+	runtime.KeepAlive(image)
+	return m, nil
+}
+
+// Resize returns the first size bytes, or nil if there is no memory for them. It never takes
+// any away.
+func (m *Memory) Resize(size uint64) []byte {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if size > m.size {
+		if m.ended || size > m.area.size || m.area.commit(m.size, size) != nil {
+			return nil
+		}
+		m.size = size
+	}
+	return m.area.bytes(size)
+}
+
+// Discard gives the memory back, but for its addresses: whoever still reads there finds
+// zeros, and harms nobody by writing. It reports false if that was done before.
+func (m *Memory) Discard() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.ended {
+		return false
+	}
+	m.ended = true
+	_ = m.area.discard(m.size) // if it fails, the memory goes with its addresses
+	return true
+}
+
+// Unmap gives everything back. Nobody may use the memory any more.
+func (m *Memory) Unmap() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.cleanup.Stop()
+	m.area.release()
+	m.area, m.size, m.ended = area{}, 0, true
+}
+
+// Leak keeps the addresses for as long as the program runs.
+func (m *Memory) Leak() { m.cleanup.Stop() }

@@ -1,0 +1,72 @@
+package wasmbin
+
+// Linkage is what a module shares with others, and the memory that it has of its own.
+type Linkage struct {
+	ImportsMemory bool
+	ImportsTable  bool
+	Memory        MemoryType // the zero value if the module defines none
+}
+
+// Mappable reports whether the memory of an instance ends with the instance and those that
+// import it. Functions of one that couldn't be instantiated may be called through an imported
+// table, when nothing else refers to its memory.
+func (l Linkage) Mappable() bool { return l.Memory.Max > 0 && !l.ImportsTable }
+
+// MemoryType is a memory's size, in bytes.
+type MemoryType struct {
+	Defined  bool
+	Shared   bool
+	Min, Max uint64
+}
+
+// maxMemory is how large a memory may grow that has no maximum.
+const maxMemory = 1 << 32
+
+// ScanLinkage reads the import section and the memory section of a module.
+func ScanLinkage(wasm []byte) (l Linkage, err error) {
+	sc, err := newScanner(wasm)
+	if err != nil {
+		return l, err
+	}
+	for sc.next() {
+		switch s := sc.section; s.ID {
+		case imports:
+			e := newEditor(wasm, s.Body, s.End)
+			for left := e.u32(); left > 0 && e.err == nil; left-- {
+				switch e.importDef() {
+				case kindMemory:
+					l.ImportsMemory = true
+				case kindTable:
+					l.ImportsTable = true
+				}
+			}
+			if err := e.finish(); err != nil {
+				return l, err
+			}
+		case memories:
+			r := newReader(wasm, s.Body, s.End)
+			if n := r.u32(); n > 1 {
+				return l, errorAt(s.Body, "%d memories", n)
+			} else if n == 1 {
+				l.Memory = readMemoryType(&r)
+			}
+			return l, r.finish()
+		}
+	}
+	return l, sc.err
+}
+
+func readMemoryType(r *reader) MemoryType {
+	const hasMax, shared, known = 1, 2, 3
+	at := r.pos
+	flags := r.byte()
+	if flags&^known != 0 {
+		r.fail(at, "unknown limits %#x", flags)
+	}
+	m := MemoryType{Defined: true, Shared: flags&shared != 0, Max: maxMemory}
+	m.Min = uint64(r.u32()) * page
+	if flags&hasMax != 0 {
+		m.Max = uint64(r.u32()) * page
+	}
+	return m
+}

@@ -1,0 +1,335 @@
+package modcache_test
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"github.com/tetratelabs/wazero"
+	"github.com/tetratelabs/wazero/api"
+	"github.com/tetratelabs/wazero/experimental"
+
+	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/internal/storetest"
+	"github.com/modcache/modcache/internal/wasmtest"
+)
+
+// memoryModule returns a module whose memory has the given limits, in WebAssembly's own
+// bytes. It exports load and store of a byte, and grow.
+func memoryModule(limits ...byte) *wasmtest.Module {
+	var m wasmtest.Module
+	defineMemory(&m, limits...)
+	return &m
+}
+
+// startingModule is a memoryModule that imports a function of the host, as function 0, and
+// has a start function.
+func startingModule(host string, start []byte, limits ...byte) []byte {
+	var m wasmtest.Module
+	nothing := m.Type(nil, nil)
+	m.Import("host", host, nothing)
+	defineMemory(&m, limits...)
+	m.Func(nothing, "_start", start...)
+	return m.Bytes()
+}
+
+func defineMemory(m *wasmtest.Module, limits ...byte) {
+	i32 := []byte{wasmtest.I32}
+	m.Func(m.Type(i32, i32), "load", 0x20, 0, 0x2d, 0, 0)
+	m.Func(m.Type([]byte{wasmtest.I32, wasmtest.I32}, nil), "store", 0x20, 0, 0x20, 1, 0x3a, 0, 0)
+	m.Func(m.Type(i32, i32), "grow", 0x20, 0, 0x40, 0)
+	m.Export("memory", 2, 0)
+	m.Section(5, []byte{1}, limits)
+}
+
+// offHeapRuntime returns a runtime whose instances have their memory outside of the heap.
+func offHeapRuntime(t *testing.T, config wazero.RuntimeConfig) (*modcache.Runtime, *modcache.Cache) {
+	needsMapping(t)
+	c := newCache(t, &storetest.Fake{}, &modcache.Options{OffHeapMemory: true})
+	return newRuntime(t, c, config), c
+}
+
+func needsMapping(t *testing.T) {
+	switch runtime.GOOS + "/" + runtime.GOARCH {
+	case "linux/amd64", "linux/arm64", "darwin/amd64", "darwin/arm64", "freebsd/amd64", "freebsd/arm64":
+	default:
+		t.Skip("SKIPPED: memories are on the heap on this platform")
+	}
+}
+
+// invoke calls an export and returns its only result, or the first line of the error.
+func invoke(mod api.Module, name string, params ...uint64) string {
+	res, err := mod.ExportedFunction(name).Call(bg, params...)
+	if err != nil {
+		first, _, _ := strings.Cut(err.Error(), "\n")
+		return first
+	}
+	return fmt.Sprint(res)
+}
+
+// TestRuntimeOffHeapMemoryBehavesTheSame compares memories of all kinds with wazero's: what
+// they hold, how they grow, and what is out of bounds.
+func TestRuntimeOffHeapMemoryBehavesTheSame(t *testing.T) {
+	config := wazero.NewRuntimeConfig().WithCoreFeatures(wasmtest.AllFeatures)
+	for name, limits := range map[string][]byte{
+		"no maximum": {0, 1}, "empty": {0, 0}, "grows": {1, 1, 5}, "full": {1, 2, 2}, "can't grow": {1, 0, 0},
+		"shared": {3, 1, 4}, "shared and empty": {3, 0, 2}, "9 MiB": {1, 0x80, 1, 0x80, 2},
+	} {
+		for _, config := range []wazero.RuntimeConfig{config, config.WithMemoryCapacityFromMax(true), config.WithMemoryLimitPages(2048)} {
+			wasm := memoryModule(limits...).Bytes()
+			run := func(r wazero.Runtime) (out []string) {
+				mod, err := r.InstantiateModule(bg, compile(t, r, wasm), anonymous())
+				require.NoError(t, err)
+				defer mod.Close(bg)
+				rng := rand.New(rand.NewPCG(1, 2))
+				for range 100 {
+					at := rng.Uint64N(max(1, 2*uint64(mod.Memory().Size())))
+					if rng.IntN(2) == 0 {
+						at = uint64(mod.Memory().Size()) - rng.Uint64N(4)
+					}
+					at = uint64(uint32(at))
+					out = append(out, invoke(mod, "store", at, rng.Uint64N(256)), invoke(mod, "load", at))
+					if rng.IntN(20) == 0 {
+						out = append(out, invoke(mod, "grow", rng.Uint64N(3)))
+					}
+				}
+				for _, pages := range []uint64{0, 1, 3, 1 << 16, 1<<32 - 1} {
+					out = append(out, invoke(mod, "grow", pages))
+				}
+				all, ok := mod.Memory().Read(0, min(mod.Memory().Size(), 1<<20))
+				return append(out, fmt.Sprint(mod.Memory().Size(), ok, bytes.Count(all, []byte{0})))
+			}
+			plain := wazero.NewRuntimeWithConfig(bg, config)
+			want := run(plain)
+			require.NoError(t, plain.Close(bg))
+			r, c := offHeapRuntime(t, config)
+			require.Equal(t, want, run(r), name)
+			if name != "can't grow" {
+				require.EqualValues(t, 1, c.Metrics().OffHeap, name)
+			}
+			require.Zero(t, c.Metrics().OffHeapFailed)
+		}
+	}
+}
+
+// TestRuntimeOffHeapMemoryOfClosedInstances can be read and written, by calls and hosts that
+// come too late, and is nobody else's.
+func TestRuntimeOffHeapMemoryOfClosedInstances(t *testing.T) {
+	r, _ := offHeapRuntime(t, nil)
+	compiled := compile(t, r, memoryModule(1, 1, 9).Bytes())
+	mod, err := r.InstantiateModule(bg, compiled, anonymous())
+	require.NoError(t, err)
+	require.True(t, mod.Memory().WriteByte(7, 1))
+	slice, _ := mod.Memory().Read(0, 8)
+	memory, load := mod.Memory(), mod.ExportedFunction("load")
+	require.NoError(t, mod.Close(bg))
+	require.NoError(t, mod.Close(bg))
+	var others []api.Module
+	for range 20 {
+		runtime.GC()
+		other, err := r.InstantiateModule(bg, compiled, anonymous())
+		require.NoError(t, err)
+		others = append(others, other)
+	}
+	b, ok := memory.ReadByte(7)
+	require.True(t, ok)
+	require.Zero(t, b, "it was to be given back")
+	slice[7] = 3
+	require.True(t, memory.WriteByte(70, 3))
+	_, _ = memory.Grow(1)
+	_, _ = load.Call(bg, 7)
+	for _, other := range others {
+		require.Equal(t, "[0]", invoke(other, "load", 7))
+		require.Equal(t, "[0]", invoke(other, "load", 70))
+	}
+	runtime.KeepAlive(mod)
+}
+
+// TestRuntimeOffHeapMemoryOutlivesItsInstance where others import it.
+func TestRuntimeOffHeapMemoryOutlivesItsInstance(t *testing.T) {
+	r, _ := offHeapRuntime(t, nil)
+	owner, err := r.InstantiateWithConfig(bg, memoryModule(1, 1, 9).Bytes(), wazero.NewModuleConfig().WithName("owner"))
+	require.NoError(t, err)
+	var m wasmtest.Module
+	m.Section(2, []byte("\x01\x05owner\x06memory\x02\x00\x01"))
+	m.Func(m.Type([]byte{wasmtest.I32}, []byte{wasmtest.I32}), "load", 0x20, 0, 0x2d, 0, 0)
+	importer, err := r.InstantiateWithConfig(bg, m.Bytes(), anonymous())
+	require.NoError(t, err)
+	require.True(t, owner.Memory().WriteByte(5, 55))
+	require.NoError(t, owner.Close(bg))
+	owner = nil
+	for range 5 {
+		runtime.GC()
+		require.Equal(t, "[55]", invoke(importer, "load", 5))
+	}
+}
+
+// TestRuntimeOffHeapMemoryIsGivenBack by instances that are closed, forgotten, that exit,
+// that can't be made, and by those whose runtime is closed.
+func TestRuntimeOffHeapMemoryIsGivenBack(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("SKIPPED: mappings are counted in /proc")
+	}
+	r, c := offHeapRuntime(t, nil)
+	_, err := r.NewHostModuleBuilder("host").NewFunctionBuilder().
+		WithFunc(func(ctx context.Context, m api.Module) { _ = m.CloseWithExitCode(ctx, 0) }).Export("exit").
+		Instantiate(bg)
+	require.NoError(t, err)
+	start := func(body ...byte) wazero.CompiledModule {
+		return compile(t, r, startingModule("exit", append([]byte{0x41, 0, 0x41, 1, 0x3a, 0, 0}, body...), 1, 4, 9))
+	}
+	trap, exit, idle := start(0x00), start(0x10, 0), start()
+	before := mappings(t)
+	for i := range 400 {
+		_, err := r.InstantiateModule(bg, trap, anonymous())
+		require.Error(t, err)
+		named, err := r.InstantiateModule(bg, idle, wazero.NewModuleConfig().WithName("taken"))
+		require.NoError(t, err)
+		_, err = r.InstantiateModule(bg, idle, wazero.NewModuleConfig().WithName("taken"))
+		require.Error(t, err)
+		require.NoError(t, named.Close(bg))
+		_, err = r.InstantiateModule(bg, exit, anonymous())
+		require.NoError(t, err)
+		mod, err := r.InstantiateModule(bg, idle, anonymous())
+		require.NoError(t, err)
+		if i%2 == 0 {
+			require.NoError(t, mod.Close(bg))
+		}
+	}
+	require.EqualValues(t, 2000, c.Metrics().OffHeap)
+	require.NoError(t, r.Close(bg)) // the other half of the last
+	requireMappings(t, before+20)
+}
+
+// requireMappings waits for the garbage collector, and what it starts, to give mappings back.
+func requireMappings(t *testing.T, most int) {
+	t.Helper()
+	require.Eventually(t, func() bool {
+		runtime.GC()
+		return mappings(t) <= most
+	}, time.Minute, time.Millisecond)
+}
+
+func mappings(t *testing.T) int {
+	b, err := os.ReadFile("/proc/self/maps")
+	require.NoError(t, err)
+	return bytes.Count(b, []byte("\n"))
+}
+
+// TestRuntimeOffHeapMemoryLeavesAllocatorsAlone that callers bring along, also to modules
+// that are instantiated by a start function.
+func TestRuntimeOffHeapMemoryLeavesAllocatorsAlone(t *testing.T) {
+	r, c := offHeapRuntime(t, nil)
+	compiled := compile(t, r, memoryModule(1, 1, 9).Bytes())
+	asked := 0
+	mine := experimental.WithMemoryAllocator(bg, experimental.MemoryAllocatorFunc(func(capacity, most uint64) experimental.LinearMemory {
+		asked++
+		return &sliceMemory{}
+	}))
+	mod, err := r.InstantiateModule(mine, compiled, anonymous())
+	require.NoError(t, err)
+	require.Equal(t, "[1]", invoke(mod, "grow", 1))
+	require.Equal(t, 1, asked)
+	require.Zero(t, c.Metrics().OffHeap)
+
+	// The start function of one instance makes two others, one of them in plain wazero.
+	plain := wazero.NewRuntime(bg)
+	defer plain.Close(bg)
+	var inner []api.Module
+	_, err = r.NewHostModuleBuilder("host").NewFunctionBuilder().WithFunc(func(ctx context.Context) {
+		for _, r := range []wazero.Runtime{r, plain} {
+			mod, err := r.InstantiateWithConfig(ctx, memoryModule(1, 1, 9).Bytes(), anonymous())
+			require.NoError(t, err)
+			inner = append(inner, mod)
+		}
+	}).Export("more").Instantiate(bg)
+	require.NoError(t, err)
+	outer, err := r.InstantiateWithConfig(bg, startingModule("more", []byte{0x10, 0}, 1, 1, 9), anonymous())
+	require.NoError(t, err)
+	require.Len(t, inner, 2)
+	require.EqualValues(t, 2, c.Metrics().OffHeap)
+	for i, mod := range append(inner, outer) {
+		require.True(t, mod.Memory().WriteByte(9, byte(i+1)))
+		require.Equal(t, "[1]", invoke(mod, "grow", 1))
+	}
+	require.NoError(t, outer.Close(bg))
+	for i, mod := range inner {
+		require.Equal(t, fmt.Sprintf("[%d]", i+1), invoke(mod, "load", 9))
+	}
+}
+
+type sliceMemory struct{ b []byte }
+
+func (m *sliceMemory) Reallocate(size uint64) []byte {
+	m.b = append(m.b, make([]byte, int(size)-len(m.b))...)
+	return m.b
+}
+func (m *sliceMemory) Free() {}
+
+// TestRuntimeOffHeapMemoryWithFewAddresses runs in a process of its own, whose limit leaves
+// room for less than a memory may grow to.
+func TestRuntimeOffHeapMemoryWithFewAddresses(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("SKIPPED: needs RLIMIT_AS")
+	}
+	if os.Getenv("MODCACHE_FEW_ADDRESSES") == "" {
+		cmd := exec.Command("/bin/sh", "-c", `ulimit -v 3000000 && exec "$0" "$@"`, os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v")
+		cmd.Env = append(os.Environ(), "MODCACHE_FEW_ADDRESSES=1")
+		out, err := cmd.CombinedOutput()
+		if strings.Contains(string(out), "ThreadSanitizer") {
+			t.Skip("SKIPPED: the race detector needs more addresses itself")
+		}
+		require.NoError(t, err, "%s", out)
+		require.Contains(t, string(out), "--- PASS")
+		return
+	}
+	var seen witness
+	c := newCache(t, &storetest.Fake{}, seen.Options(modcache.Options{OffHeapMemory: true}))
+	r := newRuntime(t, c, nil)
+	for _, limits := range [][]byte{{0, 1}, {1, 1, 9}} {
+		mod, err := r.InstantiateWithConfig(bg, memoryModule(limits...).Bytes(), anonymous())
+		require.NoError(t, err)
+		require.Equal(t, "[1]", invoke(mod, "grow", 3))
+		require.Equal(t, "[0]", invoke(mod, "load", 200000))
+	}
+	require.EqualValues(t, 1, c.Metrics().OffHeapFailed, "4 GiB")
+	require.EqualValues(t, 1, c.Metrics().OffHeap, "9 pages")
+	require.Len(t, seen.Saw(modcache.EventDegraded), 1)
+}
+
+// TestRuntimeOffHeapMemoryRaces grows, reads, closes and collects at once.
+func TestRuntimeOffHeapMemoryRaces(t *testing.T) {
+	r, _ := offHeapRuntime(t, nil)
+	compiled := compile(t, r, memoryModule(1, 1, 64).Bytes())
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			for range 50 {
+				mod, err := r.InstantiateModule(bg, compiled, anonymous())
+				if err != nil {
+					return
+				}
+				var closing sync.WaitGroup
+				grow := mod.ExportedFunction("grow")
+				closing.Go(func() { _ = mod.Close(bg) })
+				for range 10 {
+					_, _ = grow.Call(bg, 1)
+				}
+				closing.Wait()
+			}
+		})
+	}
+	for range 5 {
+		runtime.GC()
+	}
+	wg.Wait()
+}
