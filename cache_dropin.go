@@ -99,8 +99,8 @@ func (d *dropIn) Get(wk wazerohook.WazeroKey) (content io.ReadCloser, ok bool, e
 	c := d.c
 	key := c.dropInKey(wk)
 	closed := c.Closed()
+	look := &lookup{c: c, most: maxCode}
 	if !closed {
-		look := &lookup{c: c, most: maxCode}
 		if e := d.stored(key, look); e != nil {
 			return e.Open(nil), true, nil
 		}
@@ -118,7 +118,7 @@ func (d *dropIn) Get(wk wazerohook.WazeroKey) (content io.ReadCloser, ok bool, e
 	case closed:
 		return nil, false, &Error{Op: "compile", Key: key, Err: fmt.Errorf("%w: %w", ErrMiss, errCacheClosed)}
 	}
-	return nil, false, &Error{Op: "compile", Key: key, Err: ErrMiss}
+	return nil, false, &Error{Op: "compile", Key: key, Err: look.missing(Fingerprint{})}
 }
 
 // stored reads the whole artifact into memory, because wazero gives no second

@@ -19,7 +19,8 @@ type Options struct {
 	// [ErrMiss], before any compiling starts: for images that were warmed when they
 	// were built. Where wazero has no compiler, or modcache doesn't know this build
 	// of it, nothing can be a hit, and [Open] and [New] fail with
-	// [ErrUnsupportedWazero].
+	// [ErrUnsupportedWazero]; so does a [Runtime] that is to interpret. What a runtime of wazero's own
+	// does that interprets, the drop-in can't see. The error says what is in the directory instead.
 	RequireHit bool
 
 	// ReadOnly never writes to the store and never creates a directory. Modules

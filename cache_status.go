@@ -32,10 +32,12 @@ type Status struct {
 	ReadOnly bool   `json:"read_only"`
 
 	// What the store holds, -1 if that isn't known: nobody has looked at all entries yet, or
-	// the store doesn't tell. MaxBytes is the limit; -1 is none, 0 is unknown.
-	Entries  int64 `json:"entries"`
-	Bytes    int64 `json:"bytes"`
-	MaxBytes int64 `json:"max_bytes"`
+	// the store doesn't tell. AsOf is when somebody looked, if that was in another process or long ago; see
+	// [DiskUsage]. MaxBytes is the limit; -1 is none, 0 is unknown.
+	Entries  int64     `json:"entries"`
+	Bytes    int64     `json:"bytes"`
+	MaxBytes int64     `json:"max_bytes"`
+	AsOf     time.Time `json:"as_of,omitzero"`
 
 	// The last failure of the store or damage in it, which may be over.
 	LastError   string    `json:"last_error,omitempty"`
@@ -92,8 +94,8 @@ func (s Status) String() string {
 	return b.String()
 }
 
-// Status says what the Cache is doing. It asks the file system nothing, so that it may be
-// called often.
+// Status says what the Cache is doing. It looks at no entry, so that it may be called often; for a
+// store that hangs, it waits for at most five seconds.
 func (c *Cache) Status() Status {
 	store := c.Store()
 	s := Status{
@@ -107,7 +109,10 @@ func (c *Cache) Status() Status {
 		s.Unsupported = err.Error()
 	}
 	s.why(c)
-	s.levels(c, store)
+	s.levels(c)
+	if d, ok := store.(*Disk); ok {
+		s.Dir = d.dir
+	}
 	if c.late != nil && !c.late.done.Load() {
 		s.Dir = c.late.dir
 	}
@@ -154,23 +159,29 @@ var (
 )
 
 // levels says what is in the store, as far as it is known without looking.
-func (s *Status) levels(c *Cache, store Store) {
-	var m Metrics
-	switch store := store.(type) {
-	case *Disk:
-		s.Dir, s.MaxBytes = store.dir, store.o.MaxBytes
-		if m = store.Metrics(); m.Entries == 0 {
-			return // perhaps nobody has looked
+func (s *Status) levels(c *Cache) {
+	u, err := ask(context.Background(), c, storeWait, func(_ context.Context, store Store) (u DiskUsage, _ error) {
+		switch store := store.(type) {
+		case *Disk:
+			u = store.Usage()
+			if u.AsOf.IsZero() {
+				u.Entries, u.Bytes = -1, -1
+			}
+		case *Memory:
+			m := store.Metrics()
+			u = DiskUsage{Entries: int(m.Entries), Bytes: int64(m.Bytes), MaxBytes: store.limit()}
+		default:
+			m := store.Metrics()
+			u = DiskUsage{Entries: int(m.Entries), Bytes: int64(m.Bytes)}
+			if m.Entries == 0 { // perhaps nobody has looked
+				u.Entries, u.Bytes = -1, -1
+			}
 		}
-	case *Memory:
-		m, s.MaxBytes = store.Metrics(), store.limit()
-	default:
-		m, _ = ask(context.Background(), c, storeWait, func(_ context.Context, s Store) (Metrics, error) { return s.Metrics(), nil }, nil)
-		if m.Entries == 0 {
-			return
-		}
+		return u, nil
+	}, nil)
+	if err == nil {
+		s.Entries, s.Bytes, s.MaxBytes, s.AsOf = int64(u.Entries), u.Bytes, u.MaxBytes, u.AsOf
 	}
-	s.Entries, s.Bytes = int64(m.Entries), int64(m.Bytes)
 }
 
 func storeName(s Store) string {

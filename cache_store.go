@@ -111,14 +111,6 @@ func (l *lookup) hit(key Key, a *Artifact) {
 	l.c.hit(key, a)
 }
 
-// missing is ErrMiss, with the reason if that is more than absence.
-func (l *lookup) missing() error {
-	if l.why == nil {
-		return ErrMiss
-	}
-	return fmt.Errorf("%w: %w", ErrMiss, l.why)
-}
-
 // reject reports that an artifact couldn't be used. One that is wrong is deleted,
 // so that the next compile replaces it; one that merely couldn't be read stays.
 func (l *lookup) reject(key Key, err error) {

@@ -139,7 +139,7 @@ func (r *Runtime) warm(ctx context.Context, src *source) (size int64, err error)
 	// It was in memory, which tells nothing about the store.
 	if r.c.opts.RequireHit {
 		look.miss(src.key)
-		return 0, src.failed(fmt.Errorf("module %v is %w", src.sum, look.missing()))
+		return 0, src.failed(fmt.Errorf("module %v is %w", src.sum, look.missing(src.sum)))
 	}
 	if _, err := r.e.compile(ctx, src); err != nil {
 		return 0, err

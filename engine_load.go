@@ -35,7 +35,7 @@ func (l *loading) run(ctx context.Context) (*loaded.Code, error) {
 		return code, err
 	}
 	if l.c.opts.RequireHit {
-		return nil, l.src.failed(fmt.Errorf("module %v is %w", l.src.sum, l.look.missing()))
+		return nil, l.src.failed(fmt.Errorf("module %v is %w", l.src.sum, l.look.missing(l.src.sum)))
 	}
 	return l.build(ctx)
 }

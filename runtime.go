@@ -49,7 +49,8 @@ var _ wazero.Runtime = (*Runtime)(nil)
 // caller's to close, before or after the Cache.
 //
 // Where nothing can be cached (wazero's interpreter, a build of wazero that
-// modcache doesn't know), this is a plain wazero runtime, which is reported once.
+// modcache doesn't know), this is a plain wazero runtime, which is reported once. With
+// Options.RequireHit, it is an error that wraps [ErrMiss] and [ErrUnsupportedWazero].
 func (c *Cache) NewRuntime(ctx context.Context, config wazero.RuntimeConfig) (*Runtime, error) {
 	if c.Closed() {
 		return nil, &Error{Op: "make runtime", Err: errCacheClosed}
@@ -65,6 +66,8 @@ func (c *Cache) NewRuntime(ctx context.Context, config wazero.RuntimeConfig) (*R
 	case errors.Is(err, errDropInOnly):
 		c.degrade("runtime", err)
 		config = config.WithCompilationCache(c.CompilationCache())
+	case c.opts.RequireHit:
+		return nil, &Error{Op: "make runtime", Err: fmt.Errorf("nothing can be a hit in it, as Options.RequireHit asks: %w: %w: %w", ErrMiss, ErrUnsupportedWazero, err)}
 	default:
 		c.degrade("runtime", err)
 	}

@@ -1,0 +1,97 @@
+package modcache
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/modcache/modcache/internal/layout"
+)
+
+// This file is about why a required module isn't there. It looks only where there is an
+// error to be explained.
+
+// What is looked at for an explanation, at most.
+const (
+	explainEntries = 256
+	explainTime    = time.Second
+)
+
+// missing is ErrMiss, with the reason if that is more than absence, and what can be seen in the
+// directory. module is zero for the drop-in, which doesn't know it.
+func (l *lookup) missing(module Fingerprint) error {
+	err := ErrMiss
+	if l.why != nil {
+		err = fmt.Errorf("%w: %w", err, l.why)
+	}
+	if l.why != nil && !isDamage(l.why) {
+		return err // the store couldn't tell
+	}
+	if seen := l.c.explain(module); seen != "" {
+		err = fmt.Errorf("%w: %s; modcache doctor tells more", err, seen)
+	}
+	return err
+}
+
+// explain says what is in the directory in place of the module's code; "" if there is none.
+func (c *Cache) explain(module Fingerprint) string {
+	seen, _ := ask(c.ctx, c, explainTime, func(ctx context.Context, s Store) (string, error) {
+		d, ok := s.(*Disk)
+		if !ok {
+			return "", nil
+		}
+		return d.dir + " " + c.contentFor(ctx, d, module), nil
+	}, nil)
+	return seen
+}
+
+// contentFor sums a directory up for somebody who misses a module in it.
+func (c *Cache) contentFor(ctx context.Context, d *Disk, module Fingerprint) string {
+	tree := d.tree()
+	if tree == nil {
+		return "does not exist"
+	}
+	if _, err := tree.Lstat(layout.Tag); err != nil {
+		return "is not a cache: it has no " + layout.Tag
+	}
+	var all, unreadable, mine, dropIn, ofModule int
+	var other string // engine
+	for e, err := range d.Walk(ctx) {
+		if err != nil || all == explainEntries {
+			break
+		}
+		all++
+		switch {
+		case e.Err != nil:
+			unreadable++
+		case e.Info.Engine != c.engineID:
+			other = e.Info.Engine
+		case e.Info.Module == Fingerprint{}:
+			mine++
+			dropIn++
+		default:
+			mine++
+			if e.Info.Module == module {
+				ofModule++
+			}
+		}
+	}
+	ofDropIn := module == Fingerprint{}
+	switch {
+	case all == 0:
+		return "is empty"
+	case unreadable == all:
+		return "has no entry that can be read here: they are damaged, or sealed under another DiskOptions.Key"
+	case mine == 0:
+		return fmt.Sprintf("was filled for another engine, %q, and this program has %q", other, c.engineID)
+	case ofModule > 0:
+		return "has the module for another configuration, CPU or platform only: every setting of the RuntimeConfig counts"
+	case !ofDropIn && dropIn == mine:
+		return "has entries of the drop-in only, which a Runtime doesn't find"
+	case ofDropIn && dropIn == 0:
+		return "has entries of Runtimes only, which the drop-in doesn't find"
+	case all == explainEntries:
+		return "has other modules"
+	}
+	return fmt.Sprintf("has %d entries for this engine, but not this module: it was never compiled with this cache, or dropped since, or its bytes have changed", mine)
+}
