@@ -46,10 +46,8 @@ type Cache struct {
 	idle   atomic.Pointer[stoppage] // why nothing is kept, from the start
 	health health
 
-	// wazero is nil if nothing can be plugged into this build of it: then every
-	// compile is wazero's own.
-	wazero *wazerohook.Wazero
-	secret [32]byte // in every stub, so that no guest can be one
+	unsupported error    // why nothing can be plugged into this build of wazero: every compile is its own then
+	secret      [32]byte // in every stub, so that no guest can be one
 
 	ctx      context.Context // ends with the Cache
 	cancel   context.CancelFunc
@@ -180,15 +178,14 @@ func newCache(opts Options) (*Cache, error) {
 		}
 		c.engineID = id
 	}
-	w, err := wazerohook.Probe()
-	if err != nil {
+	if err := wazerohook.Supported(); err != nil {
 		if opts.RequireHit {
 			c.cancel()
 			return nil, fmt.Errorf("modcache: nothing can be a hit, as Options.RequireHit asks: %w: %w", ErrUnsupportedWazero, err)
 		}
 		c.degrade(featureCache, err)
+		c.unsupported = err
 	}
-	c.wazero = w
 	return c, nil
 }
 

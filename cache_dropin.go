@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync"
 
 	"github.com/tetratelabs/wazero"
 	"github.com/zeebo/blake3"
@@ -36,11 +37,11 @@ import (
 // If modcache doesn't know this build of wazero, this is wazero's own in-memory cache.
 func (c *Cache) CompilationCache() wazero.CompilationCache {
 	cc := wazero.NewCompilationCache()
-	if c.wazero == nil {
+	if c.unsupported != nil {
 		return cc // as was reported when the Cache was made
 	}
 	// After Close too: modules are compiled then, unless a hit is required.
-	if _, err := wazerohook.Plug(cc, &dropIn{c: c}); err != nil {
+	if _, err := wazerohook.Plug(cc, newDropIn(c, cc)); err != nil {
 		c.degrade("drop-in", err)
 	}
 	return cc
@@ -61,11 +62,10 @@ func (c *Cache) Attach(cc wazero.CompilationCache) error {
 	switch {
 	case c.Closed():
 		return &Error{Op: "attach", Err: errCacheClosed}
-	case c.wazero == nil:
-		_, err := wazerohook.Probe()
-		return unsupported(err)
+	case c.unsupported != nil:
+		return unsupported(c.unsupported)
 	}
-	d := &dropIn{c: c}
+	d := newDropIn(c, cc)
 	previous, err := wazerohook.Plug(cc, d)
 	switch {
 	case errors.Is(err, wazerohook.ErrInUse):
@@ -92,15 +92,26 @@ func (c *Cache) Attach(cc wazero.CompilationCache) error {
 // never adds.
 type dropIn struct {
 	c         *Cache
-	directory wazerohook.FileCache // of wazero's own, if trusted
+	directory wazerohook.FileCache   // of wazero's own, if trusted
+	version   func() (string, error) // of wazero, known once there is an engine
+}
+
+func newDropIn(c *Cache, cc wazero.CompilationCache) *dropIn {
+	return &dropIn{c: c, version: sync.OnceValues(func() (string, error) {
+		version, err := wazerohook.Version(cc)
+		if err != nil {
+			c.degrade(featureCache, err)
+		}
+		return version, err
+	})}
 }
 
 func (d *dropIn) Get(wk wazerohook.WazeroKey) (content io.ReadCloser, ok bool, err error) {
 	c := d.c
-	key := c.dropInKey(wk)
+	key, err := d.key(wk)
 	closed := c.Closed()
 	look := &lookup{c: c, most: maxCode}
-	if !closed {
+	if !closed && err == nil {
 		if e := d.stored(key, look); e != nil {
 			return e.Open(nil), true, nil
 		}
@@ -135,7 +146,7 @@ func (d *dropIn) stored(key Key, look *lookup) *wazerohook.Entry {
 		if err != nil {
 			return nil, err
 		}
-		return c.readEntry(b[:len(b)-sealSize])
+		return d.readEntry(b[:len(b)-sealSize])
 	})
 	if err != nil {
 		look.reject(key, err)
@@ -162,7 +173,7 @@ func (d *dropIn) takeOver(key Key, wk wazerohook.WazeroKey) (e *wazerohook.Entry
 		if code, err = wazerocache.ReadAll(io.LimitReader(r, maxCode), sealSize); err != nil {
 			return err
 		}
-		e, err = c.readEntry(code)
+		e, err = d.readEntry(code)
 		return err
 	})
 	err = entryDamage(err)
@@ -180,8 +191,12 @@ func (d *dropIn) takeOver(key Key, wk wazerohook.WazeroKey) (e *wazerohook.Entry
 }
 
 // readEntry checks an entry as far as that can be done without its module.
-func (c *Cache) readEntry(code []byte) (*wazerohook.Entry, error) {
-	e, err := wazerohook.ReadEntry(bytes.NewReader(code), int64(len(code)), c.wazero.Format, wazerohook.AnyFunctions)
+func (d *dropIn) readEntry(code []byte) (*wazerohook.Entry, error) {
+	version, err := d.version()
+	if err != nil {
+		return nil, err
+	}
+	e, err := wazerohook.ReadEntry(bytes.NewReader(code), int64(len(code)), version, wazerohook.AnyFunctions)
 	if err != nil {
 		return nil, err
 	}
@@ -189,32 +204,42 @@ func (c *Cache) readEntry(code []byte) (*wazerohook.Entry, error) {
 }
 
 func (d *dropIn) Add(wk wazerohook.WazeroKey, content io.Reader) error {
-	if d.c.Closed() || d.c.opts.ReadOnly {
+	key, err := d.key(wk)
+	if err != nil || d.c.Closed() || d.c.opts.ReadOnly {
 		return nil
 	}
 	code, err := wazerocache.ReadAll(content, sealSize)
 	if err != nil {
 		return nil
 	}
-	if _, err := d.c.readEntry(code); err != nil {
+	if _, err := d.readEntry(code); err != nil {
 		d.c.degrade(featureLayout, err)
 		return nil
 	}
-	d.c.put(d.c.dropInKey(wk), code, Info{})
+	d.c.put(key, code, Info{})
 	return nil
 }
 
-// Delete is called for entries of another version of wazero, which we never serve.
-func (d *dropIn) Delete(wazerohook.WazeroKey) error { return nil }
+// Delete is called when wazero takes an entry for one of another version. Its key says which
+// wazero wrote it, so that this means that Options.EngineID is stale. wazero compiles next.
+func (d *dropIn) Delete(wk wazerohook.WazeroKey) error {
+	if key, err := d.key(wk); err == nil && !d.c.Closed() {
+		(&lookup{c: d.c}).reject(key, fmt.Errorf("%w: wazero takes it for one of another version", ErrCorrupt))
+	}
+	return nil
+}
 
-// dropInKey binds wazero's own name for a module to the engine, which wazero leaves
-// out of it.
-func (c *Cache) dropInKey(wk wazerohook.WazeroKey) Key {
+// key binds wazero's own name for a module to the engine, which wazero leaves out of it.
+func (d *dropIn) key(wk wazerohook.WazeroKey) (Key, error) {
+	version, err := d.version()
+	return d.c.dropInKey(wk, version), err
+}
+
+func (c *Cache) dropInKey(wk wazerohook.WazeroKey, version string) (key Key) {
 	h := blake3.New()
 	_, _ = h.WriteString("modcache drop-in 1\x00" + platform + "\x00")
 	h.Write(wk[:])
-	_, _ = h.WriteString(c.wazero.Format.String() + "\x00" + c.engineID)
-	var key Key
+	_, _ = h.WriteString(version + "\x00" + c.engineID)
 	h.Sum(key[:0])
 	return key
 }

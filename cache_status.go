@@ -1,6 +1,7 @@
 package modcache
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -103,10 +104,12 @@ func (c *Cache) Status() Status {
 		EngineID: c.engineID, EngineKnown: !strings.HasPrefix(c.engineID, unknownEngine),
 		Entries: -1, Bytes: -1, Env: slices.Clone(c.env.Set),
 	}
-	if c.wazero != nil {
-		s.Wazero = c.wazero.Format.Version
-	} else if _, err := wazerohook.Probe(); err != nil {
+	w, err := wazerohook.Probe() // once, which compiles a tiny module
+	switch err = cmp.Or(c.unsupported, err); {
+	case err != nil:
 		s.Unsupported = err.Error()
+	default:
+		s.Wazero = w.Version
 	}
 	s.why(c)
 	s.levels(c)
@@ -134,7 +137,7 @@ func (s *Status) why(c *Cache) {
 	switch outage := c.health.outage("add"); {
 	case c.Closed():
 		reason.err = errCacheClosed
-	case c.wazero == nil:
+	case c.unsupported != nil:
 		reason.err = fmt.Errorf("%w: %s", ErrUnsupportedWazero, s.Unsupported)
 	case idle != nil:
 		reason = *idle

@@ -1,9 +1,12 @@
 package modcache
 
 import (
+	"context"
 	"encoding/binary"
+	"fmt"
 	"runtime"
 	"sync"
+	"sync/atomic"
 
 	"github.com/tetratelabs/wazero"
 	"github.com/zeebo/blake3"
@@ -19,52 +22,94 @@ const platform = runtime.GOOS + "/" + runtime.GOARCH
 // their own, never shared with anybody else's, in which machine code is found by stub.
 type engine struct {
 	c         *Cache
-	config    wazero.RuntimeConfig // with our private cache in it
-	term      bool                 // closes on context done, a part of wazero's keys
-	debugInfo bool                 // line numbers in stack traces, from DWARF
-	base      [32]byte             // hash of everything in a key but the module
+	conf      wazerohook.Config
+	cache     wazero.CompilationCache // private
+	config    wazero.RuntimeConfig    // with the private cache in it
+	wazero    *wazerohook.Wazero      // what showed when the first runtime was made
+	base      [32]byte                // hash of everything in a key but the module
 	stubs     bool
 	announced *wazerocache.Announced
 	loaded    *loaded.Engine
+
+	proving  sync.Once
+	unproven atomic.Bool // wazero doesn't do what it should: this is a drop-in
 }
 
-// engineFor returns the engine for a configuration, or an error if it can't be
-// handled: then the runtime is wazero's own.
-func (c *Cache) engineFor(rc wazero.RuntimeConfig) (*engine, error) {
+// engineFor returns the engine for a configuration and a runtime over it, or an error if
+// the configuration can't be handled.
+func (c *Cache) engineFor(ctx context.Context, rc wazero.RuntimeConfig) (*engine, wazero.Runtime, error) {
 	conf, err := wazerohook.ReadConfig(rc)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	if e, ok := c.engines.Load(conf.Fields); ok {
-		return e.(*engine), nil
-	}
-	if conf.Fields != defaultFields() { // which were probed with the process
-		layout, err := c.wazero.Prove(rc, conf)
-		if err != nil {
-			return nil, err
-		}
-		if layout != nil {
-			c.degrade(featureLayout, layout)
-		}
+	if found, ok := c.engines.Load(conf.Fields); ok {
+		e := found.(*engine)
+		return e, wazero.NewRuntimeWithConfig(ctx, e.config), nil
 	}
 	e := &engine{
-		c: c, term: conf.CloseOnContextDone, debugInfo: conf.DebugInfo, base: c.keyBase(conf),
+		c: c, conf: conf, cache: wazero.NewCompilationCache(), stubs: !c.opts.FullDecode,
 		announced: &wazerocache.Announced{}, loaded: c.loaded.NewEngine(),
 	}
-	cc := wazero.NewCompilationCache()
-	if _, err := wazerohook.Plug(cc, e.announced); err != nil {
-		return nil, err
+	if _, err := wazerohook.Plug(e.cache, e.announced); err != nil {
+		return nil, nil, err
 	}
-	e.config = rc.WithCompilationCache(cc)
-	if !c.opts.FullDecode {
-		err := wazerocache.StubsWork()
-		if e.stubs = err == nil; err != nil {
-			c.degrade("stubs", err)
+	e.config = rc.WithCompilationCache(e.cache)
+	inner := wazero.NewRuntimeWithConfig(ctx, e.config)
+	e.wazero, err = wazerohook.Look(inner, e.cache, conf, e.announced.Asked, wazerocache.ErrUnexpected)
+	if err != nil {
+		_ = inner.Close(ctx)
+		return nil, nil, err
+	}
+	e.base = e.keyBase()
+	e.loaded.OnRetire = func() { c.engines.CompareAndDelete(conf.Fields, e) }
+	first, loaded := c.engines.LoadOrStore(conf.Fields, e)
+	if loaded {
+		_ = inner.Close(ctx)
+		e = first.(*engine)
+		inner = wazero.NewRuntimeWithConfig(ctx, e.config)
+	}
+	return e, inner, nil
+}
+
+// prove checks what wazero does by compiling and running tiny modules, before the first module
+// is compiled. It takes about a millisecond, and nothing that is found in a store needs it: who
+// stored that under a key of this engine's proved the same wazero before. If wazero fails, the
+// engine is that of a drop-in from here on.
+func (e *engine) prove() error {
+	e.proving.Do(func() {
+		if err := e.check(); err != nil {
+			e.c.degrade("runtime", fmt.Errorf("%w: %w", errDropInOnly, err))
+			e.announced.Otherwise(newDropIn(e.c, e.cache))
+			e.unproven.Store(true)
+		}
+	})
+	if e.unproven.Load() {
+		return errUnproven
+	}
+	return nil
+}
+
+// errUnproven means that nothing can be cached for runtimes of a configuration, as was reported.
+var errUnproven = fmt.Errorf("nothing can be cached for this configuration: %w", ErrUnsupportedWazero)
+
+func (e *engine) check() error {
+	w, err := wazerohook.Probe()
+	switch {
+	case err != nil:
+		return err
+	case !w.KeysKnown:
+		return wazerohook.ErrShape
+	}
+	if e.conf.Fields != defaultFields() { // which were probed with the process
+		layout, err := w.Prove(e.config, e.conf)
+		if err != nil {
+			return err
+		}
+		if layout != nil {
+			e.c.degrade(featureLayout, layout)
 		}
 	}
-	e.loaded.OnRetire = func() { c.engines.CompareAndDelete(conf.Fields, e) }
-	first, _ := c.engines.LoadOrStore(conf.Fields, e)
-	return first.(*engine), nil
+	return wazerocache.StubsWork()
 }
 
 // defaultFields are the settings of a default configuration.
@@ -77,11 +122,11 @@ var defaultFields = sync.OnceValue(func() string {
 const featureLayout = "caching of modules whose code has an unknown layout"
 
 // keyBase hashes what keys of one configuration have in common.
-func (c *Cache) keyBase(conf wazerohook.Config) (base [32]byte) {
+func (e *engine) keyBase() (base [32]byte) {
 	h := blake3.New()
 	_, _ = h.WriteString("modcache runtime 1\x00" + platform + "\x00")
-	_, _ = h.Write(binary.LittleEndian.AppendUint64(nil, c.wazero.CPU))
-	for _, s := range []string{c.engineID, c.wazero.Format.String(), conf.Fields} {
+	_, _ = h.Write(binary.LittleEndian.AppendUint64(nil, e.wazero.CPU))
+	for _, s := range []string{e.c.engineID, e.wazero.Version, e.conf.Fields} {
 		_, _ = h.Write(binary.LittleEndian.AppendUint64(nil, uint64(len(s))))
 		_, _ = h.WriteString(s)
 	}

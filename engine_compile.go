@@ -20,6 +20,9 @@ import (
 // checked. It returns nil if wazero never offered the code, as its interpreter doesn't.
 func (e *engine) compile(ctx context.Context, src *source) (*wazerohook.Entry, error) {
 	c := e.c
+	if err := e.prove(); err != nil { // Warm comes here directly
+		return nil, err
+	}
 	free, err := c.compileSlot(ctx)
 	if err != nil {
 		return nil, src.failed(err)
@@ -39,7 +42,7 @@ func (e *engine) compile(ctx context.Context, src *source) (*wazerohook.Entry, e
 		return nil, nil
 	}
 	c.loaded.Garbage.Add(loaded.Footprint(int64(len(code)), nil)) // wazero's copy of it
-	entry, err := wazerohook.ReadEntry(bytes.NewReader(code), int64(len(code)), c.wazero.Format, src.functions())
+	entry, err := wazerohook.ReadEntry(bytes.NewReader(code), int64(len(code)), e.wazero.Version, src.functions())
 	if err != nil {
 		c.degrade(featureLayout, err)
 		return wazerohook.Unchecked(code), nil

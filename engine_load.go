@@ -34,6 +34,10 @@ func (l *loading) run(ctx context.Context) (*loaded.Code, error) {
 	if code, err := l.find(ctx); code != nil || err != nil {
 		return code, err
 	}
+	if err := l.e.prove(); err != nil {
+		l.look.ended = true // the drop-in looks for itself
+		return nil, err
+	}
 	if l.c.opts.RequireHit {
 		return nil, l.src.failed(fmt.Errorf("module %v is %w", l.src.sum, l.look.missing(l.src.sum)))
 	}
@@ -102,13 +106,13 @@ func (l *loading) loadStored(a *Artifact, at Key) (*loaded.Code, error) {
 }
 
 // entry returns the entry in an artifact for the module.
-func (c *Cache) entry(a *Artifact, src *source) (*wazerohook.Entry, error) {
-	return wazerohook.ReadEntry(contain.ReaderAt{Src: a}, a.Size()-sealSize, c.wazero.Format, src.functions())
+func (e *engine) entry(a *Artifact, src *source) (*wazerohook.Entry, error) {
+	return wazerohook.ReadEntry(contain.ReaderAt{Src: a}, a.Size()-sealSize, e.wazero.Version, src.functions())
 }
 
 // load has wazero load the code of an artifact into the engine.
 func (l *loading) load(a *Artifact) (*loaded.Code, error) {
-	entry, err := l.c.entry(a, l.src)
+	entry, err := l.e.entry(a, l.src)
 	if err != nil {
 		return nil, err
 	}
@@ -122,7 +126,7 @@ func (l *loading) loadEntry(entry *wazerohook.Entry) (*loaded.Code, error) {
 	image, stubbed := l.src.image()
 	// wazero decodes the image before it asks for the key, which is time enough to
 	// predict it on another core.
-	predicted := sync.OnceValue(func() wazerohook.WazeroKey { return l.c.wazero.Key(image, e.term) })
+	predicted := sync.OnceValue(func() wazerohook.WazeroKey { return e.wazero.Key(image, e.conf.CloseOnContextDone) })
 	var predicting sync.WaitGroup
 	predicting.Go(func() { predicted() })
 	defer predicting.Wait()
@@ -149,7 +153,7 @@ const codeGrowth = 5
 // when everything else has failed.
 func (l *loading) direct() (*loaded.Code, error) {
 	image := l.src.own()
-	cm, err := l.r.compileFull(context.Background(), image, func() wazerohook.WazeroKey { return l.c.wazero.Key(image, l.e.term) })
+	cm, err := l.r.compileFull(context.Background(), image, func() wazerohook.WazeroKey { return l.e.wazero.Key(image, l.e.conf.CloseOnContextDone) })
 	if err != nil {
 		return nil, err
 	}

@@ -84,10 +84,10 @@ func (e *engine) proven(ctx context.Context, src *source, look *lookup) int64 {
 	if src.found.Load() {
 		return a.Size() // it was loaded a moment ago
 	}
-	entry, err := e.c.entry(a, src)
+	entry, err := e.entry(a, src)
 	if err == nil {
 		image, _ := src.image()
-		err = wazerocache.Load(ctx, e.config, image, e.c.wazero.Key(image, e.term), entry)
+		err = wazerocache.Load(ctx, e.config, image, e.wazero.Key(image, e.conf.CloseOnContextDone), entry)
 	}
 	if err != nil {
 		look.reject(at, err)

@@ -192,7 +192,7 @@ func (s *source) canonical() *canonical {
 		if err != nil {
 			return // the compile will tell
 		}
-		if o := s.outline(); o == nil || o.HasDebug && s.e.debugInfo {
+		if o := s.outline(); o == nil || o.HasDebug && s.e.conf.DebugInfo {
 			return
 		}
 		if b, err := wasmbin.Canonical(wasm); err == nil {

@@ -59,10 +59,11 @@ func (c *Cache) NewRuntime(ctx context.Context, config wazero.RuntimeConfig) (*R
 		config = wazero.NewRuntimeConfig()
 	}
 	r := &Runtime{c: c}
-	switch e, err := c.pickEngine(config); {
+	e, inner, err := c.pickEngine(ctx, config)
+	switch {
 	case err == nil:
-		r.e, r.loaded = e, e.loaded.NewOwner(r.decode)
-		config = e.config
+		r.e, r.loaded, r.inner = e, e.loaded.NewOwner(r.decode), inner
+		return r, nil
 	case errors.Is(err, errDropInOnly):
 		c.degrade("runtime", err)
 		config = config.WithCompilationCache(c.CompilationCache())
@@ -101,23 +102,19 @@ func (c *Cache) RuntimeFunc(config wazero.RuntimeConfig, hosts ...func(context.C
 // than the drop-in.
 var errDropInOnly = errors.New("the keys of this wazero are unknown")
 
-func (c *Cache) pickEngine(config wazero.RuntimeConfig) (*engine, error) {
+// pickEngine returns the engine for a configuration, and a new runtime of wazero's over it.
+func (c *Cache) pickEngine(ctx context.Context, config wazero.RuntimeConfig) (*engine, wazero.Runtime, error) {
 	switch {
-	case c.wazero == nil:
-		return nil, ErrUnsupportedWazero
+	case c.unsupported != nil:
+		return nil, nil, ErrUnsupportedWazero
 	case wazerohook.Interpreted(config):
-		return nil, wazerohook.ErrInterpreter
-	case !c.wazero.KeysKnown:
-		return nil, errDropInOnly
+		return nil, nil, wazerohook.ErrInterpreter
 	}
-	e, err := c.engineFor(config)
-	if errors.Is(err, wazerohook.ErrInterpreter) {
-		return nil, err
+	e, inner, err := c.engineFor(ctx, config)
+	if err != nil && !errors.Is(err, wazerohook.ErrInterpreter) {
+		err = fmt.Errorf("%w: %w", errDropInOnly, err)
 	}
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", errDropInOnly, err)
-	}
-	return e, nil
+	return e, inner, err
 }
 
 // Key returns the key under which the module's machine code is stored for this
@@ -136,7 +133,7 @@ func (r *Runtime) CompileModule(ctx context.Context, wasm []byte) (wazero.Compil
 	if r.e == nil {
 		return r.inner.CompileModule(ctx, wasm)
 	}
-	if r.c.wazero.Listeners(ctx) != nil {
+	if r.e.wazero.Listeners(ctx) != nil {
 		return r.Compile(ctx, NewModule(wasm))
 	}
 	src, done := r.e.prepare(wasm)
@@ -150,7 +147,7 @@ func (r *Runtime) Compile(ctx context.Context, m *Module) (wazero.CompiledModule
 	if r.e == nil {
 		return r.inner.CompileModule(ctx, m.wasm)
 	}
-	if factory := r.c.wazero.Listeners(ctx); factory != nil {
+	if factory := r.e.wazero.Listeners(ctx); factory != nil {
 		return r.compileListening(ctx, factory, m)
 	}
 	key := r.e.key(m.sum)

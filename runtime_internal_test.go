@@ -6,9 +6,11 @@ import (
 	"os"
 	"runtime/debug"
 	"strconv"
+	"sync"
 	"sync/atomic"
 	"testing"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"github.com/tetratelabs/wazero"
 	"github.com/tetratelabs/wazero/api"
@@ -112,7 +114,7 @@ func TestRuntimeWhoseFreshCodeIsStrange(t *testing.T) {
 		want   string
 		stored int
 	}{
-		"unknown layout": {func(w *wazerohook.Wazero) { w.Format.Version += "?" }, "unknown layout", 0},
+		"unknown layout": {func(w *wazerohook.Wazero) { w.Version += "?" }, "unknown layout", 0},
 		"unknown key":    {func(w *wazerohook.Wazero) { w.CPU++ }, "loading of fresh code", 1},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -126,9 +128,9 @@ func TestRuntimeWhoseFreshCodeIsStrange(t *testing.T) {
 					stored++
 				}
 			}})
-			w := *r.c.wazero
+			w := *r.e.wazero
 			test.change(&w)
-			r.c.wazero = &w
+			r.e.wazero = &w
 			for range 2 { // the second time from memory
 				got, err := run(t, r, wasmtest.Const(7))
 				require.NoError(t, err)
@@ -157,21 +159,49 @@ func TestRuntimeCountsScratchCode(t *testing.T) {
 	require.Positive(t, r.c.loaded.Garbage.Bytes())
 }
 
-// TestRuntimeWithUnknownKeys: without a formula for wazero's keys, a Runtime is a plain one over
-// the drop-in.
-func TestRuntimeWithUnknownKeys(t *testing.T) {
-	r := internalRuntime(t, nil)
-	unknown := *r.c.wazero
-	unknown.KeysKnown = false
-	r.c.wazero = &unknown
-	plain, err := r.c.NewRuntime(context.Background(), nil)
-	require.NoError(t, err)
-	defer plain.Close(context.Background())
-	require.Zero(t, plain.Key(NewModule(nil)))
-	got, err := run(t, plain, wasmtest.Const(7))
-	require.NoError(t, err)
-	require.EqualValues(t, 7, got)
-	require.EqualValues(t, 1, r.c.Metrics().Misses, "the drop-in was not asked")
+// TestRuntimeOfUnprovenWazero: if the first compile finds that wazero doesn't do what it should, the
+// Runtime is one over the drop-in from then on, whose modules run beside each other, and whose code
+// is found again. It is reported once.
+func TestRuntimeOfUnprovenWazero(t *testing.T) {
+	ctx := context.Background()
+	config := wazero.NewRuntimeConfig().WithDebugInfoEnabled(false)
+	store := NewMemory(nil)
+	for i, o := range []Options{{}, {}, {RequireHit: true}} {
+		var degraded []error
+		o.OnEvent = func(e Event) {
+			if e.Kind == EventDegraded {
+				degraded = append(degraded, e.Err)
+			}
+		}
+		c, err := New(store, &o)
+		require.NoError(t, err)
+		defer c.Close(ctx)
+		r, err := c.NewRuntime(ctx, config)
+		require.NoError(t, err)
+		defer r.Close(ctx)
+		r.e.conf.CloseOnContextDone = true // so that keys are not what they should be
+		var wg sync.WaitGroup
+		for n := range int32(4) {
+			wg.Go(func() {
+				got, err := run(t, r, wasmtest.Const(n))
+				assert.NoError(t, err)
+				assert.EqualValues(t, n, got)
+			})
+		}
+		wg.Wait()
+		require.Len(t, degraded, 1)
+		require.ErrorIs(t, degraded[0], wazerohook.ErrShape)
+		m := c.Metrics()
+		require.Zero(t, m.Stubbed)
+		require.EqualValues(t, 4, m.Lookups)
+		require.EqualValues(t, []int{0, 4, 4}[i], m.Hits)
+		want := ErrUnsupportedWazero
+		if o.RequireHit {
+			want = ErrMiss
+		}
+		require.ErrorIs(t, c.Warm(ctx, config, NewModule(wasmtest.Const(100))), want)
+	}
+	require.EqualValues(t, 4+1, store.Metrics().Entries)
 }
 
 // TestRuntimeKeysTellFormatsApart: the same wazero calls itself by its version in a program
@@ -180,20 +210,18 @@ func TestRuntimeWithUnknownKeys(t *testing.T) {
 func TestRuntimeKeysTellFormatsApart(t *testing.T) {
 	r := internalRuntime(t, nil)
 	engineKey, dropInKey := map[Key]bool{}, map[Key]bool{}
-	for _, f := range []wazerohook.Format{{Version: "dev"}, {Version: "v1.12.0"}, {Version: "v1.12.0", CatchTable: true}} {
+	for _, version := range []string{"dev", "v1.12.0"} {
 		c, err := New(nothing{}, &Options{EngineID: "the same"})
 		require.NoError(t, err)
 		defer c.Close(t.Context())
-		w := *r.c.wazero
-		w.Format = f
-		c.wazero = &w
-		e, err := c.engineFor(wazero.NewRuntimeConfig())
-		require.NoError(t, err)
-		engineKey[e.key(Fingerprint{})] = true
-		dropInKey[c.dropInKey(wazerohook.WazeroKey{})] = true
+		w := *r.e.wazero
+		w.Version = version
+		e := &engine{c: c, conf: r.e.conf, wazero: &w}
+		engineKey[e.keyBase()] = true
+		dropInKey[c.dropInKey(wazerohook.WazeroKey{}, version)] = true
 	}
-	require.Len(t, engineKey, 3)
-	require.Len(t, dropInKey, 3)
+	require.Len(t, engineKey, 2)
+	require.Len(t, dropInKey, 2)
 }
 
 // TestCacheWarmProvesWhatIsStored by loading it, for a module that is in memory already.

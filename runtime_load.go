@@ -33,6 +33,9 @@ func (r *Runtime) acquire(ctx context.Context, src *source) (wazero.CompiledModu
 	}
 	workers := experimental.GetCompilationWorkers(ctx)
 	for {
+		if r.e.unproven.Load() {
+			return r.inner.CompileModule(ctx, src.own())
+		}
 		m, load, started, err := r.loaded.Load(experimental.WithCompilationWorkers(r.c.ctx, workers), src.key,
 			func(ctx context.Context) (*loaded.Code, error) { return newLoading(r, src).run(ctx) })
 		if load != nil {
@@ -69,6 +72,7 @@ func (r *Runtime) wait(ctx context.Context, src *source, load *loaded.Flight, st
 		}
 		return nil, src.failed(context.Cause(ctx))
 	case errors.Is(err, flight.ErrAbandoned),
+		errors.Is(err, errUnproven),
 		errors.Is(err, errModified) && !started,
 		errors.Is(err, loaded.ErrClosed) && !r.loaded.Closed(): // of the one who started it
 		return nil, errAgain
@@ -177,7 +181,7 @@ func (r *Runtime) compileListening(ctx context.Context, factory experimental.Fun
 	ctx = experimental.WithFunctionListenerFactory(r.c.withWorkers(ctx), listeners)
 	cm, err := r.compileFull(ctx, wasm, func() wazerohook.WazeroKey {
 		// Which functions have a listener is known by the time that wazero asks.
-		return listeners.Key(r.c.wazero, wasm, r.e.term)
+		return listeners.Key(r.e.wazero, wasm, r.e.conf.CloseOnContextDone)
 	})
 	if err != nil {
 		return nil, closedError(r.e.key(m.sum), err)

@@ -129,7 +129,7 @@ func (d *doctor) wazero() {
 	case !w.KeysKnown:
 		d.add(levelWarn, "wazero", "its keys are unknown: Cache.NewRuntime falls back to the drop-in", "use a version of wazero that modcache's README names")
 	}
-	d.add(levelOK, "wazero", fmt.Sprintf("%s is supported", w.Format.Version), "")
+	d.add(levelOK, "wazero", fmt.Sprintf("%s is supported", w.Version), "")
 	for _, err := range d.keyer.degraded {
 		d.add(levelWarn, "wazero", plain(err), "")
 	}

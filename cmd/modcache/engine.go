@@ -77,9 +77,9 @@ func (en engine) check() error {
 		return fmt.Errorf("-engine-id names a build of wazero that isn't in this tool:\n  %s\nwhich has\n  %s\nIts machine code would crash that program; %s",
 			en.id, en.own, fix)
 	}
-	if w, err := wazerohook.Probe(); err == nil && en.program != nil && w.Format.Version != en.program.Format {
+	if w, err := wazerohook.Probe(); err == nil && en.program != nil && w.Version != en.program.Format {
 		return fmt.Errorf("the program would refuse what is compiled here: its wazero marks machine code with %q, and the one in this tool with %q; %s",
-			en.program.Format, w.Format.Version, fix)
+			en.program.Format, w.Version, fix)
 	}
 	return nil
 }

@@ -28,6 +28,8 @@ type Announced struct {
 	mu      sync.Mutex
 	pending map[*announcement]struct{}
 	refused uint64
+	last    wazerohook.WazeroKey // that was refused
+	instead wazerohook.FileCache // for what nobody announced, if set
 }
 
 // announcement is one compile that is about to happen.
@@ -80,26 +82,46 @@ func (x *Announced) Refused() uint64 {
 	return x.refused
 }
 
-// find returns what was announced for key, or nil.
-func (x *Announced) find(key wazerohook.WazeroKey) *announcement {
+// Asked returns the last key that nobody had announced.
+func (x *Announced) Asked() (key wazerohook.WazeroKey, ok bool) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.last, x.refused > 0
+}
+
+// Otherwise has files answer from here on when wazero asks for what nobody announced. No
+// stub may be in the engine then, or come into it.
+func (x *Announced) Otherwise(files wazerohook.FileCache) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.instead = files
+}
+
+// find returns what was announced for key, or nil and what answers instead, if anything does.
+func (x *Announced) find(key wazerohook.WazeroKey) (*announcement, wazerohook.FileCache) {
 	x.mu.Lock()
 	pending := slices.Collect(maps.Keys(x.pending))
 	x.mu.Unlock()
 	for _, p := range pending {
 		if p.key == nil || p.key() == key {
-			return p
+			return p, nil
 		}
 	}
 	x.mu.Lock()
-	x.refused++
-	x.mu.Unlock()
-	return nil
+	defer x.mu.Unlock()
+	if x.instead == nil {
+		x.refused++
+		x.last = key
+	}
+	return nil, x.instead
 }
 
 // Get implements [wazerohook.FileCache].
 func (x *Announced) Get(key wazerohook.WazeroKey) (io.ReadCloser, bool, error) {
-	p := x.find(key)
+	p, instead := x.find(key)
 	switch {
+	case instead != nil:
+		return instead.Get(key)
 	case p == nil:
 		return nil, false, ErrUnexpected
 	case p.entry == nil:
@@ -117,7 +139,11 @@ func (x *Announced) Get(key wazerohook.WazeroKey) (io.ReadCloser, bool, error) {
 // Add is offered what was compiled in full, which the caller has by other means, or what
 // wazero has just read.
 func (x *Announced) Add(key wazerohook.WazeroKey, content io.Reader) error {
-	if p := x.find(key); p == nil || p.entry != nil && !p.entry.Equal(content) {
+	p, instead := x.find(key)
+	switch {
+	case instead != nil:
+		return instead.Add(key, content)
+	case p == nil || p.entry != nil && !p.entry.Equal(content):
 		return errRefused
 	}
 	return nil
@@ -126,7 +152,11 @@ func (x *Announced) Add(key wazerohook.WazeroKey, content io.Reader) error {
 // Delete is called when wazero takes an entry for another version's. It would go
 // on to compile a stub.
 func (x *Announced) Delete(key wazerohook.WazeroKey) error {
-	if p := x.find(key); p == nil || p.entry != nil {
+	p, instead := x.find(key)
+	switch {
+	case instead != nil:
+		return instead.Delete(key)
+	case p == nil || p.entry != nil:
 		return errRefused
 	}
 	return nil

@@ -39,7 +39,7 @@ func checkStubs() error {
 		return fmt.Errorf("self-check: %w", err)
 	}
 	src := &breakable{ReaderAt: bytes.NewReader(w.CanaryEntry)}
-	entry, err := wazerohook.ReadEntry(src, int64(len(w.CanaryEntry)), w.Format, 1)
+	entry, err := wazerohook.ReadEntry(src, int64(len(w.CanaryEntry)), w.Version, 1)
 	if err != nil {
 		return fmt.Errorf("self-check: %w", err)
 	}

@@ -58,7 +58,7 @@ func TestAnnounced(t *testing.T) {
 	stub, err := wasmbin.Stub(wasm, []byte("a tag"))
 	require.NoError(t, err)
 	load := func(src io.ReaderAt, reads bool) (readErr, err error) {
-		entry, err := wazerohook.ReadEntry(src, int64(len(code)), w.Format, 1)
+		entry, err := wazerohook.ReadEntry(src, int64(len(code)), w.Version, 1)
 		require.NoError(t, err)
 		key := w.Key(stub, false)
 		done := x.Announce(func() wazerohook.WazeroKey { return key }, entry)

@@ -13,16 +13,6 @@ import (
 // ErrEntry means that bytes are not an entry that this build of wazero can load.
 var ErrEntry = errors.New("not an entry that this wazero can load")
 
-// Format is how this build of wazero writes its entries, as [Probe] saw it.
-type Format struct {
-	Version    string // what wazero calls itself in the header
-	CatchTable bool   // whether a table of catch clauses ends an entry (since v1.12)
-}
-
-// String tells formats apart. It belongs into keys: one wazero calls itself by its
-// version in a program and "dev" in a test, and either takes the other's entries for stale.
-func (f Format) String() string { return fmt.Sprintf("%s %t", f.Version, f.CatchTable) }
-
 // Entry is a piece of machine code in wazero's own format, with every length,
 // count and offset checked. wazero trusts them: a wrong one runs wrong code,
 // allocates without bound, or takes the process down.
@@ -45,17 +35,17 @@ type Entry struct {
 // AnyFunctions tells ReadEntry that the module isn't at hand to compare with.
 const AnyFunctions = -1
 
-// ReadEntry checks the entry of size bytes in src. functions is how many the
-// module defines, or AnyFunctions. Errors wrap [ErrEntry] or come from src.
-func ReadEntry(src io.ReaderAt, size int64, f Format, functions int) (*Entry, error) {
-	fixed := int64(len(entryMagic) + 1 + len(f.Version) + 4)
+// ReadEntry checks the entry of size bytes in src. version is what wazero calls itself in it.
+// functions is how many the module defines, or AnyFunctions. Errors wrap [ErrEntry] or come from src.
+func ReadEntry(src io.ReaderAt, size int64, version string, functions int) (*Entry, error) {
+	fixed := int64(len(entryMagic) + 1 + len(version) + 4)
 	head, err := readSpan(src, 0, fixed, size)
 	if err != nil {
 		return nil, err
 	}
-	version := head[len(entryMagic)+1 : fixed-4]
-	if string(head[:len(entryMagic)]) != entryMagic || int(head[len(entryMagic)]) != len(f.Version) || string(version) != f.Version {
-		return nil, entryError("header %q is not of wazero %q", head[:fixed-4], f.Version)
+	found := head[len(entryMagic)+1 : fixed-4]
+	if string(head[:len(entryMagic)]) != entryMagic || int(head[len(entryMagic)]) != len(version) || string(found) != version {
+		return nil, entryError("header %q is not of wazero %q", head[:fixed-4], version)
 	}
 	n := int64(binary.LittleEndian.Uint32(head[fixed-4:]))
 	if functions != AnyFunctions && n != int64(functions) {
@@ -86,14 +76,14 @@ func ReadEntry(src io.ReaderAt, size int64, f Format, functions int) (*Entry, er
 	if e.tail, err = readSpan(src, tailOff, size-tailOff, size); err != nil {
 		return nil, err
 	}
-	if err := e.checkTail(f); err != nil {
+	if err := e.checkTail(); err != nil {
 		return nil, err
 	}
 	return e, nil
 }
 
 // checkTail walks the tail to its last byte.
-func (e *Entry) checkTail(f Format) error {
+func (e *Entry) checkTail() error {
 	t := cursor{b: e.tail}
 	crc := t.uint32()
 	if e.codeLen == 0 && crc != 0 {
@@ -120,7 +110,7 @@ func (e *Entry) checkTail(f Format) error {
 			last = offset
 		}
 	}
-	if f.CatchTable {
+	if len(t.b) > 0 { // there is no such table before v1.12, which takes an entry without it for stale
 		tables := t.uint32()
 		if uint64(tables) > uint64(len(t.b)/4) {
 			return entryError("%d catch tables in %d bytes", tables, len(t.b))

@@ -89,7 +89,7 @@ func probed(t testing.TB) *Wazero {
 func TestProbeKnowsThisWazero(t *testing.T) {
 	w := probed(t)
 	require.True(t, w.KeysKnown, "wazero's keys are not what we predict")
-	require.NotEmpty(t, w.Format.Version)
+	require.NotEmpty(t, w.Version)
 	again, err := Probe()
 	require.NoError(t, err)
 	require.Same(t, w, again)
@@ -240,18 +240,18 @@ func TestUnknownShapes(t *testing.T) {
 }
 
 // A wazero whose entries look different is told apart by the first one.
-func TestReadFormatOfUnknownEntries(t *testing.T) {
+func TestReadVersionOfUnknownEntries(t *testing.T) {
 	w := probed(t)
 	seen := &files{}
 	require.NoError(t, compileOver(t, bg, wazero.NewRuntimeConfig(), seen, canary))
 	_, entry := seen.only(t)
-	f, err := readFormat(entry)
+	version, err := readVersion(entry)
 	require.NoError(t, err)
-	require.Equal(t, w.Format, f)
+	require.Equal(t, w.Version, version)
 
 	for n := range entry {
-		_, err := readFormat(entry[:n])
-		if f.CatchTable && n == len(entry)-4 {
+		_, err := readVersion(entry[:n])
+		if hasCatchTables(w) && n == len(entry)-4 {
 			// That is what versions without the table wrote.
 			require.NoError(t, err)
 			continue
@@ -259,7 +259,7 @@ func TestReadFormatOfUnknownEntries(t *testing.T) {
 		require.ErrorIs(t, err, ErrShape, "%d of %d bytes", n, len(entry))
 	}
 	for _, b := range [][]byte{append(bytes.Clone(entry), 0), append([]byte("WAZERO"), entry[6:]...), bytes.Repeat([]byte{255}, 300)} {
-		_, err := readFormat(b)
+		_, err := readVersion(b)
 		require.ErrorIs(t, err, ErrShape)
 	}
 }

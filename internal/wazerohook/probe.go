@@ -15,7 +15,10 @@ import (
 
 // Wazero is what is known about the wazero that is linked into this program.
 type Wazero struct {
-	Format Format
+	// Version is what it calls itself in its entries. It belongs into keys: one wazero calls
+	// itself by its version in a program and "dev" in a test, and either takes the
+	// other's entries for stale.
+	Version string
 
 	// CPU is wazero's word of CPU features, a part of its keys.
 	CPU uint64
@@ -36,7 +39,8 @@ type Wazero struct {
 var ErrInterpreter = fmt.Errorf("wazero has no compiler for this platform")
 
 // Probe compiles a module of a few bytes and watches what wazero does. What it
-// learns are constants of the process, so it does this once.
+// learns are constants of the process, so it does this once. It takes half a millisecond, which
+// the start of a program should not wait for: see [Look].
 func Probe() (*Wazero, error) {
 	process.once.Do(func() {
 		process.w, process.err = probe()
@@ -79,37 +83,35 @@ func probe() (w *Wazero, err error) {
 		return nil, ErrInterpreter
 	}
 	w = &Wazero{CanaryEntry: entry}
-	if w.Format, err = readFormat(entry); err != nil {
+	if w.Version, err = readVersion(entry); err != nil {
 		return nil, err
 	}
-	factory := experimental.FunctionListenerFactoryFunc(nil)
-	w.listenerKey = ctx.keyOf(experimental.WithFunctionListenerFactory(context.Background(), factory), factory)
+	w.listenerKey = ctx.listenerKey()
 	w.workersKey = ctx.keyOf(experimental.WithCompilationWorkers(context.Background(), 2), 2)
-	w.KeysKnown = w.listenerKey != nil && w.learnCPU(key) && w.unknownValue(ctx) == nil
+	w.KeysKnown = w.listenerKey != nil && w.learnCPU(key, false) && w.unknownValue(ctx) == nil
 	return w, nil
 }
 
-// readFormat takes the format from the canary's entry.
-func readFormat(entry []byte) (Format, error) {
+// readVersion takes the version from the canary's entry.
+func readVersion(entry []byte) (string, error) {
 	if len(entry) < len(entryMagic)+1 || string(entry[:len(entryMagic)]) != entryMagic {
-		return Format{}, fmt.Errorf("%w: an entry begins with %.7q", ErrShape, entry)
+		return "", fmt.Errorf("%w: an entry begins with %.7q", ErrShape, entry)
 	}
-	version := entry[len(entryMagic)+1:]
-	version = version[:min(len(version), int(entry[len(entryMagic)]))]
-	for _, catch := range []bool{true, false} {
-		f := Format{Version: string(version), CatchTable: catch}
-		if e, err := ReadEntry(bytes.NewReader(entry), int64(len(entry)), f, 1); err == nil && e.CheckCode() == nil {
-			return f, nil
-		}
+	b := entry[len(entryMagic)+1:]
+	version := string(b[:min(len(b), int(entry[len(entryMagic)]))])
+	e, err := ReadEntry(bytes.NewReader(entry), int64(len(entry)), version, 1)
+	if err != nil || e.CheckCode() != nil {
+		return "", fmt.Errorf("%w: an entry of %d bytes has an unknown layout", ErrShape, len(entry))
 	}
-	return Format{}, fmt.Errorf("%w: an entry of %d bytes has an unknown layout", ErrShape, len(entry))
+	return version, nil
 }
 
-// learnCPU finds the word of CPU features that explains the key. There are a
+// learnCPU finds the word of CPU features that explains the canary's key. There are a
 // handful of features, numbered from bit 0.
-func (w *Wazero) learnCPU(key WazeroKey) bool {
+func (w *Wazero) learnCPU(key WazeroKey, closeOnContextDone bool) bool {
+	id := moduleID(canary, nil, closeOnContextDone)
 	for cpu := range uint64(1 << 10) {
-		if fileKey(canary, nil, false, cpu) == key {
+		if keyOfID(id, cpu) == key {
 			w.CPU = cpu
 			return true
 		}
@@ -189,6 +191,12 @@ func (c *probeContext) keys() []any {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return slices.Clone(c.asked)
+}
+
+// listenerKey is the key under which a context carries its listener factory, or nil.
+func (c *probeContext) listenerKey() any {
+	factory := experimental.FunctionListenerFactoryFunc(nil)
+	return c.keyOf(experimental.WithFunctionListenerFactory(context.Background(), factory), factory)
 }
 
 // keyOf finds the key that was asked for and has a value of the type of like in ctx, or

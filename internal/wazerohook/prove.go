@@ -55,7 +55,7 @@ func (w *Wazero) Prove(rc wazero.RuntimeConfig, conf Config) (layout, err error)
 	if unknown := w.unknownValue(ctx); unknown != nil {
 		return nil, fmt.Errorf("%w: with these settings, compiling depends on a %T in the context", ErrShape, unknown)
 	}
-	_, layout = ReadEntry(bytes.NewReader(entry), int64(len(entry)), w.Format, 1)
+	_, layout = ReadEntry(bytes.NewReader(entry), int64(len(entry)), w.Version, 1)
 	return layout, nil
 }
 

@@ -45,13 +45,13 @@ func TestCanaryHasAllParts(t *testing.T) {
 		{plainCanary, api.CoreFeaturesV1, false},
 		{fullCanary, api.CoreFeaturesV2 | wasmtest.ExceptionHandling, true},
 	} {
-		if test.catches && !w.Format.CatchTable {
+		if test.catches && !hasCatchTables(w) {
 			continue // this wazero knows no exceptions
 		}
 		seen := &probeCache{}
 		require.NoError(t, seen.compile(bg, wazero.NewRuntimeConfig().WithCoreFeatures(test.features), test.wasm))
 		_, b, _ := seen.last()
-		e, err := read(b, w.Format, 1)
+		e, err := read(b, w.Version, 1)
 		require.NoError(t, err)
 		require.EqualValues(t, 1, e.tail[4], "no source map")
 		if test.catches {

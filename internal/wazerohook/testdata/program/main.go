@@ -17,5 +17,5 @@ func main() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	fmt.Print(id, "|", w.Format.Version)
+	fmt.Print(id, "|", w.Version)
 }
