@@ -15,6 +15,7 @@ import (
 
 	"github.com/modcache/modcache"
 	"github.com/modcache/modcache/internal/cachetest"
+	"github.com/modcache/modcache/internal/wasmtest"
 )
 
 // TestCacheOpenReadsWhatItCantWrite runs as nobody over a cache that root has filled, as images do.
@@ -106,4 +107,63 @@ func TestCacheWithoutExecutableMemory(t *testing.T) {
 	if strings.Contains(string(out), "--- SKIP") {
 		t.Skipf("NOT TESTED: denied executable memory, which needs Linux 6.3: %s", out)
 	}
+}
+
+// TestCacheOfAnUnknownEngine runs where nothing tells which wazero this is: there is no /proc, and no module
+// cache that the test was built from.
+func TestCacheOfAnUnknownEngine(t *testing.T) {
+	needsCompiler(t)
+	const variable = "MODCACHE_TEST_UNKNOWN_ENGINE"
+	if dir := os.Getenv(variable); dir != "" {
+		_, err := modcache.EngineID()
+		require.Error(t, err)
+		disk := openDisk(t, dir+"/disk", nil)
+		for _, w := range ways {
+			var seen witness
+			opened := openCache(t, dir+"/c", seen.Options(modcache.Options{}))
+			over := newCache(t, disk, &modcache.Options{Retain: forget})
+			for _, c := range []*modcache.Cache{opened, over} {
+				requireRuns(t, w, c, chainWasm, chainWant)
+				requireRuns(t, w, c, chainWasm, chainWant)
+				require.EqualValues(t, 1, c.Metrics().Hits, "memory has it")
+				s := c.Status()
+				require.False(t, s.Storing)
+				require.False(t, s.EngineKnown)
+				require.True(t, s.InMemory)
+				require.Contains(t, s.Why, "EngineID")
+			}
+			require.Len(t, seen.Saw(modcache.EventDegraded), 1)
+			require.Equal(t, 1, seen.Warned())
+		}
+		require.NoDirExists(t, dir+"/c")
+		require.Zero(t, disk.Metrics().Adds)
+		for _, o := range []modcache.Options{{MustStore: true}, {RequireHit: true}} {
+			_, err := modcache.Open(dir+"/c", &o)
+			require.ErrorContains(t, err, "no engine identity")
+			_, err = modcache.New(disk, &o)
+			require.ErrorContains(t, err, "no engine identity")
+		}
+		// Memory of the program's own serves as well as ours, and an identity that it knows serves all.
+		own := modcache.NewMemory(nil)
+		require.Same(t, own, newCache(t, own, nil).Store())
+		require.True(t, openCache(t, dir+"/c", &modcache.Options{EngineID: "mine", MustStore: true}).Status().Storing)
+		return
+	}
+	if os.Geteuid() != 0 {
+		t.Skip("NOT TESTED: an unknown engine, which takes root to hide /proc")
+	}
+	wazeroDir, err := wasmtest.WazeroDir()
+	if err != nil {
+		t.Skip("NOT TESTED: an unknown engine:", err)
+	}
+	hide := `mount -t tmpfs none "$0" && mount -t tmpfs none /proc && exec "$@"`
+	cmd := exec.Command("unshare", "--mount", "sh", "-ec", hide, filepath.Join(wazeroDir, "../../../cache/download"),
+		os.Args[0], "-test.run=^TestCacheOfAnUnknownEngine$", "-test.v")
+	cmd.Env = append(os.Environ(), variable+"="+t.TempDir())
+	if out, err := exec.Command("unshare", "--mount", "true").CombinedOutput(); err != nil {
+		t.Skipf("NOT TESTED: an unknown engine, which takes mounts of one process: %v %s", err, out)
+	}
+	out, err := cmd.CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	require.Contains(t, string(out), "--- PASS")
 }

@@ -58,9 +58,6 @@ func (o *Options) validate() Options {
 // It works on until the Cache is closed, and shows the last counters after that.
 func Handler(c *modcache.Cache, o *Options) http.Handler {
 	h := &handler{cache: c, o: o.validate(), walking: make(chan struct{}, 1)}
-	if h.o.Disk == nil {
-		h.o.Disk, _ = c.Store().(*modcache.Disk)
-	}
 	h.page = template.Must(template.New("").Funcs(functions).ParseFS(files, "page.html")).Lookup("page.html")
 	return h
 }

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"io/fs"
 	"maps"
 	"slices"
 	"strings"
@@ -119,6 +120,9 @@ func classOf(err error) string {
 		{modcache.ErrTooLarge, "too large"},
 		{modcache.ErrReadOnly, "read-only store"},
 		{modcache.ErrClosed, "closed store"},
+		{modcache.ErrInsecureDir, "insecure directory"},
+		{modcache.ErrUnsupportedWazero, "unsupported wazero"},
+		{fs.ErrPermission, "permission denied"},
 		{context.DeadlineExceeded, "timeout"},
 		{context.Canceled, "cancelled"},
 	} {

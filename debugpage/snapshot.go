@@ -19,6 +19,7 @@ const walkTime = 5 * time.Second
 type snapshot struct {
 	Time       time.Time                  `json:"time"`
 	Engine     string                     `json:"engine"`
+	Status     status                     `json:"status"`
 	HitRatePPM uint32                     `json:"hit_rate_ppm"`
 	Cache      modcache.CacheMetrics      `json:"cache"`
 	Layers     []layer                    `json:"layers"` // fastest first
@@ -27,6 +28,40 @@ type snapshot struct {
 	Compiles   []Compile                  `json:"slowest_compiles"`
 	Problems   []Problem                  `json:"problems"`
 	Entries    *entries                   `json:"entries,omitempty"`
+}
+
+// status is what a Cache says of itself, without the text of errors that a store may have written.
+type status struct {
+	Storing  bool      `json:"storing"`
+	Since    time.Time `json:"since,omitzero"` // not Storing
+	Why      string    `json:"why,omitempty"`
+	InMemory bool      `json:"in_memory"`
+	ReadOnly bool      `json:"read_only"`
+
+	Entries  int64     `json:"entries"` // -1 is unknown, as in Bytes
+	Bytes    int64     `json:"bytes"`
+	MaxBytes int64     `json:"max_bytes"`
+	AsOf     time.Time `json:"as_of,omitzero"`
+
+	LastError   string    `json:"last_error,omitempty"`
+	LastErrorAt time.Time `json:"last_error_at,omitzero"`
+	Env         []string  `json:"env,omitempty"`
+	Off         []string  `json:"off,omitempty"`
+}
+
+func statusOf(s modcache.Status) status {
+	v := status{
+		Storing: s.Storing, Since: s.Since, Why: s.Why, InMemory: s.InMemory, ReadOnly: s.ReadOnly,
+		Entries: s.Entries, Bytes: s.Bytes, MaxBytes: s.MaxBytes, AsOf: s.AsOf,
+		LastErrorAt: s.LastErrorAt, Env: s.Env, Off: s.Off,
+	}
+	if ours := s.InMemory || s.ReadOnly || s.Unsupported != ""; s.Err != nil && !ours {
+		v.Why = classOf(s.Err)
+	}
+	if s.LastErr != nil {
+		v.LastError = classOf(s.LastErr)
+	}
+	return v
 }
 
 type layer struct {
@@ -63,14 +98,19 @@ func (h *handler) snapshot(ctx context.Context) *snapshot {
 	s := &snapshot{
 		Time:       time.Now(),
 		Engine:     h.cache.EngineID(),
+		Status:     statusOf(h.cache.Status()),
 		HitRatePPM: m.HitRatePPM(),
 		Cache:      m,
 		Layers:     layersOf(h.cache.Store(), m.Store),
 		Recorded:   h.o.Recorder != nil,
 	}
 	s.Compiles, s.Problems, s.Misses = h.o.Recorder.read()
-	if h.o.Disk != nil && h.o.MaxEntries > 0 {
-		s.Entries = h.entries(ctx, s.Engine)
+	disk := h.o.Disk
+	if disk == nil {
+		disk, _ = h.cache.Store().(*modcache.Disk)
+	}
+	if disk != nil && h.o.MaxEntries > 0 {
+		s.Entries = h.entries(ctx, disk, s.Engine)
 	}
 	return s
 }
@@ -89,10 +129,10 @@ func layersOf(store modcache.Store, m modcache.Metrics) []layer {
 }
 
 // entries lists what is in the directory, for one request at a time.
-func (h *handler) entries(ctx context.Context, engine string) *entries {
+func (h *handler) entries(ctx context.Context, disk *modcache.Disk, engine string) *entries {
 	ctx, cancel := context.WithTimeout(ctx, walkTime)
 	defer cancel()
-	list := &entries{Dir: h.o.Disk.Dir(), List: []entry{}}
+	list := &entries{Dir: disk.Dir(), List: []entry{}}
 	select {
 	case h.walking <- struct{}{}:
 		defer func() { <-h.walking }()
@@ -100,7 +140,7 @@ func (h *handler) entries(ctx context.Context, engine string) *entries {
 		list.Problem = "other requests are listing them"
 		return list
 	}
-	for e, err := range h.o.Disk.Walk(ctx) {
+	for e, err := range disk.Walk(ctx) {
 		switch {
 		case errors.Is(err, modcache.ErrClosed):
 			list.Problem = "the store is closed"

@@ -12,6 +12,7 @@ import (
 
 	"github.com/modcache/modcache"
 	"github.com/modcache/modcache/internal/bytesize"
+	"github.com/modcache/modcache/internal/environ"
 	"github.com/modcache/modcache/internal/wasmbin"
 	"github.com/modcache/modcache/internal/wazerohook"
 )
@@ -103,13 +104,14 @@ func (d *doctor) examine(ctx context.Context, files []string) error {
 	case errors.As(err, &usage), err != nil && d.program != "":
 		return err
 	case err != nil:
-		d.add(levelBad, "engine", plain(err), "without an identity nothing is shared between processes")
+		d.add(levelBad, "engine", plain(err), "programs that can't tell which wazero they contain store nothing: build with module checksums, or set Options.EngineID, such as to wazero's line in go.sum")
 		return nil
 	}
 	defer k.close(ctx)
 	d.keyer = k
 	d.wazero()
 	d.engineIdentity()
+	d.environment()
 	d.directory(ctx, files, modules)
 	return nil
 }
@@ -147,9 +149,23 @@ func (d *doctor) engineIdentity() {
 	switch {
 	case isExecutable(en.id):
 		d.add(levelWarn, "engine", "is known by the executable only: each build of it starts cold",
-			"build with module checksums (no vendoring, no replace by a directory), or set Options.EngineID")
+			"build with module checksums (no vendoring, no replace by a directory); or, as with Bazel, set Options.EngineID, such as to wazero's line in go.sum")
 	case d.program == "" && d.keyer.mismatch != nil:
 		d.add(levelBad, "engine", plain(d.keyer.mismatch), "")
+	}
+}
+
+// environment says what programs find there that name no directory.
+func (d *doctor) environment() {
+	env := environ.Read(os.Getenv)
+	for _, said := range env.Set {
+		d.add(levelNote, "environment", said, "programs that call modcache.Open(\"\") follow it; see modcache env")
+	}
+	if err := env.Err(); err != nil {
+		d.add(levelWarn, "environment", err.Error(), "see modcache env -h")
+	}
+	if env.Off {
+		d.add(levelWarn, "environment", "with MODCACHE=off, programs use no directory", "")
 	}
 }
 

@@ -64,3 +64,17 @@ func TestEnv(t *testing.T) {
 		require.Contains(t, call("env").want(t, exitFound).out, "MODCACHE_DIR=''  # none: code is kept in memory")
 	}
 }
+
+func TestDoctorTellsTheEnvironment(t *testing.T) {
+	dir, _ := warmed(t, 1)
+	t.Setenv(environ.Dir, dir)
+	t.Setenv(environ.Mode, "ro")
+	t.Setenv(environ.MaxBytes, "x")
+	o := call("doctor").want(t, exitOK)
+	require.Contains(t, o.out, "MODCACHE_DIR="+dir)
+	require.Contains(t, o.out, "MODCACHE=ro")
+	require.Contains(t, o.out, "MODCACHE_MAX_BYTES is \"x\"")
+	require.Contains(t, o.out, dir+" is a cache")
+	t.Setenv(environ.Mode, "off")
+	require.Contains(t, call("doctor").want(t, exitOK).out, "use no directory")
+}
