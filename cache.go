@@ -58,6 +58,7 @@ type Cache struct {
 	compiles   *semaphore.Weighted // one for each compile; nil if unlimited
 	storeCalls *semaphore.Weighted // one for each call of the store
 	counters   counters
+	newcomers  newcomers
 
 	observerHung, loggerHung atomic.Int64 // calls of them that were given up, and go on
 
@@ -159,6 +160,7 @@ func newCache(opts Options) (*Cache, error) {
 	}
 	c.born = c.now()
 	c.ctx, c.cancel = context.WithCancel(context.Background())
+	c.newcomers.trust.Store(int64(opts.SmallModules))
 	if opts.MaxCompiles > 0 {
 		c.compiles = semaphore.NewWeighted(int64(opts.MaxCompiles))
 	}
@@ -278,8 +280,8 @@ func (c *Cache) Metrics() CacheMetrics {
 		Compiles: n.compiles.Load(), CompileErrors: n.compileErrors.Load(),
 		CompileTime: time.Duration(n.compileTime.Load()), Saved: time.Duration(n.saved.Load()),
 		Coalesced: n.coalesced.Load(), Stubbed: n.stubbed.Load(), Retained: uint64(c.loaded.Retained()),
-		DroppedEvents: n.dropped.Load(),
-		OffHeap:       n.offHeap.Load(), OffHeapFailed: n.offHeapFailed.Load(),
+		Direct: n.direct.Load(), DroppedEvents: n.dropped.Load(),
+		OffHeap: n.offHeap.Load(), OffHeapFailed: n.offHeapFailed.Load(),
 	}
 	m.Lookups = m.Hits + m.Misses
 	m.Store, _ = ask(context.Background(), c, storeWait, func(_ context.Context, s Store) (Metrics, error) { return s.Metrics(), nil }, nil)

@@ -212,9 +212,17 @@ func (d *dropIn) Add(wk wazerohook.WazeroKey, content io.Reader) error {
 	if err != nil {
 		return nil
 	}
+	small := len(code) <= codeGrowth*smallCode
+	if small && !d.c.opts.RequireHit && d.c.newcomers.unmet(key) {
+		d.c.counters.direct.Add(1)
+		return nil
+	}
 	if _, err := d.readEntry(code); err != nil {
 		d.c.degrade(featureLayout, err)
 		return nil
+	}
+	if small {
+		d.c.newcomers.stored()
 	}
 	d.c.put(key, code, Info{})
 	return nil

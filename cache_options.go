@@ -3,6 +3,7 @@ package modcache
 import (
 	"fmt"
 	"log/slog"
+	"math"
 	"runtime"
 	"time"
 
@@ -86,6 +87,15 @@ type Options struct {
 	// negative keeps nothing. Up to 64 MiB more may wait for the garbage collector.
 	Retain int64
 
+	// SmallModules is how many small modules, of up to 16 KiB of code, that are not in the
+	// store a Cache compiles, stores and retains when it meets them first. A program that has
+	// more makes them up as it goes, for one use each. From then on, small modules that the
+	// Cache hasn't met among the last few thousand are compiled for the one use, as wazero
+	// does without a cache: neither stored nor retained, and by a [Runtime] not looked up. Those that
+	// come again are cached like all others. The default is 128; negative means no limit.
+	// [Cache.Warm] and RequireHit don't take part in this.
+	SmallModules int
+
 	// LockWait is how long a compile waits for another process that compiles the
 	// same module, before it goes ahead by itself. The default is one minute;
 	// negative never waits and takes no locks.
@@ -108,9 +118,11 @@ type Options struct {
 const (
 	defaultRetain   = 256 << 20
 	defaultLockWait = time.Minute
+
+	defaultSmallModules = 128
 )
 
-// validate returns a copy with the defaults filled in. Those that are off are 0 (Retain) or -1.
+// validate returns a copy with the defaults filled in. Those that are off are 0 (Retain), MaxInt (SmallModules) or -1.
 func (o *Options) validate() (Options, error) {
 	var v Options
 	if o != nil {
@@ -122,6 +134,7 @@ func (o *Options) validate() (Options, error) {
 	v.Workers = max(1, v.Workers)
 	v.MaxCompiles = option.Number(v.MaxCompiles, max(1, runtime.GOMAXPROCS(0)/v.Workers), -1)
 	v.Retain = option.Number(v.Retain, defaultRetain, 0)
+	v.SmallModules = option.Number(v.SmallModules, defaultSmallModules, math.MaxInt)
 	v.LockWait = option.Number(v.LockWait, defaultLockWait, -1)
 	return v, nil
 }

@@ -251,7 +251,7 @@ func (c *Cache) forward(e Event) {
 type counters struct {
 	hits, misses, corrupt, storeErrors          atomic.Uint64
 	compiles, compileErrors, coalesced, stubbed atomic.Uint64
-	dropped                                     atomic.Uint64
+	direct, dropped                             atomic.Uint64
 	offHeap, offHeapFailed                      atomic.Uint64
 	compileTime, saved                          atomic.Int64
 }

@@ -109,6 +109,7 @@ func (r *Runtime) warmEach(ctx context.Context, modules []*Module) iter.Seq[Warm
 func (r *Runtime) warmOne(ctx context.Context, m *Module) WarmResult {
 	start := time.Now()
 	src := r.e.source(m)
+	src.wanted = true
 	w := WarmResult{Module: m, Key: src.key}
 	// On this goroutine, nobody could catch a panic of wazero's.
 	err := contain.Call(func() (err error) {

@@ -72,7 +72,7 @@ func (c *Cache) compileSlot(ctx context.Context) (free func(), err error) {
 func (e *engine) compileSource(ctx context.Context, src *source) (code []byte, took time.Duration, shared bool, err error) {
 	s := src.canonical()
 	if s == nil || s.key == src.key {
-		code, took, err = e.compileObserved(ctx, src.key, src.own())
+		code, took, err = e.compileScratch(ctx, src.key, src.own())
 		return code, took, false, err
 	}
 	// By default, compiling leaves a core free.
@@ -83,7 +83,7 @@ func (e *engine) compileSource(ctx context.Context, src *source) (code []byte, t
 		_ = contain.Call(func() error { refused = wazerocache.Validate(ctx, e.config, src.own()); return nil })
 	})
 	defer validating.Wait()
-	code, took, err = e.compileObserved(ctx, src.key, s.wasm)
+	code, took, err = e.compileScratch(ctx, src.key, s.wasm)
 	validating.Wait()
 	switch {
 	case refused != nil && !errors.Is(refused, errPanicked):
@@ -93,7 +93,7 @@ func (e *engine) compileSource(ctx context.Context, src *source) (code []byte, t
 	case ctx.Err() != nil:
 		return nil, took, false, err
 	}
-	if code, took, err = e.compileObserved(ctx, src.key, src.own()); err == nil {
+	if code, took, err = e.compileScratch(ctx, src.key, src.own()); err == nil {
 		e.c.degrade("sharing of a module's spellings", errors.New("its canonical encoding does not compile"))
 	}
 	return code, took, false, err
@@ -102,12 +102,21 @@ func (e *engine) compileSource(ctx context.Context, src *source) (code []byte, t
 // errPanicked is what an event says of a compile that panicked in wazero.
 var errPanicked = errors.New("wazero panicked")
 
-// compileObserved compiles wasm, counted and reported.
-func (e *engine) compileObserved(ctx context.Context, key Key, wasm []byte) (code []byte, took time.Duration, err error) {
-	c := e.c
+// compileScratch compiles wasm in an engine that is thrown away.
+func (e *engine) compileScratch(ctx context.Context, key Key, wasm []byte) (code []byte, took time.Duration, err error) {
+	took, err = e.c.compileObserved(key, wasm, func() (n int, err error) {
+		code, err = wazerocache.Compile(e.c.withWorkers(ctx), e.config, wasm, sealSize)
+		return len(code), err
+	})
+	return code, took, err
+}
+
+// compileObserved has compile compile wasm, to so many bytes, counted and reported.
+func (c *Cache) compileObserved(key Key, wasm []byte, compile func() (size int, err error)) (took time.Duration, err error) {
 	c.emit(Event{Kind: EventCompileStarted, Key: key, Bytes: int64(len(wasm))})
 	c.counters.compiles.Add(1)
 	start := time.Now()
+	size := 0
 	err = errPanicked // unless it returns
 	defer func() {
 		took = time.Since(start)
@@ -115,10 +124,10 @@ func (e *engine) compileObserved(ctx context.Context, key Key, wasm []byte) (cod
 		if err != nil {
 			c.counters.compileErrors.Add(1)
 		}
-		c.emit(Event{Kind: EventCompileFinished, Key: key, Bytes: int64(len(code)), Duration: took, Err: err})
+		c.emit(Event{Kind: EventCompileFinished, Key: key, Bytes: int64(size), Duration: took, Err: err})
 	}()
-	code, err = wazerocache.Compile(c.withWorkers(ctx), e.config, wasm, sealSize)
-	return code, took, err
+	size, err = compile()
+	return took, err
 }
 
 // withWorkers sets Options.Workers, unless the caller has set something.

@@ -27,6 +27,9 @@ func newLoading(r *Runtime, src *source) *loading {
 
 func (l *loading) run(ctx context.Context) (*loaded.Code, error) {
 	defer l.c.loaded.Garbage.Collect()
+	if l.small() && l.c.newcomers.unmet(l.src.key) {
+		return l.once(ctx)
+	}
 	defer l.look.miss(l.src.key) // if it fails, or wazero panics, before that is known
 	if !l.c.opts.RequireHit {    // else there is no compile that could be faster than the store
 		ctx = WithCompileEstimate(ctx, l.src.estimate(ctx))
@@ -42,6 +45,11 @@ func (l *loading) run(ctx context.Context) (*loaded.Code, error) {
 		return nil, l.src.failed(fmt.Errorf("module %v is %w", l.src.sum, l.look.missing(l.src.sum)))
 	}
 	return l.build(ctx)
+}
+
+// small reports whether the module may be compiled for one use, and not stored.
+func (l *loading) small() bool {
+	return !l.src.wanted && !l.c.opts.RequireHit && l.src.codeSize() <= smallCode
 }
 
 // find loads the module's code from the store. It returns nil if it isn't there or
@@ -73,6 +81,9 @@ func (l *loading) build(ctx context.Context) (*loaded.Code, error) {
 		}
 	}
 	l.look.miss(l.src.key)
+	if l.small() {
+		l.c.newcomers.stored()
+	}
 	entry, err := l.e.compile(ctx, l.src)
 	if err != nil {
 		return nil, err
@@ -85,7 +96,7 @@ func (l *loading) build(ctx context.Context) (*loaded.Code, error) {
 		// Code that was compiled a moment ago doesn't load.
 		l.c.degrade("loading of fresh code", err)
 	}
-	return l.direct()
+	return l.direct(context.WithoutCancel(ctx))
 }
 
 // loadStored loads an artifact from the store, and closes it. It returns nil if it can't
@@ -149,11 +160,38 @@ func (l *loading) loadEntry(entry *wazerohook.Entry) (*loaded.Code, error) {
 // there is to go by.
 const codeGrowth = 5
 
-// direct compiles the module as wazero would without us. It is what remains
-// when everything else has failed.
-func (l *loading) direct() (*loaded.Code, error) {
+// once compiles the module as wazero would without us, for those who want it now.
+func (l *loading) once(ctx context.Context) (*loaded.Code, error) {
+	if err := l.e.prove(); err != nil {
+		return nil, err
+	}
+	free, err := l.c.compileSlot(ctx)
+	if err != nil {
+		return nil, l.src.failed(err)
+	}
+	defer free()
+	wasm, err := l.src.verified()
+	if err != nil {
+		return nil, err
+	}
+	l.c.counters.direct.Add(1)
+	var code *loaded.Code
+	_, err = l.c.compileObserved(l.src.key, wasm, func() (n int, err error) {
+		code, err = l.direct(ctx)
+		return 0, err
+	})
+	if err != nil {
+		return nil, err
+	}
+	code.Transient()
+	return code, nil
+}
+
+// direct has wazero compile the module in the engine itself. It is also what remains when
+// everything else has failed.
+func (l *loading) direct(ctx context.Context) (*loaded.Code, error) {
 	image := l.src.own()
-	cm, err := l.r.compileFull(context.Background(), image, func() wazerohook.WazeroKey { return l.e.wazero.Key(image, l.e.conf.CloseOnContextDone) })
+	cm, err := l.r.compileFull(l.c.withWorkers(ctx), image, func() wazerohook.WazeroKey { return l.e.wazero.Key(image, l.e.conf.CloseOnContextDone) })
 	if err != nil {
 		return nil, err
 	}

@@ -26,6 +26,8 @@ type source struct {
 	sum Fingerprint
 	key Key
 
+	wanted bool // in the store, or known to be there
+
 	mu    sync.Mutex
 	wasm  []byte // guarded by mu
 	owned bool   // wasm is a copy of ours; guarded by mu
@@ -132,18 +134,22 @@ func (s *source) functions() int {
 	return wazerohook.AnyFunctions
 }
 
+// codeSize returns the length of the code section, or that of a module whose sections can't be read.
+func (s *source) codeSize() int {
+	if o := s.outline(); o != nil {
+		return o.CodeSize()
+	}
+	return s.size()
+}
+
 // compilePerByte is what wazero takes for a byte of the code section, on one core: from
 // 290 to 540 ns for large modules on a free machine, from 360 to 1300 for all on a busy one.
 const compilePerByte = 500 * time.Nanosecond
 
 // estimate returns about how long compiling the module is going to take.
 func (s *source) estimate(ctx context.Context) time.Duration {
-	code := s.size()
-	if o := s.outline(); o != nil {
-		code = o.CodeSize()
-	}
 	workers := experimental.GetCompilationWorkers(s.e.c.withWorkers(ctx))
-	return max(1, time.Duration(code)*compilePerByte/time.Duration(max(1, workers)))
+	return max(1, time.Duration(s.codeSize())*compilePerByte/time.Duration(max(1, workers)))
 }
 
 // stubDraft returns the module's stub short of the key in it, or nil if there can't be one.

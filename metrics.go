@@ -113,6 +113,7 @@ type CacheMetrics struct {
 	Corrupt       uint64        `json:"corrupt"`         // artifacts that came from the store and were not what they should be
 	StoreErrors   uint64        `json:"store_errors"`    // calls of the store that failed or panicked
 	Compiles      uint64        `json:"compiles"`        // modules compiled in full, failed ones included
+	Direct        uint64        `json:"direct"`          // of Compiles: small modules that were compiled for one use (Options.SmallModules)
 	CompileErrors uint64        `json:"compile_errors"`  // the drop-in's are not known
 	CompileTime   time.Duration `json:"compile_time_ns"` // the drop-in's is not known
 	Saved         time.Duration `json:"saved_ns"`        // compile time that hits made unnecessary; artifacts of unknown compile time count as 0

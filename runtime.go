@@ -26,7 +26,8 @@ type inner = wazero.Runtime
 // and, over a [Disk], processes. A compile belongs to nobody: when one caller's context ends the
 // others still get it, and when all have left it is cancelled. wazero stops between
 // two functions then, but only with more than one worker (Options.Workers); else it finishes, and
-// the code is kept.
+// the code is kept. Small modules of a program that makes up many of them are not shared
+// with other processes (Options.SmallModules).
 //
 // Modules compiled under a context with a listener factory are neither cached
 // nor shared. What wazero allocates for listeners of each of them, a few pages, it

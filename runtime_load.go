@@ -113,6 +113,7 @@ func (r *Runtime) expectStored(ctx context.Context, src *source) error {
 		src.own() // the flight may go on
 		return src.failed(cause)
 	}
+	src.wanted = true
 	return nil
 }
 

@@ -30,7 +30,7 @@ func NewRuntime(t testing.TB, c *modcache.Cache, config wazero.RuntimeConfig) *m
 func Warm(t testing.TB, config wazero.RuntimeConfig, o *modcache.Options, modules ...[]byte) *modcache.Cache {
 	t.Helper()
 	s := &storetest.Fake{}
-	cold := New(t, s, nil)
+	cold := New(t, s, &modcache.Options{SmallModules: -1})
 	r := NewRuntime(t, cold, config)
 	for _, wasm := range modules {
 		compiled, err := r.CompileModule(bg, wasm)

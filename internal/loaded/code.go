@@ -17,6 +17,7 @@ type Code struct {
 	by       *Owner // whose runtime compiled the anchor
 	e        *Engine
 	key      Key
+	once     bool // not retained
 
 	// Guarded by Registry.mu.
 	modules map[*Owner]*Module
@@ -32,6 +33,9 @@ func (o *Owner) NewCode(key Key, image []byte, codeLen int64, wasmSize int, anch
 		by: o, e: o.e, key: key, modules: make(map[*Owner]*Module),
 	}
 }
+
+// Transient keeps the code from being retained. It comes before anybody else knows of it.
+func (c *Code) Transient() { c.once = true }
 
 // Footprint is what a loaded module counts for: its machine code and the entry
 // points of its types, each in pages of their own, and the image. What wazero makes of the
@@ -67,7 +71,7 @@ func (c *Code) release(n int) (free []wazero.CompiledModule) {
 	if c.users > 0 || c.unused != nil {
 		return nil
 	}
-	if c.e.retired {
+	if c.e.retired || c.once {
 		return c.drop()
 	}
 	r := c.e.r
