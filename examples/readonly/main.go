@@ -7,7 +7,7 @@
 // The image must be built on the kind of machine that it runs on: which instructions
 // the CPU has is part of the key. So is the build of wazero, which is why one
 // program does both. And both steps run as one user (USER in a Dockerfile): the directory
-// is readable by its owner only.
+// is readable by its owner only. docs/deploy.md has a recipe with two.
 package main
 
 import (
