@@ -32,8 +32,18 @@ func (d *Disk) reap(ctx context.Context) (n int, err error) {
 	locks, lockErr := d.reapDir(layout.Locks, d.removeLock, func(fi fs.FileInfo) bool {
 		return layout.IsLock(fi.Name()) && d.dead(fi)
 	})
+	uses, useErr := d.reapDir(layout.Uses, d.tree().Remove, func(fi fs.FileInfo) bool {
+		key, ok := layout.ParseUse(fi.Name())
+		return ok && d.isGone(key)
+	})
 	quarantined, quarantineErr := d.pruneQuarantine()
-	return temps + locks + quarantined, errors.Join(err, lockErr, quarantineErr)
+	return temps + locks + uses + quarantined, errors.Join(err, lockErr, useErr, quarantineErr)
+}
+
+// isGone reports whether there is no entry under key.
+func (d *Disk) isGone(key Key) bool {
+	_, err := d.tree().Lstat(layout.Entry(key))
+	return errors.Is(err, fs.ErrNotExist)
 }
 
 // dead reports whether a file is so old that its process must have ended. One from

@@ -213,3 +213,39 @@ func TestDiskClockThatIsBehind(t *testing.T) {
 	requireMiss(t, d, diskKey(0))
 	requireHit(t, d, diskKey(3), diskCode(3, size))
 }
+
+// strangersFiles is a directory whose files belong to somebody else: their times can't be set.
+type strangersFiles struct{ dirfs.FS }
+
+func (t strangersFiles) Chtimes(name string, atime, mtime time.Time) error {
+	if filepath.Ext(name) == ".v1" {
+		return &fs.PathError{Op: "chtimes", Path: name, Err: fs.ErrPermission}
+	}
+	return t.FS.Chtimes(name, atime, mtime)
+}
+
+// TestDiskUsesEntriesOfOthers shares a directory with another user, who made the entries.
+func TestDiskUsesEntriesOfOthers(t *testing.T) {
+	const size = 1000
+	clock := newDiskClock()
+	dir := filepath.Join(t.TempDir(), "cache")
+	o := &modcache.DiskOptions{Now: clock.Now, MaxBytes: 3 * onDisk(size)}
+	other := openTrimmed(t, dir, o)
+	for i := range uint64(3) {
+		require.NoError(t, other.Add(bg, diskKey(i), diskArtifact(i, size)))
+		clock.Advance(time.Minute)
+	}
+	clock.Advance(5 * time.Minute)
+	d, err := modcache.OpenDiskOn(dir, func(tree dirfs.FS) dirfs.FS { return strangersFiles{tree} }, o)
+	require.NoError(t, err)
+	defer d.Close()
+	requireHit(t, d, diskKey(0), diskCode(0, size))
+	clock.Advance(5 * time.Minute)
+	requireHit(t, d, diskKey(0), diskCode(0, size))
+	for i := range uint64(2) {
+		require.NoError(t, other.Add(bg, diskKey(90+i), diskArtifact(90+i, size)))
+	}
+	requireHit(t, other, diskKey(0), diskCode(0, size))
+	requireMiss(t, other, diskKey(1))
+	requireMiss(t, other, diskKey(2))
+}

@@ -206,6 +206,7 @@ func (d *Disk) known(shards string) (found []books.Entry) {
 			found = append(found, e)
 		}
 	}
+	d.lookAside(found)
 	return found
 }
 
@@ -222,7 +223,7 @@ func (d *Disk) evictAll(victims []books.Entry, why Reason) {
 func (d *Disk) evict(v books.Entry, why Reason) {
 	pending := d.pending.Visible(v.Key)
 	fi, err := d.tree().Lstat(v.Name)
-	if err == nil && (!fi.ModTime().Equal(v.Used) || fi.Size() != v.Length) {
+	if err == nil && (!d.usedAt(v.Key, fi).Equal(v.Used) || fi.Size() != v.Length) {
 		return
 	}
 	if err == nil {

@@ -128,6 +128,7 @@ func (d *Disk) list(ctx context.Context, all bool) (found []books.Entry, unliste
 			}
 		}
 	}
+	d.lookAside(found)
 	return found, unlisted, err
 }
 
@@ -154,7 +155,7 @@ func (d *Disk) inspect(op string, key Key, buf []byte) (e DiskEntry, ok bool) {
 		fi = opened.fi
 	}
 	if fi != nil {
-		e.Stored, e.Used = dirfs.Taken(fi), fi.ModTime()
+		e.Stored, e.Used = dirfs.Taken(fi), d.usedAt(key, fi)
 	}
 	if err == nil {
 		e.Size, e.Info = opened.r.Size(), frame.InfoOf[Info](opened.r.Meta())

@@ -34,6 +34,10 @@ type FS interface {
 	// file system.
 	Space() (free, total int64, err error)
 
+	// CopiesUp reports whether changing a file, even its time only, may write a copy of all
+	// of it, as it does for what came with a container's image.
+	CopiesUp() bool
+
 	// Close releases the root. Open files stay usable.
 	Close() error
 }
@@ -136,6 +140,8 @@ func (r *rootFS) ReadDir(name string) ([]fs.FileInfo, error) {
 }
 
 func (r *rootFS) Space() (free, total int64, err error) { return space(r.self) }
+
+func (r *rootFS) CopiesUp() bool { return isUnion(r.self) }
 
 type file struct{ *os.File }
 

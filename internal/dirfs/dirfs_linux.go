@@ -22,6 +22,22 @@ func isOwner(dir string) bool {
 	return true
 }
 
+// isUnion reports whether a directory is on a file system that is made of several, or may be.
+func isUnion(dir *os.File) bool {
+	const aufs = 0x61756673
+	conn, err := dir.SyscallConn()
+	if err != nil {
+		return false
+	}
+	var st unix.Statfs_t
+	_ = conn.Control(func(fd uintptr) { err = unix.Fstatfs(int(fd), &st) })
+	switch int64(st.Type) {
+	case unix.OVERLAYFS_SUPER_MAGIC, aufs, unix.FUSE_SUPER_MAGIC: // fuse-overlayfs, for example
+		return err == nil
+	}
+	return false
+}
+
 // openBeneath opens a file below a directory in one call, if the kernel can do that.
 func openBeneath(dir *os.File, name string, flag int) (*os.File, error) {
 	conn, err := dir.SyscallConn()

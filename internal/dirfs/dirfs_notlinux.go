@@ -11,4 +11,6 @@ func allocate(*os.File, int64) error { return errors.ErrUnsupported }
 
 func isOwner(string) bool { return true } // a number is a user, where there are no user namespaces
 
+func isUnion(*os.File) bool { return false }
+
 func openBeneath(*os.File, string, int) (*os.File, error) { return nil, errors.ErrUnsupported }

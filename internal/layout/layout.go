@@ -5,6 +5,8 @@
 //	0 … f/                shards: entries by the first digit of their key: <key>.v1
 //	tmp/                  files being written, renamed into place when whole
 //	lock/                 one file per key that is being compiled
+//	used/                 one empty file per key, whose time is that of the last use, where
+//	                      the entry's own time can't tell
 //	quarantine/           the last damaged entries
 //
 // Names use slashes and are relative to the directory. What has no name of these is
@@ -28,6 +30,7 @@ const (
 	Temp       = "tmp"
 	Locks      = "lock"
 	Quarantine = "quarantine"
+	Uses       = "used"
 	Trimmed    = "trimmed"
 
 	// Shards are the names of the directories of entries, one digit each.
@@ -88,6 +91,12 @@ func IsLock(base string) bool {
 	_, ok := parseKey(base)
 	return ok
 }
+
+// Use returns the name of the file whose time is that of the last use of key's entry.
+func Use(key [32]byte) string { return Uses + "/" + hex.EncodeToString(key[:]) }
+
+// ParseUse is the inverse of Use for the last element of a name.
+func ParseUse(base string) (key [32]byte, ok bool) { return parseKey(base) }
 
 // Unique returns the last element of a name that nothing else has, for a file in Temp or
 // Quarantine.
