@@ -71,8 +71,7 @@ type Cache struct {
 const unknownEngine = "unknown "
 
 var (
-	errCacheClosed   = fmt.Errorf("the Cache is %w", ErrClosed)
-	errRuntimeClosed = fmt.Errorf("the Runtime is %w", ErrClosed)
+	errCacheClosed = fmt.Errorf("the Cache is %w", ErrClosed)
 )
 
 // Open returns a Cache over a [Disk] in dir, which it owns: Close closes it. An

@@ -18,68 +18,68 @@ import (
 
 const platform = runtime.GOOS + "/" + runtime.GOARCH
 
-// engine is what all runtimes of one configuration share: a wazero engine of
-// their own, never shared with anybody else's, in which machine code is found by stub.
+// engine is what all runtimes of one configuration share: keys, and the machine code that any of
+// them has loaded. Each has an engine of wazero's of its own.
 type engine struct {
-	c         *Cache
-	conf      wazerohook.Config
-	cache     wazero.CompilationCache // private
-	config    wazero.RuntimeConfig    // with the private cache in it
-	wazero    *wazerohook.Wazero      // what showed when the first runtime was made
-	base      [32]byte                // hash of everything in a key but the module
-	stubs     bool
-	announced *wazerocache.Announced
-	loaded    *loaded.Engine
+	c       *Cache
+	conf    wazerohook.Config
+	config  wazero.RuntimeConfig
+	engines *wazerocache.Engines
+	wazero  *wazerohook.Wazero // what showed when the first runtime was made
+	base    [32]byte           // hash of everything in a key but the module
+	stubs   bool
+	loaded  *loaded.Engine
 
 	proving  sync.Once
 	unproven atomic.Bool // wazero doesn't do what it should: this is a drop-in
 }
 
-// engineFor returns the engine for a configuration and a runtime over it, or an error if
-// the configuration can't be handled.
-func (c *Cache) engineFor(ctx context.Context, rc wazero.RuntimeConfig) (*engine, wazero.Runtime, error) {
+// engineFor returns the engine for a configuration, or an error if that can't be handled.
+func (c *Cache) engineFor(ctx context.Context, rc wazero.RuntimeConfig) (*engine, error) {
 	conf, err := wazerohook.ReadConfig(rc)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
+	alone := false
 	if found, ok := c.engines.Load(conf.Fields); ok {
-		e := found.(*engine)
-		return e, wazero.NewRuntimeWithConfig(ctx, e.config), nil
+		err := wazerocache.SharingWorks()
+		if err == nil {
+			return found.(*engine), nil
+		}
+		c.degrade("sharing of code between runtimes", err)
+		alone = true
 	}
+	rc = rc.WithCompilationCache(nil)
 	e := &engine{
-		c: c, conf: conf, cache: wazero.NewCompilationCache(), stubs: !c.opts.FullDecode,
-		announced: &wazerocache.Announced{}, loaded: c.loaded.NewEngine(),
+		c: c, conf: conf, config: rc, engines: &wazerocache.Engines{Config: rc},
+		stubs: !c.opts.FullDecode, loaded: c.loaded.NewEngine(),
 	}
-	if _, err := wazerohook.Plug(e.cache, e.announced); err != nil {
-		return nil, nil, err
-	}
-	e.config = rc.WithCompilationCache(e.cache)
-	inner := wazero.NewRuntimeWithConfig(ctx, e.config)
-	e.wazero, err = wazerohook.Look(inner, e.cache, conf, e.announced.Asked, wazerocache.ErrUnexpected)
+	inner, own, err := e.engines.Open(ctx)
 	if err != nil {
-		_ = inner.Close(ctx)
-		return nil, nil, err
+		return nil, err
+	}
+	defer own.Close() // the first runtime gets it
+	defer inner.Close(ctx)
+	if e.wazero, err = wazerohook.Look(inner, own.Cache, conf, own.Asked, wazerocache.ErrUnexpected); err != nil {
+		return nil, err
 	}
 	e.base = e.keyBase()
-	e.loaded.OnRetire = func() { c.engines.CompareAndDelete(conf.Fields, e) }
-	first, loaded := c.engines.LoadOrStore(conf.Fields, e)
-	if loaded {
-		_ = inner.Close(ctx)
-		e = first.(*engine)
-		inner = wazero.NewRuntimeWithConfig(ctx, e.config)
+	if alone {
+		return e, nil
 	}
-	return e, inner, nil
+	e.loaded.OnRetire = func() { c.engines.CompareAndDelete(conf.Fields, e) }
+	first, _ := c.engines.LoadOrStore(conf.Fields, e)
+	return first.(*engine), nil
 }
 
 // prove checks what wazero does by compiling and running tiny modules, before the first module
 // is compiled. It takes about a millisecond, and nothing that is found in a store needs it: who
-// stored that under a key of this engine's proved the same wazero before. If wazero fails, the
-// engine is that of a drop-in from here on.
+// stored that under a key of this engine's proved the same wazero before. If wazero fails, all
+// runtimes of the configuration are those of a drop-in from here on.
 func (e *engine) prove() error {
 	e.proving.Do(func() {
 		if err := e.check(); err != nil {
 			e.c.degrade("runtime", fmt.Errorf("%w: %w", errDropInOnly, err))
-			e.announced.Otherwise(newDropIn(e.c, e.cache))
 			e.unproven.Store(true)
 		}
 	})

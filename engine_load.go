@@ -137,13 +137,14 @@ func (l *loading) loadEntry(entry *wazerohook.Entry) (*loaded.Code, error) {
 	image, stubbed := l.src.image()
 	// wazero decodes the image before it asks for the key, which is time enough to
 	// predict it on another core.
-	predicted := sync.OnceValue(func() wazerohook.WazeroKey { return e.wazero.Key(image, e.conf.CloseOnContextDone) })
+	id := sync.OnceValue(func() [32]byte { return wazerohook.ModuleID(image, e.conf.CloseOnContextDone) })
 	var predicting sync.WaitGroup
-	predicting.Go(func() { predicted() })
+	predicting.Go(func() { id() })
 	defer predicting.Wait()
-	done := e.announced.Announce(predicted, entry)
+	key := func() wazerohook.WazeroKey { return e.wazero.KeyOf(id()) }
+	done := l.r.own.Announce(key, entry)
 	defer done()
-	cm, err := l.r.decode(image)
+	cm, err := l.r.compileInner(context.Background(), image, nil)
 	if err != nil {
 		if readErr := done(); readErr != nil {
 			err = readErr
@@ -153,7 +154,11 @@ func (l *loading) loadEntry(entry *wazerohook.Entry) (*loaded.Code, error) {
 	if stubbed {
 		l.c.counters.stubbed.Add(1)
 	}
-	return l.r.loaded.NewCode(l.src.key, image, entry.CodeLen(), l.src.size(), cm), nil
+	native, err := l.r.native(id())
+	if err != nil {
+		return nil, err
+	}
+	return l.r.loaded.NewCode(l.src.key, image, native, entry.CodeLen(), l.src.size(), cm), nil
 }
 
 // codeGrowth is about how many times its wasm machine code is, where that is all
@@ -191,9 +196,17 @@ func (l *loading) once(ctx context.Context) (*loaded.Code, error) {
 // everything else has failed.
 func (l *loading) direct(ctx context.Context) (*loaded.Code, error) {
 	image := l.src.own()
-	cm, err := l.r.compileFull(l.c.withWorkers(ctx), image, func() wazerohook.WazeroKey { return l.e.wazero.Key(image, l.e.conf.CloseOnContextDone) })
+	id := wazerohook.ModuleID(image, l.e.conf.CloseOnContextDone)
+	cm, err := l.r.compileFull(l.c.withWorkers(ctx), image, func() wazerohook.WazeroKey { return l.e.wazero.KeyOf(id) })
 	if err != nil {
 		return nil, err
 	}
-	return l.r.loaded.NewCode(l.src.key, image, codeGrowth*int64(len(image)), len(image), cm), nil
+	native, err := l.r.native(id)
+	switch {
+	case err != nil:
+		return nil, err
+	case native == nil:
+		native = wholeModule{}
+	}
+	return l.r.loaded.NewCode(l.src.key, image, native, codeGrowth*int64(len(image)), len(image), cm), nil
 }

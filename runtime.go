@@ -10,6 +10,7 @@ import (
 	"github.com/tetratelabs/wazero/api"
 
 	"github.com/modcache/modcache/internal/loaded"
+	"github.com/modcache/modcache/internal/wazerocache"
 	"github.com/modcache/modcache/internal/wazerohook"
 )
 
@@ -30,17 +31,27 @@ type inner = wazero.Runtime
 // with other processes (Options.SmallModules).
 //
 // Modules compiled under a context with a listener factory are neither cached
-// nor shared. What wazero allocates for listeners of each of them, a few pages, it
-// frees only with the Cache.
+// nor shared.
+//
+// Close a Runtime as you would one of wazero's. One that the program forgets is collected with
+// its modules, instances and host modules, as wazero's is, although its Cache is in use.
+//
+// The modules that it returns are handles, for methods of this Runtime only. Another Runtime refuses
+// them, and wazero's own runtimes panic: they expect what they made themselves.
+//
+// After Close, the errors have wazero's text, "runtime closed with exit_code(0)", and are ErrClosed.
 type Runtime struct {
 	inner
 	c *Cache
 
-	// Both are nil if this is a plain wazero.Runtime.
+	// Nil if this is a plain wazero.Runtime.
 	e      *engine
+	own    *wazerocache.Engine // wazero's, of this runtime
 	loaded *loaded.Owner
 
 	memoriesLinked atomic.Bool // there was a module that imports a memory
+
+	ended atomic.Uint64 // 1 + the exit code << 32, once it is closed
 }
 
 var _ wazero.Runtime = (*Runtime)(nil)
@@ -48,6 +59,9 @@ var _ wazero.Runtime = (*Runtime)(nil)
 // NewRuntime returns a runtime with the given configuration; nil means
 // wazero.NewRuntimeConfig. A compilation cache in it is not used. The runtime is the
 // caller's to close, before or after the Cache.
+//
+// If there is an error, the *Runtime is nil. A variable of type wazero.Runtime that it is assigned to
+// is then not nil: test the error, not the variable.
 //
 // Where nothing can be cached (wazero's interpreter, a build of wazero that
 // modcache doesn't know), this is a plain wazero runtime, which is reported once. With
@@ -60,10 +74,8 @@ func (c *Cache) NewRuntime(ctx context.Context, config wazero.RuntimeConfig) (*R
 		config = wazero.NewRuntimeConfig()
 	}
 	r := &Runtime{c: c}
-	e, inner, err := c.pickEngine(ctx, config)
-	switch {
+	switch err := r.open(ctx, config); {
 	case err == nil:
-		r.e, r.loaded, r.inner = e, e.loaded.NewOwner(r.decode), inner
 		return r, nil
 	case errors.Is(err, errDropInOnly):
 		c.degrade("runtime", err)
@@ -99,23 +111,36 @@ func (c *Cache) RuntimeFunc(config wazero.RuntimeConfig, hosts ...func(context.C
 	}
 }
 
+// open makes r a runtime with an engine that its Cache can use.
+func (r *Runtime) open(ctx context.Context, config wazero.RuntimeConfig) error {
+	e, err := r.c.pickEngine(ctx, config)
+	if err != nil {
+		return err
+	}
+	if r.inner, r.own, err = e.engines.Open(ctx); err != nil {
+		return fmt.Errorf("%w: %w", errDropInOnly, err)
+	}
+	r.e, r.loaded = e, e.loaded.NewOwner()
+	return nil
+}
+
 // errDropInOnly means that wazero's keys aren't understood well enough for more
 // than the drop-in.
 var errDropInOnly = errors.New("the keys of this wazero are unknown")
 
-// pickEngine returns the engine for a configuration, and a new runtime of wazero's over it.
-func (c *Cache) pickEngine(ctx context.Context, config wazero.RuntimeConfig) (*engine, wazero.Runtime, error) {
+// pickEngine returns the engine for a configuration.
+func (c *Cache) pickEngine(ctx context.Context, config wazero.RuntimeConfig) (*engine, error) {
 	switch {
 	case c.unsupported != nil:
-		return nil, nil, ErrUnsupportedWazero
+		return nil, ErrUnsupportedWazero
 	case wazerohook.Interpreted(config):
-		return nil, nil, wazerohook.ErrInterpreter
+		return nil, wazerohook.ErrInterpreter
 	}
-	e, inner, err := c.engineFor(ctx, config)
+	e, err := c.engineFor(ctx, config)
 	if err != nil && !errors.Is(err, wazerohook.ErrInterpreter) {
 		err = fmt.Errorf("%w: %w", errDropInOnly, err)
 	}
-	return e, inner, err
+	return e, err
 }
 
 // Key returns the key under which the module's machine code is stored for this
@@ -134,6 +159,9 @@ func (r *Runtime) CompileModule(ctx context.Context, wasm []byte) (wazero.Compil
 	if r.e == nil {
 		return r.inner.CompileModule(ctx, wasm)
 	}
+	if err := r.failIfClosed(); err != nil {
+		return nil, err
+	}
 	if r.e.wazero.Listeners(ctx) != nil {
 		return r.Compile(ctx, NewModule(wasm))
 	}
@@ -148,12 +176,15 @@ func (r *Runtime) Compile(ctx context.Context, m *Module) (wazero.CompiledModule
 	if r.e == nil {
 		return r.inner.CompileModule(ctx, m.wasm)
 	}
+	if err := r.failIfClosed(); err != nil {
+		return nil, err
+	}
 	if factory := r.e.wazero.Listeners(ctx); factory != nil {
 		return r.compileListening(ctx, factory, m)
 	}
 	key := r.e.key(m.sum)
 	if found := r.loaded.Find(key); found != nil {
-		return newHandle(key, found)
+		return r.newHandle(key, found)
 	}
 	return r.acquire(ctx, r.e.source(m))
 }
@@ -164,9 +195,29 @@ func (r *Runtime) Close(ctx context.Context) error { return r.CloseWithExitCode(
 // CloseWithExitCode implements wazero.Runtime. Machine code that nobody else uses
 // stays with the Cache, for the next runtime, within Options.Retain.
 func (r *Runtime) CloseWithExitCode(ctx context.Context, code uint32) error {
-	closeInner := func() error { return r.inner.CloseWithExitCode(ctx, code) }
 	if r.e == nil {
-		return closeInner()
+		return r.inner.CloseWithExitCode(ctx, code)
 	}
-	return r.loaded.Close(closeInner)
+	r.ended.CompareAndSwap(0, 1+uint64(code)<<32)
+	return r.loaded.Close(func() error {
+		defer r.own.Close()
+		return r.inner.CloseWithExitCode(ctx, code)
+	})
 }
+
+// failIfClosed returns the error that a closed runtime has for everything.
+func (r *Runtime) failIfClosed() error {
+	if ended := r.ended.Load(); ended != 0 {
+		return runtimeClosedError(ended >> 32)
+	}
+	return nil
+}
+
+// runtimeClosedError has the exit code, and wazero's own text. It is an ErrClosed as well.
+type runtimeClosedError uint32
+
+func (e runtimeClosedError) Error() string {
+	return fmt.Sprintf("runtime closed with exit_code(%d)", uint32(e))
+}
+
+func (runtimeClosedError) Is(target error) bool { return target == ErrClosed }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/modcache/modcache/internal/loaded"
 	"github.com/modcache/modcache/internal/wasmbin"
+	"github.com/modcache/modcache/internal/wazerocache"
 	"github.com/modcache/modcache/internal/wazerohook"
 )
 
@@ -23,10 +24,10 @@ type compiledHandle struct {
 }
 
 // newHandle returns the handle for a hold on the module.
-func newHandle(key Key, m *loaded.Module) (wazero.CompiledModule, error) {
-	cm, err := m.Compiled()
+func (r *Runtime) newHandle(key Key, m *loaded.Module) (wazero.CompiledModule, error) {
+	cm, err := m.Compiled(decoder{r})
 	if err != nil {
-		return nil, closedError(key, err)
+		return nil, r.closedError(key, err)
 	}
 	return &compiledHandle{CompiledModule: cm, m: m, linkage: func() wasmbin.Linkage { return linkage(m.Image()) }}, nil
 }
@@ -61,6 +62,7 @@ func (r *Runtime) InstantiateWithConfig(ctx context.Context, wasm []byte, config
 
 // InstantiateModule implements wazero.Runtime. It takes modules compiled by this
 // Runtime and those of its host module builders, and refuses those of another Runtime.
+// As wazero's does, it panics on a CompiledModule that is somebody else's implementation.
 // An instance keeps its module loaded until it is closed, which the next uses of the Runtime
 // notice, and [Cache.Metrics], and the garbage collector.
 func (r *Runtime) InstantiateModule(ctx context.Context, compiled wazero.CompiledModule, config wazero.ModuleConfig) (api.Module, error) {
@@ -68,22 +70,30 @@ func (r *Runtime) InstantiateModule(ctx context.Context, compiled wazero.Compile
 	switch {
 	case ok && !h.m.Belongs(r.loaded):
 		return nil, errors.New("modcache: instantiate: the module was compiled by another Runtime; compile it with this one, which is cheap")
-	case r.e == nil:
-		return r.inner.InstantiateModule(ctx, compiled, config)
 	case !ok:
 		// The only others that this runtime's engine knows are those of host module builders.
-		return r.instantiate(ctx, compiled, config, r.loaded.HoldHost(compiled))
-	case h.closed.Load():
-		return nil, &Error{Op: "instantiate", Err: fmt.Errorf("the compiled module was %w", ErrClosed)}
-	case !h.m.Hold():
-		return nil, &Error{Op: "instantiate", Err: errRuntimeClosed}
+		return r.inner.InstantiateModule(ctx, compiled, config)
 	}
-	cm, _ := h.m.Compiled() // there is a handle, so it didn't fail
+	if err := r.failIfClosed(); err != nil {
+		return nil, err
+	}
+	if h.closed.Load() {
+		return nil, errModuleClosed
+	}
+	switch err := h.m.Hold(); {
+	case errors.Is(err, loaded.ErrClosed):
+		return nil, r.failIfClosed()
+	case err != nil: // the handle is being closed
+		return nil, errModuleClosed
+	}
+	cm, _ := h.m.Compiled(decoder{r}) // there is a handle, so it didn't fail
 	ctx, memory := r.offHeap(ctx, h.linkage())
 	mod, err := r.instantiate(ctx, cm, config, h.m.Release)
 	memory.belongsTo(mod)
 	return mod, err
 }
+
+var errModuleClosed = &Error{Op: "instantiate", Err: fmt.Errorf("the compiled module was %w", ErrClosed)}
 
 // instantiate has wazero instantiate cm, and release called once: when the instance
 // is found closed, or now if there is none.
@@ -94,7 +104,7 @@ func (r *Runtime) instantiate(ctx context.Context, cm wazero.CompiledModule, con
 			release()
 		}
 	}()
-	mod, err := r.inner.InstantiateModule(ctx, cm, config)
+	mod, err := r.inner.InstantiateModule(ctx, wazerocache.Inner(cm), config)
 	if err != nil || mod == nil || mod.IsClosed() {
 		return mod, err
 	}

@@ -21,7 +21,7 @@ import (
 // flight, or from the store or a compile in a flight of this caller's.
 func (r *Runtime) acquire(ctx context.Context, src *source) (wazero.CompiledModule, error) {
 	if m := r.loaded.Find(src.key); m != nil {
-		return newHandle(src.key, m)
+		return r.newHandle(src.key, m)
 	}
 	if ctx.Err() != nil {
 		if err := r.expectStored(ctx, src); err != nil {
@@ -34,6 +34,7 @@ func (r *Runtime) acquire(ctx context.Context, src *source) (wazero.CompiledModu
 	workers := experimental.GetCompilationWorkers(ctx)
 	for {
 		if r.e.unproven.Load() {
+			r.own.Otherwise(newDropIn(r.c, r.own.Cache))
 			return r.inner.CompileModule(ctx, src.own())
 		}
 		m, load, started, err := r.loaded.Load(experimental.WithCompilationWorkers(r.c.ctx, workers), src.key,
@@ -43,9 +44,9 @@ func (r *Runtime) acquire(ctx context.Context, src *source) (wazero.CompiledModu
 		}
 		switch {
 		case err == nil:
-			return newHandle(src.key, m)
+			return r.newHandle(src.key, m)
 		case !errors.Is(err, errAgain):
-			return nil, closedError(src.key, err)
+			return nil, r.closedError(src.key, err)
 		}
 	}
 }
@@ -104,7 +105,7 @@ func (r *Runtime) expectStored(ctx context.Context, src *source) error {
 		return found, nil
 	})
 	if err != nil {
-		return closedError(src.key, err)
+		return r.closedError(src.key, err)
 	}
 	cause := context.Cause(ctx)
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience)
@@ -118,45 +119,68 @@ func (r *Runtime) expectStored(ctx context.Context, src *source) error {
 }
 
 // closedError says what the errors of package loaded mean to a caller.
-func closedError(key Key, err error) error {
+func (r *Runtime) closedError(key Key, err error) error {
 	switch {
 	case errors.Is(err, loaded.ErrClosed):
-		return &Error{Op: "compile", Key: key, Err: errRuntimeClosed}
+		return r.failIfClosed()
 	case errors.Is(err, loaded.ErrRegistryClosed):
 		return &Error{Op: "compile", Key: key, Err: errCacheClosed}
 	}
 	return err
 }
 
-// decode has wazero make a module of this runtime of what was announced to the engine,
-// or what it has in memory. A runtime that is closed meanwhile may fail in any way, and panic.
-func (r *Runtime) decode(image []byte) (wazero.CompiledModule, error) {
-	return r.compileInner(context.Background(), image)
+// decoder makes modules of a Runtime, for [loaded.Decoder]. A runtime that is closed meanwhile may fail
+// in any way, and panic.
+type decoder struct{ *Runtime }
+
+func (r decoder) Decode(image []byte, native any) (wazero.CompiledModule, error) {
+	switch code := native.(type) {
+	case *wazerohook.Code:
+		return r.compileInner(context.Background(), image, code)
+	case wholeModule:
+		return r.compileFull(context.Background(), image, func() wazerohook.WazeroKey { return r.e.wazero.Key(image, r.e.conf.CloseOnContextDone) })
+	}
+	return nil, errors.New("the code can't leave the runtime that it was loaded by") // which is then the only one
 }
 
-// compileInner has wazero compile. If the runtime was closed, the error is loaded.ErrClosed.
-func (r *Runtime) compileInner(ctx context.Context, wasm []byte) (cm wazero.CompiledModule, err error) {
+// wholeModule is the native code of an image that is no stub, if nothing better is to be had: each
+// runtime compiles it.
+type wholeModule struct{}
+
+// native returns the code that this runtime has loaded under id, for others to decode, or nil if
+// that can't be had. If the runtime was closed meanwhile, the error is loaded.ErrClosed.
+func (r *Runtime) native(id [32]byte) (any, error) {
+	if code := r.own.Code(id); code != nil {
+		return code, nil
+	}
+	if r.loaded.Closed() {
+		return nil, loaded.ErrClosed
+	}
+	return nil, nil
+}
+
+// compileInner has wazero compile, or take code if it is not nil. If the runtime was closed, the error is loaded.ErrClosed.
+func (r *Runtime) compileInner(ctx context.Context, wasm []byte, code *wazerohook.Code) (cm wazero.CompiledModule, err error) {
 	defer func() {
 		if cm == nil && r.loaded.Closed() {
 			_ = recover()
 			err = loaded.ErrClosed
 		}
 	}()
-	return r.inner.CompileModule(ctx, wasm)
+	return r.own.Compile(ctx, r.inner, wasm, code)
 }
 
 // compileFull has wazero compile in this runtime's engine, under the key that it is
 // expected to ask for, or else whatever it asks for.
 func (r *Runtime) compileFull(ctx context.Context, wasm []byte, key func() wazerohook.WazeroKey) (wazero.CompiledModule, error) {
-	announced := r.e.announced
 	compile := func(done func() error) (wazero.CompiledModule, error) {
 		defer done()
-		return r.compileInner(ctx, wasm)
+		return r.compileInner(ctx, wasm, nil)
 	}
-	refused := announced.Refused()
-	cm, err := compile(announced.Announce(key, nil))
-	if err != nil && announced.Refused() != refused {
-		cm, err = compile(announced.AnnounceAny())
+	refused := r.own.Refused()
+	cm, err := compile(r.own.Announce(key, nil))
+	if err != nil && r.own.Refused() != refused {
+		cm, err = compile(r.own.AnnounceAny())
 	}
 	return cm, err
 }
@@ -185,12 +209,12 @@ func (r *Runtime) compileListening(ctx context.Context, factory experimental.Fun
 		return listeners.Key(r.e.wazero, wasm, r.e.conf.CloseOnContextDone)
 	})
 	if err != nil {
-		return nil, closedError(r.e.key(m.sum), err)
+		return nil, r.closedError(r.e.key(m.sum), err)
 	}
 	compiled, ok := r.loaded.AddPrivate(cm, loaded.Footprint(codeGrowth*int64(len(wasm)), nil))
 	if !ok {
 		_ = cm.Close(ctx)
-		return nil, failed(errRuntimeClosed)
+		return nil, r.failIfClosed()
 	}
 	l := linkage(wasm)
 	return &compiledHandle{CompiledModule: wazerocache.HideNonce(cm), m: compiled, linkage: func() wasmbin.Linkage { return l }}, nil

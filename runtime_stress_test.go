@@ -198,8 +198,10 @@ func TestRuntimeTakesHostModulesAlong(t *testing.T) {
 		t.Skip("mappings show in /proc only:", err)
 	}
 	c := newCache(t, &storetest.Fake{}, nil)
+	newRuntime(t, c, nil)
 	cycle := func() {
-		r := newRuntime(t, c, nil)
+		r, err := c.NewRuntime(bg, nil)
+		require.NoError(t, err)
 		host, err := r.NewHostModuleBuilder("host").NewFunctionBuilder().WithFunc(func() {}).Export("f").Compile(bg)
 		require.NoError(t, err)
 		_, err = r.InstantiateModule(bg, host, wazero.NewModuleConfig())

@@ -6,31 +6,31 @@ import (
 	"github.com/tetratelabs/wazero"
 )
 
-// Code is machine code that is loaded in an engine. wazero keeps it for as long as
-// any compiled module refers to it; Code always owns at least one, its anchor, so
-// that it outlives the runtime that it was loaded by.
+// Code is machine code that is loaded. It outlives the runtime that it was loaded by.
 type Code struct {
 	image    []byte // what wazero is given: a stub, or the module itself
+	native   any    // the code, for the engines of other runtimes
 	size     int64  // footprint
 	wasmSize int    // bytes of the module
-	anchor   wazero.CompiledModule
-	by       *Owner // whose runtime compiled the anchor
 	e        *Engine
 	key      Key
 	once     bool // not retained
 
 	// Guarded by Registry.mu.
-	modules map[*Owner]*Module
-	users   int           // handles and instances over all runtimes, and callers who wait for them
-	unused  *list.Element // while users is 0
+	uses   map[*use]struct{}
+	users  int           // handles and instances over all runtimes, and callers who wait for them
+	unused *list.Element // while users is 0
+	by     *Owner        // whose runtime compiled cm; nil once the code is in the books
+	cm     wazero.CompiledModule
 }
 
 // NewCode returns the code, of codeLen bytes, that the owner's runtime has loaded by
-// compiling image to anchor. It stands for a module of wasmSize bytes.
-func (o *Owner) NewCode(key Key, image []byte, codeLen int64, wasmSize int, anchor wazero.CompiledModule) *Code {
+// compiling image to cm. It stands for a module of wasmSize bytes. native is what the engines of
+// other runtimes take, and must not refer to a runtime.
+func (o *Owner) NewCode(key Key, image []byte, native any, codeLen int64, wasmSize int, cm wazero.CompiledModule) *Code {
 	return &Code{
-		image: image, size: Footprint(codeLen, image), wasmSize: wasmSize, anchor: anchor,
-		by: o, e: o.e, key: key, modules: make(map[*Owner]*Module),
+		image: image, native: native, size: Footprint(codeLen, image), wasmSize: wasmSize,
+		e: o.e, key: key, uses: make(map[*use]struct{}), by: o, cm: cm,
 	}
 }
 
@@ -49,11 +49,15 @@ func Footprint(codeLen int64, image []byte) int64 {
 func (e *Engine) grant(key Key, c *Code, n int) (after func()) {
 	e.code[key] = c
 	e.sizes[c.wasmSize]++
-	if !c.by.closed {
-		c.by.add(c, c.anchor)
+	var free []wazero.CompiledModule
+	if c.by.closed {
+		free = append(free, c.cm)
+	} else {
+		c.by.add(c, c.cm)
 	}
+	c.by, c.cm = nil, nil
 	c.hold(n + 1)
-	free := c.release(1)
+	free = append(free, c.release(1)...)
 	return func() { closeAll(free) }
 }
 
@@ -80,17 +84,20 @@ func (c *Code) release(n int) (free []wazero.CompiledModule) {
 	return r.shrink()
 }
 
-// drop takes c, which nobody uses, out of its engine and all runtimes, and returns all that
-// it owns.
-func (c *Code) drop() []wazero.CompiledModule {
+// drop takes c, which nobody uses, out of its engine and all runtimes, and returns what is
+// to be closed.
+func (c *Code) drop() (free []wazero.CompiledModule) {
 	c.e.r.Garbage.Add(c.size)
 	delete(c.e.code, c.key)
 	if c.e.sizes[c.wasmSize]--; c.e.sizes[c.wasmSize] == 0 {
 		delete(c.e.sizes, c.wasmSize)
 	}
-	owned := []wazero.CompiledModule{c.anchor}
-	for _, m := range c.modules {
-		owned = append(owned, m.remove()...)
+	for u := range c.uses {
+		if m := u.module.Value(); m != nil {
+			free = append(free, m.remove()...)
+		} else {
+			u.end() // the collector was here first
+		}
 	}
-	return owned
+	return free
 }

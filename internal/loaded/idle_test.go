@@ -47,7 +47,7 @@ func TestRegistryRetiresEngines(t *testing.T) {
 		b, _ := use(r.NewEngine())
 		require.NoError(t, closed(b))
 	}
-	require.True(t, m.Hold())
+	require.NoError(t, m.Hold())
 	require.Zero(t, anchor.closed)
 	require.False(t, busy.retired)
 	r.Close()

@@ -1,51 +1,81 @@
 package loaded
 
 import (
+	"errors"
 	"sync"
+	"weak"
 
 	"github.com/tetratelabs/wazero"
 )
 
+// ErrGone means that a module can't be used any more, though its runtime is open.
+var ErrGone = errors.New("the module was released")
+
 // Module is the compiled module of one runtime.
 type Module struct {
-	o        *Owner
-	code     *Code // nil if nobody else can use it, as it has listeners
-	size     int64 // footprint, if code is nil
-	compiled func() (wazero.CompiledModule, error)
+	o    *Owner
+	use  *use  // nil if nobody else can use the code, as it has listeners
+	size int64 // footprint, if use is nil
+
+	first    sync.Once
+	compiled func() (wazero.CompiledModule, error) // set by first
 
 	// Guarded by Registry.mu.
 	cm    wazero.CompiledModule // nil until it is compiled
-	holds int                   // handles and instances
+	holds int                   // handles and instances, if use is nil
 	gone  bool                  // evicted, or closed with its runtime
 }
 
-// Compiled returns wazero's module, for whoever has a hold on m. The first who asks makes
-// it of what the engine has in memory; that is decoding, not compiling. After an error the
-// hold is worth nothing, and needs no Release.
-func (m *Module) Compiled() (wazero.CompiledModule, error) { return m.compiled() }
+// use is what the books know of a Module: how often its runtime holds the code. Nothing in it
+// leads to the runtime.
+type use struct {
+	l      *ledger
+	code   *Code
+	module weak.Pointer[Module]
+
+	holds int // handles and instances; guarded by Registry.mu
+}
+
+// Decoder has a runtime make a module of an image, whose code the engine of another has loaded.
+type Decoder interface {
+	Decode(image []byte, native any) (wazero.CompiledModule, error)
+}
+
+// Compiled returns wazero's module, for whoever has a hold on m. The first who asks has it made of
+// what is in memory; that is decoding, not compiling. After an error the hold is worth
+// nothing, and needs no Release.
+func (m *Module) Compiled(d Decoder) (wazero.CompiledModule, error) {
+	m.first.Do(func() {
+		m.compiled = sync.OnceValues(func() (wazero.CompiledModule, error) { return m.decode(d) })
+	})
+	return m.compiled()
+}
 
 // Image returns what wazero was given for m, or nil if nobody else can use m.
 func (m *Module) Image() []byte {
-	if m.code == nil {
+	if m.use == nil {
 		return nil
 	}
-	return m.code.image
+	return m.use.code.image
 }
 
 // Belongs reports whether m is a module of o.
 func (m *Module) Belongs(o *Owner) bool { return m.o == o }
 
-// decode makes the module of another runtime's code. It has a hold on the code of its own:
-// wazero must find it in memory even if the runtime is closed meanwhile, because two loads
-// of the same code into one engine aren't safe.
-func (m *Module) decode() (cm wazero.CompiledModule, err error) {
+// decode makes the module of another runtime's code, if it isn't there. It has a hold on the code
+// of its own.
+func (m *Module) decode(d Decoder) (cm wazero.CompiledModule, err error) {
 	r := m.o.e.r
 	r.mu.Lock()
-	if m.gone {
-		r.mu.Unlock()
-		return nil, ErrClosed
+	if m.cm != nil || m.gone {
+		defer r.mu.Unlock()
+		if m.gone {
+			return nil, m.o.whyGone()
+		}
+		return m.cm, nil
 	}
-	m.code.hold(1)
+	code := m.use.code
+	code.hold(1)
 	r.mu.Unlock()
 
 	done := false // unless it panics
@@ -56,35 +86,37 @@ func (m *Module) decode() (cm wazero.CompiledModule, err error) {
 		case !done || err != nil:
 			free = m.remove()
 		case m.gone:
-			free, cm, err = append(free, cm), nil, ErrClosed
+			free, cm, err = append(free, cm), nil, m.o.whyGone()
 		default:
 			m.cm = cm
 		}
-		free = append(free, m.code.release(1)...)
+		free = append(free, code.release(1)...)
 		r.mu.Unlock()
 		closeAll(free)
 	}()
-	cm, err = m.o.compile(m.code.image)
+	cm, err = d.Decode(code.image, code.native)
 	done = true
 	return cm, err
 }
 
-// Hold takes another hold on m. It reports false if m can't be used any more.
-func (m *Module) Hold() bool {
+// Hold takes another hold on m, or says why it can't be used any more: ErrClosed or ErrGone.
+func (m *Module) Hold() error {
 	m.o.lock()
 	defer m.o.e.r.mu.Unlock()
 	if m.gone || m.o.closed {
-		return false
+		return m.o.whyGone()
 	}
 	m.hold()
-	return true
+	return nil
 }
 
 func (m *Module) hold() {
-	m.holds++
-	if m.code != nil {
-		m.code.hold(1)
+	if m.use == nil {
+		m.holds++
+		return
 	}
+	m.use.holds++
+	m.use.code.hold(1)
 }
 
 // Release ends one hold.
@@ -92,12 +124,13 @@ func (m *Module) Release() {
 	r := m.o.e.r
 	r.mu.Lock()
 	var free []wazero.CompiledModule
-	if !m.gone {
-		m.holds--
-		switch {
-		case m.code != nil:
-			free = m.code.release(1)
-		case m.holds == 0:
+	switch {
+	case m.gone:
+	case m.use != nil:
+		m.use.holds--
+		free = m.use.code.release(1)
+	default:
+		if m.holds--; m.holds == 0 {
 			free = m.remove()
 		}
 	}
@@ -113,25 +146,24 @@ func (m *Module) remove() (free []wazero.CompiledModule) {
 		return nil
 	}
 	m.gone = true
-	if m.code == nil {
-		delete(m.o.private, m)
-		m.o.e.r.Garbage.Add(m.size)
-		return []wazero.CompiledModule{m.cm}
-	}
-	delete(m.o.modules, m.code.key)
-	delete(m.code.modules, m.o)
-	if m.cm != nil && m.cm != m.code.anchor {
+	if m.cm != nil {
 		free = append(free, m.cm)
 	}
-	if m.holds > 0 {
-		free = append(free, m.code.release(m.holds)...)
+	if m.use == nil {
+		delete(m.o.private, m)
+		m.o.e.r.Garbage.Add(m.size)
+		return free
 	}
-	return free
+	delete(m.o.modules, m.use.code.key)
+	return append(free, m.use.end()...)
 }
 
-// newModule returns the owner's module of the code, which is compiled when it is asked for.
-func newModule(o *Owner, c *Code) *Module {
-	m := &Module{o: o, code: c}
-	m.compiled = sync.OnceValues(m.decode)
-	return m
+// end takes u out of the books, with all holds. The lock is held.
+func (u *use) end() (free []wazero.CompiledModule) {
+	delete(u.l.uses, u)
+	delete(u.code.uses, u)
+	if u.holds > 0 {
+		free = u.code.release(u.holds)
+	}
+	return free
 }

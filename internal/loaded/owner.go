@@ -3,8 +3,8 @@ package loaded
 import (
 	"context"
 	"errors"
-	"maps"
-	"slices"
+	"runtime"
+	"weak"
 
 	"github.com/tetratelabs/wazero"
 
@@ -20,34 +20,63 @@ var ErrRegistryClosed = errors.New("the registry was closed")
 // Flight is a load that several callers wait for.
 type Flight = flight.Flight[*Code]
 
-// Owner is what one runtime has: the modules that its callers and instances hold.
+// Owner is what one runtime has: the modules that its callers and instances hold. Nothing that
+// outlives the runtime leads to its Owner, so that a runtime that its program forgets is
+// collected. Then its holds end as if it had been closed.
 type Owner struct {
-	e       *Engine
-	compile func(image []byte) (wazero.CompiledModule, error)
+	*ledger
+	forgotten runtime.Cleanup
 
 	// Guarded by Registry.mu.
-	closed  bool // set before wazero's runtime is closed
 	modules map[Key]*Module
-	private map[*Module]struct{}          // with listeners
-	hosts   map[wazero.CompiledModule]int // instances of host modules
+	private map[*Module]struct{} // with listeners
 	pins    pins
 }
 
-// NewOwner opens the books of another runtime over the engine. compile has it compile an
-// image whose code the engine has in memory.
-func (e *Engine) NewOwner(compile func(image []byte) (wazero.CompiledModule, error)) *Owner {
+// ledger is what the books know of an Owner.
+type ledger struct {
+	e *Engine
+
+	// Guarded by Registry.mu.
+	closed bool // set before wazero's runtime is closed
+	uses   map[*use]struct{}
+}
+
+// NewOwner opens the books of another runtime over the engine.
+func (e *Engine) NewOwner() *Owner {
 	e.r.mu.Lock()
 	defer e.r.mu.Unlock()
 	if e.owners++; e.idle != nil {
 		e.r.idle.Remove(e.idle)
 		e.idle = nil
 	}
-	return &Owner{
-		e: e, compile: compile,
-		modules: make(map[Key]*Module),
-		private: make(map[*Module]struct{}),
-		hosts:   make(map[wazero.CompiledModule]int),
+	l := &ledger{e: e, uses: make(map[*use]struct{})}
+	o := &Owner{ledger: l, modules: make(map[Key]*Module), private: make(map[*Module]struct{})}
+	o.forgotten = runtime.AddCleanup(o, (*ledger).forget, l)
+	return o
+}
+
+// forget ends the holds of a runtime that was collected.
+func (l *ledger) forget() {
+	r := l.e.r
+	r.mu.Lock()
+	var free []wazero.CompiledModule
+	if !l.closed {
+		l.closed = true
+		free = l.leave()
 	}
+	r.mu.Unlock()
+	closeAll(free)
+}
+
+// leave ends what holds are left, and says that the engine has one user less. The lock is
+// held.
+func (l *ledger) leave() (free []wazero.CompiledModule) {
+	for u := range l.uses {
+		free = append(free, u.end()...)
+	}
+	delete(l.e.r.pinned, l)
+	return append(free, l.e.leave()...)
 }
 
 // Find returns the owner's module with a hold on it, or nil if its code isn't loaded.
@@ -70,12 +99,11 @@ func (o *Owner) find(key Key) *Module {
 
 // add enters a module that nobody holds yet. cm is nil if it is to be compiled.
 func (o *Owner) add(c *Code, cm wazero.CompiledModule) *Module {
-	m := newModule(o, c)
-	if cm != nil {
-		m.cm, m.compiled = cm, func() (wazero.CompiledModule, error) { return cm, nil }
-	}
+	m := &Module{o: o, cm: cm}
+	m.use = &use{l: o.ledger, code: c, module: weak.Make(m)}
 	o.modules[c.key] = m
-	c.modules[o] = m
+	o.uses[m.use] = struct{}{}
+	c.uses[m.use] = struct{}{}
 	return m
 }
 
@@ -121,7 +149,7 @@ func (o *Owner) Take(c *Code) (m *Module, err error) {
 // AddPrivate enters a module that nobody else can use, with a hold on it. It reports false
 // if the runtime was closed.
 func (o *Owner) AddPrivate(cm wazero.CompiledModule, size int64) (*Module, bool) {
-	m := &Module{o: o, size: size, cm: cm, holds: 1, compiled: func() (wazero.CompiledModule, error) { return cm, nil }}
+	m := &Module{o: o, size: size, cm: cm, holds: 1}
 	o.e.r.mu.Lock()
 	defer o.e.r.mu.Unlock()
 	if o.closed {
@@ -131,29 +159,19 @@ func (o *Owner) AddPrivate(cm wazero.CompiledModule, size int64) (*Module, bool)
 	return m, true
 }
 
-// HoldHost notes an instance of a host module, until release. wazero drops host modules
-// with their runtime where that has an engine of its own; this one's engine outlives it.
-func (o *Owner) HoldHost(cm wazero.CompiledModule) (release func()) {
-	o.e.r.mu.Lock()
-	defer o.e.r.mu.Unlock()
-	o.hosts[cm]++
-	return func() {
-		o.e.r.mu.Lock()
-		defer o.e.r.mu.Unlock()
-		if o.closed {
-			return // Close does it
-		}
-		if o.hosts[cm]--; o.hosts[cm] == 0 {
-			delete(o.hosts, cm)
-		}
-	}
-}
-
 // Closed reports whether Close has begun.
 func (o *Owner) Closed() bool {
 	o.e.r.mu.Lock()
 	defer o.e.r.mu.Unlock()
 	return o.closed
+}
+
+// whyGone says why a module of o can't be used any more. The lock is held.
+func (o *Owner) whyGone() error {
+	if o.closed {
+		return ErrClosed
+	}
+	return ErrGone
 }
 
 // Close calls closeRuntime and then lets go of all that the runtime has. Code that nobody
@@ -167,10 +185,8 @@ func (o *Owner) Close(closeRuntime func() error) error {
 	err := closeRuntime()
 
 	r.mu.Lock()
-	free := slices.Collect(maps.Keys(o.hosts))
-	clear(o.hosts)
+	var free []wazero.CompiledModule
 	o.pins = pins{}
-	delete(r.pinned, o)
 	for _, m := range o.modules {
 		free = append(free, m.remove()...)
 	}
@@ -178,7 +194,8 @@ func (o *Owner) Close(closeRuntime func() error) error {
 		free = append(free, m.remove()...)
 	}
 	if !again {
-		free = append(free, o.e.leave()...)
+		o.forgotten.Stop()
+		free = append(free, o.leave()...)
 	}
 	r.mu.Unlock()
 	closeAll(free)

@@ -41,7 +41,7 @@ func (o *Owner) Pin(release func(), watch func(collected func()) (closed func() 
 	p.at = len(o.pins.all)
 	o.pins.all = append(o.pins.all, p)
 	if len(o.pins.all) == 1 {
-		o.e.r.pinned[o] = struct{}{}
+		o.e.r.pinned[o.ledger] = weak.Make(o)
 	}
 }
 
@@ -68,7 +68,7 @@ func (o *Owner) unpin(p *pin) {
 	all[last] = nil
 	o.pins.all = all[:last]
 	if last == 0 {
-		delete(o.e.r.pinned, o)
+		delete(o.e.r.pinned, o.ledger)
 	}
 }
 
@@ -114,8 +114,10 @@ func (m *Module) Sweep() {
 func (r *Registry) releaseClosed() {
 	r.mu.Lock()
 	var ended []*pin
-	for o := range r.pinned {
-		ended = append(ended, o.ended(len(o.pins.all))...)
+	for _, ref := range r.pinned {
+		if o := ref.Value(); o != nil {
+			ended = append(ended, o.ended(len(o.pins.all))...)
+		}
 	}
 	r.mu.Unlock()
 	for _, p := range ended {

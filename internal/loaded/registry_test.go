@@ -30,24 +30,30 @@ type fixture struct {
 }
 
 func open(e *Engine) *fixture {
-	f := &fixture{}
-	f.Owner = e.NewOwner(func([]byte) (wazero.CompiledModule, error) {
-		if f.decode != nil {
-			return f.decode()
-		}
-		cm := &fake{}
-		f.decoded = append(f.decoded, cm)
-		return cm, nil
-	})
-	return f
+	return &fixture{Owner: e.NewOwner()}
+}
+
+// compiled has the runtime make wazero's module of m.
+func (f *fixture) compiled(m *Module) (wazero.CompiledModule, error) {
+	return m.Compiled(f)
+}
+
+// Decode implements [Decoder].
+func (f *fixture) Decode([]byte, any) (wazero.CompiledModule, error) {
+	if f.decode != nil {
+		return f.decode()
+	}
+	cm := &fake{}
+	f.decoded = append(f.decoded, cm)
+	return cm, nil
 }
 
 // load brings code into the engine, by f, and returns its module there.
-func (f *fixture) load(t *testing.T, key Key) (m *Module, anchor *fake) {
+func (f *fixture) load(t *testing.T, key Key) (m *Module, own *fake) {
 	t.Helper()
-	anchor = &fake{}
+	own = &fake{}
 	m, load, started, err := f.Load(t.Context(), key, func(context.Context) (*Code, error) {
-		return f.NewCode(key, []byte("image"), 100, 7, anchor), nil
+		return f.NewCode(key, []byte("image"), "native", 100, 7, own), nil
 	})
 	require.NoError(t, err)
 	require.Nil(t, m)
@@ -56,7 +62,7 @@ func (f *fixture) load(t *testing.T, key Key) (m *Module, anchor *fake) {
 	require.NoError(t, err)
 	m, err = f.Take(c)
 	require.NoError(t, err)
-	return m, anchor
+	return m, own
 }
 
 func closed(f *fixture) error { return f.Close(func() error { return nil }) }
@@ -65,34 +71,33 @@ func TestRegistryRetainsCodeBeyondItsRuntimes(t *testing.T) {
 	r := New(1 << 20)
 	e := r.NewEngine()
 	a, b := open(e), open(e)
-	m, anchor := a.load(t, Key{1})
-	cm, err := m.Compiled()
+	m, own := a.load(t, Key{1})
+	cm, err := a.compiled(m)
 	require.NoError(t, err)
-	require.Same(t, anchor, cm, "whoever loads the code has its anchor")
+	require.Same(t, own, cm, "whoever loads the code has a module of it")
 
 	theirs := b.Find(Key{1})
-	cm, err = theirs.Compiled()
+	cm, err = b.compiled(theirs)
 	require.NoError(t, err)
 	require.Same(t, b.decoded[0], cm)
 	require.Nil(t, b.Find(Key{2}))
 	require.False(t, e.Claim(7), "there is code for a module of that size")
 
-	code := m.code
-	require.Len(t, code.modules, 2)
-	require.NoError(t, closed(a)) // whose module is the anchor
-	require.Zero(t, anchor.closed)
-	require.False(t, m.Hold())
+	code := m.use.code
+	require.Len(t, code.uses, 2)
+	require.NoError(t, closed(a))
+	require.Equal(t, 1, own.closed)
+	require.ErrorIs(t, m.Hold(), ErrClosed)
 	m.Release() // of no use any more, and harmless
 	theirs.Release()
 	require.NoError(t, closed(b))
 	require.Equal(t, 1, b.decoded[0].closed)
-	require.Empty(t, code.modules, "a program that makes a runtime per request would keep them all")
+	require.Empty(t, code.uses, "a program that makes a runtime per request would keep them all")
 	require.Zero(t, code.users)
 	require.Equal(t, 1, r.Retained())
 	require.Zero(t, r.Garbage.Bytes())
 
 	r.Close()
-	require.Equal(t, 1, anchor.closed)
 	require.Zero(t, r.Retained())
 	require.Positive(t, r.Garbage.Bytes())
 	require.True(t, e.Claim(7))
@@ -103,19 +108,20 @@ func TestRegistryRetainsCodeBeyondItsRuntimes(t *testing.T) {
 func TestRegistryWhoseRuntimeClosesBehindALoad(t *testing.T) {
 	r := New(0)
 	a := open(r.NewEngine())
-	anchor := &fake{}
+	own := &fake{}
 	_, load, _, err := a.Load(t.Context(), Key{1}, func(context.Context) (*Code, error) {
-		return a.NewCode(Key{1}, nil, 100, 7, anchor), nil
+		return a.NewCode(Key{1}, nil, nil, 100, 7, own), nil
 	})
 	require.NoError(t, err)
 	<-load.Done()
 	require.NoError(t, closed(a))
-	require.Zero(t, anchor.closed, "somebody waits for it")
+	require.Equal(t, 1, own.closed)
+	require.False(t, a.e.Claim(7), "somebody waits for it")
 	c, err := load.Wait(t.Context())
 	require.NoError(t, err)
 	_, err = a.Take(c)
 	require.ErrorIs(t, err, ErrClosed)
-	require.Equal(t, 1, anchor.closed)
+	require.True(t, a.e.Claim(7), "nobody has it any more")
 	_, _, _, err = a.Load(t.Context(), Key{2}, nil)
 	require.ErrorIs(t, err, ErrClosed)
 	r.Close()
@@ -128,30 +134,30 @@ func TestRegistryWhoseRuntimeClosesAmidDecoding(t *testing.T) {
 	r := New(0)
 	e := r.NewEngine()
 	a, b := open(e), open(e)
-	held, anchor := a.load(t, Key{1})
+	held, own := a.load(t, Key{1})
 	late := &fake{}
 	b.decode = func() (wazero.CompiledModule, error) {
 		require.NoError(t, closed(b))
 		held.Release()
-		require.Zero(t, anchor.closed, "wazero is to find the code in memory")
+		require.False(t, e.Claim(7), "wazero is to find the code in memory")
 		return late, nil
 	}
 	m := b.Find(Key{1})
 	for range 2 {
-		_, err := m.Compiled()
+		_, err := b.compiled(m)
 		require.ErrorIs(t, err, ErrClosed)
 	}
 	require.Equal(t, 1, late.closed)
-	require.Equal(t, 1, anchor.closed)
+	require.Equal(t, 1, own.closed)
 
 	b = open(e)
-	held, anchor = a.load(t, Key{1})
+	held, own = a.load(t, Key{1})
 	m = b.Find(Key{1})
 	require.NoError(t, closed(b))
-	_, err := m.Compiled()
+	_, err := b.compiled(m)
 	require.ErrorIs(t, err, ErrClosed)
 	held.Release()
-	require.Equal(t, 1, anchor.closed)
+	require.Equal(t, 1, own.closed)
 }
 
 // TestRegistryForgetsWhatDoesNotDecode, so that the next caller tries again.
@@ -159,29 +165,32 @@ func TestRegistryForgetsWhatDoesNotDecode(t *testing.T) {
 	r := New(0)
 	e := r.NewEngine()
 	a, b := open(e), open(e)
-	held, anchor := a.load(t, Key{1})
+	held, own := a.load(t, Key{1})
 
 	b.decode = func() (wazero.CompiledModule, error) { return nil, errDecode }
 	one, two := b.Find(Key{1}), b.Find(Key{1})
 	require.Same(t, one, two)
 	for _, m := range []*Module{one, two} {
-		_, err := m.Compiled()
+		_, err := b.compiled(m)
 		require.ErrorIs(t, err, errDecode)
 	}
 	b.decode = func() (wazero.CompiledModule, error) { panic("injected") }
 	m := b.Find(Key{1})
 	require.NotSame(t, one, m)
-	require.Panics(t, func() { _, _ = m.Compiled() })
-	require.Equal(t, 1, held.code.users, "holds of those who failed were lost")
+	for range 2 {
+		require.Panics(t, func() { _, _ = b.compiled(m) })
+	}
+	require.Equal(t, 1, held.use.code.users, "holds of those who failed were lost")
 
 	b.decode = nil
 	m = b.Find(Key{1})
-	_, err := m.Compiled()
+	_, err := b.compiled(m)
 	require.NoError(t, err)
 	held.Release()
-	require.Zero(t, anchor.closed)
+	require.Zero(t, own.closed)
 	m.Release()
-	require.Equal(t, 1, anchor.closed)
+	require.ErrorIs(t, m.Hold(), ErrGone)
+	require.Equal(t, 1, own.closed)
 	require.Equal(t, 1, b.decoded[0].closed)
 	require.Nil(t, b.Find(Key{1}))
 }
@@ -189,24 +198,20 @@ func TestRegistryForgetsWhatDoesNotDecode(t *testing.T) {
 func TestRegistryClosesWhatARuntimeHasAlone(t *testing.T) {
 	r := New(1 << 20)
 	a := open(r.NewEngine())
-	first, second, host := &fake{}, &fake{}, &fake{}
+	first, second := &fake{}, &fake{}
 	m, ok := a.AddPrivate(first, 10)
 	require.True(t, ok)
-	require.True(t, m.Hold())
+	require.NoError(t, m.Hold())
 	m.Release()
 	require.Zero(t, first.closed)
 	m.Release()
 	require.Equal(t, 1, first.closed)
-	require.False(t, m.Hold())
+	require.ErrorIs(t, m.Hold(), ErrGone)
 
 	_, ok = a.AddPrivate(second, 10)
 	require.True(t, ok)
-	release, again := a.HoldHost(host), a.HoldHost(host)
-	release()
 	require.NoError(t, closed(a))
 	require.Equal(t, 1, second.closed)
-	require.Equal(t, 1, host.closed)
-	again()
 	_, ok = a.AddPrivate(first, 10)
 	require.False(t, ok)
 	require.Zero(t, r.Retained())

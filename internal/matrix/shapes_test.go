@@ -28,6 +28,7 @@ const (
 	dropInOnly   = "drop-in only"
 	unstored     = "nothing is stored"
 	late         = "what is stored before the program ends"
+	noSharing    = "no sharing between runtimes"
 	everything   = "everything"
 	lessCatching = "everything but modules that catch"
 )
@@ -84,6 +85,13 @@ var shapes = []struct {
 		{engineFile, "\tif err != nil {\n\t\thit = false\n", "\tif err != nil {\n\t\thit, err = false, nil\n"},
 	}, nil},
 	{"every unexported name is another", nothing, nil, nil},
+	{"engines have another lock", noSharing, []edit{
+		{"internal/engine/wazevo/engine.go", "\t\tmux                   sync.RWMutex\n", "\t\tmux struct{ sync.RWMutex }\n"},
+	}, nil},
+	{"engines don't find what is entered", noSharing, []edit{
+		{engineFile, "\tcmWithCount, ok := e.compiledModules[module.ID]\n\tif ok {\n", "\tcmWithCount, ok := e.compiledModules[module.ID]\n" +
+			"\tif ok = ok && (cmWithCount.refCount > 0 || !increaseRefCount); ok {\n"},
+	}, nil},
 	{"all code is looked up on another goroutine", everything, []edit{
 		{engineFile, "cached, hit, err = e.fileCache.Get(fileCacheKey(module))\n", "done := make(chan struct{})\n" +
 			"\tgo func() {\n\t\tdefer close(done)\n\t\tcached, hit, err = e.fileCache.Get(fileCacheKey(module))\n\t}()\n\t<-done\n"},
@@ -214,11 +222,13 @@ func requireLeft(t *testing.T, p *program, left string, cold, warm report) {
 	require.Empty(t, warm.DropIn.Degraded)
 	require.EqualValues(t, 2*modules, warm.DropIn.Metrics.Hits)
 	degraded, stubbed, hits := 0, modules, modules
-	if left == dropInOnly {
+	switch left {
+	case noSharing:
+		stubbed, hits = 2*modules, 2*modules // each runtime by itself
+		degraded = 1
+	case dropInOnly:
 		degraded, stubbed = 1, 0
-		// What shows with the first module only leaves both runtimes in one engine.
-		require.Zero(t, warm.Runtime.Metrics.Hits%uint64(modules))
-		hits = max(modules, int(warm.Runtime.Metrics.Hits))
+		hits = 2 * modules // each runtime by itself
 	}
 	require.Len(t, warm.Runtime.Degraded, degraded)
 	require.EqualValues(t, stubbed, warm.Runtime.Metrics.Stubbed)

@@ -97,6 +97,13 @@ func (x *Announced) Otherwise(files wazerohook.FileCache) {
 	x.instead = files
 }
 
+// Replaced reports whether Otherwise was called.
+func (x *Announced) Replaced() bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.instead != nil
+}
+
 // find returns what was announced for key, or nil and what answers instead, if anything does.
 func (x *Announced) find(key wazerohook.WazeroKey) (*announcement, wazerohook.FileCache) {
 	x.mu.Lock()

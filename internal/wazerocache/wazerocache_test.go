@@ -169,4 +169,5 @@ func TestNonce(t *testing.T) {
 func TestStubsWork(t *testing.T) {
 	probe(t)
 	require.NoError(t, StubsWork())
+	require.NoError(t, SharingWorks())
 }

@@ -122,7 +122,16 @@ func (w *Wazero) learnCPU(key WazeroKey, closeOnContextDone bool) bool {
 // Key predicts what wazero asks its cache for when it compiles wasm without
 // listeners.
 func (w *Wazero) Key(wasm []byte, closeOnContextDone bool) WazeroKey {
-	return fileKey(wasm, nil, closeOnContextDone, w.CPU)
+	return w.KeyOf(ModuleID(wasm, closeOnContextDone))
+}
+
+// KeyOf is Key for a module whose ID is known.
+func (w *Wazero) KeyOf(id [32]byte) WazeroKey { return keyOfID(id, w.CPU) }
+
+// ModuleID predicts what wazero calls a module without listeners in an engine's memory. It is
+// right if keys are known, as it is a part of them.
+func ModuleID(wasm []byte, closeOnContextDone bool) [32]byte {
+	return moduleID(wasm, nil, closeOnContextDone)
 }
 
 // probeCache is an empty cache that remembers the last module.

@@ -1,0 +1,176 @@
+package wazerocache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/tetratelabs/wazero"
+
+	"github.com/modcache/modcache/internal/contain"
+	"github.com/modcache/modcache/internal/wazerohook"
+)
+
+// Engines makes runtimes of one configuration, each with an engine of its own. Making one takes
+// wazero longer than all else about a runtime, so that engines are used again, unless the garbage
+// collector comes first.
+type Engines struct {
+	Config wazero.RuntimeConfig
+
+	spare sync.Pool // of *engine
+}
+
+// engine is one of wazero's. It has what is announced to it, and what is entered in its memory.
+type engine struct {
+	Announced
+	Cache wazero.CompilationCache
+	code  *wazerohook.Engine // nil if wazero's is of an unknown shape
+}
+
+// Engine is an engine in the hands of one runtime, until Close.
+type Engine struct {
+	*engine
+	from *Engines
+
+	using sync.RWMutex // read-locked while the runtime uses the engine
+	ended bool         // guarded by using
+}
+
+// Open returns a runtime, and its engine.
+func (x *Engines) Open(ctx context.Context) (wazero.Runtime, *Engine, error) {
+	e, ok := x.spare.Get().(*engine)
+	if !ok {
+		e = &engine{Cache: wazero.NewCompilationCache()}
+		if _, err := wazerohook.Plug(e.Cache, e); err != nil {
+			return nil, nil, err
+		}
+	}
+	r := wazero.NewRuntimeWithConfig(ctx, x.Config.WithCompilationCache(e.Cache))
+	if !ok {
+		e.code, _ = wazerohook.OpenEngine(e.Cache)
+	}
+	return r, &Engine{engine: e, from: x}, nil
+}
+
+// Close has wazero forget all code, as it does with the engine of a runtime that has no cache. It is
+// called when the runtime is closed, which may still be compiling.
+func (e *Engine) Close() {
+	if e.code == nil {
+		return
+	}
+	if !e.using.TryLock() {
+		e.code.Clear() // what is compiled now goes with the runtime
+		return
+	}
+	defer e.using.Unlock()
+	if !e.ended && e.code.Clear() && !e.Replaced() {
+		e.from.spare.Put(e.engine)
+	}
+	e.ended = true
+}
+
+// ErrEnded means that the engine isn't the runtime's any more.
+var ErrEnded = errors.New("the engine was closed")
+
+// Compile has a runtime compile wasm. If code isn't nil, its engine finds that in memory.
+func (e *Engine) Compile(ctx context.Context, r wazero.Runtime, wasm []byte, code *wazerohook.Code) (wazero.CompiledModule, error) {
+	e.using.RLock()
+	defer e.using.RUnlock()
+	if e.ended {
+		return nil, ErrEnded
+	}
+	if code != nil {
+		e.engine.code.Enter(code)
+	}
+	cm, err := r.CompileModule(ctx, wasm)
+	if err != nil {
+		return nil, err
+	}
+	return compiled{cm, e}, nil
+}
+
+// compiled is a module that its engine forgets when it is closed, if it still has it.
+type compiled struct {
+	wazero.CompiledModule
+	e *Engine
+}
+
+func (c compiled) Close(ctx context.Context) error {
+	c.e.using.RLock()
+	defer c.e.using.RUnlock()
+	if c.e.ended {
+		return nil
+	}
+	return c.CompiledModule.Close(ctx)
+}
+
+// Inner returns wazero's own module of one that Compile has returned.
+func Inner(cm wazero.CompiledModule) wazero.CompiledModule { return cm.(compiled).CompiledModule }
+
+// Code returns the code that the engine has loaded under id, or nil if it can't be had.
+func (e *Engine) Code(id [32]byte) *wazerohook.Code {
+	e.using.RLock()
+	defer e.using.RUnlock()
+	if e.ended || e.code == nil {
+		return nil
+	}
+	c, _ := e.code.Code(id)
+	return c
+}
+
+// SharingWorks finds out, once per process, whether code that one engine of this wazero has loaded
+// runs in another.
+func SharingWorks() error {
+	sharing.once.Do(func() { sharing.err = contain.Call(checkSharing) })
+	return sharing.err
+}
+
+// sharing isn't a sync.OnceValue, for the reason that wazerohook.Probe isn't one.
+var sharing struct {
+	once sync.Once
+	err  error
+}
+
+func checkSharing() error {
+	ctx, engines := context.Background(), &Engines{Config: wazero.NewRuntimeConfig()}
+	code, err := canaryCode(ctx, engines)
+	if err != nil {
+		return fmt.Errorf("sharing: %w", err)
+	}
+	r, e, err := engines.Open(ctx)
+	if err != nil {
+		return fmt.Errorf("sharing: %w", err)
+	}
+	defer r.Close(ctx)
+	if _, err := e.Compile(ctx, r, wazerohook.Canary(), code); err != nil {
+		return fmt.Errorf("sharing: %w", err)
+	}
+	got, err := runCanary(ctx, r, wazerohook.Canary())
+	switch {
+	case err != nil:
+		return fmt.Errorf("sharing: %w", err)
+	case got != wazerohook.CanaryResult:
+		return fmt.Errorf("sharing: shared code returned %d, not %d", got, wazerohook.CanaryResult)
+	}
+	return nil
+}
+
+// canaryCode returns the canary's code out of an engine that has ended since.
+func canaryCode(ctx context.Context, engines *Engines) (*wazerohook.Code, error) {
+	r, e, err := engines.Open(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close(ctx)
+	done := e.AnnounceAny()
+	defer done()
+	if _, err := e.Compile(ctx, r, wazerohook.Canary(), nil); err != nil {
+		return nil, err
+	}
+	code := e.Code(wazerohook.ModuleID(wazerohook.Canary(), false))
+	if code == nil {
+		return nil, fmt.Errorf("%w: an engine", wazerohook.ErrShape)
+	}
+	return code, nil
+}

@@ -1,0 +1,134 @@
+package modcache_test
+
+import (
+	"context"
+	"runtime"
+	"sync/atomic"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"github.com/tetratelabs/wazero"
+	"github.com/tetratelabs/wazero/api"
+	"github.com/tetratelabs/wazero/imports/wasi_snapshot_preview1"
+
+	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/internal/cachetest"
+	"github.com/modcache/modcache/internal/storetest"
+	"github.com/modcache/modcache/internal/wasmtest"
+)
+
+// forgettable are the things that a program can make with a runtime, and never close. Each is made
+// in a way that leads back to the runtime, where there is one.
+var forgettable = []struct {
+	name string
+	make func(t *testing.T, r wazero.Runtime)
+}{
+	{"runtime", func(*testing.T, wazero.Runtime) {}},
+	{"compiled module", func(t *testing.T, r wazero.Runtime) { compile(t, r, forgotten) }},
+	{"released module", func(t *testing.T, r wazero.Runtime) { require.NoError(t, compile(t, r, forgotten).Close(bg)) }},
+	{"module of its own", func(t *testing.T, r wazero.Runtime) { compile(t, r, wasmtest.Sum(50, forgottenAlone.Add(1))) }},
+	{"instance", func(t *testing.T, r wazero.Runtime) {
+		mod, err := r.InstantiateWithConfig(bg, forgotten, anonymous())
+		require.NoError(t, err)
+		callF(t, mod)
+	}},
+	{"closed instance", func(t *testing.T, r wazero.Runtime) {
+		mod, err := r.InstantiateWithConfig(bg, forgotten, anonymous())
+		require.NoError(t, err)
+		require.NoError(t, mod.Close(bg))
+	}},
+	{"listener", func(t *testing.T, r wazero.Runtime) {
+		var j journal
+		compiled, err := r.CompileModule(withListeners(bg, &j), forgotten)
+		require.NoError(t, err)
+		_, err = r.InstantiateModule(bg, compiled, anonymous())
+		require.NoError(t, err)
+	}},
+	{"host module", func(t *testing.T, r wazero.Runtime) {
+		_, err := hostFor(r).Instantiate(bg)
+		require.NoError(t, err)
+	}},
+	{"compiled host module", func(t *testing.T, r wazero.Runtime) {
+		_, err := hostFor(r).Compile(bg)
+		require.NoError(t, err)
+	}},
+	{"compiled and instantiated host module", func(t *testing.T, r wazero.Runtime) {
+		compiled, err := hostFor(r).Compile(bg)
+		require.NoError(t, err)
+		_, err = r.InstantiateModule(bg, compiled, wazero.NewModuleConfig())
+		require.NoError(t, err)
+	}},
+	{"WASI and a guest", func(t *testing.T, r wazero.Runtime) {
+		wasi_snapshot_preview1.MustInstantiate(bg, r)
+		_, err := hostFor(r).Instantiate(bg)
+		require.NoError(t, err)
+		var m wasmtest.Module
+		m.Import("host", "f", m.Type(nil, nil))
+		m.Memory(1)
+		m.Func(m.Type(nil, nil), "_start", 0x10, 0)
+		_, err = r.InstantiateWithConfig(bg, m.Bytes(), anonymous())
+		require.NoError(t, err)
+	}},
+	{"slot host", func(t *testing.T, r wazero.Runtime) {
+		h, err := modcache.NewSlotHost[wazero.Runtime](bg, r)
+		require.NoError(t, err)
+		m, err := h.Instantiate(bg, compile(t, r, forgotten), anonymous(), nil)
+		require.NoError(t, err)
+		_, err = m.Table().Insert(r)
+		require.NoError(t, err)
+	}},
+}
+
+var (
+	forgotten      = wasmtest.Sum(200, 0)
+	forgottenAlone atomic.Int32
+)
+
+// hostFor returns a host module whose function leads to the runtime.
+func hostFor(r wazero.Runtime) wazero.HostModuleBuilder {
+	return r.NewHostModuleBuilder("host").NewFunctionBuilder().
+		WithFunc(func(context.Context, api.Module) { _ = r.Module("host") }).Export("f")
+}
+
+// TestRuntimeThatIsForgotten is collected, as wazero's own is, with all that it had.
+func TestRuntimeThatIsForgotten(t *testing.T) {
+	if _, err := executableBytes(); err != nil {
+		t.Skip("mappings show in /proc only:", err)
+	}
+	cachetest.NeedsCompiler(t)
+	const n = 60
+	// cycle returns what n runtimes leave behind.
+	cycle := func(open func() wazero.Runtime, use func(*testing.T, wazero.Runtime)) (mappings, heap int64) {
+		use(t, open())
+		mappingsBefore, heapBefore := settle(t)
+		for range n {
+			use(t, open())
+		}
+		mappings, heap = settle(t)
+		return mappings - mappingsBefore, heap - heapBefore
+	}
+	for _, kind := range forgettable {
+		t.Run(kind.name, func(t *testing.T) {
+			plain, plainHeap := cycle(func() wazero.Runtime { return wazero.NewRuntime(bg) }, kind.make)
+			c := newCache(t, &storetest.Fake{}, nil)
+			compile(t, newRuntime(t, c, nil), wasmtest.Const(1)) // one that stays
+			var open atomic.Int32
+			left, heap := cycle(func() wazero.Runtime {
+				r, err := c.NewRuntime(bg, nil)
+				require.NoError(t, err)
+				open.Add(1)
+				runtime.AddCleanup(r, func(open *atomic.Int32) { open.Add(-1) }, &open)
+				return r
+			}, kind.make)
+			for i := 0; open.Load() > 0; i++ {
+				require.Less(t, i, 100, "%d of %d runtimes stay", open.Load(), n)
+				settle(t)
+			}
+			retained := int64(c.Metrics().Retained)
+			t.Logf("%d runtimes leave mappings of %d KiB, %d KiB of heap, and %d modules retained; plain: %d and %d KiB",
+				n, left>>10, heap>>10, retained, plain>>10, plainHeap>>10)
+			require.LessOrEqual(t, left, plain*12/10+retained*8<<10)
+			require.LessOrEqual(t, heap, max(plainHeap, 0)*12/10+retained*16<<10+256<<10)
+		})
+	}
+}
