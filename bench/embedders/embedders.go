@@ -47,36 +47,9 @@ var embedders = []embedder{
 	{name: "go-re2", run: func(context.Context, map[string]string) error {
 		return check(re2.MustCompile(`h(.*)o`).FindStringSubmatch("hello")[1], "ell")
 	}},
-	{name: "go-sqlite3", run: func(context.Context, map[string]string) error {
-		db, err := sqlite3.Open(":memory:")
-		if err != nil {
-			return err
-		}
-		stmt, _, err := db.Prepare(`SELECT 6 * 7`)
-		if err != nil {
-			return err
-		}
-		stmt.Step()
-		return errors.Join(check(stmt.ColumnInt(0), 42), stmt.Err())
-	}},
+	{name: "go-sqlite3", run: func(context.Context, map[string]string) error { return selectOne() }},
 	{name: "go-pdfium", run: func(context.Context, map[string]string) error {
-		pool, err := webassembly.Init(webassembly.Config{MinIdle: 1, MaxIdle: 1, MaxTotal: 1})
-		if err != nil {
-			return err
-		}
-		instance, err := pool.GetInstance(time.Minute)
-		if err != nil {
-			return err
-		}
-		doc, err := instance.OpenDocument(&requests.OpenDocument{File: &onePage})
-		if err != nil {
-			return err
-		}
-		pages, err := instance.FPDF_GetPageCount(&requests.FPDF_GetPageCount{Document: doc.Document})
-		if err != nil {
-			return err
-		}
-		return check(pages.PageCount, 1)
+		return countPages(webassembly.Config{MinIdle: 1, MaxIdle: 1, MaxTotal: 1})
 	}},
 	{name: "1Password SDK", run: func(ctx context.Context, _ map[string]string) error {
 		return onepassword.Secrets.ValidateSecretReference(ctx, "op://vault/item/field")
@@ -106,15 +79,7 @@ var embedders = []embedder{
 		if err != nil {
 			return err
 		}
-		plugin, err := loader.Load(ctx, guests["morning.wasm"])
-		if err != nil {
-			return err
-		}
-		reply, err := plugin.Greet(ctx, &greeting.GreetRequest{Name: "gopher"})
-		if err != nil {
-			return err
-		}
-		return check(reply.GetMessage(), "Good morning, gopher")
+		return greet(ctx, loader, guests["morning.wasm"])
 	}},
 	extismPlugins("extism, Go guest", extismCall{"std_command.wasm", "_start", "hello a"}),
 	extismPlugins("extism, TinyGo guest", extismCall{"count_vowels.wasm", "count_vowels", `{"count":1,"total":1,"vowels":"aeiouAEIOU"}`}),
@@ -134,20 +99,7 @@ type extismCall struct{ plugin, export, want string }
 func extismPlugins(name string, calls ...extismCall) embedder {
 	e := embedder{name: name, run: func(ctx context.Context, guests map[string]string) error {
 		for _, c := range calls {
-			manifest := extism.Manifest{Wasm: []extism.Wasm{extism.WasmFile{Path: guests[c.plugin]}}}
-			compiled, err := extism.NewCompiledPlugin(ctx, manifest, extism.PluginConfig{EnableWasi: true}, nil)
-			if err != nil {
-				return err
-			}
-			plugin, err := compiled.Instance(ctx, extism.PluginInstanceConfig{})
-			if err != nil {
-				return err
-			}
-			_, out, err := plugin.Call(c.export, []byte("a"))
-			if err == nil && c.want != "" {
-				err = check(string(out), c.want)
-			}
-			if err != nil {
+			if err := callExtism(ctx, extism.PluginConfig{EnableWasi: true}, c, guests[c.plugin]); err != nil {
 				return fmt.Errorf("%s: %w", c.plugin, err)
 			}
 		}
@@ -157,6 +109,68 @@ func extismPlugins(name string, calls ...extismCall) embedder {
 		e.guests = append(e.guests, guest{name: c.plugin, module: extismSDK, file: "wasm/" + c.plugin})
 	}
 	return e
+}
+
+func callExtism(ctx context.Context, config extism.PluginConfig, c extismCall, file string) error {
+	manifest := extism.Manifest{Wasm: []extism.Wasm{extism.WasmFile{Path: file}}}
+	compiled, err := extism.NewCompiledPlugin(ctx, manifest, config, nil)
+	if err != nil {
+		return err
+	}
+	plugin, err := compiled.Instance(ctx, extism.PluginInstanceConfig{})
+	if err != nil {
+		return err
+	}
+	_, out, err := plugin.Call(c.export, []byte("a"))
+	if err != nil || c.want == "" {
+		return err
+	}
+	return check(string(out), c.want)
+}
+
+func selectOne() error {
+	db, err := sqlite3.Open(":memory:")
+	if err != nil {
+		return err
+	}
+	stmt, _, err := db.Prepare(`SELECT 6 * 7`)
+	if err != nil {
+		return err
+	}
+	stmt.Step()
+	return errors.Join(check(stmt.ColumnInt(0), 42), stmt.Err())
+}
+
+func countPages(config webassembly.Config) error {
+	pool, err := webassembly.Init(config)
+	if err != nil {
+		return err
+	}
+	instance, err := pool.GetInstance(time.Minute)
+	if err != nil {
+		return err
+	}
+	doc, err := instance.OpenDocument(&requests.OpenDocument{File: &onePage})
+	if err != nil {
+		return err
+	}
+	pages, err := instance.FPDF_GetPageCount(&requests.FPDF_GetPageCount{Document: doc.Document})
+	if err != nil {
+		return err
+	}
+	return check(pages.PageCount, 1)
+}
+
+func greet(ctx context.Context, loader *greeting.GreeterPlugin, file string) error {
+	plugin, err := loader.Load(ctx, file)
+	if err != nil {
+		return err
+	}
+	reply, err := plugin.Greet(ctx, &greeting.GreetRequest{Name: "gopher"})
+	if err != nil {
+		return err
+	}
+	return check(reply.GetMessage(), "Good morning, gopher")
 }
 
 // onePage is a document.
