@@ -48,6 +48,7 @@ var sides = []side{
 		return m, nil
 	}},
 	{"Runtime", runtimeSide(nil)},
+	{"Runtime, off heap", runtimeSide(&modcache.Options{OffHeapMemory: true})},
 }
 
 func withCache(cc wazero.CompilationCache) maker {
