@@ -132,8 +132,8 @@ func (d *dropIn) Get(wk wazerohook.WazeroKey) (content io.ReadCloser, ok bool, e
 	return nil, false, &Error{Op: "compile", Key: key, Err: look.missing(Fingerprint{})}
 }
 
-// stored reads the whole artifact into memory, because wazero gives no second
-// chance once it has begun to load one.
+// stored reads and verifies the whole artifact, because wazero gives no second chance once it
+// has begun to load one.
 func (d *dropIn) stored(key Key, look *lookup) *wazerohook.Entry {
 	c := d.c
 	a := look.get(c.ctx, key)
@@ -142,11 +142,11 @@ func (d *dropIn) stored(key Key, look *lookup) *wazerohook.Entry {
 	}
 	defer contain.Close(a)
 	e, err := contain.Value(func() (*wazerohook.Entry, error) {
-		b, err := a.Bytes()
-		if err != nil {
-			return nil, err
+		e, err := d.readEntry(contain.ReaderAt{Src: a}, a.Size()-sealSize)
+		if err != nil || a.InMemory() {
+			return e, err
 		}
-		return d.readEntry(b[:len(b)-sealSize])
+		return e, e.Fetch()
 	})
 	if err != nil {
 		look.reject(key, err)
@@ -173,7 +173,7 @@ func (d *dropIn) takeOver(key Key, wk wazerohook.WazeroKey) (e *wazerohook.Entry
 		if code, err = wazerocache.ReadAll(io.LimitReader(r, maxCode), sealSize); err != nil {
 			return err
 		}
-		e, err = d.readEntry(code)
+		e, err = d.checkEntry(code)
 		return err
 	})
 	err = entryDamage(err)
@@ -190,13 +190,19 @@ func (d *dropIn) takeOver(key Key, wk wazerohook.WazeroKey) (e *wazerohook.Entry
 	return nil
 }
 
-// readEntry checks an entry as far as that can be done without its module.
-func (d *dropIn) readEntry(code []byte) (*wazerohook.Entry, error) {
+// readEntry checks an entry as far as that can be done without its module. wazero compares the
+// code with its checksum, and so did whoever stored it.
+func (d *dropIn) readEntry(src io.ReaderAt, size int64) (*wazerohook.Entry, error) {
 	version, err := d.version()
 	if err != nil {
 		return nil, err
 	}
-	e, err := wazerohook.ReadEntry(bytes.NewReader(code), int64(len(code)), version, wazerohook.AnyFunctions)
+	return wazerohook.ReadEntry(src, size, version, wazerohook.AnyFunctions)
+}
+
+// checkEntry is readEntry for code that nobody has sealed yet.
+func (d *dropIn) checkEntry(code []byte) (*wazerohook.Entry, error) {
+	e, err := d.readEntry(bytes.NewReader(code), int64(len(code)))
 	if err != nil {
 		return nil, err
 	}
@@ -217,7 +223,7 @@ func (d *dropIn) Add(wk wazerohook.WazeroKey, content io.Reader) error {
 		d.c.counters.direct.Add(1)
 		return nil
 	}
-	if _, err := d.readEntry(code); err != nil {
+	if _, err := d.checkEntry(code); err != nil {
 		d.c.degrade(featureLayout, err)
 		return nil
 	}

@@ -4,6 +4,8 @@
 //
 // The garbage collector doesn't know this memory. Whoever uses a [Memory] keeps it
 // reachable; when nobody does any more, its addresses are given back.
+//
+// It also has [Pages], for machine code, which change their place without being copied.
 package mapped
 
 import (

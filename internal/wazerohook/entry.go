@@ -24,12 +24,13 @@ var ErrEntry = errors.New("not an entry that this wazero can load")
 //	code
 //	tail: CRC of the code, source map, table of catch clauses
 //
-// Head and tail are in memory; the code stays in the source until it is loaded.
+// Head and tail are in memory; the code stays in the source until it is loaded or fetched.
 type Entry struct {
 	src     io.ReaderAt
 	head    []byte
 	codeLen int64
 	tail    []byte
+	fetched // the code, if it was
 }
 
 // AnyFunctions tells ReadEntry that the module isn't at hand to compare with.

@@ -9,6 +9,8 @@ import (
 // table row, each of which must be filled, and one whose destination is the
 // whole executable mapping. No Read returns data along with an error.
 //
+// After [Entry.Fetch], only one reader may be open.
+//
 // failed, if not nil, is told the first error of the source, because wazero
 // doesn't wrap it.
 func (e *Entry) Open(failed func(error)) io.ReadCloser {
@@ -69,10 +71,7 @@ func (r *entryReader) readPart(p []byte) (int, error) {
 		return 0, nil
 	}
 	p = p[:min(int64(len(p)), e.codeLen-r.loaded)]
-	if int64(len(p)) == e.codeLen {
-		adviseHugePages(p)
-	}
-	n, err := e.src.ReadAt(p, int64(len(e.head))+r.loaded)
+	n, err := e.readCode(p, r.loaded)
 	r.loaded += int64(n)
 	if n == len(p) {
 		err = nil
@@ -82,4 +81,8 @@ func (r *entryReader) readPart(p []byte) (int, error) {
 	return n, err
 }
 
-func (r *entryReader) Close() error { return nil }
+// Close frees what was fetched and not moved.
+func (r *entryReader) Close() error {
+	r.e.free()
+	return nil
+}

@@ -1,0 +1,167 @@
+package mapped
+
+import (
+	"bytes"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"runtime"
+	"sync"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+)
+
+// mapping returns what wazero reads machine code into.
+func mapping(t testing.TB, n int) []byte {
+	t.Helper()
+	b, err := unix.Mmap(-1, 0, n, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE)
+	require.NoError(t, err)
+	return b
+}
+
+func filled(t testing.TB, n int) (*Pages, []byte) {
+	t.Helper()
+	p, err := NewPages(n)
+	require.NoError(t, err)
+	require.Len(t, p.Bytes(), n)
+	require.Zero(t, bytes.Count(p.Bytes(), []byte{1}))
+	want := make([]byte, n)
+	seed := rand.NewChaCha8([32]byte{byte(n)})
+	_, _ = seed.Read(want)
+	copy(p.Bytes(), want)
+	return p, want
+}
+
+// TestPagesMove into a mapping that is then used as wazero uses it: read, protected, and unmapped
+// through the books of package unix.
+func TestPagesMove(t *testing.T) {
+	for _, n := range []int{1, 4095, 4096, 4097, 1<<20 + 5, 2*hugePage - 1, 2 * hugePage, 2*hugePage + 1, 5*hugePage + 12345, 8 * hugePage} {
+		t.Run(fmt.Sprint(n), func(t *testing.T) {
+			p, want := filled(t, n)
+			dst := mapping(t, n)
+			require.True(t, p.MoveTo(dst))
+			require.True(t, bytes.Equal(want, dst))
+			require.Equal(t, Pages{}, *p, "something is left")
+			require.False(t, p.MoveTo(dst), "twice")
+			p.Free()
+			require.True(t, bytes.Equal(want, dst))
+			dst[0]++ // it can be written to, as before
+			require.NoError(t, unix.Mprotect(dst, unix.PROT_READ|unix.PROT_EXEC))
+			require.Equal(t, want[0]+1, dst[0])
+			require.NoError(t, unix.Munmap(dst))
+			require.Error(t, unix.Munmap(dst), "the books still have it")
+		})
+	}
+}
+
+// TestPagesStayFromWhatIsNoMapping of exactly that length.
+func TestPagesStayFromWhatIsNoMapping(t *testing.T) {
+	const n = 3 * 4096
+	p, want := filled(t, n)
+	defer p.Free()
+	dst := mapping(t, n)
+	longer, gone := mapping(t, n+1), mapping(t, n)
+	require.NoError(t, unix.Munmap(gone))
+	defer func() { require.NoError(t, unix.Munmap(longer)) }()
+	defer func() { require.NoError(t, unix.Munmap(dst)) }()
+	other, err := unix.MmapPtr(-1, 0, nil, n, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE)
+	require.NoError(t, err)
+	defer func() { require.NoError(t, unix.MunmapPtr(other, n)) }()
+	for name, b := range map[string][]byte{
+		"nothing": nil, "heap": make([]byte, n), "large heap": make([]byte, 16*n)[:n:n], "longer": longer, "a part": longer[:n:n],
+		"its end": longer[1:], "shorter": dst[: n-1 : n-1], "spare capacity": longer[:n], "unmapped": gone,
+		"mapped otherwise": (&Pages{start: other, length: n}).Bytes(),
+	} {
+		require.False(t, p.MoveTo(b), name)
+		require.True(t, bytes.Equal(want, p.Bytes()), name)
+	}
+	require.True(t, p.MoveTo(dst))
+	require.True(t, bytes.Equal(want, dst))
+}
+
+// TestPagesAreGivenBack, with the addresses that were taken to place them.
+func TestPagesAreGivenBack(t *testing.T) {
+	const n = 64 << 20
+	size := func() (pages int) {
+		b, err := os.ReadFile("/proc/self/statm")
+		require.NoError(t, err)
+		_, err = fmt.Sscan(string(b), &pages)
+		require.NoError(t, err)
+		return pages
+	}
+	before := size()
+	for i := range 100 {
+		p, err := NewPages(n)
+		require.NoError(t, err)
+		if i%2 == 0 {
+			dst := mapping(t, n)
+			require.True(t, p.MoveTo(dst))
+			require.NoError(t, unix.Munmap(dst))
+		}
+		p.Free()
+		p.Free()
+	}
+	require.Less(t, size()-before, n/os.Getpagesize(), "of a hundred times as much")
+}
+
+// TestPagesMoveAmongOthers has goroutines map, move, collect and unmap at once: nobody's memory
+// is taken for somebody else's.
+func TestPagesMoveAmongOthers(t *testing.T) {
+	var wg sync.WaitGroup
+	for g := range 4 {
+		wg.Go(func() {
+			for i := range 30 {
+				n := (g+1)*777_777 + i*4096
+				p, want := filled(t, n)
+				dst := mapping(t, n)
+				if i%3 == 0 {
+					p.Free()
+				} else if !p.MoveTo(dst) || !bytes.Equal(want, dst) {
+					t.Error("not moved")
+				}
+				if unix.Munmap(dst) != nil {
+					t.Error("not unmapped")
+				}
+				if i%10 == 0 {
+					runtime.GC()
+				}
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// BenchmarkLoad fills a mapping by way of memory of one's own.
+func BenchmarkLoad(b *testing.B) {
+	const n = 66<<20 + 777
+	src := make([]byte, n)
+	for i := range src {
+		src[i] = byte(i)
+	}
+	for _, way := range []string{"pages moved", "heap copied"} {
+		b.Run(way, func(b *testing.B) {
+			b.SetBytes(n)
+			for b.Loop() {
+				var got []byte
+				var p *Pages
+				if way == "pages moved" {
+					p, _ = NewPages(n)
+					got = p.Bytes()
+				} else {
+					got = make([]byte, n)
+				}
+				copy(got, src)
+				dst := mapping(b, n)
+				if p == nil {
+					AdviseHugePages(dst)
+					copy(dst, got)
+				} else if !p.MoveTo(dst) {
+					b.Fatal("not moved")
+				}
+				_ = unix.Munmap(dst)
+			}
+		})
+	}
+}

@@ -1,0 +1,57 @@
+package wazerohook
+
+import "github.com/modcache/modcache/internal/mapped"
+
+// fetched is an entry's code in memory of our own, until wazero reads it.
+type fetched struct {
+	code  []byte        // nil if it isn't there, or is wazero's by now
+	pages *mapped.Pages // behind code, if they can be moved
+}
+
+// movedFrom is the size of code from which it pays to map memory and to move it.
+const movedFrom = 256 << 10
+
+// Fetch reads the code, so that nothing is asked of the source any more. What a source
+// verifies is verified then. The reader of [Entry.Open] moves the memory to where wazero wants
+// the code, where that is a mapping and the system can do it, and else copies it, once. Closing
+// the reader frees what wasn't used.
+func (e *Entry) Fetch() error {
+	var got fetched
+	if e.codeLen >= movedFrom {
+		if pages, err := mapped.NewPages(int(e.codeLen)); err == nil {
+			got.code, got.pages = pages.Bytes(), pages
+		}
+	}
+	if got.code == nil {
+		got.code = make([]byte, e.codeLen)
+	}
+	if err := readFull(e.src, got.code, int64(len(e.head))); err != nil {
+		got.free()
+		return err
+	}
+	e.fetched = got
+	return nil
+}
+
+func (f *fetched) free() {
+	if f.pages != nil {
+		f.pages.Free()
+	}
+	*f = fetched{}
+}
+
+// readCode fills p with the code from off.
+func (e *Entry) readCode(p []byte, off int64) (int, error) {
+	whole := int64(len(p)) == e.codeLen
+	if whole && e.pages != nil && e.pages.MoveTo(p) {
+		e.fetched = fetched{}
+		return len(p), nil
+	}
+	if whole {
+		mapped.AdviseHugePages(p)
+	}
+	if e.code != nil {
+		return copy(p, e.code[off:]), nil
+	}
+	return e.src.ReadAt(p, int64(len(e.head))+off)
+}
