@@ -209,6 +209,8 @@ func TestRuntimeTakesHostModulesAlong(t *testing.T) {
 		again, err := r.InstantiateModule(bg, host, wazero.NewModuleConfig().WithName("again"))
 		require.NoError(t, err)
 		require.NoError(t, again.Close(bg))
+		_, err = r.NewHostModuleBuilder("unused").NewFunctionBuilder().WithFunc(func() {}).Export("f").Compile(bg)
+		require.NoError(t, err)
 		require.NoError(t, r.Close(bg))
 	}
 	cycle()
