@@ -80,11 +80,11 @@ type Options struct {
 	// negative means no limit.
 	MaxCompiles int
 
-	// Retain bounds the machine code, in bytes, that stays loaded while nobody
-	// uses it, so that the next caller finds it in memory. It counts whole pages, at
-	// least two for each module, and the module without its bodies; what wazero
-	// keeps on the heap to describe a module comes on top. The default is 256 MiB;
-	// negative keeps nothing. Up to 64 MiB more may wait for the garbage collector.
+	// Retain bounds the memory, in bytes, that modules take which stay loaded while nobody
+	// uses them, so that the next caller finds them there: their machine code in whole pages,
+	// and an estimate of what wazero and we keep on the heap to describe them. The default is
+	// 256 MiB; negative keeps nothing. Up to 64 MiB more of machine code may wait for the
+	// garbage collector.
 	Retain int64
 
 	// SmallModules is how many small modules, of up to 16 KiB of code, that are not in the

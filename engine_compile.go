@@ -41,7 +41,7 @@ func (e *engine) compile(ctx context.Context, src *source) (*wazerohook.Entry, e
 		c.degrade("storing of code", errors.New("wazero does not offer it"))
 		return nil, nil
 	}
-	c.loaded.Garbage.Add(loaded.Footprint(int64(len(code)), nil)) // wazero's copy of it
+	c.loaded.Garbage.Add(loaded.Footprint(int64(len(code)))) // wazero's copy of it
 	entry, err := wazerohook.ReadEntry(bytes.NewReader(code), int64(len(code)), e.wazero.Version, src.functions())
 	if err != nil {
 		c.degrade(featureLayout, err)

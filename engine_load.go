@@ -158,7 +158,7 @@ func (l *loading) loadEntry(entry *wazerohook.Entry) (*loaded.Code, error) {
 	if err != nil {
 		return nil, err
 	}
-	return l.r.loaded.NewCode(l.src.key, image, native, entry.CodeLen(), l.src.size(), cm), nil
+	return l.r.loaded.NewCode(l.src.key, image, native, entry.CodeLen(), l.src.heap(stubbed), l.src.size(), cm), nil
 }
 
 // codeGrowth is about how many times its wasm machine code is, where that is all
@@ -208,5 +208,5 @@ func (l *loading) direct(ctx context.Context) (*loaded.Code, error) {
 	case native == nil:
 		native = wholeModule{}
 	}
-	return l.r.loaded.NewCode(l.src.key, image, native, codeGrowth*int64(len(image)), len(image), cm), nil
+	return l.r.loaded.NewCode(l.src.key, image, native, codeGrowth*int64(len(image)), l.src.heap(false), len(image), cm), nil
 }

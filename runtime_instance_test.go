@@ -91,7 +91,8 @@ func TestRuntimeRetainIsLRU(t *testing.T) {
 	}})
 	require.NoError(t, cold.Warm(bg, nil, modcache.NewModule(modules[0]), modcache.NewModule(modules[1]), modcache.NewModule(modules[2])))
 
-	c := newCache(t, s, &modcache.Options{Retain: size.Load() * 5 / 2})
+	const perCode = 2 // wazero's description of so many functions takes as much as their code
+	c := newCache(t, s, &modcache.Options{Retain: perCode * size.Load() * 5 / 2})
 	r := newRuntime(t, c, nil)
 	use := func(i int) (lookups uint64) {
 		before := c.Metrics().Lookups

@@ -211,7 +211,7 @@ func (r *Runtime) compileListening(ctx context.Context, factory experimental.Fun
 	if err != nil {
 		return nil, r.closedError(r.e.key(m.sum), err)
 	}
-	compiled, ok := r.loaded.AddPrivate(cm, loaded.Footprint(codeGrowth*int64(len(wasm)), nil))
+	compiled, ok := r.loaded.AddPrivate(cm, loaded.Footprint(codeGrowth*int64(len(wasm))))
 	if !ok {
 		_ = cm.Close(ctx)
 		return nil, r.failIfClosed()

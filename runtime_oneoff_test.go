@@ -2,6 +2,7 @@ package modcache_test
 
 import (
 	"bytes"
+	"fmt"
 	"os"
 	"runtime"
 	"runtime/debug"
@@ -13,6 +14,7 @@ import (
 	"github.com/tetratelabs/wazero"
 
 	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/internal/cachetest"
 	"github.com/modcache/modcache/internal/storetest"
 	"github.com/modcache/modcache/internal/wasmtest"
 )
@@ -166,6 +168,9 @@ func TestRuntimeOneOffsTakeNoMemory(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		t.Skip("SKIPPED, NOTHING PROVEN: no /proc to read the process's memory from")
 	}
+	if cachetest.RaceEnabled {
+		t.Skip("SKIPPED, NOTHING PROVEN: the race detector takes memory of its own")
+	}
 	for w, rounds := range map[string]int{"Runtime": 10_000, "drop-in": 2000} {
 		t.Run(w, func(t *testing.T) {
 			if testing.Short() {
@@ -207,4 +212,62 @@ func residentMemory(t *testing.T) int {
 	pages, err := strconv.Atoi(string(bytes.Fields(b)[1]))
 	require.NoError(t, err)
 	return pages * os.Getpagesize()
+}
+
+// TestRuntimeRetainCountsWhatModulesTake: what wazero keeps on the heap to describe a module
+// is as much as its machine code, or several times that.
+func TestRuntimeRetainCountsWhatModulesTake(t *testing.T) {
+	needsCompiler(t)
+	if runtime.GOOS != "linux" {
+		t.Skip("SKIPPED, NOTHING PROVEN: no /proc to read the process's memory from")
+	}
+	if cachetest.RaceEnabled {
+		t.Skip("SKIPPED, NOTHING PROVEN: the race detector takes memory of its own")
+	}
+	const retain = 24 << 20
+	for name, module := range map[string]func(seed int32) []byte{
+		"functions": func(seed int32) []byte { return wasmtest.Sum(1000, seed) },
+		"exports": func(seed int32) []byte {
+			var m wasmtest.Module
+			result := m.Type(nil, []byte{wasmtest.I32})
+			for i := range 300 {
+				m.Func(result, fmt.Sprintf("f%d", i), append([]byte{0x41}, wasmtest.S32(seed)...)...)
+			}
+			return m.Bytes()
+		},
+		"types": func(seed int32) []byte {
+			var m wasmtest.Module
+			for i := range 300 {
+				params := make([]byte, 10)
+				for bit := range params {
+					params[bit] = byte(wasmtest.I64 + i>>bit&1)
+				}
+				m.Type(params, nil)
+			}
+			m.Func(m.Type(nil, []byte{wasmtest.I32}), "f", append([]byte{0x41}, wasmtest.S32(seed)...)...)
+			return m.Bytes()
+		},
+		"data": func(seed int32) []byte {
+			var m wasmtest.Module
+			m.Memory(2)
+			m.Data(bytes.Repeat([]byte{byte(seed), byte(seed >> 8)}, 50_000))
+			return m.Bytes()
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := newCache(t, modcache.NewMemory(&modcache.MemoryOptions{MaxBytes: 1}), &modcache.Options{Retain: retain, SmallModules: -1})
+			r := newRuntime(t, c, nil)
+			compile(t, r, wasmtest.Const(1))
+			before := residentMemory(t)
+			loads := 0
+			for loads = range 1000 {
+				require.NoError(t, compile(t, r, module(int32(loads+1000))).Close(bg))
+				if int(c.Metrics().Retained) < loads {
+					break // it is full
+				}
+			}
+			require.Less(t, loads, 999)
+			require.Less(t, residentMemory(t)-before, retain*5/4)
+		})
+	}
 }

@@ -10,7 +10,8 @@ import (
 type Code struct {
 	image    []byte // what wazero is given: a stub, or the module itself
 	native   any    // the code, for the engines of other runtimes
-	size     int64  // footprint
+	mapped   int64  // bytes that only the collector frees, and can't see
+	heap     int64  // all others
 	wasmSize int    // bytes of the module
 	e        *Engine
 	key      Key
@@ -25,11 +26,12 @@ type Code struct {
 }
 
 // NewCode returns the code, of codeLen bytes, that the owner's runtime has loaded by
-// compiling image to cm. It stands for a module of wasmSize bytes. native is what the engines of
-// other runtimes take, and must not refer to a runtime.
-func (o *Owner) NewCode(key Key, image []byte, native any, codeLen int64, wasmSize int, cm wazero.CompiledModule) *Code {
+// compiling image to cm, which takes about heap bytes beside both. It stands for a module of
+// wasmSize bytes. native is what the engines of other runtimes take, and must not refer to a
+// runtime.
+func (o *Owner) NewCode(key Key, image []byte, native any, codeLen, heap int64, wasmSize int, cm wazero.CompiledModule) *Code {
 	return &Code{
-		image: image, native: native, size: Footprint(codeLen, image), wasmSize: wasmSize,
+		image: image, native: native, mapped: Footprint(codeLen), heap: int64(len(image)) + heap, wasmSize: wasmSize,
 		e: o.e, key: key, uses: make(map[*use]struct{}), by: o, cm: cm,
 	}
 }
@@ -37,13 +39,15 @@ func (o *Owner) NewCode(key Key, image []byte, native any, codeLen int64, wasmSi
 // Transient keeps the code from being retained. It comes before anybody else knows of it.
 func (c *Code) Transient() { c.once = true }
 
-// Footprint is what a loaded module counts for: its machine code and the entry
-// points of its types, each in pages of their own, and the image. What wazero makes of the
-// image, on the heap, isn't known.
-func Footprint(codeLen int64, image []byte) int64 {
+// Footprint is what is mapped for code of that length: itself, and the entry points of its
+// types, each in pages of their own.
+func Footprint(codeLen int64) int64 {
 	const page = 4 << 10
-	return (codeLen+page-1)/page*page + page + int64(len(image))
+	return (codeLen+page-1)/page*page + page
 }
+
+// size is what c counts for while nobody uses it.
+func (c *Code) size() int64 { return c.mapped + c.heap }
 
 // grant enters code that was loaded, with a hold for each of n callers who waited.
 func (e *Engine) grant(key Key, c *Code, n int) (after func()) {
@@ -80,14 +84,14 @@ func (c *Code) release(n int) (free []wazero.CompiledModule) {
 	}
 	r := c.e.r
 	c.unused = r.unused.PushFront(c)
-	r.bytes += c.size
+	r.bytes += c.size()
 	return r.shrink()
 }
 
 // drop takes c, which nobody uses, out of its engine and all runtimes, and returns what is
 // to be closed.
 func (c *Code) drop() (free []wazero.CompiledModule) {
-	c.e.r.Garbage.Add(c.size)
+	c.e.r.Garbage.Add(c.mapped)
 	delete(c.e.code, c.key)
 	if c.e.sizes[c.wasmSize]--; c.e.sizes[c.wasmSize] == 0 {
 		delete(c.e.sizes, c.wasmSize)

@@ -24,7 +24,7 @@ type Key = [32]byte
 type Registry struct {
 	Garbage Garbage
 
-	retain  int64          // bytes of code that may stay unused
+	retain  int64          // bytes that code which nobody uses may take
 	running sync.WaitGroup // loads and checks
 
 	mu     sync.Mutex
@@ -171,7 +171,7 @@ func (e *Engine) retire() (free []wazero.CompiledModule) {
 func (r *Registry) reuse(c *Code) {
 	r.unused.Remove(c.unused)
 	c.unused = nil
-	r.bytes -= c.size
+	r.bytes -= c.size()
 }
 
 func closeAll(modules []wazero.CompiledModule) {

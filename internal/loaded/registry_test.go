@@ -53,7 +53,7 @@ func (f *fixture) load(t *testing.T, key Key) (m *Module, own *fake) {
 	t.Helper()
 	own = &fake{}
 	m, load, started, err := f.Load(t.Context(), key, func(context.Context) (*Code, error) {
-		return f.NewCode(key, []byte("image"), "native", 100, 7, own), nil
+		return f.NewCode(key, []byte("image"), "native", 100, 0, 7, own), nil
 	})
 	require.NoError(t, err)
 	require.Nil(t, m)
@@ -110,7 +110,7 @@ func TestRegistryWhoseRuntimeClosesBehindALoad(t *testing.T) {
 	a := open(r.NewEngine())
 	own := &fake{}
 	_, load, _, err := a.Load(t.Context(), Key{1}, func(context.Context) (*Code, error) {
-		return a.NewCode(Key{1}, nil, nil, 100, 7, own), nil
+		return a.NewCode(Key{1}, nil, nil, 100, 0, 7, own), nil
 	})
 	require.NoError(t, err)
 	<-load.Done()

@@ -40,6 +40,7 @@ type Section struct {
 // Outline is what the section headers tell about a module.
 type Outline struct {
 	Sections      []Section // in the order of the module
+	Types         uint32
 	ImportedFuncs uint32
 	DefinedFuncs  uint32
 	HasDebug      bool // there is a custom section whose name starts with ".debug_"
@@ -55,8 +56,23 @@ func (o *Outline) CodeSize() (n int) {
 	return n
 }
 
+// Described returns how many bytes of the module say what is in it, and how many are copied
+// as they are: data and custom sections. The rest is code.
+func (o *Outline) Described() (described, copied int) {
+	for _, s := range o.Sections {
+		switch n := s.End - s.Body; s.ID {
+		case code:
+		case data, custom:
+			copied += n
+		default:
+			described += n
+		}
+	}
+	return described, copied
+}
+
 // Scan reads the section headers of a module, its imports and the length of its
-// function section. Everything else may be malformed without Scan noticing. All
+// type and function sections. Everything else may be malformed without Scan noticing. All
 // errors are of type [*Error].
 func Scan(wasm []byte) (Outline, error) {
 	o := Outline{Sections: make([]Section, 0, 16)}
@@ -71,6 +87,8 @@ func Scan(wasm []byte) (Outline, error) {
 		switch s.ID {
 		case custom:
 			o.HasDebug = o.HasDebug || bytes.HasPrefix(s.Name, []byte(".debug_"))
+		case types:
+			o.Types = r.u32()
 		case imports:
 			o.ImportedFuncs, r.err = countImports(wasm, s, kindFunc)
 		case functions:
