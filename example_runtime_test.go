@@ -21,11 +21,11 @@ import (
 var answer = wasmtest.Const(42)
 
 func exampleDir() (dir string, remove func()) {
-	dir, err := os.MkdirTemp("", "modcache")
+	base, err := os.MkdirTemp("", "modcache")
 	if err != nil {
 		log.Fatal(err)
 	}
-	return dir + "/cache", func() { _ = os.RemoveAll(dir) }
+	return base + "/cache", func() { _ = os.RemoveAll(base) }
 }
 
 // A Runtime takes the place of a wazero.Runtime. The second start of the program
