@@ -37,14 +37,15 @@ type Cache struct {
 	born     time.Time
 	engineID string // part of every key
 
-	store  atomic.Pointer[Store]
-	owning sync.Mutex     // guards owned, and that nothing begins in the background after Close
-	owned  *Disk          // the store, if Open opened it
-	moving sync.WaitGroup // of what memory holds into a directory
-	env    environ.Settings
-	late   *lateDisk                // nil unless memory stands in for a directory that may yet be had
-	idle   atomic.Pointer[stoppage] // why nothing is kept, from the start
-	health health
+	store   atomic.Pointer[Store]
+	owning  sync.Mutex     // guards owned, and that nothing begins in the background after Close
+	owned   *Disk          // the store, if Open opened it
+	hanging atomic.Int64   // attempts to open the directory that hang
+	moving  sync.WaitGroup // of what memory holds into a directory
+	env     environ.Settings
+	late    *lateDisk                // nil unless memory stands in for a directory that may yet be had
+	idle    atomic.Pointer[stoppage] // why nothing is kept, from the start
+	health  health
 
 	unsupported error    // why nothing can be plugged into this build of wazero: every compile is its own then
 	secret      [32]byte // in every stub, so that no guest can be one

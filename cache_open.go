@@ -101,7 +101,7 @@ func (c *Cache) openDisk(dir string, readOnly bool) (*Disk, error) {
 		notify(own, e)
 		c.forward(e)
 	}
-	d, err := bounded.Call(c.ctx, bounded.Limit{Wait: storeWait}, func(context.Context) (*Disk, error) { return OpenDisk(dir, &o) },
+	d, err := bounded.Call(c.ctx, bounded.Limit{Wait: storeWait, Hung: &c.hanging}, func(context.Context) (*Disk, error) { return OpenDisk(dir, &o) },
 		func(d *Disk) {
 			if d != nil {
 				_ = d.Close()
@@ -116,7 +116,7 @@ func (c *Cache) openDisk(dir string, readOnly bool) (*Disk, error) {
 // openExisting opens a directory that can't be written for reading, or returns nil if there is
 // no cache in it or even that can't be done.
 func (c *Cache) openExisting(dir string) *Disk {
-	if dir == "" || c.opts.ReadOnly {
+	if dir == "" || c.opts.ReadOnly || c.hanging.Load() > 0 {
 		return nil
 	}
 	d, err := c.openDisk(dir, true)
@@ -147,7 +147,7 @@ type lateDisk struct {
 // that again. Whoever looks something up meanwhile does so in memory.
 func (c *Cache) tryDirectory() {
 	l := c.late
-	if l == nil || l.done.Load() || !l.trying.CompareAndSwap(false, true) {
+	if l == nil || l.done.Load() || c.hanging.Load() > 0 || !l.trying.CompareAndSwap(false, true) {
 		return
 	}
 	defer l.trying.Store(false)

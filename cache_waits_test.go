@@ -4,7 +4,10 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"path/filepath"
 	"runtime"
+	"runtime/debug"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -351,4 +354,48 @@ func TestCacheSaysWhyARequiredHitIsMissing(t *testing.T) {
 	_, err = ways[1].Run(c, wasmtest.Sum(4, 0))
 	require.ErrorIs(t, err, modcache.ErrMiss)
 	require.NotErrorIs(t, err, fails)
+}
+
+// TestCacheWhoseDirectoryHangs opens a directory whose file system doesn't answer, until it does.
+func TestCacheWhoseDirectoryHangs(t *testing.T) {
+	needsCompiler(t)
+	dir := filepath.Join(t.TempDir(), "c")
+	c := openCache(t, dir, nil)
+	requireRuns(t, ways[1], c, chainWasm, chainWant)
+	_, err := c.Store().(*modcache.Disk).Trim(bg)
+	require.NoError(t, err)
+	require.NoError(t, c.Close(bg))
+	synctest.Test(t, func(t *testing.T) {
+		answer := make(chan struct{})
+		var hung atomic.Int32
+		// The clock is what opening a directory asks for that a test can have hang.
+		now := func() time.Time {
+			if strings.Contains(string(debug.Stack()), "modcache.OpenDisk") {
+				hung.Add(1)
+				<-answer
+			}
+			return time.Now()
+		}
+		start := time.Now()
+		c, err := modcache.Open(dir, &modcache.Options{Retain: forget, Disk: modcache.DiskOptions{Now: now}})
+		require.NoError(t, err)
+		require.Equal(t, 5*time.Second, time.Since(start), "it is tried once")
+		require.True(t, c.Status().InMemory)
+		require.ErrorIs(t, c.Status().Err, context.DeadlineExceeded)
+		require.ErrorContains(t, c.Status().Err, dir)
+		for range 3 { // nothing waits for it again
+			time.Sleep(time.Minute)
+			start = time.Now()
+			requireRuns(t, ways[1], c, chainWasm, chainWant)
+			require.Zero(t, time.Since(start))
+		}
+		require.EqualValues(t, 1, hung.Load())
+		require.EqualValues(t, 1, c.Metrics().Compiles)
+
+		close(answer)
+		time.Sleep(time.Minute)
+		requireRuns(t, ways[1], c, chainWasm, chainWant)
+		require.False(t, c.Status().InMemory)
+		require.NoError(t, c.Close(bg))
+	})
 }
