@@ -187,6 +187,33 @@ func TestCacheWarnsOnceThatItStopsStoring(t *testing.T) {
 	}
 }
 
+// A directory that can't be written any more is the same, and is made anew as soon as it can be.
+func TestCacheWarnsOnceThatItsDirectoryIsGone(t *testing.T) {
+	needsCompiler(t)
+	above := filepath.Join(t.TempDir(), "volume")
+	require.NoError(t, os.Mkdir(above, 0o700))
+	var seen witness
+	c := openCache(t, filepath.Join(above, "c"), seen.Options(modcache.Options{}))
+	compile := func() {
+		_, err := ways[1].Run(c, distinct())
+		require.NoError(t, err)
+	}
+	compile()
+	require.True(t, c.Status().Storing)
+	require.NoError(t, os.RemoveAll(above))
+	require.NoError(t, os.WriteFile(above, nil, 0o600))
+	for range 3 {
+		compile()
+	}
+	require.False(t, c.Status().Storing)
+	require.Contains(t, c.Status().Why, above)
+	require.Equal(t, 1, seen.Warned())
+	require.NoError(t, os.Remove(above))
+	compile()
+	require.True(t, c.Status().Storing)
+	require.Equal(t, 1, seen.Warned())
+}
+
 func TestCacheStatus(t *testing.T) {
 	needsCompiler(t)
 	dir := filepath.Join(t.TempDir(), "c")

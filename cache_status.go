@@ -208,14 +208,15 @@ type health struct {
 }
 
 // failed notes that an operation failed, and reports whether it has failed before and not worked since.
-// What is too large for the store says nothing about it.
+// What is too large for the store says nothing about it. Without a lock, processes may compile the same;
+// if that is because nothing can be written, the Add that follows is the news.
 func (h *health) failed(op string, err error, now time.Time) (again bool) {
 	h.note(err, now)
 	if errors.Is(err, ErrTooLarge) {
 		return false
 	}
 	_, again = h.outages.LoadOrStore(op, &stoppage{now, err})
-	return again
+	return again || op == "lock"
 }
 
 // note remembers the last failure, of whatever kind.
