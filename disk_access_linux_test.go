@@ -88,6 +88,7 @@ const (
 
 	missing      = "is missing, and others can't replace what is made there"
 	exposed      = "is missing, and others could replace what is made there"
+	inTheirGroup = "is missing, and would belong to a group that you aren't in"
 	somebodys    = "is missing, in a directory of somebody else that only root's power lets you write to"
 	mine         = "is yours, and others can't write to it"
 	minePrivate  = "is yours, others could replace it, and it is private (mode 0700)"
@@ -112,6 +113,7 @@ var accessSituations = map[string]accessSituation{
 	"missing in a group's":    {row: exposed, make: func(s *scene) { s.above(0o770, s.uid, otherGroup) }},
 	"missing in an emptyDir":  {row: exposed, make: func(s *scene) { s.above(0o777, 0, 0) }},
 	"missing in /tmp":         {row: missing, rows: inSandbox(exposed), make: func(s *scene) { s.above(0o777|sticky, 0, 0) }},
+	"missing, setgid above":   {row: inTheirGroup, rows: inSandbox(exposed), make: func(s *scene) { s.above(0o755|setgid, s.uid, otherGroup) }},
 	"missing in a home":       {row: somebodys, rows: onlyRoot, make: func(s *scene) { s.above(0o755, other, other) }},
 	"private":                 {row: mine, rows: inSandbox(minePrivate), make: func(s *scene) { s.in(0o700, s.uid, 0) }},
 	"own":                     {row: mine, rows: inSandbox(mineExposed), make: func(s *scene) { s.in(0o755, s.uid, 0) }},

@@ -4,7 +4,9 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -181,4 +183,37 @@ func TestDiskAccessOfAHome(t *testing.T) {
 	require.Equal(t, before, traces(t, home))
 	c := asUser(t, "user", filepath.Join(home, ".cache", "modcache"), "as it is")
 	require.True(t, c.Added, c.Err)
+}
+
+// TestDiskAccessLeavesNothing learns only from what it has made that it has to refuse it:
+// on this file system, a directory gets the group of the one above it without being asked.
+func TestDiskAccessLeavesNothing(t *testing.T) {
+	const child = "MODCACHE_TEST_GRPID"
+	if above := os.Getenv(child); above != "" {
+		before := traces(t, above)
+		dir := filepath.Join(above, "a", "cache")
+		_, err := modcache.OpenDisk(dir, &modcache.DiskOptions{Group: true})
+		require.ErrorIs(t, err, modcache.ErrInsecureDir)
+		require.NoDirExists(t, filepath.Join(above, "a"))
+		require.Equal(t, strings.Count(before, "\n"), strings.Count(traces(t, above), "\n"))
+		openDisk(t, dir, nil)
+		return
+	}
+	needsRoot(t)
+	image, mount := filepath.Join(t.TempDir(), "image"), t.TempDir()
+	require.NoError(t, os.WriteFile(image, nil, 0o600))
+	require.NoError(t, os.Truncate(image, 8<<20))
+	if out, err := exec.Command("mkfs.ext4", "-q", image).CombinedOutput(); err != nil {
+		t.Skipf("NOT TESTED: a file system on which groups are inherited: %v %s", err, out)
+	}
+	cmd := exec.Command("unshare", "-m", "sh", "-euc", `mount -o loop,grpid "$1" "$2" || exit 42
+mkdir "$2/above"; chgrp 42001 "$2/above"
+exec "$3" -test.run='^TestDiskAccessLeavesNothing$' -test.v`, "sh", image, mount, os.Args[0])
+	cmd.Env = append(os.Environ(), child+"="+filepath.Join(mount, "above"))
+	out, err := cmd.CombinedOutput()
+	if cmd.ProcessState == nil || cmd.ProcessState.ExitCode() == 42 {
+		t.Skipf("NOT TESTED: a file system on which groups are inherited: %v %s", err, out)
+	}
+	require.NoError(t, err, "%s", out)
+	require.Contains(t, string(out), "--- PASS")
 }

@@ -156,10 +156,18 @@ func (r Rules) mayMake(p Place) error {
 		return fmt.Errorf("%w: root makes no directory in %s, which belongs to %s; run as that user, set HOME, make it yourself, or name another",
 			fs.ErrPermission, p.Path, userText(st.Uid))
 	}
-	if r.Group && !r.Keyed {
-		if exposed := r.below(p).exposed(newGroup(p)); exposed != "" {
-			return fmt.Errorf("%w: %s, who could replace what is made there for a group; name another directory, or set DiskOptions.Key instead of Group", ErrInsecure, exposed)
-		}
+	if !r.Group || r.Keyed {
+		return nil
+	}
+	group := newGroup(p)
+	who := r.below(p).exposed(group)
+	if who != "" {
+		who += ", who could replace what is made there for a group"
+	} else if !isMember(uint32(group)) {
+		who = fmt.Sprintf("what is made in %s belongs to group %d, in which this process isn't known to be", p.Path, group)
+	}
+	if who != "" {
+		return fmt.Errorf("%w: %s; name another directory, or set DiskOptions.Key instead of Group", ErrInsecure, who)
 	}
 	return nil
 }
