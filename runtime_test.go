@@ -59,7 +59,9 @@ func TestRuntimeRunsWhatItLoads(t *testing.T) {
 // interface itself is nil: libraries that compare it with nil must not see a nil *Runtime.
 func TestRuntimeFunc(t *testing.T) {
 	c := newCache(t, &storetest.Fake{}, nil)
-	newRuntime := c.RuntimeFunc(nil, wasi_snapshot_preview1.Instantiate, emscripten.Instantiate)
+	newRuntime := c.RuntimeFunc(nil, wasi_snapshot_preview1.Instantiate, func(ctx context.Context, r wazero.Runtime) (api.Closer, error) {
+		return r.NewHostModuleBuilder("env").Instantiate(ctx)
+	})
 	for range 2 {
 		r, err := newRuntime(bg)
 		require.NoError(t, err)
