@@ -64,6 +64,7 @@ type Cache struct {
 	observerHung, loggerHung atomic.Int64 // calls of them that were given up, and go on
 
 	degraded sync.Map // why a feature is off: error by string, as was reported
+	stubs    sync.Map // *standIn by what wazero calls the stub, and by its fingerprint
 	engines  sync.Map // *engine by configuration
 	loaded   *loaded.Registry
 }

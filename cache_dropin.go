@@ -108,6 +108,9 @@ func newDropIn(c *Cache, cc wazero.CompilationCache) *dropIn {
 
 func (d *dropIn) Get(wk wazerohook.WazeroKey) (content io.ReadCloser, ok bool, err error) {
 	c := d.c
+	if s := c.stubOf(wk); s != nil {
+		return d.getStub(s)
+	}
 	key, err := d.key(wk)
 	closed := c.Closed()
 	look := &lookup{c: c, most: maxCode}
@@ -142,11 +145,7 @@ func (d *dropIn) stored(key Key, look *lookup) *wazerohook.Entry {
 	}
 	defer contain.Close(a)
 	e, err := contain.Value(func() (*wazerohook.Entry, error) {
-		e, err := d.readEntry(contain.ReaderAt{Src: a}, a.Size()-sealSize)
-		if err != nil || a.InMemory() {
-			return e, err
-		}
-		return e, e.Fetch()
+		return d.load(a, wazerohook.AnyFunctions)
 	})
 	if err != nil {
 		look.reject(key, err)
@@ -154,6 +153,15 @@ func (d *dropIn) stored(key Key, look *lookup) *wazerohook.Entry {
 	}
 	c.hit(key, a)
 	return e
+}
+
+// load reads an artifact, so that nothing is asked of it any more.
+func (d *dropIn) load(a *Artifact, functions int) (*wazerohook.Entry, error) {
+	e, err := d.readEntry(contain.ReaderAt{Src: a}, a.Size()-sealSize, functions)
+	if err != nil || a.InMemory() {
+		return e, err
+	}
+	return e, e.Fetch()
 }
 
 // takeOver looks the module up in the directory that the program gave to wazero,
@@ -190,19 +198,19 @@ func (d *dropIn) takeOver(key Key, wk wazerohook.WazeroKey) (e *wazerohook.Entry
 	return nil
 }
 
-// readEntry checks an entry as far as that can be done without its module. wazero compares the
-// code with its checksum, and so did whoever stored it.
-func (d *dropIn) readEntry(src io.ReaderAt, size int64) (*wazerohook.Entry, error) {
+// readEntry checks an entry as far as that can be done. wazero compares the code with its checksum,
+// and so did whoever stored it.
+func (d *dropIn) readEntry(src io.ReaderAt, size int64, functions int) (*wazerohook.Entry, error) {
 	version, err := d.version()
 	if err != nil {
 		return nil, err
 	}
-	return wazerohook.ReadEntry(src, size, version, wazerohook.AnyFunctions)
+	return wazerohook.ReadEntry(src, size, version, functions)
 }
 
 // checkEntry is readEntry for code that nobody has sealed yet.
 func (d *dropIn) checkEntry(code []byte) (*wazerohook.Entry, error) {
-	e, err := d.readEntry(bytes.NewReader(code), int64(len(code)))
+	e, err := d.readEntry(bytes.NewReader(code), int64(len(code)), wazerohook.AnyFunctions)
 	if err != nil {
 		return nil, err
 	}
@@ -210,6 +218,9 @@ func (d *dropIn) checkEntry(code []byte) (*wazerohook.Entry, error) {
 }
 
 func (d *dropIn) Add(wk wazerohook.WazeroKey, content io.Reader) error {
+	if s := d.c.stubOf(wk); s != nil {
+		return &Error{Op: "compile stub", Key: s.key, Err: errors.New("wazero compiled the stub instead of loading its code")}
+	}
 	key, err := d.key(wk)
 	if err != nil || d.c.Closed() || d.c.opts.ReadOnly {
 		return nil
@@ -237,6 +248,9 @@ func (d *dropIn) Add(wk wazerohook.WazeroKey, content io.Reader) error {
 // Delete is called when wazero takes an entry for one of another version. Its key says which
 // wazero wrote it, so that this means that Options.EngineID is stale. wazero compiles next.
 func (d *dropIn) Delete(wk wazerohook.WazeroKey) error {
+	if s := d.c.stubOf(wk); s != nil { // else wazero would go on to compile it
+		return &Error{Op: "compile stub", Key: s.key, Err: errors.New("wazero does not accept the code")}
+	}
 	if key, err := d.key(wk); err == nil && !d.c.Closed() {
 		(&lookup{c: d.c}).reject(key, fmt.Errorf("%w: wazero takes it for one of another version", ErrCorrupt))
 	}

@@ -23,6 +23,9 @@ func (r *Runtime) acquire(ctx context.Context, src *source) (wazero.CompiledModu
 	if m := r.loaded.Find(src.key); m != nil {
 		return r.newHandle(src.key, m)
 	}
+	if r.c.stubOf(src.sum) != nil {
+		return nil, src.failed(errStubInRuntime)
+	}
 	if ctx.Err() != nil {
 		if err := r.expectStored(ctx, src); err != nil {
 			return nil, err
@@ -193,6 +196,8 @@ func (r *Runtime) compileListening(ctx context.Context, factory experimental.Fun
 	switch {
 	case r.c.Closed():
 		return nil, failed(errCacheClosed)
+	case r.c.stubOf(m.sum) != nil:
+		return nil, failed(errStubInRuntime)
 	case r.c.opts.RequireHit:
 		return nil, failed(fmt.Errorf("with listeners, which are never cached: %w", ErrMiss))
 	}
