@@ -137,7 +137,7 @@ func (s *Status) why(c *Cache) {
 	switch outage := c.health.outage("add"); {
 	case c.Closed():
 		reason.err = errCacheClosed
-	case c.unsupported != nil:
+	case s.Unsupported != "":
 		reason.err = fmt.Errorf("%w: %s", ErrUnsupportedWazero, s.Unsupported)
 	case idle != nil:
 		reason = *idle

@@ -58,6 +58,26 @@ func ExampleOpen() {
 	// [42] <nil> hits: 1
 }
 
+// A health page shows whether the cache does what it is for. Here, no directory can be had.
+func ExampleCache_Status() {
+	ctx := context.Background()
+	dir, remove := temporary()
+	defer remove()
+	_ = os.WriteFile(dir+"/file", nil, 0o600) // stands in the way
+
+	cache, err := modcache.Open(dir+"/file/cache", nil) // works all the same
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer cache.Close(ctx)
+	status := cache.Status()
+	fmt.Println("storing:", status.Storing, "in memory:", status.InMemory)
+	fmt.Println("known why:", status.Why != "")
+	// Output:
+	// storing: false in memory: true
+	// known why: true
+}
+
 // Nothing else in the program changes.
 func ExampleCache_CompilationCache() {
 	ctx := context.Background()
