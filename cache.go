@@ -58,6 +58,7 @@ type Cache struct {
 
 	compiles   *semaphore.Weighted // one for each compile; nil if unlimited
 	storeCalls *semaphore.Weighted // one for each call of the store
+	adding     sync.Map            // chan struct{} that is closed when an Add ends
 	counters   counters
 	newcomers  newcomers
 
@@ -219,8 +220,16 @@ func (c *Cache) Store() Store { return *c.store.Load() }
 // every key: artifacts of another one are never used.
 func (c *Cache) EngineID() string { return c.engineID }
 
-// Flush makes everything stored so far durable; see [Store].
+// Flush makes everything stored so far durable; see [Store]. It waits for what compiles have
+// left to the background, because the store was slow.
 func (c *Cache) Flush(ctx context.Context) error {
+	for ended := range c.adding.Range {
+		select {
+		case <-ended.(chan struct{}):
+		case <-ctx.Done():
+			return &Error{Op: "flush", Err: fmt.Errorf("an add is still under way: %w", context.Cause(ctx))}
+		}
+	}
 	if err := c.do(ctx, noLimit, func(ctx context.Context, s Store) error { return s.Flush(ctx) }); err != nil {
 		return &Error{Op: "flush", Err: err}
 	}

@@ -159,11 +159,15 @@ func (c *Cache) put(key Key, code []byte, info Info) (a *Artifact, added <-chan 
 	info.Engine, info.Created = c.engineID, time.Now()
 	a = NewArtifact(seal(key, c.engineID, code), info)
 	ended := make(chan struct{})
-	end := sync.OnceFunc(func() { close(ended) })
 	if c.opts.ReadOnly {
-		end()
+		close(ended)
 		return a, ended
 	}
+	c.adding.Store(ended, true)
+	end := sync.OnceFunc(func() {
+		c.adding.Delete(ended)
+		close(ended)
+	})
 	start := time.Now()
 	add := func(_ context.Context, s Store) (took time.Duration, err error) {
 		defer end()
@@ -242,7 +246,7 @@ func (c *Cache) tell(hung *atomic.Int64, name string, call func()) {
 // the Cache's own.
 func (c *Cache) forward(e Event) {
 	switch e.Kind {
-	case EventCorrupt, EventEvicted, EventDegraded:
+	case EventCorrupt, EventEvicted, EventDegraded, EventWaiting:
 		c.emit(e)
 	}
 }

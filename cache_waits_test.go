@@ -257,6 +257,22 @@ func TestCacheFlushThatIsCancelled(t *testing.T) {
 	})
 }
 
+func TestCacheFlushWaitsForAdds(t *testing.T) {
+	needsCompiler(t)
+	synctest.Test(t, func(t *testing.T) {
+		s := &slowAdd{Memory: modcache.NewMemory(nil), takes: 7 * time.Second}
+		c := newCache(t, s, nil)
+		_, err := ways[1].Run(c, wasmtest.Sum(4, 0))
+		require.NoError(t, err)
+		require.Zero(t, s.Metrics().Adds, "it was given up")
+		late, cancel := context.WithTimeout(bg, time.Second)
+		defer cancel()
+		require.ErrorIs(t, c.Flush(late), context.DeadlineExceeded)
+		require.NoError(t, c.Flush(bg))
+		require.EqualValues(t, 1, s.Metrics().Adds)
+	})
+}
+
 // Warm is for build steps, which end when it returns: what a slow store takes counts.
 func TestCacheWarmWaitsForASlowStore(t *testing.T) {
 	needsCompiler(t)

@@ -110,8 +110,9 @@ func (o *DiskOptions) validate() (DiskOptions, error) {
 // verified there too. Don't point machines that don't trust each other at one
 // directory without a Key.
 //
-// Deleting the directory, or anything in it, is safe at any time. The next Add or Lock
-// of an open Disk makes it anew, with the checks of OpenDisk.
+// Deleting the directory, or anything in it, is safe at any time, and so is moving it. The
+// next Add or Lock of an open Disk makes it anew, or opens what has its name by then, with
+// the checks of OpenDisk.
 type Disk struct {
 	dir     string
 	o       DiskOptions
@@ -124,6 +125,8 @@ type Disk struct {
 	usage   books.Usage
 	walks   singleflight.Group
 	pending books.Pending
+	futile  atomic.Pointer[books.Futile] // nil: not looked up
+	written atomic.Int64                 // bytes
 
 	unlisted atomic.Value // string: shards that the last walk couldn't list
 
@@ -228,8 +231,8 @@ func (d *Disk) tree() dirfs.FS {
 	return nil
 }
 
-// reopen makes the directory anew, if nobody has since gone was found to be deleted. The
-// garbage collector closes gone: others may be using it.
+// reopen opens the directory anew, if nobody has since gone was found to be deleted or moved,
+// and makes it if need be. The garbage collector closes gone: others may be using it.
 func (d *Disk) reopen(gone dirfs.FS) error {
 	d.opening.Lock()
 	defer d.opening.Unlock()
@@ -241,6 +244,23 @@ func (d *Disk) reopen(gone dirfs.FS) error {
 	}
 	d.usage.FailWalk() // nothing is known of what is there now
 	return d.openTree()
+}
+
+// findMoved opens what has the directory's name by now, if that is another directory than the
+// one that is open: somebody has moved it. If none has, make says to make it anew.
+func (d *Disk) findMoved(make bool) error {
+	tree := d.tree()
+	named, err := os.Stat(d.dir)
+	if err != nil {
+		if make && errors.Is(err, fs.ErrNotExist) {
+			return d.reopen(tree)
+		}
+		return nil // as far as can be told
+	}
+	if mine, err := tree.Lstat("."); err != nil || os.SameFile(named, mine) {
+		return nil
+	}
+	return d.reopen(tree)
 }
 
 // Dir returns the absolute path of the store's directory.

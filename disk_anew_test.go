@@ -229,3 +229,53 @@ func TestDiskOpensWithoutWriting(t *testing.T) {
 		require.NoError(t, d.Close())
 	}
 }
+
+// TestDiskMoved moves the directory of an open Disk away. What has its name is written to,
+// and nothing else.
+func TestDiskMoved(t *testing.T) {
+	base := t.TempDir()
+	dir, moved := filepath.Join(base, "cache"), filepath.Join(base, "moved")
+	for name, write := range map[string]func(*modcache.Disk) error{
+		"add":    func(d *modcache.Disk) error { return d.Add(bg, diskKey(2), diskArtifact(2, 100)) },
+		"delete": func(d *modcache.Disk) error { return d.Delete(bg, diskKey(1)) },
+		"trim":   func(d *modcache.Disk) error { _, err := d.Trim(bg); return err },
+		"lock": func(d *modcache.Disk) error {
+			unlock, err := d.Lock(bg, diskKey(2))
+			if err == nil {
+				defer unlock()
+				_, err = os.Stat(filepath.Join(dir, "lock", diskKey(2).String()))
+			}
+			return err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			clock := newDiskClock()
+			o := &modcache.DiskOptions{Now: clock.Now}
+			d := openTrimmed(t, dir, o)
+			require.NoError(t, d.Add(bg, diskKey(1), diskArtifact(1, 100)))
+			require.NoError(t, os.Rename(dir, moved))
+			other := openTrimmed(t, dir, o)
+			require.NoError(t, other.Add(bg, diskKey(1), diskArtifact(1, 100)))
+			clock.Advance(31 * 24 * time.Hour)
+
+			require.NoError(t, write(d))
+			require.Len(t, entryFiles(t, moved), 1)
+			require.NoDirExists(t, filepath.Join(moved, "lock"))
+			want := map[string]int{"add": 2, "delete": 0, "trim": 0, "lock": 1}[name]
+			require.Len(t, entryFiles(t, dir), want)
+			require.NoError(t, os.RemoveAll(moved))
+			require.NoError(t, os.RemoveAll(dir))
+		})
+	}
+	d := openTrimmed(t, dir, nil)
+	require.NoError(t, os.Rename(dir, moved))
+	require.NoError(t, os.Mkdir(dir, 0o700))
+	require.NoError(t, os.Chmod(dir, 0o777))
+	require.ErrorIs(t, d.Add(bg, diskKey(1), diskArtifact(1, 100)), modcache.ErrInsecureDir)
+	_, err := d.Trim(bg)
+	require.ErrorIs(t, err, modcache.ErrInsecureDir)
+	require.NoError(t, os.Remove(dir))
+	require.NoError(t, d.Add(bg, diskKey(1), diskArtifact(1, 100)))
+	requireHit(t, d, diskKey(1), diskCode(1, 100))
+	require.Len(t, entryFiles(t, dir), 1)
+}

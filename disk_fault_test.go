@@ -313,52 +313,59 @@ type freeSpace struct {
 
 func (f *freeSpace) Space() (free, total int64, err error) { return f.free.Load(), 1 << 40, nil }
 
+// slowToFree is a file system that takes until it is told so to remove an entry.
+type slowToFree struct {
+	freeSpace
+	release chan struct{}
+	removed atomic.Int64
+}
+
+func (s *slowToFree) Remove(name string) error {
+	if filepath.Ext(name) == ".v1" {
+		s.removed.Add(1)
+		<-s.release
+		s.free.Add(block)
+	}
+	return s.FS.Remove(name)
+}
+
 // TestDiskWaitsForSpaceAsLongAsOthersMakeIt has several evictions under way, which end
 // one by one. The space that the last Add wants is there after all of them.
 func TestDiskWaitsForSpaceAsLongAsOthersMakeIt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		const evicting, minFree = 6, 1 << 20
-		var tree freeSpace
+		const evicting, entries, minFree = 3, 30, 1 << 20
+		tree := slowToFree{release: make(chan struct{})}
 		tree.free.Store(1 << 30)
-		var evictions atomic.Int64
-		release := make(chan struct{})
 		d, err := modcache.OpenDiskOn(t.TempDir(), func(real dirfs.FS) dirfs.FS {
 			tree.FS = real
 			return &tree
-		}, &modcache.DiskOptions{MinFree: minFree, MaxBytes: -1, OnEvent: func(e modcache.Event) {
-			if e.Kind == modcache.EventEvicted && evictions.Add(1) <= evicting {
-				<-release
-			}
-		}})
+		}, &modcache.DiskOptions{MinFree: minFree, MaxBytes: -1})
 		require.NoError(t, err)
 		defer d.Close()
-		for i := range uint64(4 * evicting) {
+		for i := range uint64(entries) {
 			require.NoError(t, d.Add(bg, diskKey(i), diskArtifact(i, 1000)))
 		}
 		_, err = d.Trim(bg)
 		require.NoError(t, err)
 
-		size := d.Metrics().Bytes / (4 * evicting)
-		missing := func(entries int) { tree.free.Store(minFree + int64(size)*int64(1-entries)) }
+		tree.free.Store(minFree)
 		errs := make(chan error, evicting+1)
-		add := func(i uint64) { errs <- d.Add(bg, diskKey(i), diskArtifact(i, 1000)) }
+		add := func(i uint64, blocks int) { errs <- d.Add(bg, diskKey(i), diskArtifact(i, blocks*block-frameOverhead)) }
 		for i := range evicting {
-			missing(i + 1)
-			go add(uint64(100 + i))
+			go add(uint64(100+i), i+1)
 			synctest.Wait()
 		}
-		require.EqualValues(t, evicting, evictions.Load())
-		go add(200)
+		require.EqualValues(t, evicting, tree.removed.Load())
+		go add(200, evicting)
 		synctest.Wait()
-		for i := range evicting {
-			missing(evicting - 1 - i)
-			release <- struct{}{}
+		for range evicting {
+			tree.release <- struct{}{}
 			synctest.Wait()
 		}
 		for range evicting + 1 {
 			require.NoError(t, <-errs)
 		}
-		require.EqualValues(t, evicting, evictions.Load())
+		require.EqualValues(t, evicting, tree.removed.Load())
 	})
 }
 
@@ -401,4 +408,80 @@ func TestDiskMakesSpaceForEachOnAFullFileSystem(t *testing.T) {
 	for range 2 {
 		require.NoError(t, <-errs)
 	}
+}
+
+// TestDiskEvictsInVainOnce keeps entries on a file system whose free space doesn't grow when
+// they are removed: a snapshot has them, or they are freed later.
+func TestDiskEvictsInVainOnce(t *testing.T) {
+	const size, entries, minFree = 1000, 80, 1 << 30
+	dir := filepath.Join(t.TempDir(), "cache")
+	clock := newDiskClock()
+	var tree freeSpace
+	o := &modcache.DiskOptions{MinFree: minFree, MaxBytes: 2 * entries * block, Now: clock.Now}
+	open := func() *modcache.Disk {
+		d, err := modcache.OpenDiskOn(dir, func(real dirfs.FS) dirfs.FS {
+			tree.FS = real
+			return &tree
+		}, o)
+		require.NoError(t, err)
+		t.Cleanup(func() { _ = d.Close() })
+		return d
+	}
+	left := func() int {
+		n, _ := diskUsage(t, dir)
+		return n
+	}
+	tree.free.Store(1 << 40)
+	openTrimmed(t, dir, o)
+	d := open()
+	for i := range uint64(entries) {
+		require.NoError(t, d.Add(bg, diskKey(i), diskArtifact(i, size)))
+		clock.Advance(time.Second)
+	}
+	require.NoError(t, d.Close())
+
+	const missing = entries / 2 * block
+	tree.free.Store(minFree - missing)
+	for range 20 { // hours
+		d := open()
+		require.Error(t, d.Add(bg, diskKey(1000), diskArtifact(1000, size)))
+		_, err := d.Trim(bg)
+		require.NoError(t, err)
+		plan, _, err := d.PlanTrim(bg)
+		require.NoError(t, err)
+		require.Empty(t, plan)
+		require.NoError(t, d.Close())
+		require.Equal(t, entries-entries/8, left())
+		tree.free.Add(-1) // others write a little
+		clock.Advance(time.Hour)
+	}
+	d = open()
+	r, err := d.Trim(bg)
+	require.NoError(t, err)
+	require.Zero(t, r.Evicted)
+	tree.free.Store(minFree - missing + entries/8*block) // freed at last: there is more to gain
+	r, err = d.Trim(bg)
+	require.NoError(t, err)
+	require.NotZero(t, r.Evicted)
+	before := left()
+	clock.Advance(25 * time.Hour)
+	_, err = d.Trim(bg)
+	require.NoError(t, err)
+	require.Equal(t, before-(before+7)/8, left(), "it is tried once a day")
+	tree.free.Store(minFree + 2*block)
+	require.NoError(t, d.Add(bg, diskKey(1000), diskArtifact(1000, size)))
+}
+
+// silent is a file system that says nothing of its space, in the form of zeros.
+type silent struct{ dirfs.FS }
+
+func (silent) Space() (free, total int64, err error) { return 0, 0, nil }
+
+func TestDiskOnAFileSystemThatSaysNothingOfItsSpace(t *testing.T) {
+	d, err := modcache.OpenDiskOn(t.TempDir(), func(tree dirfs.FS) dirfs.FS { return silent{tree} }, nil)
+	require.NoError(t, err)
+	defer d.Close()
+	require.NoError(t, d.Add(bg, diskKey(1), diskArtifact(1, 100)))
+	require.NoError(t, d.Add(bg, diskKey(2), diskArtifact(2, 100)))
+	requireHit(t, d, diskKey(1), diskCode(1, 100))
 }

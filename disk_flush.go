@@ -23,7 +23,7 @@ import (
 type DurabilityReport struct {
 	Pending      int       `json:"pending"`             // entries that were added and aren't known to be durable
 	PendingBytes int64     `json:"pending_bytes"`       // their size on disk
-	Durable      bool      `json:"durable"`             // nothing is pending, and the last Flush didn't fail
+	Durable      bool      `json:"durable"`             // nothing is pending, no Add is under way, and the last Flush didn't fail
 	LastFlush    time.Time `json:"last_flush,omitzero"` // when a Flush last succeeded; zero if none has
 	LastError    error     `json:"-"`                   // of the last Flush; nil if it succeeded
 }
@@ -34,7 +34,7 @@ type DurabilityReport struct {
 func (d *Disk) DurabilityReport() DurabilityReport {
 	s := d.pending.Status()
 	return DurabilityReport{
-		Pending: s.Files, PendingBytes: s.Bytes, Durable: s.Files == 0 && s.LastError == nil,
+		Pending: s.Files, PendingBytes: s.Bytes, Durable: s.Files == 0 && s.Adding == 0 && s.LastError == nil,
 		LastFlush: s.LastFlush, LastError: s.LastError,
 	}
 }

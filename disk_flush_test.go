@@ -200,3 +200,28 @@ func TestDiskFlushDuringAdd(t *testing.T) {
 	require.NoError(t, d.Flush(bg))
 	require.True(t, d.DurabilityReport().Durable)
 }
+
+// TestDiskFlushKnowsOfAdds flushes while an Add that everybody has given up still writes.
+func TestDiskFlushKnowsOfAdds(t *testing.T) {
+	d := openDisk(t, t.TempDir(), nil)
+	reading, release, added := make(chan struct{}), make(chan struct{}), make(chan error, 1)
+	begin := sync.OnceFunc(func() { close(reading) })
+	src := readerFunc(func(p []byte, off int64) (int, error) {
+		begin()
+		<-release
+		return copy(p, diskCode(1, 100)[off:]), nil
+	})
+	go func() { added <- d.Add(bg, diskKey(1), modcache.NewArtifactFrom(src, 100, diskInfo)) }()
+	<-reading
+	require.NoError(t, d.Flush(bg))
+	require.False(t, d.DurabilityReport().Durable)
+	close(release)
+	require.NoError(t, <-added)
+	require.False(t, d.DurabilityReport().Durable)
+	require.NoError(t, d.Flush(bg))
+	require.True(t, d.DurabilityReport().Durable)
+}
+
+type readerFunc func(p []byte, off int64) (int, error)
+
+func (f readerFunc) ReadAt(p []byte, off int64) (int, error) { return f(p, off) }

@@ -3,66 +3,86 @@ package modcache
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
+	"strconv"
+	"strings"
 	"sync"
 	"time"
 
+	"github.com/modcache/modcache/internal/bounded"
 	"github.com/modcache/modcache/internal/dirfs"
 	"github.com/modcache/modcache/internal/layout"
 )
 
 // Lock implements [Locker] with a lock file per key, which lives as long as the
-// lock. It looks for the lock every few milliseconds. It excludes goroutines
-// of this process as well as other processes.
+// lock. It looks for the lock every few milliseconds, and reports once, with EventWaiting, who
+// has it. It excludes goroutines of this process as well as other processes. When ctx ends,
+// Lock returns even if the file system doesn't answer.
 func (d *Disk) Lock(ctx context.Context, key Key) (unlock func(), err error) {
 	if err := d.writable(ctx); err != nil {
 		return nil, d.errorOf("lock", key, err)
 	}
-	name := layout.Lock(key)
-	f, err := d.lockFile(ctx, name)
+	f, err := bounded.Call(ctx, bounded.Limit{Wait: noLimit},
+		func(ctx context.Context) (dirfs.File, error) { return d.lockFile(ctx, key) },
+		func(late dirfs.File) {
+			if late != nil {
+				d.unlock(key, late)
+			}
+		})
 	if err != nil {
 		if ctx.Err() != nil {
 			return nil, d.errorOf("lock", key, ctx.Err())
 		}
 		return nil, d.failed("lock", key, err)
 	}
-	return sync.OnceFunc(func() {
-		// Removing it before unlocking: whoever waits for this file finds
-		// that it is no longer the one under the name.
-		_ = d.tree().Remove(name)
-		_ = f.Close()
-	}), nil
+	return sync.OnceFunc(func() { d.unlock(key, f) }), nil
 }
 
-// lockFile opens and locks the file of that name.
-func (d *Disk) lockFile(ctx context.Context, name string) (_ dirfs.File, err error) {
+// unlock removes the lock file before it unlocks it: whoever waits for it finds that it is no
+// longer the one under the name.
+func (d *Disk) unlock(key Key, f dirfs.File) {
+	_ = d.tree().Remove(layout.Lock(key))
+	_ = f.Close()
+}
+
+// lockFile opens and locks the file of a key.
+func (d *Disk) lockFile(ctx context.Context, key Key) (_ dirfs.File, err error) {
 	const first, longest = time.Millisecond, 32 * time.Millisecond
+	if err := d.findMoved(true); err != nil {
+		return nil, err
+	}
 	var f dirfs.File
 	defer func() {
 		if err != nil && f != nil {
 			_ = f.Close()
 		}
 	}()
+	said := false
 	for wait := first; ; wait = min(2*wait, longest) {
 		if f == nil {
-			if f, err = d.create(name, os.O_RDWR); err != nil {
+			if f, err = d.create(layout.Lock(key), os.O_RDWR); err != nil {
 				return nil, err
 			}
 		}
 		locked, err := f.TryLock()
 		current := locked
 		if locked && err == nil {
-			current, err = d.isCurrent(f, name)
+			current, err = d.isCurrent(f, layout.Lock(key))
 		}
 		switch {
 		case err != nil:
 			return nil, err
 		case current:
+			writeHolder(f)
 			return f, nil
 		case locked: // the file of somebody who has unlocked and removed it
 			_ = f.Close()
 			f, wait = nil, first
+		case !said:
+			said = true
+			d.notify(Event{Kind: EventWaiting, Key: key, Process: readHolder(f)})
 		}
 		select {
 		case <-ctx.Done():
@@ -72,6 +92,22 @@ func (d *Disk) lockFile(ctx context.Context, name string) (_ dirfs.File, err err
 			return nil, err
 		}
 	}
+}
+
+// holderLen is the length of what a lock file says, whoever holds it.
+const holderLen = 20
+
+// writeHolder says in a lock file who holds it. Nothing depends on that.
+func writeHolder(f dirfs.File) {
+	_, _ = f.Write(fmt.Appendf(nil, "%-*d\n", holderLen-1, os.Getpid()))
+}
+
+// readHolder returns what writeHolder wrote, or 0.
+func readHolder(f dirfs.File) (process int) {
+	var text [holderLen]byte
+	n, _ := f.ReadAt(text[:], 0)
+	process, _ = strconv.Atoi(strings.TrimSpace(string(text[:n])))
+	return max(0, process)
 }
 
 // isCurrent reports whether f is still the file of that name.

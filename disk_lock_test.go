@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/internal/dirfs"
 )
 
 func TestDiskLock(t *testing.T) {
@@ -78,4 +79,81 @@ func TestDiskLockDiesWithItsProcess(t *testing.T) {
 	unlock, err := d.Lock(bg, diskKey(1))
 	require.NoError(t, err)
 	unlock()
+}
+
+// TestDiskLockSaysWhoHasIt waits for another process, and says so once.
+func TestDiskLockSaysWhoHasIt(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "lock", diskKey(1).String())
+	require.NoError(t, os.Mkdir(filepath.Dir(file), 0o700))
+	require.NoError(t, os.WriteFile(file, []byte("left by a process that has died\n"), 0o600))
+	cmd, _ := startDiskChild(t, "lock", dir, 1, 0, "locked")
+	var events diskEvents
+	d := openDisk(t, dir, &modcache.DiskOptions{OnEvent: events.observe})
+	for range 2 {
+		ctx, cancel := context.WithTimeout(bg, 50*time.Millisecond) // for several looks
+		defer cancel()
+		_, err := d.Lock(ctx, diskKey(1))
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		waiting := events.take(modcache.EventWaiting)
+		require.Len(t, waiting, 1)
+		require.Equal(t, diskKey(1), waiting[0].Key)
+		require.Equal(t, cmd.Process.Pid, waiting[0].Process)
+	}
+	unlock, err := d.Lock(bg, diskKey(2))
+	require.NoError(t, err)
+	unlock()
+	require.Empty(t, events.take(modcache.EventWaiting))
+}
+
+// hangingLocks is a file system that doesn't answer when a lock file is opened or locked.
+type hangingLocks struct {
+	dirfs.FS
+	opening bool
+	answer  chan struct{}
+}
+
+type hangingLock struct {
+	dirfs.File
+	answer chan struct{}
+}
+
+func (h *hangingLocks) OpenFile(name string, flag int, perm os.FileMode) (dirfs.File, error) {
+	if filepath.Dir(name) != "lock" {
+		return h.FS.OpenFile(name, flag, perm)
+	}
+	if h.opening {
+		<-h.answer
+	}
+	f, err := h.FS.OpenFile(name, flag, perm)
+	if err != nil {
+		return nil, err
+	}
+	return hangingLock{f, h.answer}, nil
+}
+
+func (h hangingLock) TryLock() (bool, error) {
+	<-h.answer
+	return h.File.TryLock()
+}
+
+func TestDiskLockOnAFileSystemThatHangs(t *testing.T) {
+	for _, opening := range []bool{true, false} {
+		dir := t.TempDir()
+		requireTrimmed(t, dir)
+		answer := make(chan struct{})
+		d, err := modcache.OpenDiskOn(dir, func(tree dirfs.FS) dirfs.FS {
+			return &hangingLocks{tree, opening, answer}
+		}, nil)
+		require.NoError(t, err)
+		defer d.Close()
+		ctx, cancel := context.WithTimeout(bg, time.Millisecond)
+		defer cancel()
+		_, err = d.Lock(ctx, diskKey(1))
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		close(answer)
+		unlock, err := d.Lock(bg, diskKey(1)) // what answers late keeps no lock
+		require.NoError(t, err)
+		unlock()
+	}
 }

@@ -63,11 +63,11 @@ func (d *Disk) lastStamp() books.Stamp {
 
 // stamp records that the directory was trimmed at the time at, and what is in it now.
 func (d *Disk) stamp(since, at time.Time) {
+	s := books.Stamp{Since: since, Futile: d.lastFutile()}
 	f, err := d.tree().OpenFile(layout.Trimmed, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, layout.FilePerm)
 	if err != nil {
 		return
 	}
-	s := books.Stamp{Since: since}
 	s.Entries, s.Bytes, s.AsOf = d.usage.Totals()
 	_, _ = f.Write([]byte(s.String()))
 	_ = f.Close()

@@ -64,7 +64,7 @@ func TestDiskUsage(t *testing.T) {
 
 	none := openDisk(t, filepath.Join(dir, "none"), &modcache.DiskOptions{ReadOnly: true, MaxBytes: -1})
 	require.Equal(t, modcache.DiskUsage{MaxBytes: -1}, none.Usage())
-	for _, text := range []string{"", "rubbish", "since 1, as of 2: 3 entries, -4 bytes; evict from 0 free bytes\n"} {
+	for _, text := range []string{"", "rubbish", "since 1, as of 2: 3 entries, -4 bytes; evict from 0 free bytes, or from 0\n"} {
 		require.NoError(t, os.WriteFile(filepath.Join(dir, "trimmed"), []byte(text), 0o600))
 		reader := openDisk(t, dir, &modcache.DiskOptions{MaxBytes: 1 << 20, ReadOnly: true})
 		require.Equal(t, modcache.DiskUsage{MaxBytes: 1 << 20}, reader.Usage(), text)

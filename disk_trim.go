@@ -1,10 +1,8 @@
 package modcache
 
 import (
-	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"io/fs"
 	"strings"
 	"time"
@@ -33,6 +31,9 @@ func (d *Disk) Trim(ctx context.Context) (TrimReport, error) {
 	if err := d.writable(ctx); err != nil {
 		return TrimReport{}, d.errorOf("trim", Key{}, err)
 	}
+	if err := d.findMoved(false); err != nil {
+		return TrimReport{}, d.failed("trim", Key{}, err)
+	}
 	return d.trim(ctx, true)
 }
 
@@ -51,7 +52,7 @@ func (d *Disk) PlanTrim(ctx context.Context) ([]DiskEntry, TrimReport, error) {
 	r.Entries, r.Bytes = len(found), books.SizeOf(found)
 	var plan []DiskEntry
 	before, _ := books.Unused(books.Oldest(found), d.o.Now(), d.o.MaxAge, d.lastStamp().Since, true)
-	for _, v := range books.Plan(found, d.o.Now(), before, d.o.MaxBytes, d.missingSpace(0)) {
+	for _, v := range books.Plan(found, d.o.Now(), before, d.o.MaxBytes, d.toFree(0)) {
 		r.Entries--
 		r.Bytes -= v.Size
 		e, ok := DiskEntry{Key: v.Key, Err: errOtherVersion}, true
@@ -99,64 +100,6 @@ func (d *Disk) trim(ctx context.Context, expire bool) (TrimReport, error) {
 	d.sign() // should somebody have tidied up
 	d.stamp(since, d.o.Now())
 	return r, nil
-}
-
-// errNoRoom means that nothing more can be evicted.
-var errNoRoom = errors.New("no room left")
-
-// reserve makes room for size more bytes and takes it.
-func (d *Disk) reserve(ctx context.Context, size int64) error {
-	const maxRounds = 4 // file systems may free space late
-	walked, rounds := false, 0
-	for {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		missing := d.missingSpace(size)
-		if missing > 0 && rounds == maxRounds {
-			return fmt.Errorf("%w: the file system has too little free space", errNoRoom)
-		}
-		switch room := d.usage.Take(size, d.o.MaxBytes, missing, walked); {
-		case room.Fits:
-			return nil
-		case room.Wait != nil:
-			select {
-			case <-room.Wait:
-			case <-ctx.Done():
-			}
-		case len(room.Evict) > 0:
-			d.evictAll(room.Evict, ReasonByteLimit)
-			rounds++
-		case !room.Unknown && walked:
-			return fmt.Errorf("%w for %d bytes beside what else is being added; MaxBytes is %d", errNoRoom, size, d.o.MaxBytes)
-		default:
-			if _, err := d.walk(ctx); err != nil {
-				return err
-			}
-			walked = true
-		}
-	}
-}
-
-// makeSpace evicts entries of at least size bytes. What others evict is theirs.
-func (d *Disk) makeSpace(ctx context.Context, size int64) {
-	if _, err := d.walk(ctx); err != nil {
-		return
-	}
-	d.evictAll(d.usage.TakeOldest(size), ReasonByteLimit)
-}
-
-// missingSpace returns how many bytes short of MinFree the file system would be
-// with size more. A file system that doesn't tell has enough.
-func (d *Disk) missingSpace(size int64) int64 {
-	if d.o.MinFree < 0 {
-		return 0
-	}
-	free, total, err := d.tree().Space()
-	if err != nil {
-		return 0
-	}
-	return cmp.Or(d.o.MinFree, min(total/20, 1<<30)) + size - free
 }
 
 // walk looks at every entry and updates what is known. Whoever asks while a walk

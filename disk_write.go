@@ -23,6 +23,12 @@ import (
 func (d *Disk) Add(ctx context.Context, key Key, a *Artifact) error {
 	err := d.errorOf("add", key, d.writable(ctx))
 	if err == nil {
+		defer d.pending.Begin()()
+		if err = d.findMoved(true); err != nil {
+			err = d.failed("add", key, err)
+		}
+	}
+	if err == nil {
 		if present, err := d.load("add", key); err == nil {
 			_ = present.Close()
 			return nil
@@ -114,6 +120,7 @@ func (d *Disk) writeTemp(key Key, src io.ReaderAt, size int64, m frame.Meta, syn
 	}
 	if !dirfs.IsNoSpace(err) {
 		n, err = frame.Write(f, src, size, m, &d.frame)
+		d.written.Add(n)
 	}
 	if err == nil && sync {
 		err = f.Sync()
@@ -159,6 +166,9 @@ func (d *Disk) publish(key Key, tmp string, n int64) (pending *books.File, err e
 func (d *Disk) Delete(ctx context.Context, key Key) error {
 	if err := d.writable(ctx); err != nil {
 		return d.errorOf("delete", key, err)
+	}
+	if err := d.findMoved(false); err != nil {
+		return d.failed("delete", key, err)
 	}
 	name, pending := layout.Entry(key), d.pending.Visible(key)
 	fi, err := d.tree().Lstat(name)

@@ -26,11 +26,13 @@ const (
 	EventCompileStarted                       // Bytes (of wasm)
 	EventCompileFinished                      // Duration; Err if the module didn't compile
 	EventDegraded                             // Err; a feature is off for this process from here on
+	EventWaiting                              // Process; somebody else is compiling the same module
 )
 
 var eventKinds = [...]string{
 	"unknown", "hit", "miss", "stored", "evicted", "promoted", "corrupt",
 	"store failed", "compile started", "compile finished", "degraded",
+	"waiting for another compile",
 }
 
 // String returns the kind in words.
@@ -135,6 +137,7 @@ type Event struct {
 	Layer    string // name of the store: "memory", "disk", … or what its options say
 	Bytes    int64
 	Duration time.Duration
+	Process  int // id of the process that is waited for; 0 if unknown
 	Err      error
 
 	again bool // the same has failed before, and nothing has worked since: it is no news in a log
@@ -157,14 +160,15 @@ func (e Event) attrs() (attrs []slog.Attr) {
 	add(e.Layer != "", slog.String("layer", e.Layer))
 	add(e.Bytes != 0, slog.Int64("bytes", e.Bytes))
 	add(e.Duration != 0, slog.Duration("duration", e.Duration))
+	add(e.Process != 0, slog.Int("process", e.Process))
 	if e.Err != nil {
 		add(true, slog.String("error", e.Err.Error()))
 	}
 	return attrs
 }
 
-// log writes the event to l, if l isn't nil, with the kind as its message: problems as warnings, all
-// else for debugging. It survives l, and costs little at a level that is off.
+// log writes the event to l, if l isn't nil, with the kind as its message: problems as warnings,
+// waiting as information, all else for debugging. It survives l, and costs little at a level that is off.
 func (e Event) log(ctx context.Context, l *slog.Logger) {
 	if l == nil {
 		return
@@ -173,6 +177,8 @@ func (e Event) log(ctx context.Context, l *slog.Logger) {
 	switch e.Kind {
 	case EventCorrupt, EventStoreFailed, EventDegraded:
 		level = slog.LevelWarn
+	case EventWaiting:
+		level = slog.LevelInfo
 	}
 	if e.again {
 		level = slog.LevelDebug

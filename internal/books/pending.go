@@ -12,6 +12,7 @@ import (
 type Pending struct {
 	mu        sync.Mutex // guards all below
 	files     map[[32]byte]*File
+	adding    int // Adds under way
 	lastFlush time.Time
 	lastErr   error
 }
@@ -30,6 +31,7 @@ type File struct {
 // Status is a summary of what is pending.
 type Status struct {
 	Files     int
+	Adding    int // Adds under way
 	Bytes     int64
 	LastFlush time.Time // that succeeded
 	LastError error     // of the last flush
@@ -39,7 +41,7 @@ type Status struct {
 func (p *Pending) Status() Status {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	s := Status{Files: len(p.files), LastFlush: p.lastFlush, LastError: p.lastErr}
+	s := Status{Files: len(p.files), Adding: p.adding, LastFlush: p.lastFlush, LastError: p.lastErr}
 	for _, f := range p.files {
 		s.Bytes += f.size
 	}
@@ -66,6 +68,18 @@ func (p *Pending) Add(key [32]byte, size int64) (f *File, undo func()) {
 		default:
 			delete(p.files, key)
 		}
+	}
+}
+
+// Begin notes that an Add begins; end, that it has ended.
+func (p *Pending) Begin() (end func()) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.adding++
+	return func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.adding--
 	}
 }
 

@@ -16,27 +16,32 @@ type Stamp struct {
 	Entries int
 	Bytes   int64
 
-	// FreeFrom is how much space must be free before it makes sense to evict entries for
-	// space again: evicting some freed none. Zero if it did.
-	FreeFrom int64
+	Futile Futile
 }
 
-const stampFormat = "since %d, as of %d: %d entries, %d bytes; evict from %d free bytes\n"
+// Futile says that evicting entries freed no space on the file system. It makes no sense
+// before so many bytes are free, or that time has come.
+type Futile struct {
+	Free  int64
+	Until time.Time
+}
+
+const stampFormat = "since %d, as of %d: %d entries, %d bytes; evict from %d free bytes, or from %d\n"
 
 // String is the text of the stamp.
 func (s Stamp) String() string {
-	return fmt.Sprintf(stampFormat, seconds(s.Since), seconds(s.AsOf), s.Entries, s.Bytes, s.FreeFrom)
+	return fmt.Sprintf(stampFormat, seconds(s.Since), seconds(s.AsOf), s.Entries, s.Bytes, s.Futile.Free, seconds(s.Futile.Until))
 }
 
 // ParseStamp reads what String returned. A text that it doesn't know is the zero Stamp.
 func ParseStamp(text string) Stamp {
 	var s Stamp
-	var since, asOf int64
-	n, err := fmt.Sscanf(text, stampFormat, &since, &asOf, &s.Entries, &s.Bytes, &s.FreeFrom)
-	if err != nil || n != 5 || s.Entries < 0 || s.Bytes < 0 || s.FreeFrom < 0 {
+	var since, asOf, until int64
+	_, err := fmt.Sscanf(text, stampFormat, &since, &asOf, &s.Entries, &s.Bytes, &s.Futile.Free, &until)
+	if err != nil || s.Entries < 0 || s.Bytes < 0 || s.Futile.Free < 0 {
 		return Stamp{}
 	}
-	s.Since, s.AsOf = moment(since), moment(asOf)
+	s.Since, s.AsOf, s.Futile.Until = moment(since), moment(asOf), moment(until)
 	return s
 }
 

@@ -198,10 +198,10 @@ func TestUsageAgainstAModel(t *testing.T) {
 }
 
 func TestStamp(t *testing.T) {
-	s := books.Stamp{Since: noon.Local(), AsOf: noon.Add(time.Hour).Local(), Entries: 3, Bytes: 1 << 40, FreeFrom: 77}
+	s := books.Stamp{Since: noon.Local(), AsOf: noon.Add(time.Hour).Local(), Entries: 3, Bytes: 1 << 40, Futile: books.Futile{Free: 77, Until: noon.Local()}}
 	require.Equal(t, s, books.ParseStamp(s.String()))
 	require.Equal(t, books.Stamp{}, books.ParseStamp(books.Stamp{}.String()))
-	for _, text := range []string{"", "x", s.String()[1:], "since 1, as of 2: -3 entries, 4 bytes; evict from 0 free bytes\n"} {
+	for _, text := range []string{"", "x", s.String()[1:], "since 1, as of 2: -3 entries, 4 bytes; evict from 0 free bytes, or from 0\n"} {
 		require.Zero(t, books.ParseStamp(text), text)
 	}
 }

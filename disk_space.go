@@ -1,0 +1,115 @@
+package modcache
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"time"
+
+	"github.com/modcache/modcache/internal/books"
+)
+
+// errNoRoom means that nothing more can be evicted, or that it wouldn't help.
+var errNoRoom = errors.New("no room left")
+
+const (
+	// probeShare is the share of all entries that is evicted for free space before it is
+	// known whether that frees any.
+	probeShare = 8
+	// futileFor is how long no entries are evicted for free space after that freed none.
+	futileFor = 24 * time.Hour
+)
+
+// reserve makes room for size more bytes and takes it.
+func (d *Disk) reserve(ctx context.Context, size int64) error {
+	walked, helps := false, false
+	for {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		missing := d.toFree(size)
+		ask := missing
+		if _, bytes, _ := d.usage.Totals(); !helps && missing <= bytes {
+			ask = min(missing, max(1, bytes/probeShare))
+		}
+		switch room := d.usage.Take(size, d.o.MaxBytes, ask, walked); {
+		case room.Fits:
+			return nil
+		case room.Wait != nil:
+			select {
+			case <-room.Wait:
+			case <-ctx.Done():
+			}
+		case len(room.Evict) > 0:
+			before := d.freeSpace()
+			d.evictAll(room.Evict, ReasonByteLimit)
+			helps = missing <= 0 || d.freed(before, books.SizeOf(room.Evict))
+		case !room.Unknown && walked && missing > 0:
+			return fmt.Errorf("%w: the file system has too little free space", errNoRoom)
+		case !room.Unknown && walked:
+			return fmt.Errorf("%w for %d bytes beside what else is being added; MaxBytes is %d", errNoRoom, size, d.o.MaxBytes)
+		default:
+			if _, err := d.walk(ctx); err != nil {
+				return err
+			}
+			walked = true
+		}
+	}
+}
+
+// makeSpace evicts entries of at least size bytes. What others evict is theirs.
+func (d *Disk) makeSpace(ctx context.Context, size int64) {
+	if _, err := d.walk(ctx); err != nil {
+		return
+	}
+	d.evictAll(d.usage.TakeOldest(size), ReasonByteLimit)
+}
+
+// toFree returns how many bytes short of MinFree the file system would be with size more,
+// or more than there can be if evicting entries doesn't change that. A file system that
+// doesn't tell has enough.
+func (d *Disk) toFree(size int64) int64 {
+	if d.o.MinFree < 0 {
+		return 0
+	}
+	free, total, err := d.tree().Space()
+	if err != nil || total <= 0 {
+		return 0
+	}
+	missing := cmp.Or(d.o.MinFree, min(total/20, 1<<30)) + size - free
+	if f := d.lastFutile(); missing > 0 && free < f.Free && d.o.Now().Before(f.Until) {
+		return math.MaxInt64
+	}
+	return missing
+}
+
+func (d *Disk) freeSpace() int64 {
+	free, _, err := d.tree().Space()
+	if err != nil {
+		return 0
+	}
+	return free + d.written.Load() // as if this Disk had written nothing
+}
+
+// freed reports whether there is more free space than before, now that so many bytes were
+// evicted. If not, it notes that evicting is futile: a snapshot may hold the files, or another
+// process; or the file system frees them late, and then the space turns up.
+func (d *Disk) freed(before, evicted int64) bool {
+	after := d.freeSpace()
+	if after > before {
+		return true
+	}
+	d.futile.Store(&books.Futile{Free: after - d.written.Load() + max(1, evicted/2), Until: d.o.Now().Add(futileFor)})
+	return false
+}
+
+// lastFutile returns what was noted last, perhaps by another process.
+func (d *Disk) lastFutile() books.Futile {
+	if d.futile.Load() == nil {
+		f := d.lastStamp().Futile
+		d.futile.CompareAndSwap(nil, &f)
+	}
+	return *d.futile.Load()
+}
