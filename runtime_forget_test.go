@@ -110,7 +110,7 @@ func TestRuntimeThatIsForgotten(t *testing.T) {
 	for _, kind := range forgettable {
 		t.Run(kind.name, func(t *testing.T) {
 			plain, plainHeap := cycle(func() wazero.Runtime { return wazero.NewRuntime(bg) }, kind.make)
-			c := newCache(t, &storetest.Fake{}, nil)
+			c := newCache(t, &storetest.Fake{}, &modcache.Options{OffHeapMemory: true})
 			compile(t, newRuntime(t, c, nil), wasmtest.Const(1)) // one that stays
 			var open atomic.Int32
 			left, heap := cycle(func() wazero.Runtime {

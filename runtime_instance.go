@@ -32,6 +32,18 @@ func (r *Runtime) newHandle(key Key, m *loaded.Module) (wazero.CompiledModule, e
 	return &compiledHandle{CompiledModule: cm, m: m, linkage: func() wasmbin.Linkage { return linkage(m.Image()) }}, nil
 }
 
+// inner returns wazero's own module.
+func (h *compiledHandle) inner() wazero.CompiledModule {
+	cm, _ := h.m.Compiled(nil) // there is a handle, so that it was compiled
+	return wazerocache.Inner(cm)
+}
+
+// markedHandle is a handle that is instantiated by a copy of wazero's module; see wazerohook.Mark.
+type markedHandle struct {
+	*compiledHandle
+	marked wazero.CompiledModule
+}
+
 // Close implements wazero.CompiledModule. It releases this handle, once.
 func (h *compiledHandle) Close(context.Context) error {
 	if !h.closed.Swap(true) {
@@ -67,6 +79,10 @@ func (r *Runtime) InstantiateWithConfig(ctx context.Context, wasm []byte, config
 // notice, and [Cache.Metrics], and the garbage collector.
 func (r *Runtime) InstantiateModule(ctx context.Context, compiled wazero.CompiledModule, config wazero.ModuleConfig) (api.Module, error) {
 	h, ok := compiled.(*compiledHandle)
+	marked, isMarked := compiled.(markedHandle)
+	if isMarked {
+		h, ok = marked.compiledHandle, true
+	}
 	switch {
 	case ok && !h.m.Belongs(r.loaded):
 		return nil, errors.New("modcache: instantiate: the module was compiled by another Runtime; compile it with this one, which is cheap")
@@ -86,7 +102,10 @@ func (r *Runtime) InstantiateModule(ctx context.Context, compiled wazero.Compile
 	case err != nil: // the handle is being closed
 		return nil, errModuleClosed
 	}
-	cm, _ := h.m.Compiled(decoder{r}) // there is a handle, so it didn't fail
+	cm := marked.marked
+	if !isMarked {
+		cm = h.inner()
+	}
 	ctx, memory := r.offHeap(ctx, h.linkage())
 	mod, err := r.instantiate(ctx, cm, config, h.m.Release)
 	memory.belongsTo(mod)
@@ -104,7 +123,7 @@ func (r *Runtime) instantiate(ctx context.Context, cm wazero.CompiledModule, con
 			release()
 		}
 	}()
-	mod, err := r.inner.InstantiateModule(ctx, wazerocache.Inner(cm), config)
+	mod, err := r.inner.InstantiateModule(ctx, cm, config)
 	if err != nil || mod == nil || mod.IsClosed() {
 		return mod, err
 	}

@@ -11,6 +11,8 @@ import (
 	"github.com/tetratelabs/wazero"
 	"github.com/tetratelabs/wazero/api"
 	"github.com/tetratelabs/wazero/experimental"
+
+	"github.com/modcache/modcache/internal/wazerohook"
 )
 
 // SlotHost ties slot tables to the module instances of one wazero runtime: it
@@ -121,7 +123,8 @@ func (h *SlotHost[T]) Instantiate(ctx context.Context, compiled wazero.CompiledM
 	if !t.attach() {
 		return nil, &SlotError{Op: "instantiate a module with a slot table", Err: ErrClosed}
 	}
-	b := &slotBinding[T]{host: h, table: t, compiled: compiled}
+	b := &slotBinding[T]{host: h, table: t}
+	compiled, b.isInstance = markInstance(compiled)
 	ok := false
 	defer func() { // also if wazero panics
 		if !ok {
@@ -167,10 +170,9 @@ func (h *SlotHost[T]) find(ctx context.Context, mod api.Module) *slotBinding[T] 
 		return b.(*slotBinding[T])
 	}
 	// An instance that is starting is not in bound yet. The context says which instances are
-	// starting, but not that mod is one of them: it may be a module that one of them calls. Only
-	// a second instance of the same compiled module passes for it, which Instantiate notices.
+	// starting, but not that mod is one of them: it may be a module that one of them calls.
 	for b, _ := ctx.Value(slotContextKey[T]{h}).(*slotBinding[T]); b != nil; b = b.outer {
-		if b.mod.Load() == nil && b.compiledOf(mod) && b.bind(mod) {
+		if b.mod.Load() == nil && b.isInstance(mod) && b.bind(mod) {
 			return b
 		}
 	}
@@ -179,12 +181,12 @@ func (h *SlotHost[T]) find(ctx context.Context, mod api.Module) *slotBinding[T] 
 
 // slotBinding is the tie between one instance and its table.
 type slotBinding[T any] struct {
-	host     *SlotHost[T]
-	table    *SlotTable[T]
-	compiled wazero.CompiledModule
-	outer    *slotBinding[T]            // of the instance in whose start this one was made
-	mod      atomic.Pointer[api.Module] // nil until the instance is known
-	ended    atomic.Bool
+	host       *SlotHost[T]
+	table      *SlotTable[T]
+	isInstance func(api.Module) bool      // tells the instance from all others
+	outer      *slotBinding[T]            // of the instance in whose start this one was made
+	mod        atomic.Pointer[api.Module] // nil until the instance is known
+	ended      atomic.Bool
 }
 
 // bind makes mod known as the instance of b. It fails if another one is.
@@ -228,10 +230,21 @@ func (b *slotBinding[T]) forgetIfEnded() {
 // as that isn't known, Instantiate looks after it.
 func (b *slotBinding[T]) CloseNotify(context.Context, uint32) { b.endIfClosed() }
 
-// compiledOf reports whether mod is an instance of b's module: then wazero describes the
-// functions of both by the same definitions, not by equal ones.
-func (b *slotBinding[T]) compiledOf(mod api.Module) bool {
-	return maps.Equal(b.compiled.ExportedFunctions(), mod.ExportedFunctionDefinitions())
+// markInstance returns the module to instantiate, and what tells its instance from all others.
+func markInstance(compiled wazero.CompiledModule) (wazero.CompiledModule, func(api.Module) bool) {
+	if h, ok := compiled.(*compiledHandle); ok {
+		if marked, is, ok := wazerohook.Mark(h.inner()); ok {
+			return markedHandle{h, marked}, is
+		}
+	} else if marked, is, ok := wazerohook.Mark(compiled); ok {
+		return marked, is
+	}
+	// Somebody's wrapper. wazero describes the functions of a module and of its instances by the same
+	// definitions, not by equal ones: only a second instance passes for the first, which
+	// Instantiate notices.
+	return compiled, func(mod api.Module) bool {
+		return maps.Equal(compiled.ExportedFunctions(), mod.ExportedFunctionDefinitions())
+	}
 }
 
 // attach counts one more instance of the table; it fails if the table is closed, or about to be.

@@ -15,6 +15,7 @@ import (
 	"github.com/tetratelabs/wazero/sys"
 
 	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/internal/storetest"
 )
 
 var (
@@ -78,6 +79,14 @@ func eachSlotEngine(t *testing.T, f func(t *testing.T, e *slotEnv)) {
 			f(t, e)
 		})
 	}
+	t.Run("Runtime", func(t *testing.T) {
+		e := &slotEnv{
+			t: t, ctx: bg, blocked: make(chan struct{}, 1),
+			r: newRuntime(t, newCache(t, &storetest.Fake{}, nil), wazero.NewRuntimeConfig().WithCloseOnContextDone(true)),
+		}
+		e.init()
+		f(t, e)
+	})
 }
 
 func (e *slotEnv) init() {
@@ -248,7 +257,7 @@ func TestSlotHostModuleWithoutTable(t *testing.T) {
 }
 
 // TestSlotHostSecondInstanceOfStartingModule has a host function instantiate the module that called
-// it while starting, without a table.
+// it while starting, without a table. It gets none, and the first has its own.
 func TestSlotHostSecondInstanceOfStartingModule(t *testing.T) {
 	eachSlotEngine(t, func(t *testing.T, e *slotEnv) {
 		var compiled wazero.CompiledModule
@@ -256,7 +265,8 @@ func TestSlotHostSecondInstanceOfStartingModule(t *testing.T) {
 		_, err := e.r.NewHostModuleBuilder("nest").NewFunctionBuilder().WithFunc(func(ctx context.Context) {
 			if depth++; depth == 1 {
 				_, err := e.r.InstantiateModule(ctx, compiled, wazero.NewModuleConfig().WithName("second"))
-				require.NoError(t, err)
+				require.ErrorIs(t, err, modcache.ErrSlotNoHandle)
+				require.Empty(t, e.opened)
 			}
 		}).Export("it").Instantiate(e.ctx)
 		require.NoError(t, err)
@@ -264,9 +274,40 @@ func TestSlotHostSecondInstanceOfStartingModule(t *testing.T) {
 			[]wasmFunc{{body: slices.Concat(wasmCall(0), wasmCall(1), wasmDrop)}}, 2))
 		require.NoError(t, err)
 		_, table, err := e.instantiate(e.ctx, "first", compiled)
-		require.Error(t, err)
-		e.ended(table)
+		require.NoError(t, err)
+		e.alive(table)
 	})
+}
+
+// TestSlotHostInstanceBesideTheStartingOne has a module call, while it is starting, an instance of
+// itself that has no table, before it calls for its own.
+func TestSlotHostInstanceBesideTheStartingOne(t *testing.T) {
+	for _, start := range []int{wasmNoStart, 2} {
+		eachSlotEngine(t, func(t *testing.T, e *slotEnv) {
+			var beside api.Module
+			_, err := e.r.NewHostModuleBuilder("beside").NewFunctionBuilder().WithFunc(func(ctx context.Context) {
+				if beside != nil {
+					_, err := beside.ExportedFunction("open").Call(ctx)
+					require.ErrorIs(t, err, modcache.ErrSlotNoHandle)
+					_, ok := e.host.Table(ctx, beside)
+					require.False(t, ok)
+					require.Empty(t, e.opened)
+				}
+			}).Export("call").Instantiate(e.ctx)
+			require.NoError(t, err)
+			compiled, err := e.r.CompileModule(e.ctx, wasmModule([]wasmImport{{"beside", "call", nil, nil}, slotImports[fnOpen]},
+				[]wasmFunc{{name: "run", body: wasmCall(0)}, {name: "open", results: slotWord, body: wasmCall(1)}}, start))
+			require.NoError(t, err)
+			beside, err = e.r.InstantiateModule(e.ctx, compiled, wazero.NewModuleConfig().WithName(""))
+			require.NoError(t, err)
+			table := modcache.NewSlotTable[*slotCloser](nil)
+			mod, err := e.host.Instantiate(e.ctx, compiled, wazero.NewModuleConfig().WithName("starting").WithStartFunctions("run", "open"), table)
+			require.NoError(t, err)
+			e.alive(table)
+			require.NoError(t, mod.Close(e.ctx))
+			e.ended(table)
+		})
+	}
 }
 
 // drop removes the result of f from the stack.

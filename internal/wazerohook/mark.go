@@ -1,0 +1,37 @@
+package wazerohook
+
+import (
+	"reflect"
+
+	"github.com/tetratelabs/wazero"
+	"github.com/tetratelabs/wazero/api"
+)
+
+// Mark returns a copy of a compiled module, to be instantiated once, and what tells its instance from
+// others of the same module, also while it is starting. The copy need not be closed. ok
+// is false if the module isn't wazero's own, or looks different.
+func Mark(cm wazero.CompiledModule) (marked wazero.CompiledModule, isInstance func(api.Module) bool, ok bool) {
+	v := reflect.ValueOf(cm)
+	if v.Kind() != reflect.Pointer || v.IsNil() || v.Elem().Kind() != reflect.Struct || v.Type().Elem().PkgPath() != wazeroPath {
+		return nil, nil, false
+	}
+	twin := reflect.New(v.Type().Elem())
+	twin.Elem().Set(v.Elem())
+	ids := directField(twin.Elem(), "typeIDs")
+	if !ids.IsValid() || ids.Kind() != reflect.Slice || ids.Type().Elem().Size() == 0 {
+		return nil, nil, false
+	}
+	ids = settable(ids)
+	// An instance has the very slice, which is never written.
+	own := reflect.MakeSlice(ids.Type(), ids.Len(), ids.Len()+1)
+	reflect.Copy(own, ids)
+	ids.Set(own)
+	return twin.Interface().(wazero.CompiledModule), func(mod api.Module) bool {
+		v := reflect.ValueOf(mod)
+		if v.Kind() != reflect.Pointer || v.IsNil() || v.Elem().Kind() != reflect.Struct {
+			return false
+		}
+		f := directField(v.Elem(), "TypeIDs")
+		return f.IsValid() && f.Type() == own.Type() && f.Pointer() == own.Pointer()
+	}, true
+}
