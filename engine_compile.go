@@ -28,7 +28,7 @@ func (e *engine) compile(ctx context.Context, src *source) (*wazerohook.Entry, e
 		return nil, src.failed(err)
 	}
 	defer free()
-	wasm, err := src.verified()
+	wasm, err := src.compilable()
 	if err != nil {
 		return nil, err
 	}

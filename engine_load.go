@@ -175,7 +175,7 @@ func (l *loading) once(ctx context.Context) (*loaded.Code, error) {
 		return nil, l.src.failed(err)
 	}
 	defer free()
-	wasm, err := l.src.verified()
+	wasm, err := l.src.compilable()
 	if err != nil {
 		return nil, err
 	}

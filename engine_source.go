@@ -114,6 +114,18 @@ func (s *source) verified() ([]byte, error) {
 	return wasm, s.modified
 }
 
+// compilable is verified, or an error for a module that wazero refuses as well, but only after
+// it has allocated more memory than there may be.
+func (s *source) compilable() ([]byte, error) {
+	wasm, err := s.verified()
+	if err == nil {
+		if absurd := wasmbin.CheckCounts(wasm); absurd != nil {
+			return nil, s.failed(absurd)
+		}
+	}
+	return wasm, err
+}
+
 // outline returns what the section headers tell, or nil if the module is malformed.
 func (s *source) outline() *wasmbin.Outline {
 	s.scan.Do(func() {

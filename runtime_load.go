@@ -201,6 +201,9 @@ func (r *Runtime) compileListening(ctx context.Context, factory experimental.Fun
 	case r.c.opts.RequireHit:
 		return nil, failed(fmt.Errorf("with listeners, which are never cached: %w", ErrMiss))
 	}
+	if absurd := wasmbin.CheckCounts(m.wasm); absurd != nil {
+		return nil, failed(absurd)
+	}
 	free, err := r.c.compileSlot(ctx)
 	if err != nil {
 		return nil, failed(err)

@@ -183,7 +183,6 @@ func (p *plan) writeBodies(s Section, edits *replay) {
 // checkNames makes sure that wazero would accept a name section, which it reads
 // even if nobody asks for names.
 func checkNames(wasm []byte, s Section) error {
-	const module, functions, locals = 0, 1, 2
 	r := newReader(wasm, s.Data, s.End)
 	e := newEditor(wasm, s.Data, s.End)
 	for !r.done() {
@@ -194,24 +193,30 @@ func checkNames(wasm []byte, s Section) error {
 			break
 		}
 		e.turnTo(start, r.pos)
-		switch id {
-		case module:
-			e.name()
-		case functions:
-			e.times((*editor).nameAssoc)
-		case locals:
-			e.times(func(e *editor) {
-				e.index()
-				e.times((*editor).nameAssoc)
-			})
-		default:
-			e.pos = e.end
-		}
+		e.names(id)
 		if err := e.finish(); err != nil {
 			return err
 		}
 	}
 	return r.err
+}
+
+// names reads the subsection id of a name section.
+func (e *editor) names(id byte) {
+	const module, functions, locals = 0, 1, 2
+	switch id {
+	case module:
+		e.name()
+	case functions:
+		e.times((*editor).nameAssoc)
+	case locals:
+		e.times(func(e *editor) {
+			e.index()
+			e.times((*editor).nameAssoc)
+		})
+	default:
+		e.pos = e.end
+	}
 }
 
 func (e *editor) nameAssoc() {

@@ -1,5 +1,7 @@
 package wasmbin
 
+import "fmt"
+
 // editor reads parts of a module and notes what could be spelled shorter.
 //
 // Every edit makes its part shorter, so what needs none is canonical as it is.
@@ -75,12 +77,19 @@ func (e *editor) reserved() {
 	}
 }
 
+// count reads the length of a vector, each of whose elements takes a byte or more.
+func (e *editor) count() uint32 {
+	n := e.u32()
+	if left := e.end - e.pos; e.err == nil && uint64(n) > uint64(left) {
+		e.err = &Error{Offset: e.pos, Reason: fmt.Sprintf("%d entries announced, %d bytes left", n, left), Count: n}
+		e.pos = e.end
+	}
+	return n
+}
+
 // times calls f for each element of a vector.
 func (e *editor) times(f func(*editor)) {
-	n := e.u32()
-	if uint64(n) > uint64(e.end-e.pos) {
-		e.fail(e.pos, "%d entries announced, %d bytes left", n, e.end-e.pos)
-	}
+	n := e.count()
 	for i := uint32(0); i < n && e.err == nil; i++ {
 		f(e)
 	}

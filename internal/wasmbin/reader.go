@@ -10,6 +10,7 @@ import (
 type Error struct {
 	Offset int // in bytes from the start of the module
 	Reason string
+	Count  uint32 // of entries, if that is more than there are bytes left
 }
 
 func (e *Error) Error() string { return fmt.Sprintf("wasm offset %#x: %s", e.Offset, e.Reason) }
