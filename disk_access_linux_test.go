@@ -34,6 +34,7 @@ type accessUser struct {
 	uid  int
 	gid  int
 	maps []syscall.SysProcIDMap // of a user namespace
+	gids []syscall.SysProcIDMap // nil: maps, and the user is in team as well
 }
 
 var accessUsers = map[string]accessUser{
@@ -42,6 +43,8 @@ var accessUsers = map[string]accessUser{
 	// As in containers: root and a range of users are mapped.
 	"mapped": {uid: me, gid: me, maps: []syscall.SysProcIDMap{{Size: team + 1}}},
 	"nobody": {uid: mappedMe, gid: team, maps: []syscall.SysProcIDMap{{Size: me}, {ContainerID: team, HostID: team, Size: 1}, {ContainerID: mappedMe, HostID: mappedMe, Size: 1}}},
+	// In a group of this process, which isn't mapped, and so has the number of all that aren't.
+	"grouped": {uid: me, gid: team, maps: []syscall.SysProcIDMap{{Size: team + 1}}, gids: []syscall.SysProcIDMap{{ContainerID: me, HostID: me, Size: 2}}},
 	// As in sandboxes: nobody but the user is mapped, not even the owner of "/".
 	"sandboxed": {uid: me, gid: me, maps: []syscall.SysProcIDMap{{ContainerID: me, HostID: me, Size: 2}}},
 }
@@ -105,7 +108,7 @@ const (
 var (
 	// Where "/" is of an unknown user, everything could be replaced.
 	inSandbox = func(row string) map[string]string { return map[string]string{"sandboxed": row} }
-	onlyRoot  = map[string]string{"user": "", "mapped": "", "nobody": "", "sandboxed": ""}
+	onlyRoot  = map[string]string{"user": "", "mapped": "", "nobody": "", "grouped": "", "sandboxed": ""}
 )
 
 var accessSituations = map[string]accessSituation{
@@ -316,6 +319,13 @@ func tryAs(t *testing.T, who accessUser, cases []accessCase) (done []accessCase)
 		cmd.SysProcAttr.Cloneflags = syscall.CLONE_NEWUSER
 		cmd.SysProcAttr.UidMappings, cmd.SysProcAttr.GidMappings = who.maps, who.maps
 		cmd.SysProcAttr.GidMappingsEnableSetgroups = true
+		if who.gids != nil { // the child keeps the groups of this process
+			groups, err := syscall.Getgroups()
+			require.NoError(t, err)
+			require.NoError(t, syscall.Setgroups([]int{otherGroup + 1}))
+			defer syscall.Setgroups(groups)
+			cmd.SysProcAttr.GidMappings, cmd.SysProcAttr.Credential.NoSetGroups = who.gids, true
+		}
 	}
 	out, err := cmd.Output()
 	if _, ran := err.(*exec.ExitError); err != nil && !ran {
