@@ -40,7 +40,21 @@ var doors = map[string]func(ctx context.Context, cache *modcache.Cache, guest st
 			EnableWasi:    true,
 			RuntimeConfig: wazero.NewRuntimeConfig().WithCompilationCache(cache.CompilationCache()),
 		}
-		return callExtism(ctx, config, extismCall{guest, "count_vowels", ""}, guest)
+		return callExtism(ctx, config, extismFile(guest), extismCall{export: "count_vowels"})
+	},
+	"extism, stub": func(ctx context.Context, cache *modcache.Cache, guest string) error {
+		wasm, err := os.ReadFile(guest)
+		if err != nil {
+			return err
+		}
+		runtimeConfig := wazero.NewRuntimeConfig().WithCompilationCache(cache.CompilationCache())
+		stub, err := cache.Stub(ctx, runtimeConfig, modcache.NewModule(wasm))
+		if err != nil {
+			return err
+		}
+		config := extism.PluginConfig{EnableWasi: true, RuntimeConfig: runtimeConfig}
+		manifest := extism.Manifest{Wasm: []extism.Wasm{extism.WasmData{Data: stub}}}
+		return callExtism(ctx, config, manifest, extismCall{export: "count_vowels"})
 	},
 	"go-pdfium": func(ctx context.Context, cache *modcache.Cache, _ string) error {
 		config := webassembly.Config{
@@ -61,8 +75,9 @@ var doors = map[string]func(ctx context.Context, cache *modcache.Cache, guest st
 
 // guestOf are the guests that the doors need.
 var guestOf = map[string]guest{
-	"go-plugin": {name: "morning.wasm", pkg: goPlugin},
-	"extism":    {name: "count_vowels.wasm", module: extismSDK, file: "wasm/count_vowels.wasm"},
+	"go-plugin":    {name: "morning.wasm", pkg: goPlugin},
+	"extism, stub": {name: "count_vowels.wasm", module: extismSDK, file: "wasm/count_vowels.wasm"},
+	"extism":       {name: "count_vowels.wasm", module: extismSDK, file: "wasm/count_vowels.wasm"},
 }
 
 const doorVariable = "MODCACHE_EMBEDDERS_DOOR"
@@ -113,7 +128,7 @@ func TestDoors(t *testing.T) {
 				var m modcache.CacheMetrics
 				require.NoError(t, json.Unmarshal(out, &m))
 				require.Equal(t, compiles, m.Compiles > 0, "start %d: %v", i, m)
-				require.Equal(t, !compiles, m.Hits > 0, "start %d: %v", i, m)
+				require.True(t, compiles || m.Hits > 0, "start %d: %v", i, m)
 			}
 		})
 	}

@@ -99,7 +99,7 @@ type extismCall struct{ plugin, export, want string }
 func extismPlugins(name string, calls ...extismCall) embedder {
 	e := embedder{name: name, run: func(ctx context.Context, guests map[string]string) error {
 		for _, c := range calls {
-			if err := callExtism(ctx, extism.PluginConfig{EnableWasi: true}, c, guests[c.plugin]); err != nil {
+			if err := callExtism(ctx, extism.PluginConfig{EnableWasi: true}, extismFile(guests[c.plugin]), c); err != nil {
 				return fmt.Errorf("%s: %w", c.plugin, err)
 			}
 		}
@@ -111,8 +111,11 @@ func extismPlugins(name string, calls ...extismCall) embedder {
 	return e
 }
 
-func callExtism(ctx context.Context, config extism.PluginConfig, c extismCall, file string) error {
-	manifest := extism.Manifest{Wasm: []extism.Wasm{extism.WasmFile{Path: file}}}
+func extismFile(name string) extism.Manifest {
+	return extism.Manifest{Wasm: []extism.Wasm{extism.WasmFile{Path: name}}}
+}
+
+func callExtism(ctx context.Context, config extism.PluginConfig, manifest extism.Manifest, c extismCall) error {
 	compiled, err := extism.NewCompiledPlugin(ctx, manifest, config, nil)
 	if err != nil {
 		return err

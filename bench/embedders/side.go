@@ -47,6 +47,13 @@ var sides = []side{
 		m.cache = c
 		return m, nil
 	}},
+	{"Stub", func(dir string) (maker, error) {
+		c, err := modcache.Open(dir, nil)
+		return maker{func(ctx context.Context, config wazero.RuntimeConfig) (wazero.Runtime, error) {
+			config = config.WithCompilationCache(c.CompilationCache())
+			return stubbing{wazero.NewRuntimeWithConfig(ctx, config), c, config}, nil
+		}, c}, err
+	}},
 	{"Runtime", runtimeSide(nil)},
 	{"Runtime, off heap", runtimeSide(&modcache.Options{OffHeapMemory: true})},
 }
@@ -67,6 +74,21 @@ func runtimeSide(o *modcache.Options) func(string) (maker, error) {
 			return c.NewRuntime(ctx, config)
 		}, c}, nil
 	}
+}
+
+// stubbing is a runtime that is given stubs, as by a program that has a module's bytes in its hands.
+type stubbing struct {
+	wazero.Runtime
+	c      *modcache.Cache
+	config wazero.RuntimeConfig
+}
+
+func (s stubbing) CompileModule(ctx context.Context, wasm []byte) (wazero.CompiledModule, error) {
+	stub, err := s.c.Stub(ctx, s.config, modcache.NewModule(wasm))
+	if err != nil {
+		return nil, err
+	}
+	return s.Runtime.CompileModule(ctx, stub)
 }
 
 // clock is what a start has spent where. Runtimes may be used by several goroutines.
