@@ -64,10 +64,11 @@ type Cache struct {
 
 	observerHung, loggerHung atomic.Int64 // calls of them that were given up, and go on
 
-	degraded sync.Map // why a feature is off: error by string, as was reported
-	stubs    sync.Map // *standIn by what wazero calls the stub, and by its fingerprint
-	engines  sync.Map // *engine by configuration
-	loaded   *loaded.Registry
+	degraded     sync.Map // why a feature is off: error by string, as was reported
+	stubs        sync.Map // *standIn by what wazero calls the stub, and by its fingerprint
+	engines      sync.Map // *engine by configuration
+	snapshotting sync.Map // chan struct{} by key: whose turn it is to make a snapshot
+	loaded       *loaded.Registry
 }
 
 // unknownEngine begins the identity of an engine that nobody knows.
@@ -291,6 +292,7 @@ func (c *Cache) Metrics() CacheMetrics {
 		CompileTime: time.Duration(n.compileTime.Load()), Saved: time.Duration(n.saved.Load()),
 		Coalesced: n.coalesced.Load(), Stubbed: n.stubbed.Load(), Retained: uint64(c.loaded.Retained()),
 		Direct: n.direct.Load(), DroppedEvents: n.dropped.Load(),
+		Templates: n.templates.Load(), Snapshots: n.snapshots.Load(), SnapshotsFound: n.snapshotsFound.Load(),
 		OffHeap: n.offHeap.Load(), OffHeapFailed: n.offHeapFailed.Load(),
 	}
 	m.Lookups = m.Hits + m.Misses

@@ -256,6 +256,7 @@ type counters struct {
 	hits, misses, corrupt, storeErrors          atomic.Uint64
 	compiles, compileErrors, coalesced, stubbed atomic.Uint64
 	direct, dropped                             atomic.Uint64
+	templates, snapshots, snapshotsFound        atomic.Uint64
 	offHeap, offHeapFailed                      atomic.Uint64
 	compileTime, saved                          atomic.Int64
 }

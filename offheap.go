@@ -18,7 +18,9 @@ import (
 // instance, must not find somebody else's memory there.
 type guestMemory struct {
 	r      *Runtime
-	mem    *mapped.Memory // nil if it is on the heap after all
+	mem    *mapped.Memory // nil if it is on the heap after all, or the caller's
+	image  *mapped.Image  // what it begins with, if mem is nil; nil for zeros
+	caller experimental.MemoryAllocator
 	shared bool
 	given  atomic.Bool
 }
@@ -27,34 +29,73 @@ type guestMemory struct {
 // allows 65,530 to a process, of which each memory takes up to three.
 const mappingWeight = 16 << 10
 
-// offHeap returns a context under which an instance has its memory outside of Go's heap. g is
-// nil if it has none, or wazero's own or the caller's allocator is to provide it.
+// offHeap returns a context under which an instance has its memory outside of Go's heap, if
+// that is wanted. g is nil if wazero's own or the caller's allocator is to provide it.
 func (r *Runtime) offHeap(ctx context.Context, l wasmbin.Linkage) (_ context.Context, g *guestMemory) {
-	if l.ImportsMemory {
-		r.memoriesLinked.Store(true)
-	}
+	r.noteLinks(l)
 	if !r.c.opts.OffHeapMemory || !l.Memory.Defined {
 		return ctx, nil
 	}
-	caller, known := wazerohook.Allocator(ctx)
-	_, nested := caller.(*guestMemory) // of the instance whose function instantiates this one
-	if !known || caller != nil && !nested {
+	caller, nested, known := callersAllocator(ctx)
+	if !known || caller != nil {
 		return ctx, nil
 	}
-	g = &guestMemory{r: r, shared: l.Memory.Shared}
-	if l.Mappable() {
-		mem, err := mapped.New(l.Memory.Min, l.Memory.Max, nil)
-		if g.mem = mem; err == nil {
-			r.c.counters.offHeap.Add(1)
-		} else {
-			r.c.counters.offHeapFailed.Add(1)
-			r.c.degrade("memory outside of Go's heap", err)
-		}
-	}
+	g = r.newMemory(l, nil)
 	if g.mem == nil && !nested {
 		return ctx, nil
 	}
 	return experimental.WithMemoryAllocator(ctx, g), g
+}
+
+// imageMemory returns a context under which an instance has a memory that begins as the image:
+// outside of Go's heap, if the caller has no allocator of his own. g is nil if it has none.
+func (r *Runtime) imageMemory(ctx context.Context, l wasmbin.Linkage, image *mapped.Image) (_ context.Context, g *guestMemory) {
+	r.noteLinks(l)
+	if image == nil {
+		return ctx, nil
+	}
+	caller, _, _ := callersAllocator(ctx)
+	if caller != nil {
+		g = &guestMemory{r: r, image: image, caller: caller}
+	} else {
+		g = r.newMemory(l, image)
+	}
+	return experimental.WithMemoryAllocator(ctx, g), g
+}
+
+// noteLinks takes note of modules that have a part in the state of others: from then on,
+// memories may have users besides their instance.
+func (r *Runtime) noteLinks(l wasmbin.Linkage) {
+	if l.ImportsMemory || l.ImportsTable {
+		r.links.Add(1)
+	}
+}
+
+// callersAllocator returns the allocator in the context, unless it is that of the instance whose
+// function instantiates another one.
+func callersAllocator(ctx context.Context) (a experimental.MemoryAllocator, nested, known bool) {
+	a, known = wazerohook.Allocator(ctx)
+	if outer, ok := a.(*guestMemory); ok {
+		return outer.caller, true, known
+	}
+	return a, false, known
+}
+
+// newMemory maps a memory, or leaves it to the heap.
+func (r *Runtime) newMemory(l wasmbin.Linkage, image *mapped.Image) *guestMemory {
+	g := &guestMemory{r: r, image: image, shared: l.Memory.Shared}
+	if !l.Mappable() {
+		return g
+	}
+	mem, err := mapped.New(l.Memory.Min, l.Memory.Max, image)
+	if err != nil {
+		r.c.counters.offHeapFailed.Add(1)
+		r.c.degrade("memory outside of Go's heap", err)
+		return g
+	}
+	r.c.counters.offHeap.Add(1)
+	g.mem = mem
+	return g
 }
 
 // linkage reads what a module imports and what memory it has. Where it can't tell,
@@ -70,13 +111,41 @@ func linkage(image []byte) wasmbin.Linkage {
 // Allocate implements experimental.MemoryAllocator. wazero calls it once for the instance;
 // start functions may pass the context on to others.
 func (g *guestMemory) Allocate(capacity, most uint64) experimental.LinearMemory {
-	if g.mem != nil && !g.given.Swap(true) {
+	first := !g.given.Swap(true)
+	if first && g.mem != nil {
 		return g
 	}
-	if g.shared {
-		capacity = most // it must not move
+	var m experimental.LinearMemory
+	if g.caller != nil {
+		m = g.caller.Allocate(capacity, most)
+	} else {
+		if g.shared {
+			capacity = most // it must not move
+		}
+		m = &heapMemory{make([]byte, 0, capacity)}
 	}
-	return &heapMemory{make([]byte, 0, capacity)}
+	if first && g.image != nil {
+		m = &copiedMemory{m, g.image}
+	}
+	return m
+}
+
+// copiedMemory is a memory that begins as a copy of an image.
+type copiedMemory struct {
+	experimental.LinearMemory
+	image *mapped.Image // nil once it was copied
+}
+
+// Reallocate implements experimental.LinearMemory.
+func (m *copiedMemory) Reallocate(size uint64) []byte {
+	b := m.LinearMemory.Reallocate(size)
+	if m.image != nil {
+		if err := m.image.CopyTo(b); err != nil {
+			panic(err) // as wazero does without memory
+		}
+		m.image = nil
+	}
+	return b
 }
 
 // Reallocate implements experimental.LinearMemory.
@@ -85,7 +154,7 @@ func (g *guestMemory) Reallocate(size uint64) []byte { return g.mem.Resize(size)
 // Free implements experimental.LinearMemory. Modules that import the memory go on with
 // it; then it ends when they are collected as well.
 func (g *guestMemory) Free() {
-	if !g.r.memoriesLinked.Load() && g.mem.Discard() {
+	if g.r.links.Load() == 0 && g.mem.Discard() {
 		g.r.c.loaded.Garbage.Add(mappingWeight)
 	}
 }

@@ -49,7 +49,7 @@ type Runtime struct {
 	own    *wazerocache.Engine // wazero's, of this runtime
 	loaded *loaded.Owner
 
-	memoriesLinked atomic.Bool // there was a module that imports a memory
+	links atomic.Int64 // modules instantiated that import a memory or a table
 
 	ended atomic.Uint64 // 1 + the exit code << 32, once it is closed
 }

@@ -86,6 +86,9 @@ func (r *Runtime) InstantiateModule(ctx context.Context, compiled wazero.Compile
 	switch {
 	case ok && !h.m.Belongs(r.loaded):
 		return nil, errors.New("modcache: instantiate: the module was compiled by another Runtime; compile it with this one, which is cheap")
+	case r.e == nil:
+		r.noteLinks(wasmbin.Linkage{ImportsMemory: len(compiled.ImportedMemories()) > 0})
+		return r.inner.InstantiateModule(ctx, compiled, config)
 	case !ok:
 		// The only others that this runtime's engine knows are those of host module builders.
 		return r.inner.InstantiateModule(ctx, compiled, config)

@@ -59,6 +59,14 @@ func (m *Module) Image() []byte {
 	return m.use.code.image
 }
 
+// Native returns the code of m, for the engines of other runtimes, or nil if nobody else can use m.
+func (m *Module) Native() any {
+	if m.use == nil {
+		return nil
+	}
+	return m.use.code.native
+}
+
 // Belongs reports whether m is a module of o.
 func (m *Module) Belongs(o *Owner) bool { return m.o == o }
 

@@ -1,14 +1,17 @@
 package mapped
 
 import (
+	"bytes"
+	"errors"
 	"fmt"
 	"os"
 )
 
 // Image is the immutable content that memories begin with. It is safe for concurrent use.
 type Image struct {
-	file *os.File // that no name leads to
-	size uint64   // whole pages
+	file  *os.File // that no name leads to; nil where there can't be one
+	bytes []byte   // if file is nil
+	size  uint64   // whole pages
 }
 
 // pageSize is the unit of an image: a page of WebAssembly, which is a multiple of the system's.
@@ -20,6 +23,13 @@ const block = 4 << 10
 // NewImage returns an image of content, whose last zeros take no part in it.
 func NewImage(content []byte) (*Image, error) {
 	file, err := anonymousFile()
+	if errors.Is(err, ErrUnsupported) {
+		n := 0
+		for run := range runs(content) {
+			n = run.to
+		}
+		return &Image{bytes: bytes.Clone(content[:n]), size: wholePages(n)}, nil
+	}
 	if err != nil {
 		return nil, fmt.Errorf("make a file for a memory image: %w", err)
 	}
@@ -42,12 +52,24 @@ func (i *Image) write(content []byte) error {
 			return err
 		}
 	}
-	i.size = (uint64(end) + pageSize - 1) / pageSize * pageSize
+	i.size = wholePages(int(end))
 	if err := i.file.Truncate(int64(i.size)); err != nil {
 		return err
 	}
 	seal(i.file)
 	return nil
+}
+
+func wholePages(n int) uint64 { return (uint64(n) + pageSize - 1) / pageSize * pageSize }
+
+// CopyTo writes the image to a memory that holds zeros.
+func (i *Image) CopyTo(memory []byte) error {
+	if i.file == nil {
+		copy(memory, i.bytes)
+		return nil
+	}
+	_, err := i.file.ReadAt(memory[:min(uint64(len(memory)), i.size)], 0)
+	return err
 }
 
 // run is a part of a content that isn't zero.
@@ -83,4 +105,9 @@ func zero(b []byte) bool {
 }
 
 // Close ends the image. Memories that were made of it keep what they have.
-func (i *Image) Close() error { return i.file.Close() }
+func (i *Image) Close() error {
+	if i.file == nil {
+		return nil
+	}
+	return i.file.Close()
+}

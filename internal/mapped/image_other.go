@@ -2,8 +2,17 @@
 
 package mapped
 
-import "os"
+import (
+	"os"
+	"runtime"
+)
 
-func anonymousFile() (*os.File, error) { return unlinkedFile() }
+func anonymousFile() (*os.File, error) {
+	switch runtime.GOOS {
+	case "darwin", "freebsd", "netbsd", "dragonfly":
+		return unlinkedFile()
+	}
+	return nil, ErrUnsupported // nothing could be mapped
+}
 
 func seal(*os.File) {}

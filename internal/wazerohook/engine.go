@@ -106,6 +106,10 @@ type Code struct {
 	module reflect.Value // compiledModule, which is of no engine
 }
 
+// As returns the code as that of another module, which has the same functions, globals,
+// memories, tables and segments, and whatever else beside them.
+func (c *Code) As(id [32]byte) *Code { return &Code{id: id, module: c.module} }
+
 var errNoCode = errors.New("the engine has no such code")
 
 // Code returns the code that the engine has under id.

@@ -1,0 +1,289 @@
+package modcache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/tetratelabs/wazero"
+	"github.com/tetratelabs/wazero/api"
+	"github.com/zeebo/blake3"
+
+	"github.com/modcache/modcache/internal/mapped"
+	"github.com/modcache/modcache/internal/wasmbin"
+	"github.com/modcache/modcache/internal/wazerohook"
+)
+
+// Template makes instances of a module that all begin in the same state: as the module
+// was instantiated, or as TemplateOptions.Init left it. Their memory is one image, of which an
+// instance has pages of its own once it writes to them, and nothing is initialised
+// again. So an instance takes microseconds where wazero takes milliseconds. They run
+// the machine code of the module itself. No instance sees what another does.
+//
+// A slice that Memory().Read returned ends with its instance, where wazero
+// keeps it alive: copy what outlives the instance. When an instance is closed, its memory is given
+// back at once, and reads as zeros from then on, also to a call that is still under way; an instance
+// that is never closed gives it back when it is collected.
+//
+// A snapshot has the memory and the globals of the instance that Init ran in. What the host
+// did for Init isn't in it: files that were opened, clocks that were read, arguments and
+// environment. A guest that drew random numbers has the same ones in each instance. Have it draw
+// seeds and make secrets, ids and connections after the snapshot, in the function that serves the request.
+//
+// On Windows, on 32-bit platforms and where addresses are scarce, memories are copies of the image.
+// Where wazero has no compiler, or can't share code between modules, instances are made of
+// [Template.Module]. The methods may be called from several goroutines at once.
+type Template struct {
+	r      *Runtime
+	key    Key
+	config wazero.ModuleConfig // of Instantiate, by default
+
+	// Either an image, and a module without data that shares the code of base, or base as it is.
+	base    wazero.CompiledModule
+	bare    wazero.CompiledModule // nil if instances are made of base
+	linkage wasmbin.Linkage       // of bare
+	image   *mapped.Image
+
+	module func() *Module
+
+	mu     sync.Mutex
+	closed bool // guarded by mu
+	users  int  // calls of Instantiate and Module that are under way; guarded by mu
+}
+
+// TemplateOptions configure a [Template]. Nil and zero fields mean the defaults.
+type TemplateOptions struct {
+	// Config is for the instance that Init runs in, start functions included, and
+	// the default of Instantiate. If nil, it is a configuration without a name.
+	Config wazero.ModuleConfig
+
+	// Init runs once, in an instance of the module; instances of the template begin as it leaves
+	// that. If nil, they begin as the module is instantiated, and run its start functions.
+	//
+	// Init fails the template if it returns an error, panics, or closes the instance; so
+	// do modules whose state can't be captured: those that import a memory, a table or a
+	// mutable global, have mutable globals that aren't numbers, change tables or drop segments.
+	// When it returns, no call must be under way, and no other module may have imported the
+	// memory or a table of the instance meanwhile.
+	Init func(ctx context.Context, mod api.Module) error
+
+	// ID names what Init does. With it, the snapshot is kept in the store, and who asks for a
+	// template of the same module and ID again, in this process or the next, gets it
+	// without Init. Change it when Init, or what it reads, changes.
+	ID string
+}
+
+// NewTemplate returns a template of a module, which is compiled if need be. It belongs to the
+// caller, who closes it before or after its instances and the Runtime.
+func (r *Runtime) NewTemplate(ctx context.Context, m *Module, o *TemplateOptions) (*Template, error) {
+	opts := TemplateOptions{}
+	if o != nil {
+		opts = *o
+	}
+	if opts.Init == nil && opts.ID != "" {
+		return nil, errors.New("modcache: TemplateOptions.ID names what Init does, and there is no Init")
+	}
+	if opts.Config == nil {
+		opts.Config = wazero.NewModuleConfig().WithName("")
+	}
+	t := &Template{r: r, key: r.Key(m), config: opts.Config, module: func() *Module { return m }}
+	base, err := r.Compile(ctx, m)
+	if err != nil {
+		return nil, err
+	}
+	t.base = base
+	if err := t.prepare(ctx, m, &opts); err != nil {
+		t.free()
+		return nil, &Error{Op: "make template", Key: t.key, Err: err}
+	}
+	r.c.counters.templates.Add(1)
+	return t, nil
+}
+
+// prepare finds out how instances are to begin, and how to make them.
+func (t *Template) prepare(ctx context.Context, m *Module, o *TemplateOptions) error {
+	state, err := wasmbin.ReadState(m.wasm)
+	if err != nil && o.Init != nil {
+		return fmt.Errorf("its state can't be read: %w", err)
+	}
+	var snap *wasmbin.Snapshot
+	if o.Init != nil {
+		if snap, err = t.snapshot(ctx, m, state, o); err != nil {
+			return err
+		}
+		// What Config starts has run.
+		t.config = t.config.WithStartFunctions()
+		t.module = sync.OnceValue(func() *Module { return t.plain(state, snap) })
+	}
+	if err == nil {
+		if err = t.share(ctx, state, snap); err == nil {
+			return nil
+		}
+	}
+	if t.r.e != nil && !errors.Is(err, errNotShared) && t.r.failIfClosed() == nil {
+		t.r.c.degrade("sharing of code with templates", err)
+	}
+	if snap == nil {
+		return nil // base is what it is
+	}
+	plain := t.module()
+	if plain == nil {
+		return errors.New("its state is no valid module")
+	}
+	compiled, err := t.r.Compile(ctx, plain)
+	if err != nil {
+		return err
+	}
+	_ = t.base.Close(ctx)
+	t.base = compiled
+	return nil
+}
+
+// errNotShared means that a module's own peculiarities, or the runtime's, want instances
+// of the module itself.
+var errNotShared = errors.New("not shared")
+
+// share makes what instances are made of that begin with an image and run the code of base.
+func (t *Template) share(ctx context.Context, state *wasmbin.State, snap *wasmbin.Snapshot) error {
+	r := t.r
+	h, ok := t.base.(*compiledHandle)
+	if !ok || !r.e.stubs {
+		return errNotShared
+	}
+	code, ok := h.m.Native().(*wazerohook.Code)
+	if !ok {
+		return errNotShared
+	}
+	content, size := []byte(nil), state.Memory.Min
+	if snap != nil {
+		content, size = snap.Memory, snap.MemorySize
+	} else if initial, err := state.Initial(); err != nil {
+		return errNotShared // wazero is to say what is wrong with it
+	} else {
+		content = initial
+	}
+	if _, known := wazerohook.Allocator(ctx); !known {
+		return errors.New("this wazero has another way to pass a memory allocator")
+	}
+	bare, err := state.Bare(snap)
+	if err != nil {
+		return err
+	}
+	image, err := wasmbin.Stub(bare, t.tag())
+	if errors.Is(err, wasmbin.ErrNoFunctions) {
+		return errNotShared
+	}
+	if err != nil {
+		return err
+	}
+	id := wazerohook.ModuleID(image, r.e.conf.CloseOnContextDone)
+	cm, err := r.compileInner(ctx, image, code.As(id))
+	if err != nil {
+		return err
+	}
+	if state.Memory.Defined {
+		if t.image, err = mapped.NewImage(content); err != nil {
+			return err
+		}
+	}
+	t.linkage, t.bare = state.Linkage, cm
+	t.linkage.Memory.Min = size
+	return nil
+}
+
+// tag tells the stubs of templates from those of the module, and from all that guests can make.
+func (t *Template) tag() []byte {
+	sum := blake3.Sum256(append([]byte("modcache template 1\x00"), t.key[:]...))
+	return append(sum[:], t.r.c.secret[:]...)
+}
+
+// enter reports whether the template may be used; leave ends that.
+func (t *Template) enter() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if !t.closed {
+		t.users++
+	}
+	return !t.closed
+}
+
+func (t *Template) leave() {
+	t.mu.Lock()
+	t.users--
+	last := t.closed && t.users == 0
+	t.mu.Unlock()
+	if last {
+		t.free()
+	}
+}
+
+// Instantiate returns a new instance. A nil config means TemplateOptions.Config. After an
+// Init, start functions of that don't run again, and those of another config do. What
+// context and config mean to wazero's InstantiateModule they mean here; a memory allocator in the
+// context gets the image copied into what it returns.
+func (t *Template) Instantiate(ctx context.Context, config wazero.ModuleConfig) (api.Module, error) {
+	if !t.enter() {
+		return nil, &Error{Op: "instantiate", Key: t.key, Err: fmt.Errorf("the Template is %w", ErrClosed)}
+	}
+	defer t.leave()
+	if config == nil {
+		config = t.config
+	}
+	if t.bare == nil {
+		return t.r.InstantiateModule(ctx, t.base, config)
+	}
+	h := t.base.(*compiledHandle)
+	if err := t.r.failIfClosed(); err != nil {
+		return nil, err
+	}
+	if err := h.m.Hold(); err != nil {
+		return nil, t.r.closedError(t.key, err)
+	}
+	ctx, memory := t.r.imageMemory(ctx, t.linkage, t.image)
+	mod, err := t.r.instantiate(ctx, t.bare, config, h.m.Release)
+	memory.belongsTo(mod)
+	return mod, err
+}
+
+// Module returns a module whose instances begin as those of the template, in any runtime: the one
+// that the template was made of, or after an Init, one whose globals and data are the
+// snapshot. It is nil if the template was closed.
+func (t *Template) Module() *Module {
+	if !t.enter() {
+		return nil
+	}
+	defer t.leave()
+	return t.module()
+}
+
+// plain writes the snapshot as a module.
+func (t *Template) plain(state *wasmbin.State, snap *wasmbin.Snapshot) *Module {
+	wasm, err := state.Module(snap)
+	if err != nil {
+		return nil
+	}
+	return NewModule(wasm)
+}
+
+// Close ends the template. Its instances live on.
+func (t *Template) Close(context.Context) error {
+	t.mu.Lock()
+	last := !t.closed && t.users == 0
+	t.closed = true
+	t.mu.Unlock()
+	if last {
+		t.free()
+	}
+	return nil
+}
+
+func (t *Template) free() {
+	if t.image != nil {
+		_ = t.image.Close()
+	}
+	if t.bare != nil {
+		_ = t.bare.Close(context.Background())
+	}
+	_ = t.base.Close(context.Background())
+}

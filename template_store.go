@@ -1,0 +1,77 @@
+package modcache
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/zeebo/blake3"
+
+	"github.com/modcache/modcache/internal/contain"
+	"github.com/modcache/modcache/internal/wasmbin"
+)
+
+// snapshot returns the state that Init leaves: from the store, if Init has an ID, or by
+// running it. One caller at a time runs it, and the next finds what he left in the store.
+func (t *Template) snapshot(ctx context.Context, m *Module, s *wasmbin.State, o *TemplateOptions) (*wasmbin.Snapshot, error) {
+	c := t.r.c
+	if o.ID == "" || t.r.e == nil {
+		return t.capture(ctx, m, s, o)
+	}
+	key := snapshotKey(t.key, o.ID)
+	if snap := c.findSnapshot(ctx, key, s); snap != nil {
+		return snap, nil
+	}
+	turn, _ := c.snapshotting.LoadOrStore(key, make(chan struct{}, 1))
+	select {
+	case turn.(chan struct{}) <- struct{}{}:
+		defer func() { <-turn.(chan struct{}) }()
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+	unlock, _ := c.lock(ctx, key)
+	defer unlock()
+	if snap := c.findSnapshot(ctx, key, s); snap != nil {
+		return snap, nil
+	}
+	start := time.Now()
+	snap, err := t.capture(ctx, m, s, o)
+	if err != nil {
+		return nil, err
+	}
+	c.put(key, snap.Marshal(), Info{Module: m.sum, WasmSize: int64(len(m.wasm)), CompileTime: time.Since(start)})
+	return snap, nil
+}
+
+// snapshotKey names the snapshot that the Init called id leaves of the module whose code
+// is under key.
+func snapshotKey(key Key, id string) Key {
+	b := append([]byte("modcache snapshot 1\x00"), key[:]...)
+	return blake3.Sum256(append(b, id...))
+}
+
+// findSnapshot returns the snapshot under key, or nil if there is none that is sound.
+func (c *Cache) findSnapshot(ctx context.Context, key Key, s *wasmbin.State) *wasmbin.Snapshot {
+	look := &lookup{c: c, most: min(maxCode, int64(s.Memory.Max)+64<<20)}
+	a := look.get(ctx, key)
+	if a == nil {
+		return nil
+	}
+	defer contain.Close(a)
+	b, err := contain.Value(a.Bytes)
+	if err == nil && len(b) < sealSize {
+		err = fmt.Errorf("%w: a snapshot of %d bytes", ErrCorrupt, len(b))
+	}
+	var snap *wasmbin.Snapshot
+	if err == nil {
+		if snap, err = s.Unmarshal(b[:len(b)-sealSize]); err != nil {
+			err = fmt.Errorf("%w: %w", ErrCorrupt, err)
+		}
+	}
+	if err != nil {
+		look.reject(key, err)
+		return nil
+	}
+	c.counters.snapshotsFound.Add(1)
+	return snap
+}
