@@ -12,6 +12,7 @@ import (
 
 	"github.com/modcache/modcache/internal/mapped"
 	"github.com/modcache/modcache/internal/wasmbin"
+	"github.com/modcache/modcache/internal/wazerocache"
 	"github.com/modcache/modcache/internal/wazerohook"
 )
 
@@ -241,7 +242,7 @@ func (t *Template) Instantiate(ctx context.Context, config wazero.ModuleConfig) 
 		return nil, t.r.closedError(t.key, err)
 	}
 	ctx, memory := t.r.imageMemory(ctx, t.linkage, t.image)
-	mod, err := t.r.instantiate(ctx, t.bare, config, h.m.Release)
+	mod, err := t.r.instantiate(ctx, wazerocache.Inner(t.bare), config, h.m.Release)
 	memory.belongsTo(mod)
 	return mod, err
 }
