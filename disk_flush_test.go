@@ -156,10 +156,7 @@ func TestDiskFlushReportsHonestly(t *testing.T) {
 }
 
 func TestDiskPendingForgetsWhatIsGone(t *testing.T) {
-	dir := t.TempDir()
-	_, err := openDisk(t, dir, nil).Trim(bg) // or that in the background evicts while we look
-	require.NoError(t, err)
-	d := openDisk(t, dir, &modcache.DiskOptions{MaxBytes: 5000})
+	d := openDisk(t, trimmedDir(t, nil), &modcache.DiskOptions{MaxBytes: 5000})
 	for i := range uint64(20) {
 		require.NoError(t, d.Add(bg, diskKey(i), diskArtifact(i, 1000)), fmt.Sprint(i))
 	}
