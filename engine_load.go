@@ -96,7 +96,7 @@ func (l *loading) build(ctx context.Context) (*loaded.Code, error) {
 		// Code that was compiled a moment ago doesn't load.
 		l.c.degrade("loading of fresh code", err)
 	}
-	return l.direct(context.WithoutCancel(ctx))
+	return l.direct(context.WithoutCancel(ctx), false)
 }
 
 // loadStored loads an artifact from the store, and closes it. It returns nil if it can't
@@ -182,31 +182,36 @@ func (l *loading) once(ctx context.Context) (*loaded.Code, error) {
 	l.c.counters.direct.Add(1)
 	var code *loaded.Code
 	_, err = l.c.compileObserved(l.src.key, wasm, func() (n int, err error) {
-		code, err = l.direct(ctx)
+		code, err = l.direct(ctx, true)
 		return 0, err
 	})
 	if err != nil {
 		return nil, err
 	}
-	code.Transient()
 	return code, nil
 }
 
 // direct has wazero compile the module in the engine itself. It is also what remains when
-// everything else has failed.
-func (l *loading) direct(ctx context.Context) (*loaded.Code, error) {
+// everything else has failed. If it is for one use, the code isn't retained.
+func (l *loading) direct(ctx context.Context, once bool) (*loaded.Code, error) {
 	image := l.src.own()
 	id := wazerohook.ModuleID(image, l.e.conf.CloseOnContextDone)
 	cm, err := l.r.compileFull(l.c.withWorkers(ctx), image, func() wazerohook.WazeroKey { return l.e.wazero.KeyOf(id) })
 	if err != nil {
 		return nil, err
 	}
-	native, err := l.r.native(id)
-	switch {
-	case err != nil:
-		return nil, err
-	case native == nil:
-		native = wholeModule{}
+	native := any(l.r.there)
+	if !once {
+		switch native, err = l.r.native(id); {
+		case err != nil:
+			return nil, err
+		case native == nil:
+			native = wholeModule{}
+		}
 	}
-	return l.r.loaded.NewCode(l.src.key, image, native, codeGrowth*int64(len(image)), l.src.heap(false), len(image), cm), nil
+	code := l.r.loaded.NewCode(l.src.key, image, native, codeGrowth*int64(len(image)), l.src.heap(false), len(image), cm)
+	if once {
+		code.Transient()
+	}
+	return code, nil
 }

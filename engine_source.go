@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/tetratelabs/wazero/experimental"
+	"github.com/zeebo/blake3"
 
 	"github.com/modcache/modcache/internal/contain"
 	"github.com/modcache/modcache/internal/wasmbin"
@@ -196,7 +197,7 @@ func (s *source) stubDraft() *wasmbin.Draft {
 		}
 		s.read(func(wasm []byte) {
 			d, err := contain.Value(func() (wasmbin.Draft, error) {
-				return wasmbin.NewDraft(wasm, len(s.key)+len(s.e.c.secret))
+				return wasmbin.NewDraft(wasm, tagSize)
 			})
 			if err == nil {
 				s.drafted = &d
@@ -213,8 +214,22 @@ func (s *source) image() (image []byte, stubbed bool) {
 	if d == nil {
 		return s.own(), false
 	}
-	s.complete.Do(func() { s.completed = d.Stub(append(s.key[:], s.e.c.secret[:]...)) })
+	s.complete.Do(func() {
+		tag := s.e.c.tag("stub", s.key)
+		s.completed = d.Stub(tag[:])
+	})
 	return s.completed, true
+}
+
+// tagSize is the length of the tags of stubs.
+const tagSize = 32
+
+// tag tells the stubs that are made for one purpose from each other, from those for others and of other
+// Caches, and from all that guests can make, who don't know the secret. Each byte of it is in
+// memory twice, as wazero copies bodies.
+func (c *Cache) tag(purpose string, key Key) [tagSize]byte {
+	b := append([]byte("modcache "+purpose+" 1\x00"), key[:]...)
+	return blake3.Sum256(append(b, c.secret[:]...))
 }
 
 // canonical is the canonical encoding of a module whose code may be shared.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync/atomic"
+	"weak"
 
 	"github.com/tetratelabs/wazero"
 	"github.com/tetratelabs/wazero/api"
@@ -47,6 +48,7 @@ type Runtime struct {
 	// Nil if this is a plain wazero.Runtime.
 	e      *engine
 	own    *wazerocache.Engine // wazero's, of this runtime
+	there  stays               // own, for code that leaves it only if another runtime asks
 	loaded *loaded.Owner
 
 	links atomic.Int64 // modules instantiated that import a memory or a table
@@ -120,6 +122,7 @@ func (r *Runtime) open(ctx context.Context, config wazero.RuntimeConfig) error {
 	if r.inner, r.own, err = e.engines.Open(ctx); err != nil {
 		return fmt.Errorf("%w: %w", errDropInOnly, err)
 	}
+	r.there = stays{weak.Make(r.own)}
 	r.e, r.loaded = e, e.loaded.NewOwner()
 	return nil
 }

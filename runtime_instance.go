@@ -18,9 +18,9 @@ import (
 // compiledHandle is one caller's hold on a compiled module.
 type compiledHandle struct {
 	wazero.CompiledModule
-	m       *loaded.Module
-	linkage func() wasmbin.Linkage
-	closed  atomic.Bool
+	m      *loaded.Module
+	alone  *wasmbin.Linkage // if it can't be read in the module's image, as nobody else can use that
+	closed atomic.Bool
 }
 
 // newHandle returns the handle for a hold on the module.
@@ -29,7 +29,15 @@ func (r *Runtime) newHandle(key Key, m *loaded.Module) (wazero.CompiledModule, e
 	if err != nil {
 		return nil, r.closedError(key, err)
 	}
-	return &compiledHandle{CompiledModule: cm, m: m, linkage: func() wasmbin.Linkage { return linkage(m.Image()) }}, nil
+	return &compiledHandle{CompiledModule: cm, m: m}, nil
+}
+
+// linkage returns what the module imports and what memory it has.
+func (h *compiledHandle) linkage() wasmbin.Linkage {
+	if h.alone != nil {
+		return *h.alone
+	}
+	return linkage(h.m.Image())
 }
 
 // inner returns wazero's own module.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"time"
+	"weak"
 
 	"github.com/tetratelabs/wazero"
 	"github.com/tetratelabs/wazero/experimental"
@@ -137,10 +138,11 @@ func (r *Runtime) closedError(key Key, err error) error {
 type decoder struct{ *Runtime }
 
 func (r decoder) Decode(image []byte, native any) (wazero.CompiledModule, error) {
-	switch code := native.(type) {
-	case *wazerohook.Code:
+	if code := r.shared(image, native); code != nil {
 		return r.compileInner(context.Background(), image, code)
-	case wholeModule:
+	}
+	switch native.(type) {
+	case wholeModule, stays:
 		return r.compileFull(context.Background(), image, func() wazerohook.WazeroKey { return r.e.wazero.Key(image, r.e.conf.CloseOnContextDone) })
 	}
 	return nil, errors.New("the code can't leave the runtime that it was loaded by") // which is then the only one
@@ -149,6 +151,26 @@ func (r decoder) Decode(image []byte, native any) (wazero.CompiledModule, error)
 // wholeModule is the native code of an image that is no stub, if nothing better is to be had: each
 // runtime compiles it.
 type wholeModule struct{}
+
+// stays is the native code of a module of one use, which has to be small: it is where the runtime
+// has loaded it, for as long as that is open. Its image is the module itself, so that others can
+// compile it after that.
+type stays struct {
+	weak.Pointer[wazerocache.Engine]
+}
+
+// shared returns the native code of an image, or nil if this runtime can't have it.
+func (r *Runtime) shared(image []byte, native any) *wazerohook.Code {
+	switch code := native.(type) {
+	case *wazerohook.Code:
+		return code
+	case stays:
+		if engine := code.Value(); engine != nil {
+			return engine.Code(wazerohook.ModuleID(image, r.e.conf.CloseOnContextDone))
+		}
+	}
+	return nil
+}
 
 // native returns the code that this runtime has loaded under id, for others to decode, or nil if
 // that can't be had. If the runtime was closed meanwhile, the error is loaded.ErrClosed.
@@ -225,5 +247,5 @@ func (r *Runtime) compileListening(ctx context.Context, factory experimental.Fun
 		return nil, r.failIfClosed()
 	}
 	l := linkage(wasm)
-	return &compiledHandle{CompiledModule: wazerocache.HideNonce(cm), m: compiled, linkage: func() wasmbin.Linkage { return l }}, nil
+	return &compiledHandle{CompiledModule: wazerocache.HideNonce(cm), m: compiled, alone: &l}, nil
 }

@@ -121,7 +121,15 @@ func TestRuntimeOneOffsAreShared(t *testing.T) {
 	require.EqualValues(t, 1, m.Direct)
 	require.NoError(t, a.Close(bg))
 	require.EqualValues(t, 1, call(t, b, compile(t, b, wasmtest.Const(1))))
+	// Whichever runtime has compiled it, one is closed and one isn't, by now.
+	later := newRuntime(t, c, nil)
+	require.EqualValues(t, 1, call(t, later, compile(t, later, wasmtest.Const(1))))
+	require.EqualValues(t, 1, c.Metrics().Direct)
 	require.NoError(t, b.Close(bg))
+	last := newRuntime(t, c, nil)
+	require.EqualValues(t, 1, call(t, last, compile(t, last, wasmtest.Const(1))))
+	require.NoError(t, later.Close(bg))
+	require.NoError(t, last.Close(bg))
 	require.EqualValues(t, 1, c.Metrics().Retained, "the one that was stored")
 }
 

@@ -8,7 +8,6 @@ import (
 
 	"github.com/tetratelabs/wazero"
 	"github.com/tetratelabs/wazero/api"
-	"github.com/zeebo/blake3"
 
 	"github.com/modcache/modcache/internal/mapped"
 	"github.com/modcache/modcache/internal/wasmbin"
@@ -152,8 +151,8 @@ func (t *Template) share(ctx context.Context, state *wasmbin.State, snap *wasmbi
 	if !ok || !r.e.stubs {
 		return errNotShared
 	}
-	code, ok := h.m.Native().(*wazerohook.Code)
-	if !ok {
+	code := r.shared(h.m.Image(), h.m.Native())
+	if code == nil {
 		return errNotShared
 	}
 	content, size := []byte(nil), state.Memory.Min
@@ -171,7 +170,8 @@ func (t *Template) share(ctx context.Context, state *wasmbin.State, snap *wasmbi
 	if err != nil {
 		return err
 	}
-	image, err := wasmbin.Stub(bare, t.tag())
+	tag := r.c.tag("template", t.key)
+	image, err := wasmbin.Stub(bare, tag[:])
 	if errors.Is(err, wasmbin.ErrNoFunctions) {
 		return errNotShared
 	}
@@ -191,12 +191,6 @@ func (t *Template) share(ctx context.Context, state *wasmbin.State, snap *wasmbi
 	t.linkage, t.bare = state.Linkage, cm
 	t.linkage.Memory.Min = size
 	return nil
-}
-
-// tag tells the stubs of templates from those of the module, and from all that guests can make.
-func (t *Template) tag() []byte {
-	sum := blake3.Sum256(append([]byte("modcache template 1\x00"), t.key[:]...))
-	return append(sum[:], t.r.c.secret[:]...)
 }
 
 // enter reports whether the template may be used; leave ends that.

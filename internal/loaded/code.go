@@ -18,10 +18,11 @@ type Code struct {
 	once     bool // not retained
 
 	// Guarded by Registry.mu.
-	uses   map[*use]struct{}
-	users  int           // handles and instances over all runtimes, and callers who wait for them
-	unused *list.Element // while users is 0
-	by     *Owner        // whose runtime compiled cm; nil once the code is in the books
+	only   *use              // the use of one runtime, which has it to itself as a rule
+	others map[*use]struct{} // those of all others; nil until there are any
+	users  int               // handles and instances over all runtimes, and callers who wait for them
+	unused *list.Element     // while users is 0
+	by     *Owner            // whose runtime compiled cm; nil once the code is in the books
 	cm     wazero.CompiledModule
 }
 
@@ -32,7 +33,7 @@ type Code struct {
 func (o *Owner) NewCode(key Key, image []byte, native any, codeLen, heap int64, wasmSize int, cm wazero.CompiledModule) *Code {
 	return &Code{
 		image: image, native: native, mapped: Footprint(codeLen), heap: int64(len(image)) + heap, wasmSize: wasmSize,
-		e: o.e, key: key, uses: make(map[*use]struct{}), by: o, cm: cm,
+		e: o.e, key: key, by: o, cm: cm,
 	}
 }
 
@@ -96,12 +97,31 @@ func (c *Code) drop() (free []wazero.CompiledModule) {
 	if c.e.sizes[c.wasmSize]--; c.e.sizes[c.wasmSize] == 0 {
 		delete(c.e.sizes, c.wasmSize)
 	}
-	for u := range c.uses {
-		if m := u.module.Value(); m != nil {
-			free = append(free, m.remove()...)
-		} else {
-			u.end() // the collector was here first
-		}
+	if c.only != nil {
+		free = c.only.drop()
+	}
+	for u := range c.others {
+		free = append(free, u.drop()...)
 	}
 	return free
+}
+
+// enter notes a use.
+func (c *Code) enter(u *use) {
+	switch {
+	case c.only == nil:
+		c.only = u
+		return
+	case c.others == nil:
+		c.others = make(map[*use]struct{})
+	}
+	c.others[u] = struct{}{}
+}
+
+// leave is the inverse of enter.
+func (c *Code) leave(u *use) {
+	if c.only == u {
+		c.only = nil
+	}
+	delete(c.others, u)
 }

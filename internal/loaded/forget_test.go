@@ -3,6 +3,7 @@ package loaded
 import (
 	"runtime"
 	"testing"
+	"weak"
 
 	"github.com/stretchr/testify/require"
 	"github.com/tetratelabs/wazero"
@@ -47,7 +48,7 @@ func TestOwnerThatIsForgotten(t *testing.T) {
 		runtime.GC()
 	}
 	require.Empty(t, r.pinned)
-	require.Len(t, e.code[Key{1}].uses, 1)
+	require.Equal(t, 1, e.code[Key{1}].uses())
 	require.Zero(t, e.code[Key{1}].users)
 	for _, c := range e.code {
 		require.NotNil(t, c.unused)
@@ -77,12 +78,12 @@ func TestCodeIsDroppedBeforeItsOwnerIsFound(t *testing.T) {
 	m.Release()
 	u := m.use
 	r.mu.Lock()
-	u.module = (&use{}).module // as after the collector
+	f.owner = weak.Pointer[Owner]{} // as after the collector
 	r.mu.Unlock()
 	r.Close()
 	require.Zero(t, own.closed)
 	require.Empty(t, f.uses)
-	require.Empty(t, u.code.uses)
+	require.Zero(t, u.code.uses())
 	f.forget()
 	f.forget()
 	require.Zero(t, e.owners)

@@ -3,7 +3,6 @@ package loaded
 import (
 	"errors"
 	"sync"
-	"weak"
 
 	"github.com/tetratelabs/wazero"
 )
@@ -17,21 +16,25 @@ type Module struct {
 	use  *use  // nil if nobody else can use the code, as it has listeners
 	size int64 // footprint, if use is nil
 
-	first    sync.Once
-	compiled func() (wazero.CompiledModule, error) // set by first
+	decoding *decoding // nil if cm was there from the start
 
 	// Guarded by Registry.mu.
-	cm    wazero.CompiledModule // nil until it is compiled
+	cm    wazero.CompiledModule // nil until it is decoded, and then never changed
 	holds int                   // handles and instances, if use is nil
 	gone  bool                  // evicted, or closed with its runtime
+}
+
+// decoding is how a Module that another runtime has compiled gets its cm, once.
+type decoding struct {
+	first   sync.Once
+	decoded func() (wazero.CompiledModule, error) // set by first
 }
 
 // use is what the books know of a Module: how often its runtime holds the code. Nothing in it
 // leads to the runtime.
 type use struct {
-	l      *ledger
-	code   *Code
-	module weak.Pointer[Module]
+	l    *ledger
+	code *Code
 
 	holds int // handles and instances; guarded by Registry.mu
 }
@@ -45,10 +48,14 @@ type Decoder interface {
 // what is in memory; that is decoding, not compiling. After an error the hold is worth
 // nothing, and needs no Release.
 func (m *Module) Compiled(d Decoder) (wazero.CompiledModule, error) {
-	m.first.Do(func() {
-		m.compiled = sync.OnceValues(func() (wazero.CompiledModule, error) { return m.decode(d) })
+	x := m.decoding
+	if x == nil {
+		return m.cm, nil
+	}
+	x.first.Do(func() {
+		x.decoded = sync.OnceValues(func() (wazero.CompiledModule, error) { return m.decode(d) })
 	})
-	return m.compiled()
+	return x.decoded()
 }
 
 // Image returns what wazero was given for m, or nil if nobody else can use m.
@@ -70,17 +77,13 @@ func (m *Module) Native() any {
 // Belongs reports whether m is a module of o.
 func (m *Module) Belongs(o *Owner) bool { return m.o == o }
 
-// decode makes the module of another runtime's code, if it isn't there. It has a hold on the code
-// of its own.
+// decode makes the module of another runtime's code. It has a hold on the code of its own.
 func (m *Module) decode(d Decoder) (cm wazero.CompiledModule, err error) {
 	r := m.o.e.r
 	r.mu.Lock()
-	if m.cm != nil || m.gone {
+	if m.gone {
 		defer r.mu.Unlock()
-		if m.gone {
-			return nil, m.o.whyGone()
-		}
-		return m.cm, nil
+		return nil, m.o.whyGone()
 	}
 	code := m.use.code
 	code.hold(1)
@@ -162,14 +165,23 @@ func (m *Module) remove() (free []wazero.CompiledModule) {
 		m.o.e.r.Garbage.Add(m.size)
 		return free
 	}
-	delete(m.o.modules, m.use.code.key)
+	delete(m.o.modules, m.use.code)
 	return append(free, m.use.end()...)
+}
+
+// drop takes u and its module out of the books, with all holds, and returns what is to be closed. The
+// lock is held.
+func (u *use) drop() (free []wazero.CompiledModule) {
+	if o := u.l.owner.Value(); o != nil {
+		return o.modules[u.code].remove()
+	}
+	return u.end() // the collector was here first
 }
 
 // end takes u out of the books, with all holds. The lock is held.
 func (u *use) end() (free []wazero.CompiledModule) {
 	delete(u.l.uses, u)
-	delete(u.code.uses, u)
+	u.code.leave(u)
 	if u.holds > 0 {
 		free = u.code.release(u.holds)
 	}

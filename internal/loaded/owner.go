@@ -28,14 +28,15 @@ type Owner struct {
 	forgotten runtime.Cleanup
 
 	// Guarded by Registry.mu.
-	modules map[Key]*Module
+	modules map[*Code]*Module
 	private map[*Module]struct{} // with listeners
 	pins    pins
 }
 
 // ledger is what the books know of an Owner.
 type ledger struct {
-	e *Engine
+	e     *Engine
+	owner weak.Pointer[Owner]
 
 	// Guarded by Registry.mu.
 	closed bool // set before wazero's runtime is closed
@@ -51,7 +52,8 @@ func (e *Engine) NewOwner() *Owner {
 		e.idle = nil
 	}
 	l := &ledger{e: e, uses: make(map[*use]struct{})}
-	o := &Owner{ledger: l, modules: make(map[Key]*Module), private: make(map[*Module]struct{})}
+	o := &Owner{ledger: l, modules: make(map[*Code]*Module), private: make(map[*Module]struct{})}
+	l.owner = weak.Make(o)
 	o.forgotten = runtime.AddCleanup(o, (*ledger).forget, l)
 	return o
 }
@@ -87,8 +89,12 @@ func (o *Owner) Find(key Key) *Module {
 }
 
 func (o *Owner) find(key Key) *Module {
-	m := o.modules[key]
-	if c := o.e.code[key]; m == nil && c != nil && !o.closed && !o.e.r.closed {
+	c := o.e.code[key]
+	if c == nil {
+		return nil
+	}
+	m := o.modules[c]
+	if m == nil && !o.closed && !o.e.r.closed {
 		m = o.add(c, nil)
 	}
 	if m != nil {
@@ -97,13 +103,15 @@ func (o *Owner) find(key Key) *Module {
 	return m
 }
 
-// add enters a module that nobody holds yet. cm is nil if it is to be compiled.
+// add enters a module that nobody holds yet. cm is nil if it is to be decoded.
 func (o *Owner) add(c *Code, cm wazero.CompiledModule) *Module {
-	m := &Module{o: o, cm: cm}
-	m.use = &use{l: o.ledger, code: c, module: weak.Make(m)}
-	o.modules[c.key] = m
+	m := &Module{o: o, use: &use{l: o.ledger, code: c}, cm: cm}
+	if cm == nil {
+		m.decoding = &decoding{}
+	}
+	o.modules[c] = m
 	o.uses[m.use] = struct{}{}
-	c.uses[m.use] = struct{}{}
+	c.enter(m.use)
 	return m
 }
 
@@ -134,7 +142,7 @@ func (o *Owner) Take(c *Code) (m *Module, err error) {
 	if o.closed {
 		err = ErrClosed
 	} else {
-		if m = o.modules[c.key]; m == nil {
+		if m = o.modules[c]; m == nil {
 			m = o.add(c, nil)
 		}
 		m.hold()

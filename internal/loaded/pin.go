@@ -41,7 +41,7 @@ func (o *Owner) Pin(release func(), watch func(collected func()) (closed func() 
 	p.at = len(o.pins.all)
 	o.pins.all = append(o.pins.all, p)
 	if len(o.pins.all) == 1 {
-		o.e.r.pinned[o.ledger] = weak.Make(o)
+		o.e.r.pinned[o.ledger] = struct{}{}
 	}
 }
 
@@ -114,8 +114,8 @@ func (m *Module) Sweep() {
 func (r *Registry) releaseClosed() {
 	r.mu.Lock()
 	var ended []*pin
-	for _, ref := range r.pinned {
-		if o := ref.Value(); o != nil {
+	for l := range r.pinned {
+		if o := l.owner.Value(); o != nil {
 			ended = append(ended, o.ended(len(o.pins.all))...)
 		}
 	}

@@ -9,7 +9,6 @@ import (
 	"container/list"
 	"context"
 	"sync"
-	"weak"
 
 	"github.com/tetratelabs/wazero"
 
@@ -29,16 +28,16 @@ type Registry struct {
 
 	mu     sync.Mutex
 	closed bool
-	unused list.List                       // of *Code, most recently used in front
-	bytes  int64                           // in unused
-	idle   list.List                       // of *Engine that no runtime uses, most recently used in front
-	pinned map[*ledger]weak.Pointer[Owner] // that have pins
+	unused list.List            // of *Code, most recently used in front
+	bytes  int64                // in unused
+	idle   list.List            // of *Engine that no runtime uses, most recently used in front
+	pinned map[*ledger]struct{} // that have pins
 }
 
 // New returns the books for engines that retain up to so many bytes of code that nobody
 // uses.
 func New(retain int64) *Registry {
-	return &Registry{retain: retain, pinned: make(map[*ledger]weak.Pointer[Owner])}
+	return &Registry{retain: retain, pinned: make(map[*ledger]struct{})}
 }
 
 // Engine is the books of one engine.

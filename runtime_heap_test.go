@@ -1,0 +1,70 @@
+package modcache_test
+
+import (
+	"runtime"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"github.com/tetratelabs/wazero"
+
+	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/internal/cachetest"
+	"github.com/modcache/modcache/internal/wasmtest"
+)
+
+// TestRuntimeHeapOfModulesThatStay: a program that makes up modules and never closes them pays for
+// each what wazero takes, and little more.
+func TestRuntimeHeapOfModulesThatStay(t *testing.T) {
+	needsCompiler(t)
+	if cachetest.RaceEnabled {
+		t.Skip("SKIPPED, NOTHING PROVEN: the race detector takes memory of its own")
+	}
+	const modules = 400 // which leaves maps as full as they are on average
+	plain := wazero.NewRuntime(bg)
+	defer plain.Close(bg)
+	wantBytes, wantObjects := heapPerModule(t, plain, modules)
+	for name, test := range map[string]struct {
+		small        int
+		bytes, count float64 // at most, beside wazero's own
+	}{
+		"of one use":                         {small: 1, bytes: 600, count: 7},
+		"stored, with the books of the Disk": {small: -1, bytes: 1300, count: 11.5},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := openCache(t, t.TempDir(), &modcache.Options{SmallModules: test.small})
+			b, n := heapPerModule(t, newRuntime(t, c, nil), modules)
+			t.Logf("%.0f B in %.1f objects a module; plain wazero: %.0f B in %.1f", b, n, wantBytes, wantObjects)
+			require.Less(t, b, wantBytes+test.bytes)
+			require.Less(t, n, wantObjects+test.count)
+		})
+	}
+}
+
+// heapPerModule returns by how much Go's heap grows with each module that stays compiled, though its
+// only instance is closed.
+func heapPerModule(t *testing.T, r wazero.Runtime, modules int) (bytes, objects float64) {
+	use := func(first, n int) {
+		for i := range n {
+			compiled, err := r.CompileModule(bg, wasmtest.Const(int32(1<<20+first+i)))
+			require.NoError(t, err)
+			mod, err := r.InstantiateModule(bg, compiled, anonymous())
+			require.NoError(t, err)
+			require.NoError(t, mod.Close(bg))
+		}
+	}
+	use(0, 8)
+	var before, after runtime.MemStats
+	collected(&before)
+	use(8, modules)
+	collected(&after)
+	per := func(before, after uint64) float64 { return (float64(after) - float64(before)) / float64(modules) }
+	return per(before.HeapAlloc, after.HeapAlloc), per(before.HeapObjects, after.HeapObjects)
+}
+
+// collected reads the figures of the heap once all garbage is collected.
+func collected(m *runtime.MemStats) {
+	for range 4 { // finalizers and cleanups let go of more
+		runtime.GC()
+	}
+	runtime.ReadMemStats(m)
+}
