@@ -1,6 +1,8 @@
 package modcache_test
 
 import (
+	"errors"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -46,25 +48,53 @@ func TestDiskOfAnUnknownUser(t *testing.T) {
 func TestDiskOfNobody(t *testing.T) {
 	const variable, nobody = "MODCACHE_TEST_NOBODY", 65534
 	if base := os.Getenv(variable); base != "" {
-		d, err := modcache.OpenDisk(filepath.Join(base, "own"), nil)
-		require.NoError(t, err, "it is the user's own")
-		require.NoError(t, d.Close())
-		_, err = modcache.OpenDisk(filepath.Join(base, "unmapped"), &modcache.DiskOptions{ReadOnly: true})
+		if os.Getenv(variable+"_UNMAPPED") == "" {
+			d, err := modcache.OpenDisk(filepath.Join(base, "own"), nil)
+			require.NoError(t, err, "it is the user's own")
+			requireHit(t, d, diskKey(1), diskCode(1, 100))
+			requireMiss(t, d, diskKey(2))
+			require.NoError(t, d.Close())
+		}
+		_, err := modcache.OpenDisk(filepath.Join(base, "unmapped"), &modcache.DiskOptions{ReadOnly: true})
 		require.ErrorIs(t, err, modcache.ErrInsecureDir)
 		require.ErrorContains(t, err, "a user that can't be told")
 		return
 	}
+	needsRoot(t)
 	base := t.TempDir()
 	for name, owner := range map[string]int{"own": nobody, "unmapped": 100_000} {
 		dir := filepath.Join(base, name)
 		require.NoError(t, os.Mkdir(dir, 0o755))
-		if err := os.Chown(dir, owner, owner); err != nil {
-			t.Skip(err)
-		}
+		d := openDisk(t, dir, nil)
+		require.NoError(t, d.Add(bg, diskKey(1), diskArtifact(1, 100)))
+		require.NoError(t, d.Add(bg, diskKey(2), diskArtifact(2, 100)))
+		require.NoError(t, d.Close())
+		require.NoError(t, filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
+			return errors.Join(err, os.Chown(path, owner, owner))
+		}))
+		planted := entryFile(t, dir, diskKey(2))
+		require.NoError(t, errors.Join(os.Chown(planted, 100_000, 100_000), os.Chmod(planted, 0o644)))
 	}
 	for d := base; d != os.TempDir() && d != "/"; d = filepath.Dir(d) {
 		require.NoError(t, os.Chmod(d, 0o755))
 	}
+	t.Run("without proc", func(t *testing.T) {
+		program, err := os.ReadFile("/proc/self/exe")
+		require.NoError(t, err)
+		copied := filepath.Join(base, "program")
+		require.NoError(t, os.WriteFile(copied, program, 0o755))
+		cmd := exec.Command("unshare", "-m", "sh", "-euc", `mount -t tmpfs none /proc || exit 42
+setpriv --reuid 1001 --regid 1001 --clear-groups unshare -U true || exit 42
+exec setpriv --reuid 1001 --regid 1001 --clear-groups unshare -U "$0" -test.run='^TestDiskOfNobody$' -test.v`, copied)
+		cmd.Env = append(os.Environ(), variable+"="+base, variable+"_UNMAPPED=1")
+		cmd.Dir = "/"
+		out, err := cmd.CombinedOutput()
+		if cmd.ProcessState == nil || cmd.ProcessState.ExitCode() == 42 {
+			t.Skipf("NOT TESTED: a user namespace without /proc: %v %s", err, out)
+		}
+		require.NoError(t, err, "%s", out)
+		require.Contains(t, string(out), "--- PASS")
+	})
 	cmd := exec.Command("/proc/self/exe", "-test.run=^TestDiskOfNobody$", "-test.v")
 	cmd.Env = append(os.Environ(), variable+"="+base)
 	cmd.Dir = "/"

@@ -121,7 +121,7 @@ func (e *entry) readHeader() (err error) {
 	if !e.fi.Mode().IsRegular() {
 		return fmt.Errorf("%w: not a regular file", frame.ErrCorrupt)
 	}
-	if who := e.d.place.Load().Foreign(e.fi); who != "" {
+	if who := e.d.place.Load().Foreign(e.f, e.fi); who != "" {
 		return fmt.Errorf("%w: %s", frame.ErrAuth, who)
 	}
 	if bad, ok := e.d.damaged.Load(e.key); ok && os.SameFile(bad.(fs.FileInfo), e.fi) {

@@ -1,6 +1,7 @@
 package modcache_test
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -152,6 +153,10 @@ func TestDiskAccessPlanted(t *testing.T) {
 		"theirs":         func(file string) error { return os.Chown(file, other, other) },
 		"open to all":    func(file string) error { return os.Chmod(file, 0o666) },
 		"open to groups": func(file string) error { return os.Chmod(file, 0o660) },
+		// As after the end of a directory that was shared.
+		"in a private directory": func(file string) error {
+			return errors.Join(os.Chmod(filepath.Dir(filepath.Dir(file)), 0o700), os.Chmod(file, 0o660))
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir() // 0755
@@ -165,6 +170,37 @@ func TestDiskAccessPlanted(t *testing.T) {
 			require.ErrorIs(t, corrupt[0].Err, modcache.ErrAuth)
 			require.NoError(t, d.Add(bg, diskKey(1), diskArtifact(1, 100)))
 			requireHit(t, d, diskKey(1), diskCode(1, 100))
+		})
+	}
+}
+
+// TestDiskAccessPlantedInAGroup is about a directory that is shared with a group, and was open to
+// all once.
+func TestDiskAccessPlantedInAGroup(t *testing.T) {
+	needsRoot(t)
+	for name, c := range map[string]struct {
+		plant func(file string) error
+		hit   bool
+	}{
+		"a colleague's":   {func(file string) error { return os.Chown(file, other, team) }, true},
+		"of a stranger":   {func(file string) error { return os.Chown(file, other, otherGroup) }, false},
+		"another group's": {func(file string) error { return os.Chown(file, me, otherGroup) }, false},
+		"open to all":     {func(file string) error { return os.Chmod(file, 0o666) }, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := scene{t, openToAll(t, t.TempDir()), me}
+			s.in(0o770, me, team) // no setgid
+			c1 := asUser(t, "user", s.dir(), "`DiskOptions.Group`")
+			require.True(t, c1.Added, c1.Err)
+			file := entryFile(t, s.dir(), diskKey(1))
+			require.NoError(t, c.plant(file))
+			before, err := os.Stat(file)
+			require.NoError(t, err)
+			c2 := asUser(t, "user", s.dir(), "`DiskOptions.Group`")
+			require.True(t, c2.Added, "it is replaced: %s", c2.Err)
+			after, err := os.Stat(file)
+			require.NoError(t, err)
+			require.Equal(t, c.hit, os.SameFile(before, after))
 		})
 	}
 }

@@ -180,19 +180,26 @@ func writable(dir string) error {
 	return unix.Access(dir, unix.W_OK|unix.X_OK)
 }
 
-// Foreign says who else could have written what is in a file of the directory, given what
-// Stat says of it; "" is nobody. Directories may once have been open to others.
-func (p Place) Foreign(file fs.FileInfo) string {
+// Foreign says who else could have written what is in a file of the directory that is
+// open; "" is nobody. The mode of the directory doesn't count: it may once have been open
+// to others, who still have the file open, or a name for it elsewhere.
+func (p Place) Foreign(f File, file fs.FileInfo) string {
 	st, mode := statOf(file), file.Mode()
-	switch {
-	case p.rules.Keyed || p.rules.Group:
-		return ""
-	case !isRoot(st.Uid) && st.Uid != me():
-		return "it belongs to " + userText(st.Uid)
-	case mode&0o022 != 0 && p.Info.Mode()&0o077 != 0:
-		return fmt.Sprintf("others can write to it (%v)", mode)
+	trusted := noGroup
+	if p.rules.Group && p.Info.Mode()&0o020 != 0 {
+		trusted = int64(statOf(p.Info).Gid)
 	}
-	return ""
+	switch groups := int64(st.Gid) == trusted; {
+	case p.rules.Keyed:
+		return ""
+	case mode&0o002 != 0:
+		return fmt.Sprintf("everybody can write to it (%v)", mode)
+	case mode&0o020 != 0 && !groups:
+		return fmt.Sprintf("its group %d can write to it (%v)", st.Gid, mode)
+	case groups, isRoot(st.Uid), st.Uid == me() && (int64(st.Uid) != unknownUser() || f.IsOwner()):
+		return ""
+	}
+	return "it belongs to " + userText(st.Uid)
 }
 
 // below is the place of a directory in p.
@@ -230,4 +237,21 @@ func widen(dir fs.FileInfo, perm fs.FileMode) fs.FileMode {
 		perm |= dir.Mode() & fs.ModeSetgid
 	}
 	return perm
+}
+
+// give lets those who can write to dir use what was just made in it, whatever the mode
+// creation mask is. Its group is that of dir then: another one's members have no part in it.
+func give(f *os.File, dir fs.FileInfo, perm fs.FileMode) error {
+	wide := widen(dir, perm)
+	if wide == perm {
+		return nil
+	}
+	fi, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	if gid := statOf(dir).Gid; wide&0o020 != 0 && statOf(fi).Gid != gid && f.Chown(-1, int(gid)) != nil {
+		wide &^= fs.ModeSetgid | 0o070
+	}
+	return f.Chmod(wide)
 }

@@ -49,6 +49,9 @@ type File interface {
 	io.Closer
 	Stat() (fs.FileInfo, error)
 
+	// IsOwner reports whether the file, which is open for reading, belongs to the user of
+	// this process, whatever numbers a user namespace shows.
+	IsOwner() bool
 	// Allocate makes room for size bytes that are about to be written, where file
 	// systems have that. Without it, writing works too, only slower.
 	Allocate(size int64) error
@@ -100,8 +103,8 @@ func (r *rootFS) OpenFile(name string, flag int, perm fs.FileMode) (File, error)
 	if err != nil {
 		return nil, err
 	}
-	if wide := widen(r.fi, perm); wide != perm && flag&os.O_CREATE != 0 {
-		_ = f.Chmod(wide) // the file mode creation mask doesn't count; fails for another user's
+	if flag&os.O_CREATE != 0 {
+		_ = give(f, r.fi, perm) // fails for another user's
 	}
 	return file{f}, nil
 }
@@ -146,5 +149,7 @@ func (r *rootFS) CopiesUp() bool { return isUnion(r.self) }
 type file struct{ *os.File }
 
 func (f file) Allocate(size int64) error { return allocate(f.File, size) }
+
+func (f file) IsOwner() bool { return isOwner(f.File) }
 
 func (f file) TryLock() (bool, error) { return tryLock(f.File) }

@@ -11,15 +11,22 @@ func allocate(f *os.File, size int64) error {
 	return os.NewSyscallError("fallocate", unix.Fallocate(int(f.Fd()), 0, 0, size))
 }
 
-// isOwner reports whether the directory belongs to the user of this process, whatever
-// numbers the user namespace shows: the flag is for the owner alone, and changes nothing.
-func isOwner(dir string) bool {
-	fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC|unix.O_NOATIME, 0)
+// isOwner reports whether an open file belongs to the user of this process, whatever
+// numbers the user namespace shows: only its owner may set the flag.
+func isOwner(f *os.File) bool {
+	conn, err := f.SyscallConn()
 	if err != nil {
 		return false
 	}
-	_ = unix.Close(fd)
-	return true
+	owner := false
+	err = conn.Control(func(fd uintptr) {
+		flags, err := unix.FcntlInt(fd, unix.F_GETFL, 0)
+		if err == nil {
+			_, err = unix.FcntlInt(fd, unix.F_SETFL, flags|unix.O_NOATIME)
+		}
+		owner = err == nil
+	})
+	return err == nil && owner
 }
 
 // isUnion reports whether a directory is on a file system that is made of several, or may be.

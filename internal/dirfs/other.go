@@ -37,7 +37,7 @@ func resolve(dir string) (Place, error) {
 func (Rules) judge(Place) error { return nil }
 
 // Foreign finds nobody: see judge.
-func (Place) Foreign(fs.FileInfo) string { return "" }
+func (Place) Foreign(File, fs.FileInfo) string { return "" }
 
 func writable(string) error { return nil }
 
@@ -45,7 +45,7 @@ func (Rules) mayMake(Place) error { return nil }
 
 func (Rules) share(Place, string) error { return nil }
 
-func widen(_ fs.FileInfo, perm fs.FileMode) fs.FileMode { return perm }
+func give(*os.File, fs.FileInfo, fs.FileMode) error { return nil }
 
 // SyncDir implements FS. A directory can't be synced here: the file system
 // journals names by itself.

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"math"
 	"os"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -18,7 +19,16 @@ func me() uint32 { return uint32(os.Geteuid()) }
 
 // isMine reports whether the directory, which shows uid as its owner, is this user's.
 func isMine(dir string, uid uint32) bool {
-	return uid == me() && (int64(uid) != unknownUser() || isOwner(dir))
+	return uid == me() && (int64(uid) != unknownUser() || isOwnerOf(dir))
+}
+
+func isOwnerOf(dir string) bool {
+	f, err := os.OpenFile(dir, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	return isOwner(f)
 }
 
 // isRoot reports whether uid is root, who may do anything anyway.
@@ -47,7 +57,7 @@ func userText(uid uint32) string {
 }
 
 // unknownUser and unknownGroup return the number that stands for all whom the user
-// namespace of this process doesn't map; -1 if it maps all. There are namespaces on Linux
+// namespace of this process doesn't map; -1 if it maps all, which takes /proc to know. There are namespaces on Linux
 // only, and a process with threads can't change its own.
 var (
 	unknownUser  = sync.OnceValue(func() int64 { return unmapped("uid") })
@@ -55,9 +65,13 @@ var (
 )
 
 func unmapped(kind string) int64 {
+	const overflow = 65534 // unless an administrator has chosen another
+	if runtime.GOOS != "linux" {
+		return -1
+	}
 	ids, err := os.ReadFile("/proc/self/" + kind + "_map")
 	if err != nil {
-		return -1
+		return overflow // there may be a namespace
 	}
 	var mapped int64
 	for line := range strings.Lines(string(ids)) {
@@ -73,7 +87,7 @@ func unmapped(kind string) int64 {
 			return id
 		}
 	}
-	return 65534
+	return overflow
 }
 
 func statOf(fi fs.FileInfo) *syscall.Stat_t { return fi.Sys().(*syscall.Stat_t) }
