@@ -54,13 +54,17 @@ func (x *Engines) Open(ctx context.Context) (wazero.Runtime, *Engine, error) {
 }
 
 // Close has wazero forget all code, as it does with the engine of a runtime that has no cache. It is
-// called when the runtime is closed, which may still be compiling.
+// called when the runtime is closed, which may still be compiling, and may be called again at any time.
 func (e *Engine) Close() {
 	if e.code == nil {
 		return
 	}
 	if !e.using.TryLock() {
-		e.code.Clear() // what is compiled now goes with the runtime
+		e.using.RLock() // waits for nobody who compiles
+		defer e.using.RUnlock()
+		if !e.ended { // else it may be another runtime's by now
+			e.code.Clear() // what is compiled now goes with the runtime
+		}
 		return
 	}
 	defer e.using.Unlock()
@@ -81,7 +85,7 @@ func (e *Engine) Compile(ctx context.Context, r wazero.Runtime, wasm []byte, cod
 		return nil, ErrEnded
 	}
 	if code != nil {
-		e.engine.code.Enter(code)
+		defer e.engine.code.Enter(code)()
 	}
 	cm, err := r.CompileModule(ctx, wasm)
 	if err != nil {

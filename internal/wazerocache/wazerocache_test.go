@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"sync"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -170,4 +171,71 @@ func TestStubsWork(t *testing.T) {
 	probe(t)
 	require.NoError(t, StubsWork())
 	require.NoError(t, SharingWorks())
+}
+
+// onValue is a context whose values wazero can't ask for without a call of f: between the decoding of a module and
+// the look for its code.
+type onValue struct {
+	context.Context
+	f func()
+}
+
+func (c onValue) Value(key any) any {
+	c.f()
+	return c.Context.Value(key)
+}
+
+// runs compiles the canary with code, and calls it.
+func runs(t *testing.T, ctx context.Context, e *Engine, r wazero.Runtime, code *wazerohook.Code) wazero.CompiledModule {
+	t.Helper()
+	cm, err := e.Compile(ctx, r, wazerohook.Canary(), code)
+	require.NoError(t, err)
+	mod, err := r.InstantiateModule(bg, Inner(cm), wazero.NewModuleConfig().WithName(""))
+	require.NoError(t, err)
+	require.NoError(t, mod.Close(bg))
+	return cm
+}
+
+// TestEngineKeepsCodeForACompile, though a module of the same code is closed while that runs.
+func TestEngineKeepsCodeForACompile(t *testing.T) {
+	probe(t)
+	engines := &Engines{Config: wazero.NewRuntimeConfig()}
+	code, err := canaryCode(bg, engines)
+	require.NoError(t, err)
+	r, e, err := engines.Open(bg)
+	require.NoError(t, err)
+	defer r.Close(bg)
+	evicted := runs(t, bg, e, r, code)
+	closes := sync.OnceFunc(func() { require.NoError(t, evicted.Close(bg)) })
+	cm := runs(t, onValue{bg, closes}, e, r, code)
+	require.NoError(t, cm.Close(bg))
+	require.Nil(t, e.Code(wazerohook.ModuleID(wazerohook.Canary(), false)), "nobody has it any more")
+}
+
+// TestEngineIsClosedTwice, the second time when it is another runtime's.
+func TestEngineIsClosedTwice(t *testing.T) {
+	probe(t)
+	engines := &Engines{Config: wazero.NewRuntimeConfig()}
+	code, err := canaryCode(bg, engines)
+	require.NoError(t, err)
+	for range 100 { // a sync.Pool may lose what it is given
+		r, first, err := engines.Open(bg)
+		require.NoError(t, err)
+		require.NoError(t, r.Close(bg))
+		first.Close()
+		other, second, err := engines.Open(bg)
+		require.NoError(t, err)
+		first.using.RLock() // as while a module of the first is closed
+		cm, err := second.Compile(bg, other, wazerohook.Canary(), code)
+		require.NoError(t, err)
+		first.Close()
+		first.using.RUnlock()
+		_, err = other.InstantiateModule(bg, Inner(cm), wazero.NewModuleConfig().WithName(""))
+		require.NoError(t, err)
+		require.NoError(t, other.Close(bg))
+		if second.engine == first.engine {
+			return
+		}
+	}
+	t.Error("no engine was used twice")
 }

@@ -129,28 +129,68 @@ func (e *Engine) Code(id [32]byte) (*Code, error) {
 }
 
 // Enter has the engine find the code in memory when it compiles the module, as if it had
-// compiled it before. It does nothing if the engine has it, or is closed. The code must be of an engine
-// like this one.
-func (e *Engine) Enter(c *Code) {
+// compiled it before, whoever closes a module of it meanwhile. leave gives that up, once; the engine keeps
+// the code for those who have compiled it by then. It does nothing if the engine is closed. The code must
+// be of an engine like this one.
+func (e *Engine) Enter(c *Code) (leave func()) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.code.IsNil() {
+		return func() {}
+	}
+	entry := e.code.MapIndex(reflect.ValueOf(c.id))
+	if !entry.IsValid() {
+		entry = e.add(c)
+	}
+	count(entry, 1)
+	return func() { e.leave(c, entry) }
+}
+
+// leave ends an Enter, as wazero does when a module is closed.
+func (e *Engine) leave(c *Code, entry reflect.Value) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	id := reflect.ValueOf(c.id)
-	if e.code.IsNil() || e.code.MapIndex(id).IsValid() {
-		return
+	if now := e.code.MapIndex(id); !now.IsValid() || now.Pointer() != entry.Pointer() || count(entry, -1) > 0 {
+		return // or it was cleared
 	}
+	e.code.SetMapIndex(id, reflect.Value{})
+	if at, ok := e.find(settable(entry.Elem().FieldByName("compiledModule")).UnsafePointer()); ok {
+		*e.sorted = slices.Delete(*e.sorted, at, at+1)
+	}
+}
+
+// count adds n to the users of an entry, and returns how many there are.
+func count(entry reflect.Value, n int64) int64 {
+	users := settable(entry.Elem().FieldByName("refCount"))
+	users.SetInt(users.Int() + n)
+	return users.Int()
+}
+
+// add makes an entry for the code, which nobody uses. The lock is held.
+func (e *Engine) add(c *Code) reflect.Value {
 	module := reflect.New(e.module)
 	module.Elem().Set(c.module)
 	settable(module.Elem().FieldByName("parent")).Set(e.self)
 	settable(module.Elem().FieldByName("sharedFunctions")).Set(settable(e.self.Elem().FieldByName("sharedFunctions")))
 	entry := reflect.New(e.entry)
 	settable(entry.Elem().FieldByName("compiledModule")).Set(module)
-	e.code.SetMapIndex(id, entry)
-	if start := e.start(module.UnsafePointer()); start != 0 {
-		at, _ := slices.BinarySearchFunc(*e.sorted, start, func(m unsafe.Pointer, start uintptr) int {
-			return cmp.Compare(e.start(m), start)
-		})
+	e.code.SetMapIndex(reflect.ValueOf(c.id), entry)
+	if at, _ := e.find(module.UnsafePointer()); at >= 0 {
 		*e.sorted = slices.Insert(*e.sorted, at, module.UnsafePointer())
 	}
+	return entry
+}
+
+// find returns where a compiledModule is in the list by address, or belongs; -1 if it has no code.
+func (e *Engine) find(module unsafe.Pointer) (at int, ok bool) {
+	start := e.start(module)
+	if start == 0 {
+		return -1, false
+	}
+	return slices.BinarySearchFunc(*e.sorted, start, func(m unsafe.Pointer, start uintptr) int {
+		return cmp.Compare(e.start(m), start)
+	})
 }
 
 // Clear has the engine forget all code, as if everybody had closed their modules. Instances go on

@@ -59,10 +59,11 @@ func TestEngineSharesCode(t *testing.T) {
 	for range 3 {
 		r, e := opened(t, unasked{t: t})
 		for _, i := range []int{3, 1, 2, 0, 19, 7} {
-			e.Enter(codes[i])
-			e.Enter(codes[i])
+			leave := e.Enter(codes[i])
+			e.Enter(codes[i])()
 			cm, err := r.CompileModule(bg, modules[i])
 			require.NoError(t, err)
+			leave()
 			mod, err := r.InstantiateModule(bg, cm, wazero.NewModuleConfig().WithName(""))
 			require.NoError(t, err)
 			got, err := mod.ExportedFunction("f").Call(bg)
@@ -111,10 +112,14 @@ func TestEngineFindsTheFramesOfSharedCode(t *testing.T) {
 	c, err := a.Code(ModuleID(wasm, false))
 	require.NoError(t, err)
 	other, e := opened(t, unasked{t: t})
-	e.Enter(c)
+	leave := e.Enter(c)
 	cm, got := trap(other)
+	leave()
 	require.Equal(t, want, got)
 	require.NoError(t, cm.Close(bg))
+	require.Empty(t, *e.sorted)
+	require.Zero(t, e.code.Len())
+	e.Enter(c)() // for a compile that fails
 	require.Empty(t, *e.sorted)
 	require.Zero(t, e.code.Len())
 	require.Len(t, *a.sorted, 1)
@@ -141,9 +146,12 @@ func TestEngineUnderLoad(t *testing.T) {
 				if err != nil {
 					t.Error(err)
 				}
-				e.Enter(c)
+				leave := e.Enter(c)
 				if i == 25 {
 					e.Clear()
+				}
+				if i < 49 {
+					leave()
 				}
 			}
 		})
