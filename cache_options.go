@@ -77,7 +77,8 @@ type Options struct {
 
 	// MaxCompiles is how many modules are compiled at once by all runtimes of the
 	// Cache; more wait. The default is GOMAXPROCS divided by Workers, at least 1;
-	// negative means no limit.
+	// negative means no limit. Compiles under a listener factory are not counted and never wait: the
+	// factory may compile modules itself.
 	MaxCompiles int
 
 	// Retain bounds the memory, in bytes, that modules take which stay loaded while nobody

@@ -153,3 +153,26 @@ func TestRuntimeListenersGoWithTheRuntime(t *testing.T) {
 	_, err = newRuntime(t, need, nil).CompileModule(withListeners(bg, &journal{}), wasmtest.Const(1))
 	require.ErrorIs(t, err, modcache.ErrMiss)
 }
+
+// TestRuntimeListenersMayCompile other modules, with listeners and without, though one compile at a time is allowed.
+func TestRuntimeListenersMayCompile(t *testing.T) {
+	c := newCache(t, &storetest.Fake{}, &modcache.Options{MaxCompiles: 1})
+	r := newRuntime(t, c, nil)
+	factory := experimental.FunctionListenerFactoryFunc(func(def api.FunctionDefinition) experimental.FunctionListener {
+		for ctx, want := range map[context.Context]int32{bg: 2, withListeners(bg, &journal{}): 3} {
+			compiled, err := r.CompileModule(ctx, wasmtest.Const(want))
+			require.NoError(t, err)
+			require.EqualValues(t, want, call(t, r, compiled))
+			require.NoError(t, compiled.Close(bg))
+		}
+		return nil
+	})
+	compiled, err := r.CompileModule(experimental.WithFunctionListenerFactory(bg, factory), wasmtest.Const(1))
+	require.NoError(t, err)
+	require.EqualValues(t, 1, call(t, r, compiled))
+
+	ctx, cancel := context.WithCancel(withListeners(bg, &journal{}))
+	cancel()
+	_, err = r.CompileModule(ctx, wasmtest.Const(1))
+	require.ErrorIs(t, err, context.Canceled)
+}

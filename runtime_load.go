@@ -226,11 +226,10 @@ func (r *Runtime) compileListening(ctx context.Context, factory experimental.Fun
 	if absurd := wasmbin.CheckCounts(m.wasm); absurd != nil {
 		return nil, failed(absurd)
 	}
-	free, err := r.c.compileSlot(ctx)
-	if err != nil {
+	// It takes no slot of Options.MaxCompiles: wazero calls the factory, which may compile another module.
+	if err := context.Cause(ctx); err != nil {
 		return nil, failed(err)
 	}
-	defer free()
 	wasm := wazerocache.WithNonce(m.wasm)
 	listeners := &wazerohook.ListenerKey{FunctionListenerFactory: factory}
 	ctx = experimental.WithFunctionListenerFactory(r.c.withWorkers(ctx), listeners)
