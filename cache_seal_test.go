@@ -94,3 +94,48 @@ func TestCacheDropInCountsCompiles(t *testing.T) {
 		require.Equal(t, want, c.Metrics().Compiles)
 	}
 }
+
+// TestCacheOverLayeredKeepsNoLies has a store mix up two entries below a Disk: what it
+// returns must not get into the Disk, which would vouch for it from then on.
+func TestCacheOverLayeredKeepsNoLies(t *testing.T) {
+	needsCompiler(t)
+	modules := [][]byte{wasmtest.Sum(2000, 1), wasmtest.Sum(2000, 2)} // of one size
+	for _, w := range ways {
+		t.Run(w.Name, func(t *testing.T) {
+			lying := &storetest.Fake{}
+			want := make([]uint64, len(modules))
+			for i, wasm := range modules {
+				var err error
+				want[i], err = w.Run(newCache(t, lying, &modcache.Options{Retain: -1, ExactKeys: true}), wasm)
+				require.NoError(t, err)
+			}
+			require.NotEqual(t, want[0], want[1])
+			keys := lying.Keys()
+			require.Len(t, keys, 2)
+			a, b := lying.Entry(keys[0]), lying.Entry(keys[1])
+			lying.Set(keys[0], b)
+			lying.Set(keys[1], a)
+
+			dir := t.TempDir()
+			run := func(s modcache.Store, o modcache.Options) {
+				o.Retain, o.ExactKeys = -1, true
+				c := newCache(t, s, &o)
+				for range 2 {
+					for i, wasm := range modules {
+						got, err := w.Run(c, wasm)
+						require.NoError(t, err)
+						require.Equal(t, want[i], got)
+					}
+				}
+			}
+			d, err := modcache.OpenDisk(dir, nil)
+			require.NoError(t, err)
+			l := modcache.NewLayered(nil, modcache.Layer{Store: d}, modcache.Layer{Store: lying})
+			run(l, modcache.Options{ReadOnly: true})
+			require.NoError(t, l.Flush(bg)) // which waits for promotions
+			run(d, modcache.Options{})
+			require.NoError(t, l.Close())
+			require.NoError(t, d.Close())
+		})
+	}
+}

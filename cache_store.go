@@ -64,7 +64,7 @@ func (l *lookup) get(ctx context.Context, key Key) *Artifact {
 		wrong error // with what the store returned
 	}
 	found, err := ask(ctx, c, wait, func(ctx context.Context, s Store) (found answer, err error) {
-		a, ok, err := s.Get(ctx, key)
+		a, ok, err := s.Get(withSealed(ctx), key)
 		if err != nil || !ok || a == nil {
 			closeArtifact(a)
 			return found, err

@@ -52,7 +52,7 @@ func (l *Layered) Get(ctx context.Context, key Key) (*Artifact, bool, error) {
 	a, from, err := l.lookup(ctx, key, seen)
 	if a != nil {
 		if l.alone && from != l.front && l.front.takesPromotions() && a.InMemory() {
-			l.promoteInto(l.front, key, a, from, func() bool { return false })
+			l.promoteInto(l.front, key, a, write{from: from}, func() bool { return false })
 		}
 		l.hit(from, key, a)
 		return a, true, nil
@@ -150,7 +150,7 @@ func (l *Layered) search(ctx context.Context, key Key, asked *layer, stale func(
 			}
 		}
 		if a != nil {
-			l.promote(key, a, ly, stale)
+			l.promote(key, a, write{from: ly, sealed: wantsSealed(ctx)}, stale)
 			return &found{a: a, from: ly}, nil
 		}
 		if ctx.Err() != nil { // nobody is waiting any more

@@ -13,15 +13,16 @@ import (
 // write is an artifact on its way into a layer: a deferred write, which is owed, or a
 // promotion.
 type write struct {
-	a    *Artifact     // a handle of its own
-	from *layer        // where a promotion comes from; nil if it is none
-	took time.Duration // once it has been done
+	a      *Artifact     // a handle of its own
+	from   *layer        // where a promotion comes from; nil if it is none
+	sealed bool          // a Cache wanted it, which uses nothing without its seal
+	took   time.Duration // once it has been done
 }
 
 // writeBehind queues a deferred write.
 func (l *Layered) writeBehind(ly *layer, key Key, a *Artifact) error {
 	l.mu.Lock()
-	err := l.enqueue(ly, key, a, nil)
+	err := l.enqueue(ly, key, a, write{})
 	if err != nil {
 		ly.queue.Lose(key, err)
 	}
@@ -34,9 +35,10 @@ func (l *Layered) writeBehind(ly *layer, key Key, a *Artifact) error {
 
 // enqueue leaves the writing of a to the layer's worker; mu is held. Close can't have
 // returned, because the caller is an operation too.
-func (l *Layered) enqueue(ly *layer, key Key, a *Artifact, from *layer) error {
+func (l *Layered) enqueue(ly *layer, key Key, a *Artifact, w write) error {
+	owed := w.from == nil
 	if j := ly.queue.Find(key); j != nil { // on its way already
-		j.Owed = j.Owed || from == nil
+		j.Owed = j.Owed || owed
 		return nil
 	}
 	if err := ly.queue.Fits(a.Size()); err != nil {
@@ -47,7 +49,8 @@ func (l *Layered) enqueue(ly *layer, key Key, a *Artifact, from *layer) error {
 	if err != nil {
 		return ly.wrap("add", key, err)
 	}
-	return ly.queue.Add(&queue.Job[Key, write]{Key: key, Value: write{a: own, from: from}, Size: own.Size(), Owed: from == nil})
+	w.a = own
+	return ly.queue.Add(&queue.Job[Key, write]{Key: key, Value: w, Size: own.Size(), Owed: owed})
 }
 
 // write does a job: it stores the artifact in the layer.
@@ -64,7 +67,13 @@ func (l *Layered) write(ly *layer, j *queue.Job[Key, write]) error {
 			l.mu.Unlock()
 		}
 	}()
-	err = ly.add(context.Background(), j.Key, w.a)
+	a := w.a
+	if w.sealed && !instant(ly.Store) {
+		if a, err = sealedCopy(j.Key, a); err != nil {
+			return ly.report(EventCorrupt, "add", j.Key, err)
+		}
+	}
+	err = ly.add(context.Background(), j.Key, a)
 	return err
 }
 
@@ -135,16 +144,16 @@ func (l *Layered) lost(op string) (errs []error) {
 
 // promote copies what a lookup found into the layers above the one that had it. What
 // takes no time is done on return, the rest is queued. stale is called under mu.
-func (l *Layered) promote(key Key, a *Artifact, from *layer, stale func() bool) {
+func (l *Layered) promote(key Key, a *Artifact, w write, stale func() bool) {
 	for _, ly := range l.layers {
-		if ly == from {
+		if ly == w.from {
 			return
 		}
 		if ly == l.front && l.alone {
 			continue // Get does it, on its caller's goroutine
 		}
 		if ly.takesPromotions() {
-			l.promoteInto(ly, key, a, from, stale)
+			l.promoteInto(ly, key, a, w, stale)
 		}
 	}
 }
@@ -153,15 +162,16 @@ func (ly *layer) takesPromotions() bool {
 	return ly.Promote != PromoteNever && ly.Write != WriteNever
 }
 
-func (l *Layered) promoteInto(ly *layer, key Key, a *Artifact, from *layer, stale func() bool) {
+func (l *Layered) promoteInto(ly *layer, key Key, a *Artifact, w write, stale func() bool) {
 	var j *queue.Job[Key, write]
 	l.mu.Lock()
 	switch {
 	case stale() || l.deleting[key] > 0 || ly.queue.Find(key) != nil:
 	case ly.Direct && a.InMemory():
-		j = &queue.Job[Key, write]{Key: key, Value: write{a: a, from: from}, Size: a.Size()}
+		w.a = a
+		j = &queue.Job[Key, write]{Key: key, Value: w, Size: a.Size()}
 		ly.queue.Begin(j)
-	case l.enqueue(ly, key, a, from) != nil:
+	case l.enqueue(ly, key, a, w) != nil:
 		ly.promotions.Dropped++
 	}
 	l.mu.Unlock()
