@@ -68,6 +68,18 @@ type DiskOptions struct {
 	Name    string           // of the store in events; "" = "disk"
 	OnEvent func(Event)      // see Event
 	Now     func() time.Time // the clock; nil = time.Now
+
+	// What validate makes of Key: a function, into which package fmt doesn't look.
+	auth func() frame.Auth
+}
+
+// Format implements [fmt.Formatter]: it hides the Key.
+func (o DiskOptions) Format(f fmt.State, verb rune) {
+	type plain DiskOptions // without this method
+	if len(o.Key) > 0 {
+		o.Key = []byte("hidden")
+	}
+	fmt.Fprintf(f, fmt.FormatString(f, verb), plain(o))
 }
 
 // validate returns a copy in which every field has the value that it stands for.
@@ -79,6 +91,10 @@ func (o *DiskOptions) validate() (DiskOptions, error) {
 	const minSecret = 16
 	if len(v.Key) > 0 && len(v.Key) < minSecret {
 		return v, fmt.Errorf("modcache: DiskOptions.Key has %d bytes, want at least %d random ones", len(v.Key), minSecret)
+	}
+	if len(v.Key) > 0 {
+		auth := frame.NewKeyed(v.Key)
+		v.auth, v.Key = func() frame.Auth { return auth }, nil // the secret is the caller's, who may wipe it
 	}
 	v.MaxBytes = option.Number(v.MaxBytes, DefaultDiskMaxBytes, -1)
 	v.MaxAge = option.Number(v.MaxAge, DefaultDiskMaxAge, -1)
@@ -169,11 +185,10 @@ func openDisk(dir string, o *DiskOptions, open func(dir string) (dirfs.FS, error
 	if err != nil {
 		return nil, fmt.Errorf("modcache: OpenDisk: %w", err)
 	}
-	rules := dirfs.Rules{Keyed: len(v.Key) > 0, Group: v.Group, ReadOnly: v.ReadOnly}
+	rules := dirfs.Rules{Keyed: v.auth != nil, Group: v.Group, ReadOnly: v.ReadOnly}
 	d := &Disk{dir: dir, o: v, rules: rules, openFS: open, frame: frame.Options{Compressor: frame.NewCompressor(), Compress: v.Compress}}
-	if len(v.Key) > 0 {
-		d.frame.Auth = frame.NewKeyed(v.Key)
-		d.o.Key = nil // only what is derived from it is needed from here on
+	if v.auth != nil {
+		d.frame.Auth = v.auth()
 	}
 	if err := d.openTree(); err != nil {
 		return nil, d.errorOf("open", Key{}, err)

@@ -22,14 +22,15 @@ type KeyID [16]byte
 // String returns the id as 32 lowercase hexadecimal digits.
 func (id KeyID) String() string { return hex.EncodeToString(id[:]) }
 
-// ParseKeyID is the inverse of [KeyID.String].
+// ParseKeyID is the inverse of [KeyID.String]. Errors don't quote the text: somebody may have
+// put a secret there.
 func ParseKeyID(s string) (KeyID, error) {
 	var id KeyID
 	if len(s) != hex.EncodedLen(len(id)) {
-		return id, fmt.Errorf("modcache: key id %.60q has %d characters, want 32 hexadecimal digits", s, len(s))
+		return id, fmt.Errorf("modcache: a key id has 32 hexadecimal digits, not %d characters", len(s))
 	}
 	if _, err := hex.Decode(id[:], []byte(s)); err != nil {
-		return KeyID{}, fmt.Errorf("modcache: key id %.60q: %w", s, err)
+		return KeyID{}, errors.New("modcache: a key id has 32 hexadecimal digits, and nothing else")
 	}
 	return id, nil
 }

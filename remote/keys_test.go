@@ -180,3 +180,22 @@ func TestKeysMissing(t *testing.T) {
 	_, err := remote.NewWithBackend(nil, "", &remote.Options{Signer: k})
 	require.Error(t, err)
 }
+
+// TestKeysErrorsDontQuote has the secret of a key where something else belongs.
+func TestKeysErrorsDontQuote(t *testing.T) {
+	k, err := remote.GenerateKey()
+	require.NoError(t, err)
+	f := strings.Fields(k.Secret())
+	seed := f[2]
+	for _, line := range []string{f[0] + " " + seed + " " + f[1], f[0] + " " + seed + " # comment", f[0] + " " + seed + " x", seed} {
+		_, err := remote.ParsePrivateKey(line)
+		require.Error(t, err)
+		require.NotContains(t, err.Error(), seed[:8])
+	}
+	public := strings.Fields(k.Public().String())[0]
+	for _, text := range []string{"revoked " + seed, public + " " + seed + " x", f[0] + " " + seed} {
+		_, err := remote.ParseKeyring([]byte(text + "\n"))
+		require.Error(t, err)
+		require.NotContains(t, err.Error(), seed[:8])
+	}
+}

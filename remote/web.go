@@ -155,7 +155,7 @@ func (w *web) do(ctx context.Context, method string, r request) (*http.Response,
 	}
 	resp, err := w.client.Do(req)
 	if err != nil {
-		return nil, err
+		return nil, withoutURL(err)
 	}
 	// A redirect may have turned a PUT into a GET.
 	final := cmp.Or(resp.Request, req).Method
@@ -172,6 +172,20 @@ func (w *web) do(ctx context.Context, method string, r request) (*http.Response,
 	}
 	discard(resp.Body)
 	return nil, err
+}
+
+// withoutURL replaces the URL in an error of a client by its host: after a redirect, the rest of
+// it may be what lets its bearer in.
+func withoutURL(err error) error {
+	failed, ok := err.(*url.Error)
+	if !ok {
+		return err
+	}
+	u, parseErr := url.Parse(failed.URL)
+	if parseErr != nil {
+		return failed.Err
+	}
+	return &url.Error{Op: failed.Op, URL: (&url.URL{Scheme: u.Scheme, Host: u.Host, Path: "/…"}).String(), Err: failed.Err}
 }
 
 // discard ends a response so that its connection can be used again, unless that

@@ -474,3 +474,30 @@ func static(access, secret, session string) func(context.Context) (remote.Creden
 		return remote.Credentials{AccessKey: access, SecretKey: secret, SessionToken: session}, nil
 	}
 }
+
+// TestRedirectErrorsHideTheURL has a server redirect to a signed URL that can't be reached.
+func TestRedirectErrorsHideTheURL(t *testing.T) {
+	for _, to := range []string{"http://127.0.0.1:1/bucket/x?X-Amz-Signature=SIGNATURE", "http://user:SIGNATURE@127.0.0.1:1/SIGNATURE"} {
+		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, to, http.StatusTemporaryRedirect)
+		}))
+		var said []string
+		k, err := remote.GenerateKey()
+		require.NoError(t, err)
+		s, err := remote.New(server.URL, &remote.Options{Signer: k, OnEvent: func(e modcache.Event) {
+			if e.Err != nil {
+				said = append(said, e.Err.Error())
+			}
+		}})
+		require.NoError(t, err)
+		_, _, err = s.Get(context.Background(), modcache.Key{1})
+		require.Error(t, err)
+		said = append(said, err.Error())
+		require.Contains(t, err.Error(), "127.0.0.1:1")
+		for _, text := range said {
+			require.NotContains(t, text, "SIGNATURE")
+		}
+		require.NoError(t, s.Close())
+		server.Close()
+	}
+}

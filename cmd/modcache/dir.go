@@ -33,8 +33,12 @@ func (d *dirFlags) path() (string, error) {
 	if d.dir != "" {
 		return filepath.Abs(d.dir)
 	}
-	if dir := environ.Read(os.Getenv).Dir; dir != "" {
-		return dir, nil
+	env := environ.Read(os.Getenv)
+	if env.Errors[environ.Dir] != nil { // the default isn't what was meant
+		return "", usagef("%s is %q: set it to an absolute path, or name a directory with -dir", environ.Dir, os.Getenv(environ.Dir))
+	}
+	if env.Dir != "" {
+		return env.Dir, nil
 	}
 	dir, err := environ.DefaultDir()
 	if err != nil {

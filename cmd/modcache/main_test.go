@@ -282,3 +282,12 @@ func TestEmptyValues(t *testing.T) {
 		require.Contains(t, call(args...).want(t, exitUsage).err, "has an empty value")
 	}
 }
+
+// A variable that can't be understood must not turn the default directory into the one that
+// is emptied.
+func TestRelativeEnvironmentDir(t *testing.T) {
+	t.Setenv("MODCACHE_DIR", "./cache")
+	for _, args := range [][]string{{"rm", "-all"}, {"trim"}, {"ls"}} {
+		require.Contains(t, call(args...).want(t, exitUsage).err, `MODCACHE_DIR is "./cache"`)
+	}
+}

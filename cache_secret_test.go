@@ -1,0 +1,56 @@
+package modcache_test
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/modcache/modcache"
+)
+
+// TestCacheSecretsAreTheCallers has a program wipe its secret as soon as Open returns, while
+// the directory can't be had yet.
+func TestCacheSecretsAreTheCallers(t *testing.T) {
+	needsCompiler(t)
+	above := filepath.Join(t.TempDir(), "volume")
+	require.NoError(t, os.WriteFile(above, nil, 0o600))
+	dir := filepath.Join(above, "c")
+	clock := newDiskClock()
+	secret := []byte("sixteen bytes or more")
+	key := append([]byte(nil), secret...)
+	c := openCache(t, dir, &modcache.Options{Disk: modcache.DiskOptions{Key: key, Now: clock.Now}})
+	clear(key)
+	require.NoError(t, os.Remove(above))
+	clock.Advance(time.Hour)
+	want, err := ways[1].Run(c, chainWasm)
+	require.NoError(t, err)
+	require.Equal(t, dir, c.Status().Dir)
+	require.NoError(t, c.Close(bg))
+
+	c = openCache(t, dir, &modcache.Options{Disk: modcache.DiskOptions{Key: secret}})
+	got, err := ways[1].Run(c, chainWasm)
+	require.NoError(t, err)
+	require.Equal(t, want, got)
+	require.EqualValues(t, 1, c.Metrics().Hits)
+}
+
+func TestCacheOptionsHideTheKey(t *testing.T) {
+	o := modcache.Options{Disk: modcache.DiskOptions{Key: []byte("sixteen bytes or more"), MaxBytes: 12345}}
+	c := openCache(t, filepath.Join(t.TempDir(), "c"), &o)
+	numbers := fmt.Sprint([]byte("sixteen"))
+	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%x"} {
+		for _, v := range []any{o, &o, o.Disk, &o.Disk, c, c.Store()} {
+			text := fmt.Sprintf(verb, v)
+			require.NotContains(t, text, "sixteen")
+			require.NotContains(t, text, numbers[1:len(numbers)-1])
+			require.NotContains(t, text, fmt.Sprintf("%x", "sixteen"))
+			require.NotContains(t, text, "0x73, 0x69, 0x78")
+		}
+	}
+	require.Contains(t, fmt.Sprintf("%+v", o), "MaxBytes:12345", "the rest can be seen")
+	require.Equal(t, "sixteen bytes or more", string(o.Disk.Key))
+}
