@@ -3,6 +3,7 @@ package mapped
 import (
 	"fmt"
 	"os"
+	"sync/atomic"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -24,8 +25,14 @@ type Pages struct {
 	beforeLen, behindLen uintptr
 }
 
+// refused says that the kernel has not moved pages once: no others are made.
+var refused atomic.Bool
+
 // NewPages returns memory for n bytes, which are zero. Large ones are made of huge pages.
 func NewPages(n int) (*Pages, error) {
+	if refused.Load() {
+		return nil, ErrUnsupported
+	}
 	page := uintptr(os.Getpagesize())
 	size := (uintptr(n) + page - 1) / page * page
 	total := size
@@ -43,7 +50,9 @@ func NewPages(n int) (*Pages, error) {
 		p.before, p.beforeLen = gap, (likelyPlace(size)-uintptr(gap))%hugePage
 		p.start = unsafe.Add(gap, p.beforeLen)
 		p.behind, p.behindLen = unsafe.Add(p.start, size), hugePage-p.beforeLen
-		AdviseHugePages(p.Bytes())
+		// All of them, though only whole huge pages matter: where the advice ends, the kernel cuts
+		// the mapping in two, and before 6.17 it moves nothing that consists of two.
+		_ = unix.Madvise(unsafe.Slice((*byte)(p.start), size), unix.MADV_HUGEPAGE)
 	}
 	return p, nil
 }
@@ -66,22 +75,36 @@ func likelyPlace(size uintptr) uintptr {
 func (p *Pages) Bytes() []byte { return unsafe.Slice((*byte)(p.start), p.length)[:p.length:p.length] }
 
 // MoveTo makes dst consist of the pages, and frees the rest. It succeeds if dst is as long, and is
-// exactly what [unix.Mmap] returned, which nobody else uses at the time; else nothing has changed.
-func (p *Pages) MoveTo(dst []byte) bool {
+// exactly what [unix.Mmap] returned, which can be read and written and nobody else uses at the time.
+// Else the pages are as they were, and so is dst, but that it may hold zeros. After an error, which
+// wraps that of the system, there is no memory at dst.
+func (p *Pages) MoveTo(dst []byte) (bool, error) {
 	if p.start == nil || len(dst) != p.length || cap(dst) != p.length {
-		return false
+		return false, nil
 	}
 	// This call changes nothing: it is for the books that package unix keeps of its mappings.
 	if _, err := unix.Mremap(dst, len(dst), 0); err != nil {
-		return false
+		return false, nil
 	}
 	to := unsafe.Pointer(unsafe.SliceData(dst))
-	if _, err := unix.MremapPtr(p.start, p.size, to, p.size, unix.MREMAP_MAYMOVE|unix.MREMAP_FIXED); err != nil {
-		return false
+	if remap(p.start, to, p.size) != nil {
+		refused.Store(true)
+		// The kernel may have unmapped dst before it refused. There must be memory again, before
+		// somebody else gets the addresses.
+		if _, err := unix.MmapPtr(-1, 0, to, p.size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON|unix.MAP_FIXED); err != nil {
+			return false, fmt.Errorf("map %d bytes of memory again: %w", p.size, err)
+		}
+		return false, nil
 	}
 	p.size = 0
 	p.Free()
-	return true
+	return true, nil
+}
+
+// remap moves mappings over others. Tests have it fail.
+var remap = func(from, to unsafe.Pointer, size uintptr) error {
+	_, err := unix.MremapPtr(from, size, to, size, unix.MREMAP_MAYMOVE|unix.MREMAP_FIXED)
+	return err
 }
 
 // Free gives the memory back. Freeing again does nothing.

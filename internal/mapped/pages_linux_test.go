@@ -6,8 +6,10 @@ import (
 	"math/rand/v2"
 	"os"
 	"runtime"
+	"strings"
 	"sync"
 	"testing"
+	"unsafe"
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
@@ -34,6 +36,64 @@ func filled(t testing.TB, n int) (*Pages, []byte) {
 	return p, want
 }
 
+func requireMoved(t testing.TB, p *Pages, dst []byte) {
+	t.Helper()
+	moved, err := p.MoveTo(dst)
+	require.NoError(t, err)
+	require.True(t, moved)
+}
+
+func requireStays(t testing.TB, p *Pages, dst []byte, name string) {
+	t.Helper()
+	moved, err := p.MoveTo(dst)
+	require.NoError(t, err)
+	require.False(t, moved, name)
+}
+
+// TestPagesAreOneMapping: kernels before 6.17 move no other.
+func TestPagesAreOneMapping(t *testing.T) {
+	for _, n := range []int{1, 2*hugePage - 1, 2 * hugePage, 2*hugePage + 1, 5*hugePage + 12345} {
+		p, _ := filled(t, n)
+		b, err := os.ReadFile("/proc/self/maps")
+		require.NoError(t, err)
+		start, found := uintptr(p.start), false
+		for line := range strings.Lines(string(b)) {
+			var from, to uintptr
+			_, err := fmt.Sscanf(line, "%x-%x", &from, &to)
+			require.NoError(t, err)
+			found = found || from <= start && start+p.size <= to
+		}
+		require.True(t, found, "%d bytes lie in several:\n%s", n, b)
+		p.Free()
+	}
+}
+
+// TestPagesThatKernelsRefuse stay where they are, and the destination can be used, whether the kernel
+// unmapped it or not. From then on none are made.
+func TestPagesThatKernelsRefuse(t *testing.T) {
+	real := remap
+	defer func() { remap = real; refused.Store(false) }()
+	for _, n := range []int{5000, 3*hugePage + 5} {
+		for name, kernel := range map[string]func(from, to unsafe.Pointer, size uintptr) error{
+			"before": func(_, _ unsafe.Pointer, _ uintptr) error { return unix.ENOMEM },
+			"after":  func(_, to unsafe.Pointer, size uintptr) error { _ = unix.MunmapPtr(to, size); return unix.EFAULT },
+		} {
+			refused.Store(false)
+			p, want := filled(t, n)
+			dst := mapping(t, n)
+			remap = kernel
+			requireStays(t, p, dst, name)
+			copy(dst, p.Bytes())
+			require.True(t, bytes.Equal(want, dst), name)
+			p.Free()
+			require.NoError(t, unix.Mprotect(dst, unix.PROT_READ|unix.PROT_EXEC))
+			require.NoError(t, unix.Munmap(dst))
+			_, err := NewPages(n)
+			require.ErrorIs(t, err, ErrUnsupported)
+		}
+	}
+}
+
 // TestPagesMove into a mapping that is then used as wazero uses it: read, protected, and unmapped
 // through the books of package unix.
 func TestPagesMove(t *testing.T) {
@@ -41,10 +101,10 @@ func TestPagesMove(t *testing.T) {
 		t.Run(fmt.Sprint(n), func(t *testing.T) {
 			p, want := filled(t, n)
 			dst := mapping(t, n)
-			require.True(t, p.MoveTo(dst))
+			requireMoved(t, p, dst)
 			require.True(t, bytes.Equal(want, dst))
 			require.Equal(t, Pages{}, *p, "something is left")
-			require.False(t, p.MoveTo(dst), "twice")
+			requireStays(t, p, dst, "twice")
 			p.Free()
 			require.True(t, bytes.Equal(want, dst))
 			dst[0]++ // it can be written to, as before
@@ -74,10 +134,10 @@ func TestPagesStayFromWhatIsNoMapping(t *testing.T) {
 		"its end": longer[1:], "shorter": dst[: n-1 : n-1], "spare capacity": longer[:n], "unmapped": gone,
 		"mapped otherwise": (&Pages{start: other, length: n}).Bytes(),
 	} {
-		require.False(t, p.MoveTo(b), name)
+		requireStays(t, p, b, name)
 		require.True(t, bytes.Equal(want, p.Bytes()), name)
 	}
-	require.True(t, p.MoveTo(dst))
+	requireMoved(t, p, dst)
 	require.True(t, bytes.Equal(want, dst))
 }
 
@@ -97,7 +157,7 @@ func TestPagesAreGivenBack(t *testing.T) {
 		require.NoError(t, err)
 		if i%2 == 0 {
 			dst := mapping(t, n)
-			require.True(t, p.MoveTo(dst))
+			requireMoved(t, p, dst)
 			require.NoError(t, unix.Munmap(dst))
 		}
 		p.Free()
@@ -118,7 +178,7 @@ func TestPagesMoveAmongOthers(t *testing.T) {
 				dst := mapping(t, n)
 				if i%3 == 0 {
 					p.Free()
-				} else if !p.MoveTo(dst) || !bytes.Equal(want, dst) {
+				} else if moved, err := p.MoveTo(dst); !moved || err != nil || !bytes.Equal(want, dst) {
 					t.Error("not moved")
 				}
 				if unix.Munmap(dst) != nil {
@@ -157,7 +217,7 @@ func BenchmarkLoad(b *testing.B) {
 				if p == nil {
 					AdviseHugePages(dst)
 					copy(dst, got)
-				} else if !p.MoveTo(dst) {
+				} else if moved, _ := p.MoveTo(dst); !moved {
 					b.Fatal("not moved")
 				}
 				_ = unix.Munmap(dst)

@@ -12,7 +12,7 @@ func NewPages(int) (*Pages, error) { return nil, ErrUnsupported }
 func (*Pages) Bytes() []byte { return nil }
 
 // MoveTo never succeeds.
-func (*Pages) MoveTo([]byte) bool { return false }
+func (*Pages) MoveTo([]byte) (bool, error) { return false, nil }
 
 // Free does nothing.
 func (*Pages) Free() {}

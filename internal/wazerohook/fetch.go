@@ -43,9 +43,15 @@ func (f *fetched) free() {
 // readCode fills p with the code from off.
 func (e *Entry) readCode(p []byte, off int64) (int, error) {
 	whole := int64(len(p)) == e.codeLen
-	if whole && e.pages != nil && e.pages.MoveTo(p) {
-		e.fetched = fetched{}
-		return len(p), nil
+	if whole && e.pages != nil {
+		moved, err := e.pages.MoveTo(p)
+		if err != nil {
+			return 0, err
+		}
+		if moved {
+			e.fetched = fetched{}
+			return len(p), nil
+		}
 	}
 	if whole {
 		mapped.AdviseHugePages(p)
