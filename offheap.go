@@ -2,6 +2,7 @@ package modcache
 
 import (
 	"context"
+	"runtime"
 	"sync/atomic"
 
 	"github.com/tetratelabs/wazero/api"
@@ -22,6 +23,7 @@ type guestMemory struct {
 	image  *mapped.Image  // what it begins with, if mem is nil; nil for zeros
 	caller experimental.MemoryAllocator
 	shared bool
+	starts bool // others may have the instance before wazero returns it
 	given  atomic.Bool
 }
 
@@ -83,7 +85,7 @@ func callersAllocator(ctx context.Context) (a experimental.MemoryAllocator, nest
 
 // newMemory maps a memory, or leaves it to the heap.
 func (r *Runtime) newMemory(l wasmbin.Linkage, image *mapped.Image) *guestMemory {
-	g := &guestMemory{r: r, image: image, shared: l.Memory.Shared}
+	g := &guestMemory{r: r, image: image, shared: l.Memory.Shared, starts: l.Starts}
 	if !l.Mappable() {
 		return g
 	}
@@ -152,21 +154,32 @@ func (m *copiedMemory) Reallocate(size uint64) []byte {
 func (g *guestMemory) Reallocate(size uint64) []byte { return g.mem.Resize(size) }
 
 // Free implements experimental.LinearMemory. Modules that import the memory go on with
-// it; then it ends when they are collected as well.
+// it; then it ends when they are collected as well. wazero refers to g no more, and maybe hasn't
+// returned the instance yet, nor ever will: only belongsTo knows when the addresses can go.
 func (g *guestMemory) Free() {
+	g.discard()
+	g.mem.Leak()
+}
+
+func (g *guestMemory) discard() {
 	if g.r.links.Load() == 0 && g.mem.Discard() {
 		g.r.c.loaded.Garbage.Add(mappingWeight)
 	}
 }
 
-// belongsTo has the memory end with the instance, or now if there is none.
+// belongsTo has the memory end with the instance, or now if there is none. A start function may
+// have shown the instance to others though it came to nothing: then the memory ends with g, as wazero
+// refers to it, until Free.
 func (g *guestMemory) belongsTo(mod api.Module) {
 	switch {
 	case g == nil || g.mem == nil:
 	case !g.given.Load():
 		g.mem.Unmap()
+	case mod == nil && g.starts:
+		g.discard()
 	case mod == nil:
 		g.Free()
+		runtime.AddCleanup(g, (*mapped.Memory).Unmap, g.mem)
 	case !wazerohook.OnCollect(mod, (*mapped.Memory).Unmap, g.mem):
 		g.mem.Leak()
 	}

@@ -8,6 +8,8 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"runtime/debug"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -17,6 +19,7 @@ import (
 	"github.com/tetratelabs/wazero"
 	"github.com/tetratelabs/wazero/api"
 	"github.com/tetratelabs/wazero/experimental"
+	"github.com/tetratelabs/wazero/sys"
 
 	"github.com/modcache/modcache"
 	"github.com/modcache/modcache/internal/storetest"
@@ -152,6 +155,103 @@ func TestRuntimeOffHeapMemoryOfClosedInstances(t *testing.T) {
 		require.Equal(t, "[0]", invoke(other, "load", 70))
 	}
 	runtime.KeepAlive(mod)
+}
+
+// TestRuntimeOffHeapMemoryOfIncompleteInstances that a start function shows to the host, and
+// that are closed before wazero returns them: by the host, as proc_exit does, or as their name is taken.
+func TestRuntimeOffHeapMemoryOfIncompleteInstances(t *testing.T) {
+	r, c := offHeapRuntime(t, nil)
+	var kept []api.Module
+	_, err := r.NewHostModuleBuilder("host").
+		NewFunctionBuilder().WithFunc(func(ctx context.Context, m api.Module) {
+		kept = append(kept, m)
+		require.True(t, m.Memory().WriteByte(7, 1))
+		switch {
+		case len(kept)%3 == 2:
+			_ = m.CloseWithExitCode(ctx, 1)
+			panic(sys.NewExitError(1))
+		case m.Name() != "taken":
+			panic("trap")
+		}
+	}).Export("show").Instantiate(bg)
+	require.NoError(t, err)
+	var m wasmtest.Module
+	nothing := m.Type(nil, nil)
+	m.Import("host", "show", nothing)
+	defineMemory(&m, 1, 1, 9)
+	m.Func(nothing, "start", 0x10, 0)
+	m.Section(8, []byte{4})
+	compiled := compile(t, r, m.Bytes())
+	for i := range 60 {
+		config := anonymous()
+		if i%3 == 0 {
+			config = wazero.NewModuleConfig().WithName("taken") // until wazero closes who was too late
+			_, err := r.InstantiateWithConfig(bg, []byte("\x00asm\x01\x00\x00\x00"), config)
+			require.NoError(t, err)
+		}
+		_, err := r.InstantiateModule(bg, compiled, config)
+		require.Error(t, err)
+	}
+	require.Len(t, kept, 60)
+	require.EqualValues(t, 60, c.Metrics().OffHeap)
+	plain := compile(t, r, memoryModule(1, 1, 9).Bytes())
+	var others []api.Module
+	for i := range 100 {
+		if i%10 == 0 {
+			for _, m := range kept[:i/2] {
+				_ = m.Close(bg) // those that trapped are closed only now
+			}
+			runtime.GC()
+			runtime.GC()
+		}
+		other, err := r.InstantiateModule(bg, plain, anonymous())
+		require.NoError(t, err)
+		require.True(t, other.Memory().WriteByte(7, 2))
+		others = append(others, other)
+	}
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	require.NotPanics(t, func() {
+		for _, m := range kept {
+			b, ok := m.Memory().ReadByte(7)
+			require.True(t, ok)
+			require.Zero(t, b)
+			require.True(t, m.Memory().WriteByte(7, 3))
+		}
+	})
+	for _, m := range others {
+		require.Equal(t, "[2]", invoke(m, "load", 7))
+	}
+}
+
+// TestRuntimeOffHeapMemoryLeavesMappings to the rest of the program, which ends when there are none.
+func TestRuntimeOffHeapMemoryLeavesMappings(t *testing.T) {
+	if testing.Short() {
+		t.Skip("SKIPPED: makes thousands of instances")
+	}
+	if runtime.GOOS != "linux" {
+		t.Skip("SKIPPED: mappings are counted in /proc")
+	}
+	b, err := os.ReadFile("/proc/sys/vm/max_map_count")
+	require.NoError(t, err)
+	most, err := strconv.Atoi(strings.TrimSpace(string(b)))
+	require.NoError(t, err)
+	if most > 1<<17 {
+		t.Skip("SKIPPED: this system allows too many mappings:", most)
+	}
+	r, c := offHeapRuntime(t, nil)
+	compiled := compile(t, r, memoryModule(1, 1, 9).Bytes())
+	before := mappings(t)
+	for i := range most / 4 {
+		mod, err := r.InstantiateModule(bg, compiled, anonymous())
+		require.NoError(t, err)
+		require.True(t, mod.Memory().WriteByte(9, byte(i)))
+	}
+	require.Positive(t, c.Metrics().OffHeap)
+	require.Positive(t, c.Metrics().OffHeapFailed)
+	require.EqualValues(t, most/4, c.Metrics().OffHeap+c.Metrics().OffHeapFailed)
+	require.Less(t, mappings(t)-before, most/2+200)
+	require.NoError(t, r.Close(bg))
+	requireMappings(t, before+200)
 }
 
 // TestRuntimeOffHeapMemoryOutlivesItsInstance where others import it.

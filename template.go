@@ -31,7 +31,8 @@ import (
 // environment. A guest that drew random numbers has the same ones in each instance. Have it draw
 // seeds and make secrets, ids and connections after the snapshot, in the function that serves the request.
 //
-// On Windows, on 32-bit platforms and where addresses are scarce, memories are copies of the image.
+// On Windows, on 32-bit platforms, where addresses are scarce, and beyond the number of memories that
+// Options.OffHeapMemory tells, memories are copies of the image.
 // Where wazero has no compiler, or can't share code between modules, instances are made of
 // [Template.Module]. The methods may be called from several goroutines at once.
 type Template struct {
@@ -190,6 +191,7 @@ func (t *Template) share(ctx context.Context, state *wasmbin.State, snap *wasmbi
 	}
 	t.linkage, t.bare = state.Linkage, cm
 	t.linkage.Memory.Min = size
+	t.linkage.Starts = state.Starts && snap == nil
 	return nil
 }
 

@@ -3,8 +3,12 @@
 package mapped
 
 import (
+	"bytes"
 	"fmt"
 	"os"
+	"strconv"
+	"sync"
+	"sync/atomic"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -16,8 +20,35 @@ type area struct {
 	size  uint64
 }
 
+// perArea is how many mappings an area may consist of: an image, what is used behind it, and the rest.
+const perArea = 3
+
+// live counts the areas that are mapped.
+var live atomic.Int64
+
+// mostLive is how many there may be. Where a process has as many mappings as it may have, Go's
+// runtime gets no memory either, and ends it. So half of them are left to others.
+var mostLive = sync.OnceValue(func() int64 {
+	const usual = 65530
+	b, _ := os.ReadFile("/proc/sys/vm/max_map_count")
+	most, err := strconv.ParseInt(string(bytes.TrimSpace(b)), 10, 64)
+	if err != nil {
+		most = usual
+	}
+	return most / 2 / perArea
+})
+
 // reserve takes addresses, and no memory.
-func reserve(size uint64) (area, error) {
+func reserve(size uint64) (_ area, err error) {
+	if n := live.Add(1); n > mostLive() {
+		live.Add(-1)
+		return area{}, fmt.Errorf("reserve addresses: there are %d memories, and more would leave too few of the system's mappings to the program", n-1)
+	}
+	defer func() {
+		if err != nil {
+			live.Add(-1)
+		}
+	}()
 	page := uint64(os.Getpagesize())
 	size = max(page, (size+page-1)/page*page)
 	start, err := unix.MmapPtr(-1, 0, nil, uintptr(size), unix.PROT_NONE, unix.MAP_PRIVATE|unix.MAP_ANON)
@@ -51,6 +82,8 @@ func (a area) discard(size uint64) error {
 	return a.place(size, -1, unix.MAP_ANON)
 }
 
+// place maps over the first size bytes. After an error it isn't known what is there: the kernel may have
+// unmapped them, and somebody else may have them.
 func (a area) place(size uint64, fd, flags int) error {
 	_, err := unix.MmapPtr(fd, 0, a.start, uintptr(size), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_FIXED|flags)
 	if err != nil {
@@ -59,8 +92,17 @@ func (a area) place(size uint64, fd, flags int) error {
 	return nil
 }
 
+// behind is the area without its first bytes.
+func (a area) behind(size uint64) area {
+	if size == a.size {
+		return area{}
+	}
+	return area{unsafe.Add(a.start, size), a.size - size}
+}
+
 func (a area) release() {
 	if a.start != nil {
 		_ = unix.MunmapPtr(a.start, uintptr(a.size))
+		live.Add(-1)
 	}
 }

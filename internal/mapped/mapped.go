@@ -41,7 +41,7 @@ func New(size, most uint64, image *Image) (*Memory, error) {
 	shared := uint64(0)
 	if image != nil && image.size > 0 {
 		if err := a.mapImage(image); err != nil {
-			a.release()
+			a.behind(image.size).release()
 			return nil, err
 		}
 		shared = image.size
@@ -79,7 +79,10 @@ func (m *Memory) Discard() bool {
 		return false
 	}
 	m.ended = true
-	_ = m.area.discard(m.size) // if it fails, the memory goes with its addresses
+	if m.area.discard(m.size) != nil { // nothing there is surely ours any more
+		m.cleanup.Stop()
+		m.area, m.size = area{}, 0
+	}
 	return true
 }
 
@@ -92,5 +95,5 @@ func (m *Memory) Unmap() {
 	m.area, m.size, m.ended = area{}, 0, true
 }
 
-// Leak keeps the addresses for as long as the program runs.
+// Leak keeps the addresses until Unmap, or for as long as the program runs.
 func (m *Memory) Leak() { m.cleanup.Stop() }

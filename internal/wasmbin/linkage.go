@@ -4,6 +4,7 @@ package wasmbin
 type Linkage struct {
 	ImportsMemory bool
 	ImportsTable  bool
+	Starts        bool       // an instance runs before it is complete
 	Memory        MemoryType // the zero value if the module defines none
 }
 
@@ -22,7 +23,7 @@ type MemoryType struct {
 // maxMemory is how large a memory may grow that has no maximum.
 const maxMemory = 1 << 32
 
-// ScanLinkage reads the import section and the memory section of a module.
+// ScanLinkage reads the sections of a module that say so.
 func ScanLinkage(wasm []byte) (l Linkage, err error) {
 	sc, err := newScanner(wasm)
 	if err != nil {
@@ -50,7 +51,13 @@ func ScanLinkage(wasm []byte) (l Linkage, err error) {
 			} else if n == 1 {
 				l.Memory = readMemoryType(&r)
 			}
-			return l, r.finish()
+			if err := r.finish(); err != nil {
+				return l, err
+			}
+		case start:
+			l.Starts = true
+		case code:
+			return l, nil
 		}
 	}
 	return l, sc.err
