@@ -31,7 +31,7 @@ import (
 // module's own bytes come back: with the interpreter, Options.FullDecode, a wazero that isn't supported, a
 // module without functions or one that doesn't compile, and a store that doesn't keep the code. Errors: [ErrClosed],
 // [ErrMiss] with Options.RequireHit, and the cause of ctx. Stub may be called from several goroutines at
-// once. The Cache remembers each stub in some 200 bytes until it is dropped.
+// once. The Cache remembers each stub in some 1,200 bytes until it is dropped.
 func (c *Cache) Stub(ctx context.Context, config wazero.RuntimeConfig, m *Module) ([]byte, error) {
 	r, err := c.NewRuntime(ctx, config)
 	if err != nil {
@@ -51,8 +51,9 @@ func (c *Cache) Stub(ctx context.Context, config wazero.RuntimeConfig, m *Module
 	}
 	s := &standIn{e: r.e, key: src.key, sum: src.sum, functions: src.functions(), most: mostCode(src.size())}
 	right, wrong := r.e.wazero.KeysOfStub(image, s.functions, r.e.conf.CloseOnContextDone)
+	mistake := &standIn{key: s.key}
 	for _, key := range wrong {
-		c.stubs.Store(key, &standIn{key: s.key})
+		c.stubs.Store(key, mistake)
 	}
 	c.stubs.Store(right, s)
 	c.stubs.Store(Sum(image), s)
