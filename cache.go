@@ -67,6 +67,7 @@ type Cache struct {
 	degraded     sync.Map // why a feature is off: error by string, as was reported
 	stubs        sync.Map // *standIn by what wazero calls the stub, and by its fingerprint
 	engines      sync.Map // *engine by configuration
+	suspects     sync.Map // Keys of artifacts that wazero could not load once; see engine.entry
 	snapshotting sync.Map // chan struct{} by key: whose turn it is to make a snapshot
 	loaded       *loaded.Registry
 }

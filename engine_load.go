@@ -1,9 +1,12 @@
 package modcache
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"sync"
 
 	"github.com/modcache/modcache/internal/contain"
@@ -103,7 +106,7 @@ func (l *loading) build(ctx context.Context) (*loaded.Code, error) {
 // be used.
 func (l *loading) loadStored(a *Artifact, at Key) (*loaded.Code, error) {
 	defer contain.Close(a)
-	code, err := l.load(a)
+	code, err := l.load(a, at)
 	switch {
 	case err == nil:
 		l.src.found.Store(true)
@@ -112,18 +115,35 @@ func (l *loading) loadStored(a *Artifact, at Key) (*loaded.Code, error) {
 	case errors.Is(err, loaded.ErrClosed):
 		return nil, err
 	}
+	l.c.suspects.Store(at, nil)
 	l.look.reject(at, err)
 	return nil, nil
 }
 
-// entry returns the entry in an artifact for the module.
-func (e *engine) entry(a *Artifact, src *source) (*wazerohook.Entry, error) {
-	return wazerohook.ReadEntry(contain.ReaderAt{Src: a}, a.Size()-sealSize, e.wazero.Version, src.functions())
+// entry returns the entry in an artifact for the module. When wazero finds in the middle of an entry
+// that it can't be read, it never unmaps what it has mapped for the code. That happens once for a
+// key: after it, all is read and checked before wazero gets any.
+func (e *engine) entry(a *Artifact, at Key, src *source) (*wazerohook.Entry, error) {
+	size := a.Size() - sealSize
+	var r io.ReaderAt = contain.ReaderAt{Src: a}
+	_, suspect := e.c.suspects.Load(at)
+	if suspect && size > 0 {
+		b := make([]byte, size)
+		if n, err := r.ReadAt(b, 0); n < len(b) {
+			return nil, cmp.Or(err, io.ErrUnexpectedEOF)
+		}
+		r = bytes.NewReader(b)
+	}
+	entry, err := wazerohook.ReadEntry(r, size, e.wazero.Version, src.functions())
+	if err == nil && suspect {
+		err = entry.CheckCode()
+	}
+	return entry, err
 }
 
 // load has wazero load the code of an artifact into the engine.
-func (l *loading) load(a *Artifact) (*loaded.Code, error) {
-	entry, err := l.e.entry(a, l.src)
+func (l *loading) load(a *Artifact, at Key) (*loaded.Code, error) {
+	entry, err := l.e.entry(a, at, l.src)
 	if err != nil {
 		return nil, err
 	}

@@ -6,11 +6,17 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"runtime"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -219,4 +225,71 @@ func TestRuntimeWhoseStoreFails(t *testing.T) {
 			require.Error(t, c.Warm(bg, nil, modcache.NewModule(wasmtest.Const(1))), "the store has nothing")
 		})
 	}
+}
+
+// TestRuntimeLeaksNothingForDamagedEntries that stay, because nobody may delete them: wazero doesn't
+// unmap what it began to read.
+func TestRuntimeLeaksNothingForDamagedEntries(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("SKIPPED: mappings are measured in /proc")
+	}
+	needsCompiler(t)
+	dir := t.TempDir()
+	m := modcache.NewModule(wasmtest.Sum(20_000, 0))
+	c, err := modcache.Open(dir, nil)
+	require.NoError(t, err)
+	require.NoError(t, c.Warm(bg, nil, m))
+	require.NoError(t, c.Close(bg))
+	size := int64(0)
+	require.NoError(t, filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		b, err := os.ReadFile(path)
+		if err == nil && len(b) > 1<<20 {
+			size = int64(len(b))
+			b[len(b)/4*3] ^= 1
+			err = os.WriteFile(path, b, 0o600)
+		}
+		return err
+	}))
+	require.Positive(t, size, "the entry is too small")
+	c, err = modcache.Open(dir, &modcache.Options{ReadOnly: true, Retain: -1})
+	require.NoError(t, err)
+	defer c.Close(bg)
+	const loads = 8
+	load := func() {
+		r, err := c.NewRuntime(bg, nil)
+		require.NoError(t, err)
+		cm, err := r.Compile(bg, m)
+		require.NoError(t, err)
+		require.NoError(t, cm.Close(bg))
+		require.NoError(t, r.Close(bg))
+	}
+	load()
+	before := writable(t)
+	for range loads {
+		load()
+	}
+	require.EqualValues(t, 1+loads, c.Metrics().Corrupt)
+	require.Eventually(t, func() bool {
+		runtime.GC()
+		return writable(t)-before < loads/2*size
+	}, 20*time.Second, time.Millisecond)
+}
+
+// writable returns the bytes of mappings that can be written to and aren't Go's heap.
+func writable(t *testing.T) (n int64) {
+	b, err := os.ReadFile("/proc/self/maps")
+	require.NoError(t, err)
+	for line := range strings.Lines(string(b)) {
+		var from, to uint64
+		var mode string
+		_, err := fmt.Sscanf(line, "%x-%x %s", &from, &to, &mode)
+		require.NoError(t, err)
+		if from > 0x7000_0000_0000 && strings.HasPrefix(mode, "rw") {
+			n += int64(to - from)
+		}
+	}
+	return n
 }

@@ -84,12 +84,13 @@ func (e *engine) proven(ctx context.Context, src *source, look *lookup) int64 {
 	if src.found.Load() {
 		return a.Size() // it was loaded a moment ago
 	}
-	entry, err := e.entry(a, src)
+	entry, err := e.entry(a, at, src)
 	if err == nil {
 		image, _ := src.image()
 		err = wazerocache.Load(ctx, e.config, image, e.wazero.Key(image, e.conf.CloseOnContextDone), entry)
 	}
 	if err != nil {
+		e.c.suspects.Store(at, nil)
 		look.reject(at, err)
 		return 0
 	}
