@@ -162,8 +162,11 @@ func (g *guestMemory) Free() {
 }
 
 func (g *guestMemory) discard() {
-	if g.r.links.Load() == 0 && g.mem.Discard() {
-		g.r.c.loaded.Garbage.Add(mappingWeight)
+	switch garbage := &g.r.c.loaded.Garbage; {
+	case g.r.links.Load() > 0: // somebody else may use it, until the collector finds that nobody does
+		garbage.Add(int64(g.mem.Size()))
+	case g.mem.Discard():
+		garbage.Add(mappingWeight)
 	}
 }
 

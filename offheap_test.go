@@ -435,3 +435,32 @@ func TestRuntimeOffHeapMemoryRaces(t *testing.T) {
 	}
 	wg.Wait()
 }
+
+// TestRuntimeOffHeapMemoryOfRuntimesWithLinks closes large instances in a Runtime where a module
+// has imported a memory: who else may use a memory only the collector can tell, and it
+// has to be told to look.
+func TestRuntimeOffHeapMemoryOfRuntimesWithLinks(t *testing.T) {
+	needsCompiler(t)
+	if runtime.GOOS != "linux" {
+		t.Skip("SKIPPED, NOTHING PROVEN: no /proc to read the process's memory from")
+	}
+	r, _ := offHeapRuntime(t, nil)
+	before := residentNow(t)
+	_, err := r.InstantiateWithConfig(bg, memoryModule(1, 1, 1).Bytes(), wazero.NewModuleConfig().WithName("mem"))
+	require.NoError(t, err)
+	importer := "\x00asm\x01\x00\x00\x00\x02\x10\x01\x03mem\x06memory\x02\x01\x01\x01"
+	_, err = r.InstantiateWithConfig(bg, []byte(importer), wazero.NewModuleConfig().WithName("importer"))
+	require.NoError(t, err)
+	const size, instances = 32 << 20, 24
+	big := memoryModule(1, 0x80, 4, 0x80, 4).Bytes() // 512 pages
+	for range instances {
+		mod, err := r.InstantiateWithConfig(bg, big, wazero.NewModuleConfig().WithName(""))
+		require.NoError(t, err)
+		require.EqualValues(t, size, mod.Memory().Size())
+		for at := uint32(0); at < size; at += 4 << 10 {
+			mod.Memory().WriteByte(at, 1)
+		}
+		require.NoError(t, mod.Close(bg))
+	}
+	require.Less(t, residentNow(t)-before, instances*size/2)
+}

@@ -215,6 +215,11 @@ func residentMemory(t *testing.T) int {
 	for range 3 { // wazero unmaps code in finalizers
 		debug.FreeOSMemory()
 	}
+	return residentNow(t)
+}
+
+func residentNow(t *testing.T) int {
+	t.Helper()
 	b, err := os.ReadFile("/proc/self/statm")
 	require.NoError(t, err)
 	pages, err := strconv.Atoi(string(bytes.Fields(b)[1]))

@@ -70,6 +70,13 @@ func (m *Memory) Resize(size uint64) []byte {
 	return m.area.bytes(size)
 }
 
+// Size returns how many bytes can be used.
+func (m *Memory) Size() uint64 {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.size
+}
+
 // Discard gives the memory back, but for its addresses: whoever still reads there finds
 // zeros, and harms nobody by writing. It reports false if that was done before.
 func (m *Memory) Discard() bool {
