@@ -13,7 +13,6 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/modcache/modcache/internal/books"
-	"github.com/modcache/modcache/internal/dirfs"
 	"github.com/modcache/modcache/internal/frame"
 	"github.com/modcache/modcache/internal/layout"
 )
@@ -106,7 +105,7 @@ func (d *Disk) syncEntry(key Key, f *books.File) error {
 		return d.rewrite(key)
 	}
 	// Windows syncs only what is open for writing.
-	file, err := d.tree().OpenFile(layout.Entry(key), os.O_RDWR|dirfs.NonBlock, 0)
+	file, err := d.tree().OpenFile(layout.Entry(key), os.O_RDWR, 0)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}

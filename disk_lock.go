@@ -129,7 +129,7 @@ var errHeld = errors.New("somebody holds the lock")
 // removeLock removes a lock file that nobody holds. It holds the lock itself
 // while it does, as unlocking does.
 func (d *Disk) removeLock(name string) error {
-	f, err := d.tree().OpenFile(name, os.O_RDWR|dirfs.NonBlock, 0)
+	f, err := d.tree().OpenFile(name, os.O_RDWR, 0)
 	if err != nil {
 		return err
 	}

@@ -101,9 +101,9 @@ func (d *Disk) openRaw(key Key) (*entry, error) {
 	if d.tree() == nil {
 		return nil, fs.ErrNotExist
 	}
-	f, err := d.tree().OpenFile(layout.Entry(key), os.O_RDONLY|dirfs.NonBlock, 0)
+	f, err := d.tree().OpenFile(layout.Entry(key), os.O_RDONLY, 0)
 	if err != nil {
-		return nil, err
+		return d.notFile(key, err)
 	}
 	e := &entry{d: d, key: key, f: f}
 	err = e.readHeader()
@@ -114,12 +114,20 @@ func (d *Disk) openRaw(key Key) (*entry, error) {
 	return e, err
 }
 
+// notFile says of an entry that couldn't be opened that it is damaged, if it is no file.
+func (d *Disk) notFile(key Key, err error) (*entry, error) {
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	if fi, e := d.tree().Lstat(layout.Entry(key)); e == nil && !fi.Mode().IsRegular() {
+		return &entry{d: d, key: key, fi: fi}, fmt.Errorf("%w: %w", frame.ErrCorrupt, dirfs.ErrNotFile)
+	}
+	return nil, err
+}
+
 func (e *entry) readHeader() (err error) {
 	if e.fi, err = e.f.Stat(); err != nil {
 		return err
-	}
-	if !e.fi.Mode().IsRegular() {
-		return fmt.Errorf("%w: not a regular file", frame.ErrCorrupt)
 	}
 	if who := e.d.place.Load().Foreign(e.f, e.fi); who != "" {
 		return fmt.Errorf("%w: %s", frame.ErrAuth, who)

@@ -80,13 +80,15 @@ func (d *Disk) reapDir(dir string, remove func(name string) error, dead func(fs.
 	return n, errors.Join(errs...)
 }
 
-// pruneQuarantine bounds the quarantine in number, bytes and age.
+// pruneQuarantine bounds the quarantine in number, bytes and age. It keeps only files: what
+// else was in the place of an entry may hold anything.
 func (d *Disk) pruneQuarantine() (int, error) {
 	var (
 		kept  int
 		bytes int64
 	)
-	return d.reapDir(layout.Quarantine, d.tree().Remove, func(fi fs.FileInfo) bool {
+	others := d.removeOthers(layout.Quarantine)
+	n, err := d.reapDir(layout.Quarantine, d.tree().Remove, func(fi fs.FileInfo) bool {
 		if !layout.IsUnique(fi.Name()) {
 			return false
 		}
@@ -99,4 +101,16 @@ func (d *Disk) pruneQuarantine() (int, error) {
 		bytes += dirfs.Taken(fi)
 		return false
 	})
+	return n + others, err
+}
+
+// removeOthers removes what has one of our names in dir but is no file.
+func (d *Disk) removeOthers(dir string) (n int) {
+	infos, _ := d.tree().ReadDir(dir) // an error comes back when the files are listed
+	for _, fi := range infos {
+		if !fi.Mode().IsRegular() && layout.IsUnique(fi.Name()) && d.tree().RemoveAll(dir+"/"+fi.Name()) == nil {
+			n++
+		}
+	}
+	return n
 }

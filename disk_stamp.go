@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/modcache/modcache/internal/books"
-	"github.com/modcache/modcache/internal/dirfs"
 	"github.com/modcache/modcache/internal/layout"
 )
 
@@ -48,7 +47,7 @@ func (d *Disk) lastStamp() books.Stamp {
 	if d.tree() == nil {
 		return books.Stamp{}
 	}
-	f, err := d.tree().OpenFile(layout.Trimmed, os.O_RDONLY|dirfs.NonBlock, 0)
+	f, err := d.tree().OpenFile(layout.Trimmed, os.O_RDONLY, 0)
 	if err != nil {
 		return books.Stamp{}
 	}

@@ -14,16 +14,18 @@ import (
 // FS is a directory tree. Names are relative to its root and use slashes. All
 // methods may be called from several goroutines at once.
 type FS interface {
-	// OpenFile and Mkdir are given the owner's part of the mode of what they make.
+	// OpenFile and Mkdir are given the owner's part of the mode of what they make. What is
+	// no regular file isn't opened: see ErrNotFile. A FIFO keeps nobody waiting.
 	OpenFile(name string, flag int, perm fs.FileMode) (File, error)
 	Mkdir(name string, perm fs.FileMode) error
 	Rename(oldName, newName string) error
 	Remove(name string) error
+	RemoveAll(name string) error // with what is in it, if it is a directory
 	Lstat(name string) (fs.FileInfo, error)
 	Chtimes(name string, atime, mtime time.Time) error
 
 	// ReadDir returns what is in a directory, in no order, without what went
-	// away meanwhile.
+	// away meanwhile. It and SyncDir fail at once for what is no directory.
 	ReadDir(name string) ([]fs.FileInfo, error)
 
 	// SyncDir makes the names in a directory durable. Where directories can't be
@@ -89,24 +91,44 @@ type rootFS struct {
 	fi   fs.FileInfo
 }
 
+// ErrNotFile means that what has a file's name is something else.
+var ErrNotFile = errors.New("not a regular file")
+
 // OpenFile implements FS.
 func (r *rootFS) OpenFile(name string, flag int, perm fs.FileMode) (File, error) {
-	if flag&(os.O_WRONLY|os.O_RDWR|os.O_CREATE) == 0 {
-		// An os.Root opens the directories on the way one by one.
-		if f, err := openBeneath(r.self, name, flag); err == nil {
-			return file{f}, nil
-		} else if errors.Is(err, fs.ErrNotExist) {
-			return nil, err
-		}
-	}
-	f, err := r.Root.OpenFile(name, flag, perm)
+	f, err := r.open(name, flag|nonBlock, perm)
 	if err != nil {
+		return nil, err
+	}
+	fi, err := f.Stat()
+	if err == nil && !fi.Mode().IsRegular() {
+		err = &fs.PathError{Op: "open", Path: name, Err: ErrNotFile}
+	}
+	if err != nil {
+		_ = f.Close()
 		return nil, err
 	}
 	if flag&os.O_CREATE != 0 {
 		_ = give(f, r.fi, perm) // fails for another user's
 	}
 	return file{f}, nil
+}
+
+func (r *rootFS) open(name string, flag int, perm fs.FileMode) (*os.File, error) {
+	if flag&(os.O_WRONLY|os.O_RDWR|os.O_CREATE) == 0 {
+		// An os.Root opens the directories on the way one by one.
+		if f, err := openBeneath(r.self, name, flag); err == nil {
+			return f, nil
+		} else if errors.Is(err, fs.ErrNotExist) {
+			return nil, err
+		}
+	}
+	return r.Root.OpenFile(name, flag, perm)
+}
+
+// openDir opens a directory to list or to sync it.
+func (r *rootFS) openDir(name string) (*os.File, error) {
+	return r.Root.OpenFile(name, os.O_RDONLY|onlyDir|nonBlock, 0)
 }
 
 // Mkdir implements FS.
@@ -122,7 +144,7 @@ func (r *rootFS) Mkdir(name string, perm fs.FileMode) error {
 func (r *rootFS) Close() error { return errors.Join(r.self.Close(), r.Root.Close()) }
 
 func (r *rootFS) ReadDir(name string) ([]fs.FileInfo, error) {
-	d, err := r.Open(name)
+	d, err := r.openDir(name)
 	if err != nil {
 		return nil, err
 	}

@@ -10,8 +10,8 @@ import (
 	"path/filepath"
 )
 
-// NonBlock is a flag of OpenFile that does nothing here.
-const NonBlock = 0
+// Nothing blocks who opens it here.
+const nonBlock, onlyDir = 0, 0
 
 // resolve finds dir. It doesn't follow symbolic links and the like.
 func resolve(dir string) (Place, error) {

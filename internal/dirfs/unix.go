@@ -7,12 +7,14 @@ import (
 	"syscall"
 )
 
-// NonBlock is a flag of OpenFile that keeps a FIFO in the place of a file from blocking its reader.
-const NonBlock = syscall.O_NONBLOCK
+const (
+	nonBlock = syscall.O_NONBLOCK // a FIFO in the place of a file or directory must not block who opens it
+	onlyDir  = syscall.O_DIRECTORY
+)
 
 // SyncDir implements FS.
 func (r *rootFS) SyncDir(name string) error {
-	d, err := r.Open(name)
+	d, err := r.openDir(name)
 	if err != nil {
 		return err
 	}

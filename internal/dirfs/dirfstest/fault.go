@@ -111,6 +111,14 @@ func (f *Faulty) Remove(name string) error {
 	return f.FS.Remove(name)
 }
 
+// RemoveAll implements dirfs.FS.
+func (f *Faulty) RemoveAll(name string) error {
+	if err := f.check(Remove, name); err != nil {
+		return err
+	}
+	return f.FS.RemoveAll(name)
+}
+
 // Lstat implements dirfs.FS.
 func (f *Faulty) Lstat(name string) (fs.FileInfo, error) {
 	if err := f.check(Lstat, name); err != nil {

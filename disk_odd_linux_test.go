@@ -1,0 +1,84 @@
+package modcache_test
+
+import (
+	"os"
+	"path/filepath"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/internal/layout"
+)
+
+// TestDiskOddNames puts a FIFO, which would block who opens it, in the place of each file and directory.
+func TestDiskOddNames(t *testing.T) {
+	key := modcache.Key{0x70}
+	for _, name := range []string{
+		layout.Trimmed, layout.Tag, layout.Shard(key), layout.Temp, layout.Locks, layout.Uses, layout.Quarantine,
+		layout.Entry(key), layout.Lock(key), layout.Use(key),
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			now := time.Now()
+			o := &modcache.DiskOptions{Now: func() time.Time { return now }}
+			d := openTrimmed(t, dir, o)
+			add := func() error { return d.Add(bg, key, modcache.NewArtifact([]byte("code"), modcache.Info{Engine: "e"})) }
+			require.NoError(t, add())
+			_, err := d.Trim(bg)
+			require.NoError(t, err)
+			path := filepath.Join(dir, name)
+			require.NoError(t, os.RemoveAll(path))
+			require.NoError(t, os.MkdirAll(filepath.Dir(path), 0o700))
+			require.NoError(t, syscall.Mkfifo(path, 0o600))
+			now = now.Add(time.Hour)
+
+			_, _, _ = d.Get(bg, key)
+			_ = add()
+			if unlock, err := d.Lock(bg, key); err == nil {
+				unlock()
+			}
+			_ = d.Flush(bg)
+			_, _ = d.Verify(bg)
+			_, _ = d.Trim(bg)
+			require.NoError(t, d.Delete(bg, modcache.Key{0x80}))
+			require.NoError(t, d.Close())
+			d, err = modcache.OpenDisk(dir, o)
+			require.NoError(t, err)
+			require.NoError(t, d.Close())
+		})
+	}
+}
+
+// TestDiskOddEntries puts what is no file in the place of an entry: that is a miss, which the next Add
+// replaces, and of which nothing stays.
+func TestDiskOddEntries(t *testing.T) {
+	dir := t.TempDir()
+	key := modcache.Key{0x70}
+	path := filepath.Join(dir, layout.Entry(key))
+	d := openTrimmed(t, dir, nil)
+	require.NoError(t, d.Add(bg, key, modcache.NewArtifact([]byte("code"), modcache.Info{Engine: "e"})))
+	for what, put := range map[string]func() error{
+		"directory":           func() error { return os.MkdirAll(filepath.Join(path, "with", "more"), 0o700) },
+		"FIFO":                func() error { return syscall.Mkfifo(path, 0o600) },
+		"link that leads out": func() error { return os.Symlink("/etc/passwd", path) },
+	} {
+		for range 10 {
+			require.NoError(t, os.Remove(path), what)
+			require.NoError(t, put(), what)
+			_, ok, err := d.Get(bg, key)
+			require.NoError(t, err, what)
+			require.False(t, ok, what)
+			require.NoError(t, d.Add(bg, key, modcache.NewArtifact([]byte("code"), modcache.Info{Engine: "e"})), what)
+			a, ok, err := d.Get(bg, key)
+			require.NoError(t, err, what)
+			require.True(t, ok, what)
+			require.NoError(t, a.Close())
+		}
+	}
+	left, err := os.ReadDir(filepath.Join(dir, layout.Quarantine))
+	require.NoError(t, err)
+	require.Empty(t, left)
+}
