@@ -266,6 +266,29 @@ func TestDiskEvictsWhenTheFileSystemIsFull(t *testing.T) {
 	requireHit(t, d, diskKey(2), diskCode(2, 1000))
 }
 
+// TestDiskEvictsForADirectory has a file system that is full when the entry's directory is to be made.
+func TestDiskEvictsForADirectory(t *testing.T) {
+	var full atomic.Bool
+	d, err := modcache.OpenDiskOn(t.TempDir(), func(tree dirfs.FS) dirfs.FS {
+		return dirfstest.NewFaulty(tree, func(o dirfstest.Op, _ int) error {
+			if o == dirfstest.Mkdir && full.Swap(false) {
+				return syscall.ENOSPC
+			}
+			return nil
+		})
+	}, &modcache.DiskOptions{MaxAge: -1})
+	require.NoError(t, err)
+	defer d.Close()
+	_, err = d.Trim(bg)
+	require.NoError(t, err)
+	first, second := modcache.Key{0x10}, modcache.Key{0x20}
+	require.NoError(t, d.Add(bg, first, diskArtifact(1, 1000)))
+	full.Store(true)
+	require.NoError(t, d.Add(bg, second, diskArtifact(2, 1000)))
+	requireMiss(t, d, first)
+	requireHit(t, d, second, diskCode(2, 1000))
+}
+
 // TestDiskQuarantineThatFails heals an entry that can't be moved away.
 func TestDiskQuarantineThatFails(t *testing.T) {
 	const size = 200_000

@@ -24,11 +24,11 @@ func (d *Disk) Lock(ctx context.Context, key Key) (unlock func(), err error) {
 	if err := d.writable(ctx); err != nil {
 		return nil, d.errorOf("lock", key, err)
 	}
-	f, err := bounded.Call(ctx, bounded.Limit{Wait: noLimit},
-		func(ctx context.Context) (dirfs.File, error) { return d.lockFile(ctx, key) },
-		func(late dirfs.File) {
-			if late != nil {
-				d.unlock(key, late)
+	held, err := bounded.Call(ctx, bounded.Limit{Wait: noLimit},
+		func(ctx context.Context) (lock, error) { return d.lockFile(ctx, key) },
+		func(late lock) {
+			if late.file != nil {
+				late.unlock(key)
 			}
 		})
 	if err != nil {
@@ -37,21 +37,28 @@ func (d *Disk) Lock(ctx context.Context, key Key) (unlock func(), err error) {
 		}
 		return nil, d.failed("lock", key, err)
 	}
-	return sync.OnceFunc(func() { d.unlock(key, f) }), nil
+	return sync.OnceFunc(func() { held.unlock(key) }), nil
+}
+
+// lock is a lock file that is held, and the directory that it is in: the Disk may have opened
+// another one since, where the file of that name is somebody else's.
+type lock struct {
+	tree dirfs.FS
+	file dirfs.File
 }
 
 // unlock removes the lock file before it unlocks it: whoever waits for it finds that it is no
 // longer the one under the name.
-func (d *Disk) unlock(key Key, f dirfs.File) {
-	_ = d.tree().Remove(layout.Lock(key))
-	_ = f.Close()
+func (l lock) unlock(key Key) {
+	_ = l.tree.Remove(layout.Lock(key))
+	_ = l.file.Close()
 }
 
 // lockFile opens and locks the file of a key.
-func (d *Disk) lockFile(ctx context.Context, key Key) (_ dirfs.File, err error) {
+func (d *Disk) lockFile(ctx context.Context, key Key) (_ lock, err error) {
 	const first, longest = time.Millisecond, 32 * time.Millisecond
 	if err := d.findMoved(true); err != nil {
-		return nil, err
+		return lock{}, err
 	}
 	var f dirfs.File
 	defer func() {
@@ -63,20 +70,21 @@ func (d *Disk) lockFile(ctx context.Context, key Key) (_ dirfs.File, err error) 
 	for wait := first; ; wait = min(2*wait, longest) {
 		if f == nil {
 			if f, err = d.create(layout.Lock(key), os.O_RDWR); err != nil {
-				return nil, err
+				return lock{}, err
 			}
 		}
+		tree := d.tree()
 		locked, err := f.TryLock()
 		current := locked
 		if locked && err == nil {
-			current, err = d.isCurrent(f, layout.Lock(key))
+			current, err = isCurrent(tree, f, layout.Lock(key))
 		}
 		switch {
 		case err != nil:
-			return nil, err
+			return lock{}, err
 		case current:
 			writeHolder(f)
-			return f, nil
+			return lock{tree, f}, nil
 		case locked: // the file of somebody who has unlocked and removed it
 			_ = f.Close()
 			f, wait = nil, first
@@ -89,7 +97,7 @@ func (d *Disk) lockFile(ctx context.Context, key Key) (_ dirfs.File, err error) 
 		case <-time.After(wait):
 		}
 		if err := d.ready(ctx); err != nil {
-			return nil, err
+			return lock{}, err
 		}
 	}
 }
@@ -111,12 +119,12 @@ func readHolder(f dirfs.File) (process int) {
 }
 
 // isCurrent reports whether f is still the file of that name.
-func (d *Disk) isCurrent(f dirfs.File, name string) (bool, error) {
+func isCurrent(tree dirfs.FS, f dirfs.File, name string) (bool, error) {
 	mine, err := f.Stat()
 	if err != nil {
 		return false, err
 	}
-	current, err := d.tree().Lstat(name)
+	current, err := tree.Lstat(name)
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
 	}
@@ -129,7 +137,8 @@ var errHeld = errors.New("somebody holds the lock")
 // removeLock removes a lock file that nobody holds. It holds the lock itself
 // while it does, as unlocking does.
 func (d *Disk) removeLock(name string) error {
-	f, err := d.tree().OpenFile(name, os.O_RDWR, 0)
+	tree := d.tree()
+	f, err := tree.OpenFile(name, os.O_RDWR, 0)
 	if err != nil {
 		return err
 	}
@@ -137,8 +146,8 @@ func (d *Disk) removeLock(name string) error {
 	if ok, err := f.TryLock(); err != nil || !ok {
 		return errors.Join(err, errHeld)
 	}
-	if ok, err := d.isCurrent(f, name); err != nil || !ok {
+	if ok, err := isCurrent(tree, f, name); err != nil || !ok {
 		return errors.Join(err, errHeld)
 	}
-	return d.tree().Remove(name)
+	return tree.Remove(name)
 }

@@ -81,6 +81,28 @@ func TestDiskLockDiesWithItsProcess(t *testing.T) {
 	unlock()
 }
 
+// TestDiskUnlocksWhereItLocked leaves the lock of another alone that has the name by now, in a directory that was
+// made anew.
+func TestDiskUnlocksWhereItLocked(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "cache")
+	one, two, three := openDisk(t, dir, nil), openDisk(t, dir, nil), openDisk(t, dir, nil)
+	unlock, err := one.Lock(bg, diskKey(1))
+	require.NoError(t, err)
+	require.NoError(t, os.RemoveAll(dir))
+	require.NoError(t, one.Add(bg, diskKey(2), diskArtifact(2, 1000)))
+	other, err := two.Lock(bg, diskKey(1))
+	require.NoError(t, err)
+	unlock()
+	ctx, cancel := context.WithTimeout(bg, 20*time.Millisecond)
+	defer cancel()
+	_, err = three.Lock(ctx, diskKey(1))
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+	other()
+	other, err = three.Lock(bg, diskKey(1))
+	require.NoError(t, err)
+	other()
+}
+
 // TestDiskLockSaysWhoHasIt waits for another process, and says so once.
 func TestDiskLockSaysWhoHasIt(t *testing.T) {
 	dir := t.TempDir()

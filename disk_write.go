@@ -83,16 +83,22 @@ func (d *Disk) store(ctx context.Context, key Key, a *Artifact, m frame.Meta, si
 	if err != nil {
 		return 0, pending, err
 	}
-	tmp, n, err := d.writeTemp(key, src, a.Size(), m, d.o.SyncEveryAdd)
-	if dirfs.IsNoSpace(err) {
-		// Others fill the file system too. Give it what this entry takes, once.
-		d.makeSpace(ctx, size)
+	for retry := true; ; retry = false {
+		var tmp string
 		tmp, n, err = d.writeTemp(key, src, a.Size(), m, d.o.SyncEveryAdd)
+		if dirfs.IsNoSpace(err) && retry {
+			// Others fill the file system too. Give it what this entry takes, once.
+			d.makeSpace(ctx, size)
+			tmp, n, err = d.writeTemp(key, src, a.Size(), m, d.o.SyncEveryAdd)
+		}
+		if err == nil {
+			pending, err = d.publish(key, tmp, n)
+		}
+		if !dirfs.IsNoSpace(err) || !retry {
+			return n, pending, err
+		}
+		d.makeSpace(ctx, size) // for the directory too
 	}
-	if err == nil {
-		pending, err = d.publish(key, tmp, n)
-	}
-	return n, pending, err
 }
 
 // sourceOf returns the artifact's bytes in the form that a frame copies least of.
