@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/internal/books"
 	"github.com/modcache/modcache/internal/dirfs"
 	"github.com/modcache/modcache/internal/dirfs/dirfstest"
 )
@@ -491,6 +492,38 @@ func TestDiskEvictsInVainOnce(t *testing.T) {
 	require.Equal(t, before-(before+7)/8, left(), "it is tried once a day")
 	tree.free.Store(minFree + 2*block)
 	require.NoError(t, d.Add(bg, diskKey(1000), diskArtifact(1000, size)))
+}
+
+// TestDiskBelievesNoLongFutility finds a hint that evicting is of no use, as a clock that was wrong leaves it, or
+// somebody who wants that.
+func TestDiskBelievesNoLongFutility(t *testing.T) {
+	const size, minFree = 1000, 1 << 30
+	clock := newDiskClock()
+	for name, futile := range map[string]books.Futile{
+		"years":              {Free: 1 << 39, Until: clock.Now().AddDate(100, 0, 0)},
+		"more than there is": {Free: 1 << 41, Until: clock.Now().Add(time.Hour)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			stamp := books.Stamp{AsOf: clock.Now(), Futile: futile}
+			require.NoError(t, os.WriteFile(filepath.Join(dir, "trimmed"), []byte(stamp.String()), 0o600))
+			var tree freeSpace
+			tree.free.Store(1 << 40)
+			d, err := modcache.OpenDiskOn(dir, func(real dirfs.FS) dirfs.FS {
+				tree.FS = real
+				return &tree
+			}, &modcache.DiskOptions{MinFree: minFree, Now: clock.Now})
+			require.NoError(t, err)
+			defer d.Close()
+			for i := range uint64(8) {
+				require.NoError(t, d.Add(bg, diskKey(i), diskArtifact(i, size)))
+			}
+			tree.free.Store(minFree - 1)
+			r, err := d.Trim(bg)
+			require.NoError(t, err)
+			require.NotZero(t, r.Evicted)
+		})
+	}
 }
 
 // silent is a file system that says nothing of its space, in the form of zeros.

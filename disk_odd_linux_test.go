@@ -1,6 +1,7 @@
 package modcache_test
 
 import (
+	"encoding/json"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -50,6 +51,25 @@ func TestDiskOddNames(t *testing.T) {
 			require.NoError(t, d.Close())
 		})
 	}
+}
+
+// TestDiskOddTimes gives files times that JSON has no form for, where the file system takes them.
+func TestDiskOddTimes(t *testing.T) {
+	dir := t.TempDir()
+	key := modcache.Key{0x70}
+	d := openTrimmed(t, dir, &modcache.DiskOptions{MaxAge: -1})
+	require.NoError(t, d.Add(bg, key, modcache.NewArtifact([]byte("code"), modcache.Info{Engine: "e"})))
+	odd := time.Date(11476, 1, 1, 0, 0, 0, 0, time.UTC)
+	path := filepath.Join(dir, layout.Entry(key))
+	require.NoError(t, os.Chtimes(path, odd, odd))
+	if fi, err := os.Stat(path); err != nil || fi.ModTime().Year() <= 9999 {
+		t.Skip("the file system has no such times")
+	}
+	e, ok, err := d.Stat(bg, key)
+	require.NoError(t, err)
+	require.True(t, ok)
+	_, err = json.Marshal(e)
+	require.NoError(t, err)
 }
 
 // TestDiskOddEntries puts what is no file in the place of an entry: that is a miss, which the next Add

@@ -79,7 +79,7 @@ func (d *Disk) toFree(size int64) int64 {
 		return 0
 	}
 	missing := cmp.Or(d.o.MinFree, min(total/20, 1<<30)) + size - free
-	if f := d.lastFutile(); missing > 0 && free < f.Free && d.o.Now().Before(f.Until) {
+	if f := d.lastFutile(); missing > 0 && free < f.Free && f.Free <= total && d.o.Now().Before(f.Until) {
 		return math.MaxInt64
 	}
 	return missing
@@ -105,11 +105,16 @@ func (d *Disk) freed(before, evicted int64) bool {
 	return false
 }
 
-// lastFutile returns what was noted last, perhaps by another process.
+// lastFutile returns what was noted last, perhaps by another process. A time that is further
+// ahead than anybody notes was noted under a wrong clock.
 func (d *Disk) lastFutile() books.Futile {
 	if d.futile.Load() == nil {
 		f := d.lastStamp().Futile
 		d.futile.CompareAndSwap(nil, &f)
 	}
-	return *d.futile.Load()
+	f := *d.futile.Load()
+	if f.Until.Sub(d.o.Now()) > futileFor {
+		return books.Futile{}
+	}
+	return f
 }

@@ -52,7 +52,7 @@ func (d *Disk) lastStamp() books.Stamp {
 		return books.Stamp{}
 	}
 	defer f.Close()
-	const most = 200 // bytes, more than a stamp has
+	const most = 400 // bytes, more than a stamp has
 	text, err := io.ReadAll(io.NewSectionReader(f, 0, most))
 	if err != nil {
 		return books.Stamp{}

@@ -4,12 +4,14 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/internal/books"
 	"github.com/modcache/modcache/internal/dirfs"
 )
 
@@ -64,7 +66,8 @@ func TestDiskUsage(t *testing.T) {
 
 	none := openDisk(t, filepath.Join(dir, "none"), &modcache.DiskOptions{ReadOnly: true, MaxBytes: -1})
 	require.Equal(t, modcache.DiskUsage{MaxBytes: -1}, none.Usage())
-	for _, text := range []string{"", "rubbish", "since 1, as of 2: 3 entries, -4 bytes; evict from 0 free bytes, or from 0\n"} {
+	damaged := books.Stamp{AsOf: clock.Now(), Entries: 3}.String()
+	for _, text := range []string{"", "rubbish", strings.Replace(damaged, ": 3", ": 4", 1), "since 1, as of 2: 3 entries, -4 bytes; evict from 0 free bytes, or from 0\n"} {
 		require.NoError(t, os.WriteFile(filepath.Join(dir, "trimmed"), []byte(text), 0o600))
 		reader := openDisk(t, dir, &modcache.DiskOptions{MaxBytes: 1 << 20, ReadOnly: true})
 		require.Equal(t, modcache.DiskUsage{MaxBytes: 1 << 20}, reader.Usage(), text)

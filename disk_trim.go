@@ -62,7 +62,7 @@ func (d *Disk) PlanTrim(ctx context.Context) ([]DiskEntry, TrimReport, error) {
 		if !ok { // gone meanwhile
 			continue
 		}
-		e.Stored, e.Used = v.Size, v.Used
+		e.Stored, e.Used = v.Size, knownTime(v.Used)
 		plan = append(plan, e)
 		r.Evicted++
 		r.EvictedBytes += v.Size

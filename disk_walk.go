@@ -19,7 +19,7 @@ type DiskEntry struct {
 	Key    Key       `json:"key"`
 	Size   int64     `json:"size"`   // of the artifact; 0 if Err
 	Stored int64     `json:"stored"` // bytes on disk: whole blocks, as du counts
-	Used   time.Time `json:"used"`   // when it was last used, to the minute
+	Used   time.Time `json:"used"`   // when it was last used, to the minute; zero if its file has no time that can be
 	Info   Info      `json:"info"`   // zero if Err
 
 	// Err wraps ErrOtherKey for an entry that is sealed under another key, or in another
@@ -155,7 +155,7 @@ func (d *Disk) inspect(op string, key Key, buf []byte) (e DiskEntry, ok bool) {
 		fi = opened.fi
 	}
 	if fi != nil {
-		e.Stored, e.Used = dirfs.Taken(fi), d.usedAt(key, fi)
+		e.Stored, e.Used = dirfs.Taken(fi), knownTime(d.usedAt(key, fi))
 	}
 	if err == nil {
 		e.Size, e.Info = opened.r.Size(), frame.InfoOf[Info](opened.r.Meta())

@@ -94,7 +94,7 @@ func summarize(ctx context.Context, d *modcache.Disk, mine string) (summary, err
 		return cmp.Or(b.LatestUse.Compare(a.LatestUse), cmp.Compare(a.Engine, b.Engine))
 	})
 	sum.Other = otherFiles(d.Dir())
-	if fi, err := os.Lstat(filepath.Join(d.Dir(), layout.Trimmed)); err == nil {
+	if fi, err := os.Lstat(filepath.Join(d.Dir(), layout.Trimmed)); err == nil && fi.ModTime().Year() <= 9999 {
 		t := fi.ModTime().UTC()
 		sum.LastTrim = &t
 	}

@@ -2,7 +2,10 @@ package books
 
 import (
 	"fmt"
+	"strings"
 	"time"
+
+	"github.com/zeebo/xxh3"
 )
 
 // Stamp is what a trim leaves in the directory for processes that come later.
@@ -26,24 +29,45 @@ type Futile struct {
 	Until time.Time
 }
 
-const stampFormat = "since %d, as of %d: %d entries, %d bytes; evict from %d free bytes, or from %d\n"
+const stampFormat = "since %d, as of %d: %d entries, %d bytes; evict from %d free bytes, or from %d"
 
 // String is the text of the stamp.
 func (s Stamp) String() string {
+	text := s.text()
+	return text + checked + checksum(text)
+}
+
+// checked is between a stamp's text and its checksum.
+const checked = "; checksum "
+
+func checksum(text string) string { return fmt.Sprintf("%016x\n", xxh3.HashString(text)) }
+
+func (s Stamp) text() string {
 	return fmt.Sprintf(stampFormat, seconds(s.Since), seconds(s.AsOf), s.Entries, s.Bytes, s.Futile.Free, seconds(s.Futile.Until))
 }
 
-// ParseStamp reads what String returned. A text that it doesn't know is the zero Stamp.
+// ParseStamp reads what String returned. A text that it doesn't know, or whose numbers can't
+// be right, is the zero Stamp.
 func ParseStamp(text string) Stamp {
+	text, sum, _ := strings.Cut(text, checked)
+	if sum != checksum(text) {
+		return Stamp{}
+	}
+	const maxEntries, maxBytes = 1 << 30, 1 << 50
 	var s Stamp
 	var since, asOf, until int64
 	_, err := fmt.Sscanf(text, stampFormat, &since, &asOf, &s.Entries, &s.Bytes, &s.Futile.Free, &until)
-	if err != nil || s.Entries < 0 || s.Bytes < 0 || s.Futile.Free < 0 {
+	switch {
+	case err != nil, s.Entries < 0, s.Bytes < 0, s.Futile.Free < 0, s.Entries > maxEntries, s.Bytes > maxBytes,
+		min(since, asOf, until) < 0, max(since, asOf, until) > maxSecond:
 		return Stamp{}
 	}
 	s.Since, s.AsOf, s.Futile.Until = moment(since), moment(asOf), moment(until)
 	return s
 }
+
+// maxSecond is the last second of the year 9999. No later time has a form in JSON.
+const maxSecond = 253402300799
 
 // seconds returns t as seconds since 1970; 0 for no time.
 func seconds(t time.Time) int64 {

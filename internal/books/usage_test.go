@@ -2,6 +2,7 @@ package books_test
 
 import (
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"testing"
 	"time"
@@ -201,6 +202,18 @@ func TestStamp(t *testing.T) {
 	s := books.Stamp{Since: noon.Local(), AsOf: noon.Add(time.Hour).Local(), Entries: 3, Bytes: 1 << 40, Futile: books.Futile{Free: 77, Until: noon.Local()}}
 	require.Equal(t, s, books.ParseStamp(s.String()))
 	require.Equal(t, books.Stamp{}, books.ParseStamp(books.Stamp{}.String()))
+	for i := range len(s.String()) {
+		damaged := []byte(s.String())
+		damaged[i] ^= 1
+		require.Zero(t, books.ParseStamp(string(damaged)), string(damaged))
+	}
+	year10000 := time.Date(10000, 1, 1, 0, 0, 0, 0, time.UTC)
+	for _, wrong := range []books.Stamp{
+		{Since: year10000}, {AsOf: year10000}, {AsOf: time.Unix(-1, 0)}, {Futile: books.Futile{Until: year10000}},
+		{Entries: math.MaxInt}, {Bytes: math.MaxInt64}, {Bytes: -1}, {Entries: -1}, {Futile: books.Futile{Free: -1}},
+	} {
+		require.Zero(t, books.ParseStamp(wrong.String()), wrong)
+	}
 	for _, text := range []string{"", "x", s.String()[1:], "since 1, as of 2: -3 entries, 4 bytes; evict from 0 free bytes, or from 0\n"} {
 		require.Zero(t, books.ParseStamp(text), text)
 	}
