@@ -56,9 +56,10 @@ type Cache struct {
 	closed   chan struct{} // closed when Close has done all it does
 	closeErr error         // set before closed is closed
 
-	compiles   *semaphore.Weighted // one for each compile; nil if unlimited
-	storeCalls *semaphore.Weighted // one for each call of the store
-	adding     sync.Map            // chan struct{} that is closed when an Add ends
+	compiles   *semaphore.Weighted       // one for each compile; nil if unlimited
+	storeCalls *semaphore.Weighted       // one for each call of the store
+	adding     sync.Map                  // chan struct{} that is closed when an Add ends
+	addsHang   atomic.Pointer[time.Time] // when an Add was last tried of which none returns; nil: they return
 	counters   counters
 	newcomers  newcomers
 

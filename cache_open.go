@@ -174,7 +174,8 @@ func (c *Cache) tryDirectory() {
 	c.moving.Go(func() { c.move(l.memory, d) })
 }
 
-// move adds what memory holds to the directory that it stood in for. Close waits for it.
+// move adds what memory holds to the directory that it stood in for. What the directory doesn't
+// take stays in memory. Close waits for it.
 func (c *Cache) move(from *Memory, to *Disk) {
 	if c.opts.ReadOnly {
 		return
@@ -183,8 +184,20 @@ func (c *Cache) move(from *Memory, to *Disk) {
 	for key, a := range from.artifacts() {
 		if err := c.do(ctx, storeWait, func(ctx context.Context, _ Store) error { return to.Add(ctx, key, a) }); err != nil {
 			c.storeFailed("add", key, err)
-			break
+			if errors.Is(err, bounded.ErrNoAnswer) || errors.Is(err, ErrClosed) {
+				break // so would the others
+			}
+			continue
 		}
+		_ = from.Delete(ctx, key)
 	}
-	from.Resize(-1)
+}
+
+// unmoved returns what memory still holds that the directory doesn't have.
+func (c *Cache) unmoved(key Key) (*Artifact, bool) {
+	if c.late == nil || !c.late.done.Load() {
+		return nil, false
+	}
+	a, ok, _ := c.late.memory.Get(c.ctx, key)
+	return a, ok
 }

@@ -100,6 +100,40 @@ func TestCacheOpenTakesADirectoryThatComesLate(t *testing.T) {
 	}
 }
 
+// TestCacheOpenMovesWhatItCan has memory hold something that the directory doesn't take, which stays there.
+func TestCacheOpenMovesWhatItCan(t *testing.T) {
+	needsCompiler(t)
+	dir, mend := cantBeHad(t)
+	clock := newClock()
+	w := ways[1]
+	c, err := modcache.Open(dir, &modcache.Options{Retain: forget, Disk: modcache.DiskOptions{Now: clock.Now, MaxBytes: 256 << 10}})
+	require.NoError(t, err)
+	var small, large [][]byte
+	for i := range int32(5) {
+		small, large = append(small, wasmtest.Sum(4, i)), append(large, wasmtest.Sum(5000, i))
+	}
+	run := func(modules [][]byte) {
+		for _, wasm := range modules {
+			_, err := w.Run(c, wasm)
+			require.NoError(t, err)
+		}
+	}
+	run(small)
+	run(large)
+	mend()
+	clock.pass(time.Second)
+	requireRuns(t, w, c, chainWasm, chainWant)
+	require.False(t, c.Status().InMemory)
+	compiles := c.Metrics().Compiles
+	run(small)
+	run(large)
+	require.Equal(t, compiles, c.Metrics().Compiles)
+	require.NoError(t, c.Close(bg))
+
+	c = openCache(t, dir, &modcache.Options{RequireHit: true})
+	run(small)
+}
+
 func TestCacheOpenTriesLessAndLessOften(t *testing.T) {
 	needsCompiler(t)
 	dir, mend := cantBeHad(t)

@@ -22,6 +22,8 @@ const (
 	unknownWait  = 30 * time.Second // for a Get, where there is no estimate
 	observerWait = 3 * time.Second
 
+	hangMemory = time.Minute // for so long a store whose Adds hang is asked to add nothing, unless one returns
+
 	maxStoreCalls = 256 // at once, those included that were given up
 )
 
@@ -65,6 +67,9 @@ func (l *lookup) get(ctx context.Context, key Key) *Artifact {
 	}
 	found, err := ask(ctx, c, wait, func(ctx context.Context, s Store) (found answer, err error) {
 		a, ok, err := s.Get(withSealed(ctx), key)
+		if err == nil && !ok {
+			a, ok = c.unmoved(key)
+		}
 		if err != nil || !ok || a == nil {
 			closeArtifact(a)
 			return found, err
@@ -125,6 +130,9 @@ func (l *lookup) reject(key Key, err error) {
 	if c.opts.ReadOnly {
 		return
 	}
+	if c.late != nil {
+		_ = c.late.memory.Delete(c.ctx, key)
+	}
 	err = c.do(c.ctx, storeWait, func(ctx context.Context, s Store) error { return s.Delete(ctx, key) })
 	if err != nil {
 		c.storeFailed("delete", key, err)
@@ -163,6 +171,11 @@ func (c *Cache) put(key Key, code []byte, info Info) (a *Artifact, added <-chan 
 		close(ended)
 		return a, ended
 	}
+	if !c.mayAdd() {
+		c.storeFailed("add", key, errAddsHang)
+		close(ended)
+		return a, ended
+	}
 	c.adding.Store(ended, true)
 	end := sync.OnceFunc(func() {
 		c.adding.Delete(ended)
@@ -172,6 +185,7 @@ func (c *Cache) put(key Key, code []byte, info Info) (a *Artifact, added <-chan 
 	add := func(_ context.Context, s Store) (took time.Duration, err error) {
 		defer end()
 		err = contain.Call(func() error { return s.Add(c.ctx, key, a) }) // not given up with us
+		c.addsHang.Store(nil)
 		if err == nil {
 			took = max(1, time.Since(start))
 		}
@@ -188,11 +202,41 @@ func (c *Cache) put(key Key, code []byte, info Info) (a *Artifact, added <-chan 
 	if err != nil {
 		c.storeFailed("add", key, err)
 	}
-	if errors.Is(err, bounded.ErrFull) {
+	switch {
+	case errors.Is(err, bounded.ErrFull):
 		end() // it never began
+	case errors.Is(err, bounded.ErrNoAnswer):
+		c.rememberHang(ended)
 	}
 	stored(took)
 	return a, ended
+}
+
+var errAddsHang = fmt.Errorf("the last one doesn't return, and another is tried after %v only", hangMemory)
+
+// mayAdd reports whether the store may be asked to add something: not while it hangs, but for
+// one each minute that finds out.
+func (c *Cache) mayAdd() bool {
+	tried := c.addsHang.Load()
+	if tried == nil {
+		return true
+	}
+	now := c.now()
+	if ago := now.Sub(*tried); ago >= 0 && ago < hangMemory {
+		return false
+	}
+	return c.addsHang.CompareAndSwap(tried, &now)
+}
+
+// rememberHang notes that an Add was given up, unless it has ended after all.
+func (c *Cache) rememberHang(ended <-chan struct{}) {
+	now := c.now()
+	c.addsHang.Store(&now)
+	select {
+	case <-ended:
+		c.addsHang.CompareAndSwap(&now, nil)
+	default:
+	}
 }
 
 func (c *Cache) storeFailed(op string, key Key, err error) {

@@ -206,6 +206,36 @@ func TestCacheReportsASlowAddOnce(t *testing.T) {
 	}
 }
 
+// A store whose Adds hang is waited for once, and asked again after a minute, or when one has returned.
+func TestCacheRemembersThatAddsHang(t *testing.T) {
+	needsCompiler(t)
+	synctest.Test(t, func(t *testing.T) {
+		ever := make(chan struct{})
+		s := &stuckStore{Memory: modcache.NewMemory(nil), in: "add", stuck: func() { <-ever }}
+		c := newCache(t, s, nil)
+		n := int32(0)
+		took := func() time.Duration {
+			n++
+			start := time.Now()
+			_, err := ways[1].Run(c, wasmtest.Sum(4, n))
+			require.NoError(t, err)
+			return time.Since(start)
+		}
+		require.NotZero(t, took())
+		for range 5 {
+			require.Zero(t, took())
+		}
+		require.Zero(t, s.Memory.Metrics().Adds)
+		time.Sleep(time.Minute)
+		require.NotZero(t, took())
+		require.Zero(t, took())
+		close(ever)
+		synctest.Wait()
+		require.Zero(t, took())
+		require.EqualValues(t, 3, s.Memory.Metrics().Adds)
+	})
+}
+
 // slowGet is a store that takes long to find what it has.
 type slowGet struct {
 	*modcache.Memory
