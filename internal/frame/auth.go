@@ -6,6 +6,7 @@ import (
 	"crypto/subtle"
 	"errors"
 	"fmt"
+	"io"
 
 	"github.com/zeebo/blake3"
 	"github.com/zeebo/xxh3"
@@ -108,17 +109,60 @@ func (a *Auth) seal(header []byte) ([]byte, error) {
 func (a *Auth) verify(header []byte) error {
 	end := len(header) - a.kind.tagSize()
 	body, tag := header[:end], header[end:]
+	if a.kind == Ed25519 {
+		return a.accept(tag, a.kind.appendDigest(nil, body))
+	}
+	return a.accept(tag, a.appendTag(nil, body))
+}
+
+// verifyIn is verify for a header at the start of src, of which it holds little in memory.
+func (a *Auth) verifyIn(src io.ReaderAt, headerLen int64) error {
+	var h interface {
+		io.Writer
+		Sum([]byte) []byte
+	} = blake3.New()
+	switch a.kind {
+	case Checksum:
+		h = sum128{xxh3.New()}
+	case Keyed:
+		h = a.newMAC()
+	}
+	buf := make([]byte, prefixSize)
+	for off, end := int64(0), headerLen-int64(a.kind.tagSize()); off < end; off += int64(len(buf)) {
+		buf = buf[:min(int64(len(buf)), end-off)]
+		if err := readFull(src, buf, off); err != nil {
+			return err
+		}
+		_, _ = h.Write(buf)
+	}
+	tag := make([]byte, a.kind.tagSize())
+	if err := readFull(src, tag, headerLen-int64(len(tag))); err != nil {
+		return err
+	}
+	return a.accept(tag, h.Sum(nil))
+}
+
+// sum128 has the Sum that a checksum is.
+type sum128 struct{ *xxh3.Hasher }
+
+func (s sum128) Sum(b []byte) []byte {
+	sum := s.Sum128().Bytes()
+	return append(b, sum[:]...)
+}
+
+// accept checks the tag of a header that has this sum.
+func (a *Auth) accept(tag, sum []byte) error {
 	switch a.kind {
 	case Ed25519:
-		if !ed25519.Verify(a.public, a.message(body), tag) {
+		if !ed25519.Verify(a.public, append([]byte(signingContext), sum...), tag) {
 			return fmt.Errorf("%w: wrong signature", ErrAuth)
 		}
 	case Keyed:
-		if subtle.ConstantTimeCompare(tag, a.appendTag(nil, body)) != 1 {
+		if subtle.ConstantTimeCompare(tag, sum) != 1 {
 			return fmt.Errorf("%w: wrong tag", ErrAuth)
 		}
 	default:
-		if !bytes.Equal(tag, a.appendTag(nil, body)) {
+		if !bytes.Equal(tag, sum) {
 			return fmt.Errorf("%w: wrong checksum of the header", ErrCorrupt)
 		}
 	}
@@ -130,12 +174,17 @@ func (a *Auth) appendTag(dst, header []byte) []byte {
 	if a.kind == Checksum {
 		return a.kind.appendDigest(dst, header)
 	}
+	h := a.newMAC()
+	_, _ = h.Write(header)
+	return h.Sum(dst)
+}
+
+func (a *Auth) newMAC() *blake3.Hasher {
 	h, err := blake3.NewKeyed(a.secret[:])
 	if err != nil {
 		panic(err) // the secret has the one length that is allowed
 	}
-	_, _ = h.Write(header)
-	return h.Sum(dst)
+	return h
 }
 
 func (a *Auth) message(header []byte) []byte {

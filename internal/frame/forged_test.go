@@ -2,10 +2,12 @@ package frame
 
 import (
 	"bytes"
+	"crypto/ed25519"
 	"encoding/binary"
 	"errors"
 	"io"
 	"math"
+	"runtime"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -117,4 +119,51 @@ func TestChunksAreVerifiedBeforeTheyAreDecoded(t *testing.T) {
 	require.NoError(t, err)
 	_, err = r.ReadAt(make([]byte, 10), r.Size()-10)
 	require.ErrorIs(t, err, ErrCorrupt)
+}
+
+// zeros is a file that has some bytes and then nothing but zeros, of which it keeps none.
+type zeros struct{ head []byte }
+
+func (z zeros) ReadAt(p []byte, off int64) (int, error) {
+	clear(p)
+	if off < int64(len(z.head)) {
+		copy(p, z.head[off:])
+	}
+	return len(p), nil
+}
+
+// TestLongHeaders verifies headers that are longer than what Open reads at first, and makes no room for a longer one
+// that somebody claims to have without the key.
+func TestLongHeaders(t *testing.T) {
+	signer := NewSigner(ed25519.NewKeyFromSeed(make([]byte, 32)))
+	for _, auth := range []Auth{{}, NewKeyed([]byte("secret")), signer} {
+		for _, compress := range []bool{false, true} {
+			o := Options{Auth: auth, Compress: compress, Compressor: NewCompressor()}
+			want := make([]byte, 2000<<minChunkLog)
+			b := frameOf(t, want, o)
+			src := struct{ io.ReaderAt }{Bytes(b)}
+			r, err := Open(src, int64(len(b)), [32]byte{}, &o)
+			require.NoError(t, err)
+			require.Greater(t, r.headerLen, int64(prefixSize))
+			got, err := r.Bytes()
+			require.NoError(t, err)
+			require.True(t, bytes.Equal(want, got))
+			for _, at := range []int64{prefixSize - 1, prefixSize, 20_000, r.headerLen - 1} {
+				b[at] ^= 1
+				_, err := Open(src, int64(len(b)), [32]byte{}, &o)
+				require.True(t, errors.Is(err, ErrCorrupt) || errors.Is(err, ErrAuth), "%v", err)
+				b[at] ^= 1
+			}
+
+			h := &header{codec: o.codec(), auth: auth.kind, keyID: auth.id, chunkLog: minChunkLog, size: 1 << 33, encoded: 1 << 33}
+			claimed := headerSize(0, h.size, h.chunkLog, h.codec, h.auth)
+			forged := zeros{h.appendTo(nil)}
+			var before, after runtime.MemStats
+			runtime.ReadMemStats(&before)
+			_, err = Open(forged, claimed+h.size, [32]byte{}, &o)
+			runtime.ReadMemStats(&after)
+			require.True(t, errors.Is(err, ErrCorrupt) || errors.Is(err, ErrAuth), "%v", err)
+			require.Less(t, after.TotalAlloc-before.TotalAlloc, uint64(claimed/10))
+		}
+	}
 }

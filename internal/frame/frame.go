@@ -35,7 +35,8 @@
 // verified as it is read, and a stream chunk by chunk as it arrives.
 //
 // A reader trusts no length before it has compared it with the size of the
-// file: no frame makes it allocate more than that size.
+// file: no frame makes it allocate more than that size. As a sparse file may have
+// any, it allocates no more than a few pages before it has verified the tag.
 package frame
 
 import (

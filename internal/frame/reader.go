@@ -28,7 +28,14 @@ const prefixSize = 16 << 10
 // Open verifies the header of a frame that fills the size bytes of src exactly,
 // and that it is bound to key. A src of [Bytes] must not change afterwards.
 func Open(src io.ReaderAt, size int64, key [32]byte, o *Options) (*Reader, error) {
-	h, buf, engineLen, err := readHeader(src, size)
+	h, buf, engineLen, err := readHeader(src, size, func(h *header, headerLen int64) error {
+		// A file may be long and take no space: its size is no reason to believe a length in it.
+		a, err := o.authOf(h)
+		if err != nil {
+			return err
+		}
+		return a.verifyIn(src, headerLen)
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -48,7 +55,7 @@ type Outline struct {
 // Inspect returns what the frame that fills the size bytes of src claims. It
 // verifies nothing but its shape: it is for those who pass frames on.
 func Inspect(src io.ReaderAt, size int64) (*Outline, error) {
-	h, buf, engineLen, err := readHeader(src, size)
+	h, buf, engineLen, err := readHeader(src, size, func(*header, int64) error { return nil })
 	if err != nil {
 		return nil, err
 	}
@@ -58,8 +65,9 @@ func Inspect(src io.ReaderAt, size int64) (*Outline, error) {
 	return &Outline{Meta: h.Meta, Size: h.size, Header: buf}, nil
 }
 
-// readHeader returns the decoded fixed part of a header, and all of it encoded.
-func readHeader(src io.ReaderAt, size int64) (h *header, buf []byte, engineLen int, err error) {
+// readHeader returns the decoded fixed part of a header, and all of it encoded. It asks check
+// before it makes room for one that is long.
+func readHeader(src io.ReaderAt, size int64, check func(h *header, headerLen int64) error) (h *header, buf []byte, engineLen int, err error) {
 	if buf, err = prefix(src, size); err != nil {
 		return nil, nil, 0, err
 	}
@@ -71,6 +79,9 @@ func readHeader(src io.ReaderAt, size int64) (h *header, buf []byte, engineLen i
 		return nil, nil, 0, fmt.Errorf("%w: %d bytes, want %d", ErrCorrupt, size, headerLen+h.encoded)
 	}
 	if headerLen > int64(len(buf)) {
+		if err := check(h, headerLen); err != nil {
+			return nil, nil, 0, err
+		}
 		head := make([]byte, headerLen)
 		rest := head[copy(head, buf):]
 		if err := readFull(src, rest, int64(len(buf))); err != nil {

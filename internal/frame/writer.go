@@ -40,16 +40,25 @@ func (o *Options) verify(encoded []byte, h *header, engineLen int, key [32]byte)
 
 // verifyTag checks the tag at the end of header under the key that it names.
 func (o *Options) verifyTag(header []byte, h *header) error {
+	a, err := o.authOf(h)
+	if err != nil {
+		return err
+	}
+	return a.verify(header)
+}
+
+// authOf returns what a header says it is sealed with.
+func (o *Options) authOf(h *header) (*Auth, error) {
 	trusted := o.Trusted
 	if len(trusted) == 0 {
 		trusted = []Auth{o.Auth}
 	}
 	for i := range trusted {
 		if a := &trusted[i]; a.kind == h.auth && a.id == h.keyID {
-			return a.verify(header)
+			return a, nil
 		}
 	}
-	return fmt.Errorf("%w (kind %d, id %x)", ErrForeign, h.auth, h.keyID)
+	return nil, fmt.Errorf("%w (kind %d, id %x)", ErrForeign, h.auth, h.keyID)
 }
 
 func (o *Options) codec() codec {
