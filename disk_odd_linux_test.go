@@ -2,6 +2,7 @@ package modcache_test
 
 import (
 	"encoding/json"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -11,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/internal/dirfs"
 	"github.com/modcache/modcache/internal/layout"
 )
 
@@ -101,4 +103,57 @@ func TestDiskOddEntries(t *testing.T) {
 	left, err := os.ReadDir(filepath.Join(dir, layout.Quarantine))
 	require.NoError(t, err)
 	require.Empty(t, left)
+}
+
+// largeBlocks is a file system with blocks of 64 KiB.
+type largeBlocks struct{ dirfs.FS }
+
+type largeInfo struct{ fs.FileInfo }
+
+func (i largeInfo) Sys() any {
+	const large = 64 << 10
+	st := *i.FileInfo.Sys().(*syscall.Stat_t)
+	st.Blocks = (st.Size + large - 1) / large * large / 512
+	return &st
+}
+
+func (l largeBlocks) Lstat(name string) (fs.FileInfo, error) {
+	fi, err := l.FS.Lstat(name)
+	if err == nil && fi.Mode().IsRegular() {
+		fi = largeInfo{fi}
+	}
+	return fi, err
+}
+
+func (l largeBlocks) ReadDir(name string) ([]fs.FileInfo, error) {
+	infos, err := l.FS.ReadDir(name)
+	for i, fi := range infos {
+		infos[i] = largeInfo{fi}
+	}
+	return infos, err
+}
+
+// TestDiskKeepsTheBoundInLargeBlocks counts what files take once they are written.
+func TestDiskKeepsTheBoundInLargeBlocks(t *testing.T) {
+	const most = 8
+	dir := t.TempDir()
+	d, err := modcache.OpenDiskOn(dir, func(tree dirfs.FS) dirfs.FS { return largeBlocks{tree} },
+		&modcache.DiskOptions{MaxBytes: most * 64 << 10, MinFree: -1})
+	require.NoError(t, err)
+	defer d.Close()
+	for i := range uint64(50) {
+		require.NoError(t, d.Add(bg, diskKey(i), diskArtifact(i, 1000)))
+		requireHit(t, d, diskKey(i), diskCode(i, 1000))
+		n, _ := diskUsage(t, dir)
+		require.LessOrEqual(t, n, most)
+		require.EqualValues(t, n*64<<10, d.Usage().Bytes)
+	}
+	small, err := modcache.OpenDiskOn(dir, func(tree dirfs.FS) dirfs.FS { return largeBlocks{tree} },
+		&modcache.DiskOptions{MaxBytes: 32 << 10, MinFree: -1})
+	require.NoError(t, err)
+	defer small.Close()
+	require.ErrorIs(t, small.Add(bg, diskKey(100), diskArtifact(100, 1000)), modcache.ErrTooLarge)
+	temps, err := os.ReadDir(filepath.Join(dir, layout.Temp))
+	require.NoError(t, err)
+	require.Empty(t, temps)
 }

@@ -59,12 +59,15 @@ func (d *Disk) add(ctx context.Context, key Key, a *Artifact) error {
 		}
 		return d.failed("add", key, err)
 	}
-	n, pending, err := d.store(ctx, key, a, m, size)
+	taken, pending, err := d.store(ctx, key, a, m, &size)
 	if err != nil {
 		d.usage.Release(size)
+		if errors.Is(err, ErrTooLarge) {
+			return d.errorOf("add", key, err)
+		}
 		return d.failed("add", key, err)
 	}
-	d.usage.Commit(layout.Entry(key), size, dirfs.Blocks(n))
+	d.usage.Commit(layout.Entry(key), size, taken)
 	d.damaged.Delete(key)
 	if d.o.SyncEveryAdd {
 		if err := d.syncDirs([]string{layout.Shard(key)}); err != nil {
@@ -77,28 +80,49 @@ func (d *Disk) add(ctx context.Context, key Key, a *Artifact) error {
 	return nil
 }
 
-// store writes an entry, for which size bytes are reserved, and gives it its name.
-func (d *Disk) store(ctx context.Context, key Key, a *Artifact, m frame.Meta, size int64) (n int64, pending *books.File, err error) {
+// store writes an entry, for which so many bytes are reserved, and gives it its name. If the
+// file takes more, it reserves more. It returns what the file takes.
+func (d *Disk) store(ctx context.Context, key Key, a *Artifact, m frame.Meta, reserved *int64) (taken int64, pending *books.File, err error) {
 	src, err := sourceOf(a)
 	if err != nil {
 		return 0, pending, err
 	}
 	for retry := true; ; retry = false {
 		var tmp string
-		tmp, n, err = d.writeTemp(key, src, a.Size(), m, d.o.SyncEveryAdd)
+		tmp, taken, err = d.writeTemp(key, src, a.Size(), m, d.o.SyncEveryAdd)
 		if dirfs.IsNoSpace(err) && retry {
 			// Others fill the file system too. Give it what this entry takes, once.
-			d.makeSpace(ctx, size)
-			tmp, n, err = d.writeTemp(key, src, a.Size(), m, d.o.SyncEveryAdd)
+			d.makeSpace(ctx, *reserved)
+			tmp, taken, err = d.writeTemp(key, src, a.Size(), m, d.o.SyncEveryAdd)
 		}
 		if err == nil {
-			pending, err = d.publish(key, tmp, n)
+			if err = d.reserveMore(ctx, taken, reserved); err != nil {
+				d.discard(tmp)
+				return 0, nil, err
+			}
+			pending, err = d.publish(key, tmp, taken)
 		}
 		if !dirfs.IsNoSpace(err) || !retry {
-			return n, pending, err
+			return taken, pending, err
 		}
-		d.makeSpace(ctx, size) // for the directory too
+		d.makeSpace(ctx, *reserved) // for the directory too
 	}
+}
+
+// reserveMore reserves what a file takes beyond what is reserved for it: the blocks of the file
+// system may be larger than those of most.
+func (d *Disk) reserveMore(ctx context.Context, taken int64, reserved *int64) error {
+	if taken <= *reserved {
+		return nil
+	}
+	if d.o.MaxBytes >= 0 && taken > d.o.MaxBytes {
+		return fmt.Errorf("%w: it takes %d bytes on disk, MaxBytes is %d", ErrTooLarge, taken, d.o.MaxBytes)
+	}
+	if err := d.reserve(ctx, taken-*reserved); err != nil {
+		return err
+	}
+	*reserved = taken
+	return nil
 }
 
 // sourceOf returns the artifact's bytes in the form that a frame copies least of.
@@ -110,9 +134,9 @@ func sourceOf(a *Artifact) (io.ReaderAt, error) {
 	return frame.Bytes(b), err
 }
 
-// writeTemp writes the whole entry to a file beside the entries, for publish. It
-// leaves none behind when it fails.
-func (d *Disk) writeTemp(key Key, src io.ReaderAt, size int64, m frame.Meta, sync bool) (name string, n int64, err error) {
+// writeTemp writes the whole entry to a file beside the entries, for publish, and returns what
+// that takes on disk. It leaves none behind when it fails.
+func (d *Disk) writeTemp(key Key, src io.ReaderAt, size int64, m frame.Meta, sync bool) (name string, taken int64, err error) {
 	name = layout.Temp + "/" + layout.Unique(key)
 	d.writing.Store(name, true) // safe from reap
 	f, err := d.create(name, os.O_WRONLY|os.O_EXCL)
@@ -124,6 +148,7 @@ func (d *Disk) writeTemp(key Key, src io.ReaderAt, size int64, m frame.Meta, syn
 		// On ext4, that halves the time of writing.
 		err = f.Allocate(whole)
 	}
+	var n int64
 	if !dirfs.IsNoSpace(err) {
 		n, err = frame.Write(f, src, size, m, &d.frame)
 		d.written.Add(n)
@@ -141,7 +166,11 @@ func (d *Disk) writeTemp(key Key, src io.ReaderAt, size int64, m frame.Meta, syn
 	// The order of eviction follows the store's clock, not the kernel's.
 	now := d.o.Now()
 	_ = d.tree().Chtimes(name, now, now)
-	return name, n, nil
+	taken = dirfs.Blocks(n)
+	if fi, err := d.tree().Lstat(name); err == nil {
+		taken = max(taken, dirfs.Taken(fi)) // some file systems don't know it yet
+	}
+	return name, taken, nil
 }
 
 // discard removes a temporary file.
@@ -152,8 +181,8 @@ func (d *Disk) discard(tmp string) {
 
 // publish gives a finished temporary file its name among the entries. It is noted
 // as pending before anybody can see it.
-func (d *Disk) publish(key Key, tmp string, n int64) (pending *books.File, err error) {
-	pending, undo := d.pending.Add(key, dirfs.Blocks(n))
+func (d *Disk) publish(key Key, tmp string, taken int64) (pending *books.File, err error) {
+	pending, undo := d.pending.Add(key, taken)
 	err = d.rename(tmp, layout.Entry(key))
 	if err != nil && d.moveDirAway(key) {
 		err = d.rename(tmp, layout.Entry(key))
