@@ -175,6 +175,7 @@ type accessCase struct {
 	User, Situation, Column string
 	ReadOnly                bool
 	Dir                     string
+	Umask                   int // 0: one that takes everything from others
 
 	Opened, Insecure, Added bool
 	Err                     string
@@ -185,6 +186,9 @@ func (c accessCase) String() string {
 }
 
 func (c *accessCase) try() {
+	if c.Umask != 0 {
+		defer syscall.Umask(syscall.Umask(c.Umask))
+	}
 	o := accessOptions[c.Column]
 	o.ReadOnly, o.MinFree = c.ReadOnly, -1
 	d, err := modcache.OpenDisk(c.Dir, &o)

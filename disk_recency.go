@@ -48,7 +48,7 @@ func (d *Disk) touchAside(key Key, now time.Time) {
 	if !errors.Is(err, fs.ErrNotExist) {
 		_ = d.tree().Remove(name) // another user's
 	}
-	if f, err := d.create(name, os.O_WRONLY); err == nil {
+	if f, err := d.create(name, os.O_WRONLY|os.O_EXCL); err == nil {
 		_ = f.Close()
 		_ = d.tree().Chtimes(name, now, now)
 	}

@@ -114,6 +114,62 @@ func TestDiskAccessOfAGroup(t *testing.T) {
 	}
 }
 
+// TestDiskAccessUnderAMask looks at what a user makes under masks that take the owner's part.
+func TestDiskAccessUnderAMask(t *testing.T) {
+	needsRoot(t)
+	for _, mask := range []int{0o100, 0o277, 0o400, 0o777} {
+		s := scene{t, openToAll(t, t.TempDir()), me}
+		s.above(0o755, me, me)
+		c := tryAs(t, accessUsers["user"], []accessCase{{User: "user", Column: "as it is", Dir: filepath.Join(s.dir(), "below"), Umask: mask}})[0]
+		require.True(t, c.Added, "%o: %s", mask, c.Err)
+		require.NoError(t, filepath.WalkDir(s.dir(), func(path string, e fs.DirEntry, err error) error {
+			require.NoError(t, err)
+			fi, err := e.Info()
+			require.NoError(t, err)
+			want := fs.FileMode(0o600)
+			if e.IsDir() {
+				want = fs.ModeDir | 0o700
+			}
+			require.Equal(t, want, fi.Mode(), "%o: %s", mask, path)
+			return nil
+		}))
+	}
+}
+
+// TestDiskAccessLinked has names in a directory for files that are elsewhere.
+func TestDiskAccessLinked(t *testing.T) {
+	dir, elsewhere := t.TempDir(), t.TempDir()
+	require.NoError(t, os.Chmod(dir, 0o777))
+	o := &modcache.DiskOptions{Key: accessOptions["`DiskOptions.Key`"].Key}
+	d := openTrimmed(t, dir, o)
+	require.NoError(t, d.Add(bg, diskKey(1), diskArtifact(1, 100)))
+	unlock, err := d.Lock(bg, diskKey(2)) // makes the directory
+	require.NoError(t, err)
+	unlock()
+	lock := filepath.Join(dir, "lock", diskKey(1).String())
+	var files []string
+	for i, name := range []string{lock, filepath.Join(dir, "trimmed")} {
+		file := filepath.Join(elsewhere, fmt.Sprint(i))
+		files = append(files, file)
+		require.NoError(t, os.WriteFile(file, []byte("a text that is nobody's business"), 0o600))
+		_ = os.Remove(name)
+		require.NoError(t, os.Link(file, name))
+	}
+	_, err = d.Lock(bg, diskKey(1))
+	require.ErrorContains(t, err, "another name")
+	_, err = d.Trim(bg)
+	require.NoError(t, err)
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		require.NoError(t, err)
+		require.Equal(t, "a text that is nobody's business", string(text))
+		fi, err := os.Stat(file)
+		require.NoError(t, err)
+		require.Equal(t, fs.FileMode(0o600), fi.Mode())
+	}
+	requireHit(t, d, diskKey(1), diskCode(1, 100))
+}
+
 // TestDiskAccessReplaced has somebody who can write to the directory above put another
 // one in the place of a cache.
 func TestDiskAccessReplaced(t *testing.T) {
@@ -164,6 +220,8 @@ func TestDiskAccessPlanted(t *testing.T) {
 			d := openDisk(t, dir, &modcache.DiskOptions{OnEvent: events.observe})
 			require.NoError(t, d.Add(bg, diskKey(1), diskArtifact(1, 100)))
 			require.NoError(t, plant(entryFile(t, dir, diskKey(1))))
+			require.NoError(t, d.Close())
+			d = openDisk(t, dir, &modcache.DiskOptions{OnEvent: events.observe})
 			requireMiss(t, d, diskKey(1))
 			corrupt := events.take(modcache.EventCorrupt)
 			require.Len(t, corrupt, 1)
@@ -183,8 +241,8 @@ func TestDiskAccessPlantedInAGroup(t *testing.T) {
 		hit   bool
 	}{
 		"a colleague's":   {func(file string) error { return os.Chown(file, other, team) }, true},
-		"of a stranger":   {func(file string) error { return os.Chown(file, other, otherGroup) }, false},
-		"another group's": {func(file string) error { return os.Chown(file, me, otherGroup) }, false},
+		"of a stranger":   {func(file string) error { return errors.Join(os.Chown(file, other, otherGroup), os.Chmod(file, 0o664)) }, false},
+		"another group's": {func(file string) error { return errors.Join(os.Chown(file, me, otherGroup), os.Chmod(file, 0o660)) }, false},
 		"open to all":     {func(file string) error { return os.Chmod(file, 0o666) }, false},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -63,7 +63,9 @@ func (d *Disk) lastStamp() books.Stamp {
 // stamp records that the directory was trimmed at the time at, and what is in it now.
 func (d *Disk) stamp(since, at time.Time) {
 	s := books.Stamp{Since: since, Futile: d.lastFutile()}
-	f, err := d.tree().OpenFile(layout.Trimmed, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, layout.FilePerm)
+	// A new file: what has its name may be another user's, or a name for something else.
+	_ = d.tree().Remove(layout.Trimmed)
+	f, err := d.tree().OpenFile(layout.Trimmed, os.O_WRONLY|os.O_CREATE|os.O_EXCL, layout.FilePerm)
 	if err != nil {
 		return
 	}

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 )
 
 // ErrInsecure means that somebody else could put code into a directory.
@@ -43,18 +42,15 @@ func (r Rules) Find(dir string) (Place, error) {
 	if err := r.mayMake(p); err != nil {
 		return p, err
 	}
-	made, err := r.make(p)
+	end, err := r.make(p)
 	if err == nil {
 		p, err = r.resolve(dir)
 	}
 	if err == nil && len(p.missing) > 0 {
 		err = &fs.PathError{Op: "open", Path: dir, Err: fs.ErrNotExist} // deleted at once
 	}
-	if err = r.refuse(p, err); err != nil {
-		for i := len(made) - 1; i >= 0; i-- {
-			_ = os.Remove(made[i]) // unless somebody has put something into it
-		}
-	}
+	err = r.refuse(p, err)
+	end(err == nil)
 	return p, err
 }
 
@@ -76,31 +72,73 @@ func (r Rules) refuse(p Place, err error) error {
 	return err
 }
 
-// make makes what is missing, as durable as it can, and returns the paths.
-func (r Rules) make(p Place) (made []string, err error) {
-	dir := p.Path
-	for _, name := range p.missing {
-		parent := dir
-		dir = filepath.Join(dir, name)
-		err := os.Mkdir(dir, private)
-		if errors.Is(err, fs.ErrExist) {
-			continue
+// make makes what is missing, as durable as it can, and returns what ends that: keep says
+// whether it stays. Others may be able to write above it, and to put a link in the place of
+// what was made: so each directory is made and removed through the open one above it.
+func (r Rules) make(p Place) (end func(keep bool), err error) {
+	var made []madeDir
+	var open []*os.Root
+	end = func(keep bool) {
+		for i := len(made) - 1; i >= 0 && !keep; i-- {
+			made[i].remove()
 		}
-		if err != nil {
-			return made, err
-		}
-		made = append(made, dir)
-		if r.Group {
-			if err := r.share(p, dir); err != nil {
-				return made, err
-			}
-		}
-		if tree, err := Open(parent); err == nil {
-			_ = tree.SyncDir(".")
-			_ = tree.Close()
+		for _, root := range open {
+			_ = root.Close()
 		}
 	}
-	return made, nil
+	above, err := os.OpenRoot(p.Path)
+	if err != nil {
+		return end, err
+	}
+	open = append(open, above)
+	if fi, err := above.Stat("."); err != nil || !os.SameFile(fi, p.Info) {
+		return end, fmt.Errorf("%w: %s was replaced while a directory was made in it", ErrInsecure, p.Path)
+	}
+	for _, name := range p.missing {
+		err := above.Mkdir(name, private)
+		if err != nil && !errors.Is(err, fs.ErrExist) {
+			return end, err
+		}
+		if err == nil {
+			fi, err := above.Lstat(name)
+			if err != nil {
+				return end, err
+			}
+			made = append(made, madeDir{above, name, fi})
+			if fi.Mode()&private != private && fi.IsDir() {
+				_ = above.Chmod(name, private) // the mask took the owner's part of the mode
+			}
+		}
+		dir, openErr := above.OpenRoot(name)
+		if openErr != nil {
+			return end, openErr
+		}
+		open = append(open, dir)
+		if err == nil && r.Group {
+			if err := r.share(p, dir); err != nil {
+				return end, err
+			}
+		}
+		if err == nil {
+			_ = (&rootFS{Root: above}).SyncDir(".")
+		}
+		above = dir
+	}
+	return end, nil
+}
+
+// madeDir is a directory that was made in another one.
+type madeDir struct {
+	in   *os.Root
+	name string
+	info fs.FileInfo
+}
+
+// remove removes the directory, unless somebody has put something into it.
+func (m madeDir) remove() {
+	if fi, err := m.in.Lstat(m.name); err == nil && fi.IsDir() && os.SameFile(fi, m.info) {
+		_ = m.in.Remove(m.name)
+	}
 }
 
 const (

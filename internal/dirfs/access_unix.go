@@ -217,11 +217,11 @@ func newGroup(p Place) int64 {
 
 // share lets the group write to a directory that was just made in p, whatever the mask
 // is. Where others could put a link in its place, it stays private.
-func (r Rules) share(p Place, dir string) error {
+func (r Rules) share(p Place, dir *os.Root) error {
 	if r.below(p).exposed(newGroup(p)) != "" {
 		return nil
 	}
-	return os.Chmod(dir, shared)
+	return dir.Chmod(".", shared)
 }
 
 // widen gives those who can write to a directory their part of the mode of what is in it.
@@ -243,9 +243,6 @@ func widen(dir fs.FileInfo, perm fs.FileMode) fs.FileMode {
 // creation mask is. Its group is that of dir then: another one's members have no part in it.
 func give(f *os.File, dir fs.FileInfo, perm fs.FileMode) error {
 	wide := widen(dir, perm)
-	if wide == perm {
-		return nil
-	}
 	fi, err := f.Stat()
 	if err != nil {
 		return err
@@ -253,5 +250,11 @@ func give(f *os.File, dir fs.FileInfo, perm fs.FileMode) error {
 	if gid := statOf(dir).Gid; wide&0o020 != 0 && statOf(fi).Gid != gid && f.Chown(-1, int(gid)) != nil {
 		wide &^= fs.ModeSetgid | 0o070
 	}
-	return f.Chmod(wide)
+	if fi.Mode()&wide == wide {
+		return nil
+	}
+	return f.Chmod(wide | fi.Mode()&fs.ModeSetgid)
 }
+
+// links returns how many names a file has.
+func links(fi fs.FileInfo) uint64 { return uint64(statOf(fi).Nlink) }

@@ -15,7 +15,8 @@ import (
 // methods may be called from several goroutines at once.
 type FS interface {
 	// OpenFile and Mkdir are given the owner's part of the mode of what they make. What is
-	// no regular file isn't opened: see ErrNotFile. A FIFO keeps nobody waiting.
+	// no regular file isn't opened: see ErrNotFile. A FIFO keeps nobody waiting. With O_CREATE,
+	// a file that has further names isn't opened either.
 	OpenFile(name string, flag int, perm fs.FileMode) (File, error)
 	Mkdir(name string, perm fs.FileMode) error
 	Rename(oldName, newName string) error
@@ -94,36 +95,64 @@ type rootFS struct {
 // ErrNotFile means that what has a file's name is something else.
 var ErrNotFile = errors.New("not a regular file")
 
+// errLinked is about a file that may be one of this user's from elsewhere, which somebody
+// who can write to the directory wants to be written to.
+var errLinked = errors.New("the file has another name as well")
+
 // OpenFile implements FS.
 func (r *rootFS) OpenFile(name string, flag int, perm fs.FileMode) (File, error) {
-	f, err := r.open(name, flag|nonBlock, perm)
+	f, made, err := r.open(name, flag|nonBlock, perm)
 	if err != nil {
 		return nil, err
 	}
 	fi, err := f.Stat()
-	if err == nil && !fi.Mode().IsRegular() {
+	switch {
+	case err != nil:
+	case !fi.Mode().IsRegular():
 		err = &fs.PathError{Op: "open", Path: name, Err: ErrNotFile}
+	case flag&os.O_CREATE != 0 && links(fi) > 1:
+		err = &fs.PathError{Op: "open", Path: name, Err: errLinked}
 	}
 	if err != nil {
 		_ = f.Close()
 		return nil, err
 	}
-	if flag&os.O_CREATE != 0 {
-		_ = give(f, r.fi, perm) // fails for another user's
+	if made {
+		_ = give(f, r.fi, perm)
 	}
 	return file{f}, nil
 }
 
-func (r *rootFS) open(name string, flag int, perm fs.FileMode) (*os.File, error) {
-	if flag&(os.O_WRONLY|os.O_RDWR|os.O_CREATE) == 0 {
+// open also says whether it has made the file.
+func (r *rootFS) open(name string, flag int, perm fs.FileMode) (f *os.File, made bool, err error) {
+	if flag&os.O_CREATE != 0 {
+		return r.create(name, flag, perm)
+	}
+	if flag&(os.O_WRONLY|os.O_RDWR) == 0 {
 		// An os.Root opens the directories on the way one by one.
 		if f, err := openBeneath(r.self, name, flag); err == nil {
-			return f, nil
+			return f, false, nil
 		} else if errors.Is(err, fs.ErrNotExist) {
-			return nil, err
+			return nil, false, err
 		}
 	}
-	return r.Root.OpenFile(name, flag, perm)
+	f, err = r.Root.OpenFile(name, flag, perm)
+	return f, false, err
+}
+
+// create makes a file, or opens one that exists.
+func (r *rootFS) create(name string, flag int, perm fs.FileMode) (f *os.File, made bool, err error) {
+	for range 10 { // others may be making and removing it
+		f, err = r.Root.OpenFile(name, flag|os.O_EXCL, perm)
+		if flag&os.O_EXCL != 0 || !errors.Is(err, fs.ErrExist) {
+			return f, err == nil, err
+		}
+		f, err = r.Root.OpenFile(name, flag&^os.O_CREATE, 0)
+		if !errors.Is(err, fs.ErrNotExist) {
+			break
+		}
+	}
+	return f, false, err
 }
 
 // openDir opens a directory to list or to sync it.
@@ -133,11 +162,20 @@ func (r *rootFS) openDir(name string) (*os.File, error) {
 
 // Mkdir implements FS.
 func (r *rootFS) Mkdir(name string, perm fs.FileMode) error {
-	err := r.Root.Mkdir(name, perm)
-	if wide := widen(r.fi, perm); err == nil && wide != perm {
-		err = r.Chmod(name, wide)
+	if err := r.Root.Mkdir(name, perm); err != nil {
+		return err
 	}
-	return err
+	// Others may have put something else in its place: nothing is changed by name.
+	d, err := r.openDir(name)
+	if errors.Is(err, fs.ErrPermission) && r.fi.Mode()&0o022 == 0 {
+		_ = r.Chmod(name, perm) // nobody has; the mask took the owner's part of the mode
+		d, err = r.openDir(name)
+	}
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return give(d, r.fi, perm)
 }
 
 // Close implements FS.
