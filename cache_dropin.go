@@ -143,10 +143,8 @@ func (d *dropIn) stored(key Key, look *lookup) *wazerohook.Entry {
 	if a == nil {
 		return nil
 	}
-	defer contain.Close(a)
-	e, err := contain.Value(func() (*wazerohook.Entry, error) {
-		return d.load(a, wazerohook.AnyFunctions)
-	})
+	defer c.release(a)
+	e, err := d.load(a, wazerohook.AnyFunctions)
 	if err != nil {
 		look.reject(key, err)
 		return nil
@@ -157,11 +155,17 @@ func (d *dropIn) stored(key Key, look *lookup) *wazerohook.Entry {
 
 // load reads an artifact, so that nothing is asked of it any more.
 func (d *dropIn) load(a *Artifact, functions int) (*wazerohook.Entry, error) {
-	e, err := d.readEntry(contain.ReaderAt{Src: a}, a.Size()-sealSize, functions)
-	if err != nil || a.InMemory() {
-		return e, err
+	version, err := d.version()
+	if err != nil {
+		return nil, err
 	}
-	return e, e.Fetch()
+	return read(d.c.ctx, d.c, a, func(a *Artifact) (*wazerohook.Entry, error) {
+		e, err := wazerohook.ReadEntry(contain.ReaderAt{Src: a}, a.Size()-sealSize, version, functions)
+		if err != nil || a.InMemory() {
+			return e, err
+		}
+		return e, e.Fetch()
+	}, (*wazerohook.Entry).Discard)
 }
 
 // takeOver looks the module up in the directory that the program gave to wazero,
@@ -198,19 +202,14 @@ func (d *dropIn) takeOver(key Key, wk wazerohook.WazeroKey) (e *wazerohook.Entry
 	return nil
 }
 
-// readEntry checks an entry as far as that can be done. wazero compares the code with its checksum,
-// and so did whoever stored it.
-func (d *dropIn) readEntry(src io.ReaderAt, size int64, functions int) (*wazerohook.Entry, error) {
+// checkEntry checks code that nobody has sealed yet. Of what is stored, wazero compares the code with its
+// checksum, and so did whoever stored it.
+func (d *dropIn) checkEntry(code []byte) (*wazerohook.Entry, error) {
 	version, err := d.version()
 	if err != nil {
 		return nil, err
 	}
-	return wazerohook.ReadEntry(src, size, version, functions)
-}
-
-// checkEntry is readEntry for code that nobody has sealed yet.
-func (d *dropIn) checkEntry(code []byte) (*wazerohook.Entry, error) {
-	e, err := d.readEntry(bytes.NewReader(code), int64(len(code)), wazerohook.AnyFunctions)
+	e, err := wazerohook.ReadEntry(bytes.NewReader(code), int64(len(code)), version, wazerohook.AnyFunctions)
 	if err != nil {
 		return nil, err
 	}

@@ -18,8 +18,8 @@ import (
 
 // What a Cache waits for a call of somebody else's code. The call goes on without it then.
 const (
-	storeWait    = 5 * time.Second  // or, for a Get, as long as the compile is estimated to take
-	unknownWait  = 30 * time.Second // for a Get, where there is no estimate
+	storeWait    = 5 * time.Second  // or, for what reads, as long as the compile is estimated to take
+	unknownWait  = 30 * time.Second // for what reads, where there is no estimate
 	observerWait = 3 * time.Second
 
 	hangMemory = time.Minute // for so long a store whose Adds hang is asked to add nothing, unless one returns
@@ -57,15 +57,11 @@ type lookup struct {
 func (l *lookup) get(ctx context.Context, key Key) *Artifact {
 	c := l.c
 	c.tryDirectory()
-	wait := unknownWait
-	if estimate := CompileEstimate(ctx); estimate > 0 {
-		wait = max(storeWait, estimate)
-	}
 	type answer struct {
 		a     *Artifact
 		wrong error // with what the store returned
 	}
-	found, err := ask(ctx, c, wait, func(ctx context.Context, s Store) (found answer, err error) {
+	found, err := ask(ctx, c, readWait(ctx), func(ctx context.Context, s Store) (found answer, err error) {
 		a, ok, err := s.Get(withSealed(ctx), key)
 		if err == nil && !ok {
 			a, ok = c.unmoved(key)
@@ -92,6 +88,40 @@ func (l *lookup) get(ctx context.Context, key Key) *Artifact {
 		c.health.worked("get")
 	}
 	return found.a
+}
+
+// readWait returns how long a store may take to find what would else be compiled, and again to read it.
+func readWait(ctx context.Context) time.Duration {
+	if estimate := CompileEstimate(ctx); estimate > 0 {
+		return max(storeWait, estimate)
+	}
+	return unknownWait
+}
+
+// read has f read an artifact that get has returned. A file system may hang long after it has opened
+// a file: f goes on without the caller then, and what it returns goes to late. So it reads into memory
+// that is nobody else's.
+func read[T any](ctx context.Context, c *Cache, a *Artifact, f func(*Artifact) (T, error), late func(T)) (T, error) {
+	if a.InMemory() {
+		return contain.Value(func() (T, error) { return f(a) })
+	}
+	return bounded.Call(ctx, bounded.Limit{Wait: readWait(ctx), Slots: c.storeCalls}, func(context.Context) (v T, err error) {
+		own, err := a.share() // closing a waits for those who read a
+		if err != nil {
+			return v, err
+		}
+		defer contain.Close(own)
+		return f(own)
+	}, late)
+}
+
+// release closes an artifact that get has returned, if any. Some file systems wait for their server then.
+func (c *Cache) release(a *Artifact) {
+	if a == nil || a.InMemory() {
+		return
+	}
+	_, _ = bounded.Call(context.Background(), bounded.Limit{Wait: storeWait, Slots: c.storeCalls},
+		func(context.Context) (struct{}, error) { return struct{}{}, a.Close() }, nil)
 }
 
 func (l *lookup) note(err error) {
@@ -123,7 +153,9 @@ func (l *lookup) reject(key Key, err error) {
 	err = entryDamage(err)
 	l.note(err)
 	if !isDamage(err) {
-		c.storeFailed("read", key, err)
+		if !c.Closed() {
+			c.storeFailed("read", key, err)
+		}
 		return
 	}
 	c.corrupt(key, err)

@@ -10,7 +10,6 @@ import (
 	"github.com/tetratelabs/wazero"
 
 	"github.com/modcache/modcache/internal/contain"
-	"github.com/modcache/modcache/internal/wazerohook"
 )
 
 // Stub returns bytes that stand for m in runtimes that a [Runtime] can't take the place of, because a
@@ -65,7 +64,7 @@ func (c *Cache) Stub(ctx context.Context, config wazero.RuntimeConfig, m *Module
 func (r *Runtime) keep(ctx context.Context, src *source) (bool, error) {
 	there := func() bool {
 		a, _ := r.e.fetch(ctx, src.key, src.lookup())
-		closeArtifact(a)
+		r.c.release(a)
 		return a != nil
 	}
 	if there() {
@@ -113,8 +112,8 @@ func (d *dropIn) getStub(s *standIn) (io.ReadCloser, bool, error) {
 		look.miss(s.key)
 		return failed(fmt.Errorf("its code is gone: %w; make the stub again", look.missing(s.sum)))
 	}
-	defer contain.Close(a)
-	e, err := contain.Value(func() (*wazerohook.Entry, error) { return d.load(a, s.functions) })
+	defer c.release(a)
+	e, err := d.load(a, s.functions)
 	if err != nil {
 		look.reject(at, err)
 		look.miss(s.key)

@@ -105,7 +105,7 @@ func (l *loading) build(ctx context.Context) (*loaded.Code, error) {
 // loadStored loads an artifact from the store, and closes it. It returns nil if it can't
 // be used.
 func (l *loading) loadStored(a *Artifact, at Key) (*loaded.Code, error) {
-	defer contain.Close(a)
+	defer l.c.release(a)
 	code, err := l.load(a, at)
 	switch {
 	case err == nil:

@@ -34,7 +34,7 @@ func (e *engine) fetch(ctx context.Context, key Key, look *lookup) (a *Artifact,
 	if err == nil && !alias {
 		return a, key
 	}
-	contain.Close(a)
+	e.c.release(a)
 	if err != nil {
 		look.reject(key, err)
 		return nil, key
@@ -47,7 +47,7 @@ func (e *engine) fetch(ctx context.Context, key Key, look *lookup) (a *Artifact,
 		err = fmt.Errorf("%w: an alias leads to another alias", ErrCorrupt)
 	}
 	if err != nil {
-		contain.Close(a)
+		e.c.release(a)
 		look.reject(key, err)
 		return nil, key
 	}
@@ -70,7 +70,7 @@ func (e *engine) stored(ctx context.Context, src *source, look *lookup) int64 {
 	if a == nil {
 		return 0
 	}
-	defer contain.Close(a)
+	defer e.c.release(a)
 	return a.Size()
 }
 
@@ -80,7 +80,7 @@ func (e *engine) proven(ctx context.Context, src *source, look *lookup) int64 {
 	if a == nil {
 		return 0
 	}
-	defer contain.Close(a)
+	defer e.c.release(a)
 	if src.found.Load() {
 		return a.Size() // it was loaded a moment ago
 	}
@@ -131,7 +131,7 @@ func (l *loading) findShared(ctx context.Context) (*loaded.Code, error) {
 	valid := false // unless wazero says so: it may panic
 	defer func() {
 		if !valid {
-			contain.Close(a)
+			e.c.release(a)
 		}
 	}()
 	if err := wazerocache.Validate(ctx, e.config, l.src.own()); err != nil {

@@ -87,34 +87,38 @@ func BenchmarkRuntimeWarmStart(b *testing.B) {
 		b.Fatal(err)
 	}
 	ctx, dir := context.Background(), b.TempDir()
-	b.Run("wazero directory", func(b *testing.B) {
-		for b.Loop() {
+	start := map[string]func() error{
+		"wazero directory": func() error {
 			cc, err := wazero.NewCompilationCacheWithDir(dir + "/wazero")
 			if err != nil {
-				b.Fatal(err)
+				return err
 			}
+			defer cc.Close(ctx)
 			r := wazero.NewRuntimeWithConfig(ctx, wazero.NewRuntimeConfig().WithCompilationCache(cc))
-			if _, err := r.CompileModule(ctx, wasm); err != nil {
-				b.Fatal(err)
-			}
-			cc.Close(ctx)
-		}
-	})
-	b.Run("Runtime", func(b *testing.B) {
-		for b.Loop() {
+			_, err = r.CompileModule(ctx, wasm)
+			return err
+		},
+		"Runtime": func() error {
 			c, err := modcache.Open(dir+"/modcache", nil)
 			if err != nil {
-				b.Fatal(err)
+				return err
 			}
+			defer c.Close(ctx)
 			r, err := c.NewRuntime(ctx, nil)
 			if err != nil {
-				b.Fatal(err)
+				return err
 			}
-			if _, err := r.CompileModule(ctx, wasm); err != nil {
-				b.Fatal(err)
+			defer r.Close(ctx)
+			_, err = r.CompileModule(ctx, wasm)
+			return err
+		},
+	}
+	for name, start := range start {
+		b.Run(name, func(b *testing.B) {
+			require.NoError(b, start()) // which compiles
+			for b.Loop() {
+				require.NoError(b, start())
 			}
-			r.Close(ctx)
-			c.Close(ctx)
-		}
-	})
+		})
+	}
 }

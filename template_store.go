@@ -7,7 +7,6 @@ import (
 
 	"github.com/zeebo/blake3"
 
-	"github.com/modcache/modcache/internal/contain"
 	"github.com/modcache/modcache/internal/wasmbin"
 )
 
@@ -57,8 +56,11 @@ func (c *Cache) findSnapshot(ctx context.Context, key Key, s *wasmbin.State) *wa
 	if a == nil {
 		return nil
 	}
-	defer contain.Close(a)
-	b, err := contain.Value(a.Bytes)
+	defer c.release(a)
+	b, err := read(ctx, c, a, (*Artifact).Bytes, nil)
+	if ctx.Err() != nil {
+		return nil
+	}
 	if err == nil && len(b) < sealSize {
 		err = fmt.Errorf("%w: a snapshot of %d bytes", ErrCorrupt, len(b))
 	}

@@ -33,6 +33,13 @@ func (e *Entry) Fetch() error {
 	return nil
 }
 
+// Discard frees what was fetched and not moved. No reader is open any more; e may be nil.
+func (e *Entry) Discard() {
+	if e != nil {
+		e.free()
+	}
+}
+
 func (f *fetched) free() {
 	if f.pages != nil {
 		f.pages.Free()

@@ -1,0 +1,208 @@
+package modcache_test
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"os"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"github.com/tetratelabs/wazero/api"
+
+	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/internal/cachetest"
+	"github.com/modcache/modcache/internal/dirfs"
+	"github.com/modcache/modcache/internal/wasmtest"
+)
+
+// hangingFS is a file system whose open files don't answer any more once it is armed. A read of
+// some size then waits for the answer, or Close does.
+type hangingFS struct {
+	dirfs.FS
+	reads, closes atomic.Bool
+	hung, open    atomic.Int64
+	answer        chan struct{}
+}
+
+func (h *hangingFS) OpenFile(name string, flag int, perm os.FileMode) (dirfs.File, error) {
+	f, err := h.FS.OpenFile(name, flag, perm)
+	if err != nil {
+		return nil, err
+	}
+	h.open.Add(1)
+	return &hangingFile{f, h}, nil
+}
+
+func (h *hangingFS) wait(hangs *atomic.Bool) {
+	if hangs.Load() {
+		h.hung.Add(1)
+		<-h.answer
+	}
+}
+
+type hangingFile struct {
+	dirfs.File
+	h *hangingFS
+}
+
+func (f *hangingFile) ReadAt(p []byte, off int64) (int, error) {
+	if len(p) > 16<<10 { // more than the header, which Get reads
+		f.h.wait(&f.h.reads)
+	}
+	return f.File.ReadAt(p, off)
+}
+
+func (f *hangingFile) Close() error {
+	f.h.wait(&f.h.closes)
+	f.h.open.Add(-1)
+	return f.File.Close()
+}
+
+// A read of the drop-in's that hangs after Get has returned costs a compile, and a time that is known. What it
+// read is nobody's when it comes to an end after all.
+func TestCacheWhoseOpenFilesHang(t *testing.T) {
+	needsCompiler(t)
+	wasm := wasmtest.Sum(3000, 0)
+	want, err := cachetest.RunPlain(wasm)
+	require.NoError(t, err)
+	for _, in := range []string{"read", "close"} {
+		for _, w := range ways {
+			if in == "read" && w.Name == "Runtime" {
+				continue // its reads go straight to where wazero has the code
+			}
+			for name, required := range map[string]bool{"": false, " required": true} {
+				t.Run(w.Name+" "+in+name, func(t *testing.T) {
+					dir := t.TempDir()
+					synctest.Test(t, func(t *testing.T) {
+						h := &hangingFS{answer: make(chan struct{})}
+						d := openHanging(t, dir, h)
+						_, err := w.Run(newCache(t, d, nil), wasm)
+						require.NoError(t, err)
+						open := h.open.Load()
+
+						seen := &witness{}
+						o := seen.Options(modcache.Options{RequireHit: required})
+						var reason atomic.Value
+						witnessed := o.OnEvent
+						o.OnEvent = func(e modcache.Event) {
+							if witnessed(e); e.Kind == modcache.EventMiss {
+								reason.Store(e.Reason)
+							}
+						}
+						c := newCache(t, d, o)
+						armed := &h.reads
+						if in == "close" {
+							armed = &h.closes
+						}
+						armed.Store(true)
+						ended := make(chan struct{})
+						start := time.Now()
+						var got uint64
+						go func() {
+							defer close(ended)
+							got, err = w.Run(c, wasm)
+						}()
+						select {
+						case <-ended:
+						case <-time.After(time.Hour):
+							t.Error("it hangs")
+						}
+						took := time.Since(start)
+						armed.Store(false)
+						close(h.answer)
+						<-ended
+						require.Positive(t, h.hung.Load())
+						require.Less(t, took, time.Minute)
+						switch {
+						case in == "close":
+							require.NoError(t, err)
+							require.Equal(t, want, got)
+							require.Zero(t, c.Metrics().Compiles)
+						case required:
+							require.ErrorIs(t, err, modcache.ErrMiss)
+							require.ErrorIs(t, err, context.DeadlineExceeded)
+						default:
+							require.NoError(t, err)
+							require.Equal(t, want, got)
+							require.EqualValues(t, 1, c.Metrics().Compiles)
+						}
+						if in == "read" {
+							require.Contains(t, []uint64{1, 2}, c.Metrics().StoreErrors, "it may look again when it has the lock")
+							require.ErrorIs(t, seen.Saw(modcache.EventStoreFailed)[0], context.DeadlineExceeded)
+							require.Len(t, seen.Saw(modcache.EventMiss), 1)
+							require.Equal(t, modcache.ReasonTimeout, reason.Load())
+						}
+
+						synctest.Wait()
+						require.Equal(t, open, h.open.Load(), "files that are left open")
+						got, err = w.Run(c, wasm)
+						require.NoError(t, err)
+						require.Equal(t, want, got)
+						require.Positive(t, c.Metrics().Hits)
+					})
+				})
+			}
+		}
+	}
+}
+
+// A snapshot that can't be read in time costs what Init takes.
+func TestTemplateWhoseSnapshotHangs(t *testing.T) {
+	needsCompiler(t)
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		h := &hangingFS{answer: make(chan struct{})}
+		d := openHanging(t, dir, h)
+		ran := 0
+		o := &modcache.TemplateOptions{ID: "fill", Init: func(_ context.Context, mod api.Module) error {
+			ran++
+			noise := make([]byte, 128<<10) // too much for a small entry, also when it is compressed
+			_, _ = rand.NewChaCha8([32]byte{}).Read(noise)
+			noise[len(noise)-1] = 1
+			if _, ok := mod.Memory().Grow(2); !ok || !mod.Memory().Write(mod.Memory().Size()-uint32(len(noise)), noise) {
+				return errors.New("no room")
+			}
+			return nil
+		}}
+		c := newCache(t, d, nil)
+		try := func() {
+			tmpl, err := newRuntime(t, c, nil).NewTemplate(bg, modcache.NewModule(statefulModule()), o)
+			require.NoError(t, err)
+			defer tmpl.Close(bg)
+			mod, err := tmpl.Instantiate(bg, nil)
+			require.NoError(t, err)
+			defer mod.Close(bg)
+			last, _ := mod.Memory().ReadByte(mod.Memory().Size() - 1)
+			require.EqualValues(t, 1, last)
+		}
+		try()
+		open := h.open.Load()
+		h.reads.Store(true)
+		start := time.Now()
+		try()
+		require.Less(t, time.Since(start), 2*time.Minute)
+		require.Positive(t, h.hung.Load())
+		require.Equal(t, 2, ran)
+		h.reads.Store(false)
+		close(h.answer)
+		synctest.Wait()
+		require.Equal(t, open, h.open.Load())
+		try()
+		require.Equal(t, 2, ran)
+	})
+}
+
+// openHanging opens a Disk on h.
+func openHanging(t *testing.T, dir string, h *hangingFS) *modcache.Disk {
+	d, err := modcache.OpenDiskOn(dir, func(tree dirfs.FS) dirfs.FS {
+		h.FS = tree
+		return h
+	}, nil)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, d.Close()) })
+	return d
+}
