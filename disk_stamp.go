@@ -4,6 +4,7 @@ import (
 	"io"
 	"math"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/modcache/modcache/internal/books"
@@ -57,15 +58,15 @@ func (d *Disk) lastStamp() books.Stamp {
 	if err != nil {
 		return books.Stamp{}
 	}
-	return books.ParseStamp(string(text))
+	line, _, _ := strings.Cut(string(text), "\n")
+	return books.ParseStamp(line + "\n")
 }
 
 // stamp records that the directory was trimmed at the time at, and what is in it now.
 func (d *Disk) stamp(since, at time.Time) {
 	s := books.Stamp{Since: since, Futile: d.lastFutile()}
-	// A new file: what has its name may be another user's, or a name for something else.
-	_ = d.tree().Remove(layout.Trimmed)
-	f, err := d.tree().OpenFile(layout.Trimmed, os.O_WRONLY|os.O_CREATE|os.O_EXCL, layout.FilePerm)
+	// Nothing is cut off before it is known to be ours: what a longer text leaves isn't read.
+	f, err := d.tree().OpenFile(layout.Trimmed, os.O_WRONLY|os.O_CREATE, layout.FilePerm)
 	if err != nil {
 		return
 	}
