@@ -61,6 +61,7 @@ func TestCacheOpenGoesOnInMemory(t *testing.T) {
 }
 
 func TestCacheOpenMustStore(t *testing.T) {
+	needsCompiler(t)
 	dir, _ := cantBeHad(t)
 	for _, o := range []modcache.Options{{MustStore: true}, {RequireHit: true}} {
 		_, err := modcache.Open(dir, &o)

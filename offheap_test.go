@@ -381,6 +381,7 @@ func TestRuntimeOffHeapMemoryWithFewAddresses(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		t.Skip("SKIPPED: needs RLIMIT_AS")
 	}
+	needsCompiler(t)
 	if os.Getenv("MODCACHE_FEW_ADDRESSES") == "" {
 		cmd := exec.Command("/bin/sh", "-c", `ulimit -v 3000000 && exec "$0" "$@"`, os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v")
 		cmd.Env = append(os.Environ(), "MODCACHE_FEW_ADDRESSES=1")

@@ -88,10 +88,6 @@ var shapes = []struct {
 	{"engines have another lock", noSharing, []edit{
 		{"internal/engine/wazevo/engine.go", "\t\tmux                   sync.RWMutex\n", "\t\tmux struct{ sync.RWMutex }\n"},
 	}, nil},
-	{"engines don't find what is entered", noSharing, []edit{
-		{engineFile, "\tcmWithCount, ok := e.compiledModules[module.ID]\n\tif ok {\n", "\tcmWithCount, ok := e.compiledModules[module.ID]\n" +
-			"\tif ok = ok && (cmWithCount.refCount > 0 || !increaseRefCount); ok {\n"},
-	}, nil},
 	{"all code is looked up on another goroutine", everything, []edit{
 		{engineFile, "cached, hit, err = e.fileCache.Get(fileCacheKey(module))\n", "done := make(chan struct{})\n" +
 			"\tgo func() {\n\t\tdefer close(done)\n\t\tcached, hit, err = e.fileCache.Get(fileCacheKey(module))\n\t}()\n\t<-done\n"},
