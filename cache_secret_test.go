@@ -41,6 +41,7 @@ func TestCacheSecretsAreTheCallers(t *testing.T) {
 func TestCacheOptionsHideTheKey(t *testing.T) {
 	o := modcache.Options{Disk: modcache.DiskOptions{Key: []byte("sixteen bytes or more"), MaxBytes: 12345}}
 	c := openCache(t, filepath.Join(t.TempDir(), "c"), &o)
+	require.NoError(t, c.Close(bg)) // so that nobody works on what is printed
 	numbers := fmt.Sprint([]byte("sixteen"))
 	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%x"} {
 		for _, v := range []any{o, &o, o.Disk, &o.Disk, c, c.Store()} {
