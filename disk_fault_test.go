@@ -398,7 +398,9 @@ func TestDiskWaitsForSpaceAsLongAsOthersMakeIt(t *testing.T) {
 func TestDiskMakesSpaceForEachOnAFullFileSystem(t *testing.T) {
 	var full atomic.Bool
 	evicting, release := make(chan modcache.Key, 2), make(chan struct{})
-	d, err := modcache.OpenDiskOn(trimmedDir(t, nil), func(tree dirfs.FS) dirfs.FS {
+	dir := t.TempDir()
+	openTrimmed(t, dir, nil)
+	d, err := modcache.OpenDiskOn(dir, func(tree dirfs.FS) dirfs.FS {
 		return dirfstest.NewFaulty(tree, func(o dirfstest.Op, _ int) error {
 			if o == dirfstest.Write && full.Swap(false) {
 				return syscall.ENOSPC

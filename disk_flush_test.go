@@ -156,7 +156,7 @@ func TestDiskFlushReportsHonestly(t *testing.T) {
 }
 
 func TestDiskPendingForgetsWhatIsGone(t *testing.T) {
-	d := openDisk(t, trimmedDir(t, nil), &modcache.DiskOptions{MaxBytes: 5000})
+	d := openTrimmed(t, t.TempDir(), &modcache.DiskOptions{MaxBytes: 5000})
 	for i := range uint64(20) {
 		require.NoError(t, d.Add(bg, diskKey(i), diskArtifact(i, 1000)), fmt.Sprint(i))
 	}

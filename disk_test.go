@@ -74,18 +74,6 @@ func openDisk(t testing.TB, dir string, o *modcache.DiskOptions) *modcache.Disk 
 	return d
 }
 
-// trimmedDir returns a directory that was trimmed a moment ago, so that opening it starts no
-// trim in the background, which a test could run into.
-func trimmedDir(t testing.TB, o *modcache.DiskOptions) string {
-	dir := t.TempDir()
-	d, err := modcache.OpenDisk(dir, o)
-	require.NoError(t, err)
-	_, err = d.Trim(bg)
-	require.NoError(t, err)
-	require.NoError(t, d.Close())
-	return dir
-}
-
 // requireHit checks that the entry is there, in every byte and all of its Info.
 func requireHit(t testing.TB, d *modcache.Disk, key modcache.Key, want []byte) {
 	t.Helper()

@@ -265,8 +265,8 @@ func TestDiskSurvivesClocks(t *testing.T) {
 
 func TestDiskReapsWhatTheDeadLeft(t *testing.T) {
 	clock := newDiskClock()
-	dir := trimmedDir(t, &modcache.DiskOptions{Now: clock.Now})
-	d := openDisk(t, dir, &modcache.DiskOptions{Now: clock.Now})
+	dir := t.TempDir()
+	d := openTrimmed(t, dir, &modcache.DiskOptions{Now: clock.Now})
 	require.NoError(t, d.Add(bg, diskKey(1), diskArtifact(1, 100)))
 	unlock, err := d.Lock(bg, diskKey(5))
 	require.NoError(t, err)
