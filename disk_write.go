@@ -50,8 +50,8 @@ func (d *Disk) add(ctx context.Context, key Key, a *Artifact) error {
 		return d.errorOf("add", key, err)
 	}
 	size := dirfs.Blocks(frame.MaxLen(m, a.Size(), &d.frame))
-	if d.o.MaxBytes >= 0 && size > d.o.MaxBytes {
-		return d.errorOf("add", key, fmt.Errorf("%w: it takes %d bytes on disk, MaxBytes is %d", ErrTooLarge, size, d.o.MaxBytes))
+	if err := d.fits(size); err != nil {
+		return d.errorOf("add", key, err)
 	}
 	if err := d.reserve(ctx, size); err != nil {
 		if ctx.Err() != nil {
@@ -109,14 +109,22 @@ func (d *Disk) store(ctx context.Context, key Key, a *Artifact, m frame.Meta, re
 	}
 }
 
+// fits says of an entry that takes so much on disk whether it could ever be kept.
+func (d *Disk) fits(size int64) error {
+	if d.o.MaxBytes >= 0 && size > d.o.MaxBytes {
+		return fmt.Errorf("%w: it takes %d bytes on disk, MaxBytes is %d", ErrTooLarge, size, d.o.MaxBytes)
+	}
+	return nil
+}
+
 // reserveMore reserves what a file takes beyond what is reserved for it: the blocks of the file
 // system may be larger than those of most.
 func (d *Disk) reserveMore(ctx context.Context, taken int64, reserved *int64) error {
 	if taken <= *reserved {
 		return nil
 	}
-	if d.o.MaxBytes >= 0 && taken > d.o.MaxBytes {
-		return fmt.Errorf("%w: it takes %d bytes on disk, MaxBytes is %d", ErrTooLarge, taken, d.o.MaxBytes)
+	if err := d.fits(taken); err != nil {
+		return err
 	}
 	if err := d.reserve(ctx, taken-*reserved); err != nil {
 		return err

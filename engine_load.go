@@ -2,7 +2,6 @@ package modcache
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -128,11 +127,11 @@ func (e *engine) entry(a *Artifact, at Key, src *source) (*wazerohook.Entry, err
 	var r io.ReaderAt = contain.ReaderAt{Src: a}
 	_, suspect := e.c.suspects.Load(at)
 	if suspect && size > 0 {
-		b := make([]byte, size)
-		if n, err := r.ReadAt(b, 0); n < len(b) {
-			return nil, cmp.Or(err, io.ErrUnexpectedEOF)
+		b, err := contain.Value(func() ([]byte, error) { return readWhole(a) })
+		if err != nil {
+			return nil, err
 		}
-		r = bytes.NewReader(b)
+		r = bytes.NewReader(b[:size])
 	}
 	entry, err := wazerohook.ReadEntry(r, size, e.wazero.Version, src.functions())
 	if err == nil && suspect {
