@@ -8,7 +8,6 @@ import (
 
 	"github.com/tetratelabs/wazero"
 
-	"github.com/modcache/modcache/internal/contain"
 	"github.com/modcache/modcache/internal/wazerohook"
 )
 
@@ -126,15 +125,10 @@ func (e *Engine) Code(id [32]byte) *wazerohook.Code {
 // SharingWorks finds out, once per process, whether code that one engine of this wazero has loaded
 // runs in another.
 func SharingWorks() error {
-	sharing.once.Do(func() { sharing.err = contain.Call(checkSharing) })
-	return sharing.err
+	return sharing.of(checkSharing)
 }
 
-// sharing isn't a sync.OnceValue, for the reason that wazerohook.Probe isn't one.
-var sharing struct {
-	once sync.Once
-	err  error
-}
+var sharing finding
 
 func checkSharing() error {
 	ctx, engines := context.Background(), &Engines{Config: wazero.NewRuntimeConfig()}

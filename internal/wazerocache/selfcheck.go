@@ -18,14 +18,21 @@ import (
 // StubsWork finds out, once per process, whether the wazero in it runs a module
 // that was loaded through a stub, and refuses a stub whose code it doesn't get.
 func StubsWork() error {
-	stubs.once.Do(func() { stubs.err = contain.Call(checkStubs) })
-	return stubs.err
+	return stubs.of(checkStubs)
 }
 
-// stubs isn't a sync.OnceValue, for the reason that wazerohook.Probe isn't one.
-var stubs struct {
+var stubs finding
+
+// finding is what is found out once per process. It isn't a sync.OnceValue, for the reason that
+// wazerohook.Probe isn't one.
+type finding struct {
 	once sync.Once
 	err  error
+}
+
+func (f *finding) of(check func() error) error {
+	f.once.Do(func() { f.err = contain.Call(check) })
+	return f.err
 }
 
 func checkStubs() error {
