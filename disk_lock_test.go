@@ -85,7 +85,7 @@ func TestDiskLockDiesWithItsProcess(t *testing.T) {
 // made anew.
 func TestDiskUnlocksWhereItLocked(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "cache")
-	one, two, three := openDisk(t, dir, nil), openDisk(t, dir, nil), openDisk(t, dir, nil)
+	one, two, three := openTrimmed(t, dir, nil), openDisk(t, dir, nil), openDisk(t, dir, nil)
 	unlock, err := one.Lock(bg, diskKey(1))
 	require.NoError(t, err)
 	require.NoError(t, os.RemoveAll(dir))

@@ -203,9 +203,9 @@ remount() { chgrp -R 2000 /data; chmod -R ug+rw /data; find /data -type d -exec 
 app() { setpriv --reuid 10001 --regid 10001 --groups 2000 --no-new-privs env -i MODCACHE_DIR=/data/modcache /app "$@" /plugins/a.wasm; }
 remount
 `
-	// The first mount; then with each policy.
-	j.requireApp(j.run(script+"app; app; remount; app; chmod 700 /data/modcache; app"),
-		"1 compiled, storing", "0 compiled, storing", "1 compiled, in memory only", "0 compiled, storing")
+	// The first mount; then with each policy. A directory that is made private again holds what the group could have written.
+	j.requireApp(j.run(script+"app; app; remount; app; chmod 700 /data/modcache; app; app"),
+		"1 compiled, storing", "0 compiled, storing", "1 compiled, in memory only", "1 compiled, storing", "0 compiled, storing")
 	j.requireApp(j.run(script+"app -group; remount; app -group; remount; app -group"),
 		"1 compiled, storing", "0 compiled, storing", "0 compiled, storing")
 }
