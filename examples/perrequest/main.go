@@ -16,6 +16,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 
 	"github.com/tetratelabs/wazero"
@@ -29,7 +30,9 @@ func main() {
 	addr := flag.String("addr", "localhost:8080", "where to listen")
 	dir := flag.String("cache", "", "the cache directory")
 	flag.Parse()
-	if err := run(context.Background(), *addr, *dir); err != nil {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	if err := run(ctx, *addr, *dir); err != nil {
 		log.Fatal(err)
 	}
 }
@@ -43,9 +46,19 @@ func run(ctx context.Context, addr, dir string) error {
 	if err != nil {
 		return err
 	}
-	defer s.close(ctx)
+	last := context.WithoutCancel(ctx) // for what is done after the signal
+	defer s.close(last)
+	srv := &http.Server{Addr: addr, Handler: s}
+	stopped := make(chan error, 1)
+	go func() {
+		<-ctx.Done()
+		stopped <- srv.Shutdown(last) // waits for requests under way
+	}()
 	log.Println("listening on", addr)
-	return http.ListenAndServe(addr, s)
+	if err := srv.ListenAndServe(); !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return <-stopped
 }
 
 // build compiles the guest, as a library: _initialize sets it up, and handle answers a request.

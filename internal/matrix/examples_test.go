@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -63,7 +64,7 @@ func TestExamplesWithoutACache(t *testing.T) {
 			cmd.Dir, cmd.Env = root, append(os.Environ(), "XDG_CACHE_HOME="+t.TempDir())
 			cmd.Stdin = strings.NewReader("two words\n")
 			switch name {
-			case "pluginhost":
+			case "perrequest", "pluginhost":
 				served(t, cmd)
 			case "readonly":
 				out, err := cmd.CombinedOutput()
@@ -79,7 +80,7 @@ func TestExamplesWithoutACache(t *testing.T) {
 }
 
 // arguments are those that an example needs.
-var arguments = map[string][]string{"pluginhost": {"-addr", "127.0.0.1:0"}, "readonly": {"run", "-dir", os.TempDir(), "module.wasm"}}
+var arguments = map[string][]string{"perrequest": {"-addr", "127.0.0.1:0"}, "pluginhost": {"-addr", "127.0.0.1:0"}, "readonly": {"run", "-dir", os.TempDir(), "module.wasm"}}
 
 // served waits until a server says that it is there, and interrupts it.
 func served(t *testing.T, cmd *exec.Cmd) {
@@ -88,6 +89,7 @@ func served(t *testing.T, cmd *exec.Cmd) {
 	require.NoError(t, err)
 	cmd.Stdout = cmd.Stderr
 	require.NoError(t, cmd.Start())
+	defer time.AfterFunc(time.Minute, func() { _ = cmd.Process.Kill() }).Stop()
 	line, _ := bufio.NewReader(out).ReadString('\n')
 	require.NoError(t, cmd.Process.Signal(os.Interrupt))
 	require.NoError(t, cmd.Wait(), line)
