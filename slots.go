@@ -18,8 +18,9 @@ import (
 type SlotOptions[T any] struct {
 	// OnRelease is called once for each object, when the last slot that holds it is gone. It
 	// runs without any lock held, on the goroutine whose Remove, Replace, Release or Close
-	// was the last one; it may use the table. A panic in it is caught and counted as a
-	// fault. If OnRelease is nil, objects that implement io.Closer are closed; if it is
+	// was the last one, or on one of its own if an instance has ended; it may use the table. A panic in
+	// it is caught and counted as a fault; so is runtime.Goexit, after which that goroutine still
+	// releases what else it was to. If OnRelease is nil, objects that implement io.Closer are closed; if it is
 	// set, closing them is up to it.
 	OnRelease func(T)
 

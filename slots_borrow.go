@@ -82,17 +82,16 @@ func (t *SlotTable[T]) Close() error {
 	}
 	t.closed = true
 	t.dir.Store(nil)
-	segments := t.segments
-	for h, e := range t.entries(segments) {
+	gone := make([]*slotEntry[T], 0, t.live)
+	for h, e := range t.entries(t.segments) {
 		if e.state.Or(slotDead) == 0 {
+			gone = append(gone, e)
 			continue
 		}
 		if t.lent == nil {
 			t.lent = make(map[Handle]*slotEntry[T])
 		}
 		t.lent[h] = e
-		i := t.bits.index(h)
-		segments[i/slotSegmentSize].slots[i%slotSegmentSize].Store(nil)
 	}
 	t.options.Quota.give(t.live - len(t.lent))
 	t.count.Removes += uint64(t.live)
@@ -100,9 +99,21 @@ func (t *SlotTable[T]) Close() error {
 	t.segments, t.free, t.interned = nil, nil, nil
 	t.mu.Unlock()
 
+	return t.dropAll(gone)
+}
+
+// dropAll gives up what dead entries hold, all of them even if an OnRelease ends the goroutine.
+func (t *SlotTable[T]) dropAll(gone []*slotEntry[T]) error {
 	var first error
 	failed := 0
-	for _, e := range t.entries(segments) {
+	defer func() {
+		if len(gone) > 0 {
+			_ = t.dropAll(gone)
+		}
+	}()
+	for len(gone) > 0 {
+		e := gone[0]
+		gone = gone[1:]
 		if err := e.drop(t.release); err != nil {
 			if failed++; first == nil {
 				first = err

@@ -101,11 +101,20 @@ func (e *slotEntry[T]) shared(release *slotRelease[T]) *slotObject[T] {
 
 // drop gives up one hold on o and returns the error of releasing what nobody holds now.
 func (o *slotObject[T]) drop() (err error) {
-	for ; o != nil && o.refs.Add(-1) == 0; o = o.parent {
-		if e := o.release.do(o.value); err == nil {
+	returned := false
+	defer func() {
+		if !returned { // OnRelease ended the goroutine
+			_ = o.drop()
+		}
+	}()
+	for o != nil && o.refs.Add(-1) == 0 {
+		gone := o
+		o = o.parent
+		if e := gone.release.do(gone.value); err == nil {
 			err = e
 		}
 	}
+	returned = true
 	return err
 }
 
@@ -152,9 +161,12 @@ func (r *slotRelease[T]) do(v T) error {
 	if r.f == nil {
 		return nil
 	}
-	err := contain.Call(func() error { return r.f(v) })
-	if err != nil {
-		r.faults.Add(1)
-	}
+	err := contain.ErrExited // unless it returns
+	defer func() {
+		if err != nil {
+			r.faults.Add(1)
+		}
+	}()
+	err = contain.Call(func() error { return r.f(v) })
 	return err
 }

@@ -222,6 +222,48 @@ func TestSlotTableReleaseMayPanicAndUseTheTable(t *testing.T) {
 	require.Equal(t, map[int]int{0: 1, 1: 1, 2: 1}, released)
 }
 
+// TestSlotTableReleaseMayExit has OnRelease end the goroutine, as a failed check in a test does: what else
+// was to be released is released all the same.
+func TestSlotTableReleaseMayExit(t *testing.T) {
+	released := map[int]int{}
+	exiting := func(end func(*modcache.SlotTable[int], modcache.Handle)) {
+		table := modcache.NewSlotTable(&modcache.SlotOptions[int]{OnRelease: func(v int) {
+			released[v]++
+			if v%2 == 0 {
+				runtime.Goexit()
+			}
+		}})
+		var child modcache.Handle
+		for i := range 10 {
+			h, err := table.Insert(i)
+			require.NoError(t, err)
+			if i == 2 {
+				child, err = table.InsertChild(h, 100)
+				require.NoError(t, err)
+				require.ErrorIs(t, table.Remove(h), modcache.ErrSlotInUse)
+			}
+		}
+		var ending sync.WaitGroup
+		ending.Go(func() { end(table, child) })
+		ending.Wait()
+		require.NotZero(t, table.Metrics().Faults)
+	}
+	exiting(func(table *modcache.SlotTable[int], _ modcache.Handle) { _ = table.Close() })
+	require.Equal(t, map[int]int{0: 1, 1: 1, 2: 1, 3: 1, 4: 1, 5: 1, 6: 1, 7: 1, 8: 1, 9: 1, 100: 1}, released)
+
+	clear(released)
+	exiting(func(table *modcache.SlotTable[int], child modcache.Handle) {
+		other := modcache.NewSlotTable[int](nil)
+		_, err := table.Share(other, child)
+		require.NoError(t, err)
+		defer other.Close()
+		defer func() { require.NotContains(t, released, 2, "its child is in another table") }()
+		_ = table.Close()
+	})
+	require.Equal(t, 1, released[2])
+	require.Equal(t, 1, released[100])
+}
+
 func TestSlotTableChildrenGoFirst(t *testing.T) {
 	var order []string
 	o := &modcache.SlotOptions[string]{OnRelease: func(s string) { order = append(order, s) }}

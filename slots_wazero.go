@@ -204,7 +204,11 @@ func (b *slotBinding[T]) end() {
 	if b.ended.CompareAndSwap(false, true) {
 		b.forgetIfEnded()
 		if b.table.detach() {
-			_ = b.table.Close() // its faults are counted in Metrics
+			// On a goroutine of its own: an OnRelease that ended wazero's would keep it from closing
+			// other instances.
+			var closing sync.WaitGroup
+			closing.Go(func() { _ = b.table.Close() }) // its faults are counted in Metrics
+			closing.Wait()
 		}
 	}
 }

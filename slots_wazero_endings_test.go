@@ -2,7 +2,10 @@ package modcache_test
 
 import (
 	"context"
+	"runtime"
 	"slices"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -51,6 +54,33 @@ func TestSlotHostTableEndsWithItsStart(t *testing.T) {
 			})
 		}
 	}
+}
+
+// TestSlotHostReleaseMayExit has an OnRelease end its goroutine while wazero closes all instances.
+func TestSlotHostReleaseMayExit(t *testing.T) {
+	eachSlotEngine(t, func(t *testing.T, e *slotEnv) {
+		compiled := e.compile(wasmNoStart, slotOpener)
+		var released atomic.Int64
+		for range 5 {
+			table := modcache.NewSlotTable(&modcache.SlotOptions[*slotCloser]{OnRelease: func(*slotCloser) {
+				released.Add(1)
+				runtime.Goexit()
+			}})
+			_, err := table.Insert(&slotCloser{})
+			require.NoError(t, err)
+			_, err = e.host.Instantiate(e.ctx, compiled, wazero.NewModuleConfig().WithName(""), table)
+			require.NoError(t, err)
+		}
+		closed := false
+		var closing sync.WaitGroup
+		closing.Go(func() {
+			_ = e.r.Close(e.ctx)
+			closed = true
+		})
+		closing.Wait()
+		require.True(t, closed)
+		require.EqualValues(t, 5, released.Load())
+	})
 }
 
 func TestSlotHostTableEndsWithAFailedInstantiation(t *testing.T) {
