@@ -441,7 +441,11 @@ func TestDiskPlansWhatTrimDoes(t *testing.T) {
 // TestDiskTrimsTwiceAtOnce has the trim that is due when a Disk is opened run beside one
 // that is asked for. Together they free no more than one of them would.
 func TestDiskTrimsTwiceAtOnce(t *testing.T) {
-	for range 20 {
+	rounds := 20
+	if testing.Short() {
+		rounds = 4
+	}
+	for range rounds {
 		dir := filepath.Join(t.TempDir(), "cache")
 		d, err := modcache.OpenDisk(dir, nil)
 		require.NoError(t, err)

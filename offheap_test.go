@@ -87,7 +87,7 @@ func TestRuntimeOffHeapMemoryBehavesTheSame(t *testing.T) {
 		"no maximum": {0, 1}, "empty": {0, 0}, "grows": {1, 1, 5}, "full": {1, 2, 2}, "can't grow": {1, 0, 0},
 		"shared": {3, 1, 4}, "shared and empty": {3, 0, 2}, "9 MiB": {1, 0x80, 1, 0x80, 2},
 	} {
-		for _, config := range []wazero.RuntimeConfig{config, config.WithMemoryCapacityFromMax(true), config.WithMemoryLimitPages(2048)} {
+		for _, config := range []wazero.RuntimeConfig{config, config.WithMemoryLimitPages(2048).WithMemoryCapacityFromMax(true), config.WithMemoryLimitPages(2048)} {
 			wasm := memoryModule(limits...).Bytes()
 			run := func(r wazero.Runtime) (out []string) {
 				mod, err := r.InstantiateModule(bg, compile(t, r, wasm), anonymous())
