@@ -58,6 +58,7 @@ type Cache struct {
 
 	compiles   *semaphore.Weighted       // one for each compile; nil if unlimited
 	storeCalls *semaphore.Weighted       // one for each call of the store
+	pieces     sync.Pool                 // *[readPiece]byte
 	adding     sync.Map                  // chan struct{} that is closed when an Add ends
 	addsHang   atomic.Pointer[time.Time] // when an Add was last tried of which none returns; nil: they return
 	counters   counters

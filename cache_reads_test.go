@@ -62,7 +62,7 @@ func (f *hangingFile) Close() error {
 	return f.File.Close()
 }
 
-// A read of the drop-in's that hangs after Get has returned costs a compile, and a time that is known. What it
+// A read that hangs after Get has returned costs a compile, and a time that is known. What it
 // read is nobody's when it comes to an end after all.
 func TestCacheWhoseOpenFilesHang(t *testing.T) {
 	needsCompiler(t)
@@ -71,9 +71,6 @@ func TestCacheWhoseOpenFilesHang(t *testing.T) {
 	require.NoError(t, err)
 	for _, in := range []string{"read", "close"} {
 		for _, w := range ways {
-			if in == "read" && w.Name == "Runtime" {
-				continue // its reads go straight to where wazero has the code
-			}
 			for name, required := range map[string]bool{"": false, " required": true} {
 				t.Run(w.Name+" "+in+name, func(t *testing.T) {
 					dir := t.TempDir()
@@ -148,6 +145,37 @@ func TestCacheWhoseOpenFilesHang(t *testing.T) {
 			}
 		}
 	}
+}
+
+// Warm reads code that is in memory already once more, and doesn't wait for that for ever either.
+func TestCacheWarmWhoseReadHangs(t *testing.T) {
+	needsCompiler(t)
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		h := &hangingFS{answer: make(chan struct{})}
+		c := newCache(t, openHanging(t, dir, h), nil)
+		m := modcache.NewModule(wasmtest.Sum(3000, 0))
+		r := newRuntime(t, c, nil)
+		defer compile(t, r, m.Bytes()).Close(bg)
+		open := h.open.Load()
+		h.reads.Store(true)
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			require.Error(t, c.Warm(bg, nil, m), "nobody can tell that it is stored")
+		}()
+		select {
+		case <-ended:
+		case <-time.After(time.Hour):
+			t.Error("it hangs")
+		}
+		require.Positive(t, h.hung.Load())
+		h.reads.Store(false)
+		close(h.answer)
+		<-ended
+		synctest.Wait()
+		require.Equal(t, open, h.open.Load(), "files that are left open")
+	})
 }
 
 // A snapshot that can't be read in time costs what Init takes.

@@ -90,31 +90,6 @@ func (l *lookup) get(ctx context.Context, key Key) *Artifact {
 	return found.a
 }
 
-// readWait returns how long a store may take to find what would else be compiled, and again to read it.
-func readWait(ctx context.Context) time.Duration {
-	if estimate := CompileEstimate(ctx); estimate > 0 {
-		return max(storeWait, estimate)
-	}
-	return unknownWait
-}
-
-// read has f read an artifact that get has returned. A file system may hang long after it has opened
-// a file: f goes on without the caller then, and what it returns goes to late. So it reads into memory
-// that is nobody else's.
-func read[T any](ctx context.Context, c *Cache, a *Artifact, f func(*Artifact) (T, error), late func(T)) (T, error) {
-	if a.InMemory() {
-		return contain.Value(func() (T, error) { return f(a) })
-	}
-	return bounded.Call(ctx, bounded.Limit{Wait: readWait(ctx), Slots: c.storeCalls}, func(context.Context) (v T, err error) {
-		own, err := a.share() // closing a waits for those who read a
-		if err != nil {
-			return v, err
-		}
-		defer contain.Close(own)
-		return f(own)
-	}, late)
-}
-
 // release closes an artifact that get has returned, if any. Some file systems wait for their server then.
 func (c *Cache) release(a *Artifact) {
 	if a == nil || a.InMemory() {

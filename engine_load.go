@@ -5,10 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"sync"
 
-	"github.com/modcache/modcache/internal/contain"
 	"github.com/modcache/modcache/internal/loaded"
 	"github.com/modcache/modcache/internal/wazerohook"
 )
@@ -58,7 +56,7 @@ func (l *loading) small() bool {
 // can't be used.
 func (l *loading) find(ctx context.Context) (*loaded.Code, error) {
 	if a, at := l.e.fetch(ctx, l.src.key, l.look); a != nil {
-		if code, err := l.loadStored(a, at); code != nil || err != nil {
+		if code, err := l.loadStored(ctx, a, at); code != nil || err != nil {
 			return code, err
 		}
 	}
@@ -103,9 +101,9 @@ func (l *loading) build(ctx context.Context) (*loaded.Code, error) {
 
 // loadStored loads an artifact from the store, and closes it. It returns nil if it can't
 // be used.
-func (l *loading) loadStored(a *Artifact, at Key) (*loaded.Code, error) {
+func (l *loading) loadStored(ctx context.Context, a *Artifact, at Key) (*loaded.Code, error) {
 	defer l.c.release(a)
-	code, err := l.load(a, at)
+	code, err := l.load(ctx, a, at)
 	switch {
 	case err == nil:
 		l.src.found.Store(true)
@@ -122,12 +120,12 @@ func (l *loading) loadStored(a *Artifact, at Key) (*loaded.Code, error) {
 // entry returns the entry in an artifact for the module. When wazero finds in the middle of an entry
 // that it can't be read, it never unmaps what it has mapped for the code. That happens once for a
 // key: after it, all is read and checked before wazero gets any.
-func (e *engine) entry(a *Artifact, at Key, src *source) (*wazerohook.Entry, error) {
+func (e *engine) entry(ctx context.Context, a *Artifact, at Key, src *source) (*wazerohook.Entry, error) {
 	size := a.Size() - sealSize
-	var r io.ReaderAt = contain.ReaderAt{Src: a}
+	r := e.c.bounded(a, readWait(ctx))
 	_, suspect := e.c.suspects.Load(at)
 	if suspect && size > 0 {
-		b, err := contain.Value(func() ([]byte, error) { return readWhole(a) })
+		b, err := readWhole(r, a.Size())
 		if err != nil {
 			return nil, err
 		}
@@ -141,8 +139,8 @@ func (e *engine) entry(a *Artifact, at Key, src *source) (*wazerohook.Entry, err
 }
 
 // load has wazero load the code of an artifact into the engine.
-func (l *loading) load(a *Artifact, at Key) (*loaded.Code, error) {
-	entry, err := l.e.entry(a, at, l.src)
+func (l *loading) load(ctx context.Context, a *Artifact, at Key) (*loaded.Code, error) {
+	entry, err := l.e.entry(ctx, a, at, l.src)
 	if err != nil {
 		return nil, err
 	}

@@ -84,7 +84,7 @@ func (e *engine) proven(ctx context.Context, src *source, look *lookup) int64 {
 	if src.found.Load() {
 		return a.Size() // it was loaded a moment ago
 	}
-	entry, err := e.entry(a, at, src)
+	entry, err := e.entry(ctx, a, at, src)
 	if err == nil {
 		image, _ := src.image()
 		err = wazerocache.Load(ctx, e.config, image, e.wazero.Key(image, e.conf.CloseOnContextDone), entry)
@@ -139,7 +139,7 @@ func (l *loading) findShared(ctx context.Context) (*loaded.Code, error) {
 	}
 	valid = true
 	module := a.Info().Module
-	code, err := l.loadStored(a, at)
+	code, err := l.loadStored(ctx, a, at)
 	if code != nil && e.key(module) == at {
 		l.c.putAlias(l.src.key, module)
 	}

@@ -35,7 +35,7 @@ func sealedCopy(key Key, a *Artifact) (*Artifact, error) {
 	if e, ok := a.src.(*entry); ok && e.key == key {
 		return a, nil
 	}
-	b, err := readWhole(a)
+	b, err := readWhole(a, a.Size())
 	if err != nil {
 		return nil, err
 	}
@@ -49,11 +49,11 @@ func sealedCopy(key Key, a *Artifact) (*Artifact, error) {
 // readWhole returns a copy of an artifact that may be shorter than it says: looking at
 // its last byte first keeps it from making us allocate for what isn't there. Whether it
 // was cut short or merely can't be read now, we can't tell.
-func readWhole(a *Artifact) ([]byte, error) {
-	if _, err := a.ReadAt(make([]byte, 1), a.Size()-1); err != nil {
+func readWhole(a io.ReaderAt, size int64) ([]byte, error) {
+	if _, err := a.ReadAt(make([]byte, 1), size-1); err != nil {
 		return nil, err
 	}
-	b := make([]byte, a.Size())
+	b := make([]byte, size)
 	_, err := a.ReadAt(b, 0)
 	return b, err
 }

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"io"
 	"sync/atomic"
+
+	"github.com/modcache/modcache/internal/parallel"
 )
 
 // Reader reads the artifact in a frame, from several goroutines at once. Every
@@ -140,7 +142,7 @@ func (r *Reader) ReadAt(p []byte, off int64) (int, error) {
 	}
 	first := int(off >> r.h.chunkLog)
 	last := int((off + int64(len(want)) - 1) >> r.h.chunkLog)
-	failed, err := parallel(last-first+1, readRun>>r.h.chunkLog, func(i int) error { return r.readChunk(want, off, first+i) })
+	failed, err := parallel.Do(last-first+1, readRun>>r.h.chunkLog, func(i int) error { return r.readChunk(want, off, first+i) })
 	if err != nil {
 		n := int(max(0, int64(first+failed)<<r.h.chunkLog-off))
 		clear(want[n:])

@@ -7,6 +7,8 @@ import (
 	"slices"
 
 	"golang.org/x/sync/errgroup"
+
+	"github.com/modcache/modcache/internal/parallel"
 )
 
 // Bytes returns the whole artifact, of which nothing may have been read before.
@@ -15,7 +17,7 @@ import (
 // allocated is what a trusted writer announced.
 func (s *Stream) Bytes() ([]byte, error) {
 	dst := make([]byte, s.h.size)
-	workers := min(runtime.GOMAXPROCS(0), maxWorkers)
+	workers := min(runtime.GOMAXPROCS(0), parallel.MaxWorkers)
 	decoding, failed := errgroup.WithContext(context.Background())
 	decoding.SetLimit(workers)
 	buffers := make(chan []byte, workers+1) // for each worker, and for what arrives

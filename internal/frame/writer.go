@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"io"
 	"slices"
+
+	"github.com/modcache/modcache/internal/parallel"
 )
 
 // Options say how frames are sealed and encoded. Readers and writers of one
@@ -126,7 +128,7 @@ func Write(w io.Writer, src io.ReaderAt, size int64, m Meta, o *Options) (int64,
 	if b, ok := src.(Bytes); ok && int64(len(b)) < size {
 		return 0, noEOF(nil)
 	}
-	_, err := parallel(h.chunks(), 1, func(i int) error {
+	_, err := parallel.Do(h.chunks(), 1, func(i int) error {
 		b, err := view(src, int64(i)<<h.chunkLog, h.rawLen(i), nil)
 		if err != nil {
 			return err

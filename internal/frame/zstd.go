@@ -5,6 +5,8 @@ import (
 	"sync"
 
 	"github.com/klauspost/compress/zstd"
+
+	"github.com/modcache/modcache/internal/parallel"
 )
 
 // maxRatio bounds how much longer than its encoding a chunk may be, so that a
@@ -24,10 +26,10 @@ func NewCompressor() *Compressor {
 		encoder: sync.OnceValues(func() (*zstd.Encoder, error) {
 			// The frame has its own digests, and knows each chunk's length.
 			return zstd.NewWriter(nil, zstd.WithEncoderCRC(false), zstd.WithSingleSegment(true),
-				zstd.WithEncoderConcurrency(maxWorkers), zstd.WithWindowSize(1<<20))
+				zstd.WithEncoderConcurrency(parallel.MaxWorkers), zstd.WithWindowSize(1<<20))
 		}),
 		decoder: sync.OnceValues(func() (*zstd.Decoder, error) {
-			return zstd.NewReader(nil, zstd.WithDecoderConcurrency(maxWorkers), zstd.WithDecodeAllCapLimit(true),
+			return zstd.NewReader(nil, zstd.WithDecoderConcurrency(parallel.MaxWorkers), zstd.WithDecodeAllCapLimit(true),
 				zstd.WithDecoderMaxMemory(1<<(maxChunkLog+1)), zstd.WithDecoderMaxWindow(1<<maxChunkLog))
 		}),
 	}

@@ -1,4 +1,5 @@
-package frame
+// Package parallel does numbered pieces of work on a few goroutines.
+package parallel
 
 import (
 	"runtime"
@@ -6,15 +7,15 @@ import (
 	"sync/atomic"
 )
 
-// maxWorkers bounds the goroutines of one read or write. More than a few don't
-// help: memory bandwidth is the limit.
-const maxWorkers = 4
+// MaxWorkers bounds the goroutines of one read or write of machine code, which is what this is for.
+// More than a few don't help: memory bandwidth is the limit.
+const MaxWorkers = 4
 
-// parallel calls f for 0 to n-1 on a few goroutines, the caller's among them,
+// Do calls f for 0 to n-1 on a few goroutines, the caller's among them,
 // which take up to run neighbours at a time. It returns the lowest index that
 // failed and its error; all lower ones succeeded. It returns when every call has.
-func parallel(n, run int, f func(i int) error) (failed int, err error) {
-	workers := min(n, runtime.GOMAXPROCS(0), maxWorkers)
+func Do(n, run int, f func(i int) error) (failed int, err error) {
+	workers := min(n, runtime.GOMAXPROCS(0), MaxWorkers)
 	if workers <= 1 {
 		for i := range n {
 			if err := f(i); err != nil {
