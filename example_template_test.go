@@ -66,3 +66,49 @@ func ExampleRuntime_NewTemplate() {
 // (func (export "f") (result i32) global.get 0 i32.const 1 i32.add global.set 0 global.get 0)
 var counter = []byte("\x00asm\x01\x00\x00\x00" + "\x01\x05\x01\x60\x00\x01\x7f" + "\x03\x02\x01\x00" +
 	"\x06\x06\x01\x7f\x01\x41\x00\x0b" + "\x07\x05\x01\x01f\x00\x00" + "\x0a\x0d\x01\x0b\x00\x23\x00\x41\x01\x6a\x24\x00\x23\x00\x0b")
+
+// ExampleSlotHost_InstantiateTemplate gives each instance of a template host objects of its own.
+func ExampleSlotHost_InstantiateTemplate() {
+	ctx := context.Background()
+	cache, err := modcache.New(modcache.NewMemory(nil), nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer cache.Close(ctx)
+	r, err := cache.NewRuntime(ctx, nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer r.Close(ctx)
+	host, err := modcache.NewSlotHost[string](ctx, r)
+	if err != nil {
+		log.Fatal(err)
+	}
+	tmpl, err := host.NewTemplate(ctx, modcache.NewModule(counter), nil, nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer tmpl.Close(ctx)
+
+	var handles []modcache.Handle
+	for _, visitor := range []string{"Ann", "Bob"} {
+		mod, err := host.InstantiateTemplate(ctx, tmpl, nil, nil)
+		if err != nil {
+			log.Fatal(err)
+		}
+		defer mod.Close(ctx)
+		handle, err := mod.Table().Insert(visitor)
+		if err != nil {
+			log.Fatal(err)
+		}
+		handles = append(handles, handle)
+		for _, h := range handles {
+			name, ok := mod.Table().Get(h)
+			fmt.Printf("%s's instance: %q %t\n", visitor, name, ok)
+		}
+	}
+	// Output:
+	// Ann's instance: "Ann" true
+	// Bob's instance: "" false
+	// Bob's instance: "Bob" true
+}

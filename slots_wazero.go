@@ -117,6 +117,13 @@ func (f slotFunction) CallWithStack(ctx context.Context, stack []uint64) error {
 // As in wazero, an instance whose start function exits with code 0 is
 // returned closed, without an error. Instantiate fails with ErrClosed if t is closed.
 func (h *SlotHost[T]) Instantiate(ctx context.Context, compiled wazero.CompiledModule, config wazero.ModuleConfig, t *SlotTable[T]) (*SlotModule[T], error) {
+	return h.instantiate(ctx, t, func(ctx context.Context, mark func(wazero.CompiledModule) wazero.CompiledModule) (api.Module, error) {
+		return h.runtime.InstantiateModule(ctx, mark(compiled), config)
+	})
+}
+
+// instantiate has make make an instance, of what mark returns.
+func (h *SlotHost[T]) instantiate(ctx context.Context, t *SlotTable[T], make func(ctx context.Context, mark func(wazero.CompiledModule) wazero.CompiledModule) (api.Module, error)) (*SlotModule[T], error) {
 	if t == nil {
 		t = NewSlotTable[T](nil)
 	}
@@ -124,14 +131,16 @@ func (h *SlotHost[T]) Instantiate(ctx context.Context, compiled wazero.CompiledM
 		return nil, &SlotError{Op: "instantiate a module with a slot table", Err: ErrClosed}
 	}
 	b := &slotBinding[T]{host: h, table: t}
-	compiled, b.isInstance = markInstance(compiled)
 	ok := false
 	defer func() { // also if wazero panics
 		if !ok {
 			b.end()
 		}
 	}()
-	mod, err := h.runtime.InstantiateModule(newSlotContext(ctx, b), compiled, config)
+	mod, err := make(newSlotContext(ctx, b), func(compiled wazero.CompiledModule) (marked wazero.CompiledModule) {
+		marked, b.isInstance = markInstance(compiled)
+		return marked
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -203,13 +212,7 @@ func (b *slotBinding[T]) bind(mod api.Module) bool {
 func (b *slotBinding[T]) end() {
 	if b.ended.CompareAndSwap(false, true) {
 		b.forgetIfEnded()
-		if b.table.detach() {
-			// On a goroutine of its own: an OnRelease that ended wazero's would keep it from closing
-			// other instances.
-			var closing sync.WaitGroup
-			closing.Go(func() { _ = b.table.Close() }) // its faults are counted in Metrics
-			closing.Wait()
-		}
+		b.table.leave()
 	}
 }
 
@@ -263,7 +266,7 @@ func (t *SlotTable[T]) attach() bool {
 }
 
 // detach counts one instance less. If that was the last one, there can't be another any more,
-// and the caller closes the table.
+// and the table is to be closed.
 func (t *SlotTable[T]) detach() (last bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -272,6 +275,17 @@ func (t *SlotTable[T]) detach() (last bool) {
 		return true
 	}
 	return false
+}
+
+// leave ends one hold on the table, and with the last the table.
+func (t *SlotTable[T]) leave() {
+	if t.detach() {
+		// On a goroutine of its own: an OnRelease that ended wazero's would keep it from closing
+		// other instances.
+		var closing sync.WaitGroup
+		closing.Go(func() { _ = t.Close() }) // its faults are counted in Metrics
+		closing.Wait()
+	}
 }
 
 type slotContextKey[T any] struct{ host *SlotHost[T] }

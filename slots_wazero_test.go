@@ -5,6 +5,7 @@ import (
 	"errors"
 	"runtime"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"testing"
 
@@ -58,7 +59,8 @@ type slotEnv struct {
 	r       wazero.Runtime
 	host    *modcache.SlotHost[*slotCloser]
 	blocked chan struct{} // receives when a guest blocks
-	opened  []*slotCloser
+	mu      sync.Mutex
+	opened  []*slotCloser                             // guarded by mu while guests run at once
 	during  func(ctx context.Context, mod api.Module) // what open does besides
 }
 
@@ -101,7 +103,9 @@ func (e *slotEnv) init() {
 		c := &slotCloser{}
 		h, err := t.Insert(c)
 		if err == nil {
+			e.mu.Lock()
 			e.opened = append(e.opened, c)
+			e.mu.Unlock()
 		}
 		stack[0] = uint64(h)
 		if e.during != nil {
@@ -118,7 +122,9 @@ func (e *slotEnv) init() {
 		c := &slotCloser{}
 		h, err := t.InsertChild(t.Handle(stack[0]), c)
 		if err == nil {
+			e.mu.Lock()
 			e.opened = append(e.opened, c)
+			e.mu.Unlock()
 		}
 		stack[0] = uint64(h)
 	}, slotWords, slotWords)

@@ -73,15 +73,25 @@ type TemplateOptions struct {
 	// template of the same module and ID again, in this process or the next, gets it
 	// without Init. Change it when Init, or what it reads, changes.
 	ID string
+
+	first instantiator
 }
 
 // NewTemplate returns a template of a module, which is compiled if need be. It belongs to the
 // caller, who closes it before or after its instances and the Runtime.
 func (r *Runtime) NewTemplate(ctx context.Context, m *Module, o *TemplateOptions) (*Template, error) {
+	return r.newTemplate(ctx, m, o, r.InstantiateModule)
+}
+
+// instantiator makes the instance that Init runs in.
+type instantiator func(context.Context, wazero.CompiledModule, wazero.ModuleConfig) (api.Module, error)
+
+func (r *Runtime) newTemplate(ctx context.Context, m *Module, o *TemplateOptions, first instantiator) (*Template, error) {
 	opts := TemplateOptions{}
 	if o != nil {
 		opts = *o
 	}
+	opts.first = first
 	if opts.Init == nil && opts.ID != "" {
 		return nil, errors.New("modcache: TemplateOptions.ID names what Init does, and there is no Init")
 	}
@@ -220,6 +230,11 @@ func (t *Template) leave() {
 // context and config mean to wazero's InstantiateModule they mean here; a memory allocator in the
 // context gets the image copied into what it returns.
 func (t *Template) Instantiate(ctx context.Context, config wazero.ModuleConfig) (api.Module, error) {
+	return t.instantiate(ctx, config, func(cm wazero.CompiledModule) wazero.CompiledModule { return cm })
+}
+
+// instantiate has mark look at what the instance is made of, and replace it by its like.
+func (t *Template) instantiate(ctx context.Context, config wazero.ModuleConfig, mark func(wazero.CompiledModule) wazero.CompiledModule) (api.Module, error) {
 	if !t.enter() {
 		return nil, &Error{Op: "instantiate", Key: t.key, Err: fmt.Errorf("the Template is %w", ErrClosed)}
 	}
@@ -228,7 +243,7 @@ func (t *Template) Instantiate(ctx context.Context, config wazero.ModuleConfig) 
 		config = t.config
 	}
 	if t.bare == nil {
-		return t.r.InstantiateModule(ctx, t.base, config)
+		return t.r.InstantiateModule(ctx, mark(t.base), config)
 	}
 	h := t.base.(*compiledHandle)
 	if err := t.r.failIfClosed(); err != nil {
@@ -238,7 +253,7 @@ func (t *Template) Instantiate(ctx context.Context, config wazero.ModuleConfig) 
 		return nil, t.r.closedError(t.key, err)
 	}
 	ctx, memory := t.r.imageMemory(ctx, t.linkage, t.image)
-	mod, err := t.r.instantiate(ctx, wazerocache.Inner(t.bare), config, h.m.Release)
+	mod, err := t.r.instantiate(ctx, mark(wazerocache.Inner(t.bare)), config, h.m.Release)
 	memory.belongsTo(mod)
 	return mod, err
 }

@@ -49,7 +49,7 @@ func (t *Template) capture(ctx context.Context, m *Module, s *wasmbin.State, o *
 		return nil, err
 	}
 	links := t.r.links.Load()
-	mod, err := t.r.InstantiateModule(ctx, t.base, o.Config)
+	mod, err := o.first(ctx, t.base, o.Config)
 	if mod != nil {
 		defer mod.Close(context.WithoutCancel(ctx))
 	}
