@@ -14,19 +14,26 @@ import (
 type Info struct {
 	Engine      string        // identity of the engine that compiled it, at most 255 bytes
 	Module      Fingerprint   // of the module's bytes; zero if they weren't at hand (drop-in)
+	Name        string        // of the module, as in [Module.Name], at most 255 bytes; "" if unknown
 	WasmSize    int64         // bytes of the module; 0 if unknown
 	CompileTime time.Duration // what compiling it took; 0 if unknown
 	Created     time.Time     // when it was compiled
 }
 
-// maxEngineID is the length of the longest engine identity.
-const maxEngineID = 255
+// The lengths of the longest engine identity and of the longest name.
+const (
+	maxEngineID = 255
+	maxName     = 255
+)
 
 // validate says what is beyond the limits of an Info. Memory refuses what the format of an
 // entry can't hold, so that an artifact that one store takes fits all others.
 func (i *Info) validate() error {
 	if len(i.Engine) > maxEngineID {
 		return fmt.Errorf("engine identity of %d bytes, at most %d fit", len(i.Engine), maxEngineID)
+	}
+	if len(i.Name) > maxName {
+		return fmt.Errorf("name of %d bytes, at most %d fit", len(i.Name), maxName)
 	}
 	return nil
 }

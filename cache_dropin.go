@@ -149,7 +149,7 @@ func (d *dropIn) stored(key Key, look *lookup) *wazerohook.Entry {
 		look.reject(key, err)
 		return nil
 	}
-	c.hit(key, a)
+	c.hit(key, a.Info().Name, a)
 	return e
 }
 
@@ -192,12 +192,12 @@ func (d *dropIn) takeOver(key Key, wk wazerohook.WazeroKey) (e *wazerohook.Entry
 	switch {
 	case err == nil && e != nil:
 		a, _ := c.put(key, code, Info{})
-		c.hit(key, a)
+		c.hit(key, a.Info().Name, a)
 		return e
 	case isDamage(err):
-		c.corrupt(key, err)
+		c.corrupt(key, "", err)
 	case err != nil:
-		c.storeFailed("get", key, err)
+		c.storeFailed("get", key, "", err)
 	}
 	return nil
 }

@@ -183,7 +183,7 @@ func (c *Cache) move(from *Memory, to *Disk) {
 	ctx := context.WithoutCancel(c.ctx)
 	for key, a := range from.artifacts() {
 		if err := c.do(ctx, storeWait, func(ctx context.Context, _ Store) error { return to.Add(ctx, key, a) }); err != nil {
-			c.storeFailed("add", key, err)
+			c.storeFailed("add", key, a.Info().Name, err)
 			if errors.Is(err, bounded.ErrNoAnswer) || errors.Is(err, ErrClosed) {
 				break // so would the others
 			}

@@ -46,9 +46,10 @@ func (c *Cache) do(ctx context.Context, wait time.Duration, call func(context.Co
 // why it found none.
 type lookup struct {
 	c     *Cache
-	most  int64 // bytes that the code can take
-	why   error // the first reason that is more than absence
-	ended bool  // reported as a hit or a miss
+	name  string // of the module
+	most  int64  // bytes that the code can take
+	why   error  // the first reason that is more than absence
+	ended bool   // reported as a hit or a miss
 }
 
 // get returns the artifact under key, or nil. Whatever the store is, the artifact was
@@ -78,7 +79,7 @@ func (l *lookup) get(ctx context.Context, key Key) *Artifact {
 	}, func(late answer) { closeArtifact(late.a) })
 	switch {
 	case err != nil && ctx.Err() == nil:
-		c.storeFailed("get", key, err)
+		c.storeFailed("get", key, l.name, err)
 		fallthrough
 	case err != nil:
 		l.note(err)
@@ -112,13 +113,13 @@ func (l *lookup) miss(key Key) {
 	}
 	l.ended = true
 	l.c.counters.misses.Add(1)
-	l.c.emit(Event{Kind: EventMiss, Reason: reasonOf(l.why), Key: key, Err: l.why})
+	l.c.emit(Event{Kind: EventMiss, Reason: reasonOf(l.why), Key: key, Name: l.name, Err: l.why})
 }
 
 // hit reports that the search ended with code that could be used.
 func (l *lookup) hit(key Key, a *Artifact) {
 	l.ended = true
-	l.c.hit(key, a)
+	l.c.hit(key, l.name, a)
 }
 
 // reject reports that an artifact couldn't be used. One that is wrong is deleted,
@@ -129,11 +130,11 @@ func (l *lookup) reject(key Key, err error) {
 	l.note(err)
 	if !isDamage(err) {
 		if !c.Closed() {
-			c.storeFailed("read", key, err)
+			c.storeFailed("read", key, l.name, err)
 		}
 		return
 	}
-	c.corrupt(key, err)
+	c.corrupt(key, l.name, err)
 	if c.opts.ReadOnly {
 		return
 	}
@@ -142,15 +143,15 @@ func (l *lookup) reject(key Key, err error) {
 	}
 	err = c.do(c.ctx, storeWait, func(ctx context.Context, s Store) error { return s.Delete(ctx, key) })
 	if err != nil {
-		c.storeFailed("delete", key, err)
+		c.storeFailed("delete", key, l.name, err)
 	}
 }
 
 // hit reports that the artifact could be used.
-func (c *Cache) hit(key Key, a *Artifact) {
+func (c *Cache) hit(key Key, name string, a *Artifact) {
 	c.counters.hits.Add(1)
 	c.counters.saved.Add(int64(a.Info().CompileTime))
-	c.emit(Event{Kind: EventHit, Key: key, Bytes: a.Size()})
+	c.emit(Event{Kind: EventHit, Key: key, Name: name, Bytes: a.Size()})
 }
 
 // entryDamage is err, as ErrCorrupt if it says that an entry isn't one of wazero's.
@@ -161,10 +162,10 @@ func entryDamage(err error) error {
 	return err
 }
 
-func (c *Cache) corrupt(key Key, err error) {
+func (c *Cache) corrupt(key Key, name string, err error) {
 	c.counters.corrupt.Add(1)
 	c.health.note(err, c.now())
-	c.emit(Event{Kind: EventCorrupt, Key: key, Err: err})
+	c.emit(Event{Kind: EventCorrupt, Key: key, Name: name, Err: err})
 }
 
 // put seals the code, which it takes over, and stores it if the Cache may write, in the
@@ -179,7 +180,7 @@ func (c *Cache) put(key Key, code []byte, info Info) (a *Artifact, added <-chan 
 		return a, ended
 	}
 	if !c.mayAdd() {
-		c.storeFailed("add", key, errAddsHang)
+		c.storeFailed("add", key, info.Name, errAddsHang)
 		close(ended)
 		return a, ended
 	}
@@ -201,13 +202,13 @@ func (c *Cache) put(key Key, code []byte, info Info) (a *Artifact, added <-chan 
 	stored := func(took time.Duration) {
 		if took > 0 {
 			c.health.worked("add")
-			c.emit(Event{Kind: EventStored, Key: key, Bytes: a.Size(), Duration: took})
+			c.emit(Event{Kind: EventStored, Key: key, Name: info.Name, Bytes: a.Size(), Duration: took})
 		}
 	}
 	// Close waits for it too. What observers take isn't the store's time.
 	took, err := ask(context.WithoutCancel(c.ctx), c, storeWait, add, stored)
 	if err != nil {
-		c.storeFailed("add", key, err)
+		c.storeFailed("add", key, info.Name, err)
 	}
 	switch {
 	case errors.Is(err, bounded.ErrFull):
@@ -246,9 +247,9 @@ func (c *Cache) rememberHang(ended <-chan struct{}) {
 	}
 }
 
-func (c *Cache) storeFailed(op string, key Key, err error) {
+func (c *Cache) storeFailed(op string, key Key, name string, err error) {
 	c.counters.storeErrors.Add(1)
-	e := Event{Kind: EventStoreFailed, Key: key, Err: &Error{Op: op, Key: key, Err: err}}
+	e := Event{Kind: EventStoreFailed, Key: key, Name: name, Err: &Error{Op: op, Key: key, Name: name, Err: err}}
 	e.again = c.health.failed(op, e.Err, c.now())
 	c.emit(e)
 }

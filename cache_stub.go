@@ -48,7 +48,7 @@ func (c *Cache) Stub(ctx context.Context, config wazero.RuntimeConfig, m *Module
 	if !stubbed {
 		return m.wasm, nil
 	}
-	s := &standIn{e: r.e, key: src.key, sum: src.sum, functions: src.functions(), most: mostCode(src.size())}
+	s := &standIn{e: r.e, key: src.key, sum: src.sum, name: src.name(), functions: src.functions(), most: mostCode(src.size())}
 	right, wrong := r.e.wazero.KeysOfStub(image, s.functions, r.e.conf.CloseOnContextDone)
 	mistake := &standIn{key: s.key}
 	for _, key := range wrong {
@@ -85,6 +85,7 @@ type standIn struct {
 	e         *engine // nil if that is a mistake
 	key       Key
 	sum       Fingerprint
+	name      string
 	functions int
 	most      int64
 }
@@ -98,7 +99,7 @@ var errStubInRuntime = errors.New("these are the bytes of a stub, for runtimes w
 func (d *dropIn) getStub(s *standIn) (io.ReadCloser, bool, error) {
 	c := d.c
 	failed := func(err error) (io.ReadCloser, bool, error) {
-		return nil, false, &Error{Op: "compile stub", Key: s.key, Err: err}
+		return nil, false, &Error{Op: "compile stub", Key: s.key, Name: s.name, Err: err}
 	}
 	switch {
 	case c.Closed():
@@ -106,7 +107,7 @@ func (d *dropIn) getStub(s *standIn) (io.ReadCloser, bool, error) {
 	case s.e == nil:
 		return failed(errStubConfig)
 	}
-	look := &lookup{c: c, most: s.most}
+	look := &lookup{c: c, name: s.name, most: s.most}
 	a, at := s.e.fetch(c.ctx, s.key, look)
 	if a == nil {
 		look.miss(s.key)

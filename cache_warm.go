@@ -1,6 +1,7 @@
 package modcache
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -117,7 +118,7 @@ func (r *Runtime) warmOne(ctx context.Context, m *Module) WarmResult {
 		return err
 	})
 	if err != nil {
-		w.Err = &Error{Op: fmt.Sprintf("warm module %v", m.sum), Err: err}
+		w.Err = &Error{Op: "warm module " + cmp.Or(src.name(), m.sum.String()), Name: src.name(), Err: err}
 	}
 	w.Compiled, w.Duration = src.compiled.Load(), time.Since(start)
 	return w
@@ -169,7 +170,7 @@ func (r *Runtime) kept(ctx context.Context, src *source) (size int64, err error)
 // Cache's is counted; the store counts its own. It is an error if the store could not
 // tell, or if nothing can be cached for this runtime.
 func (r *Runtime) Stored(ctx context.Context, m *Module) (bool, error) {
-	failed := func(err error) error { return &Error{Op: "look up", Key: r.Key(m), Err: err} }
+	failed := func(err error) error { return &Error{Op: "look up", Key: r.Key(m), Name: m.Name(), Err: err} }
 	switch {
 	case r.e == nil:
 		return false, failed(ErrUnsupportedWazero)

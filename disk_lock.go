@@ -90,7 +90,7 @@ func (d *Disk) lockFile(ctx context.Context, key Key) (_ lock, err error) {
 			f, wait = nil, first
 		case !said:
 			said = true
-			d.notify(Event{Kind: EventWaiting, Key: key, Process: readHolder(f)})
+			d.notify(Event{Kind: EventWaiting, Key: key, Name: nameIn(ctx), Process: readHolder(f)})
 		}
 		select {
 		case <-ctx.Done():

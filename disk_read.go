@@ -28,7 +28,7 @@ func (d *Disk) Get(ctx context.Context, key Key) (*Artifact, bool, error) {
 	a, err := d.get(ctx, key)
 	if err == nil {
 		d.counters.hits.Add(1)
-		d.notify(Event{Kind: EventHit, Key: key, Bytes: a.Size()})
+		d.notify(Event{Kind: EventHit, Key: key, Name: a.Info().Name, Bytes: a.Size()})
 		return a, true, nil
 	}
 	d.counters.misses.Add(1)

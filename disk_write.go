@@ -76,7 +76,7 @@ func (d *Disk) add(ctx context.Context, key Key, a *Artifact) error {
 		}
 		d.pending.Drop(key, pending)
 	}
-	d.notify(Event{Kind: EventStored, Key: key, Bytes: a.Size(), Duration: d.since(start)})
+	d.notify(Event{Kind: EventStored, Key: key, Name: a.Info().Name, Bytes: a.Size(), Duration: d.since(start)})
 	return nil
 }
 

@@ -48,9 +48,9 @@ func (e *engine) compile(ctx context.Context, src *source) (*wazerohook.Entry, e
 		return wazerohook.Unchecked(code), nil
 	}
 	// It is worth keeping even if everybody has left by now.
-	_, src.added = c.put(src.key, code, Info{Module: src.sum, WasmSize: int64(len(wasm)), CompileTime: took})
+	_, src.added = c.put(src.key, code, Info{Module: src.sum, Name: src.name(), WasmSize: int64(len(wasm)), CompileTime: took})
 	if shared {
-		c.putAlias(src.canonical().key, src.sum)
+		c.putAlias(src.canonical().key, src.sum, src.name())
 	}
 	return entry, nil
 }
@@ -72,7 +72,7 @@ func (c *Cache) compileSlot(ctx context.Context) (free func(), err error) {
 func (e *engine) compileSource(ctx context.Context, src *source) (code []byte, took time.Duration, shared bool, err error) {
 	s := src.canonical()
 	if s == nil || s.key == src.key {
-		code, took, err = e.compileScratch(ctx, src.key, src.own())
+		code, took, err = e.compileScratch(ctx, src, src.own())
 		return code, took, false, err
 	}
 	// By default, compiling leaves a core free.
@@ -83,7 +83,7 @@ func (e *engine) compileSource(ctx context.Context, src *source) (code []byte, t
 		_ = contain.Call(func() error { refused = wazerocache.Validate(ctx, e.config, src.own()); return nil })
 	})
 	defer validating.Wait()
-	code, took, err = e.compileScratch(ctx, src.key, s.wasm)
+	code, took, err = e.compileScratch(ctx, src, s.wasm)
 	validating.Wait()
 	switch {
 	case refused != nil && !errors.Is(refused, errPanicked):
@@ -93,7 +93,7 @@ func (e *engine) compileSource(ctx context.Context, src *source) (code []byte, t
 	case ctx.Err() != nil:
 		return nil, took, false, err
 	}
-	if code, took, err = e.compileScratch(ctx, src.key, src.own()); err == nil {
+	if code, took, err = e.compileScratch(ctx, src, src.own()); err == nil {
 		e.c.degrade("sharing of a module's spellings", errors.New("its canonical encoding does not compile"))
 	}
 	return code, took, false, err
@@ -102,9 +102,9 @@ func (e *engine) compileSource(ctx context.Context, src *source) (code []byte, t
 // errPanicked is what an event says of a compile that panicked in wazero.
 var errPanicked = errors.New("wazero panicked")
 
-// compileScratch compiles wasm in an engine that is thrown away.
-func (e *engine) compileScratch(ctx context.Context, key Key, wasm []byte) (code []byte, took time.Duration, err error) {
-	took, err = e.c.compileObserved(key, wasm, func() (n int, err error) {
+// compileScratch compiles wasm, which is src or stands for it, in an engine that is thrown away.
+func (e *engine) compileScratch(ctx context.Context, src *source, wasm []byte) (code []byte, took time.Duration, err error) {
+	took, err = e.c.compileObserved(src, wasm, func() (n int, err error) {
 		code, err = wazerocache.Compile(e.c.withWorkers(ctx), e.config, wasm, sealSize)
 		return len(code), err
 	})
@@ -112,8 +112,8 @@ func (e *engine) compileScratch(ctx context.Context, key Key, wasm []byte) (code
 }
 
 // compileObserved has compile compile wasm, to so many bytes, counted and reported.
-func (c *Cache) compileObserved(key Key, wasm []byte, compile func() (size int, err error)) (took time.Duration, err error) {
-	c.emit(Event{Kind: EventCompileStarted, Key: key, Bytes: int64(len(wasm))})
+func (c *Cache) compileObserved(src *source, wasm []byte, compile func() (size int, err error)) (took time.Duration, err error) {
+	c.emit(Event{Kind: EventCompileStarted, Key: src.key, Name: src.name(), Bytes: int64(len(wasm))})
 	c.counters.compiles.Add(1)
 	start := time.Now()
 	size := 0
@@ -124,7 +124,7 @@ func (c *Cache) compileObserved(key Key, wasm []byte, compile func() (size int, 
 		if err != nil {
 			c.counters.compileErrors.Add(1)
 		}
-		c.emit(Event{Kind: EventCompileFinished, Key: key, Bytes: int64(size), Duration: took, Err: err})
+		c.emit(Event{Kind: EventCompileFinished, Key: src.key, Name: src.name(), Bytes: int64(size), Duration: took, Err: err})
 	}()
 	size, err = compile()
 	return took, err
@@ -138,14 +138,14 @@ func (c *Cache) withWorkers(ctx context.Context) context.Context {
 	return experimental.WithCompilationWorkers(ctx, c.opts.Workers)
 }
 
-// lock takes the store's lock on key, if it has any. locked says that somebody
+// lock takes the store's lock on key, for the module of that name, if it has any. locked says that somebody
 // else may have been there before.
-func (c *Cache) lock(ctx context.Context, key Key) (unlock func(), locked bool) {
+func (c *Cache) lock(ctx context.Context, key Key, name string) (unlock func(), locked bool) {
 	locker, ok := c.Store().(Locker)
 	if !ok || c.opts.LockWait < 0 || c.opts.ReadOnly {
 		return func() {}, false
 	}
-	lock := func(ctx context.Context) (func(), error) { return locker.Lock(ctx, key) }
+	lock := func(ctx context.Context) (func(), error) { return locker.Lock(withName(ctx, name), key) }
 	unlock = func() {}
 	free := func(release func()) {
 		if release == nil {
@@ -154,7 +154,7 @@ func (c *Cache) lock(ctx context.Context, key Key) (unlock func(), locked bool) 
 		_, err := bounded.Call(context.Background(), bounded.Limit{Wait: storeWait},
 			func(context.Context) (struct{}, error) { release(); return struct{}{}, nil }, nil)
 		if err != nil {
-			c.storeFailed("unlock", key, err)
+			c.storeFailed("unlock", key, name, err)
 		}
 	}
 	release, err := bounded.Call(ctx, bounded.Limit{Wait: c.opts.LockWait}, lock, free)
@@ -163,9 +163,9 @@ func (c *Cache) lock(ctx context.Context, key Key) (unlock func(), locked bool) 
 		c.health.worked("lock")
 		unlock = func() { free(release) }
 	case err == nil:
-		c.storeFailed("lock", key, errors.New("no way to unlock"))
+		c.storeFailed("lock", key, name, errors.New("no way to unlock"))
 	case ctx.Err() == nil && !errors.Is(err, context.DeadlineExceeded):
-		c.storeFailed("lock", key, err)
+		c.storeFailed("lock", key, name, err)
 	}
 	return unlock, true
 }

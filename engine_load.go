@@ -72,7 +72,7 @@ func (l *loading) build(ctx context.Context) (*loaded.Code, error) {
 	if s := l.src.canonical(); s != nil {
 		common = s.key
 	}
-	unlock, locked := l.c.lock(ctx, common)
+	unlock, locked := l.c.lock(ctx, common, l.src.name())
 	defer unlock()
 	if locked {
 		// Another process may have compiled it while we waited.
@@ -198,7 +198,7 @@ func (l *loading) once(ctx context.Context) (*loaded.Code, error) {
 	}
 	l.c.counters.direct.Add(1)
 	var code *loaded.Code
-	_, err = l.c.compileObserved(l.src.key, wasm, func() (n int, err error) {
+	_, err = l.c.compileObserved(l.src, wasm, func() (n int, err error) {
 		code, err = l.direct(ctx, true)
 		return 0, err
 	})

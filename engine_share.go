@@ -114,8 +114,8 @@ func readAlias(a *Artifact) (module Fingerprint, ok bool, err error) {
 }
 
 // putAlias leaves word under key that the code of module will do.
-func (c *Cache) putAlias(key Key, module Fingerprint) {
-	c.put(key, append([]byte(aliasMagic), module[:]...), Info{Module: module})
+func (c *Cache) putAlias(key Key, module Fingerprint, name string) {
+	c.put(key, append([]byte(aliasMagic), module[:]...), Info{Module: module, Name: name})
 }
 
 // findShared loads the module with the code of another spelling, if there is any.
@@ -141,7 +141,7 @@ func (l *loading) findShared(ctx context.Context) (*loaded.Code, error) {
 	module := a.Info().Module
 	code, err := l.loadStored(ctx, a, at)
 	if code != nil && e.key(module) == at {
-		l.c.putAlias(l.src.key, module)
+		l.c.putAlias(l.src.key, module, l.src.name())
 	}
 	return code, err
 }

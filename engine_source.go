@@ -27,12 +27,15 @@ type source struct {
 	sum Fingerprint
 	key Key
 
-	wanted bool // in the store, or known to be there
+	given  string // name
+	wanted bool   // in the store, or known to be there
 
 	mu    sync.Mutex
 	wasm  []byte // guarded by mu
 	owned bool   // wasm is a copy of ours; guarded by mu
 
+	naming    sync.Once
+	called    string // by its name section; set by naming
 	verify    sync.Once
 	modified  error // set by verify
 	scan      sync.Once
@@ -50,7 +53,7 @@ type source struct {
 }
 
 func (e *engine) source(m *Module) *source {
-	return &source{e: e, sum: m.sum, key: e.key(m.sum), wasm: m.wasm}
+	return &source{e: e, sum: m.sum, key: e.key(m.sum), given: m.name, wasm: m.wasm}
 }
 
 // draftFrom is the size of a module from which it pays to start another goroutine.
@@ -74,10 +77,21 @@ func (e *engine) prepare(wasm []byte) (s *source, done func()) {
 }
 
 // failed returns the error of a compile of the module.
-func (s *source) failed(err error) error { return &Error{Op: "compile", Key: s.key, Err: err} }
+func (s *source) failed(err error) error {
+	return &Error{Op: "compile", Key: s.key, Name: s.name(), Err: err}
+}
 
 // lookup returns a search for the module's code.
-func (s *source) lookup() *lookup { return &lookup{c: s.e.c, most: mostCode(s.size())} }
+func (s *source) lookup() *lookup { return &lookup{c: s.e.c, name: s.name(), most: mostCode(s.size())} }
+
+// name returns that of the module, for people.
+func (s *source) name() string {
+	if s.given != "" {
+		return s.given
+	}
+	s.naming.Do(func() { s.read(func(wasm []byte) { s.called = ownName(wasm) }) })
+	return s.called
+}
 
 // read lends the bytes to f, which must not keep them. Nobody else gets at them
 // meanwhile.

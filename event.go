@@ -134,6 +134,7 @@ type Event struct {
 	Kind     EventKind
 	Reason   Reason
 	Key      Key
+	Name     string // of the module, as in [Module.Name]; "" where it isn't known
 	Layer    string // name of the store: "memory", "disk", … or what its options say
 	Bytes    int64
 	Duration time.Duration
@@ -156,7 +157,8 @@ func (e Event) attrs() (attrs []slog.Attr) {
 		}
 	}
 	add(e.Reason != 0, slog.String("reason", e.Reason.String()))
-	add(e.Key != Key{}, slog.String("key", e.Key.String()))
+	add(e.Name != "", slog.String("name", e.Name))
+	add(e.Key != Key{}, slog.String("key", e.keyText()))
 	add(e.Layer != "", slog.String("layer", e.Layer))
 	add(e.Bytes != 0, slog.Int64("bytes", e.Bytes))
 	add(e.Duration != 0, slog.Duration("duration", e.Duration))
@@ -165,6 +167,14 @@ func (e Event) attrs() (attrs []slog.Attr) {
 		add(true, slog.String("error", e.Err.Error()))
 	}
 	return attrs
+}
+
+// keyText returns as much of the key as is needed beside the name.
+func (e Event) keyText() string {
+	if e.Name != "" {
+		return e.Key.short()
+	}
+	return e.Key.String()
 }
 
 // log writes the event to l, if l isn't nil, with the kind as its message: problems as warnings,

@@ -140,6 +140,24 @@ func ExampleRuntime_Compile() {
 	// lookups: 1 compiles: 1
 }
 
+// A name makes events, logs, errors and listings readable. It changes nothing else.
+func ExampleModule_Named() {
+	ctx := context.Background()
+	cache, err := modcache.New(modcache.NewMemory(nil), &modcache.Options{OnEvent: func(e modcache.Event) {
+		if e.Kind == modcache.EventCompileStarted {
+			fmt.Println("compiling", e.Name)
+		}
+	}})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer cache.Close(ctx)
+	if err := cache.Warm(ctx, nil, modcache.NewModule(answer).Named("answer.wasm")); err != nil {
+		log.Fatal(err)
+	}
+	// Output: compiling answer.wasm
+}
+
 // A build step compiles what the image will run. The program in the image then
 // refuses to compile anything.
 func ExampleCache_Warm() {

@@ -3,6 +3,9 @@ package modcache
 import (
 	"encoding/hex"
 	"fmt"
+	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/modcache/modcache/internal/wasmbin"
 	"github.com/zeebo/blake3"
@@ -40,6 +43,7 @@ func (f *Fingerprint) UnmarshalText(text []byte) (err error) {
 type Module struct {
 	wasm []byte
 	sum  Fingerprint
+	name string // "" if none was given
 }
 
 // NewModule takes the fingerprint of wasm and keeps the slice, not a copy: the
@@ -47,6 +51,48 @@ type Module struct {
 // that they are a valid module; compiling does.
 func NewModule(wasm []byte) *Module {
 	return &Module{wasm: wasm, sum: Sum(wasm)}
+}
+
+// Named returns the same module under a name for people, such as that of its file. Events, logs, errors
+// and listings show it; which code is found doesn't depend on it. What can't be printed is replaced by
+// question marks, and no more than 100 bytes are kept. The original stays as it is.
+func (m *Module) Named(name string) *Module {
+	named := *m
+	named.name = shortName(name)
+	return &named
+}
+
+// Name returns the name that was given to the module, or else the one that its name section has, in the
+// form that [Module.Named] describes; "" if there is neither. Several modules may have the same.
+func (m *Module) Name() string {
+	if m.name == "" {
+		return ownName(m.wasm)
+	}
+	return m.name
+}
+
+// ownName returns what a module calls itself.
+func ownName(wasm []byte) string { return shortName(wasmbin.ModuleName(wasm)) }
+
+const maxShownName = 100
+
+// shortName returns a name that does no harm in a log or on a terminal: a guest may have chosen it.
+func shortName[T string | []byte](name T) string {
+	s := strings.ToValidUTF8(string(name[:min(len(name), utf8.UTFMax*maxShownName)]), "?")
+	s = strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return '?'
+		}
+		return r
+	}, s)
+	if len(s) <= maxShownName {
+		return s
+	}
+	n := maxShownName
+	for !utf8.RuneStart(s[n]) {
+		n--
+	}
+	return s[:n]
 }
 
 // Bytes returns the slice given to NewModule. It must not be modified.

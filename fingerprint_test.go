@@ -4,10 +4,13 @@ import (
 	"encoding"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
+	"unicode/utf8"
 
 	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/internal/wasmtest"
 	"github.com/stretchr/testify/require"
 )
 
@@ -23,6 +26,51 @@ func TestSum(t *testing.T) {
 	require.Equal(t, modcache.Sum(wasm), m.Fingerprint())
 	require.Same(t, &wasm[0], &m.Bytes()[0], "a Module keeps the slice")
 	require.Equal(t, modcache.Sum(nil), modcache.NewModule(nil).Fingerprint())
+}
+
+// nameSection is a module's name for itself.
+func nameSection(name string) []byte {
+	return wasmtest.CustomSection("name", append([]byte{0, byte(len(name) + 1), byte(len(name))}, name...))
+}
+
+func TestModuleName(t *testing.T) {
+	plain := wasmtest.Const(1)
+	called := slices.Concat(plain, nameSection("left"))
+	m := modcache.NewModule(called)
+	require.Equal(t, "left", m.Name())
+	named := m.Named("right.wasm")
+	require.Equal(t, "right.wasm", named.Name())
+	require.Equal(t, "left", m.Name(), "the original stays as it is")
+	require.Equal(t, "left", named.Named("").Name())
+	require.Equal(t, m.Fingerprint(), named.Fingerprint())
+	require.Same(t, &called[0], &named.Bytes()[0])
+
+	for _, wasm := range [][]byte{
+		nil, plain, plain[:7],
+		slices.Concat(plain, wasmtest.CustomSection("name", nil)),
+		slices.Concat(plain, wasmtest.CustomSection("name", []byte{0, 9, 9, 'x'})),
+		slices.Concat(plain, wasmtest.CustomSection("name", []byte{0, 2, 1, 0xff})),
+		slices.Concat(plain, wasmtest.CustomSection("name", []byte{1, 2, 1, 'x'})),
+		slices.Concat(plain, wasmtest.CustomSection("names", []byte{0, 2, 1, 'x'})),
+		slices.Concat(plain, nameSection("cut"))[:len(plain)+9],
+	} {
+		require.Empty(t, modcache.NewModule(wasm).Name(), "%q", wasm)
+	}
+	long := strings.Repeat("x", 99)
+	for given, want := range map[string]string{
+		"a b/ü.wasm":               "a b/ü.wasm",
+		"\x1b[2Jgone\r\nbell\a":    "?[2Jgone??bell?",
+		"caf\xe9 \u202e":           "caf? ?",
+		long + "xy":                long + "x",
+		long + "éé":                long,
+		strings.Repeat("世", 5000):  strings.Repeat("世", 33),
+		long[:98] + "\xff\xff\xff": long[:98] + "?",
+	} {
+		require.Equal(t, want, modcache.NewModule(nil).Named(given).Name())
+		if len(given) < 100 && utf8.ValidString(given) {
+			require.Equal(t, want, modcache.NewModule(slices.Concat(plain, nameSection(given))).Name())
+		}
+	}
 }
 
 func TestHexForms(t *testing.T) {

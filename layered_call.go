@@ -120,7 +120,7 @@ func (ly *layer) add(ctx context.Context, key Key, a *Artifact) error {
 
 // stored reports that an entry is in the layer, one way or another.
 func (ly *layer) stored(kind EventKind, key Key, a *Artifact, took time.Duration) {
-	notify(ly.observe, Event{Kind: kind, Key: key, Layer: ly.Name, Bytes: a.Size(), Duration: took})
+	notify(ly.observe, Event{Kind: kind, Key: key, Layer: ly.Name, Name: a.Info().Name, Bytes: a.Size(), Duration: took})
 }
 
 // delete doesn't ask the breaker: to skip it would leave behind what the caller

@@ -68,7 +68,7 @@ func (l *Layered) Get(ctx context.Context, key Key) (*Artifact, bool, error) {
 func (l *Layered) hit(ly *layer, key Key, a *Artifact) {
 	ly.hits.Add(key[0])
 	if l.observe != nil {
-		notify(l.observe, Event{Kind: EventHit, Key: key, Layer: ly.Name, Bytes: a.Size()})
+		notify(l.observe, Event{Kind: EventHit, Key: key, Layer: ly.Name, Name: a.Info().Name, Bytes: a.Size()})
 	}
 }
 

@@ -145,7 +145,7 @@ func (b *memoryBudget) admits(key Key, a *Artifact) (bool, error) {
 	info, size := a.Info(), a.Size()
 	err := info.validate()
 	if err == nil && (size > b.maxBytes || int64(int(size)) != size) {
-		b.record(key, size, ReasonRejected, 0)
+		b.record(key, a, ReasonRejected, 0)
 		err = fmt.Errorf("%w: %d bytes, at most %d fit", ErrTooLarge, size, b.maxBytes)
 	}
 	if err != nil {
@@ -209,13 +209,13 @@ func (b *memoryBudget) drop(e *memoryEntry, reason Reason) {
 		b.event(Event{Kind: EventCorrupt, Key: e.key.key(), Err: errWritten})
 	}
 	delete(b.sums, e)
-	b.record(e.key.key(), e.art.Size(), reason, max(0, b.clock.Sub(b.start)-e.added))
+	b.record(e.key.key(), e.art, reason, max(0, b.clock.Sub(b.start)-e.added))
 }
 
 // record counts and reports an artifact that left, or wasn't let in.
-func (b *memoryBudget) record(key Key, size int64, reason Reason, age time.Duration) {
-	b.left[reason].add(reason, size, age, b.clock)
-	b.event(Event{Kind: EventEvicted, Reason: reason, Key: key, Bytes: size, Duration: age})
+func (b *memoryBudget) record(key Key, a *Artifact, reason Reason, age time.Duration) {
+	b.left[reason].add(reason, a.Size(), age, b.clock)
+	b.event(Event{Kind: EventEvicted, Reason: reason, Key: key, Name: a.Info().Name, Bytes: a.Size(), Duration: age})
 }
 
 func (b *memoryBudget) event(e Event) {

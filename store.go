@@ -20,6 +20,9 @@ type Key [32]byte
 // String returns the key as 64 lowercase hexadecimal digits.
 func (k Key) String() string { return hex.EncodeToString(k[:]) }
 
+// short returns what tells a key from the others of a name.
+func (k Key) short() string { return k.String()[:12] }
+
 // ParseKey is the inverse of [Key.String]. It accepts upper case too.
 func ParseKey(s string) (Key, error) {
 	var k Key
@@ -97,6 +100,18 @@ func WithCompileEstimate(ctx context.Context, d time.Duration) context.Context {
 	return context.WithValue(ctx, estimateKey{}, d)
 }
 
+// withName returns a context that says to a store of ours what module it is asked about, for its events.
+func withName(ctx context.Context, name string) context.Context {
+	return context.WithValue(ctx, nameKey{}, name)
+}
+
+func nameIn(ctx context.Context) string {
+	name, _ := ctx.Value(nameKey{}).(string)
+	return name
+}
+
+type nameKey struct{}
+
 // CompileEstimate returns what [WithCompileEstimate] said, or 0.
 func CompileEstimate(ctx context.Context) time.Duration {
 	d, _ := ctx.Value(estimateKey{}).(time.Duration)
@@ -146,6 +161,7 @@ type Error struct {
 	Op    string // what was attempted: "get", "add", "compile", …
 	Store string // what it was attempted with: "disk /var/cache/x", "layer memory"; "" if no store is at fault
 	Key   Key    // zero if it isn't about one entry
+	Name  string // of the module, as in [Module.Name]; "" where it isn't known
 	Err   error  // why it failed; never nil
 }
 
@@ -165,7 +181,10 @@ func (e *Error) write(b *strings.Builder, outer *Error) {
 	}
 	if key := e.Key != (Key{}) && e.Key != outer.Key; key || e.Op != outer.Op {
 		b.WriteString(e.Op)
-		if key {
+		switch {
+		case key && e.Name != "":
+			b.WriteString(" " + e.Name + " (key " + e.Key.short() + "…)")
+		case key:
 			b.WriteString(" " + e.Key.String())
 		}
 		b.WriteString(": ")

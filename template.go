@@ -106,7 +106,7 @@ func (r *Runtime) newTemplate(ctx context.Context, m *Module, o *TemplateOptions
 	t.base = base
 	if err := t.prepare(ctx, m, &opts); err != nil {
 		t.free()
-		return nil, &Error{Op: "make template", Key: t.key, Err: err}
+		return nil, &Error{Op: "make template", Key: t.key, Name: m.Name(), Err: err}
 	}
 	r.c.counters.templates.Add(1)
 	return t, nil
@@ -125,7 +125,7 @@ func (t *Template) prepare(ctx context.Context, m *Module, o *TemplateOptions) e
 		}
 		// What Config starts has run.
 		t.config = t.config.WithStartFunctions()
-		t.module = sync.OnceValue(func() *Module { return t.plain(state, snap) })
+		t.module = sync.OnceValue(func() *Module { return t.plain(m, state, snap) })
 	}
 	if err == nil {
 		if err = t.share(ctx, state, snap); err == nil {
@@ -270,12 +270,12 @@ func (t *Template) Module() *Module {
 }
 
 // plain writes the snapshot as a module.
-func (t *Template) plain(state *wasmbin.State, snap *wasmbin.Snapshot) *Module {
+func (t *Template) plain(m *Module, state *wasmbin.State, snap *wasmbin.Snapshot) *Module {
 	wasm, err := state.Module(snap)
 	if err != nil {
 		return nil
 	}
-	return NewModule(wasm)
+	return NewModule(wasm).Named(m.name)
 }
 
 // Close ends the template. Its instances live on.

@@ -18,7 +18,7 @@ func (t *Template) snapshot(ctx context.Context, m *Module, s *wasmbin.State, o 
 		return t.capture(ctx, m, s, o)
 	}
 	key := snapshotKey(t.key, o.ID)
-	if snap := c.findSnapshot(ctx, key, s); snap != nil {
+	if snap := c.findSnapshot(ctx, key, m.Name(), s); snap != nil {
 		return snap, nil
 	}
 	turn, _ := c.snapshotting.LoadOrStore(key, make(chan struct{}, 1))
@@ -28,9 +28,9 @@ func (t *Template) snapshot(ctx context.Context, m *Module, s *wasmbin.State, o 
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	}
-	unlock, _ := c.lock(ctx, key)
+	unlock, _ := c.lock(ctx, key, m.Name())
 	defer unlock()
-	if snap := c.findSnapshot(ctx, key, s); snap != nil {
+	if snap := c.findSnapshot(ctx, key, m.Name(), s); snap != nil {
 		return snap, nil
 	}
 	start := time.Now()
@@ -38,7 +38,7 @@ func (t *Template) snapshot(ctx context.Context, m *Module, s *wasmbin.State, o 
 	if err != nil {
 		return nil, err
 	}
-	c.put(key, snap.Marshal(), Info{Module: m.sum, WasmSize: int64(len(m.wasm)), CompileTime: time.Since(start)})
+	c.put(key, snap.Marshal(), Info{Module: m.sum, Name: m.Name(), WasmSize: int64(len(m.wasm)), CompileTime: time.Since(start)})
 	return snap, nil
 }
 
@@ -50,8 +50,8 @@ func snapshotKey(key Key, id string) Key {
 }
 
 // findSnapshot returns the snapshot under key, or nil if there is none that is sound.
-func (c *Cache) findSnapshot(ctx context.Context, key Key, s *wasmbin.State) *wasmbin.Snapshot {
-	look := &lookup{c: c, most: min(maxCode, int64(s.Memory.Max)+64<<20)}
+func (c *Cache) findSnapshot(ctx context.Context, key Key, name string, s *wasmbin.State) *wasmbin.Snapshot {
+	look := &lookup{c: c, name: name, most: min(maxCode, int64(s.Memory.Max)+64<<20)}
 	a := look.get(ctx, key)
 	if a == nil {
 		return nil

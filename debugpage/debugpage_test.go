@@ -60,6 +60,7 @@ type page struct {
 		List         []struct {
 			Key     modcache.Key
 			Module  modcache.Fingerprint
+			Name    string
 			Current bool
 			Compile time.Duration `json:"compile_time_ns"`
 			Problem string
@@ -157,6 +158,30 @@ func TestFigures(t *testing.T) {
 	require.Contains(t, html, dir)
 	require.NotContains(t, html, "Slowest compiles", "nothing was recorded")
 	require.NotContains(t, html, "<script")
+}
+
+func TestNames(t *testing.T) {
+	var rec debugpage.Recorder
+	c := openCache(t, filepath.Join(t.TempDir(), "cache"), &modcache.Options{OnEvent: rec.Observe})
+	m := modcache.NewModule(wasmtest.Const(1)).Named("<b>seven.wasm")
+	require.NoError(t, compile(t, c, wasmtest.Const(2)))
+	require.NoError(t, c.Warm(t.Context(), nil, m))
+	rec.Observe(modcache.Event{Kind: modcache.EventCorrupt, Name: m.Name(), Err: modcache.ErrCorrupt})
+
+	h := debugpage.Handler(c, &debugpage.Options{Recorder: &rec})
+	p := getJSON(t, h)
+	names := map[string]int{}
+	for _, c := range p.Compiles {
+		names[c.Name]++
+	}
+	for _, e := range p.Entries.List {
+		names[e.Name]++
+	}
+	require.Equal(t, map[string]int{"": 2, m.Name(): 2}, names)
+	require.Equal(t, m.Name(), p.Problems[0].Name)
+	html := get(t, h, "/").Body.String()
+	require.Equal(t, 3, strings.Count(html, "&lt;b&gt;seven.wasm"))
+	require.NotContains(t, html, "<b>seven")
 }
 
 func TestLayers(t *testing.T) {

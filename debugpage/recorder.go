@@ -40,6 +40,7 @@ type Recorder struct {
 // Compile is one compile that a [Recorder] saw.
 type Compile struct {
 	Key    modcache.Key  `json:"key"`
+	Name   string        `json:"name,omitempty"` // of the module
 	Took   time.Duration `json:"took_ns"`
 	Bytes  int64         `json:"bytes"` // of machine code
 	At     time.Time     `json:"at"`    // when it was finished
@@ -52,6 +53,7 @@ type Problem struct {
 	What  string       `json:"what"`            // the kind of event
 	Why   string       `json:"why"`             // the class of its error; what is degraded
 	Layer string       `json:"layer,omitempty"` // of the store, if it says
+	Name  string       `json:"name,omitempty"`  // of the module, where it is known
 	Key   modcache.Key `json:"key"`             // zero if it isn't about one entry
 }
 
@@ -68,9 +70,9 @@ func (r *Recorder) Observe(e modcache.Event) {
 		}
 		r.misses[e.Reason]++
 	case modcache.EventCompileFinished:
-		r.compiled(Compile{Key: e.Key, Took: e.Duration, Bytes: e.Bytes, At: time.Now(), Failed: e.Err != nil})
+		r.compiled(Compile{Key: e.Key, Name: e.Name, Took: e.Duration, Bytes: e.Bytes, At: time.Now(), Failed: e.Err != nil})
 	case modcache.EventCorrupt, modcache.EventStoreFailed, modcache.EventDegraded:
-		p := Problem{At: time.Now(), What: e.Kind.String(), Why: classOf(e.Err), Layer: e.Layer, Key: e.Key}
+		p := Problem{At: time.Now(), What: e.Kind.String(), Why: classOf(e.Err), Layer: e.Layer, Name: e.Name, Key: e.Key}
 		if e.Kind == modcache.EventDegraded && e.Err != nil {
 			// The text is modcache's own, with nothing of a store in it.
 			p.Why, _, _ = strings.Cut(e.Err.Error(), "\n")

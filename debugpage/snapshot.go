@@ -82,6 +82,7 @@ type entries struct {
 type entry struct {
 	Key         modcache.Key         `json:"key"`
 	Module      modcache.Fingerprint `json:"module"` // zero if unknown
+	Name        string               `json:"name,omitempty"`
 	Engine      string               `json:"engine"`
 	Current     bool                 `json:"current"` // the engine is that of this program
 	WasmBytes   int64                `json:"wasm_bytes"`
@@ -171,6 +172,7 @@ func (l *entries) add(e modcache.DiskEntry, engine string) {
 	row := entry{
 		Key:         e.Key,
 		Module:      e.Info.Module,
+		Name:        e.Info.Name,
 		Engine:      e.Info.Engine,
 		Current:     e.Info.Engine == engine,
 		WasmBytes:   e.Info.WasmSize,

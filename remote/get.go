@@ -22,7 +22,7 @@ func (s *Store) Get(ctx context.Context, key modcache.Key) (*modcache.Artifact, 
 	a, reason, err := s.get(ctx, key)
 	if a != nil {
 		s.counters.hits.Add(1)
-		s.notify(modcache.Event{Kind: modcache.EventHit, Key: key, Bytes: a.Size()})
+		s.notify(modcache.Event{Kind: modcache.EventHit, Key: key, Name: a.Info().Name, Bytes: a.Size()})
 		return a, true, nil
 	}
 	s.notify(modcache.Event{Kind: modcache.EventMiss, Key: key, Reason: reason, Err: err})

@@ -83,11 +83,11 @@ func (s *Store) upload(j *queue.Job[modcache.Key, upload]) error {
 	defer func() {
 		switch {
 		case err == nil:
-			s.notify(modcache.Event{Kind: modcache.EventStored, Key: j.Key, Bytes: j.Size, Duration: time.Since(start)})
+			s.notify(modcache.Event{Kind: modcache.EventStored, Key: j.Key, Name: j.Value.info.Name, Bytes: j.Size, Duration: time.Since(start)})
 			return
 		case s.ctx.Err() == nil:
 			s.counters.errors.Add(1)
-			s.notify(modcache.Event{Kind: modcache.EventStoreFailed, Key: j.Key, Err: s.error("upload", j.Key, err)})
+			s.notify(modcache.Event{Kind: modcache.EventStoreFailed, Key: j.Key, Name: j.Value.info.Name, Err: s.error("upload", j.Key, err)})
 		}
 		s.counters.lost.Add(1)
 	}()

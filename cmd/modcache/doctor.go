@@ -7,6 +7,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -96,7 +97,7 @@ func (d *doctor) examine(ctx context.Context, files []string) error {
 		if err != nil {
 			return err
 		}
-		modules[i] = modcache.NewModule(wasm)
+		modules[i] = modcache.NewModule(wasm).Named(filepath.Base(file))
 	}
 	k, err := newKeyer(ctx, &d.engineFlags, &d.configFlags)
 	var usage usageError

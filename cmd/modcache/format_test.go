@@ -30,6 +30,7 @@ func readAsDocumented(b []byte, secret []byte) (key, fingerprint [32]byte, engin
 	copy(key[:], b[32:])
 	copy(fingerprint[:], b[64:])
 	engineLen := int(b[124])
+	nameLen := int(b[125])
 	digest := func(b []byte) []byte {
 		sum := blake3.Sum256(b)
 		return sum[:]
@@ -45,7 +46,7 @@ func readAsDocumented(b []byte, secret []byte) (key, fingerprint [32]byte, engin
 	if compressed {
 		row += 4
 	}
-	if headerLen != 144+engineLen+chunks*row+tagLen || headerLen+encoded != len(b) {
+	if headerLen != 144+engineLen+nameLen+chunks*row+tagLen || headerLen+encoded != len(b) {
 		return fail("lengths")
 	}
 	engine = string(b[144 : 144+engineLen])
@@ -65,7 +66,7 @@ func readAsDocumented(b []byte, secret []byte) (key, fingerprint [32]byte, engin
 	if string(want) != string(tag) {
 		return fail("tag")
 	}
-	table, rest := b[144+engineLen:headerLen-tagLen], b[headerLen:]
+	table, rest := b[144+engineLen+nameLen:headerLen-tagLen], b[headerLen:]
 	decoder, _ := zstd.NewReader(nil)
 	defer decoder.Close()
 	for i := range chunks {

@@ -380,7 +380,12 @@ func TestSpellings(t *testing.T) {
 	require.Contains(t, call("doctor", "-dir", cache, second).want(t, exitOK).out, "second.wasm is there: a runtime loads it")
 	call("warm", "-dir", cache, "-require", second).want(t, exitOK)
 	require.Contains(t, call("warm", "-dir", cache, second).want(t, exitOK).out, "0 compiled, 1 present")
-	require.Contains(t, call("ls", "-dir", cache).want(t, exitOK).out, "alias")
+	out := call("ls", "-dir", cache).want(t, exitOK).out
+	require.Equal(t, 3, strings.Count(out, "\n"), "a module has one line: %s", out)
+	require.Contains(t, out, "first.wasm")
+	require.Contains(t, out, "and 2 aliases, by which")
+	require.Equal(t, 3, strings.Count(call("ls", "-dir", cache, "-json").want(t, exitOK).out, `"name":"first.wasm"`)+
+		strings.Count(call("ls", "-dir", cache, "-json").want(t, exitOK).out, `"name":"second.wasm"`))
 	require.Contains(t, call("stat", "-dir", cache).want(t, exitOK).out, "aliases    2 of them")
 
 	// A bundle of one spelling serves the other.

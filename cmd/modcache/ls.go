@@ -106,6 +106,7 @@ type entryJSON struct {
 	Used        time.Time  `json:"used"`
 	Created     *time.Time `json:"created,omitempty"`
 	Engine      string     `json:"engine,omitempty"`
+	Name        string     `json:"name,omitempty"`   // of the module
 	Module      string     `json:"module,omitempty"` // fingerprint; none for the drop-in
 	Alias       bool       `json:"alias,omitempty"`  // leads to the code of the module, in another entry
 	WasmBytes   int64      `json:"wasm_bytes,omitempty"`
@@ -116,7 +117,7 @@ type entryJSON struct {
 func jsonOf(e modcache.DiskEntry) entryJSON {
 	j := entryJSON{
 		Key: e.Key.String(), Bytes: e.Stored, CodeBytes: e.Size, Used: sane(e.Used), Engine: e.Info.Engine,
-		WasmBytes: e.Info.WasmSize, CompileTime: int64(e.Info.CompileTime),
+		Name: e.Info.Name, WasmBytes: e.Info.WasmSize, CompileTime: int64(e.Info.CompileTime),
 	}
 	if e.Err != nil {
 		j.Error = troubleText(e.Err)
@@ -143,9 +144,11 @@ var lsCommand = command{
 	long: `
 Lists the entries of a cache, those used last first, without reading the
 machine code in them or counting as a use. Keys may be given by their first 8
-digits or more. An alias leads from one spelling of a module to the code of
-another. With -json, each entry is one line of JSON, with all that is known of
-it.`,
+digits or more. Names are those of files that modcache warm compiled, those
+that programs gave with Module.Named, or those in the modules' name sections.
+Other spellings of a module find its code by aliases, which are listed only if
+they are asked for by key, or if the code is gone. With -json, each entry is
+one line of JSON, with all that is known of it.`,
 	make: func(fs *flag.FlagSet) action {
 		var dir dirFlags
 		var sel selection
@@ -188,12 +191,23 @@ func printEntries(s *streams, entries []modcache.DiskEntry, long bool) {
 		}
 		return hex[:digits]
 	}
+	type code struct {
+		engine string
+		module modcache.Fingerprint
+	}
+	listed := make(map[code]bool)
+	for _, e := range entries {
+		if !isAlias(e) {
+			listed[code{e.Info.Engine, e.Info.Module}] = true
+		}
+	}
+	aliases := 0
 	t := s.table()
-	fmt.Fprintln(t, "KEY\tMODULE\tON DISK\tWASM\tCOMPILED IN\tUSED\tENGINE")
+	fmt.Fprintln(t, "KEY\tNAME\tMODULE\tON DISK\tWASM\tCOMPILED IN\tUSED\tENGINE")
 	now := time.Now()
 	for _, e := range entries {
 		if e.Err != nil {
-			fmt.Fprintf(t, "%s\t?\t%s\t?\t?\t%s\t%s\n", short(e.Key.String()), bytesize.Format(e.Stored), agoText(now, e.Used), troubleText(e.Err))
+			fmt.Fprintf(t, "%s\t?\t?\t%s\t?\t?\t%s\t%s\n", short(e.Key.String()), bytesize.Format(e.Stored), agoText(now, e.Used), troubleText(e.Err))
 			continue
 		}
 		module, wasm := "drop-in", "-"
@@ -201,16 +215,23 @@ func printEntries(s *streams, entries []modcache.DiskEntry, long bool) {
 			module, wasm = short(e.Info.Module.String()), bytesize.Format(e.Info.WasmSize)
 		}
 		if isAlias(e) {
+			if listed[code{e.Info.Engine, e.Info.Module}] {
+				aliases++
+				continue
+			}
 			wasm = "alias"
 		}
-		name := printable(e.Info.Engine)
+		engine := printable(e.Info.Engine)
 		if !long {
-			name = shortEngine(name)
+			engine = shortEngine(engine)
 		}
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", short(e.Key.String()), module, bytesize.Format(e.Stored), wasm,
-			tookText(e.Info.CompileTime), agoText(now, e.Used), name)
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", short(e.Key.String()), cmp.Or(printable(e.Info.Name), "-"), module, bytesize.Format(e.Stored), wasm,
+			tookText(e.Info.CompileTime), agoText(now, e.Used), engine)
 	}
 	_ = t.Flush()
+	if aliases > 0 {
+		fmt.Fprintf(s.out, "and %s, by which other spellings of these modules find the same code; -json lists all\n", plural(aliases, "alias", "aliases"))
+	}
 }
 
 // shortEngine abbreviates an identity to what tells two apart.

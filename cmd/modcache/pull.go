@@ -211,9 +211,7 @@ func (p *puller) decode(h *tar.Header, r io.Reader) (key modcache.Key, a *modcac
 		return key, nil, err
 	}
 	m := stream.Meta()
-	return key, modcache.NewArtifact(b, modcache.Info{
-		Engine: m.Engine, Module: m.Module, WasmSize: m.WasmSize, CompileTime: m.CompileTime, Created: m.Created,
-	}), nil
+	return key, modcache.NewArtifact(b, frame.InfoOf[modcache.Info](m)), nil
 }
 
 // received reads a stream to its end. Its header may claim any size: what is allocated at

@@ -150,9 +150,7 @@ func (p *pusher) encode(ctx context.Context, key modcache.Key) ([]byte, error) {
 		}
 		src = frame.Bytes(b)
 	}
-	i := a.Info()
-	m := frame.Meta{Key: key, Engine: i.Engine, Module: i.Module, WasmSize: i.WasmSize, CompileTime: i.CompileTime, Created: i.Created}
 	var buf bytes.Buffer
-	_, err = frame.Write(&buf, src, a.Size(), m, p.frame)
+	_, err = frame.Write(&buf, src, a.Size(), frame.MetaOf(key, a.Info()), p.frame)
 	return buf.Bytes(), err
 }

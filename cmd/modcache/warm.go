@@ -259,7 +259,7 @@ func (w *warmer) one(ctx context.Context, p *progress, file string) (what, detai
 	if err != nil {
 		return failed, ": " + plain(err)
 	}
-	r := w.warm(ctx, cache, wasm)
+	r := w.warm(ctx, cache, modcache.NewModule(wasm).Named(filepath.Base(file)))
 	err = errors.Join(cause(r.Err), cache.Close(context.WithoutCancel(ctx)))
 	switch {
 	case errors.Is(err, modcache.ErrMiss):
@@ -275,9 +275,9 @@ func (w *warmer) one(ctx context.Context, p *progress, file string) (what, detai
 }
 
 // warm makes sure that the code is in the store, or with -require that it was.
-func (w *warmer) warm(ctx context.Context, cache *modcache.Cache, wasm []byte) (r modcache.WarmResult) {
+func (w *warmer) warm(ctx context.Context, cache *modcache.Cache, m *modcache.Module) (r modcache.WarmResult) {
 	if !w.dropIn {
-		for r = range cache.WarmEach(ctx, w.rc, modcache.NewModule(wasm)) {
+		for r = range cache.WarmEach(ctx, w.rc, m) {
 		}
 		return r
 	}
@@ -290,7 +290,7 @@ func (w *warmer) warm(ctx context.Context, cache *modcache.Cache, wasm []byte) (
 				return err
 			}
 			runtime := wazero.NewRuntimeWithConfig(ctx, w.rc.WithCompilationCache(cc))
-			_, err := runtime.CompileModule(ctx, wasm)
+			_, err := runtime.CompileModule(ctx, m.Bytes())
 			return errors.Join(err, runtime.Close(ctx), cc.Close(ctx))
 		})
 		// What wazero does is seen in the lookups only.

@@ -196,7 +196,7 @@ func (p *plugin) update(ctx context.Context, h *host, t *tenant) error {
 	if err != nil {
 		return err
 	}
-	module := modcache.NewModule(wasm)
+	module := modcache.NewModule(wasm).Named(filepath.Base(p.file))
 	if p.module == nil || module.Fingerprint() != p.module.Fingerprint() {
 		if err = p.start(ctx, h, t, module); err != nil && ctx.Err() != nil {
 			return err // it says nothing about the module

@@ -17,6 +17,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"runtime"
 
 	"github.com/tetratelabs/wazero"
@@ -67,7 +68,7 @@ func warm(ctx context.Context, out io.Writer, dir string, files []string) error 
 		if err != nil {
 			return err
 		}
-		modules = append(modules, modcache.NewModule(wasm))
+		modules = append(modules, modcache.NewModule(wasm).Named(filepath.Base(file)))
 	}
 	cache, err := modcache.Open(dir, &modcache.Options{
 		Workers: runtime.GOMAXPROCS(0), // nobody else is served meanwhile

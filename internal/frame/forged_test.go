@@ -16,11 +16,11 @@ import (
 // reseal makes the digests of a frame match what it says, as somebody could who
 // wants to attack a decoder that has no key. It reports false if it can't.
 func reseal(b []byte) bool {
-	h, headerLen, engineLen, err := parseFixed(b)
+	h, headerLen, t, err := parseFixed(b)
 	if err != nil || h.auth != Checksum || headerLen > int64(len(b)) {
 		return false
 	}
-	entry := b[fixedSize+engineLen:]
+	entry := b[fixedSize+t.len():]
 	at := headerLen
 	for i := range h.chunks() {
 		n := int64(h.rawLen(i))
@@ -156,7 +156,7 @@ func TestLongHeaders(t *testing.T) {
 			}
 
 			h := &header{codec: o.codec(), auth: auth.kind, keyID: auth.id, chunkLog: minChunkLog, size: 1 << 33, encoded: 1 << 33}
-			claimed := headerSize(0, h.size, h.chunkLog, h.codec, h.auth)
+			claimed := headerSize(texts{}, h.size, h.chunkLog, h.codec, h.auth)
 			forged := zeros{h.appendTo(nil)}
 			var before, after runtime.MemStats
 			runtime.ReadMemStats(&before)

@@ -19,9 +19,11 @@
 //	112   8  second of creation, Unix time
 //	120   4  nanosecond within that second
 //	124   1  length of the engine identity
-//	125   3  zeros
+//	125   1  length of the module's name
+//	126   2  zeros
 //	128  16  id of the authentication key, or zeros
 //	144   …  engine identity
+//	  …      name of the module
 //	  …      per chunk: digest of its encoded bytes, preceded by their
 //	         length in 4 bytes if the codec isn't raw
 //	  …      tag over all of the above
@@ -67,6 +69,7 @@ type Meta struct {
 	Key         [32]byte
 	Engine      string // at most 255 bytes
 	Module      [32]byte
+	Name        string // of the module, at most 255 bytes
 	WasmSize    int64
 	CompileTime time.Duration
 	Created     time.Time // comes back in UTC, without a monotonic reading
@@ -148,11 +151,18 @@ func entrySize(c codec, k Kind) int {
 	return 4 + k.digestSize()
 }
 
+// texts are the lengths of what a header has between its fixed part and its table.
+type texts struct{ engine, name int }
+
+func (t texts) len() int { return t.engine + t.name }
+
+func (m *Meta) texts() texts { return texts{len(m.Engine), len(m.Name)} }
+
 // headerSize returns the length of a header. The result is exact for sizes up
 // to MaxSize.
-func headerSize(engineLen int, size int64, chunkLog uint8, c codec, kind Kind) int64 {
+func headerSize(t texts, size int64, chunkLog uint8, c codec, kind Kind) int64 {
 	n := (size + 1<<chunkLog - 1) >> chunkLog
-	return fixedSize + int64(engineLen) + n*int64(entrySize(c, kind)) + int64(kind.tagSize())
+	return fixedSize + int64(t.len()) + n*int64(entrySize(c, kind)) + int64(kind.tagSize())
 }
 
 // appendTo encodes the header, without its tag.
@@ -160,7 +170,7 @@ func (h *header) appendTo(b []byte) []byte {
 	le := binary.LittleEndian
 	b = append(b, magic...)
 	b = append(b, version, byte(h.codec), byte(h.auth), h.chunkLog)
-	b = le.AppendUint32(b, uint32(headerSize(len(h.Engine), h.size, h.chunkLog, h.codec, h.auth)))
+	b = le.AppendUint32(b, uint32(headerSize(h.texts(), h.size, h.chunkLog, h.codec, h.auth)))
 	b = le.AppendUint64(b, uint64(h.size))
 	b = le.AppendUint64(b, uint64(h.encoded))
 	b = append(b, h.Key[:]...)
@@ -169,17 +179,18 @@ func (h *header) appendTo(b []byte) []byte {
 	b = le.AppendUint64(b, uint64(h.CompileTime))
 	b = le.AppendUint64(b, uint64(h.Created.Unix()))
 	b = le.AppendUint32(b, uint32(h.Created.Nanosecond()))
-	b = append(b, byte(len(h.Engine)), 0, 0, 0)
+	b = append(b, byte(len(h.Engine)), byte(len(h.Name)), 0, 0)
 	b = append(b, h.keyID[:]...)
 	b = append(b, h.Engine...)
+	b = append(b, h.Name...)
 	return append(b, h.table...)
 }
 
 // parseFixed decodes the part of the header that has a fixed length, and checks
 // its lengths against each other. headerLen is at most 2^32.
-func parseFixed(b []byte) (h *header, headerLen int64, engineLen int, err error) {
+func parseFixed(b []byte) (h *header, headerLen int64, t texts, err error) {
 	if len(b) < fixedSize {
-		return nil, 0, 0, fmt.Errorf("%w: %d bytes are too short for a header", ErrCorrupt, len(b))
+		return nil, 0, texts{}, fmt.Errorf("%w: %d bytes are too short for a header", ErrCorrupt, len(b))
 	}
 	le := binary.LittleEndian
 	h = &header{
@@ -196,11 +207,11 @@ func parseFixed(b []byte) (h *header, headerLen int64, engineLen int, err error)
 	h.CompileTime = time.Duration(le.Uint64(b[104:]))
 	nanos := le.Uint32(b[120:])
 	h.Created = time.Unix(int64(le.Uint64(b[112:])), int64(nanos)).UTC()
-	engineLen = int(b[124])
+	t = texts{engine: int(b[124]), name: int(b[125])}
 	copy(h.keyID[:], b[128:])
 
-	bad := func(what string) (*header, int64, int, error) {
-		return nil, 0, 0, fmt.Errorf("%w: %s", ErrCorrupt, what)
+	bad := func(what string) (*header, int64, texts, error) {
+		return nil, 0, texts{}, fmt.Errorf("%w: %s", ErrCorrupt, what)
 	}
 	switch {
 	case string(b[:8]) != magic:
@@ -217,19 +228,19 @@ func parseFixed(b []byte) (h *header, headerLen int64, engineLen int, err error)
 		return bad("length out of range")
 	case h.codec == raw && h.encoded != h.size:
 		return bad("lengths differ without compression")
-	case nanos >= 1e9 || b[125]|b[126]|b[127] != 0:
+	case nanos >= 1e9 || b[126]|b[127] != 0:
 		return bad("field out of range")
-	case headerLen != headerSize(engineLen, h.size, h.chunkLog, h.codec, h.auth):
+	case headerLen != headerSize(t, h.size, h.chunkLog, h.codec, h.auth):
 		return bad("wrong header length")
 	}
-	return h, headerLen, engineLen, nil
+	return h, headerLen, t, nil
 }
 
 // parse decodes a whole header, whose tag has been verified, into h.
-func (h *header) parse(b []byte, engineLen int) error {
+func (h *header) parse(b []byte, t texts) error {
 	b = b[fixedSize:]
-	h.Engine = string(b[:engineLen])
-	h.table = b[engineLen : len(b)-h.auth.tagSize()]
+	h.Engine, h.Name = string(b[:t.engine]), string(b[t.engine:t.len()])
+	h.table = b[t.len() : len(b)-h.auth.tagSize()]
 	if h.codec == raw {
 		return nil
 	}
@@ -272,6 +283,8 @@ func (m Meta) Check(size int64) error {
 	switch {
 	case len(m.Engine) > math.MaxUint8:
 		return fmt.Errorf("engine identity of %d bytes, at most 255 fit", len(m.Engine))
+	case len(m.Name) > math.MaxUint8:
+		return fmt.Errorf("name of %d bytes, at most 255 fit", len(m.Name))
 	case size < 0 || size > MaxSize:
 		return fmt.Errorf("artifact of %d bytes, at most %d fit", size, int64(MaxSize))
 	}

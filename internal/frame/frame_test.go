@@ -22,6 +22,7 @@ var (
 		Key:         [32]byte{1, 2, 3},
 		Engine:      "wazero v1.12.0 linux/amd64",
 		Module:      [32]byte{4, 5, 6},
+		Name:        "module.wasm",
 		WasmSize:    1234,
 		CompileTime: 5 * time.Second,
 		Created:     time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC),

@@ -12,6 +12,8 @@ import (
 // TestFrameIsAsItWas has the frames of version 1, which every program on every machine
 // must read and write alike.
 func TestFrameIsAsItWas(t *testing.T) {
+	defer func(name string) { meta.Name = name }(meta.Name)
+	meta.Name = ""
 	for name, want := range map[string]string{
 		"digest":  "9cd712a78da01363b71283c70725f0ac63ad41ea7102b4e36386c3701f3bbf6e",
 		"keyed":   "ab2b89f7f3ef9759d9fa4dc57eb19a42de8386ae630df0628604afd833ab9412",

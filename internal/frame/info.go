@@ -6,6 +6,7 @@ import "time"
 type fields[F ~[32]byte] = struct {
 	Engine      string
 	Module      F
+	Name        string
 	WasmSize    int64
 	CompileTime time.Duration
 	Created     time.Time
@@ -18,10 +19,10 @@ type info[F ~[32]byte] interface{ ~fields[F] }
 // MetaOf returns what a frame says about an artifact with that modcache.Info.
 func MetaOf[I info[F], F ~[32]byte](key [32]byte, i I) Meta {
 	v := fields[F](i)
-	return Meta{Key: key, Engine: v.Engine, Module: v.Module, WasmSize: v.WasmSize, CompileTime: v.CompileTime, Created: v.Created}
+	return Meta{Key: key, Engine: v.Engine, Module: v.Module, Name: v.Name, WasmSize: v.WasmSize, CompileTime: v.CompileTime, Created: v.Created}
 }
 
 // InfoOf is the inverse of MetaOf.
 func InfoOf[I info[F], F ~[32]byte](m Meta) I {
-	return I(fields[F]{Engine: m.Engine, Module: m.Module, WasmSize: m.WasmSize, CompileTime: m.CompileTime, Created: m.Created})
+	return I(fields[F]{Engine: m.Engine, Module: m.Module, Name: m.Name, WasmSize: m.WasmSize, CompileTime: m.CompileTime, Created: m.Created})
 }

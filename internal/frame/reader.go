@@ -30,7 +30,7 @@ const prefixSize = 16 << 10
 // Open verifies the header of a frame that fills the size bytes of src exactly,
 // and that it is bound to key. A src of [Bytes] must not change afterwards.
 func Open(src io.ReaderAt, size int64, key [32]byte, o *Options) (*Reader, error) {
-	h, buf, engineLen, err := readHeader(src, size, func(h *header, headerLen int64) error {
+	h, buf, t, err := readHeader(src, size, func(h *header, headerLen int64) error {
 		// A file may be long and take no space: its size is no reason to believe a length in it.
 		a, err := o.authOf(h)
 		if err != nil {
@@ -41,7 +41,7 @@ func Open(src io.ReaderAt, size int64, key [32]byte, o *Options) (*Reader, error
 	if err != nil {
 		return nil, err
 	}
-	if err := o.verify(buf, h, engineLen, key); err != nil {
+	if err := o.verify(buf, h, t, key); err != nil {
 		return nil, err
 	}
 	return &Reader{h: h, headerLen: int64(len(buf)), src: src, zstd: o.Compressor}, nil
@@ -57,11 +57,11 @@ type Outline struct {
 // Inspect returns what the frame that fills the size bytes of src claims. It
 // verifies nothing but its shape: it is for those who pass frames on.
 func Inspect(src io.ReaderAt, size int64) (*Outline, error) {
-	h, buf, engineLen, err := readHeader(src, size, func(*header, int64) error { return nil })
+	h, buf, t, err := readHeader(src, size, func(*header, int64) error { return nil })
 	if err != nil {
 		return nil, err
 	}
-	if err := h.parse(buf, engineLen); err != nil {
+	if err := h.parse(buf, t); err != nil {
 		return nil, err
 	}
 	return &Outline{Meta: h.Meta, Size: h.size, Header: buf}, nil
@@ -69,29 +69,29 @@ func Inspect(src io.ReaderAt, size int64) (*Outline, error) {
 
 // readHeader returns the decoded fixed part of a header, and all of it encoded. It asks check
 // before it makes room for one that is long.
-func readHeader(src io.ReaderAt, size int64, check func(h *header, headerLen int64) error) (h *header, buf []byte, engineLen int, err error) {
+func readHeader(src io.ReaderAt, size int64, check func(h *header, headerLen int64) error) (h *header, buf []byte, t texts, err error) {
 	if buf, err = prefix(src, size); err != nil {
-		return nil, nil, 0, err
+		return nil, nil, texts{}, err
 	}
-	h, headerLen, engineLen, err := parseFixed(buf)
+	h, headerLen, t, err := parseFixed(buf)
 	if err != nil {
-		return nil, nil, 0, err
+		return nil, nil, texts{}, err
 	}
 	if headerLen+h.encoded != size {
-		return nil, nil, 0, fmt.Errorf("%w: %d bytes, want %d", ErrCorrupt, size, headerLen+h.encoded)
+		return nil, nil, texts{}, fmt.Errorf("%w: %d bytes, want %d", ErrCorrupt, size, headerLen+h.encoded)
 	}
 	if headerLen > int64(len(buf)) {
 		if err := check(h, headerLen); err != nil {
-			return nil, nil, 0, err
+			return nil, nil, texts{}, err
 		}
 		head := make([]byte, headerLen)
 		rest := head[copy(head, buf):]
 		if err := readFull(src, rest, int64(len(buf))); err != nil {
-			return nil, nil, 0, err
+			return nil, nil, texts{}, err
 		}
 		buf = head
 	}
-	return h, buf[:headerLen], engineLen, nil
+	return h, buf[:headerLen], t, nil
 }
 
 func prefix(src io.ReaderAt, size int64) ([]byte, error) {

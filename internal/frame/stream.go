@@ -28,7 +28,7 @@ func NewStream(src io.Reader, key [32]byte, limit int64, o *Options) (*Stream, e
 	if err := fill(&buf, src, fixedSize); err != nil {
 		return nil, err
 	}
-	h, headerLen, engineLen, err := parseFixed(buf.Bytes())
+	h, headerLen, t, err := parseFixed(buf.Bytes())
 	if err != nil {
 		return nil, err
 	}
@@ -38,7 +38,7 @@ func NewStream(src io.Reader, key [32]byte, limit int64, o *Options) (*Stream, e
 	if err := fill(&buf, src, headerLen-fixedSize); err != nil {
 		return nil, err
 	}
-	if err := o.verify(buf.Bytes(), h, engineLen, key); err != nil {
+	if err := o.verify(buf.Bytes(), h, t, key); err != nil {
 		return nil, err
 	}
 	return &Stream{h: h, src: src, zstd: o.Compressor}, nil

@@ -27,11 +27,11 @@ func (o *Options) chunkLog() uint8 {
 }
 
 // verify checks the header, then parses it into h, and checks what it is bound to.
-func (o *Options) verify(encoded []byte, h *header, engineLen int, key [32]byte) error {
+func (o *Options) verify(encoded []byte, h *header, t texts, key [32]byte) error {
 	if err := o.verifyTag(encoded, h); err != nil {
 		return err
 	}
-	if err := h.parse(encoded, engineLen); err != nil {
+	if err := h.parse(encoded, t); err != nil {
 		return err
 	}
 	if h.Key != key {
@@ -73,7 +73,7 @@ func (o *Options) codec() codec {
 // MaxLen returns the length of the frame of an artifact; a compressed one may
 // be shorter.
 func MaxLen(m Meta, size int64, o *Options) int64 {
-	return headerSize(len(m.Engine), size, o.chunkLog(), o.codec(), o.Auth.kind) + size
+	return headerSize(m.texts(), size, o.chunkLog(), o.codec(), o.Auth.kind) + size
 }
 
 // Bytes is an artifact in memory. Writing one copies nothing.
@@ -154,7 +154,7 @@ func Write(w io.Writer, src io.ReaderAt, size int64, m Meta, o *Options) (int64,
 	for _, b := range kept {
 		h.encoded += int64(len(b))
 	}
-	head, err := o.Auth.seal(h.appendTo(make([]byte, 0, headerSize(len(h.Engine), size, h.chunkLog, h.codec, h.auth))))
+	head, err := o.Auth.seal(h.appendTo(make([]byte, 0, headerSize(h.texts(), size, h.chunkLog, h.codec, h.auth))))
 	if err != nil {
 		return 0, err
 	}
