@@ -143,6 +143,7 @@ func infoOf(size int64) modcache.Info {
 		Engine:      "modcachetest engine",
 		Module:      modcache.Sum([]byte("modcachetest module")),
 		WasmSize:    size/4 + 1,
+		Name:        "module.wasm",
 		CompileTime: 1234567 * time.Nanosecond,
 		Created:     time.Date(2026, 2, 3, 4, 5, 6, 0, time.UTC),
 	}
