@@ -7,6 +7,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/modcache/modcache/internal/plainfile"
 )
 
 // Info says where an artifact came from. It travels with the artifact through
@@ -161,12 +163,36 @@ func (a *Artifact) ReadAt(p []byte, off int64) (int, error) {
 
 // WriteTo implements [io.WriterTo]: it writes the whole artifact.
 func (a *Artifact) WriteTo(w io.Writer) (int64, error) {
+	if t, ok := w.(plainfile.Taker); ok && a.mem == nil {
+		if n, done, err := a.handOver(t); done {
+			return n, err
+		}
+	}
 	if a.mem != nil {
 		n, err := w.Write(a.mem)
 		return int64(n), err
 	}
 	const chunk = 1 << 20
 	return io.CopyBuffer(struct{ io.Writer }{w}, io.NewSectionReader(a, 0, a.size), make([]byte, min(chunk, max(a.size, 1))))
+}
+
+// handOver lets t take the artifact out of the file that it is in, if it is in one as it is.
+func (a *Artifact) handOver(t plainfile.Taker) (n int64, done bool, err error) {
+	src, ok := a.src.(plainfile.Source)
+	if !ok {
+		return 0, false, nil
+	}
+	a.mu.RLock()
+	defer a.mu.RUnlock()
+	if a.closed {
+		return 0, true, errArtifactClosed
+	}
+	f, off, ok := src.File()
+	if !ok {
+		return 0, false, nil
+	}
+	n, err = t.TakeFile(f, off, a.size)
+	return n, true, err
 }
 
 // Bytes returns the whole artifact. The slice is shared and must never be

@@ -165,6 +165,15 @@ func (e *entry) ReadAt(p []byte, off int64) (int, error) {
 	return n, e.d.readFailed("read", e.key, e.fi, err)
 }
 
+// File implements [plainfile.Source] for an Artifact.
+func (e *entry) File() (f *os.File, off int64, ok bool) {
+	if off, ok = e.r.Plain(); !ok || e.f == nil {
+		return nil, 0, false
+	}
+	f = dirfs.OS(e.f)
+	return f, off, f != nil
+}
+
 // Close implements [io.Closer] for an Artifact.
 func (e *entry) Close() error {
 	if e.f == nil {

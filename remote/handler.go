@@ -2,15 +2,14 @@ package remote
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"crypto/sha256"
 	"crypto/subtle"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"math"
 	"net/http"
 	"os"
@@ -19,7 +18,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/zeebo/blake3"
 	"golang.org/x/sync/semaphore"
 
 	"github.com/modcache/modcache"
@@ -56,9 +54,15 @@ type HandlerOptions struct {
 	MaxDownloads int
 
 	// Signer, if set, serves a store that a Cache writes to, such as a
-	// warmed directory: its artifacts are compressed and signed for each request,
-	// MaxUploads at once, and clients trust this key. Such a handler is read-only.
+	// warmed directory: its artifacts are signed, and clients trust this key. Nobody can
+	// upload to such a handler. Who asks first gets an entry as it is, signed; then
+	// it is compressed in the background, and kept in the store, beside the
+	// artifacts, for all others. If the store is read-only, 256 MiB are kept in memory.
 	Signer *PrivateKey
+
+	// Logger, if set, gets each request as information, and what failed as a warning. It never
+	// gets a token.
+	Logger *slog.Logger
 }
 
 // Format implements [fmt.Formatter]: it hides the tokens.
@@ -76,16 +80,33 @@ func (o HandlerOptions) hidden() any {
 	return plain(o)
 }
 
+// Handler is the server side of a [Store]; see [NewHandler]. Close it when done.
+type Handler struct {
+	store       modcache.Store
+	read, write [][sha256.Size]byte // hashes of tokens
+	trusted     []frame.Auth
+	max         int64
+	stall       time.Duration
+	uploads     *semaphore.Weighted // entries that are received
+	downloads   *semaphore.Weighted // entries that are sent
+	signing     *signing            // nil: the store holds entries
+	proven      recent              // entries that were verified to their end, by their headers
+	asking      *semaphore.Weighted // how the store is
+	log         *slog.Logger
+	counters    handlerCounters
+}
+
 // NewHandler returns the server side of a [Store] with the [Plain] or [BazelAC]
 // layout, for small fleets. It answers GET, also for ranges and conditional, HEAD, PUT,
-// also if nothing is there, and DELETE on any path that ends in a key.
+// also if nothing is there, and DELETE on any path that ends in a key; besides, it answers GET on
+// paths that end in healthz, and in metrics, with [Handler.WriteMetrics].
 //
 // Unless there is a Signer, the store holds entries as clients have signed
 // them, so that the server needs no keys and can't forge any; such a store can't be used by
 // a Cache. A client from which nothing comes for 5 seconds, or which takes nothing for as
 // long, is cut off, as is one that needs more than half a minute and then a second for each
 // 32 KiB. Other timeouts are those of the http.Server.
-func NewHandler(s modcache.Store, o *HandlerOptions) (http.Handler, error) {
+func NewHandler(s modcache.Store, o *HandlerOptions) (*Handler, error) {
 	if s == nil {
 		return nil, errors.New("modcache: NewHandler needs a Store")
 	}
@@ -93,7 +114,7 @@ func NewHandler(s modcache.Store, o *HandlerOptions) (http.Handler, error) {
 	if err != nil {
 		return nil, err
 	}
-	h := &handler{
+	h := &Handler{
 		store:     s,
 		read:      hashTokens(v.ReadTokens),
 		write:     hashTokens(v.WriteTokens),
@@ -101,6 +122,9 @@ func NewHandler(s modcache.Store, o *HandlerOptions) (http.Handler, error) {
 		stall:     stalledAfter,
 		uploads:   semaphore.NewWeighted(int64(v.MaxUploads)),
 		downloads: semaphore.NewWeighted(int64(v.MaxDownloads)),
+		proven:    recent{ttl: provenFor},
+		asking:    semaphore.NewWeighted(4),
+		log:       v.Logger,
 	}
 	if len(v.Keyring.Keys) > 0 {
 		_, trusted, err := (&Options{Keyring: v.Keyring}).auth()
@@ -110,7 +134,7 @@ func NewHandler(s modcache.Store, o *HandlerOptions) (http.Handler, error) {
 		h.trusted = trusted
 	}
 	if v.Signer != nil {
-		h.sign = &frame.Options{Auth: frame.NewSigner(v.Signer.key()), Compressor: frame.NewCompressor(), Compress: true}
+		h.signing = newSigning(s, v.Signer, v.MaxSize)
 	}
 	return h, nil
 }
@@ -134,70 +158,99 @@ func (o *HandlerOptions) validate() (v HandlerOptions, err error) {
 	return v, nil
 }
 
-// entryEngine marks artifacts that are entries as they were received, so that
-// no Cache takes them for machine code.
-const entryEngine = "modcache remote entry"
-
-type handler struct {
-	store       modcache.Store
-	read, write [][sha256.Size]byte // hashes of tokens
-	trusted     []frame.Auth
-	max         int64
-	stall       time.Duration
-	uploads     *semaphore.Weighted // entries that are received, or signed
-	downloads   *semaphore.Weighted // entries that are sent
-	sign        *frame.Options      // nil: the store holds entries
+// Close waits for what the handler does in the background, which ends soon. Requests are the
+// http.Server's to end, before. Closing again does nothing.
+func (h *Handler) Close() error {
+	if h.signing != nil {
+		h.signing.close()
+	}
+	return nil
 }
 
-func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	key, err := modcache.ParseKey(path.Base(r.URL.Path))
-	var status int
-	switch {
-	case !h.allowed(r):
+// ServeHTTP implements [http.Handler].
+func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	rec := &recorder{ResponseWriter: w}
+	defer h.record(rec, r, time.Now()) // also of who is cut off by a panic
+	if rec.err = h.serve(rec, r); rec.err == nil {
+		return
+	}
+	no := refusalOf(rec.err)
+	if rec.status != 0 {
+		return // the head was sent, and the server cuts what is too short
+	}
+	if no.status == http.StatusServiceUnavailable {
+		w.Header().Set("Retry-After", "1")
+	}
+	http.Error(rec, no.why, no.status)
+}
+
+func (h *Handler) serve(w *recorder, r *http.Request) error {
+	reading := r.Method == http.MethodGet || r.Method == http.MethodHead
+	name := path.Base(r.URL.Path)
+	if reading && name == "healthz" {
+		return h.health(w, r)
+	}
+	if !h.allowed(r) {
 		w.Header().Set("WWW-Authenticate", "Bearer")
-		status = http.StatusUnauthorized
+		return refuse(http.StatusUnauthorized, "a bearer token is needed that allows %s", r.Method)
+	}
+	if reading && name == "metrics" {
+		w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
+		return h.WriteMetrics(w)
+	}
+	key, err := modcache.ParseKey(name)
+	switch {
 	case err != nil:
-		status = http.StatusNotFound
-	case r.Method == http.MethodGet, r.Method == http.MethodHead:
-		status, err = h.get(w, r, key)
+		return refuse(http.StatusNotFound, "no key at the end of the path")
+	case reading:
+		return h.get(w, r, key)
 	case len(h.write) == 0:
 		w.Header().Set("Allow", "GET, HEAD")
-		status = http.StatusMethodNotAllowed
+		return refuse(http.StatusMethodNotAllowed, "nobody can write to this server")
 	case r.Method == http.MethodPut:
-		status, err = h.put(w, r, key)
+		if err = h.put(w, r, key); err == nil {
+			w.WriteHeader(http.StatusCreated)
+		}
 	case r.Method == http.MethodDelete:
-		status, err = http.StatusNoContent, h.store.Delete(r.Context(), key)
+		if err = h.store.Delete(r.Context(), key); err == nil {
+			w.WriteHeader(http.StatusNoContent)
+		}
 	default:
 		w.Header().Set("Allow", "GET, HEAD, PUT, DELETE")
-		status = http.StatusMethodNotAllowed
+		return refuse(http.StatusMethodNotAllowed, "%s is not for entries", r.Method)
 	}
-	if err != nil && status < 400 {
-		status = statusOf(err)
-	}
-	switch {
-	case status == 0: // written already
-	case status < 400:
-		w.WriteHeader(status)
-	default:
-		if status == http.StatusServiceUnavailable {
-			w.Header().Set("Retry-After", "1")
-		}
-		http.Error(w, http.StatusText(status), status)
-	}
+	return err
 }
 
-func statusOf(err error) int {
+// refusal is an answer that isn't a success. Clients show why to people.
+type refusal struct {
+	status int
+	why    string
+}
+
+func (r *refusal) Error() string { return r.why }
+
+func refuse(status int, format string, args ...any) error {
+	return &refusal{status, fmt.Sprintf(format, args...)}
+}
+
+// refusalOf returns what to answer. What is wrong with the store is for the log alone.
+func refusalOf(err error) *refusal {
+	var no *refusal
+	status := http.StatusInternalServerError
 	switch {
+	case errors.As(err, &no):
+		return no
 	case errors.Is(err, modcache.ErrTooLarge):
-		return http.StatusRequestEntityTooLarge
+		status = http.StatusRequestEntityTooLarge
 	case errors.Is(err, modcache.ErrReadOnly):
-		return http.StatusMethodNotAllowed
+		status = http.StatusMethodNotAllowed
 	}
-	return http.StatusInternalServerError
+	return &refusal{status, http.StatusText(status)}
 }
 
 // allowed checks the bearer token.
-func (h *handler) allowed(r *http.Request) bool {
+func (h *Handler) allowed(r *http.Request) bool {
 	reading := r.Method == http.MethodGet || r.Method == http.MethodHead
 	if reading && len(h.read) == 0 || !reading && len(h.write) == 0 {
 		return true // anybody may read, or be told that nobody may write
@@ -226,124 +279,72 @@ func contains(hashes [][sha256.Size]byte, token string) bool {
 	return found == 1
 }
 
-func (h *handler) get(w http.ResponseWriter, r *http.Request, key modcache.Key) (int, error) {
-	if r.Method == http.MethodGet {
-		if !h.downloads.TryAcquire(1) {
-			return http.StatusServiceUnavailable, nil
-		}
-		defer h.downloads.Release(1)
-	}
-	a, ok, err := h.store.Get(r.Context(), key)
-	if err != nil {
-		return 0, cmp.Or(r.Context().Err(), err)
-	}
-	if !ok {
-		return http.StatusNotFound, nil
-	}
-	defer a.Close()
-	var entry io.ReaderAt = a
-	size := a.Size()
-	if stored := a.Info().Engine == entryEngine; stored == (h.sign != nil) {
-		return http.StatusNotFound, nil // this store is of the other kind
-	}
-	if size > h.max {
-		return 0, modcache.ErrTooLarge
-	}
-	if h.sign != nil {
-		if h.uploads.Acquire(r.Context(), 1) != nil {
-			return http.StatusServiceUnavailable, nil
-		}
-		defer h.uploads.Release(1)
-		b, err := h.signed(key, a)
-		if err != nil {
-			return 0, err
-		}
-		entry, size = bytes.NewReader(b), int64(len(b))
-	}
-	outline, err := frame.Inspect(entry, size)
-	if err != nil {
-		return 0, err
-	}
-	sum := blake3.Sum256(outline.Header)
-	w.Header().Set("ETag", `"`+hex.EncodeToString(sum[:16])+`"`)
-	w.Header().Set("Content-Type", "application/octet-stream")
-	w.Header().Set("X-Content-Type-Options", "nosniff")
-	p := newPace(http.NewResponseController(w).SetWriteDeadline, h.stall, serverOf(r).WriteTimeout)
-	defer p.done()
-	http.ServeContent(pacedWriter{p, w}, r, "", time.Time{}, io.NewSectionReader(entry, 0, size))
-	return 0, nil
-}
-
-// signed encodes an artifact. The result is the same each time, so that ranges fit
-// together.
-func (h *handler) signed(key modcache.Key, a *modcache.Artifact) ([]byte, error) {
-	var buf bytes.Buffer
-	_, err := frame.Write(&buf, a, a.Size(), frame.MetaOf(key, a.Info()), h.sign)
-	return buf.Bytes(), err
-}
-
-func (h *handler) put(w http.ResponseWriter, r *http.Request, key modcache.Key) (int, error) {
+func (h *Handler) put(w *recorder, r *http.Request, key modcache.Key) error {
 	if r.ContentLength > h.max {
-		return http.StatusRequestEntityTooLarge, nil
+		return refuse(http.StatusRequestEntityTooLarge, "an entry of %d bytes, at most %d are taken", r.ContentLength, h.max)
 	}
 	if r.Header.Get("If-None-Match") == "*" {
-		if there, err := h.has(r.Context(), key); there || err != nil {
-			return http.StatusPreconditionFailed, err
+		there, err := h.has(r.Context(), key)
+		if err != nil {
+			return err
+		}
+		if there {
+			return refuse(http.StatusPreconditionFailed, "the entry is here")
 		}
 	}
 	if !h.uploads.TryAcquire(1) {
-		return http.StatusServiceUnavailable, nil
+		return refuse(http.StatusServiceUnavailable, "too many uploads at once")
 	}
 	defer h.uploads.Release(1)
 	p := newPace(http.NewResponseController(w).SetReadDeadline, h.stall, serverOf(r).ReadTimeout)
 	b, err := readBody(pacedReader{p, http.MaxBytesReader(w, r.Body, h.max)}, r.ContentLength)
+	h.counters.received.Add(uint64(len(b)))
 	var tooLarge *http.MaxBytesError
 	switch {
 	case errors.As(err, &tooLarge):
-		return http.StatusRequestEntityTooLarge, nil
+		return refuse(http.StatusRequestEntityTooLarge, "more than %d bytes", h.max)
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		// The deadline stays, so that the server doesn't wait for the rest either.
 		w.Header().Set("Connection", "close")
-		return http.StatusRequestTimeout, nil
+		return refuse(http.StatusRequestTimeout, "the upload has stalled, or is too slow")
 	case err != nil:
-		return http.StatusBadRequest, nil
+		return refuse(http.StatusBadRequest, "the upload was cut off")
 	}
 	p.done()
 	outline, err := h.check(b, key)
 	if err != nil {
-		http.Error(w, err.Error(), http.StatusBadRequest)
-		return 0, nil
+		return err
 	}
 	// An Add leaves what is there, which may be what the client has found damaged.
 	if err := h.store.Delete(r.Context(), key); err != nil {
-		return 0, err
+		return err
 	}
 	info := frame.InfoOf[modcache.Info](outline.Meta)
-	info.Engine = entryEngine
-	if err := h.store.Add(r.Context(), key, modcache.NewArtifact(b, info)); err != nil {
-		return 0, err
-	}
-	return http.StatusCreated, nil
+	info.Engine = frame.EntryEngine
+	return h.store.Add(r.Context(), key, modcache.NewArtifact(b, info))
 }
 
-// check accepts an entry that has the right shape and key, and signer if that matters.
-func (h *handler) check(b []byte, key modcache.Key) (*frame.Outline, error) {
-	outline, err := frame.Inspect(frame.Bytes(b), int64(len(b)))
+// check accepts an entry that is whole, has the right key, and signer if that matters.
+func (h *Handler) check(b frame.Bytes, key modcache.Key) (*frame.Outline, error) {
+	outline, err := frame.Inspect(b, int64(len(b)))
+	if err == nil {
+		err = outline.CheckChunks(b)
+	}
 	if err != nil {
-		return nil, err
+		return nil, refuse(http.StatusBadRequest, "%v", err)
 	}
 	if outline.Key != key {
-		return nil, fmt.Errorf("the entry is of key %x", outline.Key)
+		return nil, refuse(http.StatusBadRequest, "the entry is of key %x", outline.Key)
 	}
 	if h.trusted != nil {
-		if _, err := frame.Open(frame.Bytes(b), int64(len(b)), key, &frame.Options{Trusted: h.trusted}); err != nil {
-			return nil, err
+		if _, err := frame.Open(b, int64(len(b)), key, &frame.Options{Trusted: h.trusted}); err != nil {
+			return nil, refuse(http.StatusForbidden, "%v", err)
 		}
 	}
 	return outline, nil
 }
 
-func (h *handler) has(ctx context.Context, key modcache.Key) (bool, error) {
+func (h *Handler) has(ctx context.Context, key modcache.Key) (bool, error) {
 	a, ok, err := h.store.Get(ctx, key)
 	if ok {
 		_ = a.Close()

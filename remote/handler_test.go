@@ -133,8 +133,8 @@ func TestHandlerKeyring(t *testing.T) {
 	require.NoError(t, err)
 	path := "/" + key(1).String()
 	auth := []string{"Authorization", "Bearer " + token}
-	require.Equal(t, 400, status(t, h, "PUT", path, entry(t, remote.Options{Signer: theirs}, key(1), 10), auth...))
-	require.Equal(t, 400, status(t, h, "PUT", path, entry(t, remote.Options{Secret: make([]byte, 16)}, key(1), 10), auth...))
+	require.Equal(t, 403, status(t, h, "PUT", path, entry(t, remote.Options{Signer: theirs}, key(1), 10), auth...))
+	require.Equal(t, 403, status(t, h, "PUT", path, entry(t, remote.Options{Secret: make([]byte, 16)}, key(1), 10), auth...))
 	require.Equal(t, 201, status(t, h, "PUT", path, entry(t, remote.Options{Signer: ours}, key(1), 10), auth...))
 }
 

@@ -61,15 +61,3 @@ func (r pacedReader) Read(b []byte) (int, error) {
 	r.n += int64(n)
 	return n, err
 }
-
-type pacedWriter struct {
-	*pace
-	http.ResponseWriter
-}
-
-func (w pacedWriter) Write(b []byte) (int, error) {
-	w.step()
-	n, err := w.ResponseWriter.Write(b)
-	w.n += int64(n)
-	return n, err
-}

@@ -70,6 +70,8 @@ not who made it.`,
 			if err != nil {
 				return err
 			}
+			// What serve keeps for its clients is made of the other entries.
+			entries = slices.DeleteFunc(entries, func(e modcache.DiskEntry) bool { return e.Info.Engine == frame.EntryEngine })
 			slices.SortFunc(entries, func(a, b modcache.DiskEntry) int { return slices.Compare(a.Key[:], b.Key[:]) })
 			return output(s, *file, func(w io.Writer) error { return p.push(ctx, w, s, entries) })
 		}

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"os"
@@ -23,15 +25,21 @@ Serves the entries in a directory to clients of package remote, with its Plain
 layout, until it is interrupted. There are two kinds of servers:
 
   - with -sign, the directory is one that a program or modcache warm has
-    filled. Each entry is signed when it is asked for, and nobody can upload:
-    one build machine compiles, the fleet reads.
+    filled, and nobody can upload: one build machine compiles, the fleet
+    reads. Each entry is compressed and signed once, after it was first asked
+    for. The result is kept in the directory, which makes it up to a third
+    larger, or in memory if the directory can't be written.
   - without, the directory holds what clients have signed and uploaded with a
     token. This server has no key and can't forge anything. It needs a
     directory of its own, which no program can use as its cache.
 
 Clients verify every entry with the public keys in their keyring. Tokens keep
 others out; entries aren't secret otherwise. Outside of one machine, use
--tls-cert, or a proxy in front.`,
+-tls-cert, or a proxy in front.
+
+Besides entries, it serves /healthz, and /metrics in the text format of
+Prometheus, which needs a token if reading does. Requests are logged to
+standard error.`,
 	make: func(fs *flag.FlagSet) action {
 		v := &server{}
 		v.dir.register(fs)
@@ -43,6 +51,7 @@ others out; entries aren't secret otherwise. Outside of one machine, use
 		fs.Var(&v.maxBytes, "max-bytes", "drop what went unused longest beyond this `size`; by default nothing is dropped")
 		fs.Var(&v.maxSize, "max-entry", "refuse uploads larger than this `size`; by default 256 MiB")
 		fs.IntVar(&v.downloads, "max-downloads", 0, "answer `n` downloads at once and send others away, who then compile; 0 = no bound")
+		fs.StringVar(&v.log, "log", "text", "the `form` of the log of requests: text, json or off")
 		fs.StringVar(&v.cert, "tls-cert", "", "`file` of the certificate chain")
 		fs.StringVar(&v.certKey, "tls-key", "", "`file` of the certificate's private key")
 		return v.run
@@ -53,7 +62,7 @@ type server struct {
 	dir                     dirFlags
 	addr, sign, keyring     string
 	readTokens, writeTokens string
-	cert, certKey           string
+	cert, certKey, log      string
 	maxBytes, maxSize       byteCount
 	downloads               int
 }
@@ -64,19 +73,23 @@ func (v *server) run(ctx context.Context, s *streams, _ []string) error {
 		return usagef("name a directory for uploads with -dir: not one that programs use as their cache")
 	case v.sign != "" && v.writeTokens != "":
 		return usagef("-sign makes the server read-only: there is nothing to write with -write-tokens")
-	case v.sign != "" && (v.maxBytes > 0 || v.keyring != "" || v.maxSize > 0):
-		return usagef("-max-bytes, -max-entry and -keyring are for servers that take uploads, not for -sign")
+	case v.sign != "" && (v.keyring != "" || v.maxSize > 0):
+		return usagef("-max-entry and -keyring are for servers that take uploads, not for -sign")
 	case v.downloads < 0:
 		return usagef("-max-downloads can't be negative")
 	case (v.cert == "") != (v.certKey == ""):
 		return usagef("-tls-cert and -tls-key belong together")
 	}
+	log, err := v.logger(s.err)
+	if err != nil {
+		return err
+	}
 	o, err := v.options()
 	if err != nil {
 		return err
 	}
-	uploads := v.sign == ""
-	d, err := v.dir.open(modcache.DiskOptions{ReadOnly: !uploads, MaxBytes: int64(v.maxBytes)}, uploads)
+	o.Logger = log
+	d, err := v.open(log)
 	if err != nil {
 		return err
 	}
@@ -85,11 +98,41 @@ func (v *server) run(ctx context.Context, s *streams, _ []string) error {
 	if err != nil {
 		return err
 	}
-	err = v.serve(ctx, s, handler)
-	if uploads {
-		err = errors.Join(err, d.Flush(context.WithoutCancel(ctx)))
+	err = v.serve(ctx, s, handler, log)
+	return errors.Join(err, handler.Close(), d.Flush(context.WithoutCancel(ctx)))
+}
+
+// open opens the directory. One to sign from may belong to somebody else, who lets us read it.
+func (v *server) open(log *slog.Logger) (*modcache.Disk, error) {
+	uploads := v.sign == ""
+	o := modcache.DiskOptions{MaxBytes: int64(v.maxBytes), OnEvent: func(e modcache.Event) {
+		if e.Kind == modcache.EventCorrupt || e.Kind == modcache.EventStoreFailed || e.Kind == modcache.EventDegraded {
+			log.Warn("store", "what", e)
+		}
+	}}
+	d, err := v.dir.open(o, uploads)
+	if err == nil || uploads {
+		return d, err
 	}
-	return err
+	o.ReadOnly = true
+	d, readErr := v.dir.open(o, false)
+	if readErr != nil {
+		return nil, err
+	}
+	log.Warn("the directory is only read: what is signed is kept in memory", "error", err)
+	return d, nil
+}
+
+func (v *server) logger(w io.Writer) (*slog.Logger, error) {
+	switch v.log {
+	case "text":
+		return slog.New(slog.NewTextHandler(w, nil)), nil
+	case "json":
+		return slog.New(slog.NewJSONHandler(w, nil)), nil
+	case "off":
+		return slog.New(slog.DiscardHandler), nil
+	}
+	return nil, usagef("-log is text, json or off")
 }
 
 func (v *server) options() (*remote.HandlerOptions, error) {
@@ -135,7 +178,7 @@ func readTokens(file string) (tokens []string, err error) {
 }
 
 // serve returns when ctx ends and the requests under way are done, or given up.
-func (v *server) serve(ctx context.Context, s *streams, h http.Handler) error {
+func (v *server) serve(ctx context.Context, s *streams, h http.Handler, log *slog.Logger) error {
 	l, err := net.Listen("tcp", v.addr)
 	if err != nil {
 		return fmt.Errorf("%w; name another address with -addr", err)
@@ -143,7 +186,7 @@ func (v *server) serve(ctx context.Context, s *streams, h http.Handler) error {
 	const slowest, patience = 15 * time.Minute, 10 * time.Second
 	srv := &http.Server{
 		Handler: h, ReadHeaderTimeout: patience, ReadTimeout: slowest, WriteTimeout: slowest, IdleTimeout: 2 * time.Minute,
-		MaxHeaderBytes: 64 << 10,
+		MaxHeaderBytes: 64 << 10, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelWarn),
 	}
 	scheme := "http"
 	listen := func() error { return srv.Serve(l) }
@@ -161,11 +204,14 @@ func (v *server) serve(ctx context.Context, s *streams, h http.Handler) error {
 		case <-ctx.Done():
 		}
 	}
+	log.Info("ending: no new requests are taken, those under way have time", "time", patience)
 	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience)
 	defer cancel()
-	if srv.Shutdown(end) != nil {
+	if late := srv.Shutdown(end); late != nil {
+		log.Warn("ending: what is still under way is cut off", "error", late)
 		_ = srv.Close()
 	}
 	<-failed
+	log.Info("ended")
 	return err
 }

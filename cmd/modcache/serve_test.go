@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -94,23 +95,32 @@ func (a announce) Write(p []byte) (int, error) {
 // serving runs a server on a free port and returns its URL.
 func serving(t *testing.T, args ...string) (url string) {
 	t.Helper()
+	url, _, _ = started(t, args...)
+	return url
+}
+
+// started is serving whose end can be waited for, after which all that it said is in stderr.
+func started(t *testing.T, args ...string) (url string, stderr *bytes.Buffer, stop func()) {
+	t.Helper()
 	ctx, cancel := context.WithCancel(bg)
-	said, stderr, ended := make(announce, 1), &bytes.Buffer{}, make(chan int, 1)
+	said, ended := make(announce, 1), make(chan int, 1)
+	stderr = &bytes.Buffer{}
 	go func() {
 		ended <- run(ctx, append([]string{"serve", "-addr", "127.0.0.1:0"}, args...), &streams{out: said, err: stderr})
 	}()
-	t.Cleanup(func() {
+	stop = sync.OnceFunc(func() {
 		cancel()
 		require.Equal(t, exitOK, <-ended, stderr.String())
 	})
+	t.Cleanup(stop)
 	select {
 	case line := <-said:
-		return strings.TrimSpace(strings.TrimPrefix(line, "serving "))
+		return strings.TrimSpace(strings.TrimPrefix(line, "serving ")), stderr, stop
 	case code := <-ended:
 		ended <- code
 		require.FailNow(t, "the server ended", stderr.String())
 	}
-	return ""
+	return "", nil, nil
 }
 
 // fromServer compiles nothing, and takes what is missing from a server.
@@ -130,8 +140,8 @@ func fromServer(t *testing.T, url string, o *remote.Options) *modcache.Cache {
 func TestServeSigned(t *testing.T) {
 	cache, _ := warmed(t, 2)
 	file, public := keypair(t)
-	before := snapshot(t, cache)
-	url := serving(t, "-dir", cache, "-sign", file)
+	before := entries(t, cache)
+	url, stderr, stop := started(t, "-dir", cache, "-sign", file)
 	m := modcache.NewModule(wasmtest.Sum(40, 1))
 	c := fromServer(t, url, &remote.Options{Keyring: remote.Keyring{Keys: []remote.PublicKey{public}}})
 	require.NoError(t, c.Warm(bg, nil, m))
@@ -146,7 +156,18 @@ func TestServeSigned(t *testing.T) {
 	require.NoError(t, err)
 	_ = resp.Body.Close()
 	require.Equal(t, http.StatusMethodNotAllowed, resp.StatusCode)
-	require.Equal(t, before, snapshot(t, cache))
+	require.Subset(t, entries(t, cache), before)
+	call("verify", "-dir", cache).want(t, exitOK)
+
+	resp, err = http.Get(url + "/healthz")
+	require.NoError(t, err)
+	_ = resp.Body.Close()
+	require.Equal(t, http.StatusOK, resp.StatusCode)
+	stop()
+	said := stderr.String()
+	for _, text := range []string{"level=INFO msg=request method=GET", "status=200", "method=DELETE", "status=405", `msg="ending:`, "msg=ended"} {
+		require.Contains(t, said, text)
+	}
 }
 
 func TestServeUploads(t *testing.T) {
@@ -193,7 +214,7 @@ func TestServeUsage(t *testing.T) {
 	empty := filepath.Join(t.TempDir(), "empty")
 	require.NoError(t, os.WriteFile(empty, []byte(" \n"), 0o600))
 	for _, args := range [][]string{
-		{"x"}, {"-sign", file, "-write-tokens", empty}, {"-sign", file, "-max-bytes", "1GB"}, {"-tls-cert", file}, {"-max-downloads", "-1"},
+		{"x"}, {"-sign", file, "-write-tokens", empty}, {"-sign", file, "-max-entry", "1GB"}, {"-log", "x"}, {"-tls-cert", file}, {"-max-downloads", "-1"},
 	} {
 		call(append([]string{"serve", "-dir", cache}, args...)...).want(t, exitUsage)
 	}

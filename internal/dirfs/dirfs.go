@@ -208,6 +208,14 @@ func (r *rootFS) CopiesUp() bool { return isUnion(r.self) }
 
 type file struct{ *os.File }
 
+// OS returns the file of the operating system that f is, or nil if it is another one.
+func OS(f File) *os.File {
+	if f, ok := f.(file); ok {
+		return f.File
+	}
+	return nil
+}
+
 func (f file) Allocate(size int64) error { return allocate(f.File, size) }
 
 func (f file) IsOwner() bool { return isOwner(f.File) }

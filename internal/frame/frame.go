@@ -75,6 +75,10 @@ type Meta struct {
 	Created     time.Time // comes back in UTC, without a monotonic reading
 }
 
+// EntryEngine is the Engine of artifacts that are frames as servers keep them, so that no Cache
+// takes them for machine code.
+const EntryEngine = "modcache remote entry"
+
 // codec is how chunks are encoded.
 type codec uint8
 

@@ -52,6 +52,17 @@ type Outline struct {
 	Meta
 	Size   int64  // of the artifact
 	Header []byte // as it is in the frame, with its tag
+	h      *header
+}
+
+// CheckChunks compares the chunks of the frame in b, of which o is the outline, with the digests in its
+// header. Only who has a key can say whether these are right.
+func (o *Outline) CheckChunks(b Bytes) error {
+	_, err := parallel.Do(o.h.chunks(), 1, func(i int) error {
+		off, n := o.h.span(i)
+		return o.h.check(i, b[int64(len(o.Header))+off:][:n])
+	})
+	return err
 }
 
 // Inspect returns what the frame that fills the size bytes of src claims. It
@@ -64,7 +75,7 @@ func Inspect(src io.ReaderAt, size int64) (*Outline, error) {
 	if err := h.parse(buf, t); err != nil {
 		return nil, err
 	}
-	return &Outline{Meta: h.Meta, Size: h.size, Header: buf}, nil
+	return &Outline{h.Meta, h.size, buf, h}, nil
 }
 
 // readHeader returns the decoded fixed part of a header, and all of it encoded. It asks check
@@ -122,6 +133,9 @@ func (r *Reader) Meta() Meta { return r.h.Meta }
 
 // Size returns the length of the artifact.
 func (r *Reader) Size() int64 { return r.h.size }
+
+// Plain returns where in the source the artifact is as it is, unless it is compressed.
+func (r *Reader) Plain() (off int64, ok bool) { return r.headerLen, r.h.codec == raw }
 
 // readRun is how much a goroutine reads at a time. Two that fill one huge page
 // of memory that was never touched wait for each other.

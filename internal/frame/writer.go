@@ -119,6 +119,39 @@ func Write(w io.Writer, src io.ReaderAt, size int64, m Meta, o *Options) (int64,
 	if err := m.Check(size); err != nil {
 		return 0, err
 	}
+	h, kept, err := encode(src, size, m, o)
+	if err != nil {
+		return 0, err
+	}
+	head, err := h.seal(&o.Auth)
+	if err != nil {
+		return 0, err
+	}
+	n, err := w.Write(head)
+	if err != nil {
+		return int64(n), err
+	}
+	body, err := h.writeBody(w, src, kept)
+	return int64(n) + body, err
+}
+
+// Head returns the header of the frame of an artifact that isn't compressed: with the artifact
+// behind it, it is the frame.
+func Head(src io.ReaderAt, size int64, m Meta, o *Options) ([]byte, error) {
+	if err := m.Check(size); err != nil {
+		return nil, err
+	}
+	plain := *o
+	plain.Compress = false
+	h, _, err := encode(src, size, m, &plain)
+	if err != nil {
+		return nil, err
+	}
+	return h.seal(&o.Auth)
+}
+
+// encode returns the header of a frame, without its tag, and its chunks if they are compressed.
+func encode(src io.ReaderAt, size int64, m Meta, o *Options) (*header, [][]byte, error) {
 	h := &header{Meta: m, codec: o.codec(), auth: o.Auth.kind, keyID: o.Auth.id, chunkLog: o.chunkLog(), size: size}
 	h.table = make([]byte, h.chunks()*entrySize(h.codec, h.auth))
 	var kept [][]byte
@@ -126,7 +159,7 @@ func Write(w io.Writer, src io.ReaderAt, size int64, m Meta, o *Options) (int64,
 		kept = make([][]byte, h.chunks())
 	}
 	if b, ok := src.(Bytes); ok && int64(len(b)) < size {
-		return 0, noEOF(nil)
+		return nil, nil, noEOF(nil)
 	}
 	_, err := parallel.Do(h.chunks(), 1, func(i int) error {
 		b, err := view(src, int64(i)<<h.chunkLog, h.rawLen(i), nil)
@@ -146,7 +179,7 @@ func Write(w io.Writer, src io.ReaderAt, size int64, m Meta, o *Options) (int64,
 		return nil
 	})
 	if err != nil {
-		return 0, err
+		return nil, nil, err
 	}
 	if h.codec == raw {
 		h.encoded = size
@@ -154,16 +187,12 @@ func Write(w io.Writer, src io.ReaderAt, size int64, m Meta, o *Options) (int64,
 	for _, b := range kept {
 		h.encoded += int64(len(b))
 	}
-	head, err := o.Auth.seal(h.appendTo(make([]byte, 0, headerSize(h.texts(), size, h.chunkLog, h.codec, h.auth))))
-	if err != nil {
-		return 0, err
-	}
-	n, err := w.Write(head)
-	if err != nil {
-		return int64(n), err
-	}
-	body, err := h.writeBody(w, src, kept)
-	return int64(n) + body, err
+	return h, kept, nil
+}
+
+// seal returns the whole header.
+func (h *header) seal(a *Auth) ([]byte, error) {
+	return a.seal(h.appendTo(make([]byte, 0, headerSize(h.texts(), h.size, h.chunkLog, h.codec, h.auth))))
 }
 
 func (h *header) writeBody(w io.Writer, src io.ReaderAt, kept [][]byte) (int64, error) {

@@ -1,0 +1,209 @@
+package remote
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"sync"
+	"sync/atomic"
+
+	"github.com/zeebo/blake3"
+	"golang.org/x/sync/singleflight"
+
+	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/internal/contain"
+	"github.com/modcache/modcache/internal/frame"
+	"github.com/modcache/modcache/internal/queue"
+)
+
+// signing makes entries of what a Cache has stored. To compress one takes a hundred times as long as
+// to send it, so that happens once, in the background; until then, an entry is a signed header and the
+// artifact as it is.
+type signing struct {
+	store  modcache.Store
+	memory *modcache.Memory // in place of a store that can't be written
+	max    int64
+	frame  frame.Options
+	id     KeyID
+	seals  singleflight.Group // of headers
+
+	made, failed atomic.Uint64
+
+	ctx    context.Context // ends with close
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+
+	mu    sync.Mutex // guards these
+	jobs  queue.Queue[modcache.Key, struct{}]
+	heads map[modcache.Key]signedHead // of entries that aren't kept yet
+}
+
+// signedHead is the header of an artifact with that Info and size.
+type signedHead struct {
+	header []byte
+	info   modcache.Info
+	size   int64
+}
+
+const (
+	maxKept  = 256 << 20 // bytes in memory
+	maxJobs  = 4096
+	maxHeads = 256
+)
+
+func newSigning(s modcache.Store, key *PrivateKey, limit int64) *signing {
+	v := &signing{
+		store: s, memory: modcache.NewMemory(&modcache.MemoryOptions{MaxBytes: maxKept}), max: limit, id: key.Public().ID(),
+		frame: frame.Options{Auth: frame.NewSigner(key.key()), Compressor: frame.NewCompressor(), Compress: true},
+		heads: map[modcache.Key]signedHead{},
+	}
+	v.ctx, v.cancel = context.WithCancel(context.Background())
+	v.jobs = queue.Queue[modcache.Key, struct{}]{Lock: &v.mu, Workers: &v.wg, Max: 1, Limit: maxJobs, Run: v.keep, Ended: v.ended}
+	return v
+}
+
+func (s *signing) close() {
+	s.mu.Lock()
+	s.cancel()
+	s.mu.Unlock()
+	s.wg.Wait()
+}
+
+// sendSigned answers with the entry of an artifact.
+func (h *Handler) sendSigned(w *recorder, r *http.Request, key modcache.Key, a *modcache.Artifact) error {
+	s := h.signing
+	if kept := s.kept(r.Context(), key, a); kept != nil {
+		defer kept.Close()
+		return h.send(w, r, &content{SectionReader: io.NewSectionReader(kept, 0, kept.Size()), whole: kept})
+	}
+	defer s.later(key)
+	head, err := s.head(key, a)
+	if err != nil {
+		return err
+	}
+	entry := headed{head, a}
+	return h.send(w, r, &content{SectionReader: io.NewSectionReader(entry, 0, int64(len(head))+a.Size())})
+}
+
+// headed is an artifact behind a header.
+type headed struct {
+	head []byte
+	a    *modcache.Artifact
+}
+
+// ReadAt implements [io.ReaderAt].
+func (h headed) ReadAt(p []byte, off int64) (n int, err error) {
+	if off < int64(len(h.head)) {
+		if n = copy(p, h.head[off:]); n == len(p) {
+			return n, nil
+		}
+	}
+	m, err := h.a.ReadAt(p[n:], off+int64(n)-int64(len(h.head)))
+	return n + m, err
+}
+
+// head returns the signed header of an artifact that isn't compressed.
+func (s *signing) head(key modcache.Key, a *modcache.Artifact) ([]byte, error) {
+	s.mu.Lock()
+	known, ok := s.heads[key]
+	s.mu.Unlock()
+	if ok && known.info == a.Info() && known.size == a.Size() {
+		return known.header, nil
+	}
+	header, err, _ := s.seals.Do(key.String()+a.Info().Created.String(), func() (any, error) {
+		return contain.Value(func() ([]byte, error) { return frame.Head(a, a.Size(), frame.MetaOf(key, a.Info()), &s.frame) })
+	})
+	if err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for k := range s.heads {
+		if len(s.heads) < maxHeads {
+			break
+		}
+		delete(s.heads, k)
+	}
+	s.heads[key] = signedHead{header.([]byte), a.Info(), a.Size()}
+	return header.([]byte), nil
+}
+
+// place returns the key under which an entry is kept that was signed with our key.
+func (s *signing) place(key modcache.Key) (kept modcache.Key) {
+	blake3.DeriveKey("modcache 2026-11-27 signed entry of a server", append(key[:], s.id[:]...), kept[:])
+	return kept
+}
+
+// kept returns the entry that was made of the artifact, or nil. One that was made of another is of no use.
+func (s *signing) kept(ctx context.Context, key modcache.Key, of *modcache.Artifact) *modcache.Artifact {
+	for _, store := range []modcache.Store{s.store, s.memory} {
+		a, ok, err := store.Get(ctx, s.place(key))
+		if err != nil || !ok {
+			continue
+		}
+		outline, err := frame.Inspect(a, a.Size())
+		want := frame.MetaOf(key, of.Info())
+		want.Created = want.Created.UTC()
+		if err == nil && outline.Size == of.Size() && outline.Meta == want {
+			return a
+		}
+		contain.Close(a)
+	}
+	return nil
+}
+
+// later has the entry made in the background, unless it is being made, or very many are.
+func (s *signing) later(key modcache.Key) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ctx.Err() == nil && s.jobs.Find(key) == nil {
+		_ = s.jobs.Add(&queue.Job[modcache.Key, struct{}]{Key: key, Size: 1})
+	}
+}
+
+func (s *signing) ended(_ *queue.Job[modcache.Key, struct{}], err error) {
+	if err != nil && s.ctx.Err() == nil {
+		s.failed.Add(1)
+	}
+}
+
+// keep makes the entry, and keeps it in place of an older one.
+func (s *signing) keep(j *queue.Job[modcache.Key, struct{}]) error {
+	if err := s.ctx.Err(); err != nil {
+		return err
+	}
+	a, ok, err := s.store.Get(s.ctx, j.Key)
+	if err != nil || !ok {
+		return err
+	}
+	defer contain.Close(a)
+	if kept := s.kept(s.ctx, j.Key, a); kept != nil {
+		contain.Close(kept)
+		return nil
+	}
+	var entry bytes.Buffer
+	if _, err := frame.Write(&entry, a, a.Size(), frame.MetaOf(j.Key, a.Info()), &s.frame); err != nil {
+		return err
+	}
+	info := a.Info()
+	info.Engine = frame.EntryEngine
+	signed := modcache.NewArtifact(entry.Bytes(), info)
+	for _, store := range []modcache.Store{s.store, s.memory} {
+		err = store.Delete(s.ctx, s.place(j.Key))
+		if err == nil {
+			err = store.Add(s.ctx, s.place(j.Key), signed)
+		}
+		if !errors.Is(err, modcache.ErrReadOnly) {
+			break
+		}
+	}
+	if err == nil {
+		s.made.Add(1)
+		s.mu.Lock()
+		delete(s.heads, j.Key)
+		s.mu.Unlock()
+	}
+	return err
+}

@@ -1,0 +1,165 @@
+package remote_test
+
+import (
+	"bytes"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/internal/storetest"
+	"github.com/modcache/modcache/remote"
+)
+
+func newHandler(t testing.TB, s modcache.Store, o *remote.HandlerOptions) *remote.Handler {
+	t.Helper()
+	h, err := remote.NewHandler(s, o)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, h.Close()) })
+	return h
+}
+
+// metric returns a figure of a handler as the text of Prometheus has it; "" if there is none.
+func metric(t testing.TB, h *remote.Handler, name string) string {
+	t.Helper()
+	var out strings.Builder
+	require.NoError(t, h.WriteMetrics(&out))
+	for line := range strings.Lines(out.String()) {
+		if value, ok := strings.CutPrefix(line, name+" "); ok {
+			return strings.TrimSpace(value)
+		}
+	}
+	return ""
+}
+
+func openDisk(t testing.TB, dir string, o *modcache.DiskOptions) *modcache.Disk {
+	t.Helper()
+	d, err := modcache.OpenDisk(dir, o)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, d.Close()) })
+	return d
+}
+
+// signedOnce waits until n entries were compressed.
+func signedOnce(t testing.TB, h *remote.Handler, n int) {
+	t.Helper()
+	require.Eventually(t, func() bool {
+		return metric(t, h, "modcache_server_signed_total") == fmt.Sprint(n) && metric(t, h, "modcache_server_to_sign") == "0"
+	}, minute, tick)
+	require.Equal(t, "0", metric(t, h, "modcache_server_sign_failures_total"))
+}
+
+// TestHandlerSignsOnce serves an artifact at once, and compressed from then on, also after a restart.
+func TestHandlerSignsOnce(t *testing.T) {
+	key1, path := key(1), "/x/"+key(1).String()
+	want := code(700_000)
+	signer := generate(t)
+	o := &remote.HandlerOptions{Signer: signer}
+	decoded := func(b []byte) []byte { // as a client sees it
+		f := newFake()
+		f.entries[key1] = b
+		s := over(t, f, *patient(remote.Options{Keyring: remote.Keyring{Keys: []remote.PublicKey{signer.Public()}}}))
+		defer s.Close()
+		a := get(t, s, key1)
+		require.NotNil(t, a)
+		got, err := a.Bytes()
+		require.NoError(t, err)
+		return got
+	}
+	for name, open := range map[string]func(dir string) modcache.Store{
+		"disk":           func(dir string) modcache.Store { return openDisk(t, dir, nil) },
+		"read-only disk": func(dir string) modcache.Store { return openDisk(t, dir, &modcache.DiskOptions{ReadOnly: true}) },
+		"another store":  func(string) modcache.Store { return &storetest.Fake{} },
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			writer := openDisk(t, dir, nil)
+			require.NoError(t, writer.Add(t.Context(), key1, newArtifact(want)))
+			store := open(dir)
+			if name == "another store" {
+				require.NoError(t, store.Add(t.Context(), key1, newArtifact(want)))
+			}
+			h := newHandler(t, store, o)
+			first := request(t, h, "GET", path, nil)
+			require.Equal(t, 200, first.StatusCode)
+			asIs := content(t, first)
+			require.Greater(t, len(asIs), len(want), "nobody waits for compression")
+			require.Equal(t, want, decoded(asIs))
+
+			signedOnce(t, h, 1)
+			srv := httptest.NewServer(h) // where the kernel can send by itself
+			defer srv.Close()
+			var kept []byte
+			for range 3 {
+				r, err := http.Get(srv.URL + path)
+				require.NoError(t, err)
+				b := content(t, r)
+				require.Less(t, len(b), len(want))
+				require.Equal(t, want, decoded(b))
+				require.NotEqual(t, first.Header.Get("ETag"), r.Header.Get("ETag"))
+				require.NoError(t, r.Body.Close())
+				if kept != nil {
+					require.Equal(t, kept, b)
+				}
+				kept = b
+			}
+			for _, span := range [][2]int{{0, 10}, {100, 200}, {len(kept) - 5, len(kept)}} {
+				req, err := http.NewRequest("GET", srv.URL+path, nil)
+				require.NoError(t, err)
+				req.Header.Set("Range", fmt.Sprintf("bytes=%d-%d", span[0], span[1]-1))
+				r, err := http.DefaultClient.Do(req)
+				require.NoError(t, err)
+				require.Equal(t, 206, r.StatusCode)
+				require.Equal(t, kept[span[0]:span[1]], content(t, r))
+				require.NoError(t, r.Body.Close())
+			}
+			require.Equal(t, "0", metric(t, h, "modcache_server_to_sign"))
+
+			again := newHandler(t, store, o)
+			b := content(t, request(t, again, "GET", path, nil))
+			if name == "read-only disk" {
+				require.Equal(t, asIs, b)
+				return
+			}
+			require.Equal(t, kept, b, "kept")
+			other := newHandler(t, store, &remote.HandlerOptions{Signer: generate(t)})
+			require.Equal(t, 200, status(t, other, "HEAD", path, nil))
+			signedOnce(t, other, 1) // a head is interest enough
+		})
+	}
+}
+
+// TestHandlerSignsWhatIsThere keeps no entry of an artifact that was replaced or is gone, nor one that was damaged.
+func TestHandlerSignsWhatIsThere(t *testing.T) {
+	disk := openDisk(t, t.TempDir(), nil)
+	signer := generate(t)
+	h := newHandler(t, disk, &remote.HandlerOptions{Signer: signer})
+	path := "/" + key(1).String()
+	s := open(t, serve(t, disk, &remote.HandlerOptions{Signer: signer}), patient(remote.Options{Signer: signer, ReadOnly: true}))
+	for i := range 3 {
+		want, about := code(300_000+i), info
+		about.Created = about.Created.Add(time.Duration(i) * time.Second)
+		require.NoError(t, disk.Delete(t.Context(), key(1)))
+		require.NoError(t, disk.Add(t.Context(), key(1), modcache.NewArtifact(want, about)))
+		require.Equal(t, 200, status(t, h, "GET", path, nil))
+		signedOnce(t, h, i+1)
+		a := get(t, s, key(1))
+		require.NotNil(t, a)
+		b, err := a.Bytes()
+		require.NoError(t, err)
+		require.True(t, bytes.Equal(want, b))
+		require.Equal(t, about, a.Info())
+		require.EqualValues(t, 2, disk.Metrics().Entries, "one artifact, and one entry")
+	}
+	require.NoError(t, disk.Delete(t.Context(), key(1)))
+	require.Equal(t, 404, status(t, h, "GET", path, nil))
+	require.NoError(t, h.Close())
+	require.NoError(t, disk.Add(t.Context(), key(1), newArtifact(code(1000))))
+	require.Equal(t, 200, status(t, h, "GET", path, nil), "without the background")
+	require.Equal(t, "3", metric(t, h, "modcache_server_signed_total"))
+}
