@@ -43,7 +43,8 @@ type Cache struct {
 	hanging atomic.Int64   // attempts to open the directory that hang
 	moving  sync.WaitGroup // of what memory holds into a directory
 	env     environ.Settings
-	late    *lateDisk                // nil unless memory stands in for a directory that may yet be had
+	memory  *Memory                  // nil unless memory stood in for the store at first, as it may still do
+	late    *lateDisk                // nil unless the directory may yet be had
 	idle    atomic.Pointer[stoppage] // why nothing is kept, from the start
 	health  health
 
@@ -151,7 +152,7 @@ func New(s Store, o *Options) (*Cache, error) {
 	if c.idle.Load() == nil || instant(s) {
 		c.use(s)
 	} else {
-		c.use(newStandIn())
+		c.useMemory()
 	}
 	return c, nil
 }
@@ -299,6 +300,14 @@ func (c *Cache) Metrics() CacheMetrics {
 		OffHeap: n.offHeap.Load(), OffHeapFailed: n.offHeapFailed.Load(),
 	}
 	m.Lookups = m.Hits + m.Misses
-	m.Store, _ = ask(context.Background(), c, storeWait, func(_ context.Context, s Store) (Metrics, error) { return s.Metrics(), nil }, nil)
+	m.Store, _ = ask(context.Background(), c, storeWait, func(_ context.Context, s Store) (Metrics, error) {
+		store := s.Metrics()
+		if c.memory == nil || s == Store(c.memory) {
+			return store, nil
+		}
+		before := c.memory.Metrics() // counters don't go backwards when a directory comes late
+		before.Entries, before.Bytes = 0, 0
+		return store.Plus(before)
+	}, nil)
 	return m
 }

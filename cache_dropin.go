@@ -221,7 +221,7 @@ func (d *dropIn) Add(wk wazerohook.WazeroKey, content io.Reader) error {
 		return &Error{Op: "compile stub", Key: s.key, Err: errors.New("wazero compiled the stub instead of loading its code")}
 	}
 	key, err := d.key(wk)
-	if err != nil || d.c.Closed() || d.c.opts.ReadOnly {
+	if err != nil || d.c.Closed() || !d.c.writes() {
 		return nil
 	}
 	code, err := wazerocache.ReadAll(content, sealSize)

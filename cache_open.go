@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"sync/atomic"
 	"time"
 
@@ -23,10 +24,20 @@ const (
 	firstRetry, lastRetry = time.Second, time.Minute
 )
 
-func newStandIn() *Memory { return NewMemory(&MemoryOptions{MaxBytes: standInBytes}) }
-
 // use makes s the store.
 func (c *Cache) use(s Store) { c.store.Store(&s) }
+
+// useMemory makes memory stand in for the store.
+func (c *Cache) useMemory() {
+	c.memory = NewMemory(&MemoryOptions{MaxBytes: standInBytes})
+	c.use(c.memory)
+}
+
+// writes reports whether what is compiled is stored. ReadOnly is about a directory, not about the
+// memory that stands in for it.
+func (c *Cache) writes() bool {
+	return !c.opts.ReadOnly || c.memory != nil && c.Store() == Store(c.memory)
+}
 
 // stop remembers why nothing is stored, or not where it was to be.
 func (c *Cache) stop(why error) { c.idle.Store(&stoppage{c.now(), why}) }
@@ -34,7 +45,7 @@ func (c *Cache) stop(why error) { c.idle.Store(&stoppage{c.now(), why}) }
 // openDirectory gives the Cache its store.
 func (c *Cache) openDirectory(dir string) error {
 	if c.idle.Load() != nil {
-		c.use(newStandIn()) // as was reported when the Cache was made
+		c.useMemory() // as was reported when the Cache was made
 		return nil
 	}
 	if c.env.Off {
@@ -42,7 +53,7 @@ func (c *Cache) openDirectory(dir string) error {
 			return fmt.Errorf("modcache: %w, but Options.MustStore or RequireHit asks for a directory", errOff)
 		}
 		c.stop(errOff) // which is what was asked for: no event
-		c.use(newStandIn())
+		c.useMemory()
 		return nil
 	}
 	dir, err := chosenDir(dir)
@@ -69,21 +80,23 @@ func (c *Cache) openDirectory(dir string) error {
 		return err
 	}
 	c.stop(err)
-	memory := newStandIn()
 	if dir != "" {
-		c.late = &lateDisk{dir: dir, memory: memory, wait: firstRetry, next: c.now().Add(firstRetry)}
+		c.late = &lateDisk{dir: dir, wait: firstRetry, next: c.now().Add(firstRetry)}
 	}
-	c.use(memory)
+	c.useMemory()
 	c.degrade("directory to store code in, so that it is kept in memory, up to 256 MiB of it", err)
 	return nil
 }
 
-// chosenDir is the directory that Open is to open.
-func chosenDir(dir string) (string, error) {
-	if dir != "" {
-		return dir, nil
+// chosenDir is the directory that Open is to open. It is absolute, so that it is the same one when it
+// is tried again, wherever the program has gone meanwhile.
+func chosenDir(dir string) (_ string, err error) {
+	if dir == "" {
+		dir, err = environ.DefaultDir()
 	}
-	dir, err := environ.DefaultDir()
+	if err == nil {
+		dir, err = filepath.Abs(dir)
+	}
 	if err != nil {
 		err = fmt.Errorf("modcache: %w", err)
 	}
@@ -132,11 +145,10 @@ func (c *Cache) openExisting(dir string) *Disk {
 	return nil
 }
 
-// lateDisk is a directory that couldn't be had yet, and the memory that stands in for it.
+// lateDisk is a directory that couldn't be had yet.
 type lateDisk struct {
-	dir    string
-	memory *Memory
-	done   atomic.Bool // it could be had
+	dir  string
+	done atomic.Bool // it could be had
 
 	trying atomic.Bool // held by the one who may touch what follows
 	next   time.Time   // when to try again
@@ -171,7 +183,7 @@ func (c *Cache) tryDirectory() {
 	c.use(d)
 	c.idle.Store(nil)
 	l.done.Store(true)
-	c.moving.Go(func() { c.move(l.memory, d) })
+	c.moving.Go(func() { c.move(c.memory, d) })
 }
 
 // move adds what memory holds to the directory that it stood in for. What the directory doesn't
@@ -198,6 +210,5 @@ func (c *Cache) unmoved(key Key) (*Artifact, bool) {
 	if c.late == nil || !c.late.done.Load() {
 		return nil, false
 	}
-	a, ok, _ := c.late.memory.Get(c.ctx, key)
-	return a, ok
+	return c.memory.peek(key)
 }

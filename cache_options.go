@@ -25,7 +25,8 @@ type Options struct {
 	RequireHit bool
 
 	// ReadOnly never writes to the store and never creates a directory. Modules
-	// that aren't there are compiled and not kept.
+	// that aren't there are compiled and not kept, but for those that memory keeps in place of
+	// a directory that can't be had.
 	ReadOnly bool
 
 	// MustStore has [Open] fail where it would go on without the directory: for build steps

@@ -19,7 +19,8 @@ import (
 // operators; its JSON form suits a health page.
 type Status struct {
 	// Storing says that what is compiled is stored where it was meant to be, as far as is known: the
-	// last attempt succeeded, or there was none yet.
+	// last attempt succeeded, or there was none yet. An artifact that is too large for a store
+	// which has taken others doesn't count.
 	Storing bool      `json:"storing"`
 	Since   time.Time `json:"since,omitzero"` // when storing ended; zero if Storing
 	Why     string    `json:"why,omitempty"`  // it isn't storing
@@ -100,7 +101,8 @@ func (s Status) String() string {
 func (c *Cache) Status() Status {
 	store := c.Store()
 	s := Status{
-		Store: storeName(store), ReadOnly: c.opts.ReadOnly,
+		InMemory: c.memory != nil && store == Store(c.memory),
+		Store:    storeName(store), ReadOnly: c.opts.ReadOnly,
 		EngineID: c.engineID, EngineKnown: !strings.HasPrefix(c.engineID, unknownEngine),
 		Entries: -1, Bytes: -1, Env: slices.Clone(c.env.Set),
 	}
@@ -141,7 +143,6 @@ func (s *Status) why(c *Cache) {
 		reason.err = fmt.Errorf("%w: %s", ErrUnsupportedWazero, s.Unsupported)
 	case idle != nil:
 		reason = *idle
-		s.InMemory = !c.opts.ReadOnly
 	case c.opts.ReadOnly:
 		reason.err = errReadOnlyOption
 		if c.env.ReadOnly {
@@ -204,15 +205,16 @@ type stoppage struct {
 // health remembers how the calls of the store went.
 type health struct {
 	last    atomic.Pointer[stoppage]
-	outages sync.Map // by operation: *stoppage, of the first failure since one that worked
+	added   atomic.Bool // something, once
+	outages sync.Map    // by operation: *stoppage, of the first failure since one that worked
 }
 
 // failed notes that an operation failed, and reports whether it has failed before and not worked since.
-// What is too large for the store says nothing about it. Without a lock, processes may compile the same;
+// What is too large for a store that has taken something says nothing about it. Without a lock, processes may compile the same;
 // if that is because nothing can be written, the Add that follows is the news.
 func (h *health) failed(op string, err error, now time.Time) (again bool) {
 	h.note(err, now)
-	if errors.Is(err, ErrTooLarge) {
+	if errors.Is(err, ErrTooLarge) && h.added.Load() {
 		return false
 	}
 	_, again = h.outages.LoadOrStore(op, &stoppage{now, err})
@@ -223,7 +225,12 @@ func (h *health) failed(op string, err error, now time.Time) (again bool) {
 func (h *health) note(err error, now time.Time) { h.last.Store(&stoppage{now, err}) }
 
 // worked notes that an operation succeeded.
-func (h *health) worked(op string) { h.outages.Delete(op) }
+func (h *health) worked(op string) {
+	if op == "add" {
+		h.added.Store(true)
+	}
+	h.outages.Delete(op)
+}
 
 // outage returns the failure since which an operation hasn't worked, or nil.
 func (h *health) outage(op string) *stoppage {

@@ -135,11 +135,11 @@ func (l *lookup) reject(key Key, err error) {
 		return
 	}
 	c.corrupt(key, l.name, err)
-	if c.opts.ReadOnly {
+	if !c.writes() {
 		return
 	}
-	if c.late != nil {
-		_ = c.late.memory.Delete(c.ctx, key)
+	if c.memory != nil {
+		_ = c.memory.Delete(c.ctx, key)
 	}
 	err = c.do(c.ctx, storeWait, func(ctx context.Context, s Store) error { return s.Delete(ctx, key) })
 	if err != nil {
@@ -175,7 +175,7 @@ func (c *Cache) put(key Key, code []byte, info Info) (a *Artifact, added <-chan 
 	info.Engine, info.Created = c.engineID, time.Now()
 	a = NewArtifact(seal(key, c.engineID, code), info)
 	ended := make(chan struct{})
-	if c.opts.ReadOnly {
+	if !c.writes() {
 		close(ended)
 		return a, ended
 	}

@@ -133,7 +133,7 @@ func (r *Runtime) warm(ctx context.Context, src *source) (size int64, err error)
 	defer compiled.Close(ctx)
 	look := src.lookup()
 	size = r.e.proven(ctx, src, look)
-	if size > 0 || r.c.opts.ReadOnly {
+	if size > 0 || !r.c.writes() {
 		return size, nil
 	}
 	if src.compiled.Load() {

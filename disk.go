@@ -62,7 +62,7 @@ type DiskOptions struct {
 	// SyncEveryAdd makes every Add durable before it returns, as if by Flush.
 	SyncEveryAdd bool
 	// ReadOnly never writes: no entry, no directory, no time of use. A directory
-	// that is missing when the Disk is opened is an empty store.
+	// that is missing is an empty store, until there is one.
 	ReadOnly bool
 
 	Name    string           // of the store in events; "" = "disk"
@@ -128,7 +128,7 @@ func (o *DiskOptions) validate() (DiskOptions, error) {
 //
 // Deleting the directory, or anything in it, is safe at any time, and so is moving it. The
 // next Add or Lock of an open Disk makes it anew, or opens what has its name by then, with
-// the checks of OpenDisk.
+// the checks of OpenDisk. So does a Get that finds nothing, but it makes nothing.
 type Disk struct {
 	dir     string
 	o       DiskOptions
@@ -272,7 +272,7 @@ func (d *Disk) findMoved(make bool) error {
 		}
 		return nil // as far as can be told
 	}
-	if mine, err := tree.Lstat("."); err != nil || os.SameFile(named, mine) {
+	if tree != nil && os.SameFile(named, d.place.Load().Info) {
 		return nil
 	}
 	return d.reopen(tree)

@@ -279,3 +279,38 @@ func TestDiskMoved(t *testing.T) {
 	requireHit(t, d, diskKey(1), diskCode(1, 100))
 	require.Len(t, entryFiles(t, dir), 1)
 }
+
+// TestDiskReadOnlyFindsWhatIsDeployed puts a filled directory in the place of one that is only read, or where
+// there was none.
+func TestDiskReadOnlyFindsWhatIsDeployed(t *testing.T) {
+	above := t.TempDir()
+	dir := filepath.Join(above, "cache")
+	deploy := func(n uint64) {
+		name := filepath.Join(above, "next")
+		d, err := modcache.OpenDisk(name, nil)
+		require.NoError(t, err)
+		require.NoError(t, d.Add(bg, diskKey(n), diskArtifact(n, 1000)))
+		require.NoError(t, d.Close())
+		if err := os.Rename(dir, filepath.Join(above, "old"+diskKey(n).String())); n > 0 {
+			require.NoError(t, err)
+		}
+		require.NoError(t, os.Rename(name, dir))
+	}
+	d := openDisk(t, dir, &modcache.DiskOptions{ReadOnly: true})
+	for n := range uint64(3) {
+		requireMiss(t, d, diskKey(n))
+		deploy(n)
+		requireHit(t, d, diskKey(n), diskCode(n, 1000))
+	}
+
+	require.NoError(t, os.Rename(dir, filepath.Join(above, "gone")))
+	requireHit(t, d, diskKey(2), diskCode(2, 1000))
+	requireMiss(t, d, diskKey(1))
+	require.NoDirExists(t, dir)
+
+	require.NoError(t, os.Mkdir(dir, 0o700))
+	require.NoError(t, os.Chmod(dir, 0o777))
+	_, ok, err := d.Get(bg, diskKey(1))
+	require.ErrorIs(t, err, modcache.ErrInsecureDir)
+	require.False(t, ok)
+}

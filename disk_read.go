@@ -47,6 +47,18 @@ func (d *Disk) get(ctx context.Context, key Key) (*Artifact, error) {
 	if err := d.ready(ctx); err != nil {
 		return nil, d.errorOf("get", key, err)
 	}
+	tree := d.tree()
+	a, err := d.load("get", key)
+	if !errors.Is(err, fs.ErrNotExist) {
+		return a, err
+	}
+	// Somebody may have put another directory in the place of this one, as a deployment does.
+	if err := d.findMoved(false); err != nil {
+		return nil, d.failed("get", key, err)
+	}
+	if d.tree() == tree {
+		return nil, err
+	}
 	return d.load("get", key)
 }
 

@@ -73,7 +73,7 @@ func ExampleDisk_Trim() {
 	defer os.RemoveAll(dir)
 	now := time.Now()
 	disk, err := modcache.OpenDisk(dir, &modcache.DiskOptions{
-		MaxAge: 7 * 24 * time.Hour,
+		MaxAge: 30 * time.Minute,
 		Now:    func() time.Time { return now },
 	})
 	if err != nil {
@@ -84,9 +84,9 @@ func ExampleDisk_Trim() {
 		log.Fatal(err)
 	}
 
-	later := now.Add(8 * 24 * time.Hour)
+	later := now.Add(45 * time.Minute)
 	disk, err = modcache.OpenDisk(dir, &modcache.DiskOptions{
-		MaxAge: 7 * 24 * time.Hour,
+		MaxAge: 30 * time.Minute,
 		Now:    func() time.Time { return later },
 	})
 	if err != nil {

@@ -69,6 +69,15 @@ func (m *Memory) Get(_ context.Context, key Key) (*Artifact, bool, error) {
 	return e.art, true, nil
 }
 
+// peek returns what is held under key, without counting it as a lookup.
+func (m *Memory) peek(key Key) (*Artifact, bool) {
+	e := m.budget.index.lookup(&key)
+	if e == nil {
+		return nil, false
+	}
+	return e.art, true
+}
+
 // Add implements [Store]. Adding a key that is present is as cheap as a hit.
 // The errors are [ErrTooLarge], an Info beyond its limits, and whatever loading an
 // artifact that is not in memory fails with.

@@ -1,0 +1,126 @@
+package modcache_test
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/internal/storetest"
+)
+
+// TestCacheOpenReadOnlyKeepsCodeInMemory has a directory that can't be had, and that would only be read.
+func TestCacheOpenReadOnlyKeepsCodeInMemory(t *testing.T) {
+	needsCompiler(t)
+	for _, w := range ways {
+		t.Run(w.Name, func(t *testing.T) {
+			dir, mend := cantBeHad(t)
+			clock := newClock()
+			c := openCache(t, dir, &modcache.Options{ReadOnly: true, Retain: forget, Disk: modcache.DiskOptions{Now: clock.Now}})
+			for range 2 {
+				requireRuns(t, w, c, chainWasm, chainWant)
+			}
+			require.EqualValues(t, 1, c.Metrics().Compiles)
+			require.True(t, c.Status().InMemory)
+			require.True(t, c.Status().ReadOnly)
+			require.NoError(t, c.Warm(bg, nil, modcache.NewModule(otherWasm)))
+			require.EqualValues(t, 2, c.Status().Entries, "Warm too")
+
+			mend()
+			require.NoError(t, os.MkdirAll(dir, 0o700))
+			clock.pass(time.Second)
+			requireRuns(t, w, c, chainWasm, chainWant)
+			require.False(t, c.Status().InMemory)
+			require.EqualValues(t, 2, c.Metrics().Compiles, "memory still has it")
+			_, err := w.Run(c, distinct())
+			require.NoError(t, err)
+			left, err := os.ReadDir(dir)
+			require.NoError(t, err)
+			require.Empty(t, left)
+		})
+	}
+}
+
+// TestCacheReadOnlyKeepsNothingInAMemory is about one that is the caller's.
+func TestCacheReadOnlyKeepsNothingInAMemory(t *testing.T) {
+	needsCompiler(t)
+	m := modcache.NewMemory(nil)
+	c := newCache(t, m, &modcache.Options{ReadOnly: true})
+	requireRuns(t, ways[1], c, chainWasm, chainWant)
+	require.Zero(t, m.Metrics().Entries)
+	require.False(t, c.Status().InMemory)
+}
+
+// TestCacheOpenRemembersWhereItWas names a directory that isn't there yet, and goes elsewhere.
+func TestCacheOpenRemembersWhereItWas(t *testing.T) {
+	needsCompiler(t)
+	here, elsewhere := t.TempDir(), t.TempDir()
+	t.Chdir(here)
+	require.NoError(t, os.WriteFile("volume", nil, 0o600))
+	clock := newClock()
+	c := openCache(t, filepath.Join("volume", "cache"), &modcache.Options{Disk: modcache.DiskOptions{Now: clock.Now}})
+	require.True(t, c.Status().InMemory)
+	require.Equal(t, filepath.Join(here, "volume", "cache"), c.Status().Dir)
+	require.NoError(t, os.Remove("volume"))
+	t.Chdir(elsewhere)
+	clock.pass(time.Second)
+	requireRuns(t, ways[1], c, chainWasm, chainWant)
+	require.DirExists(t, filepath.Join(here, "volume", "cache"))
+	require.NoDirExists(t, filepath.Join(elsewhere, "volume"))
+}
+
+// TestCacheMetricsGoForward compares snapshots from before and after a directory has come late.
+func TestCacheMetricsGoForward(t *testing.T) {
+	needsCompiler(t)
+	dir, mend := cantBeHad(t)
+	clock := newClock()
+	c := openCache(t, dir, &modcache.Options{Retain: forget, Disk: modcache.DiskOptions{Now: clock.Now}})
+	before := c.Metrics().Store
+	forward := func() {
+		t.Helper()
+		now := c.Metrics().Store
+		_, err := now.Sub(before)
+		require.NoError(t, err)
+		before = now
+	}
+	for range 5 {
+		_, err := ways[1].Run(c, distinct())
+		require.NoError(t, err)
+		forward()
+	}
+	mend()
+	clock.pass(time.Second)
+	requireRuns(t, ways[1], c, chainWasm, chainWant)
+	require.False(t, c.Status().InMemory)
+	forward()
+	requireRuns(t, ways[1], c, chainWasm, chainWant)
+	forward()
+}
+
+// TestCacheStatusOfAStoreThatIsTooSmall has each artifact refused.
+func TestCacheStatusOfAStoreThatIsTooSmall(t *testing.T) {
+	needsCompiler(t)
+	var seen witness
+	c := openCache(t, t.TempDir(), seen.Options(modcache.Options{Disk: modcache.DiskOptions{MaxBytes: 1}}))
+	for range 3 {
+		_, err := ways[1].Run(c, distinct())
+		require.NoError(t, err)
+	}
+	require.False(t, c.Status().Storing)
+	require.ErrorIs(t, c.Status().Err, modcache.ErrTooLarge)
+	require.Equal(t, 1, seen.Warned())
+
+	s := &storetest.Fake{OnAdd: func(context.Context, modcache.Key, *modcache.Artifact) error { return modcache.ErrTooLarge }}
+	c = newCache(t, s, nil)
+	_, err := ways[1].Run(c, distinct())
+	require.NoError(t, err)
+	require.False(t, c.Status().Storing)
+	s.Heal()
+	_, err = ways[1].Run(c, distinct())
+	require.NoError(t, err)
+	require.True(t, c.Status().Storing)
+}
