@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sync/semaphore"
 
+	"github.com/modcache/modcache/internal/breaker"
 	"github.com/modcache/modcache/internal/environ"
 	"github.com/modcache/modcache/internal/loaded"
 	"github.com/modcache/modcache/internal/wazerohook"
@@ -57,11 +58,12 @@ type Cache struct {
 	closed   chan struct{} // closed when Close has done all it does
 	closeErr error         // set before closed is closed
 
-	compiles   *semaphore.Weighted       // one for each compile; nil if unlimited
-	storeCalls *semaphore.Weighted       // one for each call of the store
-	pieces     sync.Pool                 // *[readPiece]byte
-	adding     sync.Map                  // chan struct{} that is closed when an Add ends
-	addsHang   atomic.Pointer[time.Time] // when an Add was last tried of which none returns; nil: they return
+	compiles   *semaphore.Weighted // one for each compile; nil if unlimited
+	storeCalls *semaphore.Weighted // one for each call of the store
+	pieces     sync.Pool           // *[readPiece]byte
+	adding     sync.Map            // chan struct{} that is closed when an Add ends
+	adds       breaker.Breaker     // of Adds, which may hang
+	locks      breaker.Breaker     // of the store's locks, which somebody may hold for good
 	counters   counters
 	newcomers  newcomers
 
@@ -165,6 +167,8 @@ func newCache(opts Options) (*Cache, error) {
 	if c.now == nil {
 		c.now = time.Now
 	}
+	c.adds = breaker.Breaker{Limit: 1, Pause: hangMemory}
+	c.locks = breaker.Breaker{Limit: 1, Pause: hangMemory}
 	c.born = c.now()
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	c.newcomers.trust.Store(int64(opts.SmallModules))

@@ -101,8 +101,8 @@ type Options struct {
 	SmallModules int
 
 	// LockWait is how long a compile waits for another process that compiles the
-	// same module, before it goes ahead by itself. The default is one minute;
-	// negative never waits and takes no locks.
+	// same module, before it goes ahead by itself. For a minute after one that waited in vain, others
+	// wait for a tenth of a second only. The default is one minute; negative never waits and takes no locks.
 	LockWait time.Duration
 
 	// EngineID replaces what modcache finds out about the wazero linked into the

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/modcache/modcache/internal/bounded"
+	"github.com/modcache/modcache/internal/breaker"
 	"github.com/modcache/modcache/internal/contain"
 	"github.com/modcache/modcache/internal/wazerohook"
 )
@@ -22,7 +23,10 @@ const (
 	unknownWait  = 30 * time.Second // for what reads, where there is no estimate
 	observerWait = 3 * time.Second
 
-	hangMemory = time.Minute // for so long a store whose Adds hang is asked to add nothing, unless one returns
+	// For so long after an Add that hangs, a store is asked to add nothing, unless one returns; and
+	// after a lock that couldn't be had, no other is waited for longer than heldWait.
+	hangMemory = time.Minute
+	heldWait   = 100 * time.Millisecond
 
 	maxStoreCalls = 256 // at once, those included that were given up
 )
@@ -179,7 +183,7 @@ func (c *Cache) put(key Key, code []byte, info Info) (a *Artifact, added <-chan 
 		close(ended)
 		return a, ended
 	}
-	if !c.mayAdd() {
+	if c.adds.Ask() == breaker.No {
 		c.storeFailed("add", key, info.Name, errAddsHang)
 		close(ended)
 		return a, ended
@@ -191,9 +195,11 @@ func (c *Cache) put(key Key, code []byte, info Info) (a *Artifact, added <-chan 
 	})
 	start := time.Now()
 	add := func(_ context.Context, s Store) (took time.Duration, err error) {
-		defer end()
+		defer func() {
+			end()
+			c.adds.Succeed() // or failed, but it has returned
+		}()
 		err = contain.Call(func() error { return s.Add(c.ctx, key, a) }) // not given up with us
-		c.addsHang.Store(nil)
 		if err == nil {
 			took = max(1, time.Since(start))
 		}
@@ -213,39 +219,20 @@ func (c *Cache) put(key Key, code []byte, info Info) (a *Artifact, added <-chan 
 	switch {
 	case errors.Is(err, bounded.ErrFull):
 		end() // it never began
+		c.adds.Abstain()
 	case errors.Is(err, bounded.ErrNoAnswer):
-		c.rememberHang(ended)
+		c.adds.Fail(breaker.Hard, 0)
+		select {
+		case <-ended: // after all
+			c.adds.Succeed()
+		default:
+		}
 	}
 	stored(took)
 	return a, ended
 }
 
 var errAddsHang = fmt.Errorf("the last one doesn't return, and another is tried after %v only", hangMemory)
-
-// mayAdd reports whether the store may be asked to add something: not while it hangs, but for
-// one each minute that finds out.
-func (c *Cache) mayAdd() bool {
-	tried := c.addsHang.Load()
-	if tried == nil {
-		return true
-	}
-	now := c.now()
-	if ago := now.Sub(*tried); ago >= 0 && ago < hangMemory {
-		return false
-	}
-	return c.addsHang.CompareAndSwap(tried, &now)
-}
-
-// rememberHang notes that an Add was given up, unless it has ended after all.
-func (c *Cache) rememberHang(ended <-chan struct{}) {
-	now := c.now()
-	c.addsHang.Store(&now)
-	select {
-	case <-ended:
-		c.addsHang.CompareAndSwap(&now, nil)
-	default:
-	}
-}
 
 func (c *Cache) storeFailed(op string, key Key, name string, err error) {
 	c.counters.storeErrors.Add(1)

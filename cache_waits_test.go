@@ -236,6 +236,48 @@ func TestCacheRemembersThatAddsHang(t *testing.T) {
 	})
 }
 
+// Somebody who holds all locks is waited for once a minute, and not for each module.
+func TestCacheRemembersThatLocksAreHeld(t *testing.T) {
+	needsCompiler(t)
+	synctest.Test(t, func(t *testing.T) {
+		held := func(ctx context.Context, _ modcache.Key) (func(), error) {
+			<-ctx.Done()
+			return nil, ctx.Err()
+		}
+		s := &storetest.Locking{OnLock: held}
+		c := newCache(t, s, nil)
+		n := int32(0)
+		took := func() time.Duration {
+			n++
+			start := time.Now()
+			_, err := ways[1].Run(c, wasmtest.Sum(4, n))
+			require.NoError(t, err)
+			return time.Since(start)
+		}
+		require.Equal(t, time.Minute, took())
+		for range 5 {
+			require.Less(t, took(), time.Second)
+		}
+		s.OnLock = nil
+		require.Zero(t, took(), "one that is free is still taken")
+		s.OnLock = held
+		require.Less(t, took(), time.Second, "which says nothing about the others")
+		time.Sleep(time.Minute)
+		require.Equal(t, time.Minute, took())
+		require.Less(t, took(), time.Second)
+
+		time.Sleep(time.Minute)
+		s.OnLock = func(context.Context, modcache.Key) (func(), error) {
+			time.Sleep(10 * time.Second)
+			return func() {}, nil
+		}
+		require.Equal(t, 10*time.Second, took(), "somebody has compiled")
+		s.OnLock = held
+		require.Equal(t, time.Minute, took())
+		require.Zero(t, c.Metrics().StoreErrors)
+	})
+}
+
 // slowGet is a store that takes long to find what it has.
 type slowGet struct {
 	*modcache.Memory

@@ -10,6 +10,7 @@ import (
 	"github.com/tetratelabs/wazero/experimental"
 
 	"github.com/modcache/modcache/internal/bounded"
+	"github.com/modcache/modcache/internal/breaker"
 	"github.com/modcache/modcache/internal/contain"
 	"github.com/modcache/modcache/internal/loaded"
 	"github.com/modcache/modcache/internal/wazerocache"
@@ -157,15 +158,29 @@ func (c *Cache) lock(ctx context.Context, key Key, name string) (unlock func(), 
 			c.storeFailed("unlock", key, name, err)
 		}
 	}
-	release, err := bounded.Call(ctx, bounded.Limit{Wait: c.opts.LockWait}, lock, free)
+	wait := c.opts.LockWait
+	verdict := c.locks.Ask()
+	if verdict == breaker.No {
+		wait = min(wait, heldWait)
+	}
+	start := time.Now()
+	release, err := bounded.Call(ctx, bounded.Limit{Wait: wait}, lock, free)
 	switch {
 	case err == nil && release != nil:
 		c.health.worked("lock")
 		unlock = func() { free(release) }
+		if time.Since(start) > heldWait { // whoever had it let it go
+			c.locks.Succeed()
+		}
 	case err == nil:
 		c.storeFailed("lock", key, name, errors.New("no way to unlock"))
-	case ctx.Err() == nil && !errors.Is(err, context.DeadlineExceeded):
+	case ctx.Err() == nil && errors.Is(err, context.DeadlineExceeded):
+		c.locks.Fail(breaker.Hard, 0)
+	case ctx.Err() == nil:
 		c.storeFailed("lock", key, name, err)
+	}
+	if verdict == breaker.Probe {
+		c.locks.Abstain() // unless that said something
 	}
 	return unlock, true
 }
