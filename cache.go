@@ -49,8 +49,8 @@ type Cache struct {
 	idle    atomic.Pointer[stoppage] // why nothing is kept, from the start
 	health  health
 
-	unsupported error    // why nothing can be plugged into this build of wazero: every compile is its own then
-	secret      [32]byte // in every stub, so that no guest can be one
+	unsupported error           // why nothing can be plugged into this build of wazero: every compile is its own then
+	secret      func() [32]byte // in every stub, so that no guest can be one
 
 	ctx      context.Context // ends with the Cache
 	cancel   context.CancelFunc
@@ -162,7 +162,7 @@ func New(s Store, o *Options) (*Cache, error) {
 func newCache(opts Options) (*Cache, error) {
 	c := &Cache{
 		opts: opts, engineID: opts.EngineID, closed: make(chan struct{}), loaded: loaded.New(opts.Retain),
-		storeCalls: semaphore.NewWeighted(maxStoreCalls), now: opts.Disk.Now,
+		storeCalls: semaphore.NewWeighted(maxStoreCalls), now: opts.Disk.Now, secret: sync.OnceValue(newSecret),
 	}
 	if c.now == nil {
 		c.now = time.Now
@@ -175,7 +175,6 @@ func newCache(opts Options) (*Cache, error) {
 	if opts.MaxCompiles > 0 {
 		c.compiles = semaphore.NewWeighted(int64(opts.MaxCompiles))
 	}
-	_, _ = rand.Read(c.secret[:]) // never fails
 	if c.engineID == "" {
 		id, err := engineID()
 		if err != nil {
@@ -191,7 +190,11 @@ func newCache(opts Options) (*Cache, error) {
 		}
 		c.engineID = id
 	}
-	if err := wazerohook.Supported(); err != nil {
+	err := wazerohook.Supported()
+	if err == nil && opts.RequireHit {
+		_, err = c.plugged() // or else when there is a first runtime
+	}
+	if err != nil {
 		if opts.RequireHit {
 			c.cancel()
 			return nil, fmt.Errorf("modcache: nothing can be a hit, as Options.RequireHit asks: %w: %w", ErrUnsupportedWazero, err)
@@ -200,6 +203,11 @@ func newCache(opts Options) (*Cache, error) {
 		c.unsupported = err
 	}
 	return c, nil
+}
+
+func newSecret() (secret [32]byte) {
+	_, _ = rand.Read(secret[:]) // never fails
+	return secret
 }
 
 // EngineID returns the identity of the wazero in this program, as Caches use it unless

@@ -36,15 +36,29 @@ import (
 //
 // If modcache doesn't know this build of wazero, this is wazero's own in-memory cache.
 func (c *Cache) CompilationCache() wazero.CompilationCache {
-	cc := wazero.NewCompilationCache()
 	if c.unsupported != nil {
-		return cc // as was reported when the Cache was made
+		return wazero.NewCompilationCache() // as was reported when the Cache was made
 	}
 	// After Close too: modules are compiled then, unless a hit is required.
-	if _, err := wazerohook.Plug(cc, newDropIn(c, cc)); err != nil {
-		c.degrade("drop-in", err)
+	cc, err := c.plugged()
+	if err != nil {
+		c.degrade(featureCache, err)
+		return wazero.NewCompilationCache()
 	}
 	return cc
+}
+
+// plugged returns a cache of wazero's with our files, which wazero has been seen to take. The engine that
+// shows it is the one that the first runtime would make.
+func (c *Cache) plugged() (wazero.CompilationCache, error) {
+	cc := wazero.NewCompilationCache()
+	d := newDropIn(c, cc)
+	if _, err := wazerohook.Plug(cc, d); err != nil {
+		return nil, err
+	}
+	d.trial = true
+	defer func() { d.trial = false }()
+	return cc, wazerohook.Try(cc)
 }
 
 // Attach plugs this Cache into a wazero.CompilationCache that the program already has.
@@ -64,6 +78,9 @@ func (c *Cache) Attach(cc wazero.CompilationCache) error {
 		return &Error{Op: "attach", Err: errCacheClosed}
 	case c.unsupported != nil:
 		return unsupported(c.unsupported)
+	}
+	if _, err := c.plugged(); err != nil { // cc can't be used again after that
+		return unsupported(err)
 	}
 	d := newDropIn(c, cc)
 	previous, err := wazerohook.Plug(cc, d)
@@ -94,7 +111,10 @@ type dropIn struct {
 	c         *Cache
 	directory wazerohook.FileCache   // of wazero's own, if trusted
 	version   func() (string, error) // of wazero, known once there is an engine
+	trial     bool                   // nobody has the cache yet
 }
+
+var errTrial = errors.New("this is a trial")
 
 func newDropIn(c *Cache, cc wazero.CompilationCache) *dropIn {
 	return &dropIn{c: c, version: sync.OnceValues(func() (string, error) {
@@ -108,6 +128,9 @@ func newDropIn(c *Cache, cc wazero.CompilationCache) *dropIn {
 
 func (d *dropIn) Get(wk wazerohook.WazeroKey) (content io.ReadCloser, ok bool, err error) {
 	c := d.c
+	if d.trial {
+		return nil, false, errTrial
+	}
 	if s := c.stubOf(wk); s != nil {
 		return d.getStub(s)
 	}
@@ -217,6 +240,9 @@ func (d *dropIn) checkEntry(code []byte) (*wazerohook.Entry, error) {
 }
 
 func (d *dropIn) Add(wk wazerohook.WazeroKey, content io.Reader) error {
+	if d.trial {
+		return nil
+	}
 	if s := d.c.stubOf(wk); s != nil {
 		return &Error{Op: "compile stub", Key: s.key, Err: errors.New("wazero compiled the stub instead of loading its code")}
 	}

@@ -242,8 +242,8 @@ const tagSize = 32
 // Caches, and from all that guests can make, who don't know the secret. Each byte of it is in
 // memory twice, as wazero copies bodies.
 func (c *Cache) tag(purpose string, key Key) [tagSize]byte {
-	b := append([]byte("modcache "+purpose+" 1\x00"), key[:]...)
-	return blake3.Sum256(append(b, c.secret[:]...))
+	b, secret := append([]byte("modcache "+purpose+" 1\x00"), key[:]...), c.secret()
+	return blake3.Sum256(append(b, secret[:]...))
 }
 
 // canonical is the canonical encoding of a module whose code may be shared.

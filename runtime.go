@@ -80,8 +80,8 @@ func (c *Cache) NewRuntime(ctx context.Context, config wazero.RuntimeConfig) (*R
 	case err == nil:
 		return r, nil
 	case errors.Is(err, errDropInOnly):
+		config = config.WithCompilationCache(c.CompilationCache()) // which reports it if even that doesn't work
 		c.degrade("runtime", err)
-		config = config.WithCompilationCache(c.CompilationCache())
 	case c.opts.RequireHit:
 		return nil, &Error{Op: "make runtime", Err: fmt.Errorf("nothing can be a hit in it, as Options.RequireHit asks: %w: %w: %w", ErrMiss, ErrUnsupportedWazero, err)}
 	default:

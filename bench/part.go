@@ -83,9 +83,10 @@ const childFlag = "-child"
 
 // children are the pieces of work that are done in processes of their own.
 var children = map[string]func(ctx context.Context, args []byte) (any, error){
-	"start": work(startOnce),
-	"herd":  work(herdOnce),
-	"reuse": work(reuseRounds),
+	"start":     work(startOnce),
+	"firstcall": work(firstCallOnce),
+	"herd":      work(herdOnce),
+	"reuse":     work(reuseRounds),
 }
 
 func work[A, R any](f func(context.Context, A) (R, error)) func(context.Context, []byte) (any, error) {

@@ -53,6 +53,14 @@ var shapes = []struct {
 		{"internal/filecache/compilationcache.go", "\tDelete(key Key) (err error)", "\tDelete(key Key) (err error)\n\tLen() int"},
 		{"internal/filecache/file_cache.go", "// fileCache persists", "func (fc *fileCache) Len() int { return 0 }\n\n// fileCache persists"},
 	}, nil},
+	{"files are wazero's own", nothing, []edit{
+		{cacheFile, "features, c.fileCache)", "features, own(c.fileCache))"},
+		{cacheFile, "\nfunc mkdir(", own + "\nfunc mkdir("},
+	}, nil},
+	{"files are wazero's own where they are used", nothing, []edit{
+		{engineFile, "= e.fileCache.Get(", "= own(e.fileCache).Get("},
+		{engineFile, "\n// fileCacheKey", own + "\n// fileCacheKey"},
+	}, nil},
 	{"Get has another signature", nothing, []edit{
 		{"internal/filecache/compilationcache.go", "Get(key Key) (content", "Get(key Key, size int) (content"},
 		{"internal/filecache/file_cache.go", "Get(key Key) (content", "Get(key Key, size int) (content"},
@@ -121,6 +129,10 @@ var shapes = []struct {
 			"\t\t\tif _, err = io.ReadFull(reader, eightBytes[:5]); err != nil {\n\t\t\t\treturn nil, false, err\n\t\t\t}\n"},
 	}, []string{"-exceptions"}},
 }
+
+// own panics if files are others than wazero's.
+const own = "\nfunc own(files filecache.Cache) filecache.Cache {\n" +
+	"\tif files != nil && fmt.Sprintf(\"%T\", files) != \"*filecache.fileCache\" {\n\t\tpanic(\"whose files are these?\")\n\t}\n\treturn files\n}\n"
 
 // termination adds a word of the context to the key, if contexts end instances.
 var termination = []edit{

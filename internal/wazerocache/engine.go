@@ -8,6 +8,7 @@ import (
 
 	"github.com/tetratelabs/wazero"
 
+	"github.com/modcache/modcache/internal/contain"
 	"github.com/modcache/modcache/internal/wazerohook"
 )
 
@@ -45,7 +46,12 @@ func (x *Engines) Open(ctx context.Context) (wazero.Runtime, *Engine, error) {
 			return nil, nil, err
 		}
 	}
-	r := wazero.NewRuntimeWithConfig(ctx, x.Config.WithCompilationCache(e.Cache))
+	r, err := contain.Value(func() (wazero.Runtime, error) {
+		return wazero.NewRuntimeWithConfig(ctx, x.Config.WithCompilationCache(e.Cache)), nil
+	})
+	if err != nil {
+		return nil, nil, fmt.Errorf("%w: making a runtime: %w", wazerohook.ErrShape, err)
+	}
 	if !ok {
 		e.code, _ = wazerohook.OpenEngine(e.Cache)
 	}

@@ -9,6 +9,8 @@ import (
 	"slices"
 
 	"github.com/tetratelabs/wazero"
+
+	"github.com/modcache/modcache/internal/contain"
 )
 
 // Supported checks what can be checked of this wazero without running it: that files can be
@@ -64,6 +66,24 @@ func versionIn(cc reflect.Value) string {
 		return version.String()
 	}
 	return ""
+}
+
+// Try has a runtime over cc set out to compile a tiny module, and returns an error that is [ErrShape] if that panics. The
+// files of cc should fail Get. The engine stays in cc.
+func Try(cc wazero.CompilationCache) error {
+	err := contain.Call(func() error {
+		ctx := context.Background()
+		r := wazero.NewRuntimeWithConfig(ctx, wazero.NewRuntimeConfig().WithCompilationCache(cc))
+		defer r.Close(ctx)
+		if m, err := r.CompileModule(ctx, canary); err == nil {
+			return m.Close(ctx) // it didn't mind the error
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("%w: compiling a probe: %w", ErrShape, err)
+	}
+	return nil
 }
 
 // Look has a runtime over cc set out to compile a tiny module, and watches what it does. The
