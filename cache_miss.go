@@ -3,8 +3,10 @@ package modcache
 import (
 	"context"
 	"fmt"
+	"iter"
 	"time"
 
+	"github.com/modcache/modcache/internal/dirfs"
 	"github.com/modcache/modcache/internal/layout"
 )
 
@@ -33,30 +35,39 @@ func (l *lookup) missing(module Fingerprint) error {
 	return err
 }
 
-// explain says what is in the directory in place of the module's code; "" if there is none.
+// explain says what is in the store in place of the module's code; "" if that can't be seen.
 func (c *Cache) explain(module Fingerprint) string {
 	seen, _ := ask(c.ctx, c, explainTime, func(ctx context.Context, s Store) (string, error) {
-		d, ok := s.(*Disk)
-		if !ok {
-			return "", nil
+		switch s := s.(type) {
+		case *Disk:
+			if none := noCache(s.tree()); none != "" {
+				return s.dir + " " + none, nil
+			}
+			return s.dir + " " + c.contentFor(s.Walk(ctx), module), nil
+		case *FSStore:
+			return s.o.Name + " " + c.contentFor(s.Walk(ctx), module), nil
 		}
-		return d.dir + " " + c.contentFor(ctx, d, module), nil
+		return "", nil
 	}, nil)
 	return seen
 }
 
-// contentFor sums a directory up for somebody who misses a module in it.
-func (c *Cache) contentFor(ctx context.Context, d *Disk, module Fingerprint) string {
-	tree := d.tree()
+// noCache says why a directory has no entries at all.
+func noCache(tree dirfs.FS) string {
 	if tree == nil {
 		return "does not exist"
 	}
 	if _, err := tree.Lstat(layout.Tag); err != nil {
 		return "is not a cache: it has no " + layout.Tag
 	}
+	return ""
+}
+
+// contentFor sums entries up for somebody who misses a module among them.
+func (c *Cache) contentFor(entries iter.Seq2[DiskEntry, error], module Fingerprint) string {
 	var all, unreadable, mine, dropIn, ofModule int
 	var other string // engine
-	for e, err := range d.Walk(ctx) {
+	for e, err := range entries {
 		if err != nil || all == explainEntries {
 			break
 		}

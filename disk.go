@@ -88,13 +88,12 @@ func (o *DiskOptions) validate() (DiskOptions, error) {
 	if o != nil {
 		v = *o
 	}
-	const minSecret = 16
-	if len(v.Key) > 0 && len(v.Key) < minSecret {
-		return v, fmt.Errorf("modcache: DiskOptions.Key has %d bytes, want at least %d random ones", len(v.Key), minSecret)
-	}
 	if len(v.Key) > 0 {
-		auth := frame.NewKeyed(v.Key)
-		v.auth, v.Key = func() frame.Auth { return auth }, nil // the secret is the caller's, who may wipe it
+		var err error
+		if v.auth, err = secretAuth("DiskOptions.Key", v.Key); err != nil {
+			return v, err
+		}
+		v.Key = nil // the secret is the caller's, who may wipe it
 	}
 	v.MaxBytes = option.Number(v.MaxBytes, DefaultDiskMaxBytes, -1)
 	v.MaxAge = option.Number(v.MaxAge, DefaultDiskMaxAge, -1)
@@ -103,6 +102,16 @@ func (o *DiskOptions) validate() (DiskOptions, error) {
 		v.Now = time.Now
 	}
 	return v, nil
+}
+
+// secretAuth returns what a secret seals with, in a function, into which package fmt doesn't look.
+func secretAuth(field string, secret []byte) (func() frame.Auth, error) {
+	const minSecret = 16
+	if len(secret) < minSecret {
+		return nil, fmt.Errorf("modcache: %s has %d bytes, want at least %d random ones", field, len(secret), minSecret)
+	}
+	auth := frame.NewKeyed(secret)
+	return func() frame.Auth { return auth }, nil
 }
 
 // Disk is a [Store] in a directory, which any number of processes and Disks may

@@ -147,19 +147,24 @@ func (e *entry) readHeader() (err error) {
 	if bad, ok := e.d.damaged.Load(e.key); ok && os.SameFile(bad.(fs.FileInfo), e.fi) {
 		return fmt.Errorf("%w: it was found damaged before", frame.ErrCorrupt)
 	}
-	size := e.fi.Size()
-	var src io.ReaderAt = e.f
-	if size <= smallEntry {
-		b := make([]byte, size)
-		// A file that got shorter since shows as damage below.
-		n, err := e.f.ReadAt(b, 0)
-		if err != nil && !errors.Is(err, io.EOF) {
-			return err
-		}
-		src, size, e.small = frame.Bytes(b[:n]), int64(n), true
-	}
-	e.r, err = frame.Open(src, size, e.key, &e.d.frame)
+	e.r, e.small, err = openFrame(e.f, e.fi.Size(), e.key, &e.d.frame)
 	return err
+}
+
+// openFrame opens the frame that fills the size bytes of src, and verifies its header. A small one
+// it reads as a whole.
+func openFrame(src io.ReaderAt, size int64, key Key, o *frame.Options) (r *frame.Reader, small bool, err error) {
+	if size <= smallEntry {
+		b := make([]byte, max(0, size))
+		// A file that got shorter since shows as damage below.
+		n, err := src.ReadAt(b, 0)
+		if err != nil && !errors.Is(err, io.EOF) {
+			return nil, false, err
+		}
+		src, size, small = frame.Bytes(b[:n]), int64(n), true
+	}
+	r, err = frame.Open(src, size, key, o)
+	return r, small, err
 }
 
 // ReadAt implements [io.ReaderAt] for an Artifact.
@@ -193,6 +198,8 @@ func (e *entry) Close() error {
 	}
 	return e.f.Close()
 }
+
+func (e *entry) boundTo() Key { return e.key }
 
 // readFailed counts and reports what went wrong with reading an entry, and
 // moves a damaged one away.

@@ -24,15 +24,15 @@ func seal(key Key, engine string, code []byte) []byte {
 
 // sealedCopy returns a copy of a in memory, having found that the copy is what was sealed for
 // this key. What was sound in a store's memory a moment ago need not be so now, so that
-// nothing is used but what was checked for this use. The exception is an artifact of a [Disk], whose
-// frame is bound to the key and verified as it is read: checking it twice would double the time
-// of a warm start.
+// nothing is used but what was checked for this use. The exception is an artifact of a [Disk] or an
+// [FSStore], whose frame is bound to the key and verified as it is read: checking it twice would
+// double the time of a warm start.
 func sealedCopy(key Key, a *Artifact) (*Artifact, error) {
 	size := a.Size() - sealSize
 	if size < 0 {
 		return nil, fmt.Errorf("%w: %d bytes hold no seal", ErrCorrupt, a.Size())
 	}
-	if e, ok := a.src.(*entry); ok && e.key == key {
+	if e, ok := a.src.(interface{ boundTo() Key }); ok && e.boundTo() == key {
 		return a, nil
 	}
 	b, err := readWhole(a, a.Size())

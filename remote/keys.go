@@ -47,6 +47,9 @@ func (k PublicKey) ID() KeyID { return KeyID(k.auth().ID()) }
 //	modcache-public-v1 <id> <base64 of the 32 bytes of an Ed25519 public key>
 func (k PublicKey) String() string { return format(publicPrefix, k.ID(), k.key[:]) }
 
+// Ed25519 returns the key itself, as FSOptions.Signers of package modcache takes it.
+func (k PublicKey) Ed25519() ed25519.PublicKey { return slices.Clone(k.key[:]) }
+
 func (k PublicKey) auth() frame.Auth { return frame.NewVerifier(slices.Clone(k.key[:])) }
 
 // PrivateKey signs entries. Whoever has it can run code in every process that

@@ -27,6 +27,7 @@ func TestKeysText(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, p.ID(), id)
 	require.NotEqual(t, id, generate(t).Public().ID())
+	require.Equal(t, strings.Fields(p.String())[2], base64.StdEncoding.EncodeToString(p.Ed25519()))
 
 	seed := strings.Fields(k.Secret())[2]
 	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x"} {

@@ -15,7 +15,9 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/internal/bundle"
 	"github.com/modcache/modcache/internal/frame"
+	"github.com/modcache/modcache/internal/layout"
 )
 
 // pushed returns a bundle with the code of n modules.
@@ -244,8 +246,8 @@ func TestDamagedBundle(t *testing.T) {
 
 // TestStrangeBundles are tar files that others might make.
 func TestStrangeBundles(t *testing.T) {
-	bundle, cache, _ := pushed(t, 1)
-	r := tar.NewReader(bytes.NewReader(bundle))
+	made, cache, _ := pushed(t, 1)
+	r := tar.NewReader(bytes.NewReader(made))
 	_, err := r.Next()
 	require.NoError(t, err)
 	h, err := r.Next()
@@ -254,18 +256,18 @@ func TestStrangeBundles(t *testing.T) {
 	require.NoError(t, err)
 
 	write := func(members ...*tar.Header) []byte {
-		if len(members) > 1 && members[len(members)-1].Name != bundleEnd {
-			members = append(members, &tar.Header{Name: bundleEnd, Typeflag: tar.TypeReg})
+		if len(members) > 1 && members[len(members)-1].Name != bundle.End {
+			members = append(members, &tar.Header{Name: bundle.End, Typeflag: tar.TypeReg})
 		}
 		var buf bytes.Buffer
 		w := tar.NewWriter(&buf)
 		for _, m := range members {
 			content := entry
 			switch m.Name {
-			case bundleName:
-				content = []byte(bundleText)
-			case bundleEnd:
-				content = endText(len(members) - 2)
+			case bundle.Start:
+				content = []byte(bundle.StartText)
+			case bundle.End:
+				content = []byte(bundle.EndText(len(members) - 2))
 			}
 			if m.Size = int64(len(content)); m.Typeflag != tar.TypeReg {
 				m.Size, content = 0, nil
@@ -278,34 +280,40 @@ func TestStrangeBundles(t *testing.T) {
 		return buf.Bytes()
 	}
 	file := func(name string) *tar.Header { return &tar.Header{Name: name, Typeflag: tar.TypeReg} }
-	key := strings.TrimSuffix(h.Name, bundleSuffix)
+	key := strings.TrimSuffix(h.Name, layout.Suffix)
 	other := strings.Repeat("0", 64)
 	for name, c := range map[string]struct {
-		bundle []byte
+		tar    []byte
 		code   int
 		stored int
 	}{
-		"sound":          {write(file(bundleName), file(h.Name)), exitOK, 1},
-		"twice":          {write(file(bundleName), file(h.Name), file(h.Name)), exitOK, 1},
-		"an entry short": {bytes.Replace(write(file(bundleName), file(h.Name)), endText(1), endText(2), 1), exitFailed, 1},
+		"sound":          {write(file(bundle.Start), file(h.Name)), exitOK, 1},
+		"twice":          {write(file(bundle.Start), file(h.Name), file(h.Name)), exitOK, 1},
+		"an entry short": {bytes.Replace(write(file(bundle.Start), file(h.Name)), []byte(bundle.EndText(1)), []byte(bundle.EndText(2)), 1), exitFailed, 1},
 		"no first entry": {write(file(h.Name)), exitFailed, 0},
 		"empty":          {nil, exitFailed, 0},
 		"text":           {[]byte(strings.Repeat("no tar file ", 1000)), exitFailed, 0},
-		"another key":    {write(file(bundleName), file(other+bundleSuffix)), exitFound, 0},
-		"elsewhere":      {write(file(bundleName), file("../../"+h.Name)), exitFound, 0},
-		"no key":         {write(file(bundleName), file("README")), exitFound, 0},
-		"another format": {write(file(bundleName), file(key+".v2")), exitFound, 0},
-		"directory":      {write(file(bundleName), &tar.Header{Name: h.Name, Typeflag: tar.TypeDir}), exitFound, 0},
-		"symbolic link":  {write(file(bundleName), &tar.Header{Name: h.Name, Linkname: "/etc/passwd", Typeflag: tar.TypeSymlink}, file(h.Name)), exitFound, 1},
+		"another key":    {write(file(bundle.Start), file(other+layout.Suffix)), exitFound, 0},
+		"elsewhere":      {write(file(bundle.Start), file("../../"+h.Name)), exitFound, 0},
+		"no key":         {write(file(bundle.Start), file("README")), exitFound, 0},
+		"another format": {write(file(bundle.Start), file(key+".v2")), exitFound, 0},
+		"directory":      {write(file(bundle.Start), &tar.Header{Name: h.Name, Typeflag: tar.TypeDir}), exitFound, 0},
+		"symbolic link":  {write(file(bundle.Start), &tar.Header{Name: h.Name, Linkname: "/etc/passwd", Typeflag: tar.TypeSymlink}, file(h.Name)), exitFound, 1},
 	} {
 		to := filepath.Join(t.TempDir(), "cache")
-		pull(c.bundle, "-dir", to).want(t, c.code)
+		pull(c.tar, "-dir", to).want(t, c.code)
 		if c.stored == 0 {
 			require.Empty(t, entries(t, to), name)
 			continue
 		}
 		require.Equal(t, c.stored, sameCode(t, cache, to), name)
 	}
+}
+
+func addMember(t *testing.T, w *tar.Writer, name string, content []byte) {
+	require.NoError(t, w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: 0o600, Size: int64(len(content))}))
+	_, err := w.Write(content)
+	require.NoError(t, err)
 }
 
 // TestPullAllocatesWhatArrives has entries that claim far more than follows, and names of any
@@ -318,17 +326,17 @@ func TestPullAllocatesWhatArrives(t *testing.T) {
 	require.NoError(t, err)
 	short := entry.Bytes()[:10_000] // the header, and little of the rest
 
-	var bundle bytes.Buffer
-	w := tar.NewWriter(&bundle)
-	require.NoError(t, addMember(w, bundleName, time.Time{}, []byte(bundleText)))
-	require.NoError(t, addMember(w, modcache.Key(meta.Key).String()+bundleSuffix, time.Time{}, short))
-	require.NoError(t, addMember(w, strings.Repeat("x", 100_000), time.Time{}, nil))
-	require.NoError(t, addMember(w, bundleEnd, time.Time{}, endText(2)))
+	var made bytes.Buffer
+	w := tar.NewWriter(&made)
+	addMember(t, w, bundle.Start, []byte(bundle.StartText))
+	addMember(t, w, modcache.Key(meta.Key).String()+layout.Suffix, short)
+	addMember(t, w, strings.Repeat("x", 100_000), nil)
+	addMember(t, w, bundle.End, []byte(bundle.EndText(2)))
 	require.NoError(t, w.Close())
 
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
-	o := pull(bundle.Bytes(), "-n").want(t, exitFound)
+	o := pull(made.Bytes(), "-n").want(t, exitFound)
 	runtime.ReadMemStats(&after)
 	require.Less(t, after.TotalAlloc-before.TotalAlloc, uint64(claimed/2))
 	require.Less(t, len(o.err), 1000)

@@ -14,7 +14,9 @@ import (
 	"strings"
 
 	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/internal/bundle"
 	"github.com/modcache/modcache/internal/frame"
+	"github.com/modcache/modcache/internal/layout"
 )
 
 var pullCommand = command{
@@ -35,8 +37,8 @@ code on this machine; signed ones are refused.`,
 	make: func(fs *flag.FlagSet) action {
 		p := &puller{maxEntry: 1 << 30}
 		p.dir.register(fs)
-		p.bundle.register(fs)
-		fs.StringVar(&p.bundle.keyring, "keyring", "", "`file` of public keys: take only what one of them has signed")
+		p.seal.register(fs)
+		fs.StringVar(&p.seal.keyring, "keyring", "", "`file` of public keys: take only what one of them has signed")
 		fs.BoolVar(&p.dry, "n", false, "verify the bundle and store nothing")
 		fs.BoolVar(&p.compress, "compress", false, "store compressed; see DiskOptions.Compress")
 		p.mode.register(fs)
@@ -48,7 +50,7 @@ code on this machine; signed ones are refused.`,
 
 type puller struct {
 	dir                dirFlags
-	bundle             bundleFlags
+	seal               bundleFlags
 	dry, compress      bool
 	maxBytes, maxEntry byteCount
 	mode               modeFlag
@@ -75,7 +77,7 @@ func (p *puller) run(ctx context.Context, s *streams, operands []string) (err er
 		defer f.Close()
 		in = f
 	}
-	if p.frame, err = p.bundle.options(); err != nil {
+	if p.frame, err = p.seal.options(); err != nil {
 		return err
 	}
 	pipe := untilDone(ctx, in)
@@ -133,11 +135,11 @@ func untilDone(ctx context.Context, r io.Reader) *io.PipeReader {
 // checkBundle reads the first member, which only bundles have.
 func checkBundle(t *tar.Reader) error {
 	h, err := t.Next()
-	if err != nil || h.Name != bundleName {
-		return errors.New("this is not a bundle that modcache push has written; nothing was stored")
+	if err != nil || h.Name != bundle.Start {
+		return errors.New("this is not a bundle that modcache has written; nothing was stored")
 	}
-	text, err := io.ReadAll(io.LimitReader(t, int64(len(bundleText))+1))
-	if err != nil || string(text) != bundleText {
+	text, err := io.ReadAll(io.LimitReader(t, int64(len(bundle.StartText))+1))
+	if err != nil || string(text) != bundle.StartText {
 		return errors.New("this bundle has a format that this version doesn't know; use the version of modcache that wrote it, or a later one")
 	}
 	return nil
@@ -149,7 +151,7 @@ func (p *puller) all(ctx context.Context, s *streams, t *tar.Reader) error {
 	for {
 		h, err := t.Next()
 		switch {
-		case err == nil && h.Name == bundleEnd:
+		case err == nil && h.Name == bundle.End:
 			return p.checkEnd(t)
 		case err != nil:
 			return fmt.Errorf("the bundle ends early or is damaged after %s: %w", plural(p.sound+p.bad, "entry", "entries"), err)
@@ -177,14 +179,21 @@ func (p *puller) all(ctx context.Context, s *streams, t *tar.Reader) error {
 // nameOf returns as much of a member's name as those of entries have.
 func nameOf(h *tar.Header) string { return fmt.Sprintf("%.80s", printable(h.Name)) }
 
-// checkEnd reads the last member.
+// checkEnd reads the member behind the entries, and what may follow it: an index, which says
+// nothing that isn't known by now, but whose writer waits until somebody has read it.
 func (p *puller) checkEnd(t *tar.Reader) error {
-	want := endText(p.sound + p.bad)
+	want := bundle.EndText(p.sound + p.bad)
 	got, err := io.ReadAll(io.LimitReader(t, int64(len(want))+1))
-	if err == nil && !bytes.Equal(got, want) {
+	if err == nil && string(got) != want {
 		err = fmt.Errorf("it says that it has %q", got)
 	}
-	if err != nil {
+	for err == nil {
+		var h *tar.Header
+		if h, err = t.Next(); err == nil && h.Name != bundle.Index {
+			err = fmt.Errorf("%s follows", nameOf(h))
+		}
+	}
+	if err != io.EOF {
 		return fmt.Errorf("the bundle is damaged: after %s, %w", plural(p.sound+p.bad, "entry", "entries"), err)
 	}
 	return nil
@@ -192,7 +201,7 @@ func (p *puller) checkEnd(t *tar.Reader) error {
 
 // decode reads and verifies the entry of one member.
 func (p *puller) decode(h *tar.Header, r io.Reader) (key modcache.Key, a *modcache.Artifact, err error) {
-	name, ok := strings.CutSuffix(h.Name, bundleSuffix)
+	name, ok := strings.CutSuffix(h.Name, layout.Suffix)
 	if key, err = modcache.ParseKey(name); !ok || err != nil || h.Typeflag != tar.TypeReg {
 		return key, nil, fmt.Errorf("%w: not an entry", modcache.ErrCorrupt)
 	}
@@ -201,7 +210,7 @@ func (p *puller) decode(h *tar.Header, r io.Reader) (key modcache.Key, a *modcac
 	head = bytes.Clone(head)
 	stream, err := frame.NewStream(buffered, key, int64(p.maxEntry), p.frame)
 	if errors.Is(err, modcache.ErrOtherKey) { // sealed with something else than was asked for
-		return key, nil, p.bundle.refuse(head)
+		return key, nil, p.seal.refuse(head)
 	}
 	if err != nil {
 		return key, nil, err
@@ -210,8 +219,7 @@ func (p *puller) decode(h *tar.Header, r io.Reader) (key modcache.Key, a *modcac
 	if err != nil {
 		return key, nil, err
 	}
-	m := stream.Meta()
-	return key, modcache.NewArtifact(b, frame.InfoOf[modcache.Info](m)), nil
+	return key, modcache.NewArtifact(b, frame.InfoOf[modcache.Info](stream.Meta())), nil
 }
 
 // received reads a stream to its end. Its header may claim any size: what is allocated at

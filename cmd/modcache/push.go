@@ -1,7 +1,6 @@
 package main
 
 import (
-	"archive/tar"
 	"bytes"
 	"cmp"
 	"context"
@@ -10,22 +9,11 @@ import (
 	"fmt"
 	"io"
 	"slices"
-	"time"
 
 	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/internal/bundle/pack"
 	"github.com/modcache/modcache/internal/bytesize"
 	"github.com/modcache/modcache/internal/frame"
-	"github.com/modcache/modcache/internal/layout"
-)
-
-// A bundle is a tar file: first a member that says so, then the entries in the
-// order of their keys, last a member with their number. An entry is a frame, as
-// in a cache directory, compressed. A tar file alone doesn't tell its end from a cut.
-const (
-	bundleName   = "modcache-bundle"
-	bundleText   = "modcache bundle 1\n"
-	bundleEnd    = "modcache-bundle-end"
-	bundleSuffix = layout.Suffix
 )
 
 var pushCommand = command{
@@ -46,17 +34,17 @@ not who made it.`,
 	make: func(fs *flag.FlagSet) action {
 		var dir dirFlags
 		var sel selection
-		var bundle bundleFlags
+		var seal bundleFlags
 		dir.register(fs)
 		sel.register(fs)
-		bundle.register(fs)
-		fs.StringVar(&bundle.sign, "sign", "", "`file` with the private key to sign with; see modcache keygen")
+		seal.register(fs)
+		fs.StringVar(&seal.sign, "sign", "", "`file` with the private key to sign with; see modcache keygen")
 		file := fs.String("o", "-", "write to this `file`; - is standard output")
 		return func(ctx context.Context, s *streams, keys []string) error {
 			if *file == "-" && s.outIsTerminal {
 				return usagef("a bundle is nothing to read on a terminal; name a file with -o, or redirect the output")
 			}
-			o, err := bundle.options()
+			o, err := seal.options()
 			if err != nil {
 				return err
 			}
@@ -85,11 +73,11 @@ type pusher struct {
 }
 
 func (p *pusher) push(ctx context.Context, w io.Writer, s *streams, entries []modcache.DiskEntry) error {
-	t := tar.NewWriter(w)
-	if err := addMember(t, bundleName, time.Time{}, []byte(bundleText)); err != nil {
-		return err
+	out, err := pack.NewWriter(w)
+	if err != nil {
+		return fmt.Errorf("write the bundle: %w", err)
 	}
-	pushed, skipped, bytes := 0, 0, int64(0)
+	skipped, bytes := 0, int64(0)
 	for _, e := range entries {
 		if err := ctx.Err(); err != nil {
 			return err
@@ -100,34 +88,17 @@ func (p *pusher) push(ctx context.Context, w io.Writer, s *streams, entries []mo
 			fmt.Fprintf(s.err, "%s  %s\n", e.Key, troubleText(err))
 			continue
 		}
-		if err := addMember(t, e.Key.String()+bundleSuffix, sane(e.Info.Created), b); err != nil {
-			return err
+		if err := out.Add(e.Key, sane(e.Info.Created), b); err != nil {
+			return fmt.Errorf("write the bundle: %w", err)
 		}
-		pushed++
 		bytes += int64(len(b))
 	}
-	if err := addMember(t, bundleEnd, time.Time{}, endText(pushed)); err != nil {
-		return err
-	}
-	if err := t.Close(); err != nil {
+	if err := out.Close(); err != nil {
 		return fmt.Errorf("write the bundle: %w", err)
 	}
-	fmt.Fprintf(s.err, "%s in the bundle, %s\n", plural(pushed, "entry", "entries"), bytesize.Format(bytes))
+	fmt.Fprintf(s.err, "%s in the bundle, %s\n", plural(out.Entries(), "entry", "entries"), bytesize.Format(bytes))
 	if skipped > 0 {
 		return foundError(plural(skipped, "entry was", "entries were") + " left out; see above")
-	}
-	return nil
-}
-
-func endText(entries int) []byte { return fmt.Appendf(nil, "%d entries\n", entries) }
-
-func addMember(t *tar.Writer, name string, created time.Time, b []byte) error {
-	err := t.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: 0o600, Size: int64(len(b)), ModTime: created.Truncate(time.Second)})
-	if err == nil {
-		_, err = t.Write(b)
-	}
-	if err != nil {
-		return fmt.Errorf("write the bundle: %w", err)
 	}
 	return nil
 }

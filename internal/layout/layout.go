@@ -63,6 +63,9 @@ func IsTag(text []byte) bool { return bytes.Contains(text, []byte(home)) }
 // Shard returns the name of the directory that key's entry is in.
 func Shard(key [32]byte) string { return Shards[key[0]>>4:][:1] }
 
+// IsShard reports whether a directory of that name is a shard.
+func IsShard(name string) bool { return len(name) == 1 && strings.Contains(Shards, name) }
+
 // Entry returns the name of key's entry, its shard included.
 func Entry(key [32]byte) string {
 	var b [len("0/") + 2*len(key) + len(Suffix)]byte // a constant length keeps it off the heap

@@ -32,6 +32,12 @@ func TestEntry(t *testing.T) {
 	}
 }
 
+func TestShard(t *testing.T) {
+	for name, want := range map[string]bool{"0": true, "f": true, "": false, "g": false, "01": false, "tmp": false} {
+		require.Equal(t, want, layout.IsShard(name), name)
+	}
+}
+
 func TestLock(t *testing.T) {
 	require.Equal(t, "lock/"+digits, layout.Lock(key))
 	require.True(t, layout.IsLock(digits))

@@ -1,0 +1,140 @@
+package modcache
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"iter"
+	"sync"
+
+	"github.com/modcache/modcache/internal/contain"
+	"github.com/modcache/modcache/internal/frame"
+	"github.com/modcache/modcache/internal/layout"
+)
+
+// OpenFS opens the entries of a cache directory in fsys, whose root is that directory: an
+// [embed.FS] below [fs.Sub], an [os.DirFS], a zip file. If there is no such directory, the error
+// wraps [fs.ErrNotExist].
+//
+// Files that are an [io.ReaderAt], as those of embed and os are, are read where they lie. Of
+// others, such as compressed ones, what is read is kept in memory until the artifact is closed.
+//
+// Nobody checks who else could write to the files. For a directory, that is what [OpenDisk] is
+// for.
+func OpenFS(fsys fs.FS, o *FSOptions) (*FSStore, error) {
+	v, err := o.validate("fs")
+	if err != nil {
+		return nil, err
+	}
+	if fsys == nil {
+		return nil, errors.New("modcache: OpenFS needs a file system")
+	}
+	s := newFSStore(v, filesOf{fsys})
+	found, err := contain.Value(func() (bool, error) { return isCacheDir(fsys) })
+	if err == nil && !found {
+		err = fmt.Errorf("its root is no cache directory: it has no %s; fs.Sub gives the directory below it: %w", layout.Tag, fs.ErrNotExist)
+	}
+	if err != nil {
+		return nil, s.errorOf("open", Key{}, err)
+	}
+	return s, nil
+}
+
+func isCacheDir(fsys fs.FS) (bool, error) {
+	if _, err := fs.Stat(fsys, layout.Tag); err == nil {
+		return true, nil
+	}
+	files, err := fs.ReadDir(fsys, ".")
+	for _, f := range files {
+		if f.IsDir() && layout.IsShard(f.Name()) {
+			return true, nil
+		}
+	}
+	return false, err
+}
+
+// filesOf has the entries of a cache directory, each in a file of its own.
+type filesOf struct{ fsys fs.FS }
+
+func (d filesOf) open(key Key) (fsFile, error) {
+	return contain.Value(func() (file fsFile, err error) {
+		f, err := d.fsys.Open(layout.Entry(key))
+		if err != nil {
+			return file, err
+		}
+		fi, err := f.Stat()
+		if err == nil && !fi.Mode().IsRegular() {
+			err = fmt.Errorf("%w: not a regular file", frame.ErrCorrupt)
+		}
+		if err != nil {
+			contain.Close(f)
+			return file, err
+		}
+		src, ok := f.(io.ReaderAt)
+		if !ok {
+			if fi.Size() > maxKept {
+				contain.Close(f)
+				return file, fmt.Errorf("%w: %d bytes, and at most %d are kept of a file that can only be read in order", ErrTooLarge, fi.Size(), maxKept)
+			}
+			src = &kept{src: f}
+		}
+		return fsFile{contain.ReaderAt{Src: src}, fi.Size(), f}, nil
+	})
+}
+
+func (d filesOf) keys(context.Context) iter.Seq2[Key, error] {
+	return func(yield func(Key, error) bool) {
+		for _, shard := range layout.Shards {
+			files, err := contain.Value(func() ([]fs.DirEntry, error) { return fs.ReadDir(d.fsys, string(shard)) })
+			if errors.Is(err, fs.ErrNotExist) {
+				continue
+			}
+			if err != nil {
+				yield(Key{}, err)
+				return
+			}
+			for _, f := range files {
+				key, version, ok := layout.ParseEntry(f.Name())
+				if ok && version == layout.Version && layout.Shard(key) == string(shard) && !yield(key, nil) {
+					return
+				}
+			}
+		}
+	}
+}
+
+func (filesOf) totals() (int, int64) { return 0, 0 }
+
+// maxKept bounds what a small file that decompresses to a huge one can take.
+const maxKept = 1 << 30
+
+// kept reads at any place what can be read in order only: it keeps what it has read.
+type kept struct {
+	mu  sync.Mutex // guards all below; held while src is read, which is what others wait for
+	src io.Reader
+	buf bytes.Buffer
+}
+
+// ReadAt implements [io.ReaderAt].
+func (k *kept) ReadAt(p []byte, off int64) (int, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	var err error
+	if missing := off + int64(len(p)) - int64(k.buf.Len()); missing > 0 {
+		_, err = io.CopyN(&k.buf, k.src, missing)
+	}
+	n := 0
+	if off < int64(k.buf.Len()) {
+		n = copy(p, k.buf.Bytes()[off:])
+	}
+	if n < len(p) && err == nil {
+		err = io.EOF
+	}
+	if n == len(p) {
+		err = nil
+	}
+	return n, err
+}
