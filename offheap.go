@@ -96,7 +96,7 @@ func (r *Runtime) newMemory(l wasmbin.Linkage, image *mapped.Image) *guestMemory
 		return g
 	}
 	r.c.counters.offHeap.Add(1)
-	g.mem = mem
+	g.mem, g.image = mem, nil // an instance that nobody closes must not keep the image's file open
 	return g
 }
 

@@ -69,6 +69,8 @@ var forgettable = []struct {
 		_, err = r.InstantiateWithConfig(bg, m.Bytes(), anonymous())
 		require.NoError(t, err)
 	}},
+	{"template", func(t *testing.T, r wazero.Runtime) { forgetTemplate(t, r, false) }},
+	{"instances of a template", func(t *testing.T, r wazero.Runtime) { forgetTemplate(t, r, true) }},
 	{"slot host", func(t *testing.T, r wazero.Runtime) {
 		h, err := modcache.NewSlotHost[wazero.Runtime](bg, r)
 		require.NoError(t, err)
@@ -83,6 +85,27 @@ var (
 	forgotten      = wasmtest.Sum(200, 0)
 	forgottenAlone atomic.Int32
 )
+
+// forgetTemplate makes a template with an Init that leads to the runtime, and instances of it; of plain
+// wazero instances of the module.
+func forgetTemplate(t *testing.T, r wazero.Runtime, instances bool) {
+	make := func() (api.Module, error) { return r.InstantiateWithConfig(bg, statefulModule(), anonymous()) }
+	if r, ok := r.(*modcache.Runtime); ok {
+		tmpl, err := r.NewTemplate(bg, modcache.NewModule(statefulModule()), &modcache.TemplateOptions{Init: func(ctx context.Context, mod api.Module) error {
+			_ = r.Module("host")
+			_, err := mod.ExportedFunction("set").Call(ctx, 7)
+			return err
+		}})
+		require.NoError(t, err)
+		make = func() (api.Module, error) { return tmpl.Instantiate(bg, nil) }
+	}
+	for range 3 {
+		if mod, err := make(); !instances {
+			require.NoError(t, err)
+			require.NoError(t, mod.Close(bg))
+		}
+	}
+}
 
 // hostFor returns a host module whose function leads to the runtime.
 func hostFor(r wazero.Runtime) wazero.HostModuleBuilder {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/tetratelabs/wazero"
 	"github.com/tetratelabs/wazero/api"
@@ -71,7 +72,8 @@ type TemplateOptions struct {
 
 	// ID names what Init does. With it, the snapshot is kept in the store, and who asks for a
 	// template of the same module and ID again, in this process or the next, gets it
-	// without Init. Change it when Init, or what it reads, changes.
+	// without Init. Change it when Init, or what it reads, changes. Whoever can read the store
+	// can read what the guest had in memory by then: Init had better handle no secrets.
 	ID string
 
 	first instantiator
@@ -104,9 +106,12 @@ func (r *Runtime) newTemplate(ctx context.Context, m *Module, o *TemplateOptions
 		return nil, err
 	}
 	t.base = base
-	if err := t.prepare(ctx, m, &opts); err != nil {
+	start := time.Now()
+	err = t.prepare(ctx, m, &opts)
+	r.c.emit(Event{Kind: EventTemplateMade, Key: t.key, Name: m.Name(), Duration: time.Since(start), Err: err})
+	if err != nil {
 		t.free()
-		return nil, &Error{Op: "make template", Key: t.key, Name: m.Name(), Err: err}
+		return nil, &Error{Op: "make template", Key: t.key, Err: err}
 	}
 	r.c.counters.templates.Add(1)
 	return t, nil

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math"
 	"sync/atomic"
+	"time"
 
 	"github.com/tetratelabs/wazero/api"
 	"github.com/tetratelabs/wazero/experimental"
@@ -44,7 +45,20 @@ func capturable(m *Module, s *wasmbin.State) error {
 }
 
 // capture runs Init in an instance, and returns what it leaves.
-func (t *Template) capture(ctx context.Context, m *Module, s *wasmbin.State, o *TemplateOptions) (*wasmbin.Snapshot, error) {
+func (t *Template) capture(ctx context.Context, m *Module, s *wasmbin.State, o *TemplateOptions) (snap *wasmbin.Snapshot, took time.Duration, err error) {
+	start := time.Now()
+	snap, err = t.runInit(ctx, m, s, o)
+	took = time.Since(start)
+	e := Event{Kind: EventSnapshotTaken, Key: t.key, Name: m.Name(), Duration: took, Err: err}
+	if err == nil {
+		e.Bytes = int64(len(snap.Memory))
+		t.r.c.counters.snapshots.Add(1)
+	}
+	t.r.c.emit(e)
+	return snap, took, err
+}
+
+func (t *Template) runInit(ctx context.Context, m *Module, s *wasmbin.State, o *TemplateOptions) (*wasmbin.Snapshot, error) {
 	if err := capturable(m, s); err != nil {
 		return nil, err
 	}
@@ -74,7 +88,6 @@ func (t *Template) capture(ctx context.Context, m *Module, s *wasmbin.State, o *
 	case t.r.links.Load() != links:
 		return nil, errors.New("it can't be captured: a module that imports a memory or a table was instantiated meanwhile, as for a thread")
 	}
-	t.r.c.counters.snapshots.Add(1)
 	return readSnapshot(mod, s)
 }
 

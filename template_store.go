@@ -3,7 +3,6 @@ package modcache
 import (
 	"context"
 	"fmt"
-	"time"
 
 	"github.com/zeebo/blake3"
 
@@ -15,10 +14,11 @@ import (
 func (t *Template) snapshot(ctx context.Context, m *Module, s *wasmbin.State, o *TemplateOptions) (*wasmbin.Snapshot, error) {
 	c := t.r.c
 	if o.ID == "" || t.r.e == nil {
-		return t.capture(ctx, m, s, o)
+		snap, _, err := t.capture(ctx, m, s, o)
+		return snap, err
 	}
 	key := snapshotKey(t.key, o.ID)
-	if snap := c.findSnapshot(ctx, key, m.Name(), s); snap != nil {
+	if snap := t.findSnapshot(ctx, key, m, s); snap != nil {
 		return snap, nil
 	}
 	turn, _ := c.snapshotting.LoadOrStore(key, make(chan struct{}, 1))
@@ -30,15 +30,14 @@ func (t *Template) snapshot(ctx context.Context, m *Module, s *wasmbin.State, o 
 	}
 	unlock, _ := c.lock(ctx, key, m.Name())
 	defer unlock()
-	if snap := c.findSnapshot(ctx, key, m.Name(), s); snap != nil {
+	if snap := t.findSnapshot(ctx, key, m, s); snap != nil {
 		return snap, nil
 	}
-	start := time.Now()
-	snap, err := t.capture(ctx, m, s, o)
+	snap, took, err := t.capture(ctx, m, s, o)
 	if err != nil {
 		return nil, err
 	}
-	c.put(key, snap.Marshal(), Info{Module: m.sum, Name: m.Name(), WasmSize: int64(len(m.wasm)), CompileTime: time.Since(start)})
+	c.put(key, snap.Marshal(), Info{Module: m.sum, Name: m.Name(), WasmSize: int64(len(m.wasm)), CompileTime: took})
 	return snap, nil
 }
 
@@ -50,8 +49,9 @@ func snapshotKey(key Key, id string) Key {
 }
 
 // findSnapshot returns the snapshot under key, or nil if there is none that is sound.
-func (c *Cache) findSnapshot(ctx context.Context, key Key, name string, s *wasmbin.State) *wasmbin.Snapshot {
-	look := &lookup{c: c, name: name, most: min(maxCode, int64(s.Memory.Max)+64<<20)}
+func (t *Template) findSnapshot(ctx context.Context, key Key, m *Module, s *wasmbin.State) *wasmbin.Snapshot {
+	c := t.r.c
+	look := &lookup{c: c, name: m.Name(), most: min(maxCode, int64(s.Memory.Max)+64<<20)}
 	a := look.get(ctx, key)
 	if a == nil {
 		return nil
@@ -75,5 +75,6 @@ func (c *Cache) findSnapshot(ctx context.Context, key Key, name string, s *wasmb
 		return nil
 	}
 	c.counters.snapshotsFound.Add(1)
+	c.emit(Event{Kind: EventSnapshotFound, Key: t.key, Name: m.Name(), Bytes: int64(len(snap.Memory))})
 	return snap
 }

@@ -7,9 +7,11 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"github.com/tetratelabs/wazero"
@@ -478,6 +480,58 @@ func TestTemplateSurvivesDamagedSnapshots(t *testing.T) {
 	}
 }
 
+// TestTemplateEvents says of each template how it came about.
+func TestTemplateEvents(t *testing.T) {
+	needsCompiler(t)
+	injected := errors.New("injected")
+	var mu sync.Mutex
+	var seen []modcache.Event
+	c := newCache(t, &storetest.Fake{}, &modcache.Options{OnEvent: func(e modcache.Event) {
+		mu.Lock()
+		defer mu.Unlock()
+		switch e.Kind {
+		case modcache.EventSnapshotTaken, modcache.EventSnapshotFound, modcache.EventTemplateMade:
+			seen = append(seen, e)
+		}
+	}})
+	r := newRuntime(t, c, nil)
+	m := modcache.NewModule(statefulModule())
+	for _, step := range []struct {
+		o     *modcache.TemplateOptions
+		err   error
+		kinds []modcache.EventKind
+		bytes int64
+	}{
+		{nil, nil, []modcache.EventKind{modcache.EventTemplateMade}, 0},
+		{&modcache.TemplateOptions{ID: "x", Init: func(_ context.Context, mod api.Module) error {
+			mod.Memory().WriteByte(999, 1)
+			return nil
+		}}, nil, []modcache.EventKind{modcache.EventSnapshotTaken, modcache.EventTemplateMade}, 1000},
+		{&modcache.TemplateOptions{ID: "x", Init: func(context.Context, api.Module) error { panic("again") }},
+			nil, []modcache.EventKind{modcache.EventSnapshotFound, modcache.EventTemplateMade}, 1000},
+		{&modcache.TemplateOptions{Init: func(context.Context, api.Module) error { return injected }},
+			injected, []modcache.EventKind{modcache.EventSnapshotTaken, modcache.EventTemplateMade}, 0},
+	} {
+		seen = nil
+		tmpl, err := r.NewTemplate(bg, m, step.o)
+		require.ErrorIs(t, err, step.err)
+		if err == nil {
+			require.NoError(t, tmpl.Close(bg))
+		}
+		require.Len(t, seen, len(step.kinds))
+		for i, e := range seen {
+			require.Equal(t, step.kinds[i], e.Kind)
+			require.NotEqual(t, "unknown", e.Kind.String())
+			require.Equal(t, r.Key(m), e.Key)
+			require.ErrorIs(t, e.Err, step.err)
+			require.Equal(t, e.Kind != modcache.EventSnapshotFound, e.Duration > 0)
+			if e.Kind != modcache.EventTemplateMade {
+				require.Equal(t, step.bytes, e.Bytes)
+			}
+		}
+	}
+}
+
 // TestTemplateGivesMappingsBack after many instances, closed and forgotten.
 func TestTemplateGivesMappingsBack(t *testing.T) {
 	if runtime.GOOS != "linux" {
@@ -503,4 +557,45 @@ func TestTemplateGivesMappingsBack(t *testing.T) {
 	require.NoError(t, tmpl.Close(bg))
 	require.NoError(t, r.Close(bg)) // which knows those that nobody closed
 	requireMappings(t, before+20)
+}
+
+// TestTemplateThatIsForgotten gives its image back, and instances that nobody closed their memory, while the
+// Runtime lives on.
+func TestTemplateThatIsForgotten(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("SKIPPED: files and mappings are counted in /proc")
+	}
+	needsCompiler(t)
+	r := newRuntime(t, newCache(t, &storetest.Fake{}, nil), nil)
+	images := func() (n int) {
+		files, err := os.ReadDir("/proc/self/fd")
+		require.NoError(t, err)
+		for _, f := range files {
+			if name, _ := os.Readlink("/proc/self/fd/" + f.Name()); strings.Contains(name, "modcache image") {
+				n++
+			}
+		}
+		return n
+	}
+	m := modcache.NewModule(statefulModule())
+	runtime.GC()
+	imagesBefore, mappingsBefore := images(), mappings(t)
+	var last api.Module
+	for range 100 {
+		tmpl, err := r.NewTemplate(bg, m, nil)
+		require.NoError(t, err)
+		last, err = tmpl.Instantiate(bg, nil)
+		require.NoError(t, err)
+		_, err = tmpl.Instantiate(bg, nil)
+		require.NoError(t, err)
+	}
+	require.Eventually(t, func() bool {
+		runtime.GC()
+		return images() <= imagesBefore
+	}, time.Minute, time.Millisecond, "files of images stay open")
+	require.Equal(t, "[97]", invoke(last, "load", 8), "an instance outlives its template")
+	require.NoError(t, r.Close(bg)) // which knows instances that nobody closed, as wazero's does
+	runtime.KeepAlive(last)
+	last = nil
+	requireMappings(t, mappingsBefore+20)
 }
