@@ -38,16 +38,16 @@ type Cache struct {
 	born     time.Time
 	engineID string // part of every key
 
-	store   atomic.Pointer[Store]
-	owning  sync.Mutex     // guards owned, and that nothing begins in the background after Close
-	owned   *Disk          // the store, if Open opened it
-	hanging atomic.Int64   // attempts to open the directory that hang
-	moving  sync.WaitGroup // of what memory holds into a directory
-	env     environ.Settings
-	memory  *Memory                  // nil unless memory stood in for the store at first, as it may still do
-	late    *lateDisk                // nil unless the directory may yet be had
-	idle    atomic.Pointer[stoppage] // why nothing is kept, from the start
-	health  health
+	store      atomic.Pointer[Store]
+	owning     sync.Mutex     // guards owned, and that nothing begins in the background after Close
+	owned      *Disk          // the store, if Open opened it
+	hanging    atomic.Int64   // attempts to open the directory that hang
+	background sync.WaitGroup // what Close waits for: moves from memory into a directory, and Prepare
+	env        environ.Settings
+	memory     *Memory                  // nil unless memory stood in for the store at first, as it may still do
+	late       *lateDisk                // nil unless the directory may yet be had
+	idle       atomic.Pointer[stoppage] // why nothing is kept, from the start
+	health     health
 
 	unsupported error           // why nothing can be plugged into this build of wazero: every compile is its own then
 	secret      func() [32]byte // in every stub, so that no guest can be one
@@ -270,7 +270,7 @@ func (c *Cache) Close(ctx context.Context) error {
 			c.owning.Lock()
 			owned := c.owned
 			c.owning.Unlock()
-			c.moving.Wait()
+			c.background.Wait()
 			// Nothing is to be under way in the store when it is closed, but what hangs.
 			ended, cancel := context.WithTimeout(context.Background(), storeWait)
 			defer cancel()

@@ -183,7 +183,7 @@ func (c *Cache) tryDirectory() {
 	c.use(d)
 	c.idle.Store(nil)
 	l.done.Store(true)
-	c.moving.Go(func() { c.move(c.memory, d) })
+	c.background.Go(func() { c.move(c.memory, d) })
 }
 
 // move adds what memory holds to the directory that it stood in for. What the directory doesn't

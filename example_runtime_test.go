@@ -199,6 +199,33 @@ func ExampleCache_Warm() {
 	// <nil>
 }
 
+// A program answers in some other way until the machine code of a module is there.
+func ExampleCache_Prepare() {
+	ctx := context.Background()
+	cache, err := modcache.New(modcache.NewMemory(nil), nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer cache.Close(ctx)
+
+	module := modcache.NewModule(answer)
+	ready := cache.Prepare(ctx, nil, module)
+	// Here the program would do what doesn't need the module, or interpret it.
+	result := <-ready
+	fmt.Println("compiled:", result.Compiled, "error:", result.Err)
+
+	runtime, err := cache.NewRuntime(ctx, nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer runtime.Close(ctx)
+	_, err = runtime.Compile(ctx, module) // loads it
+	fmt.Println("compiles:", cache.Metrics().Compiles, "error:", err)
+	// Output:
+	// compiled: true error: <nil>
+	// compiles: 1 error: <nil>
+}
+
 // A build step says what it does, module by module, and which of the modules a program
 // would find.
 func ExampleCache_WarmEach() {

@@ -14,7 +14,7 @@ import (
 	"sync"
 
 	"github.com/modcache/modcache"
-	"github.com/modcache/modcache/examples/internal/guest"
+	"github.com/modcache/modcache/examples/guest"
 )
 
 func main() {

@@ -9,8 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/modcache/modcache"
-	"github.com/modcache/modcache/examples/internal/exampletest"
-	"github.com/modcache/modcache/internal/wasmtest"
+	"github.com/modcache/modcache/examples/exampletest"
 	"github.com/modcache/modcache/modcachetest"
 )
 
@@ -36,7 +35,7 @@ func TestStore(t *testing.T) {
 func TestRun(t *testing.T) {
 	exampletest.NeedCompiler(t)
 	var out bytes.Buffer
-	require.NoError(t, run(t.Context(), &out, new(inMemory), wasmtest.Sum(100, 9)))
+	require.NoError(t, run(t.Context(), &out, new(inMemory), exampletest.Module(100, 9)))
 	require.Equal(t, "first: 1 compiles, 0 hits, 0 problems\nsecond: 0 compiles, 1 hits, 0 problems\n", out.String())
 }
 
@@ -53,7 +52,7 @@ func (outage) Delete(context.Context, string) error              { return errOut
 func TestOutage(t *testing.T) {
 	exampletest.NeedCompiler(t)
 	var out bytes.Buffer
-	require.NoError(t, run(t.Context(), &out, outage{}, wasmtest.Sum(100, 9)))
+	require.NoError(t, run(t.Context(), &out, outage{}, exampletest.Module(100, 9)))
 	require.Equal(t, "first: 1 compiles, 0 hits, 2 problems\nsecond: 1 compiles, 0 hits, 2 problems\n", out.String())
 }
 

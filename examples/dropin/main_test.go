@@ -9,8 +9,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/modcache/modcache/examples/internal/exampletest"
-	"github.com/modcache/modcache/internal/wasmtest"
+	"github.com/modcache/modcache/examples/exampletest"
 )
 
 func TestRun(t *testing.T) {
@@ -18,7 +17,7 @@ func TestRun(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "cache")
 	once := func() string {
 		var out bytes.Buffer
-		require.NoError(t, run(t.Context(), &out, dir, wasmtest.Sum(100, 1)))
+		require.NoError(t, run(t.Context(), &out, dir, exampletest.Module(100, 1)))
 		return out.String()
 	}
 	require.Regexp(t, "^compiled in ", once())

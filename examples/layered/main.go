@@ -22,7 +22,7 @@ import (
 	"time"
 
 	"github.com/modcache/modcache"
-	"github.com/modcache/modcache/examples/internal/guest"
+	"github.com/modcache/modcache/examples/guest"
 	"github.com/modcache/modcache/remote"
 )
 

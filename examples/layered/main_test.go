@@ -9,8 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/modcache/modcache"
-	"github.com/modcache/modcache/examples/internal/exampletest"
-	"github.com/modcache/modcache/internal/wasmtest"
+	"github.com/modcache/modcache/examples/exampletest"
 	"github.com/modcache/modcache/remote"
 )
 
@@ -29,7 +28,7 @@ func served(t *testing.T, keyFile string) fleet {
 func TestRun(t *testing.T) {
 	exampletest.NeedCompiler(t)
 	var out bytes.Buffer
-	require.NoError(t, run(t.Context(), &out, t.TempDir(), served(t, ""), modcache.NewModule(wasmtest.Sum(100, 5))))
+	require.NoError(t, run(t.Context(), &out, t.TempDir(), served(t, ""), modcache.NewModule(exampletest.Module(100, 5))))
 	require.Equal(t, `builder: compiled
 builder: found in memory
 builder: memory answered 1
@@ -56,7 +55,7 @@ func TestStrangers(t *testing.T) {
 	require.NoError(t, err)
 	file := filepath.Join(t.TempDir(), "key")
 	require.NoError(t, os.WriteFile(file, []byte(key.Secret()+" # of this test\n"), 0o600))
-	f, ctx, module := served(t, file), t.Context(), modcache.NewModule(wasmtest.Sum(100, 6))
+	f, ctx, module := served(t, file), t.Context(), modcache.NewModule(exampletest.Module(100, 6))
 	require.Equal(t, key.Public(), f.key.Public())
 	require.NoError(t, run(ctx, new(bytes.Buffer), t.TempDir(), f, module))
 
@@ -80,6 +79,6 @@ func TestStrangers(t *testing.T) {
 	require.Contains(t, said, "compiled")
 	require.NotContains(t, said, "found in fleet")
 
-	_, err = use(fleet{key: other, token: "no token"}.builder(), modcache.NewModule(wasmtest.Sum(100, 7)))
+	_, err = use(fleet{key: other, token: "no token"}.builder(), modcache.NewModule(exampletest.Module(100, 7)))
 	require.ErrorContains(t, err, "401")
 }

@@ -12,7 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"github.com/tetratelabs/wazero"
 
-	"github.com/modcache/modcache/examples/internal/exampletest"
+	"github.com/modcache/modcache/examples/exampletest"
 )
 
 func TestServer(t *testing.T) {

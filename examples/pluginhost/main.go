@@ -21,7 +21,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/modcache/modcache/examples/internal/guest"
+	"github.com/modcache/modcache/examples/guest"
 )
 
 //go:embed guest/main.go

@@ -14,7 +14,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/modcache/modcache/examples/internal/exampletest"
+	"github.com/modcache/modcache/examples/exampletest"
 )
 
 func TestHost(t *testing.T) {

@@ -10,8 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/modcache/modcache"
-	"github.com/modcache/modcache/examples/internal/exampletest"
-	"github.com/modcache/modcache/internal/wasmtest"
+	"github.com/modcache/modcache/examples/exampletest"
 )
 
 func TestImage(t *testing.T) {
@@ -22,8 +21,8 @@ func TestImage(t *testing.T) {
 		require.NoError(t, os.WriteFile(file, wasm, 0o600))
 		return file
 	}
-	a, b := module("a.wasm", wasmtest.Sum(50, 1)), module("b.wasm", wasmtest.Sum(50, 2))
-	unknown := module("unknown.wasm", wasmtest.Sum(50, 3))
+	a, b := module("a.wasm", exampletest.Module(50, 1)), module("b.wasm", exampletest.Module(50, 2))
+	unknown := module("unknown.wasm", exampletest.Module(50, 3))
 	dir := filepath.Join(tmp, "cache")
 
 	// Before the image is built there is no directory, and none is made.

@@ -18,7 +18,7 @@ import (
 	"github.com/tetratelabs/wazero/imports/wasi_snapshot_preview1"
 
 	"github.com/modcache/modcache"
-	"github.com/modcache/modcache/examples/internal/guest"
+	"github.com/modcache/modcache/examples/guest"
 )
 
 //go:embed guest/main.go

@@ -7,7 +7,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/modcache/modcache/examples/internal/exampletest"
+	"github.com/modcache/modcache/examples/exampletest"
 )
 
 func TestRun(t *testing.T) {

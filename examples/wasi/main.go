@@ -21,7 +21,7 @@ import (
 	"github.com/tetratelabs/wazero/sys"
 
 	"github.com/modcache/modcache"
-	"github.com/modcache/modcache/examples/internal/guest"
+	"github.com/modcache/modcache/examples/guest"
 )
 
 //go:embed guest/main.go

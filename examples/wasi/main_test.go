@@ -11,9 +11,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/modcache/modcache/examples/internal/exampletest"
-	"github.com/modcache/modcache/examples/internal/guest"
-	"github.com/modcache/modcache/internal/wasmtest"
+	"github.com/modcache/modcache/examples/exampletest"
+	"github.com/modcache/modcache/examples/guest"
 )
 
 func TestRun(t *testing.T) {
@@ -49,12 +48,9 @@ func TestRun(t *testing.T) {
 
 // An interrupt ends a guest that never would.
 func TestInterrupt(t *testing.T) {
-	var m wasmtest.Module
-	forever := m.Func(m.Type(nil, nil), "_start", 0x03, 0x40, 0x0c, 0x00, 0x0b) // loop br 0 end
-	m.Start(forever)
 	ctx, cancel := context.WithCancel(t.Context())
 	time.AfterFunc(100*time.Millisecond, cancel)
-	code, err := run(ctx, command{cacheDir: filepath.Join(t.TempDir(), "cache"), wasm: m.Bytes()})
+	code, err := run(ctx, command{cacheDir: filepath.Join(t.TempDir(), "cache"), wasm: exampletest.Forever()})
 	require.Error(t, err)
 	require.Equal(t, 1, code)
 }

@@ -6,7 +6,18 @@ import (
 	"testing"
 
 	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/internal/wasmtest"
 )
+
+// Module returns a module of n functions whose export f returns 1+2+…+n + seed.
+func Module(n int, seed int32) []byte { return wasmtest.Sum(n, seed) }
+
+// Forever returns a module whose start function never returns.
+func Forever() []byte {
+	var m wasmtest.Module
+	m.Start(m.Func(m.Type(nil, nil), "_start", 0x03, 0x40, 0x0c, 0x00, 0x0b)) // loop br 0 end
+	return m.Bytes()
+}
 
 // NeedCompiler skips a test where wazero only interprets, so that there is nothing to
 // cache.
