@@ -67,7 +67,7 @@ type Cache struct {
 	counters   counters
 	newcomers  newcomers
 
-	observerHung, loggerHung atomic.Int64 // calls of them that were given up, and go on
+	observerHung, loggerHung, tracerHung atomic.Int64 // calls of them that were given up, and go on
 
 	degraded     sync.Map // why a feature is off: error by string, as was reported
 	stubs        sync.Map // *standIn by what wazero calls the stub, and by its fingerprint

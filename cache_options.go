@@ -1,6 +1,7 @@
 package modcache
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
 	"math"
@@ -117,6 +118,18 @@ type Options struct {
 
 	// OnEvent, if set, is called for whatever happens. See [Event] for what it may do.
 	OnEvent func(Event)
+
+	// Trace, if set, is called when a [Runtime] begins a step of what it does to come by a module that
+	// isn't in memory, and the function that it returns when the step has ended, with or without success.
+	// It is for spans: module modcacheotel has one for OpenTelemetry. Its context is the caller's, or in a step
+	// within another one, that which Trace returned for the outer one. Of the context that it returns, only
+	// the values are used: by the steps within, and by the store in a lookup. Either may be nil.
+	//
+	// Callers who want the same module at once share the steps of the first of them. The others have a
+	// StepWait. Steps are done for a caller, but not by its goroutine, and may go on when it has left. What the drop-in
+	// looks up is on behalf of a context without values. Compiles under a listener factory are
+	// not told of. Otherwise it is called as OnEvent is; see [Event].
+	Trace func(ctx context.Context, s Step) (context.Context, func(StepEnd))
 }
 
 const (

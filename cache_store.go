@@ -1,6 +1,7 @@
 package modcache
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -66,8 +67,9 @@ func (l *lookup) get(ctx context.Context, key Key) *Artifact {
 		a     *Artifact
 		wrong error // with what the store returned
 	}
+	ctx, end := c.begin(ctx, Step{Kind: StepLookup, Key: key, Name: l.name})
 	found, err := ask(ctx, c, readWait(ctx), func(ctx context.Context, s Store) (found answer, err error) {
-		a, ok, err := s.Get(withSealed(ctx), key)
+		a, ok, err := s.Get(withSealed(c.forStore(ctx)), key)
 		if err == nil && !ok {
 			a, ok = c.unmoved(key)
 		}
@@ -81,6 +83,11 @@ func (l *lookup) get(ctx context.Context, key Key) *Artifact {
 		}
 		return found, nil
 	}, func(late answer) { closeArtifact(late.a) })
+	step := StepEnd{Err: cmp.Or(err, found.wrong)}
+	if found.a != nil {
+		step.Bytes = found.a.Size()
+	}
+	end(step)
 	switch {
 	case err != nil && ctx.Err() == nil:
 		c.storeFailed("get", key, l.name, err)
@@ -265,20 +272,24 @@ func (c *Cache) emit(e Event) {
 	}
 }
 
-// tell calls an observer. hung counts its calls that were given up and haven't returned;
-// until they do, it is told nothing.
+// tell calls an observer that returns nothing.
 func (c *Cache) tell(hung *atomic.Int64, name string, call func()) {
+	told(c, hung, name, func() struct{} { call(); return struct{}{} })
+}
+
+// told calls an observer. hung counts its calls that were given up and haven't returned;
+// until they do, it is told nothing.
+func told[T any](c *Cache, hung *atomic.Int64, name string, call func() T) (answer T, ok bool) {
 	if hung.Load() > 0 {
 		c.counters.dropped.Add(1)
-		return
+		return answer, false
 	}
-	_, err := bounded.Call(context.Background(), bounded.Limit{Wait: observerWait, Hung: hung}, func(context.Context) (struct{}, error) {
-		call()
-		return struct{}{}, nil
-	}, nil)
+	answer, err := bounded.Call(context.Background(), bounded.Limit{Wait: observerWait, Hung: hung},
+		func(context.Context) (T, error) { return call(), nil }, nil)
 	if errors.Is(err, bounded.ErrNoAnswer) {
 		c.degrade(name, fmt.Errorf("a call has not returned within %v; events are dropped until it does", observerWait))
 	}
+	return answer, err == nil
 }
 
 // forward passes on what only the store of [Open] knows. Its hits and misses are

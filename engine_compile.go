@@ -105,7 +105,7 @@ var errPanicked = errors.New("wazero panicked")
 
 // compileScratch compiles wasm, which is src or stands for it, in an engine that is thrown away.
 func (e *engine) compileScratch(ctx context.Context, src *source, wasm []byte) (code []byte, took time.Duration, err error) {
-	took, err = e.c.compileObserved(src, wasm, func() (n int, err error) {
+	took, err = e.c.compileObserved(ctx, src, wasm, func() (n int, err error) {
 		code, err = wazerocache.Compile(e.c.withWorkers(ctx), e.config, wasm, sealSize)
 		return len(code), err
 	})
@@ -113,8 +113,9 @@ func (e *engine) compileScratch(ctx context.Context, src *source, wasm []byte) (
 }
 
 // compileObserved has compile compile wasm, to so many bytes, counted and reported.
-func (c *Cache) compileObserved(src *source, wasm []byte, compile func() (size int, err error)) (took time.Duration, err error) {
+func (c *Cache) compileObserved(ctx context.Context, src *source, wasm []byte, compile func() (size int, err error)) (took time.Duration, err error) {
 	c.emit(Event{Kind: EventCompileStarted, Key: src.key, Name: src.name(), Bytes: int64(len(wasm))})
+	_, end := c.begin(ctx, Step{Kind: StepCompile, Key: src.key, Name: src.name(), Bytes: int64(len(wasm))})
 	c.counters.compiles.Add(1)
 	start := time.Now()
 	size := 0
@@ -125,6 +126,7 @@ func (c *Cache) compileObserved(src *source, wasm []byte, compile func() (size i
 		if err != nil {
 			c.counters.compileErrors.Add(1)
 		}
+		end(StepEnd{Bytes: int64(size), Err: err})
 		c.emit(Event{Kind: EventCompileFinished, Key: src.key, Name: src.name(), Bytes: int64(size), Duration: took, Err: err})
 	}()
 	size, err = compile()
@@ -163,8 +165,10 @@ func (c *Cache) lock(ctx context.Context, key Key, name string) (unlock func(), 
 	if verdict == breaker.No {
 		wait = min(wait, heldWait)
 	}
+	_, end := c.begin(ctx, Step{Kind: StepWait, Key: key, Name: name})
 	start := time.Now()
 	release, err := bounded.Call(ctx, bounded.Limit{Wait: wait}, lock, free)
+	end(StepEnd{Err: err})
 	switch {
 	case err == nil && release != nil:
 		c.health.worked("lock")

@@ -89,7 +89,7 @@ func (l *loading) build(ctx context.Context) (*loaded.Code, error) {
 		return nil, err
 	}
 	if entry != nil {
-		code, err := l.loadEntry(entry)
+		code, err := l.loadEntry(ctx, entry)
 		if err == nil || errors.Is(err, loaded.ErrClosed) {
 			return code, err
 		}
@@ -144,12 +144,14 @@ func (l *loading) load(ctx context.Context, a *Artifact, at Key) (*loaded.Code, 
 	if err != nil {
 		return nil, err
 	}
-	return l.loadEntry(entry)
+	return l.loadEntry(ctx, entry)
 }
 
 // loadEntry has wazero load the code in the name of a stub, or of the module where there
 // can't be one.
-func (l *loading) loadEntry(entry *wazerohook.Entry) (*loaded.Code, error) {
+func (l *loading) loadEntry(ctx context.Context, entry *wazerohook.Entry) (_ *loaded.Code, err error) {
+	_, end := l.c.begin(ctx, Step{Kind: StepLoad, Key: l.src.key, Name: l.src.name()})
+	defer func() { end(StepEnd{Bytes: entry.CodeLen(), Err: err}) }()
 	e := l.e
 	image, stubbed := l.src.image()
 	// wazero decodes the image before it asks for the key, which is time enough to
@@ -198,7 +200,7 @@ func (l *loading) once(ctx context.Context) (*loaded.Code, error) {
 	}
 	l.c.counters.direct.Add(1)
 	var code *loaded.Code
-	_, err = l.c.compileObserved(l.src, wasm, func() (n int, err error) {
+	_, err = l.c.compileObserved(ctx, l.src, wasm, func() (n int, err error) {
 		code, err = l.direct(ctx, true)
 		return 0, err
 	})

@@ -20,10 +20,19 @@ import (
 
 // acquire returns a handle on the module. Its machine code comes from memory, from a
 // flight, or from the store or a compile in a flight of this caller's.
-func (r *Runtime) acquire(ctx context.Context, src *source) (wazero.CompiledModule, error) {
+func (r *Runtime) acquire(ctx context.Context, src *source) (cm wazero.CompiledModule, err error) {
 	if m := r.loaded.Find(src.key); m != nil {
 		return r.newHandle(src.key, m)
 	}
+	ctx, end := r.c.begin(ctx, Step{Kind: StepModule, Key: src.key, Name: src.name(), Module: src.sum, Bytes: int64(src.size())})
+	err = errPanicked // unless it returns
+	defer func() { end(StepEnd{Err: err}) }()
+	cm, err = r.obtain(ctx, src)
+	return cm, err
+}
+
+// obtain is acquire for a module that isn't in memory.
+func (r *Runtime) obtain(ctx context.Context, src *source) (wazero.CompiledModule, error) {
 	if r.c.stubOf(src.sum) != nil {
 		return nil, src.failed(errStubInRuntime)
 	}
@@ -42,7 +51,9 @@ func (r *Runtime) acquire(ctx context.Context, src *source) (wazero.CompiledModu
 			return r.inner.CompileModule(ctx, src.own())
 		}
 		m, load, started, err := r.loaded.Load(experimental.WithCompilationWorkers(r.c.ctx, workers), src.key,
-			func(ctx context.Context) (*loaded.Code, error) { return newLoading(r, src).run(ctx) })
+			func(flight context.Context) (*loaded.Code, error) {
+				return newLoading(r, src).run(r.c.inStepOf(flight, ctx))
+			})
 		if load != nil {
 			m, err = r.wait(ctx, src, load, started)
 		}
@@ -60,9 +71,11 @@ func (r *Runtime) acquire(ctx context.Context, src *source) (wazero.CompiledModu
 var errAgain = errors.New("abandoned")
 
 // wait returns the module with a hold on it when its code is loaded.
-func (r *Runtime) wait(ctx context.Context, src *source, load *loaded.Flight, started bool) (*loaded.Module, error) {
+func (r *Runtime) wait(ctx context.Context, src *source, load *loaded.Flight, started bool) (_ *loaded.Module, err error) {
 	if !started {
 		r.c.counters.coalesced.Add(1)
+		_, end := r.c.begin(ctx, Step{Kind: StepWait, Key: src.key, Name: src.name()})
+		defer func() { end(StepEnd{Err: err}) }()
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -100,7 +113,7 @@ func (r *Runtime) expectStored(ctx context.Context, src *source) error {
 	if r.c.opts.RequireHit {
 		return nil // nothing will be compiled
 	}
-	check, err := r.e.loaded.Check(r.c.ctx, src.key, func(ctx context.Context) (bool, error) {
+	check, err := r.e.loaded.Check(r.c.inStepOf(r.c.ctx, ctx), src.key, func(ctx context.Context) (bool, error) {
 		look := src.lookup()
 		found := r.e.stored(ctx, src, look) > 0
 		if !found {
