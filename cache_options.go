@@ -89,7 +89,7 @@ type Options struct {
 	// uses them, so that the next caller finds them there: their machine code in whole pages,
 	// and an estimate of what wazero and we keep on the heap to describe them. The default is
 	// 256 MiB; negative keeps nothing. Up to 64 MiB more of machine code may wait for the
-	// garbage collector.
+	// garbage collector. A module of up to 4 KiB that is forgotten, not closed, isn't kept.
 	Retain int64
 
 	// SmallModules is how many small modules, of up to 16 KiB of code, that are not in the

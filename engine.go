@@ -67,6 +67,12 @@ func (c *Cache) engineFor(ctx context.Context, rc wazero.RuntimeConfig) (*engine
 	if alone {
 		return e, nil
 	}
+	e.loaded.Share = func(cm wazero.CompiledModule) any {
+		if code := wazerocache.CodeOf(cm); code != nil {
+			return code
+		}
+		return nil
+	}
 	e.loaded.OnRetire = func() { c.engines.CompareAndDelete(conf.Fields, e) }
 	first, _ := c.engines.LoadOrStore(conf.Fields, e)
 	return first.(*engine), nil

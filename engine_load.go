@@ -173,12 +173,22 @@ func (l *loading) loadEntry(ctx context.Context, entry *wazerohook.Entry) (_ *lo
 	if stubbed {
 		l.c.counters.stubbed.Add(1)
 	}
-	native, err := l.r.native(id())
-	if err != nil {
-		return nil, err
+	code := loaded.Loaded{
+		Linkage: linkage(image), CodeLen: entry.CodeLen(), Heap: l.src.heap(stubbed), WasmSize: l.src.size(),
 	}
-	return l.r.loaded.NewCode(l.src.key, image, native, entry.CodeLen(), l.src.heap(stubbed), l.src.size(), cm), nil
+	if code.WasmSize > lightModule || l.c.opts.RequireHit {
+		code.Image = image
+		if code.Native, err = l.r.native(cm); err != nil {
+			return nil, err
+		}
+	}
+	return l.r.loaded.NewCode(l.src.key, code, cm), nil
 }
+
+// lightModule is up to which size of a module its image is made again for other runtimes, and its code is
+// looked for where it was loaded. It takes microseconds, and keeping them a quarter of what wazero
+// has on the heap for such a module. It may come to a compile in full, which RequireHit rules out.
+const lightModule = 4 << 10
 
 // codeGrowth is about how many times its wasm machine code is, where that is all
 // there is to go by.
@@ -214,23 +224,18 @@ func (l *loading) once(ctx context.Context) (*loaded.Code, error) {
 // everything else has failed. If it is for one use, the code isn't retained.
 func (l *loading) direct(ctx context.Context, once bool) (*loaded.Code, error) {
 	image := l.src.own()
-	id := wazerohook.ModuleID(image, l.e.conf.CloseOnContextDone)
-	cm, err := l.r.compileFull(l.c.withWorkers(ctx), image, func() wazerohook.WazeroKey { return l.e.wazero.KeyOf(id) })
+	cm, err := l.r.compileFull(l.c.withWorkers(ctx), image)
 	if err != nil {
 		return nil, err
 	}
-	native := any(l.r.there)
+	code := loaded.Loaded{
+		Linkage: linkage(image), CodeLen: codeGrowth * int64(len(image)), Heap: l.src.heap(false), WasmSize: len(image), Once: once,
+	}
 	if !once {
-		switch native, err = l.r.native(id); {
-		case err != nil:
+		code.Image = image
+		if code.Native, err = l.r.native(cm); err != nil {
 			return nil, err
-		case native == nil:
-			native = wholeModule{}
 		}
 	}
-	code := l.r.loaded.NewCode(l.src.key, image, native, codeGrowth*int64(len(image)), l.src.heap(false), len(image), cm)
-	if once {
-		code.Transient()
-	}
-	return code, nil
+	return l.r.loaded.NewCode(l.src.key, code, cm), nil
 }

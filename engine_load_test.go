@@ -52,6 +52,7 @@ func TestRuntimeModulesThatDifferInBodies(t *testing.T) {
 						cm := compile(t, r, wasm)
 						clear(wasm)
 						require.EqualValues(t, 1000+i, call(t, r, cm))
+						t.Cleanup(func() { runtime.KeepAlive(cm) }) // else it may be loaded again
 					})
 				}
 			}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"sync/atomic"
-	"weak"
 
 	"github.com/tetratelabs/wazero"
 	"github.com/tetratelabs/wazero/api"
@@ -35,7 +34,8 @@ type inner = wazero.Runtime
 // nor shared.
 //
 // Close a Runtime as you would one of wazero's. One that the program forgets is collected with
-// its modules, instances and host modules, as wazero's is, although its Cache is in use.
+// its modules, instances and host modules, as wazero's is, although its Cache is in use. A compiled module
+// that is forgotten is released when it is collected, if it has no listeners.
 //
 // The modules that it returns are handles, for methods of this Runtime only. Another Runtime refuses
 // them, and wazero's own runtimes panic: they expect what they made themselves.
@@ -48,7 +48,6 @@ type Runtime struct {
 	// Nil if this is a plain wazero.Runtime.
 	e      *engine
 	own    *wazerocache.Engine // wazero's, of this runtime
-	there  stays               // own, for code that leaves it only if another runtime asks
 	loaded *loaded.Owner
 
 	links atomic.Int64 // modules instantiated that import a memory or a table
@@ -122,7 +121,6 @@ func (r *Runtime) open(ctx context.Context, config wazero.RuntimeConfig) error {
 	if r.inner, r.own, err = e.engines.Open(ctx); err != nil {
 		return fmt.Errorf("%w: %w", errDropInOnly, err)
 	}
-	r.there = stays{weak.Make(r.own)}
 	r.e, r.loaded = e, e.loaded.NewOwner()
 	return nil
 }
@@ -187,7 +185,14 @@ func (r *Runtime) Compile(ctx context.Context, m *Module) (wazero.CompiledModule
 	}
 	key := r.e.key(m.sum)
 	if found := r.loaded.Find(key); found != nil {
-		return r.newHandle(key, found)
+		if found.Undecoded() {
+			return r.newHandle(found, r.e.source(m))
+		}
+		cm, err := found.Compiled(nil)
+		if err != nil {
+			return nil, r.closedError(key, err)
+		}
+		return handleOf(cm, found), nil
 	}
 	return r.acquire(ctx, r.e.source(m))
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"sync/atomic"
 
 	"github.com/tetratelabs/wazero"
@@ -19,17 +20,24 @@ import (
 type compiledHandle struct {
 	wazero.CompiledModule
 	m      *loaded.Module
-	alone  *wasmbin.Linkage // if it can't be read in the module's image, as nobody else can use that
+	alone  *wasmbin.Linkage // if nobody else can use the module
+	unused runtime.Cleanup  // releases the hold if the program forgets the handle
 	closed atomic.Bool
 }
 
-// newHandle returns the handle for a hold on the module.
-func (r *Runtime) newHandle(key Key, m *loaded.Module) (wazero.CompiledModule, error) {
-	cm, err := m.Compiled(decoder{r})
+// newHandle returns the handle for a hold on the module that src is the source of.
+func (r *Runtime) newHandle(m *loaded.Module, src *source) (wazero.CompiledModule, error) {
+	cm, err := m.Compiled(decoder{r, src})
 	if err != nil {
-		return nil, r.closedError(key, err)
+		return nil, r.closedError(src.key, err)
 	}
-	return &compiledHandle{CompiledModule: cm, m: m}, nil
+	return handleOf(cm, m), nil
+}
+
+func handleOf(cm wazero.CompiledModule, m *loaded.Module) *compiledHandle {
+	h := &compiledHandle{CompiledModule: cm, m: m}
+	h.unused = loaded.EndWith(h, m)
+	return h
 }
 
 // linkage returns what the module imports and what memory it has.
@@ -37,7 +45,8 @@ func (h *compiledHandle) linkage() wasmbin.Linkage {
 	if h.alone != nil {
 		return *h.alone
 	}
-	return linkage(h.m.Image())
+	l, _ := h.m.Linkage()
+	return l
 }
 
 // inner returns wazero's own module.
@@ -55,6 +64,7 @@ type markedHandle struct {
 // Close implements wazero.CompiledModule. It releases this handle, once.
 func (h *compiledHandle) Close(context.Context) error {
 	if !h.closed.Swap(true) {
+		h.unused.Stop()
 		h.m.Release()
 		h.m.Sweep()
 	}
@@ -107,7 +117,9 @@ func (r *Runtime) InstantiateModule(ctx context.Context, compiled wazero.Compile
 	if h.closed.Load() {
 		return nil, errModuleClosed
 	}
-	switch err := h.m.Hold(); {
+	err := h.m.Hold()
+	runtime.KeepAlive(h)
+	switch {
 	case errors.Is(err, loaded.ErrClosed):
 		return nil, r.failIfClosed()
 	case err != nil: // the handle is being closed

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"time"
-	"weak"
 
 	"github.com/tetratelabs/wazero"
 	"github.com/tetratelabs/wazero/experimental"
@@ -22,7 +21,7 @@ import (
 // flight, or from the store or a compile in a flight of this caller's.
 func (r *Runtime) acquire(ctx context.Context, src *source) (cm wazero.CompiledModule, err error) {
 	if m := r.loaded.Find(src.key); m != nil {
-		return r.newHandle(src.key, m)
+		return r.newHandle(m, src)
 	}
 	ctx, end := r.c.begin(ctx, Step{Kind: StepModule, Key: src.key, Name: src.name(), Module: src.sum, Bytes: int64(src.size())})
 	err = errPanicked // unless it returns
@@ -59,7 +58,7 @@ func (r *Runtime) obtain(ctx context.Context, src *source) (wazero.CompiledModul
 		}
 		switch {
 		case err == nil:
-			return r.newHandle(src.key, m)
+			return r.newHandle(m, src)
 		case !errors.Is(err, errAgain):
 			return nil, r.closedError(src.key, err)
 		}
@@ -146,49 +145,48 @@ func (r *Runtime) closedError(key Key, err error) error {
 	return err
 }
 
-// decoder makes modules of a Runtime, for [loaded.Decoder]. A runtime that is closed meanwhile may fail
-// in any way, and panic.
-type decoder struct{ *Runtime }
-
-func (r decoder) Decode(image []byte, native any) (wazero.CompiledModule, error) {
-	if code := r.shared(image, native); code != nil {
-		return r.compileInner(context.Background(), image, code)
-	}
-	switch native.(type) {
-	case wholeModule, stays:
-		return r.compileFull(context.Background(), image, func() wazerohook.WazeroKey { return r.e.wazero.Key(image, r.e.conf.CloseOnContextDone) })
-	}
-	return nil, errors.New("the code can't leave the runtime that it was loaded by") // which is then the only one
+// decoder makes modules of a Runtime, for [loaded.Decoder]: that of source, which has been loaded by another. A
+// runtime that is closed meanwhile may fail in any way, and panic.
+type decoder struct {
+	r   *Runtime
+	src *source
 }
 
-// wholeModule is the native code of an image that is no stub, if nothing better is to be had: each
-// runtime compiles it.
-type wholeModule struct{}
-
-// stays is the native code of a module of one use, which has to be small: it is where the runtime
-// has loaded it, for as long as that is open. Its image is the module itself, so that others can
-// compile it after that.
-type stays struct {
-	weak.Pointer[wazerocache.Engine]
-}
-
-// shared returns the native code of an image, or nil if this runtime can't have it.
-func (r *Runtime) shared(image []byte, native any) *wazerohook.Code {
-	switch code := native.(type) {
-	case *wazerohook.Code:
-		return code
-	case stays:
-		if engine := code.Value(); engine != nil {
-			return engine.Code(wazerohook.ModuleID(image, r.e.conf.CloseOnContextDone))
+func (d decoder) Decode(image []byte, native any) (wazero.CompiledModule, error) {
+	if code, ok := native.(*wazerohook.Code); ok {
+		if image = d.image(image, code); image != nil {
+			return d.r.compileInner(context.Background(), image, code)
 		}
+	}
+	wasm, err := d.src.compilable()
+	if err != nil {
+		return nil, err
+	}
+	return d.r.compileFull(context.Background(), wasm)
+}
+
+// image returns what wazero was given for the code, or nil if that can't be told. kept is that, if
+// it was kept.
+func (d decoder) image(kept []byte, code *wazerohook.Code) []byte {
+	is := func(image []byte) bool {
+		return wazerohook.ModuleID(image, d.r.e.conf.CloseOnContextDone) == code.ID()
+	}
+	if kept != nil {
+		return kept
+	}
+	if stub, stubbed := d.src.image(); stubbed && is(stub) {
+		return stub
+	}
+	if own := d.src.own(); is(own) {
+		return own // it was compiled for one use
 	}
 	return nil
 }
 
-// native returns the code that this runtime has loaded under id, for others to decode, or nil if
+// native returns the code of a module that this runtime has loaded, for others to decode, or nil if
 // that can't be had. If the runtime was closed meanwhile, the error is loaded.ErrClosed.
-func (r *Runtime) native(id [32]byte) (any, error) {
-	if code := r.own.Code(id); code != nil {
+func (r *Runtime) native(cm wazero.CompiledModule) (any, error) {
+	if code := wazerocache.CodeOf(cm); code != nil {
 		return code, nil
 	}
 	if r.loaded.Closed() {
@@ -208,9 +206,13 @@ func (r *Runtime) compileInner(ctx context.Context, wasm []byte, code *wazerohoo
 	return r.own.Compile(ctx, r.inner, wasm, code)
 }
 
-// compileFull has wazero compile in this runtime's engine, under the key that it is
-// expected to ask for, or else whatever it asks for.
-func (r *Runtime) compileFull(ctx context.Context, wasm []byte, key func() wazerohook.WazeroKey) (wazero.CompiledModule, error) {
+// compileFull has wazero compile in this runtime's engine.
+func (r *Runtime) compileFull(ctx context.Context, wasm []byte) (wazero.CompiledModule, error) {
+	return r.compileAs(ctx, wasm, func() wazerohook.WazeroKey { return r.e.wazero.Key(wasm, r.e.conf.CloseOnContextDone) })
+}
+
+// compileAs is compileFull under the key that wazero is expected to ask for, or else whatever it asks for.
+func (r *Runtime) compileAs(ctx context.Context, wasm []byte, key func() wazerohook.WazeroKey) (wazero.CompiledModule, error) {
 	compile := func(done func() error) (wazero.CompiledModule, error) {
 		defer done()
 		return r.compileInner(ctx, wasm, nil)
@@ -246,7 +248,7 @@ func (r *Runtime) compileListening(ctx context.Context, factory experimental.Fun
 	wasm := wazerocache.WithNonce(m.wasm)
 	listeners := &wazerohook.ListenerKey{FunctionListenerFactory: factory}
 	ctx = experimental.WithFunctionListenerFactory(r.c.withWorkers(ctx), listeners)
-	cm, err := r.compileFull(ctx, wasm, func() wazerohook.WazeroKey {
+	cm, err := r.compileAs(ctx, wasm, func() wazerohook.WazeroKey {
 		// Which functions have a listener is known by the time that wazero asks.
 		return listeners.Key(r.e.wazero, wasm, r.e.conf.CloseOnContextDone)
 	})

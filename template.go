@@ -167,7 +167,10 @@ func (t *Template) share(ctx context.Context, state *wasmbin.State, snap *wasmbi
 	if !ok || !r.e.stubs {
 		return errNotShared
 	}
-	code := r.shared(h.m.Image(), h.m.Native())
+	if h.alone != nil {
+		return errNotShared
+	}
+	code := wazerocache.CodeOf(h.CompiledModule)
 	if code == nil {
 		return errNotShared
 	}

@@ -4,20 +4,39 @@ import (
 	"container/list"
 
 	"github.com/tetratelabs/wazero"
+
+	"github.com/modcache/modcache/internal/wasmbin"
 )
+
+// Loaded is machine code that a runtime has loaded, and what stands for it.
+type Loaded struct {
+	// Image is what wazero was given: a stub, or the module itself. Whoever wants the code in
+	// another runtime can make it again; it is nil where that takes less than keeping it.
+	Image []byte
+	// Native is the code, for the engines of other runtimes. It must not refer to a runtime. If it is
+	// nil, [Engine.Share] gets it once another runtime asks for it, or this one is closed. Of a
+	// runtime that is collected, it can't be had.
+	Native   any
+	Linkage  wasmbin.Linkage
+	CodeLen  int64
+	Heap     int64 // about what wazero takes beside the code and the image
+	WasmSize int   // bytes of the module
+	Once     bool  // it isn't retained
+}
 
 // Code is machine code that is loaded. It outlives the runtime that it was loaded by.
 type Code struct {
-	image    []byte // what wazero is given: a stub, or the module itself
-	native   any    // the code, for the engines of other runtimes
-	mapped   int64  // bytes that only the collector frees, and can't see
-	heap     int64  // all others
-	wasmSize int    // bytes of the module
+	image    []byte
+	linkage  wasmbin.Linkage
+	mapped   int64 // bytes that only the collector frees, and can't see
+	heap     int64 // all others
+	wasmSize int
 	e        *Engine
 	key      Key
-	once     bool // not retained
+	once     bool
 
 	// Guarded by Registry.mu.
+	native any
 	only   *use              // the use of one runtime, which has it to itself as a rule
 	others map[*use]struct{} // those of all others; nil until there are any
 	users  int               // handles and instances over all runtimes, and callers who wait for them
@@ -26,19 +45,13 @@ type Code struct {
 	cm     wazero.CompiledModule
 }
 
-// NewCode returns the code, of codeLen bytes, that the owner's runtime has loaded by
-// compiling image to cm, which takes about heap bytes beside both. It stands for a module of
-// wasmSize bytes. native is what the engines of other runtimes take, and must not refer to a
-// runtime.
-func (o *Owner) NewCode(key Key, image []byte, native any, codeLen, heap int64, wasmSize int, cm wazero.CompiledModule) *Code {
+// NewCode returns the code that the owner's runtime has loaded, as cm.
+func (o *Owner) NewCode(key Key, l Loaded, cm wazero.CompiledModule) *Code {
 	return &Code{
-		image: image, native: native, mapped: Footprint(codeLen), heap: int64(len(image)) + heap, wasmSize: wasmSize,
-		e: o.e, key: key, by: o, cm: cm,
+		image: l.Image, native: l.Native, linkage: l.Linkage, mapped: Footprint(l.CodeLen), heap: int64(len(l.Image)) + l.Heap,
+		wasmSize: l.WasmSize, once: l.Once, e: o.e, key: key, by: o, cm: cm,
 	}
 }
-
-// Transient keeps the code from being retained. It comes before anybody else knows of it.
-func (c *Code) Transient() { c.once = true }
 
 // Footprint is what is mapped for code of that length: itself, and the entry points of its
 // types, each in pages of their own.
@@ -80,13 +93,40 @@ func (c *Code) release(n int) (free []wazero.CompiledModule) {
 	if c.users > 0 || c.unused != nil {
 		return nil
 	}
-	if c.e.retired || c.once {
+	if c.e.retired || c.once || c.lost() {
 		return c.drop()
 	}
 	r := c.e.r
 	c.unused = r.unused.PushFront(c)
 	r.bytes += c.size()
 	return r.shrink()
+}
+
+// forget is drop if c is retained.
+func (c *Code) forget() (free []wazero.CompiledModule) {
+	if c.unused == nil {
+		return nil
+	}
+	c.e.r.reuse(c)
+	return c.drop()
+}
+
+// lost reports whether nobody can get at the native code any more.
+func (c *Code) lost() bool { return c.native == nil && c.only == nil && len(c.others) == 0 }
+
+// module returns wazero's module in some runtime that has one, or nil.
+func (c *Code) module() wazero.CompiledModule {
+	if c.only != nil {
+		if cm := c.only.module(); cm != nil {
+			return cm
+		}
+	}
+	for u := range c.others {
+		if cm := u.module(); cm != nil {
+			return cm
+		}
+	}
+	return nil
 }
 
 // drop takes c, which nobody uses, out of its engine and all runtimes, and returns what is

@@ -2,9 +2,13 @@ package loaded
 
 import (
 	"errors"
+	"runtime"
 	"sync"
+	"sync/atomic"
 
 	"github.com/tetratelabs/wazero"
+
+	"github.com/modcache/modcache/internal/wasmbin"
 )
 
 // ErrGone means that a module can't be used any more, though its runtime is open.
@@ -28,6 +32,7 @@ type Module struct {
 type decoding struct {
 	first   sync.Once
 	decoded func() (wazero.CompiledModule, error) // set by first
+	begun   atomic.Bool                           // decoded is set
 }
 
 // use is what the books know of a Module: how often its runtime holds the code. Nothing in it
@@ -39,14 +44,15 @@ type use struct {
 	holds int // handles and instances; guarded by Registry.mu
 }
 
-// Decoder has a runtime make a module of an image, whose code the engine of another has loaded.
+// Decoder has a runtime make a module of what another has loaded. Image and native are nil if they
+// weren't kept, or can't be had.
 type Decoder interface {
 	Decode(image []byte, native any) (wazero.CompiledModule, error)
 }
 
 // Compiled returns wazero's module, for whoever has a hold on m. The first who asks has it made of
-// what is in memory; that is decoding, not compiling. After an error the hold is worth
-// nothing, and needs no Release.
+// what is in memory; that is decoding, not compiling. d may be nil unless m is Undecoded. After an error
+// the hold is worth nothing, and needs no Release.
 func (m *Module) Compiled(d Decoder) (wazero.CompiledModule, error) {
 	x := m.decoding
 	if x == nil {
@@ -54,24 +60,20 @@ func (m *Module) Compiled(d Decoder) (wazero.CompiledModule, error) {
 	}
 	x.first.Do(func() {
 		x.decoded = sync.OnceValues(func() (wazero.CompiledModule, error) { return m.decode(d) })
+		x.begun.Store(true)
 	})
 	return x.decoded()
 }
 
-// Image returns what wazero was given for m, or nil if nobody else can use m.
-func (m *Module) Image() []byte {
-	if m.use == nil {
-		return nil
-	}
-	return m.use.code.image
-}
+// Undecoded reports whether nobody has asked for wazero's module yet, which has to be made.
+func (m *Module) Undecoded() bool { return m.decoding != nil && !m.decoding.begun.Load() }
 
-// Native returns the code of m, for the engines of other runtimes, or nil if nobody else can use m.
-func (m *Module) Native() any {
+// Linkage returns that of the code; ok is false if nobody else can use m.
+func (m *Module) Linkage() (l wasmbin.Linkage, ok bool) {
 	if m.use == nil {
-		return nil
+		return l, false
 	}
-	return m.use.code.native
+	return m.use.code.linkage, true
 }
 
 // Belongs reports whether m is a module of o.
@@ -87,7 +89,12 @@ func (m *Module) decode(d Decoder) (cm wazero.CompiledModule, err error) {
 	}
 	code := m.use.code
 	code.hold(1)
+	native := code.native
+	loaded := code.module()
 	r.mu.Unlock()
+	if native == nil && loaded != nil {
+		native = m.o.e.share(loaded)
+	}
 
 	done := false // unless it panics
 	defer func() {
@@ -100,12 +107,15 @@ func (m *Module) decode(d Decoder) (cm wazero.CompiledModule, err error) {
 			free, cm, err = append(free, cm), nil, m.o.whyGone()
 		default:
 			m.cm = cm
+			if code.native == nil {
+				code.native = native
+			}
 		}
 		free = append(free, code.release(1)...)
 		r.mu.Unlock()
 		closeAll(free)
 	}()
-	cm, err = d.Decode(code.image, code.native)
+	cm, err = d.Decode(code.image, native)
 	done = true
 	return cm, err
 }
@@ -180,10 +190,51 @@ func (u *use) drop() (free []wazero.CompiledModule) {
 
 // end takes u out of the books, with all holds. The lock is held.
 func (u *use) end() (free []wazero.CompiledModule) {
+	c := u.code
 	delete(u.l.uses, u)
-	u.code.leave(u)
+	c.leave(u)
 	if u.holds > 0 {
-		free = u.code.release(u.holds)
+		free = c.release(u.holds)
+	}
+	if c.lost() {
+		free = append(free, c.forget()...)
 	}
 	return free
+}
+
+// module returns wazero's module, or nil if there is none. The lock is held.
+func (u *use) module() wazero.CompiledModule {
+	if o := u.l.owner.Value(); o != nil {
+		if m := o.modules[u.code]; m != nil {
+			return m.cm
+		}
+	}
+	return nil
+}
+
+// EndWith ends the caller's hold on m when the garbage collector finds that nothing refers to the handle any
+// more, unless that is stopped. It does nothing if nobody else can use m, whose books lead to its runtime.
+func EndWith[T any](handle *T, m *Module) (c runtime.Cleanup) {
+	if m.use != nil {
+		c = runtime.AddCleanup(handle, (*use).forget, m.use)
+	}
+	return c
+}
+
+// forget ends a hold that its caller forgot. Code that nobody else has is dropped then, unless it was worth
+// keeping for others from the start: who forgets small modules makes them up, as a rule, and
+// doesn't come back.
+func (u *use) forget() {
+	r := u.l.e.r
+	r.mu.Lock()
+	var free []wazero.CompiledModule
+	if _, ok := u.l.uses[u]; ok {
+		u.holds--
+		free = u.code.release(1)
+		if u.code.native == nil {
+			free = append(free, u.code.forget()...)
+		}
+	}
+	r.mu.Unlock()
+	closeAll(free)
 }

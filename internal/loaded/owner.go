@@ -167,6 +167,32 @@ func (o *Owner) AddPrivate(cm wazero.CompiledModule, size int64) (*Module, bool)
 	return m, true
 }
 
+// unshared returns the modules of code that goes with the runtime unless it is shared. The lock is held.
+func (o *Owner) unshared() map[*Code]wazero.CompiledModule {
+	var modules map[*Code]wazero.CompiledModule
+	for c, m := range o.modules {
+		if c.native == nil && !c.once && m.cm != nil {
+			if modules == nil {
+				modules = make(map[*Code]wazero.CompiledModule)
+			}
+			modules[c] = m.cm
+		}
+	}
+	return modules
+}
+
+// keep has code outlive the runtime.
+func (o *Owner) keep(modules map[*Code]wazero.CompiledModule) {
+	for c, cm := range modules {
+		native := o.e.share(cm)
+		o.e.r.mu.Lock()
+		if c.native == nil {
+			c.native = native
+		}
+		o.e.r.mu.Unlock()
+	}
+}
+
 // Closed reports whether Close has begun.
 func (o *Owner) Closed() bool {
 	o.e.r.mu.Lock()
@@ -189,7 +215,9 @@ func (o *Owner) Close(closeRuntime func() error) error {
 	r.mu.Lock()
 	again := o.closed
 	o.closed = true
+	kept := o.unshared()
 	r.mu.Unlock()
+	o.keep(kept)
 	err := closeRuntime()
 
 	r.mu.Lock()

@@ -46,6 +46,10 @@ type Engine struct {
 	// any more, because too many others were used since. It must not use the books.
 	OnRetire func()
 
+	// Share, if set before the first owner, returns the code of a module for the engines of other runtimes,
+	// or nil if it can't be had. It must not use the books.
+	Share func(wazero.CompiledModule) (native any)
+
 	r      *Registry
 	loads  flight.Group[Key, *Code]
 	checks flight.Group[Key, bool]
@@ -69,6 +73,14 @@ func (r *Registry) NewEngine() *Engine {
 	e.loads = flight.Group[Key, *Code]{Lock: &r.mu, Running: &r.running, Grant: e.grant}
 	e.checks = flight.Group[Key, bool]{Lock: &r.mu, Running: &r.running}
 	return e
+}
+
+// share is Share, if that is set.
+func (e *Engine) share(cm wazero.CompiledModule) any {
+	if e.Share == nil {
+		return nil
+	}
+	return e.Share(cm)
 }
 
 // Check returns a flight that finds out whether there is code to load: the one that is

@@ -26,6 +26,7 @@ var errDecode = errors.New("injected")
 type fixture struct {
 	*Owner
 	decoded []*fake
+	natives []any // that it was given to decode
 	decode  func() (wazero.CompiledModule, error)
 }
 
@@ -39,7 +40,8 @@ func (f *fixture) compiled(m *Module) (wazero.CompiledModule, error) {
 }
 
 // Decode implements [Decoder].
-func (f *fixture) Decode([]byte, any) (wazero.CompiledModule, error) {
+func (f *fixture) Decode(_ []byte, native any) (wazero.CompiledModule, error) {
+	f.natives = append(f.natives, native)
 	if f.decode != nil {
 		return f.decode()
 	}
@@ -51,9 +53,14 @@ func (f *fixture) Decode([]byte, any) (wazero.CompiledModule, error) {
 // load brings code into the engine, by f, and returns its module there.
 func (f *fixture) load(t *testing.T, key Key) (m *Module, own *fake) {
 	t.Helper()
+	return f.loadAs(t, key, Loaded{Image: []byte("image"), Native: "native", CodeLen: 100, WasmSize: 7})
+}
+
+func (f *fixture) loadAs(t *testing.T, key Key, l Loaded) (m *Module, own *fake) {
+	t.Helper()
 	own = &fake{}
 	m, load, started, err := f.Load(t.Context(), key, func(context.Context) (*Code, error) {
-		return f.NewCode(key, []byte("image"), "native", 100, 0, 7, own), nil
+		return f.NewCode(key, l, own), nil
 	})
 	require.NoError(t, err)
 	require.Nil(t, m)
@@ -110,7 +117,7 @@ func TestRegistryWhoseRuntimeClosesBehindALoad(t *testing.T) {
 	a := open(r.NewEngine())
 	own := &fake{}
 	_, load, _, err := a.Load(t.Context(), Key{1}, func(context.Context) (*Code, error) {
-		return a.NewCode(Key{1}, nil, nil, 100, 0, 7, own), nil
+		return a.NewCode(Key{1}, Loaded{Native: "native", CodeLen: 100, WasmSize: 7}, own), nil
 	})
 	require.NoError(t, err)
 	<-load.Done()

@@ -117,6 +117,16 @@ func (c compiled) Close(ctx context.Context) error {
 // Inner returns wazero's own module of one that Compile has returned.
 func Inner(cm wazero.CompiledModule) wazero.CompiledModule { return cm.(compiled).CompiledModule }
 
+// CodeOf returns the code of a module that Compile has returned, or nil if it can't be had.
+func CodeOf(cm wazero.CompiledModule) *wazerohook.Code {
+	c := cm.(compiled)
+	id, ok := wazerohook.ID(c.CompiledModule)
+	if !ok {
+		return nil
+	}
+	return c.e.Code(id)
+}
+
 // Code returns the code that the engine has loaded under id, or nil if it can't be had.
 func (e *Engine) Code(id [32]byte) *wazerohook.Code {
 	e.using.RLock()

@@ -106,6 +106,9 @@ type Code struct {
 	module reflect.Value // compiledModule, which is of no engine
 }
 
+// ID is the module's name in an engine.
+func (c *Code) ID() [32]byte { return c.id }
+
 // As returns the code as that of another module, which has the same functions, globals,
 // memories, tables and segments, and whatever else beside them.
 func (c *Code) As(id [32]byte) *Code { return &Code{id: id, module: c.module} }
@@ -126,6 +129,23 @@ func (e *Engine) Code(id [32]byte) (*Code, error) {
 	settable(c.module.FieldByName("parent")).SetZero()
 	settable(c.module.FieldByName("sharedFunctions")).SetZero()
 	return c, nil
+}
+
+// ID returns the name that wazero's engine has for a compiled module.
+func ID(cm wazero.CompiledModule) (id [32]byte, ok bool) {
+	v := reflect.ValueOf(cm)
+	if v.Kind() != reflect.Pointer || v.IsNil() || v.Elem().Kind() != reflect.Struct || v.Type().Elem().PkgPath() != wazeroPath {
+		return id, false
+	}
+	module := directField(v.Elem(), "module")
+	if !module.IsValid() || module.Kind() != reflect.Pointer || module.IsNil() || module.Type().Elem().Kind() != reflect.Struct {
+		return id, false
+	}
+	f := directField(module.Elem(), "ID")
+	if !f.IsValid() || f.Type() != reflect.TypeFor[[32]byte]() {
+		return id, false
+	}
+	return *(*[32]byte)(unsafe.Pointer(f.UnsafeAddr())), true
 }
 
 // Enter has the engine find the code in memory when it compiles the module, as if it had
