@@ -88,7 +88,7 @@ func TestDiskTellsOtherKeysFromDamage(t *testing.T) {
 	require.NoError(t, err)
 	require.True(t, ok)
 	require.ErrorIs(t, e.Err, modcache.ErrOtherKey)
-	require.ErrorContains(t, e.Err, "modcache: disk "+dir+": stat "+diskKey(2).String()+": entry is not authentic: sealed under another key (")
+	require.ErrorContains(t, e.Err, "modcache: disk "+dir+": stat "+diskKey(2).String()+": entry is not authentic: sealed under another key: ")
 
 	r, err := mine.Verify(bg)
 	require.NoError(t, err)

@@ -25,3 +25,6 @@ func StallAfter(d time.Duration) (restore func()) {
 	stalledAfter = d
 	return func() { stalledAfter = before }
 }
+
+// SameService is what decides whether a redirected request is signed.
+func SameService(ours, theirs string) bool { return sameService(ours, theirs) }

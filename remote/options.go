@@ -130,9 +130,9 @@ func (o *Options) validate() (Options, error) {
 	v.Name = cmp.Or(v.Name, "remote")
 	v.MaxSize = min(option.Number(v.MaxSize, 512<<20, frame.MaxSize), frame.MaxSize, math.MaxInt>>1) // it has to fit memory
 	v.DialTimeout = option.Number(v.DialTimeout, 200*time.Millisecond, 0)
-	v.FirstByte = option.Number(v.FirstByte, 250*time.Millisecond, never)
-	v.Stall = option.Number(v.Stall, 250*time.Millisecond, never)
-	v.Budget = option.Number(v.Budget, 0, never)
+	v.FirstByte = min(option.Number(v.FirstByte, 250*time.Millisecond, never), never)
+	v.Stall = min(option.Number(v.Stall, 250*time.Millisecond, never), never)
+	v.Budget = min(option.Number(v.Budget, 0, never), never)
 	v.AbsentFor = option.Number(v.AbsentFor, 2*time.Second, 0)
 	v.Pause = min(option.Number(v.Pause, time.Second, 0), time.Minute)
 	v.Queue = option.Number(v.Queue, 256<<20, math.MaxInt64)

@@ -11,6 +11,7 @@ import (
 	"io"
 	"maps"
 	"net/http"
+	"net/url"
 	"regexp"
 	"slices"
 	"strings"
@@ -84,17 +85,71 @@ func (l S3) backend(w *web) (Backend, error) {
 		u.Path += "/" + l.Prefix + name[:2] + "/" + name
 		r := request{url: &u, body: body}
 		if l.Credentials != nil {
-			r.sign = func(req *http.Request) error {
+			r.sign = func(req *http.Request, now time.Time) error {
 				c, err := l.Credentials(req.Context())
 				if err != nil {
 					return fmt.Errorf("S3 credentials: %w", err)
 				}
-				signV4(req, sha256.Sum256(body), c, l.Region, time.Now())
+				signV4(req, sha256.Sum256(body), c, l.Region, now)
 				return nil
 			}
 		}
 		return r
 	}}, nil
+}
+
+// moved returns where a signed request is to be sent instead. It is signed anew, for hosts of the same
+// service only: of the URL, its subdomains, and other S3 hosts of Amazon's.
+func (w *web) moved(from *url.URL, resp *http.Response) (*url.URL, error) {
+	to, err := resp.Location()
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("status %d, and where to isn't understood", resp.StatusCode)
+	case from.Scheme == "https" && to.Scheme != "https":
+		return nil, errors.New("redirect from https to http")
+	case to.RawQuery != "" || !sameService(w.base.Host, to.Host):
+		return nil, fmt.Errorf("the server redirects to %s, which isn't sent credentials: if it is yours, put it into the URL", printable(to.Host))
+	}
+	to.User, to.Fragment = nil, ""
+	return to, nil
+}
+
+func sameService(ours, theirs string) bool {
+	if theirs == ours || strings.HasSuffix(theirs, "."+ours) {
+		return true
+	}
+	amazon := func(host string) string {
+		for _, domain := range []string{".amazonaws.com", ".amazonaws.com.cn"} {
+			if rest, ok := strings.CutSuffix(host, domain); ok && amazonS3.MatchString(rest) {
+				return domain
+			}
+		}
+		return ""
+	}
+	return amazon(ours) != "" && amazon(ours) == amazon(theirs)
+}
+
+var amazonS3 = regexp.MustCompile(`(^|\.)s3([.-][a-z0-9.-]+)?$`)
+
+// maxSkew is by how much S3 lets clocks differ, with something to spare.
+const maxSkew = 5 * time.Minute
+
+// correctClock reports whether the server refuses a request because of the time in it, and remembers
+// by how much that was wrong.
+func (w *web) correctClock(resp *http.Response) bool {
+	if resp.StatusCode != http.StatusForbidden {
+		return false
+	}
+	theirs, err := http.ParseTime(resp.Header.Get("Date"))
+	if err != nil {
+		return false
+	}
+	skew := time.Until(theirs)
+	if (skew - time.Duration(w.skew.Load())).Abs() < maxSkew {
+		return false
+	}
+	w.skew.Store(int64(skew))
+	return true
 }
 
 const (

@@ -13,9 +13,10 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"runtime/debug"
 	"slices"
-	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/modcache/modcache"
@@ -25,6 +26,8 @@ import (
 type web struct {
 	base   *url.URL // without user and password; its path has no slash at the end
 	client *http.Client
+	signed *http.Client // for requests that are signed: it follows no redirect, since each needs a signature
+	skew   atomic.Int64 // nanoseconds by which the server's clock is ahead, if it has refused our time
 	header http.Header
 	max    int64  // length of a response that is worth reading
 	close  func() // closes connections that are our own
@@ -40,6 +43,9 @@ const (
 )
 
 func newWeb(rawURL string, o *Options) (*web, error) {
+	if !strings.Contains(rawURL, "://") {
+		return nil, errors.New("modcache: the URL of the remote store has no scheme: begin with http:// or https://")
+	}
 	u, err := url.Parse(rawURL)
 	if err != nil {
 		// The error of url.Parse quotes the URL, which may hold a password.
@@ -60,6 +66,9 @@ func newWeb(rawURL string, o *Options) (*web, error) {
 	u.User = nil
 	u.Path, u.RawPath = strings.TrimRight(u.Path, "/"), ""
 
+	if header.Get("User-Agent") == "" {
+		header.Set("User-Agent", "modcache/"+moduleVersion())
+	}
 	w := &web{base: u, header: header, max: o.MaxSize + maxOverhead, close: func() {}}
 	if o.Client != nil {
 		c := *o.Client
@@ -75,7 +84,23 @@ func newWeb(rawURL string, o *Options) (*web, error) {
 		}
 		return next(req, via)
 	}
+	w.signed = &http.Client{}
+	*w.signed = *w.client
+	w.signed.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	return w, nil
+}
+
+// moduleVersion is that of this module, as the go command recorded it.
+func moduleVersion() string {
+	const path = "github.com/modcache/modcache"
+	if info, ok := debug.ReadBuildInfo(); ok {
+		for _, m := range append(info.Deps, &info.Main) {
+			if m.Path == path && m.Version != "" {
+				return strings.Trim(m.Version, "()")
+			}
+		}
+	}
+	return "devel"
 }
 
 func newTransport(dial time.Duration) *http.Transport {
@@ -115,14 +140,54 @@ func (w *web) redirect(req *http.Request, via []*http.Request) error {
 
 // request is what a layout wants done.
 type request struct {
-	url  *url.URL
-	body []byte // of a PUT
-	once bool   // leave what is there already
-	sign func(*http.Request) error
+	url   *url.URL
+	body  []byte // of a PUT
+	once  bool   // leave what is there already
+	moved bool   // to where the server has redirected it
+	sign  func(req *http.Request, now time.Time) error
 }
 
-// do makes a request whose response is a success, for the caller to close.
+// do makes a request whose response is a success, for the caller to close. What a server
+// only wants to have asked in another way is asked so.
 func (w *web) do(ctx context.Context, method string, r request) (*http.Response, error) {
+	expect := method == http.MethodPut && len(r.body) >= expectContinue
+	hops, corrected := 0, false
+	for {
+		req, err := w.newRequest(ctx, method, r, expect)
+		if err != nil {
+			return nil, err
+		}
+		client := w.client
+		if r.sign != nil {
+			client = w.signed
+		}
+		resp, err := client.Do(req)
+		if err != nil {
+			return nil, withoutURL(err)
+		}
+		switch {
+		case expect && resp.StatusCode == http.StatusExpectationFailed:
+			expect = false
+		case r.sign != nil && resp.StatusCode/100 == 3 && resp.Header.Get("Location") != "":
+			if r.url, err = w.moved(r.url, resp); err == nil && hops == maxRedirects {
+				err = fmt.Errorf("more than %d redirects", maxRedirects)
+			}
+			if err != nil {
+				discard(resp.Body)
+				return nil, err
+			}
+			hops++
+			r.moved = true
+		case r.sign != nil && !corrected && w.correctClock(resp):
+			corrected = true
+		default:
+			return w.accept(method, cmp.Or(resp.Request, req).Method, resp)
+		}
+		discard(resp.Body)
+	}
+}
+
+func (w *web) newRequest(ctx context.Context, method string, r request, expect bool) (*http.Request, error) {
 	var body io.Reader
 	if method == http.MethodPut {
 		body = bytes.NewReader(r.body)
@@ -132,9 +197,11 @@ func (w *web) do(ctx context.Context, method string, r request) (*http.Response,
 		return nil, err
 	}
 	for k, v := range w.header {
-		req.Header[k] = v
+		if !r.moved || slices.Contains(harmless, k) {
+			req.Header[k] = v
+		}
 	}
-	if host := w.header.Get("Host"); host != "" {
+	if host := req.Header.Get("Host"); host != "" {
 		req.Host = host
 	}
 	// Entries are compressed already; what a server compresses on the fly isn't one.
@@ -144,21 +211,19 @@ func (w *web) do(ctx context.Context, method string, r request) (*http.Response,
 		if r.once {
 			req.Header.Set("If-None-Match", "*")
 		}
-		if len(r.body) >= expectContinue {
+		if expect {
 			req.Header.Set("Expect", "100-continue")
 		}
 	}
 	if r.sign != nil {
-		if err := r.sign(req); err != nil {
-			return nil, err
-		}
+		err = r.sign(req, time.Now().Add(time.Duration(w.skew.Load())))
 	}
-	resp, err := w.client.Do(req)
-	if err != nil {
-		return nil, withoutURL(err)
-	}
-	// A redirect may have turned a PUT into a GET.
-	final := cmp.Or(resp.Request, req).Method
+	return req, err
+}
+
+// accept returns a response that is a success. A redirect may have turned a PUT into a GET.
+func (w *web) accept(method, final string, resp *http.Response) (*http.Response, error) {
+	var err error
 	switch {
 	case resp.StatusCode/100 != 2, method == http.MethodGet && resp.StatusCode != http.StatusOK:
 		err = newStatusError(resp)
@@ -225,10 +290,20 @@ func (w *web) has(ctx context.Context, r request) (bool, error) {
 func (w *web) put(ctx context.Context, r request) error {
 	err := w.send(ctx, http.MethodPut, r)
 	var status *statusError
-	if r.once && errors.As(err, &status) && status.code == http.StatusNotImplemented {
-		// This server has no conditional writes.
+	if !r.once || !errors.As(err, &status) {
+		return err
+	}
+	switch status.code {
+	case http.StatusNotImplemented: // this server has no conditional writes
 		r.once = false
-		err = w.send(ctx, http.MethodPut, r)
+		return w.send(ctx, http.MethodPut, r)
+	case http.StatusNotModified:
+		return fmt.Errorf("%w: %w", fs.ErrExist, err)
+	case http.StatusConflict: // perhaps with another upload, or a directory is missing
+		r.body = nil
+		if there, _ := w.has(ctx, r); there {
+			return fmt.Errorf("%w: %w", fs.ErrExist, err)
+		}
 	}
 	return err
 }
@@ -239,51 +314,4 @@ func (w *web) remove(ctx context.Context, r request) error {
 		return nil
 	}
 	return err
-}
-
-// statusError is a response that isn't a success.
-type statusError struct {
-	code  int
-	after time.Duration
-}
-
-func newStatusError(resp *http.Response) *statusError {
-	e := &statusError{code: resp.StatusCode}
-	switch resp.StatusCode {
-	case http.StatusTooManyRequests, http.StatusServiceUnavailable:
-		e.after = parseRetryAfter(resp.Header.Get("Retry-After"), time.Now())
-	}
-	return e
-}
-
-func (e *statusError) Error() string {
-	return fmt.Sprintf("status %d %s", e.code, http.StatusText(e.code))
-}
-
-// Unwrap says what the status means, in terms of [Backend].
-func (e *statusError) Unwrap() error {
-	switch e.code {
-	case http.StatusNotFound, http.StatusGone:
-		return fs.ErrNotExist
-	case http.StatusPreconditionFailed:
-		return fs.ErrExist
-	case http.StatusUnauthorized, http.StatusForbidden, http.StatusMethodNotAllowed:
-		return fs.ErrPermission
-	case http.StatusRequestEntityTooLarge:
-		return modcache.ErrTooLarge
-	}
-	return nil
-}
-
-// RetryAfter returns how long the server wants to be left alone; 0 if it didn't say.
-func (e *statusError) RetryAfter() time.Duration { return e.after }
-
-func parseRetryAfter(s string, now time.Time) time.Duration {
-	if n, err := strconv.ParseUint(s, 10, 31); err == nil {
-		return time.Duration(n) * time.Second
-	}
-	if t, err := http.ParseTime(s); err == nil {
-		return max(0, t.Sub(now))
-	}
-	return 0
 }

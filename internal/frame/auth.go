@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 
 	"github.com/zeebo/blake3"
 	"github.com/zeebo/xxh3"
@@ -93,6 +94,43 @@ func NewVerifier(key ed25519.PublicKey) Auth {
 
 // ID returns the id of the key, which is in every frame that it seals.
 func (a Auth) ID() KeyID { return a.id }
+
+// ForeignError is ErrForeign: what a frame was sealed with, and what is trusted.
+type ForeignError struct {
+	kind    Kind
+	id      KeyID
+	trusted []Auth
+}
+
+func (e *ForeignError) Error() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%v: it is %s; trusted is only what is ", ErrForeign, sealed(e.kind, e.id))
+	const most = 8
+	for i, a := range e.trusted {
+		if i > 0 {
+			b.WriteString(", or ")
+		}
+		if i == most {
+			b.WriteString("by others")
+			break
+		}
+		b.WriteString(sealed(a.kind, a.id))
+	}
+	return b.String()
+}
+
+// Unwrap returns ErrForeign.
+func (e *ForeignError) Unwrap() error { return ErrForeign }
+
+func sealed(k Kind, id KeyID) string {
+	switch k {
+	case Ed25519:
+		return fmt.Sprintf("signed by key %x", id)
+	case Keyed:
+		return fmt.Sprintf("sealed with secret %x", id)
+	}
+	return "not sealed with a key"
+}
 
 // seal appends the tag of header to it.
 func (a *Auth) seal(header []byte) ([]byte, error) {

@@ -60,7 +60,7 @@ func (o *Options) authOf(h *header) (*Auth, error) {
 			return a, nil
 		}
 	}
-	return nil, fmt.Errorf("%w (kind %d, id %x)", ErrForeign, h.auth, h.keyID)
+	return nil, &ForeignError{h.auth, h.keyID, trusted}
 }
 
 func (o *Options) codec() codec {
