@@ -49,6 +49,8 @@ type Cache struct {
 	idle       atomic.Pointer[stoppage] // why nothing is kept, from the start
 	health     health
 
+	observing observing
+
 	unsupported error           // why nothing can be plugged into this build of wazero: every compile is its own then
 	secret      func() [32]byte // in every stub, so that no guest can be one
 
@@ -134,7 +136,8 @@ func Open(dir string, o *Options) (*Cache, error) {
 }
 
 // New returns a Cache over any store, which stays the caller's to close after
-// the Cache.
+// the Cache. A store that is [Observable] reports to Options.OnEvent and Logger too: what is
+// evicted, damaged or not trusted in it or its layers, what layers fail that others make up for, and what fails in the background.
 //
 // Where the engine's identity can't be found out ([EngineID]), nobody else could ever use
 // what this process stores. Then a store other than a [Memory] or [Local] isn't used, and up to
@@ -153,6 +156,7 @@ func New(s Store, o *Options) (*Cache, error) {
 	}
 	if c.idle.Load() == nil || instant(s) {
 		c.use(s)
+		c.observe(s)
 	} else {
 		c.useMemory()
 	}
@@ -267,6 +271,9 @@ func (c *Cache) Close(ctx context.Context) error {
 		go func() {
 			defer close(c.closed)
 			c.loaded.Wait()
+			if c.observing.stop != nil {
+				defer c.observing.stop()
+			}
 			c.owning.Lock()
 			owned := c.owned
 			c.owning.Unlock()

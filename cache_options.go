@@ -111,8 +111,8 @@ type Options struct {
 	// it with every change of wazero's code: a stale one runs wrong machine code.
 	EngineID string
 
-	// Logger, if set, gets problems as warnings, waiting for another process's compile as
-	// information, and everything else for debugging. The message is the kind of the [Event], the attributes are its other fields. A store that
+	// Logger, if set, gets problems as warnings, waiting for another process's compile and compiles of a second or
+	// more as information, and everything else for debugging. The message is the kind of the [Event], the attributes are its other fields. A store that
 	// goes on failing is a warning once, and again only after it has worked.
 	Logger *slog.Logger
 

@@ -46,6 +46,11 @@ type Status struct {
 	LastErr     error     `json:"-"`
 	LastErrorAt time.Time `json:"last_error_at,omitzero"`
 
+	// Untrusted says which key an entry was sealed or signed with that isn't trusted here, and which keys are:
+	// the last one that was found; "" if none was. Entries of such a key are compiled again.
+	Untrusted   string    `json:"untrusted,omitempty"`
+	UntrustedAt time.Time `json:"untrusted_at,omitzero"`
+
 	// EngineKnown says that other processes can have the same EngineID. If not, nothing is stored.
 	EngineID    string `json:"engine_id"`
 	EngineKnown bool   `json:"engine_known"`
@@ -123,6 +128,9 @@ func (c *Cache) Status() Status {
 	}
 	if last := c.health.last.Load(); last != nil {
 		s.LastErr, s.LastError, s.LastErrorAt = last.err, last.err.Error(), last.at
+	}
+	if found := c.health.untrusted.Load(); found != nil {
+		s.Untrusted, s.UntrustedAt = found.err.Error(), found.at
 	}
 	c.degraded.Range(func(feature, err any) bool {
 		s.Off = append(s.Off, fmt.Sprintf("%s: %s", feature, strings.TrimPrefix(err.(error).Error(), "modcache: ")))
@@ -204,9 +212,10 @@ type stoppage struct {
 
 // health remembers how the calls of the store went.
 type health struct {
-	last    atomic.Pointer[stoppage]
-	added   atomic.Bool // something, once
-	outages sync.Map    // by operation: *stoppage, of the first failure since one that worked
+	last      atomic.Pointer[stoppage]
+	untrusted atomic.Pointer[stoppage] // an entry under a key that isn't trusted
+	added     atomic.Bool              // something, once
+	outages   sync.Map                 // by operation: *stoppage, of the first failure since one that worked
 }
 
 // failed notes that an operation failed, and reports whether it has failed before and not worked since.

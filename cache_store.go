@@ -176,7 +176,9 @@ func entryDamage(err error) error {
 func (c *Cache) corrupt(key Key, name string, err error) {
 	c.counters.corrupt.Add(1)
 	c.health.note(err, c.now())
-	c.emit(Event{Kind: EventCorrupt, Key: key, Name: name, Err: err})
+	if c.tells(err) {
+		c.emit(Event{Kind: EventCorrupt, Key: key, Name: name, Err: err})
+	}
 }
 
 // put seals the code, which it takes over, and stores it if the Cache may write, in the
@@ -245,7 +247,9 @@ func (c *Cache) storeFailed(op string, key Key, name string, err error) {
 	c.counters.storeErrors.Add(1)
 	e := Event{Kind: EventStoreFailed, Key: key, Name: name, Err: &Error{Op: op, Key: key, Name: name, Err: err}}
 	e.again = c.health.failed(op, e.Err, c.now())
-	c.emit(e)
+	if c.tells(err) {
+		c.emit(e)
+	}
 }
 
 // featureCache is what all other features need.
@@ -290,15 +294,6 @@ func told[T any](c *Cache, hung *atomic.Int64, name string, call func() T) (answ
 		c.degrade(name, fmt.Errorf("a call has not returned within %v; events are dropped until it does", observerWait))
 	}
 	return answer, err == nil
-}
-
-// forward passes on what only the store of [Open] knows. Its hits and misses are
-// the Cache's own.
-func (c *Cache) forward(e Event) {
-	switch e.Kind {
-	case EventCorrupt, EventEvicted, EventDegraded, EventWaiting:
-		c.emit(e)
-	}
 }
 
 // counters are what a Cache counts by itself.

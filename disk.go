@@ -19,6 +19,7 @@ import (
 	"github.com/modcache/modcache/internal/frame"
 	"github.com/modcache/modcache/internal/layout"
 	"github.com/modcache/modcache/internal/option"
+	"github.com/modcache/modcache/internal/watchers"
 )
 
 // Defaults of [DiskOptions].
@@ -147,11 +148,13 @@ type Disk struct {
 	place   atomic.Pointer[dirfs.Place]
 	opening sync.Mutex
 	frame   frame.Options
-	usage   books.Usage
-	walks   singleflight.Group
-	pending books.Pending
-	futile  atomic.Pointer[books.Futile] // nil: not looked up
-	written atomic.Int64                 // bytes
+
+	watchers watchers.List[Event]
+	usage    books.Usage
+	walks    singleflight.Group
+	pending  books.Pending
+	futile   atomic.Pointer[books.Futile] // nil: not looked up
+	written  atomic.Int64                 // bytes
 
 	unlisted atomic.Value // string: shards that the last walk couldn't list
 
@@ -342,7 +345,13 @@ func (d *Disk) Metrics() Metrics {
 func (d *Disk) notify(e Event) {
 	e.Layer = d.o.Name
 	notify(d.o.OnEvent, e)
+	if e.Kind != EventHit && e.Kind != EventMiss {
+		d.watchers.Tell(e)
+	}
 }
+
+// Observe implements [Observable].
+func (d *Disk) Observe(observer func(Event)) (stop func()) { return d.watchers.Add(observer) }
 
 // errorOf returns err as what an operation returns; nil is nil.
 func (d *Disk) errorOf(op string, key Key, err error) error {

@@ -181,8 +181,11 @@ func (e Event) keyText() string {
 	return e.Key.String()
 }
 
+// slowCompile is a compile that is worth a line in a log, since a cache could have saved it.
+const slowCompile = time.Second
+
 // log writes the event to l, if l isn't nil, with the kind as its message: problems as warnings,
-// waiting as information, all else for debugging. It survives l, and costs little at a level that is off.
+// waiting and long compiles as information, all else for debugging. It survives l, and costs little at a level that is off.
 func (e Event) log(ctx context.Context, l *slog.Logger) {
 	if l == nil {
 		return
@@ -193,6 +196,10 @@ func (e Event) log(ctx context.Context, l *slog.Logger) {
 		level = slog.LevelWarn
 	case EventWaiting:
 		level = slog.LevelInfo
+	case EventCompileFinished:
+		if e.Duration >= slowCompile {
+			level = slog.LevelInfo
+		}
 	}
 	if e.again {
 		level = slog.LevelDebug
@@ -203,6 +210,14 @@ func (e Event) log(ctx context.Context, l *slog.Logger) {
 		}
 		return nil
 	})
+}
+
+// Observable is implemented by stores that can tell several observers what happens in them. A
+// [Cache] observes its store.
+type Observable interface {
+	// Observe has observer called for what happens, but for hits and misses, until stop is called. See
+	// [Event] for what it may do. An event that is under way may still arrive after that.
+	Observe(observer func(Event)) (stop func())
 }
 
 // notify calls an observer, if there is one, and survives it.

@@ -18,6 +18,7 @@ import (
 	"github.com/modcache/modcache/internal/flight"
 	"github.com/modcache/modcache/internal/option"
 	"github.com/modcache/modcache/internal/queue"
+	"github.com/modcache/modcache/internal/watchers"
 )
 
 // WritePolicy says how a [Layer] takes part in [Layered.Add].
@@ -121,6 +122,8 @@ type Layered struct {
 	alone   bool   // front is a Local: for the caller's goroutine, and no other
 	observe func(Event)
 
+	watchers watchers.List[Event]
+
 	misses      atomic.Uint64
 	adds        atomic.Uint64
 	rejected    atomic.Uint64
@@ -171,7 +174,10 @@ func (l *Layered) newLayer(cfg Layer, o *LayeredOptions, names map[string]int) *
 		cfg.Direct = true
 	}
 	cfg.Timeout = option.Number(cfg.Timeout, DefaultLayerTimeout, noLimit)
-	ly := &layer{Layer: cfg, where: "layer " + cfg.Name, observe: o.OnEvent}
+	ly := &layer{Layer: cfg, where: "layer " + cfg.Name, observe: func(e Event) {
+		notify(o.OnEvent, e)
+		l.watchers.Tell(e)
+	}}
 	ly.reads = breaker.Breaker{Limit: o.BreakAfter, Pause: o.Cooldown}
 	ly.writes = breaker.Breaker{Limit: o.BreakAfter, Pause: o.Cooldown}
 	ly.calls = semaphore.NewWeighted(int64(o.MaxCalls))
@@ -183,6 +189,25 @@ func (l *Layered) newLayer(cfg Layer, o *LayeredOptions, names map[string]int) *
 	}
 	ly.promotions.Layer = cfg.Name
 	return ly
+}
+
+// Observe implements [Observable]. What layers that are Observable tell is passed on too, under the
+// names of the layers.
+func (l *Layered) Observe(observer func(Event)) (stop func()) {
+	stops := []func(){l.watchers.Add(observer)}
+	for _, ly := range l.layers {
+		if store, ok := ly.Store.(Observable); ok {
+			stops = append(stops, store.Observe(func(e Event) {
+				e.Layer = ly.Name
+				observer(e)
+			}))
+		}
+	}
+	return func() {
+		for _, stop := range stops {
+			stop()
+		}
+	}
 }
 
 // begin registers an operation that Close waits for.

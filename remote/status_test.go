@@ -193,7 +193,9 @@ func TestS3Redirects(t *testing.T) {
 	require.Contains(t, moved.Header.Get("Authorization"), "AWS4-HMAC-SHA256")
 	require.Empty(t, moved.Header.Get("X-Secret"), "that is for the host in the URL")
 
-	loop := script(t, func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, r.URL.Path, http.StatusTemporaryRedirect) })
+	loop := script(t, func(w http.ResponseWriter, r *http.Request) {
+		http.Redirect(w, r, r.URL.Path, http.StatusTemporaryRedirect)
+	})
 	o.Client = nil
 	_, _, err := open(t, loop.URL, o).Get(t.Context(), key(1))
 	require.ErrorContains(t, err, "redirects")

@@ -14,6 +14,7 @@ import (
 	"github.com/modcache/modcache/internal/contain"
 	"github.com/modcache/modcache/internal/frame"
 	"github.com/modcache/modcache/internal/queue"
+	"github.com/modcache/modcache/internal/watchers"
 )
 
 // Store is a [modcache.Store] on a server that a fleet shares. Its methods may
@@ -39,6 +40,7 @@ type Store struct {
 	absent   recent // entries that the server didn't have
 	bad      recent // entries that were damaged, to be replaced
 	counters counters
+	watchers watchers.List[modcache.Event]
 
 	mu           sync.Mutex // guards these
 	uploads      queue.Queue[modcache.Key, upload]
@@ -184,12 +186,17 @@ func (s *Store) error(op string, key modcache.Key, err error) error {
 }
 
 func (s *Store) notify(e modcache.Event) {
-	if s.o.OnEvent == nil {
-		return
-	}
 	e.Layer = s.o.Name
-	_ = contain.Call(func() error { s.o.OnEvent(e); return nil })
+	if s.o.OnEvent != nil {
+		_ = contain.Call(func() error { s.o.OnEvent(e); return nil })
+	}
+	if e.Kind != modcache.EventHit && e.Kind != modcache.EventMiss {
+		s.watchers.Tell(e)
+	}
 }
+
+// Observe implements [modcache.Observable].
+func (s *Store) Observe(observer func(modcache.Event)) (stop func()) { return s.watchers.Add(observer) }
 
 // counters are what Metrics and Report return.
 type counters struct {

@@ -1,0 +1,112 @@
+package modcache
+
+import (
+	"errors"
+	"slices"
+	"sync"
+	"time"
+)
+
+// This file is how a Cache learns what happens in its store beside its own calls: what a layer
+// hides because another one answered, and what happens in the background.
+
+// observing is what a Cache remembers of such events.
+type observing struct {
+	stop func() // nil: the store doesn't tell
+
+	mu   sync.Mutex           // guards these
+	told []error              // reported last, the newest at the end
+	last map[string]time.Time // when the same trouble was there
+}
+
+// quiet is how long a trouble has to be away to be news again.
+const quiet = time.Minute
+
+// observe has the store report to this Cache too.
+func (c *Cache) observe(s Store) {
+	watched, ok := s.(Observable)
+	if !ok {
+		return
+	}
+	forward := c.forward
+	if _, isDisk := s.(*Disk); !isDisk {
+		forward = c.forwardAll
+	}
+	c.observing.stop = watched.Observe(forward)
+}
+
+// forwardAll is forward for stores in which more happens than the Cache sees in what its calls return.
+func (c *Cache) forwardAll(e Event) {
+	switch e.Kind {
+	case EventStoreFailed:
+		if !c.tells(e.Err) {
+			return // a layer says what its store has said
+		}
+		c.health.note(e.Err, c.now())
+		e.again = c.isOld("layer " + e.Layer)
+		c.emit(e)
+	case EventPromoted:
+		c.emit(e)
+	default:
+		c.forward(e)
+	}
+}
+
+// forward passes on what only a store knows. Hits and misses are the Cache's own, as are the
+// failures of its calls.
+func (c *Cache) forward(e Event) {
+	switch e.Kind {
+	case EventCorrupt:
+		if !c.tells(e.Err) {
+			return
+		}
+		now := c.now()
+		c.health.note(e.Err, now)
+		if errors.Is(e.Err, ErrOtherKey) {
+			c.health.untrusted.Store(&stoppage{now, e.Err})
+			e.again = c.isOld("keys of " + e.Layer)
+		}
+		c.emit(e)
+	case EventEvicted, EventDegraded, EventWaiting:
+		c.emit(e)
+	}
+}
+
+// tells reports whether an error is news, and not a part of one that was told, and remembers it.
+func (c *Cache) tells(err error) bool {
+	const remembered = 16
+	o := &c.observing
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if err == nil {
+		return true
+	}
+	if slices.ContainsFunc(o.told, func(t error) bool { return wraps(err, t) }) {
+		return false
+	}
+	if len(o.told) == remembered {
+		o.told = slices.Delete(o.told, 0, 1)
+	}
+	o.told = append(o.told, err)
+	return true
+}
+
+// wraps reports whether err is t, which was made for one failure, or is around it.
+func wraps(err, t error) bool {
+	_, ours := t.(*Error) // others may be the same for many failures
+	return ours && errors.Is(err, t)
+}
+
+// isOld reports whether a trouble was there within the last minute.
+func (c *Cache) isOld(trouble string) bool {
+	now := c.now()
+	o := &c.observing
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	last, ok := o.last[trouble]
+	if o.last == nil {
+		o.last = map[string]time.Time{}
+	}
+	o.last[trouble] = now
+	return ok && now.Sub(last) < quiet
+}
