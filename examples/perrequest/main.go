@@ -8,6 +8,7 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"flag"
 	"fmt"
@@ -108,8 +109,10 @@ func newServer(ctx context.Context, dir string, wasm []byte) (s *server, err err
 	return s, err
 }
 
+// guestConfig has random numbers that differ from request to request: wazero's own source begins anew in
+// each instance, and takes longer to make than the rest of it.
 func guestConfig() wazero.ModuleConfig {
-	return wazero.NewModuleConfig().WithName("").WithStartFunctions()
+	return wazero.NewModuleConfig().WithName("").WithStartFunctions().WithRandSource(rand.Reader)
 }
 
 func initialize(ctx context.Context, mod api.Module) error {
