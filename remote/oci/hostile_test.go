@@ -1,0 +1,360 @@
+package oci_test
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/stretchr/testify/require"
+	"oras.land/oras-go/v2/registry/remote/auth"
+
+	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/remote"
+	"github.com/modcache/modcache/remote/oci"
+)
+
+var key = modcache.Key{1, 2, 3}
+
+// lying starts a registry whose one manifest and blobs are what the test says.
+func lying(t *testing.T, manifest any, blob func(http.ResponseWriter, *http.Request)) *oci.Backend {
+	t.Helper()
+	text, isText := manifest.(string)
+	if !isText {
+		b, err := json.Marshal(manifest)
+		require.NoError(t, err)
+		text = string(b)
+	}
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.Contains(r.URL.Path, "/manifests/") {
+			w.Header().Set("Content-Type", ocispec.MediaTypeImageManifest)
+			w.Header().Set("Content-Length", strconv.Itoa(len(text)))
+			_, _ = io.WriteString(w, text)
+			return
+		}
+		blob(w, r)
+	}))
+	t.Cleanup(s.Close)
+	return backend(t, repository(s), nil)
+}
+
+func manifestOf(layers ...ocispec.Descriptor) ocispec.Manifest {
+	return ocispec.Manifest{Layers: layers}
+}
+
+func layerOf(b string) ocispec.Descriptor {
+	return ocispec.Descriptor{MediaType: oci.MediaType, Digest: digest.FromString(b), Size: int64(len(b))}
+}
+
+// TestHostileManifest has a registry answer with what isn't a manifest of ours. The entry counts as damaged, so that the next Add
+// replaces it.
+func TestHostileManifest(t *testing.T) {
+	image := layerOf("x")
+	image.MediaType = ocispec.MediaTypeImageLayer
+	negative := layerOf("x")
+	negative.Size = -1
+	undigested := layerOf("x")
+	undigested.Digest = "../../secret"
+	for name, manifest := range map[string]any{
+		"an image":       manifestOf(image),
+		"no layer":       manifestOf(),
+		"two layers":     manifestOf(layerOf("x"), layerOf("y")),
+		"negative size":  manifestOf(negative),
+		"no digest":      manifestOf(undigested),
+		"no JSON":        "<html>",
+		"nothing":        "",
+		"null":           "null",
+		"other JSON":     `[{"layers":1}]`,
+		"deep JSON":      strings.Repeat(`[`, 20_000),
+		"large":          strings.Repeat(" ", 64<<10) + "{}",
+		"larger than it": strings.Repeat(" ", 8<<20),
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := lying(t, manifest, func(http.ResponseWriter, *http.Request) { t.Error("a blob was asked for") })
+			_, err := b.Get(t.Context(), key)
+			require.Error(t, err)
+			if !strings.HasPrefix(name, "larger") { // which oras itself refuses
+				require.ErrorIs(t, err, modcache.ErrCorrupt)
+				there, err := b.Has(t.Context(), key)
+				require.NoError(t, err)
+				require.False(t, there, "so that it is written anew")
+			}
+			s := open(t, b, remote.Options{Signer: generate(t)})
+			a, ok, _ := s.Get(t.Context(), key)
+			require.False(t, ok)
+			require.Nil(t, a)
+		})
+	}
+}
+
+// TestHostileLayer has a registry send another layer than it announced.
+func TestHostileLayer(t *testing.T) {
+	read := func(layer ocispec.Descriptor, blob func(http.ResponseWriter, *http.Request)) (string, error) {
+		r, err := lying(t, manifestOf(layer), blob).Get(t.Context(), key)
+		if err != nil {
+			return "", err
+		}
+		defer r.Close()
+		b, err := io.ReadAll(r)
+		return string(b), err
+	}
+	send := func(s string, flush bool) func(http.ResponseWriter, *http.Request) {
+		return func(w http.ResponseWriter, _ *http.Request) {
+			if flush {
+				w.(http.Flusher).Flush() // so that there is no length
+			}
+			_, _ = io.WriteString(w, s)
+		}
+	}
+	_, err := read(layerOf("abc"), send("abcdef", false))
+	require.ErrorContains(t, err, "mismatch Content-Length")
+	got, err := read(layerOf("abc"), send("abcdef", true))
+	require.NoError(t, err)
+	require.Equal(t, "abc", got, "no more than was announced")
+	_, err = read(layerOf("abcdef"), send("abc", true))
+	require.ErrorIs(t, err, io.ErrUnexpectedEOF, "a cut that looks like the end")
+	huge := layerOf("abc")
+	huge.Size = 1 << 62
+	_, err = read(huge, send("abc", true))
+	require.ErrorIs(t, err, io.ErrUnexpectedEOF, "nothing is allocated for what was announced")
+	_, err = read(layerOf("abc"), func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNotFound) })
+	require.ErrorIs(t, err, fs.ErrNotExist)
+	_, err = read(layerOf("abc"), func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, r.URL.Path, http.StatusFound) })
+	require.ErrorContains(t, err, "redirects")
+
+	// Another entry than was asked for, under a digest that is right.
+	real := backend(t, repository(inMemory(t)), nil)
+	signer := generate(t)
+	s := open(t, real, remote.Options{Signer: signer})
+	other := modcache.Key{9}
+	require.NoError(t, s.Add(t.Context(), other, modcache.NewArtifact([]byte("code"), modcache.Info{})))
+	require.NoError(t, s.Flush(t.Context()))
+	r, err := real.Get(t.Context(), other)
+	require.NoError(t, err)
+	entry, err := io.ReadAll(r)
+	require.NoError(t, err)
+	require.NoError(t, r.Close())
+	swapped := open(t, lying(t, manifestOf(layerOf(string(entry))), send(string(entry), false)), remote.Options{Signer: signer})
+	_, ok, err := swapped.Get(t.Context(), key)
+	require.NoError(t, err)
+	require.False(t, ok)
+	require.EqualValues(t, 1, swapped.Metrics().Corrupt)
+}
+
+// TestHostileStatus says what a store learns of each kind of refusal.
+func TestHostileStatus(t *testing.T) {
+	var status atomic.Int64
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Retry-After", "17")
+		w.WriteHeader(int(status.Load()))
+		_, _ = io.WriteString(w, strings.Repeat("no ", 1<<16))
+	}))
+	defer s.Close()
+	b := backend(t, repository(s), nil)
+	for code, want := range map[int]error{
+		http.StatusNotFound: fs.ErrNotExist, http.StatusUnauthorized: fs.ErrPermission, http.StatusForbidden: fs.ErrPermission,
+		http.StatusMethodNotAllowed: fs.ErrPermission, http.StatusRequestEntityTooLarge: modcache.ErrTooLarge,
+		http.StatusInternalServerError: nil, http.StatusTeapot: nil,
+	} {
+		status.Store(int64(code))
+		_, err := b.Get(t.Context(), key)
+		require.Error(t, err)
+		for _, known := range []error{fs.ErrNotExist, fs.ErrPermission, modcache.ErrTooLarge, modcache.ErrCorrupt} {
+			require.Equal(t, known == want, errors.Is(err, known), "%d: %v", code, err)
+		}
+		if code != http.StatusNotFound {
+			err = b.Put(t.Context(), key, []byte("entry"), true)
+			require.Equal(t, want != nil, errors.Is(err, want), "%d: %v", code, err)
+		}
+	}
+	for _, code := range []int{http.StatusTooManyRequests, http.StatusServiceUnavailable} {
+		status.Store(int64(code))
+		_, err := b.Get(t.Context(), key)
+		var asks interface{ RetryAfter() time.Duration }
+		require.ErrorAs(t, err, &asks)
+		require.Equal(t, 17*time.Second, asks.RetryAfter())
+	}
+}
+
+// TestHostileHang has a registry never answer.
+func TestHostileHang(t *testing.T) {
+	release := make(chan bool)
+	s := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		select {
+		case <-r.Context().Done():
+		case <-release:
+		}
+	}))
+	defer s.Close()
+	defer close(release)
+	b := backend(t, repository(s), nil)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+	defer cancel()
+	_, err := b.Get(ctx, key)
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+}
+
+// TestHostilePlain has a registry with TLS lead to places without, where a password would be sent in the clear.
+func TestHostilePlain(t *testing.T) {
+	plain := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		t.Errorf("%s %s was sent, with %q", r.Method, r.URL, r.Header.Get("Authorization"))
+	}))
+	defer plain.Close()
+	for name, handler := range map[string]http.HandlerFunc{
+		"a redirect": func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, plain.URL, http.StatusTemporaryRedirect)
+		},
+		"a token server": func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("WWW-Authenticate", fmt.Sprintf(`Bearer realm="%s/token",service="x"`, plain.URL))
+			w.WriteHeader(http.StatusUnauthorized)
+		},
+		"an upload": func(w http.ResponseWriter, r *http.Request) {
+			if r.Method == http.MethodPost {
+				w.Header().Set("Location", plain.URL+"/upload")
+				w.WriteHeader(http.StatusAccepted)
+				return
+			}
+			w.WriteHeader(http.StatusNotFound)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := httptest.NewTLSServer(handler)
+			defer s.Close()
+			name := strings.TrimPrefix(s.URL, "https://") + "/example"
+			b, err := oci.New(name, &oci.Options{
+				Transport:  s.Client().Transport,
+				Credential: auth.StaticCredential(strings.TrimPrefix(s.URL, "https://"), auth.Credential{Username: "u", Password: "p"}),
+			})
+			require.NoError(t, err)
+			require.ErrorContains(t, b.Put(t.Context(), key, []byte("entry"), false), "only https is spoken")
+		})
+	}
+}
+
+// guarded puts a name and a password, or a token that is had for them, in front of a registry.
+func guarded(t *testing.T, token bool) *httptest.Server {
+	t.Helper()
+	inner := inMemory(t).Config.Handler
+	var s *httptest.Server
+	s = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		user, password, _ := r.BasicAuth()
+		known := user == "fleet" && password == "secret"
+		switch {
+		case token && r.URL.Path == "/token" && known:
+			_, _ = io.WriteString(w, `{"token":"`+base64.StdEncoding.EncodeToString([]byte(r.FormValue("scope")))+`"}`)
+			return
+		case token && r.URL.Path != "/token":
+			sent, _ := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+			scope, _ := base64.StdEncoding.DecodeString(sent)
+			known = strings.HasPrefix(string(scope), "repository:example/modcache:")
+			if r.Method != http.MethodGet && r.Method != http.MethodHead {
+				known = known && (strings.Contains(string(scope), "push") || strings.Contains(string(scope), "delete"))
+			}
+			w.Header().Set("WWW-Authenticate", `Bearer realm="`+s.URL+`/token",service="registry"`)
+		default:
+			w.Header().Set("WWW-Authenticate", `Basic realm="registry"`)
+		}
+		if !known {
+			w.WriteHeader(http.StatusUnauthorized)
+			return
+		}
+		w.Header().Del("WWW-Authenticate")
+		inner.ServeHTTP(w, r)
+	}))
+	t.Cleanup(s.Close)
+	return s
+}
+
+// dockerConfig is what docker login leaves.
+func dockerConfig(t testing.TB, host, user, password string) {
+	t.Helper()
+	dir := t.TempDir()
+	login := base64.StdEncoding.EncodeToString([]byte(user + ":" + password))
+	text := fmt.Sprintf(`{"auths":{%q:{"auth":%q}}}`, host, login)
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "config.json"), []byte(text), 0o600))
+	t.Setenv("DOCKER_CONFIG", dir)
+}
+
+func TestAuth(t *testing.T) {
+	for name, token := range map[string]bool{"basic": false, "token": true} {
+		t.Run(name, func(t *testing.T) {
+			s := guarded(t, token)
+			host := strings.TrimPrefix(s.URL, "http://")
+			dockerConfig(t, host, "fleet", "secret")
+			roundTrip(t, backend(t, repository(s), nil))
+
+			dockerConfig(t, host, "fleet", "wrong")
+			_, err := backend(t, repository(s), nil).Get(t.Context(), key)
+			require.ErrorIs(t, err, fs.ErrPermission)
+			require.NotContains(t, err.Error(), "wrong")
+
+			dockerConfig(t, "elsewhere.example", "fleet", "secret")
+			_, err = backend(t, repository(s), nil).Get(t.Context(), key)
+			require.ErrorIs(t, err, fs.ErrPermission, "a login for another registry")
+			t.Setenv("DOCKER_CONFIG", t.TempDir())
+			_, err = backend(t, repository(s), nil).Get(t.Context(), key)
+			require.ErrorIs(t, err, fs.ErrPermission, "no login")
+		})
+	}
+	dir := t.TempDir()
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "config.json"), []byte("no JSON"), 0o600))
+	t.Setenv("DOCKER_CONFIG", dir)
+	_, err := oci.New("registry.example/x", nil)
+	require.ErrorContains(t, err, "modcache: docker's configuration can't be read")
+}
+
+// roundTrip has one store upload and another one download.
+func roundTrip(t *testing.T, b *oci.Backend) {
+	t.Helper()
+	signer := generate(t)
+	writer := open(t, b, remote.Options{Signer: signer})
+	code := make([]byte, 1<<20)
+	for i := range code {
+		code[i] = byte(i * i >> 8)
+	}
+	_, ok, err := writer.Get(t.Context(), key)
+	require.NoError(t, err)
+	require.False(t, ok)
+	require.NoError(t, writer.Add(t.Context(), key, modcache.NewArtifact(code, modcache.Info{Engine: "e"})))
+	require.NoError(t, writer.Flush(t.Context()))
+	reader := open(t, b, remote.Options{Keyring: remote.Keyring{Keys: []remote.PublicKey{signer.Public()}}})
+	a, ok, err := reader.Get(t.Context(), key)
+	require.NoError(t, err)
+	require.True(t, ok)
+	got, err := a.Bytes()
+	require.NoError(t, err)
+	require.Equal(t, code, got)
+	require.NoError(t, writer.Add(t.Context(), key, a))
+	require.NoError(t, writer.Flush(t.Context()))
+	require.EqualValues(t, 1, writer.Report().Present)
+	require.NoError(t, writer.Delete(t.Context(), key))
+	require.NoError(t, writer.Delete(t.Context(), key))
+	_, ok, err = reader.Get(t.Context(), key)
+	require.NoError(t, err)
+	require.False(t, ok)
+}
+
+func TestNew(t *testing.T) {
+	t.Setenv("DOCKER_CONFIG", t.TempDir())
+	for _, name := range []string{"", "x", "registry.example", "registry.example/a:tag", "registry.example/a@sha256:" + strings.Repeat("0", 64), "https://registry.example/a", "registry.example/A"} {
+		_, err := oci.New(name, nil)
+		require.ErrorContains(t, err, "modcache: repository", name)
+	}
+	b, err := oci.New("registry.example/a", nil)
+	require.NoError(t, err)
+	require.NoError(t, b.Close())
+}

@@ -1,0 +1,268 @@
+// Package oci keeps the entries of a [remote.Store] in a registry of containers, such as ghcr.io or one of your own. It is
+// a module of its own so that only those who want it get oras.
+package oci
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"net/http"
+	"net/url"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	"github.com/opencontainers/image-spec/specs-go"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"oras.land/oras-go/v2/errdef"
+	"oras.land/oras-go/v2/registry"
+	orasremote "oras.land/oras-go/v2/registry/remote"
+	"oras.land/oras-go/v2/registry/remote/auth"
+	"oras.land/oras-go/v2/registry/remote/credentials"
+	"oras.land/oras-go/v2/registry/remote/errcode"
+
+	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/remote"
+)
+
+// MediaType is that of an entry: the type of the artifact, and of its one layer.
+const MediaType = "application/vnd.modcache.entry.v1"
+
+const maxManifest = 64 << 10 // one of ours has 600 bytes
+
+// Options configure a [Backend]. Nil and zero fields mean the defaults.
+type Options struct {
+	// Credential returns what to log in with at a registry. The default is what docker login has left: the
+	// configuration file of docker, in DOCKER_CONFIG or ~/.docker, with the helpers that it names.
+	Credential auth.CredentialFunc
+
+	// PlainHTTP speaks http instead of https. Credentials are then sent in the clear. Without it,
+	// nothing is sent over http, wherever the registry redirects to.
+	PlainHTTP bool
+
+	// Transport makes the requests. The default is one of the Backend's own, which heeds the proxy settings of the environment.
+	Transport http.RoundTripper
+}
+
+// Backend is a [remote.Backend] in one repository of a registry. An entry is an artifact with one layer, under a tag that is
+// its key. Whoever may push to the repository can put other bytes there, which the store's keys
+// don't accept; an entry can't be taken for an image.
+type Backend struct {
+	repo  *orasremote.Repository
+	close func()
+}
+
+var _ remote.Backend = (*Backend)(nil)
+
+// New returns a Backend in a repository, such as ghcr.io/example/modcache. It makes no request. Close it
+// after the store that is made with it.
+func New(repository string, o *Options) (*Backend, error) {
+	var v Options
+	if o != nil {
+		v = *o
+	}
+	ref, err := registry.ParseReference(repository)
+	if err != nil || ref.Reference != "" {
+		return nil, fmt.Errorf("modcache: repository %.200q: want registry/name, without a tag or digest", repository)
+	}
+	if v.Credential == nil {
+		docker, err := credentials.NewStoreFromDocker(credentials.StoreOptions{})
+		if err != nil {
+			return nil, fmt.Errorf("modcache: docker's configuration can't be read; mend it, or set Options.Credential: %w", err)
+		}
+		v.Credential = credentials.Credential(docker)
+	}
+	b := &Backend{close: func() {}}
+	if v.Transport == nil {
+		own := http.DefaultTransport.(*http.Transport).Clone()
+		own.DisableCompression = true // entries are compressed, and a manifest without a length costs another request
+		own.DialContext = (&net.Dialer{Timeout: 10 * time.Second}).DialContext
+		v.Transport, b.close = own, own.CloseIdleConnections
+	}
+	client := &auth.Client{
+		Client:     &http.Client{Transport: guard{v.Transport, v.PlainHTTP}},
+		Credential: v.Credential,
+		Cache:      auth.NewCache(),
+	}
+	client.SetUserAgent("modcache")
+	b.repo = &orasremote.Repository{
+		Client: client, Reference: ref, PlainHTTP: v.PlainHTTP, MaxMetadataBytes: maxManifest,
+		ManifestMediaTypes: []string{ocispec.MediaTypeImageManifest},
+	}
+	return b, nil
+}
+
+// Close closes idle connections, unless Options.Transport has them.
+func (b *Backend) Close() error {
+	b.close()
+	return nil
+}
+
+// Get implements [remote.Backend]. It takes two requests, for the manifest and for the layer, and more to log in.
+func (b *Backend) Get(ctx context.Context, key modcache.Key) (io.ReadCloser, error) {
+	layer, err := b.layer(ctx, key)
+	if err != nil {
+		return nil, understood(err)
+	}
+	r, err := b.repo.Blobs().Fetch(ctx, layer)
+	if err != nil {
+		return nil, understood(err)
+	}
+	return &body{ReadCloser: r, left: layer.Size}, nil
+}
+
+// Has implements [remote.Backend]. A registry may have lost the layer and kept the manifest.
+func (b *Backend) Has(ctx context.Context, key modcache.Key) (bool, error) {
+	layer, err := b.layer(ctx, key)
+	if err == nil {
+		_, err = b.repo.Blobs().Resolve(ctx, layer.Digest.String())
+	}
+	err = understood(err)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, modcache.ErrCorrupt) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// Put implements [remote.Backend]. The tag comes last, so that nobody finds half of an entry. A repository whose tags are
+// immutable can't replace what is damaged.
+func (b *Backend) Put(ctx context.Context, key modcache.Key, entry []byte, replace bool) error {
+	layer := ocispec.Descriptor{MediaType: MediaType, Digest: digest.FromBytes(entry), Size: int64(len(entry))}
+	if err := b.push(ctx, layer, entry, replace); err != nil {
+		return understood(err)
+	}
+	// Some registries refuse a manifest without the config that it names.
+	if err := b.push(ctx, ocispec.DescriptorEmptyJSON, ocispec.DescriptorEmptyJSON.Data, false); err != nil {
+		return understood(err)
+	}
+	text, err := json.Marshal(ocispec.Manifest{
+		Versioned: specs.Versioned{SchemaVersion: 2},
+		MediaType: ocispec.MediaTypeImageManifest, ArtifactType: MediaType,
+		Config: ocispec.DescriptorEmptyJSON,
+		Layers: []ocispec.Descriptor{layer},
+	})
+	if err != nil {
+		return err
+	}
+	manifest := ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest, Digest: digest.FromBytes(text), Size: int64(len(text))}
+	return understood(b.repo.Manifests().PushReference(ctx, manifest, bytes.NewReader(text), key.String()))
+}
+
+// push uploads a blob, unless it is there.
+func (b *Backend) push(ctx context.Context, d ocispec.Descriptor, content []byte, again bool) error {
+	if !again {
+		if there, err := b.repo.Blobs().Exists(ctx, d); there || err != nil {
+			return err
+		}
+	}
+	return b.repo.Blobs().Push(ctx, d, bytes.NewReader(content))
+}
+
+// Delete implements [remote.Backend]. It deletes the manifest; the registry's garbage collection frees the layer. Many
+// registries have to be told to allow that.
+func (b *Backend) Delete(ctx context.Context, key modcache.Key) error {
+	tagged := func() (ocispec.Descriptor, error) { return b.repo.Manifests().Resolve(ctx, key.String()) }
+	manifest, err := tagged()
+	if err == nil {
+		err = b.repo.Manifests().Delete(ctx, manifest)
+	}
+	if err == nil {
+		if _, err = tagged(); err == nil { // some registries leave the tag where it was
+			err = b.untag(ctx, key)
+		}
+	}
+	if err = understood(err); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+// untag deletes a tag, which oras has no call for.
+func (b *Backend) untag(ctx context.Context, key modcache.Key) error {
+	ref := b.repo.Reference
+	ctx = auth.AppendRepositoryScope(ctx, ref, auth.ActionDelete)
+	u := url.URL{Scheme: "https", Host: ref.Host(), Path: "/v2/" + ref.Repository + "/manifests/" + key.String()}
+	if b.repo.PlainHTTP {
+		u.Scheme = "http"
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodDelete, u.String(), nil)
+	if err != nil {
+		return err
+	}
+	resp, err := b.repo.Client.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode/100 != 2 {
+		return &errcode.ErrorResponse{Method: req.Method, URL: req.URL, StatusCode: resp.StatusCode}
+	}
+	return nil
+}
+
+// layer returns what the manifest of an entry says of its layer.
+func (b *Backend) layer(ctx context.Context, key modcache.Key) (layer ocispec.Descriptor, err error) {
+	_, r, err := b.repo.Manifests().FetchReference(ctx, key.String())
+	if err != nil {
+		return layer, err
+	}
+	defer r.Close()
+	text, err := io.ReadAll(io.LimitReader(r, maxManifest+1))
+	if err != nil {
+		return layer, err
+	}
+	var m ocispec.Manifest
+	switch err := json.Unmarshal(text, &m); {
+	case len(text) > maxManifest:
+		return layer, fmt.Errorf("%w: a manifest of more than %d bytes", modcache.ErrCorrupt, maxManifest)
+	case err != nil:
+		return layer, fmt.Errorf("%w: the manifest: %w", modcache.ErrCorrupt, err)
+	case len(m.Layers) != 1 || m.Layers[0].MediaType != MediaType:
+		return layer, fmt.Errorf("%w: what has the tag isn't an entry of modcache", modcache.ErrCorrupt)
+	}
+	layer = m.Layers[0]
+	if err := layer.Digest.Validate(); err != nil || layer.Size < 0 {
+		return layer, fmt.Errorf("%w: the manifest describes no layer", modcache.ErrCorrupt)
+	}
+	return ocispec.Descriptor{MediaType: MediaType, Digest: layer.Digest, Size: layer.Size}, nil
+}
+
+// body ends where the manifest says that the layer ends. What is in it is the store's to verify.
+type body struct {
+	io.ReadCloser
+	left int64
+}
+
+func (b *body) Read(p []byte) (int, error) {
+	if b.left == 0 {
+		return 0, io.EOF
+	}
+	n, err := b.ReadCloser.Read(p[:min(int64(len(p)), b.left)])
+	b.left -= int64(n)
+	if err == io.EOF && b.left > 0 {
+		err = io.ErrUnexpectedEOF
+	}
+	return n, err
+}
+
+// understood has errors say what a store has to know.
+func understood(err error) error {
+	if err == nil {
+		return nil
+	}
+	means := func(what error) error { return fmt.Errorf("%w: %w", what, err) }
+	switch status := statusOf(err); {
+	case errors.Is(err, errdef.ErrNotFound), status == http.StatusNotFound:
+		return means(fs.ErrNotExist)
+	case errors.Is(err, auth.ErrBasicCredentialNotFound),
+		status == http.StatusUnauthorized, status == http.StatusForbidden, status == http.StatusMethodNotAllowed:
+		return means(fs.ErrPermission)
+	case status == http.StatusRequestEntityTooLarge:
+		return means(modcache.ErrTooLarge)
+	}
+	return err
+}
