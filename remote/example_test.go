@@ -146,3 +146,35 @@ func ExampleS3() {
 	fmt.Println(s.Metrics().Lookups)
 	// Output: 0
 }
+
+// The usual machine of a fleet: a directory of its own, and a server behind it.
+func ExampleOpenFleet() {
+	ctx := context.Background()
+	key, err := remote.GenerateKey() // its public half came with the configuration
+	if err != nil {
+		log.Fatal(err)
+	}
+	dir, err := os.MkdirTemp("", "fleet") // "" is the directory of modcache.Open
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	fleet, err := remote.OpenFleet(dir, "https://cache.example/modcache", &remote.FleetOptions{
+		Remote: remote.Options{Keyring: remote.Keyring{Keys: []remote.PublicKey{key.Public()}}},
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer fleet.Close(ctx)
+	r, err := fleet.NewRuntime(ctx, nil) // a wazero.Runtime
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer r.Close(ctx)
+	for _, l := range fleet.Layers() {
+		fmt.Println(l.Name)
+	}
+	// Output:
+	// disk
+	// remote
+}

@@ -132,6 +132,11 @@ func (s *Store) failed(w *watch, op string, key modcache.Key, err error) error {
 		return err // not the server's doing
 	}
 	s.counters.errors.Add(1)
+	var limit *timeoutError
+	if w.starved() && !errors.As(err, &limit) {
+		s.breaker.Abstain()
+		return err
+	}
 	if w.parent.Err() != nil {
 		// The caller had less patience than our own limits. The next may have more.
 		s.counters.timeouts.Add(1)

@@ -11,14 +11,14 @@ import (
 	"github.com/modcache/modcache"
 )
 
-// watch gives up on a request that takes too long. It is used by one goroutine.
+// watch gives up on a request that takes too long, counting only time in which this process could run. It is used by one goroutine.
 type watch struct {
 	o      *Options
 	parent context.Context // the caller's
 	ctx    context.Context
 	cancel context.CancelCauseFunc
 	unlink func() bool // from the store's context
-	timer  *time.Timer
+	timer  *running
 	late   atomic.Pointer[timeoutError] // what it means that the time is over
 
 	start   time.Time
@@ -58,7 +58,7 @@ func (s *Store) watch(parent context.Context) (context.Context, *watch) {
 		}
 	}
 	w.limit = w.start.Add(limit)
-	w.timer = time.AfterFunc(never, func() { w.cancel(w.late.Load()) })
+	w.timer = afterRunning(never, func() { w.cancel(w.late.Load()) })
 	if limit < s.o.FirstByte {
 		w.arm(w.overLimit(), limit)
 	} else {
@@ -77,10 +77,14 @@ func (w *watch) overLimit() *timeoutError {
 
 // stop releases the watch, and aborts the request if it isn't done.
 func (w *watch) stop() {
-	w.timer.Stop()
+	w.timer.stop()
 	w.unlink()
 	w.cancel(nil)
 }
+
+// starved reports whether this process couldn't run for most of the request. Then whatever went wrong, a
+// connection that was cut for idleness, or a caller's deadline, says nothing about the server.
+func (w *watch) starved() bool { return w.timer.missed() > time.Since(w.start)/2 }
 
 // cause returns why the request was aborted, if it was.
 func (w *watch) cause() error { return context.Cause(w.ctx) }
@@ -104,7 +108,7 @@ var errStalled = &timeoutError{what: "the transfer has stalled"}
 
 // wait gives the request until it stalls, or reaches its limit.
 func (w *watch) wait() {
-	if left := time.Until(w.limit); left < w.stall {
+	if left := time.Until(w.limit) + w.timer.missed(); left < w.stall {
 		w.arm(w.overLimit(), left)
 	} else {
 		w.arm(errStalled, w.stall)
@@ -113,7 +117,7 @@ func (w *watch) wait() {
 
 func (w *watch) arm(late *timeoutError, d time.Duration) {
 	w.late.Store(late)
-	w.timer.Reset(max(d, 0))
+	w.timer.reset(max(d, 0))
 }
 
 // progress notes that n bytes have arrived.
@@ -121,7 +125,7 @@ func (w *watch) progress(n int) {
 	w.got += int64(n)
 	if w.total > 0 && w.got < w.total {
 		// At half the speed that is needed, there is no point in waiting for the end.
-		elapsed := time.Since(w.start)
+		elapsed := time.Since(w.start) - w.timer.missed()
 		needed := elapsed.Seconds() / float64(w.got) * float64(w.total)
 		if elapsed > w.grace && needed > 2*w.limit.Sub(w.start).Seconds() {
 			w.cancel(&timeoutError{what: fmt.Sprintf("the transfer would take %.3g s", needed), slow: true})

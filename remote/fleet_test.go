@@ -1,0 +1,83 @@
+package remote_test
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/internal/cachetest"
+	"github.com/modcache/modcache/internal/storetest"
+	"github.com/modcache/modcache/internal/wasmtest"
+	"github.com/modcache/modcache/remote"
+)
+
+// TestOpenFleet has one machine compile for another, and the other keep what it got.
+func TestOpenFleet(t *testing.T) {
+	cachetest.NeedsCompiler(t)
+	signer := generate(t)
+	url := serve(t, &storetest.Fake{}, &remote.HandlerOptions{WriteTokens: []string{token}})
+	builder := &remote.FleetOptions{Remote: *patient(remote.Options{Signer: signer, Header: bearer(token)})}
+	node := &remote.FleetOptions{Remote: *patient(remote.Options{Keyring: remote.Keyring{Keys: []remote.PublicKey{signer.Public()}}})}
+	use := func(dir, url string, o *remote.FleetOptions) (compiles uint64, hits map[string]uint64) {
+		f, err := remote.OpenFleet(dir, url, o)
+		require.NoError(t, err)
+		r, err := f.NewRuntime(t.Context(), nil)
+		require.NoError(t, err)
+		_, err = r.Compile(t.Context(), modcache.NewModule(wasmtest.Sum(40, 1)))
+		require.NoError(t, err)
+		hits = map[string]uint64{}
+		compiles = f.Metrics().Compiles
+		for _, l := range f.Layers() {
+			hits[l.Name] = l.Hits
+		}
+		require.NoError(t, f.Close(t.Context()))
+		require.NoError(t, f.Close(t.Context()))
+		return compiles, hits
+	}
+	compiles, _ := use(t.TempDir(), url, builder)
+	require.EqualValues(t, 1, compiles)
+	dir := t.TempDir()
+	compiles, hits := use(dir, url, node)
+	require.Zero(t, compiles, "one Close has uploaded it")
+	require.EqualValues(t, 1, hits["remote"])
+	compiles, hits = use(dir, "http://127.0.0.1:1", node)
+	require.Zero(t, compiles, "without the server")
+	require.EqualValues(t, 1, hits["disk"])
+
+	// Where no directory can be had, memory is enough.
+	file := filepath.Join(t.TempDir(), "file")
+	require.NoError(t, os.WriteFile(file, nil, 0o600))
+	told := &events{}
+	node.Cache.OnEvent = told.take
+	compiles, hits = use(filepath.Join(file, "cache"), url, node)
+	require.Zero(t, compiles)
+	require.EqualValues(t, 1, hits["remote"])
+	require.Len(t, told.of(modcache.EventDegraded), 1)
+	node.Cache.MustStore = true
+	_, err := remote.OpenFleet(filepath.Join(file, "cache"), url, node)
+	require.Error(t, err)
+	node.Cache.MustStore = false
+
+	// Operators have their say.
+	named := filepath.Join(t.TempDir(), "named")
+	t.Setenv("MODCACHE_DIR", named)
+	use("", url, node)
+	require.NotEmpty(t, cachetest.Entries(t, named))
+	t.Setenv("MODCACHE", "off")
+	compiles, hits = use("", url, node)
+	require.Zero(t, compiles)
+	require.Contains(t, hits, "memory")
+
+	for _, o := range []*remote.FleetOptions{nil, {}} {
+		_, err = remote.OpenFleet(dir, url, o)
+		require.ErrorContains(t, err, "key to verify with")
+	}
+	_, err = remote.OpenFleet(dir, "cache.example", node)
+	require.ErrorContains(t, err, "begin with http://")
+	node.Cache.EngineID = string(make([]byte, 300))
+	_, err = remote.OpenFleet(dir, url, node)
+	require.Error(t, err)
+}
