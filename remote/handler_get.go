@@ -51,6 +51,16 @@ type content struct {
 	*io.SectionReader
 	whole  *modcache.Artifact // whose bytes are the entry; nil if the entry is put together
 	proven bool               // whole was verified a while ago
+	head   int64              // bytes of a header in front of an artifact
+}
+
+// Read implements [io.Reader]. What follows the header is read chunk by chunk.
+func (c *content) Read(p []byte) (int, error) {
+	at, err := c.Seek(0, io.SeekCurrent)
+	if rest := c.head - at; err == nil && rest > 0 && rest < int64(len(p)) {
+		p = p[:rest]
+	}
+	return c.SectionReader.Read(p)
 }
 
 // send answers with an entry, or a part of it.

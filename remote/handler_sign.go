@@ -84,7 +84,7 @@ func (h *Handler) sendSigned(w *recorder, r *http.Request, key modcache.Key, a *
 		return err
 	}
 	entry := headed{head, a}
-	return h.send(w, r, &content{SectionReader: io.NewSectionReader(entry, 0, int64(len(head))+a.Size())})
+	return h.send(w, r, &content{SectionReader: io.NewSectionReader(entry, 0, int64(len(head))+a.Size()), head: int64(len(head))})
 }
 
 // headed is an artifact behind a header.

@@ -102,10 +102,12 @@ http {
 `
 
 // nginx starts one with the configuration that docs/remote.md shows.
-func nginx(t testing.TB, maxBody string) string {
+func nginx(t testing.TB, maxBody string) string { return nginxOver(t, maxBody, t.TempDir()) }
+
+// nginxOver is nginx with its files in dir.
+func nginxOver(t testing.TB, maxBody, dir string) string {
 	t.Helper()
 	bin := program(t, "nginx")
-	dir := t.TempDir()
 	require.NoError(t, os.Mkdir(filepath.Join(dir, "data"), 0o700))
 	user := ""
 	if os.Getuid() == 0 {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"sync"
 
 	"github.com/modcache/modcache/internal/parallel"
 )
@@ -161,8 +162,16 @@ func encode(src io.ReaderAt, size int64, m Meta, o *Options) (*header, [][]byte,
 	if b, ok := src.(Bytes); ok && int64(len(b)) < size {
 		return nil, nil, noEOF(nil)
 	}
+	buffers := sync.Pool{New: func() any { return new([]byte) }} // of chunks that aren't kept
 	_, err := parallel.Do(h.chunks(), 1, func(i int) error {
-		b, err := view(src, int64(i)<<h.chunkLog, h.rawLen(i), nil)
+		var buf []byte
+		if h.codec == raw {
+			p := buffers.Get().(*[]byte)
+			*p = slices.Grow((*p)[:0], h.rawLen(i))
+			buf = *p
+			defer buffers.Put(p)
+		}
+		b, err := view(src, int64(i)<<h.chunkLog, h.rawLen(i), buf)
 		if err != nil {
 			return err
 		}
