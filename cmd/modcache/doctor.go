@@ -182,7 +182,8 @@ func (d *doctor) programIdentity() bool {
 	}
 	d.add(levelNote, "engine", en.id, whose)
 	if err := en.check(); err != nil {
-		d.add(levelBad, "engine", plain(err), "")
+		// That is about this tool. Whether the program has a warm cache, the entries tell.
+		d.add(levelNote, "engine", plain(err), "whether the program's cache is warm, the entries below tell")
 		return false
 	}
 	d.add(levelOK, "engine", "what this tool compiles is for the program", "")

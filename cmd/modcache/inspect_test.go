@@ -102,6 +102,11 @@ func TestVerify(t *testing.T) {
 	require.NotContains(t, o.out, cache)
 	require.Contains(t, o.out, "2 entries are sound")
 	require.FileExists(t, file)
+	var v verified
+	require.NoError(t, json.Unmarshal([]byte(call("verify", "-dir", cache, "-json").want(t, exitFound).out), &v))
+	require.Equal(t, 2, v.Sound)
+	require.Equal(t, strings.TrimSuffix(filepath.Base(file), ".v1"), v.Damaged[0].Key)
+	require.Contains(t, v.Damaged[0].Error, "damaged: ")
 	call("verify", "-dir", cache, "-quarantine").want(t, exitFound)
 	require.NoFileExists(t, file)
 	call("verify", "-dir", cache).want(t, exitOK)
@@ -126,7 +131,7 @@ func TestTrim(t *testing.T) {
 	call("trim", "-dir", cache, "-max-bytes", byteText(2*dirfs.Taken(fi))).want(t, exitOK)
 	require.Len(t, entries(t, cache), 2)
 	o = call("trim", "-dir", cache, "-max-bytes", "0").want(t, exitOK)
-	require.Contains(t, o.out, "0 entries left, 0 B")
+	require.Contains(t, o.out, "0 entries stay, 0 B, within -max-bytes 0 -max-age 30d")
 }
 
 // TestTrimForesees compares what -n prints with what happens then.

@@ -30,7 +30,7 @@ func (sel *selection) register(fs *flag.FlagSet) {
 	fs.BoolVar(&sel.mine, "this-engine", false, "only entries of this tool's wazero, or that of -program or -engine-id")
 	fs.BoolVar(&sel.others, "other-engines", false, "only entries of all other engines")
 	sel.unused = -1 // no filter, which 0 is
-	fs.Var(&sel.unused, "unused-for", "only entries that weren't used for this `time`, such as 12h or 30d")
+	fs.Var(&sel.unused, "unused-for", "only entries that weren't used for so long, such as `30d` or 12h")
 	fs.StringVar(&sel.module, "module", "", "only entries that were made from the module in this `file`; those of the drop-in don't tell")
 }
 

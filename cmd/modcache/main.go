@@ -97,8 +97,11 @@ type action func(ctx context.Context, s *streams, args []string) error
 
 var commands = []command{
 	warmCommand, lsCommand, statCommand, verifyCommand, trimCommand, rmCommand,
-	keyCommand, pushCommand, pullCommand, keygenCommand, serveCommand, doctorCommand, envCommand,
+	keyCommand, pushCommand, pullCommand, keygenCommand, serveCommand, doctorCommand, envCommand, versionCommand,
 }
+
+// allCommands are those, and the one that completes their names.
+func allCommands() []command { return append(slices.Clip(commands), completionOf(commands)) }
 
 // usageError is an error in the command line.
 type usageError string
@@ -127,14 +130,15 @@ func run(ctx context.Context, args []string, s *streams) int {
 		}
 		name, args = args[1], []string{args[1], "-h"}
 	}
-	i := slices.IndexFunc(commands, func(c command) bool { return c.name == name })
+	all := allCommands()
+	i := slices.IndexFunc(all, func(c command) bool { return c.name == name })
 	if i < 0 {
 		fmt.Fprintf(s.err, "modcache: there is no command %q; modcache -h lists them\n", name)
 		return exitUsage
 	}
 	out := &sticky{Writer: s.out}
 	s.out = out
-	err := commands[i].run(ctx, args[1:], s)
+	err := all[i].run(ctx, args[1:], s)
 	err = cmp.Or(out.err, err) // nobody has seen the result
 	if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
 		err = errors.New("interrupted; what was stored until then is complete")
@@ -212,8 +216,8 @@ WebAssembly modules to, looks into them and keeps them in order.
 usage: modcache <command> [flags] [arguments]
 
 `)
-	for _, c := range commands {
-		fmt.Fprintf(w, "  %-8s %s\n", c.name, c.short)
+	for _, c := range allCommands() {
+		fmt.Fprintf(w, "  %-10s %s\n", c.name, c.short)
 	}
 	fmt.Fprintf(w, "\nmodcache <command> -h explains a command.\n\n%s", exitCodes)
 }

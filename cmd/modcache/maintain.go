@@ -26,6 +26,7 @@ be read, or is damaged and stays in spite of -quarantine.`,
 	make: func(fs *flag.FlagSet) action {
 		var dir dirFlags
 		dir.register(fs)
+		asJSON := fs.Bool("json", false, "one JSON object")
 		quarantine := fs.Bool("quarantine", false, "move damaged entries to the quarantine")
 		return func(ctx context.Context, s *streams, _ []string) error {
 			d, err := dir.open(modcache.DiskOptions{ReadOnly: !*quarantine}, false)
@@ -37,7 +38,11 @@ be read, or is damaged and stays in spite of -quarantine.`,
 			if err != nil {
 				return err
 			}
-			report(s, r)
+			if *asJSON {
+				_ = s.json(verifiedOf(r))
+			} else {
+				report(s, r)
+			}
 			found := len(r.Corrupt) + len(r.OtherKey)
 			stay := 0
 			if *quarantine {
@@ -58,6 +63,26 @@ be read, or is damaged and stays in spite of -quarantine.`,
 			return nil
 		}
 	},
+}
+
+// verified is what verify tells scripts.
+type verified struct {
+	Sound    int         `json:"sound"`
+	Bytes    int64       `json:"bytes"`     // on disk, of the sound ones
+	Damaged  []entryJSON `json:"damaged"`   // each with its error
+	OtherKey []entryJSON `json:"other_key"` // sealed with another secret
+	Failed   []entryJSON `json:"failed"`    // could not be read
+}
+
+func verifiedOf(r modcache.VerifyReport) verified {
+	list := func(entries []modcache.DiskEntry) []entryJSON {
+		all := []entryJSON{}
+		for _, e := range entries {
+			all = append(all, jsonOf(e))
+		}
+		return all
+	}
+	return verified{r.Entries, r.Bytes, list(r.Corrupt), list(r.OtherKey), list(r.Failed)}
 }
 
 func report(s *streams, r modcache.VerifyReport) {
@@ -151,8 +176,8 @@ crashed processes left behind.`,
 		var dir dirFlags
 		dir.register(fs)
 		maxBytes, maxAge := byteCount(modcache.DefaultDiskMaxBytes), age(modcache.DefaultDiskMaxAge)
-		fs.Var(&maxBytes, "max-bytes", "how `much` to keep, such as 500MB or 2GiB")
-		fs.Var(&maxAge, "max-age", "how `long` an entry may go unused, such as 12h or 30d")
+		fs.Var(&maxBytes, "max-bytes", "how much to keep, such as `2GiB` or 500MB")
+		fs.Var(&maxAge, "max-age", "how long an entry may go unused, such as `30d` or 12h")
 		dry := fs.Bool("n", false, "only print what would be dropped")
 		return func(ctx context.Context, s *streams, _ []string) error {
 			// A limit of 0 means the default to a Disk, and nothing at all here.
@@ -184,9 +209,9 @@ crashed processes left behind.`,
 			err = errors.Join(err, d.Close())
 			// Opening the directory may have started a trim too.
 			m := d.Metrics()
-			fmt.Fprintf(s.out, "%s dropped, %s; %s left, %s; %s of crashed processes removed\n",
+			fmt.Fprintf(s.out, "%s dropped, %s; %s stay, %s, within -max-bytes %s -max-age %s; %s of crashed processes removed\n",
 				plural(int(m.Evictions), "entry", "entries"), bytesize.Format(int64(m.EvictedBytes)),
-				plural(r.Entries, "entry", "entries"), bytesize.Format(r.Bytes), plural(r.Reaped, "file", "files"))
+				plural(r.Entries, "entry", "entries"), bytesize.Format(r.Bytes), &maxBytes, &maxAge, plural(r.Reaped, "file", "files"))
 			return err
 		}
 	},

@@ -54,11 +54,11 @@ modcache doctor tells which of them is different.`,
 		w.configFlags.register(fs)
 		fs.BoolVar(&w.dropIn, "drop-in", false, "for programs that use Cache.CompilationCache or Attach, not NewRuntime")
 		fs.BoolVar(&w.require, "require", false, "compile nothing, write nothing, and exit with 3 if anything is missing or damaged")
-		fs.IntVar(&w.jobs, "jobs", 0, "how many modules to compile at once, `n`; 0 = one per CPU, divided by -workers")
-		fs.IntVar(&w.workers, "workers", 1, "`n` goroutines compile one module; see Options.Workers")
+		fs.IntVar(&w.jobs, "jobs", 0, "how many modules to compile at once, such as `4`; 0 = one per CPU, divided by -workers")
+		fs.IntVar(&w.workers, "workers", 1, "so many goroutines, such as `2`, compile one module; see Options.Workers")
 		fs.BoolVar(&w.compress, "compress", false, "store compressed: a quarter of the space, slower starts; see DiskOptions.Compress")
 		w.mode.register(fs)
-		fs.Var(&w.maxBytes, "max-bytes", "drop what went unused longest beyond this `size`; by default nothing is dropped")
+		fs.Var(&w.maxBytes, "max-bytes", "drop what went unused longest beyond this size, such as `2GiB`; by default nothing is dropped")
 		return w.run
 	},
 }
