@@ -50,6 +50,7 @@ func TestCacheChild(t *testing.T) {
 	require.NoError(t, json.Unmarshal([]byte(text), &j))
 	r := map[string]func(t *testing.T, j job) report{
 		"run": childRun, "damage": childDamage, "plain": childPlain, "limited": childLimited, "stops": childStops,
+		"snapshots": childSnapshots,
 	}[j.Child](t, j)
 	out, err := json.Marshal(r)
 	require.NoError(t, err)

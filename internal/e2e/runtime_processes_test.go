@@ -45,7 +45,12 @@ type child struct {
 
 func startChild(t *testing.T, dir string) *child {
 	t.Helper()
-	c := &child{cmd: childCommand(t, job{Child: "stops", Dir: dir})}
+	return startJob(t, job{Child: "stops", Dir: dir})
+}
+
+func startJob(t *testing.T, j job) *child {
+	t.Helper()
+	c := &child{cmd: childCommand(t, j)}
 	c.cmd.Stderr = os.Stderr
 	var err error
 	c.in, err = c.cmd.StdinPipe()
