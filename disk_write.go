@@ -87,25 +87,21 @@ func (d *Disk) store(ctx context.Context, key Key, a *Artifact, m frame.Meta, re
 	if err != nil {
 		return 0, pending, err
 	}
-	for retry := true; ; retry = false {
+	// Others fill the file system too. Give it what this entry takes: once for the file, and once for the
+	// directory that it goes into.
+	for retries := 2; ; retries-- {
 		var tmp string
-		tmp, taken, err = d.writeTemp(key, src, a.Size(), m, d.o.SyncEveryAdd)
-		if dirfs.IsNoSpace(err) && retry {
-			// Others fill the file system too. Give it what this entry takes, once.
-			d.makeSpace(ctx, *reserved)
-			tmp, taken, err = d.writeTemp(key, src, a.Size(), m, d.o.SyncEveryAdd)
-		}
-		if err == nil {
+		if tmp, taken, err = d.writeTemp(key, src, a.Size(), m, d.o.SyncEveryAdd); err == nil {
 			if err = d.reserveMore(ctx, taken, reserved); err != nil {
 				d.discard(tmp)
 				return 0, nil, err
 			}
 			pending, err = d.publish(key, tmp, taken)
 		}
-		if !dirfs.IsNoSpace(err) || !retry {
+		if !dirfs.IsNoSpace(err) || retries == 0 {
 			return taken, pending, err
 		}
-		d.makeSpace(ctx, *reserved) // for the directory too
+		d.makeSpace(ctx, *reserved)
 	}
 }
 

@@ -22,7 +22,9 @@ import (
 func childLimited(t *testing.T, j job) (r report) {
 	if j.Step > 0 {
 		signal.Ignore(syscall.SIGXFSZ)
-		limit := syscall.Rlimit{Cur: uint64(j.Step), Max: uint64(j.Step)}
+		var limit syscall.Rlimit
+		setNumber(&limit.Cur, j.Step)
+		setNumber(&limit.Max, j.Step)
 		require.NoError(t, syscall.Setrlimit(syscall.RLIMIT_FSIZE, &limit))
 	}
 	c, err := modcache.Open(j.Dir, &modcache.Options{Retain: forget, EngineID: j.Options.EngineID})
@@ -39,6 +41,9 @@ func childLimited(t *testing.T, j job) (r report) {
 	r.Metrics = c.Metrics()
 	return r
 }
+
+// setNumber sets a number whose type differs from system to system.
+func setNumber[N int64 | uint64](n *N, value int) { *n = N(value) }
 
 func TestNoRoomForFiles(t *testing.T) {
 	needsCompiler(t)
