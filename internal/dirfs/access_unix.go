@@ -95,6 +95,9 @@ func (r Rules) judge(p Place) error {
 		who = fmt.Sprintf("group %d can write to it (%v), in which this process isn't known to be", st.Gid, mode)
 	case perm&0o020 != 0:
 		group = int64(st.Gid)
+		if listed := listedWriter(p.Path, st.Gid); listed != "" {
+			who = listed + " can write to it, or to what is made in it; setfacl -b ends that"
+		}
 	case !mine && !isRoot(st.Uid):
 		who = fmt.Sprintf("it belongs to %s, not to user %d", userText(st.Uid), me())
 	}
@@ -143,6 +146,10 @@ func (p Place) exposed(trusted int64) string {
 			return fmt.Sprintf("%s above it can be written by everybody", a.Path)
 		case !sticky && mode.Perm()&0o020 != 0 && int64(st.Gid) != trusted:
 			return fmt.Sprintf("%s above it can be written by group %d", a.Path, st.Gid)
+		case !sticky && mode.Perm()&0o020 != 0:
+			if listed := listedWriter(a.Path, st.Gid); listed != "" {
+				return fmt.Sprintf("%s above it can be written by %s", a.Path, strings.TrimSuffix(listed, ","))
+			}
 		}
 	}
 	return ""
@@ -196,6 +203,8 @@ func (p Place) Foreign(f File, file fs.FileInfo) string {
 		return fmt.Sprintf("everybody can write to it (%v)", mode)
 	case mode&0o020 != 0 && !groups:
 		return fmt.Sprintf("its group %d can write to it (%v)", st.Gid, mode)
+	case mode&0o020 != 0 && f.ListedWriter(st.Gid) != "":
+		return f.ListedWriter(st.Gid) + " can write to it"
 	case groups, isRoot(st.Uid), st.Uid == me() && (int64(st.Uid) != unknownUser() || f.IsOwner()):
 		return ""
 	}

@@ -55,6 +55,11 @@ type File interface {
 	// IsOwner reports whether the file, which is open for reading, belongs to the user of
 	// this process, whatever numbers a user namespace shows.
 	IsOwner() bool
+
+	// ListedWriter says whom an access control list lets write to the file beside its owner and
+	// the group gid; "" is nobody.
+	ListedWriter(gid uint32) string
+
 	// Allocate makes room for size bytes that are about to be written, where file
 	// systems have that. Without it, writing works too, only slower.
 	Allocate(size int64) error
@@ -219,5 +224,7 @@ func OS(f File) *os.File {
 func (f file) Allocate(size int64) error { return allocate(f.File, size) }
 
 func (f file) IsOwner() bool { return isOwner(f.File) }
+
+func (f file) ListedWriter(gid uint32) string { return fileWriter(f.File, gid) }
 
 func (f file) TryLock() (bool, error) { return tryLock(f.File) }
