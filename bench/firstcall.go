@@ -237,7 +237,7 @@ func (b *bench) firstCalls(ctx context.Context, m modules.Module) (report.Case, 
 	peaks := make([][]float64, len(doors))
 	for round := range rounds + 1 {
 		for _, i := range turn(round, len(doors)) {
-			if doors[i].name == templates && isProgram(m) || i == noCache && m.Size > large && round > 1 {
+			if doors[i].name == templates && isProgram(m) || i == noCache && m.Size > 1e6 && round > 3 { // it takes seconds
 				continue
 			}
 			s, _, err := child[started](ctx, "firstcall", start{i, m.File, dir})
