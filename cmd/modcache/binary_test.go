@@ -39,7 +39,7 @@ func TestBinary(t *testing.T) {
 		cmd.Stdout, cmd.Stderr = &out, &stderr
 		_ = cmd.Run()
 		require.Equal(t, code, cmd.ProcessState.ExitCode(), "%v\n%s%s", args, out.String(), stderr.String())
-		require.Equal(t, code == exitOK, stderr.Len() == 0 || args[0] == "push", stderr.String())
+		require.Equal(t, code == exitOK, stderr.Len() == 0 || args[0] == "push" || args[0] == "bundle", stderr.String())
 		return out.String()
 	}
 	require.Contains(t, tool(exitOK, "-h"), "warm")
@@ -48,6 +48,11 @@ func TestBinary(t *testing.T) {
 	tool(exitFound, "warm", "-require", "-dir", cache, src)
 	tool(exitOK, "warm", "-dir", cache, "-program", bin, src)
 	tool(exitOK, "warm", "-require", "-dir", cache, src)
+
+	// A package that isn't built is read as what it will be.
+	file := filepath.Join(t.TempDir(), "b.bundle")
+	tool(exitOK, "bundle", "-o", file, "-program", ".", src)
+	requireBundle(t, file, files...)
 
 	// What one process pushes another pulls, through a pipe.
 	pushing, pulling := exec.Command(bin, "push", "-dir", cache), exec.Command(bin, "pull", "-dir", cache+"2")

@@ -25,7 +25,7 @@ type engineFlags struct {
 
 func (e *engineFlags) register(fs *flag.FlagSet) {
 	fs.StringVar(&e.id, "engine-id", "", "the `identity` that programs set as Options.EngineID, if they do")
-	fs.StringVar(&e.program, "program", "", "the `executable` that uses the cache: its wazero is meant, not the one in this tool")
+	fs.StringVar(&e.program, "program", "", "the `executable` that uses the cache, or the directory of its package: its wazero is meant, not the one in this tool")
 }
 
 // engine is the identity that keys are made with.
@@ -42,7 +42,7 @@ func (e *engineFlags) resolve() (engine, error) {
 	}
 	en := engine{id: own, own: own}
 	if e.program != "" {
-		p, err := wazerohook.ReadProgram(e.program)
+		p, err := readProgram(e.program)
 		if errors.Is(err, wazerohook.ErrNoWazero) {
 			return engine{}, fmt.Errorf("%w: name the program that runs the modules; test binaries don't list what they contain", err)
 		}

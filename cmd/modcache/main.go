@@ -97,7 +97,7 @@ type action func(ctx context.Context, s *streams, args []string) error
 
 var commands = []command{
 	warmCommand, lsCommand, statCommand, verifyCommand, trimCommand, rmCommand,
-	keyCommand, pushCommand, pullCommand, keygenCommand, serveCommand, doctorCommand, envCommand, versionCommand,
+	keyCommand, bundleCommand, pushCommand, pullCommand, keygenCommand, serveCommand, doctorCommand, envCommand, versionCommand,
 }
 
 // allCommands are those, and the one that completes their names.

@@ -49,46 +49,60 @@ not who made it.`,
 				return err
 			}
 			p := &pusher{frame: o}
-			observer := func(e modcache.Event) { p.trouble = cmp.Or(e.Err, p.trouble) }
-			if p.disk, err = dir.open(modcache.DiskOptions{ReadOnly: true, OnEvent: observer}, false); err != nil {
+			disk, err := dir.open(modcache.DiskOptions{ReadOnly: true, OnEvent: p.observe}, false)
+			if err != nil {
 				return err
 			}
-			defer p.disk.Close()
-			entries, err := sel.pick(ctx, p.disk, keys)
+			defer disk.Close()
+			entries, err := sel.pick(ctx, disk, keys)
 			if err != nil {
 				return err
 			}
 			// What serve keeps for its clients is made of the other entries.
 			entries = slices.DeleteFunc(entries, func(e modcache.DiskEntry) bool { return e.Info.Engine == frame.EntryEngine })
-			slices.SortFunc(entries, func(a, b modcache.DiskEntry) int { return slices.Compare(a.Key[:], b.Key[:]) })
-			return output(s, *file, func(w io.Writer) error { return p.push(ctx, w, s, entries) })
+			for _, e := range entries {
+				p.entries = append(p.entries, outgoing{e.Key, e.Info, disk})
+			}
+			return output(s, *file, func(w io.Writer) error { return p.push(ctx, w, s) })
 		}
 	},
 }
 
+// pusher writes entries of stores to a bundle.
 type pusher struct {
 	frame   *frame.Options
-	disk    *modcache.Disk
+	entries []outgoing
 	trouble error // with the entry that was read last: a miss doesn't say why
 }
 
-func (p *pusher) push(ctx context.Context, w io.Writer, s *streams, entries []modcache.DiskEntry) error {
+// outgoing is an entry, and what the bundle is to say about it.
+type outgoing struct {
+	key  modcache.Key
+	info modcache.Info
+	from modcache.Store
+}
+
+// observe has to see the events of the stores that entries come from.
+func (p *pusher) observe(e modcache.Event) { p.trouble = cmp.Or(e.Err, p.trouble) }
+
+func (p *pusher) push(ctx context.Context, w io.Writer, s *streams) error {
 	out, err := pack.NewWriter(w)
 	if err != nil {
 		return fmt.Errorf("write the bundle: %w", err)
 	}
+	slices.SortFunc(p.entries, func(a, b outgoing) int { return slices.Compare(a.key[:], b.key[:]) })
 	skipped, bytes := 0, int64(0)
-	for _, e := range entries {
+	for _, e := range p.entries {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		b, err := p.encode(ctx, e.Key)
+		b, err := p.encode(ctx, e)
 		if err != nil {
 			skipped++
-			fmt.Fprintf(s.err, "%s  %s\n", e.Key, troubleText(err))
+			fmt.Fprintf(s.err, "%s  %s\n", e.key, troubleText(err))
 			continue
 		}
-		if err := out.Add(e.Key, sane(e.Info.Created), b); err != nil {
+		if err := out.Add(e.key, sane(e.info.Created), b); err != nil {
 			return fmt.Errorf("write the bundle: %w", err)
 		}
 		bytes += int64(len(b))
@@ -105,9 +119,9 @@ func (p *pusher) push(ctx context.Context, w io.Writer, s *streams, entries []mo
 
 // encode returns the frame of an entry. In memory, because tar wants to know its
 // length before it takes a byte.
-func (p *pusher) encode(ctx context.Context, key modcache.Key) ([]byte, error) {
+func (p *pusher) encode(ctx context.Context, e outgoing) ([]byte, error) {
 	p.trouble = nil
-	a, ok, err := p.disk.Get(ctx, key)
+	a, ok, err := e.from.Get(ctx, e.key)
 	if err != nil {
 		return nil, err
 	}
@@ -124,6 +138,6 @@ func (p *pusher) encode(ctx context.Context, key modcache.Key) ([]byte, error) {
 		src = frame.Bytes(b)
 	}
 	var buf bytes.Buffer
-	_, err = frame.Write(&buf, src, a.Size(), frame.MetaOf(key, a.Info()), p.frame)
+	_, err = frame.Write(&buf, src, a.Size(), frame.MetaOf(e.key, e.info), p.frame)
 	return buf.Bytes(), err
 }

@@ -78,24 +78,7 @@ type warmer struct {
 }
 
 func (w *warmer) run(ctx context.Context, s *streams, operands []string) error {
-	if err := w.check(operands); err != nil {
-		return err
-	}
-	en, err := w.resolve()
-	if err != nil {
-		return err
-	}
-	w.engine = en.id
-	if _, err := wazerohook.Probe(); err != nil {
-		return fmt.Errorf("nothing can be cached on %s with the wazero in this tool: %w", platform(), err)
-	}
-	if err := en.check(); err != nil {
-		return err
-	}
-	if w.rc, err = w.config(); err != nil {
-		return err
-	}
-	files, err := findModules(ctx, operands)
+	files, err := w.prepare(ctx, operands)
 	if err != nil {
 		return err
 	}
@@ -117,6 +100,28 @@ func (w *warmer) run(ctx context.Context, s *streams, operands []string) error {
 		return err
 	}
 	return w.outcome(s, counts)
+}
+
+// prepare finds out for whom to compile what.
+func (w *warmer) prepare(ctx context.Context, operands []string) (files []string, err error) {
+	if err := w.check(operands); err != nil {
+		return nil, err
+	}
+	en, err := w.resolve()
+	if err != nil {
+		return nil, err
+	}
+	w.engine = en.id
+	if _, err := wazerohook.Probe(); err != nil {
+		return nil, fmt.Errorf("nothing can be cached on %s with the wazero in this tool: %w", platform(), err)
+	}
+	if err := en.check(); err != nil {
+		return nil, err
+	}
+	if w.rc, err = w.config(); err != nil {
+		return nil, err
+	}
+	return findModules(ctx, operands)
 }
 
 func (w *warmer) check(operands []string) error {

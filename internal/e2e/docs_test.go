@@ -24,6 +24,7 @@ import (
 
 // snippetPackages are what a fragment in a document may use without importing it.
 var snippetPackages = []string{
+	"strings",
 	"bytes", "context", "errors", "fmt", "io", "log", "log/slog", "net/http", "os", "path/filepath", "testing", "time",
 	"github.com/tetratelabs/wazero", "github.com/tetratelabs/wazero/api", "github.com/tetratelabs/wazero/experimental",
 	"github.com/tetratelabs/wazero/imports/wasi_snapshot_preview1",

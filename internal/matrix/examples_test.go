@@ -15,8 +15,8 @@ import (
 )
 
 // TestExamplesWithoutACache runs the examples against a wazero all of whose unexported names
-// are others: they do their work, uncached. Only the one that insists on its cache says
-// that it can't have it.
+// are others: they do their work, uncached. Only those that insist on their cache say
+// that they can't have it.
 func TestExamplesWithoutACache(t *testing.T) {
 	if os.Getenv("MODCACHE_MATRIX") == "" {
 		t.Skip("builds many programs; set MODCACHE_MATRIX")
@@ -66,7 +66,7 @@ func TestExamplesWithoutACache(t *testing.T) {
 			switch name {
 			case "perrequest", "pluginhost":
 				served(t, cmd)
-			case "readonly":
+			case "readonly", "embedded":
 				out, err := cmd.CombinedOutput()
 				require.Error(t, err, "%s", out)
 				require.Contains(t, string(out), "unsupported wazero version")
@@ -80,7 +80,7 @@ func TestExamplesWithoutACache(t *testing.T) {
 }
 
 // arguments are those that an example needs.
-var arguments = map[string][]string{"perrequest": {"-addr", "127.0.0.1:0"}, "pluginhost": {"-addr", "127.0.0.1:0"}, "readonly": {"run", "-dir", os.TempDir(), "module.wasm"}}
+var arguments = map[string][]string{"perrequest": {"-addr", "127.0.0.1:0"}, "pluginhost": {"-addr", "127.0.0.1:0"}, "readonly": {"run", "-dir", os.TempDir(), "module.wasm"}, "embedded": {"3", "4"}}
 
 // served waits until a server says that it is there, and interrupts it.
 func served(t *testing.T, cmd *exec.Cmd) {

@@ -27,14 +27,16 @@ func ReadProgram(file string) (Program, error) {
 	if err != nil {
 		return Program{}, fmt.Errorf("%s is not an executable that Go built: %w", file, err)
 	}
-	p, err := readProgram(info, func() (string, error) { return executable(file) })
+	p, err := ProgramOf(info, func() (string, error) { return executable(file) })
 	if err != nil {
 		return Program{}, fmt.Errorf("%s: %w", file, err)
 	}
 	return p, nil
 }
 
-func readProgram(info *debug.BuildInfo, executable func() (string, error)) (p Program, err error) {
+// ProgramOf returns what build information says, of an executable that is known by what the
+// function returns where its wazero has no checksum.
+func ProgramOf(info *debug.BuildInfo, executable func() (string, error)) (p Program, err error) {
 	if _, found := wazeroIn(info); !found {
 		return p, ErrNoWazero
 	}

@@ -24,11 +24,11 @@ func TestReadProgram(t *testing.T) {
 		{"workspace", program(wazeroDep("(devel)", "", nil)), "executable 0123", "dev", "(devel)"},
 		{"wazero's own command", &debug.BuildInfo{Main: debug.Module{Path: wazeroPath, Version: "v1.11.0", Sum: "h1:x="}}, wazeroPath + "@v1.11.0 h1:x=", "v1.11.0", "v1.11.0"},
 	} {
-		p, err := readProgram(c.info, sum)
+		p, err := ProgramOf(c.info, sum)
 		require.NoError(t, err, c.name)
 		require.Equal(t, Program{Identity: c.identity, Format: c.format, Required: c.required}, p, c.name)
 	}
-	_, err := readProgram(program(), sum)
+	_, err := ProgramOf(program(), sum)
 	require.ErrorIs(t, err, ErrNoWazero)
 }
 
