@@ -1,0 +1,111 @@
+// Package blob keeps the entries of a [remote.Store] in a bucket of Amazon S3, Google Cloud Storage, Azure Blob Storage or
+// whatever else gocloud.dev/blob has a driver for, with credentials as these clouds' own tools find them. It is a module of its own because
+// of its size: docs/remote.md has the figures. For S3 with credentials that are at hand, [remote.S3] does without.
+//
+// A program imports the drivers that it needs:
+//
+//	import _ "gocloud.dev/blob/s3blob" // or gcsblob, azureblob, fileblob
+package blob
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+
+	"gocloud.dev/blob"
+	"gocloud.dev/gcerrors"
+
+	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/remote"
+)
+
+// Backend is a [remote.Backend] in a bucket. Names of objects are those of [remote.S3]:
+// <first two digits of the key>/<key>.
+type Backend struct {
+	bucket *blob.Bucket
+}
+
+var _ remote.Backend = (*Backend)(nil)
+
+// Open returns a Backend in the bucket at a URL such as s3://fleet?region=eu-central-1&prefix=modcache/, gs://fleet or azblob://fleet;
+// the drivers' documentation has their parameters. Whether the bucket is there isn't asked. Close it after the store.
+func Open(ctx context.Context, url string) (*Backend, error) {
+	b, err := blob.OpenBucket(ctx, url)
+	if err != nil {
+		return nil, fmt.Errorf("modcache: the bucket can't be opened; is its driver imported? %w", err)
+	}
+	return &Backend{b}, nil
+}
+
+// New returns a Backend in a bucket that the program has opened. Close closes it.
+func New(b *blob.Bucket) (*Backend, error) {
+	if b == nil {
+		return nil, errors.New("modcache: a Backend needs a bucket")
+	}
+	return &Backend{b}, nil
+}
+
+// Close closes the bucket.
+func (b *Backend) Close() error { return b.bucket.Close() }
+
+func name(key modcache.Key) string {
+	s := key.String()
+	return s[:2] + "/" + s
+}
+
+// Get implements [remote.Backend].
+func (b *Backend) Get(ctx context.Context, key modcache.Key) (io.ReadCloser, error) {
+	r, err := b.bucket.NewReader(ctx, name(key), nil)
+	if err != nil {
+		return nil, understood(err)
+	}
+	return &body{r, r.Size()}, nil
+}
+
+// Has implements [remote.Backend].
+func (b *Backend) Has(ctx context.Context, key modcache.Key) (bool, error) {
+	there, err := b.bucket.Exists(ctx, name(key))
+	return there, understood(err)
+}
+
+// Put implements [remote.Backend]. It replaces what is there, which can only be the same entry or a damaged one.
+func (b *Backend) Put(ctx context.Context, key modcache.Key, entry []byte, _ bool) error {
+	return understood(b.bucket.WriteAll(ctx, name(key), entry, &blob.WriterOptions{ContentType: "application/octet-stream"}))
+}
+
+// Delete implements [remote.Backend].
+func (b *Backend) Delete(ctx context.Context, key modcache.Key) error {
+	err := understood(b.bucket.Delete(ctx, name(key)))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+// body ends where the head of the response says that the object ends.
+type body struct {
+	io.ReadCloser
+	left int64
+}
+
+func (b *body) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	b.left -= int64(n)
+	if err == io.EOF && b.left > 0 {
+		err = io.ErrUnexpectedEOF
+	}
+	return n, err
+}
+
+// understood has errors say what a store has to know.
+func understood(err error) error {
+	switch gcerrors.Code(err) {
+	case gcerrors.NotFound:
+		return fmt.Errorf("%w: %w", fs.ErrNotExist, err)
+	case gcerrors.PermissionDenied:
+		return fmt.Errorf("%w: %w", fs.ErrPermission, err)
+	}
+	return err
+}

@@ -1,0 +1,230 @@
+package blob_test
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"io/fs"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	gcblob "gocloud.dev/blob"
+	_ "gocloud.dev/blob/fileblob"
+	"gocloud.dev/blob/memblob"
+	_ "gocloud.dev/blob/s3blob"
+
+	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/modcachetest"
+	"github.com/modcache/modcache/remote"
+	"github.com/modcache/modcache/remote/blob"
+)
+
+var key = modcache.Key{1, 2, 3}
+
+func generate(tb testing.TB) *remote.PrivateKey {
+	tb.Helper()
+	key, err := remote.GenerateKey()
+	require.NoError(tb, err)
+	return key
+}
+
+// open returns a store that has as long as a busy machine needs.
+func open(tb testing.TB, b remote.Backend, o remote.Options) *remote.Store {
+	tb.Helper()
+	o.FirstByte, o.Stall, o.Budget, o.AbsentFor, o.Pause, o.Retries = time.Minute, time.Minute, time.Minute, -1, -1, -1
+	s, err := remote.NewWithBackend(b, "bucket", &o)
+	require.NoError(tb, err)
+	tb.Cleanup(func() { require.NoError(tb, s.Close()) })
+	return s
+}
+
+// shared is a store with what another handle on its bucket needs.
+type shared struct {
+	*remote.Store
+	b *blob.Backend
+	o remote.Options
+}
+
+func TestConformance(t *testing.T) {
+	for name, bucket := range map[string]func(tb testing.TB) *gcblob.Bucket{
+		"memory": func(testing.TB) *gcblob.Bucket { return memblob.OpenBucket(nil) },
+		"files": func(tb testing.TB) *gcblob.Bucket {
+			b, err := gcblob.OpenBucket(context.Background(), "file://"+tb.TempDir()+"?no_tmp_dir=true")
+			require.NoError(tb, err)
+			return b
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if name == "files" && testing.Short() {
+				t.Skip("NOT TESTED: a bucket of files, which syncs each")
+			}
+			conformance(t, bucket)
+		})
+	}
+}
+
+func conformance(t *testing.T, bucket func(tb testing.TB) *gcblob.Bucket) {
+	again := func(tb testing.TB, s modcache.Store, readOnly bool) modcache.Store {
+		sh := s.(*shared)
+		o := sh.o
+		o.ReadOnly = readOnly
+		return &shared{open(tb, sh.b, o), sh.b, sh.o}
+	}
+	observed := func(tb testing.TB, observer func(modcache.Event)) modcache.Store {
+		b, err := blob.New(bucket(tb))
+		require.NoError(tb, err)
+		tb.Cleanup(func() { require.NoError(tb, b.Close()) })
+		o := remote.Options{Signer: generate(tb), OnEvent: observer}
+		return &shared{open(tb, b, o), b, o}
+	}
+	modcachetest.TestStore(t, func(tb testing.TB) modcache.Store { return observed(tb, nil) }, &modcachetest.Options{
+		Observe:  observed,
+		Deferred: true,
+		Reopen: func(tb testing.TB, s modcache.Store) modcache.Store {
+			require.NoError(tb, s.(*shared).Close())
+			return again(tb, s, false)
+		},
+		Share:    func(tb testing.TB, s modcache.Store) modcache.Store { return again(tb, s, false) },
+		ReadOnly: func(tb testing.TB, s modcache.Store) modcache.Store { return again(tb, s, true) },
+		Damage: func(tb testing.TB, s modcache.Store, k modcache.Key) {
+			b := s.(*shared).b
+			r, err := b.Get(tb.Context(), k)
+			require.NoError(tb, err)
+			entry, err := io.ReadAll(r)
+			require.NoError(tb, err)
+			require.NoError(tb, r.Close())
+			entry[len(entry)-1] ^= 1
+			require.NoError(tb, b.Put(tb.Context(), k, entry, true))
+		},
+	})
+}
+
+// amazon opens a bucket of S3 at a server of ours, with credentials from the environment, where Amazon's own tools look first.
+func amazon(t *testing.T, url, access, secret string) *blob.Backend {
+	t.Helper()
+	for name, value := range map[string]string{
+		"AWS_ACCESS_KEY_ID": access, "AWS_SECRET_ACCESS_KEY": secret, "AWS_MAX_ATTEMPTS": "1",
+		"AWS_CONFIG_FILE": os.DevNull, "AWS_SHARED_CREDENTIALS_FILE": os.DevNull, "AWS_EC2_METADATA_DISABLED": "true",
+	} {
+		t.Setenv(name, value)
+	}
+	b, err := blob.Open(t.Context(), "s3://bucket?region=us-east-1&use_path_style=true&prefix=fleet/&endpoint="+url)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, b.Close()) })
+	return b
+}
+
+// TestHostileServer says what a store learns of refusals, and of an answer that is cut.
+func TestHostileServer(t *testing.T) {
+	var status int
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if status != http.StatusOK {
+			w.WriteHeader(status)
+			return
+		}
+		w.Header().Set("Content-Length", "1000")
+		_, _ = io.WriteString(w, "cut")
+		w.(http.Flusher).Flush()
+		panic(http.ErrAbortHandler)
+	}))
+	defer s.Close()
+	b := amazon(t, s.URL, "id", "secret")
+
+	status = http.StatusNotFound
+	_, err := b.Get(t.Context(), key)
+	require.ErrorIs(t, err, fs.ErrNotExist)
+	there, err := b.Has(t.Context(), key)
+	require.NoError(t, err)
+	require.False(t, there)
+	status = http.StatusForbidden
+	_, err = b.Get(t.Context(), key)
+	require.ErrorIs(t, err, fs.ErrPermission)
+	require.ErrorIs(t, b.Put(t.Context(), key, []byte("entry"), false), fs.ErrPermission)
+	status = http.StatusInternalServerError
+	_, err = b.Get(t.Context(), key)
+	require.Error(t, err)
+	require.NotErrorIs(t, err, fs.ErrNotExist)
+	status = http.StatusOK
+	r, err := b.Get(t.Context(), key)
+	require.NoError(t, err)
+	_, err = io.ReadAll(r)
+	require.ErrorIs(t, err, io.ErrUnexpectedEOF)
+	require.NoError(t, r.Close())
+}
+
+func TestOpenMisuse(t *testing.T) {
+	_, err := blob.Open(t.Context(), "nosuch://bucket")
+	require.ErrorContains(t, err, "modcache: the bucket can't be opened")
+	_, err = blob.New(nil)
+	require.ErrorContains(t, err, "modcache: ")
+}
+
+// TestServerVersityGW needs MODCACHE_SERVERS=1 and what .ci/remote-servers installs.
+func TestServerVersityGW(t *testing.T) {
+	if os.Getenv("MODCACHE_SERVERS") == "" {
+		t.Skip("SKIPPED: set MODCACHE_SERVERS=1 to test against real servers")
+	}
+	bin, err := exec.LookPath("versitygw")
+	if err != nil {
+		t.Skipf("SKIPPED: no versitygw here, run .ci/remote-servers: %v", err)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	require.NoError(t, l.Close())
+	addr, dir := l.Addr().String(), t.TempDir()
+	require.NoError(t, os.Mkdir(filepath.Join(dir, "bucket"), 0o700))
+	var out bytes.Buffer
+	cmd := exec.Command(bin, "--port", addr, "posix", "--nometa", dir)
+	cmd.Env = append(os.Environ(), "ROOT_ACCESS_KEY=fleet", "ROOT_SECRET_KEY=secret")
+	cmd.Stdout, cmd.Stderr = &out, &out
+	require.NoError(t, cmd.Start())
+	defer func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+		if t.Failed() {
+			t.Log(out.String())
+		}
+	}()
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
+		if c, err := net.Dial("tcp", addr); err == nil {
+			_ = c.Close()
+			break
+		}
+		require.True(t, time.Now().Before(deadline), "versitygw doesn't listen")
+	}
+
+	signer := generate(t)
+	writer := open(t, amazon(t, "http://"+addr, "fleet", "secret"), remote.Options{Signer: signer})
+	require.NoError(t, writer.Add(t.Context(), key, modcache.NewArtifact([]byte("code"), modcache.Info{})))
+	require.NoError(t, writer.Flush(t.Context()))
+	require.FileExists(t, filepath.Join(dir, "bucket", "fleet", key.String()[:2], key.String()))
+	// The same bucket, without the drivers.
+	reader, err := remote.New("http://"+addr, &remote.Options{
+		Layout: remote.S3{Bucket: "bucket", Prefix: "fleet/", PathStyle: true, Credentials: func(context.Context) (remote.Credentials, error) {
+			return remote.Credentials{AccessKey: "fleet", SecretKey: "secret"}, nil
+		}},
+		Keyring:   remote.Keyring{Keys: []remote.PublicKey{signer.Public()}},
+		FirstByte: time.Minute, Stall: time.Minute, Budget: time.Minute,
+	})
+	require.NoError(t, err)
+	defer reader.Close()
+	_, ok, err := reader.Get(t.Context(), key)
+	require.NoError(t, err)
+	require.True(t, ok)
+	require.NoError(t, writer.Delete(t.Context(), key))
+	require.NoError(t, writer.Delete(t.Context(), key))
+	_, ok, err = writer.Get(t.Context(), key)
+	require.NoError(t, err)
+	require.False(t, ok)
+
+	wrong := open(t, amazon(t, "http://"+addr, "fleet", "wrong"), remote.Options{Signer: signer})
+	_, _, err = wrong.Get(t.Context(), key)
+	require.ErrorContains(t, err, "403", "this server checks signatures")
+}
