@@ -172,8 +172,9 @@ type Disk struct {
 }
 
 var (
-	_ Store  = (*Disk)(nil)
-	_ Locker = (*Disk)(nil)
+	_ Store    = (*Disk)(nil)
+	_ Locker   = (*Disk)(nil)
+	_ Replacer = (*Disk)(nil)
 )
 
 // OpenDisk opens the store in dir, which it creates if need be, along with

@@ -21,6 +21,16 @@ import (
 // Add fails, the entry is as it was before; with SyncEveryAdd, it may also be
 // readable and pending.
 func (d *Disk) Add(ctx context.Context, key Key, a *Artifact) error {
+	return d.put(ctx, key, a, false)
+}
+
+// Replace implements [Replacer]: it is Add that doesn't ask whether an intact entry is present. Whoever
+// opened the older one reads on.
+func (d *Disk) Replace(ctx context.Context, key Key, a *Artifact) error {
+	return d.put(ctx, key, a, true)
+}
+
+func (d *Disk) put(ctx context.Context, key Key, a *Artifact, replace bool) error {
 	err := d.errorOf("add", key, d.writable(ctx))
 	if err == nil {
 		defer d.pending.Begin()()
@@ -29,9 +39,11 @@ func (d *Disk) Add(ctx context.Context, key Key, a *Artifact) error {
 		}
 	}
 	if err == nil {
-		if present, err := d.load("add", key); err == nil {
-			_ = present.Close()
-			return nil
+		if !replace {
+			if present, err := d.load("add", key); err == nil {
+				_ = present.Close()
+				return nil
+			}
 		}
 		err = d.add(ctx, key, a)
 	}

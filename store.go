@@ -93,6 +93,15 @@ type Locker interface {
 	Lock(ctx context.Context, key Key) (unlock func(), err error)
 }
 
+// Replacer is implemented by stores that can put an entry in the place of another in one step. Servers use
+// it, whose clients upload what is to be instead of an entry that they can't use.
+type Replacer interface {
+	// Replace is Add, but for an intact entry that is present: it isn't kept. Until Replace returns, and if
+	// it fails or the process dies, the older entry is there, or the new one, or neither if making room took
+	// it away; never a part of one.
+	Replace(ctx context.Context, key Key, a *Artifact) error
+}
+
 // WithCompileEstimate returns a context for [Store].Get that says how long compiling
 // takes if the entry isn't there, so that a store which may be slower can give up in
 // time. A [Runtime] says so in each lookup.

@@ -315,13 +315,20 @@ func (h *Handler) put(w *recorder, r *http.Request, key modcache.Key) error {
 	if err != nil {
 		return err
 	}
-	// An Add leaves what is there, which may be what the client has found damaged.
-	if err := h.store.Delete(r.Context(), key); err != nil {
-		return err
-	}
 	info := frame.InfoOf[modcache.Info](outline.Meta)
 	info.Engine = frame.EntryEngine
-	return h.store.Add(r.Context(), key, modcache.NewArtifact(b, info))
+	return replace(r.Context(), h.store, key, modcache.NewArtifact(b, info))
+}
+
+// replace is an Add that doesn't leave what is there, which may be what a client has found damaged.
+func replace(ctx context.Context, s modcache.Store, key modcache.Key, a *modcache.Artifact) error {
+	if r, ok := s.(modcache.Replacer); ok {
+		return r.Replace(ctx, key, a)
+	}
+	if err := s.Delete(ctx, key); err != nil {
+		return err
+	}
+	return s.Add(ctx, key, a)
 }
 
 // check accepts an entry that is whole, has the right key, and signer if that matters.

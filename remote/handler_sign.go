@@ -191,10 +191,7 @@ func (s *signing) keep(j *queue.Job[modcache.Key, struct{}]) error {
 	info.Engine = frame.EntryEngine
 	signed := modcache.NewArtifact(entry.Bytes(), info)
 	for _, store := range []modcache.Store{s.store, s.memory} {
-		err = store.Delete(s.ctx, s.place(j.Key))
-		if err == nil {
-			err = store.Add(s.ctx, s.place(j.Key), signed)
-		}
+		err = replace(s.ctx, store, s.place(j.Key), signed)
 		if !errors.Is(err, modcache.ErrReadOnly) {
 			break
 		}
