@@ -143,10 +143,10 @@ func (s *signing) kept(ctx context.Context, key modcache.Key, of *modcache.Artif
 		if err != nil || !ok {
 			continue
 		}
-		outline, err := frame.Inspect(a, a.Size())
+		r, err := frame.Open(a, a.Size(), key, &s.frame) // it may be somebody else who has put it there
 		want := frame.MetaOf(key, of.Info())
 		want.Created = want.Created.UTC()
-		if err == nil && outline.Size == of.Size() && outline.Meta == want {
+		if err == nil && r.Size() == of.Size() && r.Meta() == want {
 			return a
 		}
 		contain.Close(a)

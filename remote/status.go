@@ -3,7 +3,6 @@ package remote
 import (
 	"encoding/xml"
 	"fmt"
-	"io"
 	"io/fs"
 	"mime"
 	"net/http"
@@ -47,7 +46,7 @@ const maxReason = 200
 // browsers say nothing that the status doesn't.
 func reasonIn(resp *http.Response) string {
 	kind, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type"))
-	body, _ := io.ReadAll(io.LimitReader(resp.Body, maxErrorBody))
+	body := start(resp.Body)
 	text := string(body)
 	switch kind {
 	case "application/xml", "text/xml":

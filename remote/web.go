@@ -35,6 +35,8 @@ type web struct {
 const (
 	maxRedirects = 5
 	maxErrorBody = 4 << 10
+	// So long for its body, once the head has said that something is wrong.
+	errorBodyTime = time.Second
 	// A frame is longer than its artifact by its header at most.
 	maxOverhead = 16 << 20
 	// Below it, asking for permission to send costs more than sending.
@@ -255,8 +257,16 @@ func withoutURL(err error) error {
 // discard ends a response so that its connection can be used again, unless that
 // would take long.
 func discard(body io.ReadCloser) {
-	_, _ = io.CopyN(io.Discard, body, maxErrorBody)
+	_ = start(body)
 	_ = body.Close()
+}
+
+// start returns the first bytes of a body that is read for what the server says, and not for an entry: it
+// isn't worth waiting for.
+func start(body io.ReadCloser) []byte {
+	defer time.AfterFunc(errorBodyTime, func() { _ = body.Close() }).Stop()
+	b, _ := io.ReadAll(io.LimitReader(body, maxErrorBody))
+	return b
 }
 
 // send is do for requests whose response has nothing more to say.

@@ -25,7 +25,7 @@ type Stream struct {
 // than twice what has arrived of it.
 func NewStream(src io.Reader, key [32]byte, limit int64, o *Options) (*Stream, error) {
 	var buf bytes.Buffer
-	if err := fill(&buf, src, fixedSize); err != nil {
+	if err := fill(&buf, src, "header", fixedSize); err != nil {
 		return nil, err
 	}
 	h, headerLen, t, err := parseFixed(buf.Bytes())
@@ -35,7 +35,7 @@ func NewStream(src io.Reader, key [32]byte, limit int64, o *Options) (*Stream, e
 	if h.size > limit {
 		return nil, fmt.Errorf("%w: %d bytes, at most %d are taken", ErrTooLarge, h.size, limit)
 	}
-	if err := fill(&buf, src, headerLen-fixedSize); err != nil {
+	if err := fill(&buf, src, "header", headerLen-fixedSize); err != nil {
 		return nil, err
 	}
 	if err := o.verify(buf.Bytes(), h, t, key); err != nil {
@@ -44,9 +44,9 @@ func NewStream(src io.Reader, key [32]byte, limit int64, o *Options) (*Stream, e
 	return &Stream{h: h, src: src, zstd: o.Compressor}, nil
 }
 
-func fill(buf *bytes.Buffer, src io.Reader, n int64) error {
+func fill(buf *bytes.Buffer, src io.Reader, what string, n int64) error {
 	if got, err := io.CopyN(buf, src, n); err != nil {
-		return truncated(err, "header", got)
+		return truncated(err, what, got)
 	}
 	return nil
 }

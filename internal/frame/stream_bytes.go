@@ -1,6 +1,7 @@
 package frame
 
 import (
+	"bytes"
 	"context"
 	"io"
 	"runtime"
@@ -11,11 +12,24 @@ import (
 	"github.com/modcache/modcache/internal/parallel"
 )
 
+const (
+	early  = 16
+	atOnce = 1 << 20 // bytes for an artifact that is no longer
+)
+
 // Bytes returns the whole artifact, of which nothing may have been read before.
 // Chunks are verified and decoded by other goroutines while the next ones
-// arrive. Lengths were authenticated along with the header, so that what is
-// allocated is what a trusted writer announced.
+// arrive. Lengths were authenticated along with the header, but nothing says that the rest will
+// come: until one part in [early] has, no more is allocated than twice that; then what a trusted writer
+// announced.
 func (s *Stream) Bytes() ([]byte, error) {
+	if s.h.size > atOnce {
+		var begun bytes.Buffer
+		if err := fill(&begun, s.src, "artifact", s.h.encoded/early); err != nil {
+			return nil, err
+		}
+		s.src = io.MultiReader(&begun, s.src)
+	}
 	dst := make([]byte, s.h.size)
 	workers := min(runtime.GOMAXPROCS(0), parallel.MaxWorkers)
 	decoding, failed := errgroup.WithContext(context.Background())

@@ -1,0 +1,215 @@
+package remote_test
+
+import (
+	"bytes"
+	"fmt"
+	"net/http"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/internal/frame"
+	"github.com/modcache/modcache/internal/storetest"
+	"github.com/modcache/modcache/remote"
+)
+
+// endless answers with a body that never ends, piece by piece, or with nothing after the first.
+func endless(status int, kind string, piece []byte, hang bool) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", kind)
+		w.WriteHeader(status)
+		for {
+			if _, err := w.Write(piece); err != nil || r.Context().Err() != nil {
+				return
+			}
+			if hang {
+				_ = http.NewResponseController(w).Flush()
+				<-r.Context().Done()
+				return
+			}
+		}
+	}
+}
+
+// TestStoreErrorsThatNeverEnd reads a little of what a server says, for a little while, whatever it says
+// and to whatever it says it.
+func TestStoreErrorsThatNeverEnd(t *testing.T) {
+	pieces := map[string][]byte{
+		"text/plain":      []byte(strings.Repeat("why? ", 1000)),
+		"application/xml": []byte("<Error><Code>" + strings.Repeat("<Message>", 1000)),
+		"text/html":       bytes.Repeat([]byte{0, 0x1b, 0xff, '\n'}, 1000),
+	}
+	kinds := map[string]string{"text": "text/plain", "XML": "application/xml", "binary": "text/html", "binary called text": "text/plain"}
+	for name, kind := range kinds {
+		for _, status := range []int{403, 417, 500} {
+			for _, hang := range []bool{false, true} {
+				t.Run(fmt.Sprint(name, " ", status, " ", hang), func(t *testing.T) {
+					t.Parallel()
+					piece := pieces[kind]
+					if name == "binary called text" {
+						piece = pieces["text/html"]
+					}
+					srv := script(t, answer(404, ""), endless(status, kind, piece, hang))
+					// Its limits are endless too.
+					s := open(t, srv.URL, patient(remote.Options{Signer: generate(t), Retries: -1, Pause: -1}))
+					require.NoError(t, add(t, s, key(1), 1000))
+					err := s.Flush(t.Context())
+					require.ErrorContains(t, err, fmt.Sprint("status ", status))
+					require.Less(t, len(err.Error()), 600)
+					_, _, err = s.Get(t.Context(), key(2))
+					require.ErrorContains(t, err, fmt.Sprint("status ", status))
+					require.Len(t, srv.methods(), 3)
+					srv.CloseClientConnections()
+				})
+			}
+		}
+	}
+}
+
+// TestStoreExpectationInCircles asks a server twice that is never content.
+func TestStoreExpectationInCircles(t *testing.T) {
+	random := make([]byte, 3<<20)
+	for i, x := 0, uint32(1); i < len(random); i++ {
+		x = x*1664525 + 1013904223
+		random[i] = byte(x >> 24)
+	}
+	srv := script(t, answer(404, ""), answer(417, ""))
+	s := open(t, srv.URL, patient(remote.Options{Signer: generate(t), Retries: -1}))
+	require.NoError(t, s.Add(t.Context(), key(1), newArtifact(random)))
+	require.ErrorContains(t, s.Flush(t.Context()), "status 417")
+	require.Equal(t, []string{"HEAD", "PUT", "PUT"}, srv.methods())
+}
+
+// TestStoreUploadsInCircles follows a redirect of an upload to itself for a while.
+func TestStoreUploadsInCircles(t *testing.T) {
+	for name, layout := range map[string]remote.Layout{
+		"plain": nil, "S3": remote.S3{Bucket: "bucket", PathStyle: true, Credentials: static("a", "b", "")},
+	} {
+		srv := script(t, answer(404, ""), func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, r.URL.Path, http.StatusTemporaryRedirect)
+		})
+		s := open(t, srv.URL, patient(remote.Options{Signer: generate(t), Layout: layout, Retries: -1}))
+		require.NoError(t, add(t, s, key(1), 1000))
+		require.ErrorContains(t, s.Flush(t.Context()), "redirects", name)
+		require.Len(t, srv.methods(), 1+6, name)
+	}
+}
+
+// TestS3ClocksThatLie signs each request at most twice, whatever time it is for the server, and gets on with
+// one that has come to its senses.
+func TestS3ClocksThatLie(t *testing.T) {
+	signer := generate(t)
+	b := entry(t, remote.Options{Signer: signer}, key(1), 1000)
+	dates := []string{
+		"Mon, 01 Jan 0001 00:00:00 GMT", "Fri, 31 Dec 9999 23:59:59 GMT", "Thu, 01 Jan 1970 00:00:00 GMT",
+		"yesterday", "", "Fri, 31 Dec 99999 23:59:59 GMT", strings.Repeat("9", 10_000),
+	}
+	n := 0
+	var srv *scripted
+	srv = script(t, func(w http.ResponseWriter, r *http.Request) {
+		if n < len(dates)*2 {
+			answer(403, "", "Date", dates[n%len(dates)])(w, r)
+			n++
+			return
+		}
+		at, err := time.Parse("20060102T150405Z", r.Header.Get("X-Amz-Date"))
+		if err != nil || time.Since(at).Abs() > time.Minute {
+			answer(403, "", "Date", time.Now().UTC().Format(http.TimeFormat))(w, r)
+			return
+		}
+		_, _ = w.Write(b)
+	})
+	s := open(t, srv.URL, patient(remote.Options{
+		Signer: signer, Layout: remote.S3{Bucket: "bucket", PathStyle: true, Credentials: static("a", "b", "")}, Pause: -1,
+	}))
+	for lookups := 1; ; lookups++ {
+		a, _, err := s.Get(t.Context(), key(1))
+		require.LessOrEqual(t, len(srv.methods()), 2*lookups)
+		if a != nil {
+			require.NoError(t, a.Close())
+			break
+		}
+		require.ErrorContains(t, err, "403")
+		require.LessOrEqual(t, lookups, len(dates)*2+1)
+	}
+}
+
+// TestStoreAllocatesWhatArrives meets a signed entry of which little more than the head ever comes.
+func TestStoreAllocatesWhatArrives(t *testing.T) {
+	o := remote.Options{Signer: generate(t)}
+	b := entryOf(t, o, key(1), make([]byte, 64<<20), info)
+	outline, err := frame.Inspect(frame.Bytes(b), int64(len(b)))
+	require.NoError(t, err)
+	srv := script(t, func(w http.ResponseWriter, _ *http.Request) {
+		raw(w, fmt.Sprintf("HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s", len(b), b[:len(outline.Header)+10]))
+	})
+	s := open(t, srv.URL, patient(remote.Options{Signer: o.Signer, Pause: -1}))
+	lookup := func() uint64 {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		_, _, err := s.Get(t.Context(), key(1))
+		runtime.ReadMemStats(&after)
+		require.Error(t, err)
+		return after.TotalAlloc - before.TotalAlloc
+	}
+	lookup()
+	require.Less(t, lookup(), uint64(4<<20))
+	srv.Config.Handler = answer(200, string(b))
+	require.NotNil(t, get(t, s, key(1)))
+}
+
+// TestHandlerKeptEntriesThatLie has somebody else put entries where a server keeps those that it has signed.
+func TestHandlerKeptEntriesThatLie(t *testing.T) {
+	signer, stranger := generate(t), generate(t)
+	want := code(300_000)
+	good := entryOf(t, remote.Options{Signer: signer}, key(1), want, info)
+	about := info
+	about.Name = "another"
+	flipped := bytes.Clone(good)
+	flipped[100] ^= 1
+	for name, b := range map[string][]byte{
+		"signed by a stranger": entryOf(t, remote.Options{Signer: stranger}, key(1), want, info),
+		"flipped":              flipped,
+		"of another key":       entryOf(t, remote.Options{Signer: signer}, key(2), want, info),
+		"of another module":    entryOf(t, remote.Options{Signer: signer}, key(1), want, about),
+		"of another length":    entryOf(t, remote.Options{Signer: signer}, key(1), want[1:], info),
+		"short":                good[:len(good)-1],
+		"long":                 append(bytes.Clone(good), 0),
+		"no entry":             []byte("<html>"),
+		"empty":                {},
+	} {
+		t.Run(name, func(t *testing.T) {
+			store := &storetest.Fake{}
+			require.NoError(t, store.Add(t.Context(), key(1), newArtifact(want)))
+			first := newHandler(t, store, &remote.HandlerOptions{Signer: signer})
+			require.Equal(t, 200, status(t, first, "GET", "/"+key(1).String(), nil))
+			signedOnce(t, first, 1)
+			kept := info
+			kept.Engine = frame.EntryEngine
+			for _, k := range store.Keys() {
+				if k != key(1) {
+					store.Set(k, modcache.NewArtifact(b, kept))
+				}
+			}
+			h := newHandler(t, store, &remote.HandlerOptions{Signer: signer})
+			f := newFake()
+			s := over(t, f, *patient(remote.Options{Keyring: remote.Keyring{Keys: []remote.PublicKey{signer.Public()}}}))
+			defer s.Close()
+			for range 2 {
+				f.entries[key(1)] = content(t, request(t, h, "GET", "/"+key(1).String(), nil))
+				a := get(t, s, key(1))
+				require.NotNil(t, a)
+				got, err := a.Bytes()
+				require.NoError(t, err)
+				require.True(t, bytes.Equal(want, got))
+				signedOnce(t, h, 1)
+			}
+			require.Less(t, len(f.entries[key(1)]), len(want), "made anew")
+			require.Equal(t, 2, store.Len())
+		})
+	}
+}
