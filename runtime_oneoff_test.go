@@ -101,7 +101,7 @@ func TestRuntimeOneOffsAreShared(t *testing.T) {
 	needsCompiler(t)
 	c := newCache(t, &storetest.Fake{}, &modcache.Options{SmallModules: 1})
 	a, b := newRuntime(t, c, nil), newRuntime(t, c, nil)
-	compile(t, a, wasmtest.Const(0))
+	used := [33]wazero.CompiledModule{32: compile(t, a, wasmtest.Const(0))} // or else the collector ends their use
 	var wg sync.WaitGroup
 	for i := range 32 {
 		wg.Go(func() {
@@ -110,9 +110,9 @@ func TestRuntimeOneOffsAreShared(t *testing.T) {
 				r = b
 			}
 			wasm := wasmtest.Const(1)
-			compiled := compile(t, r, wasm)
+			used[i] = compile(t, r, wasm)
 			clear(wasm)
-			require.EqualValues(t, 1, call(t, r, compiled))
+			require.EqualValues(t, 1, call(t, r, used[i]))
 		})
 	}
 	wg.Wait()
@@ -123,7 +123,8 @@ func TestRuntimeOneOffsAreShared(t *testing.T) {
 	require.EqualValues(t, 1, call(t, b, compile(t, b, wasmtest.Const(1))))
 	// Whichever runtime has compiled it, one is closed and one isn't, by now.
 	later := newRuntime(t, c, nil)
-	require.EqualValues(t, 1, call(t, later, compile(t, later, wasmtest.Const(1))))
+	then := compile(t, later, wasmtest.Const(1))
+	require.EqualValues(t, 1, call(t, later, then))
 	require.EqualValues(t, 1, c.Metrics().Direct)
 	require.NoError(t, b.Close(bg))
 	last := newRuntime(t, c, nil)
@@ -131,6 +132,8 @@ func TestRuntimeOneOffsAreShared(t *testing.T) {
 	require.NoError(t, later.Close(bg))
 	require.NoError(t, last.Close(bg))
 	require.EqualValues(t, 1, c.Metrics().Retained, "the one that was stored")
+	runtime.KeepAlive(used)
+	runtime.KeepAlive(then)
 }
 
 // TestRuntimeOneOffsThatAreInvalid fail as they do without a cache.

@@ -14,6 +14,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/modcache/modcache/internal/cachetest"
 	"github.com/modcache/modcache/internal/wasmtest"
 )
 
@@ -237,6 +238,7 @@ func TestDocumentedCommandsThatAreWrong(t *testing.T) {
 // TestDocumentedBlocks runs the blocks of a document that consist of our command's lines, one after the other, in
 // a directory that has what they name.
 func TestDocumentedBlocks(t *testing.T) {
+	cachetest.NeedsCompiler(t)
 	if runtime.GOOS == "windows" {
 		t.Skip("NOT TESTED: needs a shell")
 	}

@@ -33,7 +33,7 @@ var snippetPackages = []string{
 }
 
 // nestedModules are those whose code is compiled by their own tests, as the root's can't import it.
-var nestedModules = regexp.MustCompile(`\b(oci|modcacheprom|modcacheotel)\.`)
+var nestedModules = regexp.MustCompile(`\b(blob|oci|modcacheprom|modcacheotel)\.`)
 
 // snippetNames are what it may use without declaring it.
 const snippetNames = `
