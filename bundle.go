@@ -27,6 +27,8 @@ import (
 //
 // A bundle that isn't one, or whose index is damaged, is an error. One may hold entries for any
 // number of modules, platforms and builds of wazero.
+//
+// A whole program: examples/embedded.
 func OpenBundle(r io.ReaderAt, size int64, o *FSOptions) (*FSStore, error) {
 	v, err := o.validate("bundle")
 	if err != nil {

@@ -102,6 +102,8 @@ var (
 // Options.ReadOnly; MODCACHE=off has no directory used, and code kept in memory.
 // MODCACHE_MAX_BYTES, such as 500MB or 2GiB, takes the place of Options.Disk.MaxBytes. What
 // can't be understood is ignored, with an EventDegraded.
+//
+// A whole program: examples/quickstart.
 func Open(dir string, o *Options) (*Cache, error) {
 	opts, err := o.validate()
 	if err != nil {
@@ -142,6 +144,8 @@ func Open(dir string, o *Options) (*Cache, error) {
 // Where the engine's identity can't be found out ([EngineID]), nobody else could ever use
 // what this process stores. Then a store other than a [Memory] or [Local] isn't used, and up to
 // 256 MiB are kept in memory instead; with Options.MustStore, it is an error.
+//
+// With a store of your own: examples/customstore.
 func New(s Store, o *Options) (*Cache, error) {
 	if s == nil {
 		return nil, errors.New("modcache: New needs a store")

@@ -35,6 +35,8 @@ import (
 // same time each compile what they need.
 //
 // If modcache doesn't know this build of wazero, this is wazero's own in-memory cache.
+//
+// A whole program: examples/dropin.
 func (c *Cache) CompilationCache() wazero.CompilationCache {
 	if c.unsupported != nil {
 		return wazero.NewCompilationCache() // as was reported when the Cache was made

@@ -23,6 +23,7 @@ type Options struct {
 	// of it, nothing can be a hit, and [Open] and [New] fail with
 	// [ErrUnsupportedWazero]; so does a [Runtime] that is to interpret. What a runtime of wazero's own
 	// does that interprets, the drop-in can't see. The error says what is in the directory instead.
+	// A whole program: examples/readonly.
 	RequireHit bool
 
 	// ReadOnly never writes to the store and never creates a directory. Modules
@@ -51,7 +52,7 @@ type Options struct {
 	// between data segments, where wazero would leave what is there.
 	FullDecode bool
 
-	// ExactKeys gives every spelling of a module machine code of its own. Without it, a
+	// ExactKeys gives every module machine code of its own, unless all of its bytes are those of another. Without it, a
 	// [Runtime] lets modules that differ only in names, notes and the way that
 	// integers are written share one artifact; see [Canonicalize].
 	ExactKeys bool

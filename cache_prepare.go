@@ -9,7 +9,7 @@ import (
 // Prepare is [Cache.Warm] for one module, in the background: it returns at once, and the channel gets the
 // result, then is closed. If it has no error, a [Runtime] of the given configuration loads the module from here on
 // and compiles nothing, for as long as the store or Options.Retain keeps the code. It is for programs that
-// answer in another way meanwhile, such as with wazero's interpreter; see the example tiered.
+// answer in another way meanwhile, such as with wazero's interpreter; see examples/tiered.
 //
 // Preparations share a compile with all who want the same module, and wait for their turn
 // (Options.MaxCompiles). One ends early, with an error, when ctx ends or the Cache is closed; its compile then ends

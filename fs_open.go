@@ -24,6 +24,8 @@ import (
 //
 // Nobody checks who else could write to the files. For a directory, that is what [OpenDisk] is
 // for.
+//
+// A program that brings its machine code along: examples/embedded, with [OpenBundle].
 func OpenFS(fsys fs.FS, o *FSOptions) (*FSStore, error) {
 	v, err := o.validate("fs")
 	if err != nil {

@@ -67,6 +67,8 @@ var _ wazero.Runtime = (*Runtime)(nil)
 // Where nothing can be cached (wazero's interpreter, a build of wazero that
 // modcache doesn't know), this is a plain wazero runtime, which is reported once. With
 // Options.RequireHit, it is an error that wraps [ErrMiss] and [ErrUnsupportedWazero].
+//
+// A whole program: examples/wasi.
 func (c *Cache) NewRuntime(ctx context.Context, config wazero.RuntimeConfig) (*Runtime, error) {
 	if c.Closed() {
 		return nil, &Error{Op: "make runtime", Err: errCacheClosed}

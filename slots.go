@@ -99,6 +99,8 @@ type slotSegment[T any] struct {
 }
 
 // NewSlotTable returns an empty table. It holds no resources until the first insertion.
+//
+// A whole program: examples/slots.
 func NewSlotTable[T any](o *SlotOptions[T]) *SlotTable[T] {
 	if o != nil && o.Narrow {
 		return newSlotTable(o, narrowIndexBits, narrowGenerationBits)

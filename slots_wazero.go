@@ -29,6 +29,8 @@ type SlotHost[T any] struct {
 
 // NewSlotHost returns a host for the instances of r, which must be open: wazero panics on
 // host modules of a closed runtime.
+//
+// A whole program: examples/slots.
 func NewSlotHost[T any](ctx context.Context, r wazero.Runtime) (*SlotHost[T], error) {
 	h := &SlotHost[T]{runtime: r}
 	// wazero notifies nobody of an instance whose context ended if it trapped before it could
@@ -342,18 +344,21 @@ func (h *SlotHost[T]) Func(f SlotFunc[T]) api.GoModuleFunction {
 	})
 }
 
-// What the host function drop returns.
+// SlotDrop is what the host function drop returns.
+type SlotDrop uint32
+
+// Results of drop.
 const (
-	SlotDropped  = 0 // the handle is gone
-	SlotNoHandle = 1 // it was none
-	SlotInUse    = 2 // it is borrowed or has children, and stays
+	SlotDropped  SlotDrop = 0 // the handle is gone
+	SlotNoHandle SlotDrop = 1 // it was none
+	SlotInUse    SlotDrop = 2 // it is borrowed or has children, and stays
 )
 
 // ExportFunctions adds two functions to a host module for its guests to call. handleType is the
 // type of a handle: api.ValueTypeI64, or api.ValueTypeI32 for narrow tables.
 //
 //	clone(handle) handle   a second handle of the same object; 0 if there is no such handle or the table is full
-//	drop(handle) i32       removes a handle: SlotDropped, SlotNoHandle or SlotInUse
+//	drop(handle) i32       removes a handle, and returns a [SlotDrop]
 func (h *SlotHost[T]) ExportFunctions(b wazero.HostModuleBuilder, handleType api.ValueType) wazero.HostModuleBuilder {
 	one := []api.ValueType{handleType}
 	b = b.NewFunctionBuilder().
@@ -372,12 +377,12 @@ func cloneSlot[T any](_ context.Context, _ api.Module, t *SlotTable[T], stack []
 }
 
 func dropSlot[T any](_ context.Context, _ api.Module, t *SlotTable[T], stack []uint64) {
+	result := SlotNoHandle
 	switch err := t.Remove(t.Handle(stack[0])); {
 	case err == nil:
-		stack[0] = SlotDropped
+		result = SlotDropped
 	case errors.Is(err, ErrSlotInUse):
-		stack[0] = SlotInUse
-	default:
-		stack[0] = SlotNoHandle
+		result = SlotInUse
 	}
+	stack[0] = uint64(result)
 }

@@ -81,6 +81,8 @@ type TemplateOptions struct {
 
 // NewTemplate returns a template of a module, which is compiled if need be. It belongs to the
 // caller, who closes it before or after its instances and the Runtime.
+//
+// A whole program: examples/perrequest.
 func (r *Runtime) NewTemplate(ctx context.Context, m *Module, o *TemplateOptions) (*Template, error) {
 	return r.newTemplate(ctx, m, o, r.InstantiateModule)
 }

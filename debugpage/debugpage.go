@@ -56,6 +56,8 @@ func (o *Options) validate() Options {
 // addresses and credentials.
 //
 // It works on until the Cache is closed, and shows the last counters after that.
+//
+// A whole program: examples/pluginhost.
 func Handler(c *modcache.Cache, o *Options) http.Handler {
 	h := &handler{cache: c, o: o.validate(), walking: make(chan struct{}, 1)}
 	h.page = template.Must(template.New("").Funcs(functions).ParseFS(files, "page.html")).Lookup("page.html")

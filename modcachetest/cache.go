@@ -36,6 +36,8 @@ const cacheBytes = 1 << 30
 //
 // Cache never makes a test fail. If the directory can't be used, modules are
 // compiled once per process and not kept, which is logged to the first test that asks.
+//
+// Tests that use it: examples/testharness.
 func Cache(tb testing.TB) *modcache.Cache {
 	tb.Helper()
 	store, err := testStore()

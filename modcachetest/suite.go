@@ -63,6 +63,8 @@ type Options struct {
 //
 // A store that passes returned no wrong bytes in what was tried. The suite can't
 // find out whether it survives a crash.
+//
+// A store with its test: examples/customstore.
 func TestStore(t *testing.T, open func(testing.TB) modcache.Store, opts *Options) {
 	t.Helper()
 	o := opts.validate()

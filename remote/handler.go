@@ -102,8 +102,8 @@ type Handler struct {
 // paths that end in healthz, and in metrics, with [Handler.WriteMetrics].
 //
 // Unless there is a Signer, the store holds entries as clients have signed
-// them, so that the server needs no keys and can't forge any; such a store can't be used by
-// a Cache. A client from which nothing comes for 5 seconds, or which takes nothing for as
+// them, so that the server needs no keys and can't forge any. Use that store for nothing else: what a
+// Cache looks for isn't in it. A client from which nothing comes for 5 seconds, or which takes nothing for as
 // long, is cut off, as is one that needs more than half a minute and then a second for each
 // 32 KiB. Other timeouts are those of the http.Server.
 func NewHandler(s modcache.Store, o *HandlerOptions) (*Handler, error) {

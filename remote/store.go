@@ -53,6 +53,8 @@ var _ modcache.Store = (*Store)(nil)
 // that Options.Layout names. It makes no request: a server that is down doesn't
 // keep a program from starting. A user and password in the URL are sent as basic
 // authentication.
+//
+// A whole program: examples/layered.
 func New(url string, o *Options) (*Store, error) {
 	v, err := o.validate()
 	if err != nil {
