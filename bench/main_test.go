@@ -40,7 +40,7 @@ func testBench(t *testing.T) *bench {
 
 // TestPartsWithProcesses runs the parts that start processes, on a tiny module.
 func TestPartsWithProcesses(t *testing.T) {
-	for _, p := range []part{warmStart, firstCall, herd, repeat, request} {
+	for _, p := range []part{warmStart, firstCall, plugins, herd, repeat, request} {
 		t.Run(p.name, func(t *testing.T) {
 			result := testBench(t).measure(t.Context(), p)
 			require.Empty(t, result.Error)

@@ -85,6 +85,7 @@ const childFlag = "-child"
 var children = map[string]func(ctx context.Context, args []byte) (any, error){
 	"start":     work(startOnce),
 	"firstcall": work(firstCallOnce),
+	"host":      work(hostOnce),
 	"herd":      work(herdOnce),
 	"reuse":     work(reuseRounds),
 }
