@@ -16,6 +16,7 @@ import (
 	"github.com/modcache/modcache/internal/environ"
 	"github.com/modcache/modcache/internal/wasmbin"
 	"github.com/modcache/modcache/internal/wazerohook"
+	"github.com/modcache/modcache/remote"
 )
 
 // finding is one line of a diagnosis.
@@ -35,7 +36,7 @@ const (
 )
 
 var doctorCommand = command{
-	name: "doctor", args: "[module...]",
+	name: "doctor", args: "[url] [module...]",
 	short: "find out why a cache is cold here",
 	long: `
 Checks everything that a hit depends on: whether this tool's wazero is known
@@ -46,14 +47,19 @@ settings, and if not, what is there instead. With -program, it reads which
 wazero an executable contains, and says whether it finds what this tool and
 others have stored. Nothing is changed, and the program is not run.
 
+With a URL, it looks at a server and not at a directory: whether it answers,
+lets us in, and has the code of the modules, signed by whom -keyring lists.
+
 A line begins with ok, with note for what is good to know, with warn for what
 may be wrong, or with bad for what makes the cache cold; then the exit code is
-3.`,
+3.
+` + urlHelp,
 	make: func(fs *flag.FlagSet) action {
 		doc := &doctor{}
 		doc.dir.register(fs)
 		doc.engineFlags.register(fs)
 		doc.configFlags.register(fs)
+		doc.trust.register(fs, false, true)
 		asJSON := fs.Bool("json", false, "one JSON object")
 		return func(ctx context.Context, s *streams, files []string) error {
 			if err := doc.examine(ctx, files); err != nil {
@@ -76,6 +82,7 @@ type doctor struct {
 	dir dirFlags
 	engineFlags
 	configFlags
+	trust    trustFlags
 	findings []finding
 	bad      int // of them
 	keyer    *keyer
@@ -90,7 +97,23 @@ func (d *doctor) add(level, about, text, advice string) {
 
 // examine fails for command lines that don't make sense. Whatever else is wrong is a
 // finding.
-func (d *doctor) examine(ctx context.Context, files []string) error {
+func (d *doctor) examine(ctx context.Context, operands []string) error {
+	url, files, err := splitURL(operands)
+	if err != nil {
+		return err
+	}
+	var at *place
+	var o *remote.Options
+	switch {
+	case url != "" && (d.dir.dir != "" || d.dir.keyFile != "" || d.dir.group):
+		return usagef("a URL takes the place of a directory: it excludes -dir, -key-file and -group")
+	case url != "":
+		if at, o, err = d.trust.placeAt(url, "a -keyring"); err != nil {
+			return err
+		}
+	case d.trust.secret+d.trust.keyring != "":
+		return usagef("-keyring and -bundle-key-file are for a server: name its URL")
+	}
 	modules := make([]*modcache.Module, len(files))
 	for i, file := range files {
 		wasm, err := os.ReadFile(file)
@@ -112,6 +135,9 @@ func (d *doctor) examine(ctx context.Context, files []string) error {
 	d.keyer = k
 	d.wazero()
 	d.engineIdentity()
+	if at != nil {
+		return d.server(ctx, at, o, files, modules)
+	}
 	d.environment()
 	d.directory(ctx, files, modules)
 	return nil
@@ -285,18 +311,11 @@ func (d *doctor) contents(ctx context.Context, disk *modcache.Disk, files []stri
 // module says whether a runtime finds the code of a module, and what is there
 // instead.
 func (d *doctor) module(ctx context.Context, disk *modcache.Disk, file string, m *modcache.Module) {
-	if throws(m.Bytes()) {
-		d.add(levelWarn, "module", file+" uses exceptions, with which a hostile guest can corrupt this process's memory under wazero up to v1.12",
-			"don't run it if you don't trust it; see docs/hardening.md")
-	}
+	d.exceptions(file, m)
 	_, unknown := d.keyer.key(m)
 	if unknown == nil {
-		switch size, err := d.load(ctx, disk, m); {
-		case err == nil:
-			d.add(levelOK, "module", fmt.Sprintf("%s is there: a runtime loads it, %s of machine code", file, bytesize.Format(size)), "")
-			return
-		case !errors.Is(err, modcache.ErrMiss):
-			d.add(levelBad, "module", fmt.Sprintf("%s: %s", file, plain(err)), "")
+		size, err := d.load(ctx, disk, m)
+		if d.loaded(file, size, err) {
 			return
 		}
 	}
@@ -317,6 +336,26 @@ func (d *doctor) module(ctx context.Context, disk *modcache.Disk, file string, m
 	}
 }
 
+// loaded says what became of loading a module, unless it isn't there.
+func (d *doctor) loaded(file string, size int64, err error) bool {
+	switch {
+	case err == nil:
+		d.add(levelOK, "module", fmt.Sprintf("%s is there: a runtime loads it, %s of machine code", file, bytesize.Format(size)), "")
+	case !errors.Is(err, modcache.ErrMiss):
+		d.add(levelBad, "module", fmt.Sprintf("%s: %s", file, plain(err)), "")
+	default:
+		return false
+	}
+	return true
+}
+
+func (d *doctor) exceptions(file string, m *modcache.Module) {
+	if throws(m.Bytes()) {
+		d.add(levelWarn, "module", file+" uses exceptions, with which a hostile guest can corrupt this process's memory under wazero up to v1.12",
+			"don't run it if you don't trust it; see docs/hardening.md")
+	}
+}
+
 // throws reports whether the module has tags, without which there are no exceptions.
 func throws(wasm []byte) bool {
 	const tags = 13
@@ -326,19 +365,12 @@ func throws(wasm []byte) bool {
 
 // load does what a program does that must find the module, and returns the size of its
 // code.
-func (d *doctor) load(ctx context.Context, disk *modcache.Disk, m *modcache.Module) (int64, error) {
+func (d *doctor) load(ctx context.Context, store modcache.Store, m *modcache.Module) (int64, error) {
 	rc, err := d.config()
 	if err != nil {
 		return 0, err
 	}
-	cache, err := modcache.New(disk, &modcache.Options{RequireHit: true, ReadOnly: true, Retain: -1, EngineID: d.keyer.engine.id})
-	if err != nil {
-		return 0, err
-	}
-	var r modcache.WarmResult
-	for r = range cache.WarmEach(ctx, rc, m) {
-	}
-	return r.Size, errors.Join(cause(r.Err), cache.Close(ctx))
+	return loadStored(ctx, store, rc, d.keyer.engine.id, m)
 }
 
 // related counts what is there of a module for the engine in question, lists the other

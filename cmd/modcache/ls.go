@@ -49,7 +49,11 @@ func (sel *selection) pick(ctx context.Context, d *modcache.Disk, prefixes []str
 	}
 	for _, p := range prefixes {
 		if len(p) < minPrefix || len(p) > 64 || strings.Trim(p, "0123456789abcdef") != "" {
-			return nil, usagef("%q is not a key: give at least the first %d of its lowercase hexadecimal digits, as ls prints them", p, minPrefix)
+			hint := ""
+			if strings.ContainsAny(p, "./") {
+				hint = "; a URL begins with https:// or another scheme"
+			}
+			return nil, usagef("%q is not a key: give at least the first %d of its lowercase hexadecimal digits, as ls prints them%s", p, minPrefix, hint)
 		}
 	}
 	var en engine

@@ -12,6 +12,7 @@ import (
 	"io"
 	"os"
 	"strings"
+	"sync/atomic"
 
 	"github.com/modcache/modcache"
 	"github.com/modcache/modcache/internal/bundle"
@@ -20,20 +21,26 @@ import (
 )
 
 var pullCommand = command{
-	name: "pull", args: "[bundle]",
-	short: "store the entries of a bundle",
+	name: "pull", args: "[bundle] | url module-directory-or-key...",
+	short: "store the entries of a bundle, or what a server has for modules",
 	long: `
 Stores the entries of a bundle that push has written, from a file or from
 standard input. Each entry is verified to its last byte before it is stored,
 and stored at once or not at all; a damaged one is left out, and reported with
 exit code 3. An interrupted pull leaves a correct cache: pull again.
 
+From a server, which doesn't list what it has, it takes what belongs to modules
+(those of a directory end in .wasm), or is under whole keys. What modcache warm
+-h says of wazero, platform and settings holds for modules; the drop-in has
+other keys. What isn't there is reported with exit code 3.
+
 Machine code runs in the programs that find it. With -keyring, an entry is
 taken only if one of the public keys in that file has signed it, and the file
 doesn't revoke the key: lines that keygen has printed, and lines of "revoked"
 and a key's id. With -bundle-key-file, only what was sealed with that secret
 is. With neither, pull bundles that came straight from people you trust to run
-code on this machine; signed ones are refused.`,
+code on this machine; signed ones are refused. A server's entries need one.
+` + urlHelp,
 	make: func(fs *flag.FlagSet) action {
 		p := &puller{maxEntry: 1 << 30}
 		p.dir.register(fs)
@@ -42,6 +49,8 @@ code on this machine; signed ones are refused.`,
 		fs.BoolVar(&p.dry, "n", false, "verify the bundle and store nothing")
 		fs.BoolVar(&p.compress, "compress", false, "store compressed; see DiskOptions.Compress")
 		p.mode.register(fs)
+		p.engineFlags.register(fs)
+		p.configFlags.register(fs)
 		fs.Var(&p.maxBytes, "max-bytes", "drop what went unused longest beyond this `size`; by default nothing is dropped")
 		fs.Var(&p.maxEntry, "max-entry", "refuse machine code larger than this `size`, which is how much memory a pull may take")
 		return p.run
@@ -49,7 +58,9 @@ code on this machine; signed ones are refused.`,
 }
 
 type puller struct {
-	dir                dirFlags
+	dir dirFlags
+	engineFlags
+	configFlags
 	seal               bundleFlags
 	dry, compress      bool
 	maxBytes, maxEntry byteCount
@@ -59,14 +70,21 @@ type puller struct {
 	disk  *modcache.Disk // nil if dry
 
 	// Outcomes.
-	sound, stored, bad int
+	sound, bad int
+	stored     atomic.Int64
 }
 
 func (p *puller) run(ctx context.Context, s *streams, operands []string) (err error) {
+	url, operands, err := splitURL(operands)
+	if err != nil {
+		return err
+	}
 	in := s.in
 	switch {
 	case p.mode.mode != 0 && (p.dry || p.dir.group):
 		return usagef("-mode has no meaning with -n and -group")
+	case url != "":
+		return p.fromServer(ctx, s, url, operands)
 	case len(operands) > 1:
 		return usagef("one bundle at a time")
 	case len(operands) == 1 && operands[0] != "-":
@@ -87,24 +105,17 @@ func (p *puller) run(ctx context.Context, s *streams, operands []string) (err er
 		return cmp.Or(ctx.Err(), err)
 	}
 	if !p.dry {
-		if dir, err := p.dir.path(); err == nil {
-			p.mode.begin(dir)
-		}
-		o := modcache.DiskOptions{MaxBytes: int64(p.maxBytes), Compress: p.compress, OnEvent: func(e modcache.Event) {
-			if e.Kind == modcache.EventStored {
-				p.stored++
-			}
-		}}
-		if p.disk, err = p.dir.open(o, true); err != nil {
+		if err := p.openDir(); err != nil {
 			return err
 		}
 		defer p.disk.Close()
 	}
 	err = p.all(ctx, s, t)
 	if !p.dry {
-		err = errors.Join(err, p.disk.Flush(context.WithoutCancel(ctx)), p.mode.end(p.disk.Dir()))
+		err = errors.Join(err, p.closeDir(ctx))
 	}
-	line := fmt.Sprintf("%d sound, %d stored, %d present\n", p.sound, p.stored, p.sound-p.stored)
+	stored := int(p.stored.Load())
+	line := fmt.Sprintf("%d sound, %d stored, %d present\n", p.sound, stored, p.sound-stored)
 	if p.dry {
 		line = fmt.Sprintf("%d sound\n", p.sound)
 	}
@@ -118,6 +129,25 @@ func (p *puller) run(ctx context.Context, s *streams, operands []string) (err er
 		return foundError(plural(p.bad, "entry was", "entries were") + " left out; see above")
 	}
 	return nil
+}
+
+// openDir opens the directory to store in, for the caller to close.
+func (p *puller) openDir() (err error) {
+	if dir, err := p.dir.path(); err == nil {
+		p.mode.begin(dir)
+	}
+	o := modcache.DiskOptions{MaxBytes: int64(p.maxBytes), Compress: p.compress, OnEvent: func(e modcache.Event) {
+		if e.Kind == modcache.EventStored {
+			p.stored.Add(1)
+		}
+	}}
+	p.disk, err = p.dir.open(o, true)
+	return err
+}
+
+// closeDir makes durable what was stored, and readable for whom it is meant.
+func (p *puller) closeDir(ctx context.Context) error {
+	return errors.Join(p.disk.Flush(context.WithoutCancel(ctx)), p.mode.end(p.disk.Dir()))
 }
 
 // untilDone reads r until ctx ends, also while it waits for bytes. A read of r that is

@@ -14,23 +14,26 @@ import (
 	"github.com/modcache/modcache/internal/bundle/pack"
 	"github.com/modcache/modcache/internal/bytesize"
 	"github.com/modcache/modcache/internal/frame"
+	"github.com/modcache/modcache/remote"
 )
 
 var pushCommand = command{
-	name: "push", args: "[key...]",
-	short: "write entries to a bundle, for machines that can't be reached",
+	name: "push", args: "[url] [key...]",
+	short: "upload entries to a server, or write them to a bundle",
 	long: `
-Writes entries of a cache to a bundle, a tar file that pull reads on another
-machine: all of them, or those that keys or flags select. The bundle goes to
-standard output, or to the file of -o, which appears when it is complete; what
-isn't a regular file, such as a device or a pipe, is written to as it is. What
-can't be read or verified is left out, and reported with exit code 3.
+Uploads entries of a cache to a server, or writes them to a bundle, a tar file
+that pull reads on another machine: all of them, or those that keys or flags
+select. The bundle goes to standard output, or to the file of -o, which appears
+when it is complete; what isn't a regular file, such as a device or a pipe, is
+written to as it is. What can't be read or verified is left out, and reported
+with exit code 3. What is on the server already stays as it is.
 
 Machine code runs in the programs that find it. With -sign, each entry is
 signed, and pull takes it only from those whose public key it trusts; keygen
 makes the keys. With -bundle-key-file, a secret takes their place, and whoever
 can pull can also push. With neither, a bundle proves that it wasn't damaged,
-not who made it.`,
+not who made it; a server gets nothing.
+` + urlHelp,
 	make: func(fs *flag.FlagSet) action {
 		var dir dirFlags
 		var sel selection
@@ -40,15 +43,25 @@ not who made it.`,
 		seal.register(fs)
 		fs.StringVar(&seal.sign, "sign", "", "`file` with the private key to sign with; see modcache keygen")
 		file := fs.String("o", "-", "write to this `file`; - is standard output")
-		return func(ctx context.Context, s *streams, keys []string) error {
-			if *file == "-" && s.outIsTerminal {
-				return usagef("a bundle is nothing to read on a terminal; name a file with -o, or redirect the output")
+		return func(ctx context.Context, s *streams, operands []string) error {
+			url, keys, err := splitURL(operands)
+			p := &pusher{}
+			var to *place
+			var o *remote.Options
+			switch {
+			case err != nil:
+			case url != "" && *file != "-":
+				err = usagef("-o is for a bundle, not for a URL")
+			case url != "":
+				to, o, err = seal.placeAt(url, "-sign")
+			case *file == "-" && s.outIsTerminal:
+				err = usagef("a bundle is nothing to read on a terminal; name a file with -o, or redirect the output")
+			default:
+				p.frame, err = seal.options()
 			}
-			o, err := seal.options()
 			if err != nil {
 				return err
 			}
-			p := &pusher{frame: o}
 			disk, err := dir.open(modcache.DiskOptions{ReadOnly: true, OnEvent: p.observe}, false)
 			if err != nil {
 				return err
@@ -63,12 +76,15 @@ not who made it.`,
 			for _, e := range entries {
 				p.entries = append(p.entries, outgoing{e.Key, e.Info, disk})
 			}
+			if url != "" {
+				return p.upload(ctx, s, to, o)
+			}
 			return output(s, *file, func(w io.Writer) error { return p.push(ctx, w, s) })
 		}
 	},
 }
 
-// pusher writes entries of stores to a bundle.
+// pusher brings entries of stores to a bundle or a server.
 type pusher struct {
 	frame   *frame.Options
 	entries []outgoing
@@ -117,16 +133,22 @@ func (p *pusher) push(ctx context.Context, w io.Writer, s *streams) error {
 	return nil
 }
 
+// get reads an entry, and says why it can't be had.
+func (p *pusher) get(ctx context.Context, e outgoing) (*modcache.Artifact, error) {
+	p.trouble = nil
+	a, ok, err := e.from.Get(ctx, e.key)
+	if err == nil && !ok {
+		err = cmp.Or(p.trouble, errors.New("it is gone"))
+	}
+	return a, err
+}
+
 // encode returns the frame of an entry. In memory, because tar wants to know its
 // length before it takes a byte.
 func (p *pusher) encode(ctx context.Context, e outgoing) ([]byte, error) {
-	p.trouble = nil
-	a, ok, err := e.from.Get(ctx, e.key)
+	a, err := p.get(ctx, e)
 	if err != nil {
 		return nil, err
-	}
-	if !ok {
-		return nil, cmp.Or(p.trouble, errors.New("it is gone"))
 	}
 	defer a.Close()
 	var src io.ReaderAt = a

@@ -46,7 +46,12 @@ A program finds what is stored here only if all of this is the same there:
   - the way in: Cache.NewRuntime, or with -drop-in Cache.CompilationCache and
     Cache.Attach, which use keys of their own.
 
-modcache doctor tells which of them is different.`,
+modcache doctor tells which of them is different.
+
+With -to, the code goes to a server and not to a directory, signed with the key
+of -sign: the build compiles, and the nodes read. What the server has already
+is downloaded to see that it can be loaded.
+` + urlHelp,
 	make: func(fs *flag.FlagSet) action {
 		w := &warmer{}
 		w.dir.register(fs)
@@ -57,6 +62,8 @@ modcache doctor tells which of them is different.`,
 		fs.IntVar(&w.jobs, "jobs", 0, "how many modules to compile at once, such as `4`; 0 = one per CPU, divided by -workers")
 		fs.IntVar(&w.workers, "workers", 1, "so many goroutines, such as `2`, compile one module; see Options.Workers")
 		fs.BoolVar(&w.compress, "compress", false, "store compressed: a quarter of the space, slower starts; see DiskOptions.Compress")
+		fs.StringVar(&w.to, "to", "", "store on the server at this `url`, such as https://cache.example/modcache, and not in a directory")
+		w.trust.register(fs, true, false)
 		w.mode.register(fs)
 		fs.Var(&w.maxBytes, "max-bytes", "drop what went unused longest beyond this size, such as `2GiB`; by default nothing is dropped")
 		return w.run
@@ -71,13 +78,19 @@ type warmer struct {
 	jobs, workers             int
 	maxBytes                  byteCount
 	mode                      modeFlag
+	to                        string
+	trust                     trustFlags
 
 	disk   *modcache.Disk
+	server *uploader // if set, in the place of disk
 	engine string
 	rc     wazero.RuntimeConfig
 }
 
 func (w *warmer) run(ctx context.Context, s *streams, operands []string) error {
+	if w.to != "" || w.trust.sign+w.trust.secret != "" {
+		return w.toServer(ctx, s, operands)
+	}
 	files, err := w.prepare(ctx, operands)
 	if err != nil {
 		return err
@@ -249,8 +262,12 @@ func (w *warmer) one(ctx context.Context, p *progress, file string) (what, detai
 	if !bytes.HasPrefix(wasm, []byte("\x00asm")) {
 		return failed, ": not a WebAssembly module"
 	}
+	store, end, err := w.store()
+	if err != nil {
+		return failed, ": " + plain(err)
+	}
 	var trouble error
-	cache, err := modcache.New(w.disk, &modcache.Options{
+	cache, err := modcache.New(store, &modcache.Options{
 		RequireHit: w.require, ReadOnly: w.require, Workers: w.workers, MaxCompiles: -1, Retain: -1, EngineID: w.engine,
 		OnEvent: func(e modcache.Event) {
 			switch e.Kind {
@@ -262,10 +279,10 @@ func (w *warmer) one(ctx context.Context, p *progress, file string) (what, detai
 		},
 	})
 	if err != nil {
-		return failed, ": " + plain(err)
+		return failed, ": " + plain(errors.Join(err, end(ctx)))
 	}
 	r := w.warm(ctx, cache, modcache.NewModule(wasm).Named(filepath.Base(file)))
-	err = errors.Join(cause(r.Err), cache.Close(context.WithoutCancel(ctx)))
+	err = errors.Join(cause(r.Err), cache.Close(context.WithoutCancel(ctx)), end(ctx))
 	switch {
 	case errors.Is(err, modcache.ErrMiss):
 		return absent, ""

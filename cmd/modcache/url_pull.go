@@ -1,0 +1,172 @@
+package main
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+
+	"github.com/tetratelabs/wazero"
+
+	"github.com/modcache/modcache"
+)
+
+// download stores what a server has under keys and for modules.
+type download struct {
+	*puller
+	store   modcache.Store // of the server, below the directory if something is to be stored
+	trouble atomic.Pointer[error]
+
+	found, missing, bad int
+}
+
+// fromServer is run for a URL.
+func (p *puller) fromServer(ctx context.Context, s *streams, url string, operands []string) error {
+	if len(operands) == 0 {
+		return usagef("a server doesn't list what it has: name modules, directories of modules, or keys, behind the URL")
+	}
+	to, o, err := p.seal.placeAt(url, "a -keyring")
+	if err != nil {
+		return err
+	}
+	o.MaxSize = int64(p.maxEntry)
+	d := &download{puller: p}
+	o.OnEvent = func(e modcache.Event) {
+		if e.Err != nil {
+			d.trouble.CompareAndSwap(nil, &e.Err)
+		}
+	}
+	var keys []modcache.Key
+	var sources []string
+	for _, operand := range operands {
+		if key, err := modcache.ParseKey(operand); err == nil {
+			keys = append(keys, key)
+		} else {
+			sources = append(sources, operand)
+		}
+	}
+	w := &warmer{engineFlags: p.engineFlags, configFlags: p.configFlags, require: true, workers: 1}
+	var files []string
+	if len(sources) > 0 {
+		if files, err = w.prepare(ctx, sources); err != nil {
+			return err
+		}
+	}
+	server, err := to.open(o)
+	if err != nil {
+		return err
+	}
+	defer server.Close()
+	if err := to.check(ctx, server, false); err != nil {
+		return err
+	}
+	d.store = server
+	if !p.dry {
+		if err := p.openDir(); err != nil {
+			return err
+		}
+		defer p.disk.Close()
+		// A directory has no time limit here: nobody waits who could compile.
+		l := modcache.NewLayered(&modcache.LayeredOptions{BreakAfter: -1},
+			modcache.Layer{Store: p.disk, Timeout: -1}, modcache.Layer{Store: server, Timeout: -1})
+		defer l.Close()
+		d.store = l
+	}
+	err = d.all(ctx, s, w, keys, files)
+	if !p.dry {
+		err = errors.Join(err, p.closeDir(ctx))
+	}
+	switch {
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case err != nil:
+		return fmt.Errorf("%w; what was stored until then is complete, pull again", to.explain(err))
+	}
+	line := fmt.Sprintf("%d found, %d missing", d.found, d.missing)
+	if !p.dry {
+		line += fmt.Sprintf(", %s stored", plural(int(p.stored.Load()), "entry", "entries"))
+	}
+	fmt.Fprintln(s.out, line)
+	if n := d.missing + d.bad; n > 0 {
+		return foundError(fmt.Sprintf("%d of %d could not be had; see above", n, d.found+n))
+	}
+	return nil
+}
+
+// all takes one after the other. Its error is the server's, or that of storing.
+func (d *download) all(ctx context.Context, s *streams, w *warmer, keys []modcache.Key, files []string) error {
+	take := func(name string, get func() (bool, error)) error {
+		d.trouble.Store(nil)
+		ok, err := get()
+		if !d.dry {
+			err = cmp.Or(err, d.store.Flush(ctx))
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		why := d.trouble.Load()
+		switch {
+		case why != nil && (errors.Is(*why, modcache.ErrCorrupt) || errors.Is(*why, modcache.ErrAuth) || errors.Is(*why, modcache.ErrTooLarge)):
+			d.bad++
+			fmt.Fprintf(s.err, "%s  %s\n", printable(name), plain(cause(*why)))
+		case why != nil:
+			return *why
+		case err != nil && !errors.Is(err, modcache.ErrMiss):
+			return fmt.Errorf("%s: %w", name, err)
+		case !ok:
+			d.missing++
+			fmt.Fprintf(s.err, "%s  is not there\n", printable(name))
+		default:
+			d.found++
+		}
+		return nil
+	}
+	for _, key := range keys {
+		if err := take(key.String(), func() (bool, error) { return d.key(ctx, key) }); err != nil {
+			return err
+		}
+	}
+	for _, file := range files {
+		if err := take(file, func() (bool, error) { return d.module(ctx, w, file) }); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (d *download) key(ctx context.Context, key modcache.Key) (bool, error) {
+	a, ok, err := d.store.Get(ctx, key)
+	if ok {
+		a.Close()
+	}
+	return ok, err
+}
+
+// module does what a program does that must find the module: its key may stand for an alias.
+func (d *download) module(ctx context.Context, w *warmer, file string) (bool, error) {
+	wasm, err := os.ReadFile(file)
+	if err != nil {
+		return false, err
+	}
+	if !bytes.HasPrefix(wasm, []byte("\x00asm")) {
+		return false, errors.New("not a WebAssembly module")
+	}
+	_, err = loadStored(ctx, d.store, w.rc, w.engine, modcache.NewModule(wasm).Named(filepath.Base(file)))
+	return err == nil, err
+}
+
+// loadStored loads a module as a program does that must find it, and returns the size of its code.
+func loadStored(ctx context.Context, store modcache.Store, rc wazero.RuntimeConfig, engine string, m *modcache.Module) (int64, error) {
+	cache, err := modcache.New(store, &modcache.Options{RequireHit: true, ReadOnly: true, Retain: -1, EngineID: engine})
+	if err != nil {
+		return 0, err
+	}
+	var r modcache.WarmResult
+	for r = range cache.WarmEach(ctx, rc, m) {
+	}
+	return r.Size, errors.Join(cause(r.Err), cache.Close(ctx))
+}
