@@ -15,6 +15,9 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/internal/cachetest"
+	"github.com/modcache/modcache/internal/wasmtest"
 	"github.com/modcache/modcache/remote"
 )
 
@@ -51,6 +54,63 @@ func BenchmarkServeSigned(b *testing.B) {
 	b.ReportMetric(0, "ns/op")
 	b.ReportMetric(median(first), "ms-first")
 	b.ReportMetric(median(after), "ms-after")
+}
+
+// BenchmarkNodeColdStart is a node without anything in its directory, from there to a compiled module: with
+// a server that has it, with the default limits, and in turn without one.
+//
+//	MODCACHE_WASM=module.wasm go test -run '^$' -bench NodeColdStart -benchtime 5x ./remote
+func BenchmarkNodeColdStart(b *testing.B) {
+	cachetest.NeedsCompiler(b)
+	wasm := wasmtest.Sum(20_000, 1)
+	if file := os.Getenv("MODCACHE_WASM"); file != "" {
+		var err error
+		wasm, err = os.ReadFile(file)
+		require.NoError(b, err)
+	}
+	signer := generate(b)
+	dir := b.TempDir()
+	compile := func(c *modcache.Cache, compiles int) {
+		r, err := c.NewRuntime(b.Context(), nil)
+		require.NoError(b, err)
+		_, err = r.Compile(b.Context(), modcache.NewModule(wasm))
+		require.NoError(b, err)
+		require.EqualValues(b, compiles, c.Metrics().Compiles)
+	}
+	alone := func(dir string) time.Duration {
+		start := time.Now()
+		c, err := modcache.Open(dir, nil)
+		require.NoError(b, err)
+		compile(c, 1)
+		took := time.Since(start)
+		require.NoError(b, c.Close(b.Context()))
+		return took
+	}
+	alone(dir)
+	h := newHandler(b, openDisk(b, dir, nil), &remote.HandlerOptions{Signer: signer})
+	srv := httptest.NewServer(h)
+	defer srv.Close()
+	node := func() time.Duration {
+		dir := b.TempDir()
+		start := time.Now()
+		f, err := remote.OpenFleet(dir, srv.URL, &remote.FleetOptions{Remote: remote.Options{Keyring: remote.Keyring{Keys: []remote.PublicKey{signer.Public()}}}})
+		require.NoError(b, err)
+		compile(f.Cache, 0)
+		took := time.Since(start)
+		require.NoError(b, f.Close(b.Context()))
+		return took
+	}
+	node() // has the server compress it
+	signedOnce(b, h, 1)
+	var compiled, fetched []time.Duration
+	for b.Loop() {
+		compiled = append(compiled, alone(b.TempDir()))
+		fetched = append(fetched, node())
+	}
+	b.ReportMetric(0, "ns/op")
+	b.ReportMetric(median(compiled), "ms-compile")
+	b.ReportMetric(median(fetched), "ms-node")
+	b.ReportMetric(median(fetched)/median(compiled), "of-compile")
 }
 
 func median(d []time.Duration) float64 {

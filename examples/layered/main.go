@@ -1,5 +1,5 @@
-// Command layered keeps machine code in three layers: in memory, on the machine's own
-// disk, and on a server that a fleet of machines shares. One machine compiles, signs and
+// Command layered keeps machine code in two layers: on the machine's own disk, and on a
+// server that a fleet of machines shares. One machine compiles, signs and
 // publishes; the others, which have its public key and nothing else, load.
 //
 //	go run ./examples/layered
@@ -97,99 +97,33 @@ func (f *fleet) serve() (stop func(), err error) {
 }
 
 // builder returns the options of the machine that publishes.
-func (f fleet) builder() *remote.Options {
-	return &remote.Options{Signer: f.key, Header: http.Header{"Authorization": {"Bearer " + f.token}}}
+func (f fleet) builder() remote.Options {
+	return remote.Options{Signer: f.key, Header: http.Header{"Authorization": {"Bearer " + f.token}}}
 }
 
 // node returns the options of all others.
-func (f fleet) node() *remote.Options {
-	return &remote.Options{Keyring: remote.Keyring{Keys: []remote.PublicKey{f.key.Public()}}}
+func (f fleet) node() remote.Options {
+	return remote.Options{Keyring: remote.Keyring{Keys: []remote.PublicKey{f.key.Public()}}}
 }
 
-// machine is one member of the fleet.
-type machine struct {
-	name    string
-	disk    *modcache.Disk
-	fleet   *remote.Store
-	layered *modcache.Layered
-	cache   *modcache.Cache
-}
-
-// start opens the stores of a machine. dir is its own directory.
-func start(name, dir, url string, o *remote.Options, out io.Writer) (_ *machine, err error) {
-	m := &machine{name: name}
-	defer func() {
-		if err != nil {
-			_ = m.stop(context.Background())
-		}
-	}()
-	if m.disk, err = modcache.OpenDisk(dir, nil); err != nil {
-		return nil, err
+// use is the life of one machine of the fleet, which needs the module. dir is its own directory.
+func use(ctx context.Context, out io.Writer, name, dir, url string, o remote.Options, module *modcache.Module) (err error) {
+	o.Name = "fleet"
+	m, err := remote.OpenFleet(dir, url, &remote.FleetOptions{Remote: o})
+	if err != nil {
+		return err
 	}
-	// By default, a quarter of a second without an answer is a miss, and the module is
-	// compiled. This program would rather wait.
-	o.FirstByte, o.Stall = time.Minute, time.Minute
-	if m.fleet, err = remote.New(url, o); err != nil {
-		return nil, err
+	defer func() { err = errors.Join(err, m.Close(ctx)) }() // after uploads are through
+	r, err := m.NewRuntime(ctx, nil)
+	if err != nil {
+		return err
 	}
-	m.layered = modcache.NewLayered(&modcache.LayeredOptions{OnEvent: func(e modcache.Event) {
-		if e.Kind == modcache.EventHit {
-			fmt.Fprintf(out, "%s: found in %s\n", name, e.Layer)
-		}
-	}},
-		modcache.Layer{Name: "memory", Store: modcache.NewMemory(nil)},
-		modcache.Layer{Name: "disk", Store: m.disk},
-		modcache.Layer{Name: "fleet", Store: m.fleet, Timeout: -1}, // it has limits of its own
-	)
-	m.cache, err = modcache.New(m.layered, &modcache.Options{
-		Retain: -1, // give code back at once; it is here to show lookups
-		OnEvent: func(e modcache.Event) {
-			if e.Kind == modcache.EventCompileFinished {
-				fmt.Fprintf(out, "%s: compiled\n", name)
-			}
-		},
-	})
-	return m, err
-}
-
-// stop closes from the top down, after uploads are through.
-func (m *machine) stop(ctx context.Context) error {
-	var err error
-	if m.cache != nil {
-		err = m.cache.Flush(ctx)
-		_ = m.cache.Close(ctx)
+	if _, err := r.Compile(ctx, module); err != nil {
+		return err
 	}
-	if m.layered != nil {
-		_ = m.layered.Close()
-	}
-	if m.fleet != nil {
-		_ = m.fleet.Close()
-	}
-	if m.disk != nil {
-		_ = m.disk.Close()
-	}
-	return err
-}
-
-// use compiles the module, or finds it, twice.
-func (m *machine) use(ctx context.Context, out io.Writer, module *modcache.Module) error {
-	for range 2 {
-		r, err := m.cache.NewRuntime(ctx, nil)
-		if err != nil {
-			return err
-		}
-		_, err = r.Compile(ctx, module)
-		_ = r.Close(ctx)
-		if err != nil {
-			return err
-		}
-		// Faster layers that missed it, and the server, have it by now.
-		if err := m.cache.Flush(ctx); err != nil {
-			return err
-		}
-	}
-	for _, l := range m.layered.Layers() {
-		fmt.Fprintf(out, "%s: %s answered %d\n", m.name, l.Name, l.Hits)
+	fmt.Fprintf(out, "%s: compiled %d\n", name, m.Metrics().Compiles)
+	for _, l := range m.Layers() {
+		fmt.Fprintf(out, "%s: %s answered %d\n", name, l.Name, l.Hits)
 	}
 	return nil
 }
@@ -197,17 +131,13 @@ func (m *machine) use(ctx context.Context, out io.Writer, module *modcache.Modul
 func run(ctx context.Context, out io.Writer, tmp string, f fleet, module *modcache.Module) error {
 	for _, member := range []struct {
 		name, dir string
-		options   *remote.Options
+		options   remote.Options
 	}{
 		{"builder", "builder", f.builder()},
 		{"node", "node", f.node()},
 		{"node, again", "node", f.node()},
 	} {
-		m, err := start(member.name, filepath.Join(tmp, member.dir), f.url, member.options, out)
-		if err != nil {
-			return err
-		}
-		if err := errors.Join(m.use(ctx, out, module), m.stop(ctx)); err != nil {
+		if err := use(ctx, out, member.name, filepath.Join(tmp, member.dir), f.url, member.options, module); err != nil {
 			return err
 		}
 	}

@@ -29,19 +29,13 @@ func TestRun(t *testing.T) {
 	exampletest.NeedCompiler(t)
 	var out bytes.Buffer
 	require.NoError(t, run(t.Context(), &out, t.TempDir(), served(t, ""), modcache.NewModule(exampletest.Module(100, 5))))
-	require.Equal(t, `builder: compiled
-builder: found in memory
-builder: memory answered 1
+	require.Equal(t, `builder: compiled 1
 builder: disk answered 0
 builder: fleet answered 0
-node: found in fleet
-node: found in memory
-node: memory answered 1
+node: compiled 0
 node: disk answered 0
 node: fleet answered 1
-node, again: found in disk
-node, again: found in memory
-node, again: memory answered 1
+node, again: compiled 0
 node, again: disk answered 1
 node, again: fleet answered 0
 `, out.String())
@@ -59,26 +53,23 @@ func TestStrangers(t *testing.T) {
 	require.Equal(t, key.Public(), f.key.Public())
 	require.NoError(t, run(ctx, new(bytes.Buffer), t.TempDir(), f, module))
 
-	use := func(o *remote.Options, module *modcache.Module) (string, error) {
+	alone := func(o remote.Options, module *modcache.Module) (string, error) {
 		var out bytes.Buffer
-		m, err := start("machine", t.TempDir(), f.url, o, &out)
-		require.NoError(t, err)
-		defer m.stop(ctx)
-		err = m.use(ctx, &out, module)
+		err := use(ctx, &out, "machine", t.TempDir(), f.url, o, module)
 		return out.String(), err
 	}
-	said, err := use(f.node(), module)
+	said, err := alone(f.node(), module)
 	require.NoError(t, err)
-	require.Contains(t, said, "found in fleet")
-	require.NotContains(t, said, "compiled")
+	require.Contains(t, said, "compiled 0")
+	require.Contains(t, said, "fleet answered 1")
 
 	other, err := remote.GenerateKey()
 	require.NoError(t, err)
-	said, err = use(fleet{key: other}.node(), module)
+	said, err = alone(fleet{key: other}.node(), module)
 	require.NoError(t, err)
-	require.Contains(t, said, "compiled")
-	require.NotContains(t, said, "found in fleet")
+	require.Contains(t, said, "compiled 1")
+	require.Contains(t, said, "fleet answered 0")
 
-	_, err = use(fleet{key: other, token: "no token"}.builder(), modcache.NewModule(exampletest.Module(100, 7)))
+	_, err = alone(fleet{key: other, token: "no token"}.builder(), modcache.NewModule(exampletest.Module(100, 7)))
 	require.ErrorContains(t, err, "401")
 }
