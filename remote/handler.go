@@ -56,8 +56,9 @@ type HandlerOptions struct {
 	// Signer, if set, serves a store that a Cache writes to, such as a
 	// warmed directory: its artifacts are signed, and clients trust this key. Nobody can
 	// upload to such a handler. Who asks first gets an entry as it is, signed; then
-	// it is compressed in the background, and kept in the store, beside the
-	// artifacts, for all others. If the store is read-only, 256 MiB are kept in memory.
+	// it is compressed in the background, and kept for all others. No artifact is
+	// evicted for that: a Disk that is less than half full keeps it beside the artifacts;
+	// otherwise, and if the Disk fails, it is in memory, of which 256 MiB are used.
 	Signer *PrivateKey
 
 	// Logger, if set, gets each request as information, and what failed as a warning. It never

@@ -3,11 +3,11 @@ package remote
 import (
 	"bytes"
 	"context"
-	"errors"
 	"io"
 	"net/http"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/zeebo/blake3"
 	"golang.org/x/sync/singleflight"
@@ -23,11 +23,12 @@ import (
 // artifact as it is.
 type signing struct {
 	store  modcache.Store
-	memory *modcache.Memory // in place of a store that can't be written
+	memory *modcache.Memory // for entries that the store has no room for, or doesn't take
 	max    int64
 	frame  frame.Options
 	id     KeyID
 	seals  singleflight.Group // of headers
+	tried  recent             // artifacts that were compressed, whether or not that could be kept
 
 	made, failed atomic.Uint64
 
@@ -51,13 +52,14 @@ const (
 	maxKept  = 256 << 20 // bytes in memory
 	maxJobs  = 4096
 	maxHeads = 256
+	triedFor = 10 * time.Minute
 )
 
 func newSigning(s modcache.Store, key *PrivateKey, limit int64) *signing {
 	v := &signing{
 		store: s, memory: modcache.NewMemory(&modcache.MemoryOptions{MaxBytes: maxKept}), max: limit, id: key.Public().ID(),
 		frame: frame.Options{Auth: frame.NewSigner(key.key()), Compressor: frame.NewCompressor(), Compress: true},
-		heads: map[modcache.Key]signedHead{},
+		heads: map[modcache.Key]signedHead{}, tried: recent{ttl: triedFor},
 	}
 	v.ctx, v.cancel = context.WithCancel(context.Background())
 	v.jobs = queue.Queue[modcache.Key, struct{}]{Lock: &v.mu, Workers: &v.wg, Max: 1, Limit: maxJobs, Run: v.keep, Ended: v.ended}
@@ -78,7 +80,7 @@ func (h *Handler) sendSigned(w *recorder, r *http.Request, key modcache.Key, a *
 		defer kept.Close()
 		return h.send(w, r, &content{SectionReader: io.NewSectionReader(kept, 0, kept.Size()), whole: kept})
 	}
-	defer s.later(key)
+	defer s.later(key, a.Info())
 	head, err := s.head(key, a)
 	if err != nil {
 		return err
@@ -154,8 +156,16 @@ func (s *signing) kept(ctx context.Context, key modcache.Key, of *modcache.Artif
 	return nil
 }
 
-// later has the entry made in the background, unless it is being made, or very many are.
-func (s *signing) later(key modcache.Key) {
+// attempt names the artifact that was stored under key at that time.
+func attempt(key modcache.Key, info modcache.Info) modcache.Key {
+	return blake3.Sum256(append(key[:], info.Created.UTC().String()...))
+}
+
+// later has the entry made in the background, unless it is being made, or was a while ago, or very many are.
+func (s *signing) later(key modcache.Key, info modcache.Info) {
+	if s.tried.has(attempt(key, info)) {
+		return
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.ctx.Err() == nil && s.jobs.Find(key) == nil {
@@ -167,6 +177,18 @@ func (s *signing) ended(_ *queue.Job[modcache.Key, struct{}], err error) {
 	if err != nil && s.ctx.Err() == nil {
 		s.failed.Add(1)
 	}
+}
+
+// room reports whether the store surely has room for an entry: it must never evict an artifact, which
+// can't be made again here, for what is made of one. Half of a directory is left to artifacts to come.
+func (s *signing) room(size int64) bool {
+	d, ok := s.store.(*modcache.Disk)
+	if !ok {
+		return false
+	}
+	_, plan, err := d.PlanTrim(s.ctx) // of what all processes have put there
+	limit := d.Usage().MaxBytes
+	return err == nil && plan.Evicted == 0 && (limit < 0 || plan.Bytes+size <= limit/2)
 }
 
 // keep makes the entry, and keeps it in place of an older one.
@@ -183,6 +205,7 @@ func (s *signing) keep(j *queue.Job[modcache.Key, struct{}]) error {
 		contain.Close(kept)
 		return nil
 	}
+	s.tried.add(attempt(j.Key, a.Info()))
 	var entry bytes.Buffer
 	if _, err := frame.Write(&entry, a, a.Size(), frame.MetaOf(j.Key, a.Info()), &s.frame); err != nil {
 		return err
@@ -190,11 +213,8 @@ func (s *signing) keep(j *queue.Job[modcache.Key, struct{}]) error {
 	info := a.Info()
 	info.Engine = frame.EntryEngine
 	signed := modcache.NewArtifact(entry.Bytes(), info)
-	for _, store := range []modcache.Store{s.store, s.memory} {
-		err = replace(s.ctx, store, s.place(j.Key), signed)
-		if !errors.Is(err, modcache.ErrReadOnly) {
-			break
-		}
+	if !s.room(signed.Size()) || replace(s.ctx, s.store, s.place(j.Key), signed) != nil {
+		err = replace(s.ctx, s.memory, s.place(j.Key), signed)
 	}
 	if err == nil {
 		s.made.Add(1)

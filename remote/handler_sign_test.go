@@ -3,8 +3,11 @@ package remote_test
 import (
 	"bytes"
 	"fmt"
+	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -122,7 +125,7 @@ func TestHandlerSignsOnce(t *testing.T) {
 
 			again := newHandler(t, store, o)
 			b := content(t, request(t, again, "GET", path, nil))
-			if name == "read-only disk" {
+			if name != "disk" {
 				require.Equal(t, asIs, b)
 				return
 			}
@@ -131,6 +134,62 @@ func TestHandlerSignsOnce(t *testing.T) {
 			require.Equal(t, 200, status(t, other, "HEAD", path, nil))
 			signedOnce(t, other, 1) // a head is interest enough
 		})
+	}
+}
+
+// TestHandlerSignsWithoutEvicting keeps an entry in memory where it would cost the artifact, and
+// makes it once, also if nobody can keep it.
+func TestHandlerSignsWithoutEvicting(t *testing.T) {
+	random := make([]byte, 700_000) // so that the entry is as large
+	_, _ = rand.NewChaCha8([32]byte{}).Read(random)
+	for name, store := range map[string]modcache.Store{
+		"memory":          modcache.NewMemory(&modcache.MemoryOptions{MaxBytes: 1_000_000}),
+		"disk":            openDisk(t, t.TempDir(), &modcache.DiskOptions{MaxBytes: 1_000_000}),
+		"half a disk":     openDisk(t, t.TempDir(), &modcache.DiskOptions{MaxBytes: 2_000_000}),
+		"unbounded disk":  openDisk(t, t.TempDir(), &modcache.DiskOptions{MaxBytes: -1}),
+		"a store of ours": &storetest.Fake{},
+	} {
+		t.Run(name, func(t *testing.T) {
+			require.NoError(t, store.Add(t.Context(), key(1), newArtifact(random)))
+			h := newHandler(t, store, &remote.HandlerOptions{Signer: generate(t)})
+			for range 3 {
+				require.Equal(t, 200, status(t, h, "GET", "/"+key(1).String(), nil))
+				signedOnce(t, h, 1)
+			}
+			require.Zero(t, store.Metrics().Evictions)
+			a := get(t, store, key(1))
+			require.NotNil(t, a)
+			require.NoError(t, a.Close())
+			if d, ok := store.(*modcache.Disk); ok {
+				want := 1
+				if name == "unbounded disk" {
+					want = 2
+				}
+				require.Equal(t, want, d.Usage().Entries)
+			}
+		})
+	}
+}
+
+// TestHandlerSignsWhereTheDiskFails keeps an entry in memory, and compresses once even if that fails too.
+func TestHandlerSignsWhereTheDiskFails(t *testing.T) {
+	for _, memory := range []bool{true, false} {
+		dir := t.TempDir()
+		disk := openDisk(t, dir, nil)
+		require.NoError(t, disk.Add(t.Context(), key(1), newArtifact(code(700_000))))
+		require.NoError(t, os.RemoveAll(filepath.Join(dir, "tmp")))
+		require.NoError(t, os.WriteFile(filepath.Join(dir, "tmp"), nil, 0o600)) // where files are written
+		h := newHandler(t, disk, &remote.HandlerOptions{Signer: generate(t)})
+		if !memory {
+			remote.KeepNothing(h)
+		}
+		for range 3 {
+			require.Equal(t, 200, status(t, h, "GET", "/"+key(1).String(), nil))
+			require.Eventually(t, func() bool {
+				return metric(t, h, "modcache_server_to_sign") == "0" && disk.Metrics().Errors > 0
+			}, minute, tick)
+		}
+		require.EqualValues(t, 1, disk.Metrics().Errors, "tried once")
 	}
 }
 

@@ -13,7 +13,6 @@ import (
 
 	"github.com/modcache/modcache"
 	"github.com/modcache/modcache/internal/frame"
-	"github.com/modcache/modcache/internal/storetest"
 	"github.com/modcache/modcache/remote"
 )
 
@@ -183,16 +182,17 @@ func TestHandlerKeptEntriesThatLie(t *testing.T) {
 		"empty":                {},
 	} {
 		t.Run(name, func(t *testing.T) {
-			store := &storetest.Fake{}
+			store := openDisk(t, t.TempDir(), nil)
 			require.NoError(t, store.Add(t.Context(), key(1), newArtifact(want)))
 			first := newHandler(t, store, &remote.HandlerOptions{Signer: signer})
 			require.Equal(t, 200, status(t, first, "GET", "/"+key(1).String(), nil))
 			signedOnce(t, first, 1)
 			kept := info
 			kept.Engine = frame.EntryEngine
-			for _, k := range store.Keys() {
-				if k != key(1) {
-					store.Set(k, modcache.NewArtifact(b, kept))
+			for e, err := range store.Walk(t.Context()) {
+				require.NoError(t, err)
+				if e.Key != key(1) {
+					require.NoError(t, store.Replace(t.Context(), e.Key, modcache.NewArtifact(b, kept)))
 				}
 			}
 			h := newHandler(t, store, &remote.HandlerOptions{Signer: signer})
@@ -209,7 +209,7 @@ func TestHandlerKeptEntriesThatLie(t *testing.T) {
 				signedOnce(t, h, 1)
 			}
 			require.Less(t, len(f.entries[key(1)]), len(want), "made anew")
-			require.Equal(t, 2, store.Len())
+			require.Equal(t, 2, store.Usage().Entries)
 		})
 	}
 }
