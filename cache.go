@@ -275,9 +275,7 @@ func (c *Cache) Close(ctx context.Context) error {
 		go func() {
 			defer close(c.closed)
 			c.loaded.Wait()
-			if c.observing.stop != nil {
-				defer c.observing.stop()
-			}
+			defer stopObserving(c.observing.stop)
 			c.owning.Lock()
 			owned := c.owned
 			c.owning.Unlock()

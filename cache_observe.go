@@ -1,10 +1,14 @@
 package modcache
 
 import (
+	"context"
 	"errors"
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/modcache/modcache/internal/bounded"
+	"github.com/modcache/modcache/internal/contain"
 )
 
 // This file is how a Cache learns what happens in its store beside its own calls: what a layer
@@ -32,7 +36,25 @@ func (c *Cache) observe(s Store) {
 	if _, isDisk := s.(*Disk); !isDisk {
 		forward = c.forwardAll
 	}
-	c.observing.stop = watched.Observe(forward)
+	stop, err := bounded.Call(c.ctx, bounded.Limit{Wait: storeWait}, func(context.Context) (func(), error) {
+		return watched.Observe(func(e Event) {
+			e.Err = contain.Sound(e.Err)
+			forward(e)
+		}), nil
+	}, stopObserving)
+	if err != nil {
+		c.degrade("reports of what happens in the store", err)
+	}
+	c.observing.stop = stop
+}
+
+// stopObserving calls what a store's Observe has returned, which may be nil.
+func stopObserving(stop func()) {
+	if stop == nil {
+		return
+	}
+	_, _ = bounded.Call(context.Background(), bounded.Limit{Wait: storeWait},
+		func(context.Context) (struct{}, error) { stop(); return struct{}{}, nil }, nil)
 }
 
 // forwardAll is forward for stores in which more happens than the Cache sees in what its calls return.

@@ -199,15 +199,20 @@ func (l *Layered) Observe(observer func(Event)) (stop func()) {
 	stops := []func(){l.watchers.Add(observer)}
 	for _, ly := range l.layers {
 		if store, ok := ly.Store.(Observable); ok {
-			stops = append(stops, store.Observe(func(e Event) {
-				e.Layer = ly.Name
-				observer(e)
-			}))
+			stop, err := contain.Value(func() (func(), error) {
+				return store.Observe(func(e Event) {
+					e.Layer = ly.Name
+					observer(e)
+				}), nil
+			})
+			if err == nil && stop != nil {
+				stops = append(stops, stop)
+			} // else the others still report
 		}
 	}
 	return func() {
 		for _, stop := range stops {
-			stop()
+			_ = contain.Call(func() error { stop(); return nil })
 		}
 	}
 }

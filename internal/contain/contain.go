@@ -46,25 +46,46 @@ func (p *Panic) Unwrap() error {
 	return err
 }
 
-// Call runs f. If f panics, the error is a [*Panic].
+// Call runs f. If f panics, the error is a [*Panic]; that of f is [Sound].
 func Call(f func() error) (err error) {
 	defer func() {
 		if r := recover(); r != nil {
-			err = Caught(r)
+			err = Sound(Caught(r))
 		}
 	}()
-	return f()
+	return Sound(f())
 }
 
 // Value is Call for an f that returns something. If f panics, that is the zero value.
 func Value[T any](f func() (T, error)) (v T, err error) {
 	defer func() {
 		if r := recover(); r != nil {
-			v, err = *new(T), Caught(r)
+			v, err = *new(T), Sound(Caught(r))
 		}
 	}()
-	return f()
+	v, err = f()
+	return v, Sound(err)
 }
+
+// Sound returns err, unless one of its methods panics, or one of what it wraps. Such an error, as a nil
+// pointer in an error is, would bring down who looks at it later, so that a [*Panic] takes its place.
+func Sound(err error) (sound error) {
+	if err == nil {
+		return nil
+	}
+	defer func() {
+		if r := recover(); r != nil {
+			sound = &Panic{Value: fmt.Sprintf("%v, in a method of the error, a %T", r, err), Stack: debug.Stack()}
+		}
+	}()
+	_ = err.Error()
+	var none *unlike
+	_ = errors.Is(err, &unlike{ErrExited}) || errors.As(err, &none) // which ask all that it wraps
+	return err
+}
+
+// unlike is an error that nobody has.
+type unlike struct{ error }
 
 // Caught returns what recover has returned as a Panic.
 func Caught(value any) *Panic {

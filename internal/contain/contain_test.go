@@ -46,7 +46,47 @@ func TestPanicIsCaughtOnce(t *testing.T) {
 	p.Again()
 }
 
+// An error that panics when it is looked at, in one of its methods, would do so far from here.
+func TestErrorsAreSound(t *testing.T) {
+	for _, in := range []string{"Error", "Is", "As", "Unwrap"} {
+		evil := wicked{in}
+		for name, err := range map[string]error{
+			"returned": Call(func() error { return evil }),
+			"wrapped":  Call(func() error { return fmt.Errorf("two: %w, %w", io.EOF, evil) }),
+			"panic":    Call(func() error { panic(evil) }),
+		} {
+			require.NotPanics(t, func() {
+				require.NotErrorIs(t, err, io.ErrUnexpectedEOF)
+				var none *broken
+				require.False(t, errors.As(err, &none))
+				require.Contains(t, strings.ToLower(err.Error()), "panic", "%s %s", in, name)
+			})
+		}
+	}
+	var none *wicked // as is often returned by mistake
+	_, err := Value(func() (int, error) { return 1, none })
+	require.ErrorContains(t, err, "*contain.wicked")
+	require.NoError(t, Sound(nil))
+	joined := errors.Join(io.EOF, errors.New("text"))
+	require.Equal(t, joined, Sound(joined))
+}
+
+type wicked struct{ in string }
+
+func (w wicked) at(method string) {
+	if w.in == method {
+		panic("wicked")
+	}
+}
+
+func (w wicked) Error() string   { w.at("Error"); return "text" }
+func (w wicked) Is(t error) bool { w.at("Is"); return t.Error() == "none" }
+func (w wicked) As(any) bool     { w.at("As"); return false }
+func (w wicked) Unwrap() error   { w.at("Unwrap"); return nil }
+
 type broken struct{}
+
+func (*broken) Error() string { return "broken" }
 
 func (broken) ReadAt([]byte, int64) (int, error) { panic("reader") }
 func (broken) Close() error                      { panic("closer") }
