@@ -75,7 +75,7 @@ type Cache struct {
 	stubs        sync.Map // *standIn by what wazero calls the stub, and by its fingerprint
 	engines      sync.Map // *engine by configuration
 	suspects     sync.Map // Keys of artifacts that wazero could not load once; see engine.entry
-	snapshotting sync.Map // chan struct{} by key: whose turn it is to make a snapshot
+	snapshotting sync.Map // chan struct{} by key, closed when the turn of him who makes that snapshot ends
 	loaded       *loaded.Registry
 }
 

@@ -120,3 +120,24 @@ func TestCachePrepareEndsWithTheCache(t *testing.T) {
 		})
 	}
 }
+
+// TestCacheRefusesNilModules in all that takes one, also where a panic would end the process.
+func TestCacheRefusesNilModules(t *testing.T) {
+	const want = "modcache: the Module is nil; NewModule makes one"
+	cachetest.NeedsCompiler(t)
+	c := cachetest.New(t, &storetest.Fake{}, nil)
+	r := cachetest.NewRuntime(t, c, nil)
+	require.EqualError(t, (<-c.Prepare(t.Context(), nil, nil)).Err, want)
+	require.EqualError(t, c.Warm(t.Context(), nil, modcache.NewModule(wasmtest.Const(1)), nil), want)
+	require.EqualValues(t, 1, c.Metrics().Compiles, "the others are warmed")
+	_, err := c.Stub(t.Context(), nil, nil)
+	require.EqualError(t, err, want)
+	_, err = r.Compile(t.Context(), nil)
+	require.EqualError(t, err, want)
+	_, err = r.Stored(t.Context(), nil)
+	require.EqualError(t, err, want)
+	_, err = r.NewTemplate(t.Context(), nil, nil)
+	require.EqualError(t, err, want)
+	_, err = cachetest.NewRuntime(t, c, wazero.NewRuntimeConfigInterpreter()).Compile(t.Context(), nil)
+	require.EqualError(t, err, want)
+}

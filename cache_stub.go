@@ -34,6 +34,9 @@ import (
 //
 // Whole programs: examples/sqlite and examples/extism.
 func (c *Cache) Stub(ctx context.Context, config wazero.RuntimeConfig, m *Module) ([]byte, error) {
+	if m == nil {
+		return nil, errNoModule
+	}
 	r, err := c.NewRuntime(ctx, config)
 	if err != nil {
 		return nil, err

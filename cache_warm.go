@@ -109,6 +109,9 @@ func (r *Runtime) warmEach(ctx context.Context, modules []*Module) iter.Seq[Warm
 
 func (r *Runtime) warmOne(ctx context.Context, m *Module) WarmResult {
 	start := time.Now()
+	if m == nil {
+		return WarmResult{Err: errNoModule}
+	}
 	src := r.e.source(m)
 	src.wanted = true
 	w := WarmResult{Module: m, Key: src.key}
@@ -170,6 +173,9 @@ func (r *Runtime) kept(ctx context.Context, src *source) (size int64, err error)
 // Cache's is counted; the store counts its own. It is an error if the store could not
 // tell, or if nothing can be cached for this runtime.
 func (r *Runtime) Stored(ctx context.Context, m *Module) (bool, error) {
+	if m == nil {
+		return false, errNoModule
+	}
 	failed := func(err error) error { return &Error{Op: "look up", Key: r.Key(m), Name: m.Name(), Err: err} }
 	switch {
 	case r.e == nil:

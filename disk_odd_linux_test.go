@@ -55,6 +55,50 @@ func TestDiskOddNames(t *testing.T) {
 	}
 }
 
+// A FIFO in the place of an entry is refused without opening it, also below fs.Sub.
+func TestFSStoreOpensNoFIFO(t *testing.T) {
+	parent := t.TempDir()
+	dir, _, _ := fsFilledIn(t, filepath.Join(parent, "cache"), nil)
+	path := filepath.Join(dir, layout.Entry(diskKey(1)))
+	require.NoError(t, os.Remove(path))
+	require.NoError(t, syscall.Mkfifo(path, 0o600))
+	sub, err := fs.Sub(os.DirFS(parent), "cache")
+	require.NoError(t, err)
+	for _, fsys := range []fs.FS{os.DirFS(dir), sub} {
+		s, err := modcache.OpenFS(fsys, nil)
+		require.NoError(t, err)
+		_, ok, err := s.Get(bg, diskKey(1))
+		require.NoError(t, err)
+		require.False(t, ok)
+		require.EqualValues(t, 1, s.Metrics().Corrupt)
+		for e, err := range s.Walk(bg) {
+			require.NoError(t, err)
+			require.Equal(t, e.Key == diskKey(1), e.Err != nil)
+		}
+	}
+}
+
+// An entry may be a symbolic link to a file.
+func TestFSStoreFollowsLinks(t *testing.T) {
+	parent := t.TempDir()
+	dir, _, small := fsFilledIn(t, filepath.Join(parent, "cache"), nil)
+	path := filepath.Join(dir, layout.Entry(diskKey(2)))
+	require.NoError(t, os.Rename(path, filepath.Join(parent, "file")))
+	require.NoError(t, os.Symlink(filepath.Join(parent, "file"), path))
+	sub, err := fs.Sub(os.DirFS(parent), "cache")
+	require.NoError(t, err)
+	for _, fsys := range []fs.FS{os.DirFS(dir), sub} {
+		s, err := modcache.OpenFS(fsys, nil)
+		require.NoError(t, err)
+		a, ok, err := s.Get(bg, diskKey(2))
+		require.NoError(t, err)
+		require.True(t, ok)
+		got, err := a.Bytes()
+		require.NoError(t, err)
+		require.Equal(t, small, got)
+	}
+}
+
 // TestDiskOddTimes gives files times that JSON has no form for, where the file system takes them.
 func TestDiskOddTimes(t *testing.T) {
 	dir := t.TempDir()

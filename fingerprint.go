@@ -2,6 +2,7 @@ package modcache
 
 import (
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"strings"
 	"unicode"
@@ -45,6 +46,8 @@ type Module struct {
 	sum  Fingerprint
 	name string // "" if none was given
 }
+
+var errNoModule = errors.New("modcache: the Module is nil; NewModule makes one")
 
 // NewModule takes the fingerprint of wasm and keeps the slice, not a copy: the
 // bytes must not change for as long as the Module is in use. It does not check

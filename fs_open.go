@@ -63,13 +63,17 @@ type filesOf struct{ fsys fs.FS }
 
 func (d filesOf) open(key Key) (fsFile, error) {
 	return contain.Value(func() (file fsFile, err error) {
-		f, err := d.fsys.Open(layout.Entry(key))
+		name := layout.Entry(key)
+		if err := d.look(name); err != nil {
+			return file, err
+		}
+		f, err := d.fsys.Open(name)
 		if err != nil {
 			return file, err
 		}
 		fi, err := f.Stat()
 		if err == nil && !fi.Mode().IsRegular() {
-			err = fmt.Errorf("%w: not a regular file", frame.ErrCorrupt)
+			err = errNotRegular
 		}
 		if err != nil {
 			contain.Close(f)
@@ -81,10 +85,31 @@ func (d filesOf) open(key Key) (fsFile, error) {
 				contain.Close(f)
 				return file, fmt.Errorf("%w: %d bytes, and at most %d are kept of a file that can only be read in order", ErrTooLarge, fi.Size(), maxKept)
 			}
-			src = &kept{src: f}
+			src = &kept{src: &moving{src: f}}
 		}
 		return fsFile{contain.ReaderAt{Src: src}, fi.Size(), f}, nil
 	})
+}
+
+var errNotRegular = fmt.Errorf("%w: not a regular file", frame.ErrCorrupt)
+
+// look refuses what isn't a file before it is opened: to open a FIFO may take for ever. File systems that can't
+// tell without opening it have none.
+func (d filesOf) look(name string) error {
+	var fi fs.FileInfo
+	var err error
+	switch fsys := d.fsys.(type) {
+	case fs.StatFS:
+		fi, err = fsys.Stat(name)
+	case fs.ReadLinkFS: // as fs.Sub returns
+		fi, err = fsys.Lstat(name)
+	default:
+		return nil
+	}
+	if err == nil && fi.Mode().Type()&^fs.ModeSymlink != 0 {
+		err = errNotRegular
+	}
+	return err
 }
 
 func (d filesOf) keys(context.Context) iter.Seq2[Key, error] {
@@ -139,4 +164,23 @@ func (k *kept) ReadAt(p []byte, off int64) (int, error) {
 		err = nil
 	}
 	return n, err
+}
+
+// moving fails where its source goes on returning nothing, which io.Copy would wait for.
+type moving struct {
+	src  io.Reader
+	idle int // reads in a row that returned nothing
+}
+
+// Read implements [io.Reader].
+func (m *moving) Read(p []byte) (int, error) {
+	n, err := m.src.Read(p)
+	if n != 0 || err != nil || len(p) == 0 {
+		m.idle = 0
+		return n, err
+	}
+	if m.idle++; m.idle < 100 {
+		return 0, nil
+	}
+	return 0, io.ErrNoProgress
 }

@@ -194,7 +194,10 @@ func TestFSStoreKeepsTheContract(t *testing.T) {
 
 // fsFilled returns a directory with a large and a small entry under the first two keys.
 func fsFilled(t testing.TB, o *modcache.DiskOptions) (dir string, large, small []byte) {
-	dir = tempCacheDir(t)
+	return fsFilledIn(t, tempCacheDir(t), o)
+}
+
+func fsFilledIn(t testing.TB, dir string, o *modcache.DiskOptions) (_ string, large, small []byte) {
 	d := openDisk(t, dir, o)
 	large, small = diskCode(1, 3<<20+77), diskCode(2, 1000)
 	require.NoError(t, d.Add(bg, diskKey(1), modcache.NewArtifact(slices.Clone(large), diskInfo)))
@@ -434,14 +437,15 @@ func TestFSStoreSurvivesFileSystems(t *testing.T) {
 		corrupt bool
 		want    error
 	}{
-		"open fails":   {odd: func(fs.File) (fs.File, error) { return nil, failing }, want: failing},
-		"open panics":  {odd: func(fs.File) (fs.File, error) { panic(failing) }, want: failing},
-		"read fails":   {odd: reads(func([]byte) (int, error) { return 0, failing }), want: failing},
-		"read panics":  {odd: reads(func([]byte) (int, error) { panic(failing) }), want: failing},
-		"ends at once": {odd: reads(func([]byte) (int, error) { return 0, io.EOF }), corrupt: true},
-		"negative":     {odd: sized(-1), corrupt: true},
-		"far too long": {odd: sized(1 << 62), want: modcache.ErrTooLarge},
-		"a bomb":       {odd: sized(1 << 29), corrupt: true},
+		"open fails":    {odd: func(fs.File) (fs.File, error) { return nil, failing }, want: failing},
+		"open panics":   {odd: func(fs.File) (fs.File, error) { panic(failing) }, want: failing},
+		"read fails":    {odd: reads(func([]byte) (int, error) { return 0, failing }), want: failing},
+		"read panics":   {odd: reads(func([]byte) (int, error) { panic(failing) }), want: failing},
+		"reads nothing": {odd: reads(func([]byte) (int, error) { return 0, nil }), want: io.ErrNoProgress},
+		"ends at once":  {odd: reads(func([]byte) (int, error) { return 0, io.EOF }), corrupt: true},
+		"negative":      {odd: sized(-1), corrupt: true},
+		"far too long":  {odd: sized(1 << 62), want: modcache.ErrTooLarge},
+		"a bomb":        {odd: sized(1 << 29), corrupt: true},
 	} {
 		t.Run(what, func(t *testing.T) {
 			o := &oddFS{FS: filesOf(t, dir)}

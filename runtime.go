@@ -176,6 +176,9 @@ func (r *Runtime) CompileModule(ctx context.Context, wasm []byte) (wazero.Compil
 // Compile is CompileModule for a module whose fingerprint is known: compiling it
 // again costs next to nothing.
 func (r *Runtime) Compile(ctx context.Context, m *Module) (wazero.CompiledModule, error) {
+	if m == nil {
+		return nil, errNoModule
+	}
 	if r.e == nil {
 		return r.inner.CompileModule(ctx, m.wasm)
 	}

@@ -34,7 +34,8 @@ import (
 //
 // On Windows, on 32-bit platforms, where addresses are scarce, and beyond the number of memories that
 // Options.OffHeapMemory tells, memories are copies of the image.
-// Where wazero has no compiler, or can't share code between modules, instances are made of
+// Each template that isn't closed holds an open file, which counts against the process's limit (ulimit -n); its
+// instances hold none. Where wazero has no compiler, or can't share code between modules, instances are made of
 // [Template.Module]. The methods may be called from several goroutines at once.
 type Template struct {
 	r      *Runtime
@@ -67,7 +68,8 @@ type TemplateOptions struct {
 	// do modules whose state can't be captured: those that import a memory, a table or a
 	// mutable global, have mutable globals that aren't numbers, change tables or drop segments.
 	// When it returns, no call must be under way, and no other module may have imported the
-	// memory or a table of the instance meanwhile.
+	// memory or a table of the instance meanwhile. mod has the methods of api.Module only: it
+	// isn't wazero's own, as which its packages experimental and experimental/table would want it.
 	Init func(ctx context.Context, mod api.Module) error
 
 	// ID names what Init does. With it, the snapshot is kept in the store, and who asks for a
@@ -91,6 +93,9 @@ func (r *Runtime) NewTemplate(ctx context.Context, m *Module, o *TemplateOptions
 type instantiator func(context.Context, wazero.CompiledModule, wazero.ModuleConfig) (api.Module, error)
 
 func (r *Runtime) newTemplate(ctx context.Context, m *Module, o *TemplateOptions, first instantiator) (*Template, error) {
+	if m == nil {
+		return nil, errNoModule
+	}
 	opts := TemplateOptions{}
 	if o != nil {
 		opts = *o
@@ -206,6 +211,7 @@ func (t *Template) share(ctx context.Context, state *wasmbin.State, snap *wasmbi
 	}
 	if state.Memory.Defined {
 		if t.image, err = mapped.NewImage(content); err != nil {
+			_ = cm.Close(ctx)
 			return err
 		}
 	}

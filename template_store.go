@@ -21,13 +21,22 @@ func (t *Template) snapshot(ctx context.Context, m *Module, s *wasmbin.State, o 
 	if snap := t.findSnapshot(ctx, key, m, s); snap != nil {
 		return snap, nil
 	}
-	turn, _ := c.snapshotting.LoadOrStore(key, make(chan struct{}, 1))
-	select {
-	case turn.(chan struct{}) <- struct{}{}:
-		defer func() { <-turn.(chan struct{}) }()
-	case <-ctx.Done():
-		return nil, context.Cause(ctx)
+	turn := make(chan struct{})
+	for {
+		other, taken := c.snapshotting.LoadOrStore(key, turn)
+		if !taken {
+			break
+		}
+		select {
+		case <-other.(chan struct{}):
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
 	}
+	defer func() {
+		c.snapshotting.Delete(key)
+		close(turn)
+	}()
 	unlock, _ := c.lock(ctx, key, m.Name())
 	defer unlock()
 	if snap := t.findSnapshot(ctx, key, m, s); snap != nil {

@@ -7,6 +7,7 @@ import (
 	"reflect"
 	"runtime"
 	"slices"
+	"sync"
 
 	"github.com/tetratelabs/wazero"
 
@@ -16,6 +17,7 @@ import (
 // Supported checks what can be checked of this wazero without running it: that files can be
 // plugged into its caches, and that it has a compiler for this platform.
 func Supported() error {
+	learnVersion()
 	if !slices.Contains(compilers, runtime.GOOS+"/"+runtime.GOARCH) || tryExecutableMemory() != nil {
 		if _, err := Probe(); err != nil { // a new wazero may know more platforms, and what else is wrong is told there
 			return err
@@ -24,6 +26,11 @@ func Supported() error {
 	_, err := Plug(wazero.NewCompilationCache(), &probeCache{})
 	return err
 }
+
+// learnVersion has wazero find out its version before there are runtimes. It keeps that in a variable without
+// a lock, for which the first ones of a process would race if they were made at the same time. There is no
+// directory of that name, and none can be made.
+var learnVersion = sync.OnceFunc(func() { _, _ = wazero.NewCompilationCacheWithDir("\x00") })
 
 // compilers are the platforms that wazero has had a compiler for all along.
 var compilers = []string{
