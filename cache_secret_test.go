@@ -4,10 +4,12 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"github.com/zeebo/blake3"
 
 	"github.com/modcache/modcache"
 )
@@ -54,4 +56,28 @@ func TestCacheOptionsHideTheKey(t *testing.T) {
 	}
 	require.Contains(t, fmt.Sprintf("%+v", o), "MaxBytes:12345", "the rest can be seen")
 	require.Equal(t, "sixteen bytes or more", string(o.Disk.Key))
+}
+
+// TestFSStoreHidesTheKey looks also for what is derived from the secret, with which entries could be sealed as well.
+func TestFSStoreHidesTheKey(t *testing.T) {
+	secret := []byte("sixteen bytes or more")
+	var derived [32]byte
+	blake3.DeriveKey("modcache 2026-11-20 frame header MAC key", secret, derived[:])
+	dir := t.TempDir()
+	d := openDisk(t, dir, &modcache.DiskOptions{Key: secret})
+	require.NoError(t, d.Close())
+	s, err := modcache.OpenFS(os.DirFS(dir), &modcache.FSOptions{Key: secret})
+	require.NoError(t, err)
+	l := modcache.NewLayered(nil, modcache.Layer{Name: "fs", Store: s})
+	defer l.Close()
+	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%x"} {
+		for _, v := range []any{s, d, l, struct{ S *modcache.FSStore }{s}} {
+			text := fmt.Sprintf(verb, v)
+			for _, b := range [][]byte{secret, derived[:]} {
+				require.NotContains(t, text, strings.Trim(fmt.Sprint(b[:6]), "[]"))
+				require.NotContains(t, text, fmt.Sprintf("%x", b[:6]))
+				require.NotContains(t, text, strings.Trim(strings.TrimPrefix(fmt.Sprintf("%#v", b[:6]), "[]byte"), "{}"))
+			}
+		}
+	}
 }

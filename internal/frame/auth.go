@@ -52,13 +52,14 @@ func (k Kind) appendDigest(dst, b []byte) []byte {
 // KeyID tells keys apart without revealing them.
 type KeyID [16]byte
 
-// Auth seals headers and verifies seals. The zero Auth is [Checksum].
+// Auth seals headers and verifies seals. The zero Auth is [Checksum]. What must stay secret is in
+// functions, into which package fmt doesn't look: it would print the fields of whatever holds an Auth.
 type Auth struct {
 	kind   Kind
 	id     KeyID
-	secret [32]byte           // Keyed
-	public ed25519.PublicKey  // Ed25519
-	signer ed25519.PrivateKey // Ed25519; nil: verifies only
+	secret func() [32]byte           // Keyed
+	public ed25519.PublicKey         // Ed25519
+	signer func() ed25519.PrivateKey // Ed25519; nil: verifies only
 }
 
 // Contexts of key derivation. The domain separates the header from whatever
@@ -72,15 +73,17 @@ const (
 // NewKeyed returns the Auth of a shared secret of any length.
 func NewKeyed(secret []byte) Auth {
 	a := Auth{kind: Keyed}
-	blake3.DeriveKey(macContext, secret, a.secret[:])
-	blake3.DeriveKey(keyIDContext, a.secret[:], a.id[:])
+	var derived [32]byte
+	blake3.DeriveKey(macContext, secret, derived[:])
+	blake3.DeriveKey(keyIDContext, derived[:], a.id[:])
+	a.secret = func() [32]byte { return derived }
 	return a
 }
 
 // NewSigner returns the Auth that signs with key and verifies with its public half.
 func NewSigner(key ed25519.PrivateKey) Auth {
 	a := NewVerifier(key.Public().(ed25519.PublicKey))
-	a.signer = key
+	a.signer = func() ed25519.PrivateKey { return key }
 	return a
 }
 
@@ -140,7 +143,7 @@ func (a *Auth) seal(header []byte) ([]byte, error) {
 	if a.signer == nil {
 		return nil, errors.New("no private key to sign with")
 	}
-	return append(header, ed25519.Sign(a.signer, a.message(header))...), nil
+	return append(header, ed25519.Sign(a.signer(), a.message(header))...), nil
 }
 
 // verify checks the tag at the end of header.
@@ -218,7 +221,8 @@ func (a *Auth) appendTag(dst, header []byte) []byte {
 }
 
 func (a *Auth) newMAC() *blake3.Hasher {
-	h, err := blake3.NewKeyed(a.secret[:])
+	secret := a.secret()
+	h, err := blake3.NewKeyed(secret[:])
 	if err != nil {
 		panic(err) // the secret has the one length that is allowed
 	}

@@ -8,11 +8,13 @@ import (
 	"io"
 	"maps"
 	"math/rand/v2"
+	"strings"
 	"testing"
 	"testing/iotest"
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"github.com/zeebo/blake3"
 
 	"github.com/modcache/modcache/internal/frame"
 )
@@ -367,4 +369,25 @@ func FuzzFrame(f *testing.F) {
 			}
 		}
 	})
+}
+
+// TestAuthHidesSecrets prints it in fields that aren't exported, whose methods package fmt doesn't call.
+func TestAuthHidesSecrets(t *testing.T) {
+	secret := []byte("a secret of sixteen bytes or more")
+	var derived [32]byte
+	blake3.DeriveKey("modcache 2026-11-20 frame header MAC key", secret, derived[:])
+	seed := bytes.Repeat([]byte{201, 202, 203}, 11)[:32]
+	for _, a := range []frame.Auth{frame.NewKeyed(secret), frame.NewSigner(ed25519.NewKeyFromSeed(seed))} {
+		for _, verb := range []string{"%v", "%+v", "%#v", "%x"} {
+			text := fmt.Sprintf(verb, &struct {
+				a frame.Auth
+				o frame.Options
+			}{a, frame.Options{Auth: a}})
+			for _, b := range [][]byte{derived[:6], seed[:6]} {
+				require.NotContains(t, text, strings.Trim(fmt.Sprint(b), "[]"))
+				require.NotContains(t, text, fmt.Sprintf("%x", b))
+				require.NotContains(t, text, strings.Trim(strings.TrimPrefix(fmt.Sprintf("%#v", b), "[]byte"), "{}"))
+			}
+		}
+	}
 }
