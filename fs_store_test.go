@@ -261,6 +261,36 @@ func TestFSStoreServes(t *testing.T) {
 	}
 }
 
+// TestLayeredDeleteUncovers has an entry that can't be deleted stay out of the way of the one that takes its place.
+func TestLayeredDeleteUncovers(t *testing.T) {
+	dir, _, small := fsFilled(t, nil)
+	for _, way := range fsWays {
+		t.Run(way.name, func(t *testing.T) {
+			s, err := way.open(t, dir, nil)
+			require.NoError(t, err)
+			l := modcache.NewLayered(nil, modcache.Layer{Name: "fs", Store: s, Write: modcache.WriteNever},
+				modcache.Layer{Name: "memory", Store: modcache.NewMemory(nil)})
+			defer l.Close()
+			for _, key := range []modcache.Key{diskKey(1), diskKey(3)} { // of which one is there
+				require.ErrorIs(t, l.Delete(bg, key), modcache.ErrReadOnly)
+				require.NoError(t, l.Add(bg, key, diskArtifact(9, 1000)))
+				a, ok, err := l.Get(bg, key)
+				require.NoError(t, err)
+				require.True(t, ok)
+				require.EqualValues(t, 1000, a.Size())
+				require.NoError(t, a.Close())
+			}
+			a, ok, err := s.Get(bg, diskKey(2))
+			require.NoError(t, err)
+			require.True(t, ok)
+			require.EqualValues(t, len(small), a.Size())
+			require.NoError(t, a.Close())
+			m := s.Metrics()
+			require.Zero(t, m.Corrupt+m.Errors, "deleted is not damaged")
+		})
+	}
+}
+
 // Entries are read where they lie.
 func TestFSStoreCopiesNothing(t *testing.T) {
 	dir, large, _ := fsFilled(t, nil)

@@ -2,6 +2,7 @@ package modcache
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math"
 	"reflect"
@@ -144,8 +145,6 @@ var _ Store = (*Layered)(nil)
 
 // NewLayered makes a store of layers, fastest first. Close it before them. nil
 // options are the defaults. Without layers it is a store that is always empty.
-//
-// A whole program: examples/layered.
 func NewLayered(o *LayeredOptions, layers ...Layer) *Layered {
 	v := o.validate()
 	l := &Layered{observe: v.OnEvent, deleting: map[Key]int{}}
@@ -295,7 +294,9 @@ func (l *Layered) Add(ctx context.Context, key Key, a *Artifact) error {
 }
 
 // Delete implements [Store]. It reaches all layers, those that are skipped
-// otherwise too, and calls off background writes of the key. If a layer fails,
+// otherwise too, and calls off background writes of the key. A WriteNever layer that refuses with
+// [ErrReadOnly] isn't asked for the key from then on, so that what it has hides nothing in the
+// others, unless all layers are WriteNever. If a layer fails,
 // the entry may still be in it; a write that was given up before may bring it
 // back.
 func (l *Layered) Delete(ctx context.Context, key Key) error {
@@ -314,7 +315,14 @@ func (l *Layered) Delete(ctx context.Context, key Key) error {
 	}
 	waited := layeredError("delete", key, queue.Wait(ctx, running))
 
-	errs := l.each(func(ly *layer) error { return ly.delete(ctx, key) })
+	replaced := slices.ContainsFunc(l.layers, func(ly *layer) bool { return ly.Write != WriteNever })
+	errs := l.each(func(ly *layer) error {
+		err := ly.delete(ctx, key)
+		if replaced && ly.Write == WriteNever && errors.Is(err, ErrReadOnly) {
+			ly.deleted.Store(key, nil)
+		}
+		return err
+	})
 
 	l.mu.Lock()
 	l.lookups.Forget(key)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -33,6 +34,8 @@ type layer struct {
 	reads, writes breaker.Breaker
 
 	getTime, addTime stopwatch // of calls that aren't Direct
+
+	deleted sync.Map // Key: of a WriteNever layer, which couldn't delete it: not asked for it again
 
 	hits        stripe.Counter // the only counter that the fastest path touches
 	errs        atomic.Uint64
@@ -73,6 +76,11 @@ func closeArtifact(a *Artifact) {
 
 // get asks the store; a miss is nil, nil.
 func (ly *layer) get(ctx context.Context, key Key) (a *Artifact, err error) {
+	if ly.Write == WriteNever {
+		if _, ok := ly.deleted.Load(key); ok {
+			return nil, nil
+		}
+	}
 	if ly.reads.Ask() == breaker.No {
 		return nil, ly.skip("get", key)
 	}
