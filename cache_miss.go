@@ -26,8 +26,8 @@ func (l *lookup) missing(module Fingerprint) error {
 	if l.why != nil {
 		err = fmt.Errorf("%w: %w", err, l.why)
 	}
-	if l.why != nil && !isDamage(l.why) {
-		return err // the store couldn't tell
+	if l.why != nil {
+		return err // the store couldn't tell, or has it, damaged
 	}
 	if seen := l.c.explain(module); seen != "" {
 		err = fmt.Errorf("%w: %s; modcache doctor tells more", err, seen)

@@ -23,6 +23,7 @@ type Options struct {
 	// of it, nothing can be a hit, and [Open] and [New] fail with
 	// [ErrUnsupportedWazero]; so does a [Runtime] that is to interpret. What a runtime of wazero's own
 	// does that interprets, the drop-in can't see. The error says what is in the directory instead.
+	// The snapshot of a [Template] that isn't there is no miss: Init runs.
 	// A whole program: examples/readonly.
 	RequireHit bool
 

@@ -8,6 +8,10 @@
 // give the cache to a runtime of wazero's own, so that one line of the program changes.
 // In both, a compile succeeds whatever happens to the store.
 //
+// [Runtime.NewTemplate] makes instances in microseconds. [Options.RequireHit] and
+// [Options.ReadOnly] are for images that the command modcache has warmed; [OpenBundle] and
+// [OpenFS] are for machine code that comes inside the program.
+//
 // Stores: a [Disk] is a directory that many processes can use at once, a [Memory] or a
 // [Local] is bounded in bytes, and a [Layered] asks several stores in turn. Package
 // [github.com/modcache/modcache/remote] keeps entries on servers, and package

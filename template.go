@@ -74,7 +74,7 @@ type TemplateOptions struct {
 
 	// ID names what Init does. With it, the snapshot is kept in the store, and who asks for a
 	// template of the same module and ID again, in this process or the next, gets it
-	// without Init. Change it when Init, or what it reads, changes. Whoever can read the store
+	// without Init. Change it when Init, Config, or what they read, changes. Whoever can read the store
 	// can read what the guest had in memory by then: Init had better handle no secrets.
 	ID string
 

@@ -82,7 +82,7 @@ func (t *Template) runInit(ctx context.Context, m *Module, s *wasmbin.State, o *
 	case err != nil:
 		return nil, err
 	case mod.IsClosed():
-		return nil, errors.New("it can't be captured: Init has closed the instance, or it has exited")
+		return nil, errors.New("it can't be captured: Init has closed the instance, or it has exited: if it is a command, with _start, build it as a reactor, with _initialize")
 	case watched.open.Load() != 0:
 		return nil, errors.New("it can't be captured: a call of one of its functions is under way")
 	case t.r.links.Load() != links:

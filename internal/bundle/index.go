@@ -110,7 +110,7 @@ func Check(spans []Span, end int64) error {
 }
 
 // ErrNoBundle means that a file isn't a bundle, or not one that this version knows.
-var ErrNoBundle = errors.New("not a bundle of modcache, or of a version that this one doesn't know")
+var ErrNoBundle = errors.New("empty, or not a bundle of modcache, or of a version that this one doesn't know")
 
 // scan finds the entries of a bundle without an index.
 func scan(r io.ReaderAt, size int64) (spans []Span, err error) {

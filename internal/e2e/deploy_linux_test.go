@@ -256,8 +256,8 @@ find /nix/store/cache -exec touch -d @1 {} +
 func deployCI(t *testing.T, j jail) {
 	r := recipeOf(t, "CI")
 	path := strings.Replace(r.one(`path: (\S+)`), "~", "/home/runner", 1)
-	trim := strings.Replace(r.one(`(go tool modcache trim .*)`), "go tool ", "", 1)
-	app := "as 1001 HOME=/home/runner /programs/app /programs/plugins/a.wasm\n"
+	trim := strings.NewReplacer("go tool ", "", "~", "/home/runner").Replace(r.one(`(go tool modcache trim .*)`))
+	app := "as 1001 HOME=/home/runner MODCACHE_DIR=" + path + " /programs/app /programs/plugins/a.wasm\n"
 	j.requireApp(j.run(`mkdir -p /home/runner; chown 1001:1001 /home/runner
 `+app+"as 1001 HOME=/home/runner "+trim+`
 tar -C / -czf /archive `+path+`; rm -r /home/runner/.cache
