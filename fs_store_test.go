@@ -580,7 +580,7 @@ func TestFSStoreOptions(t *testing.T) {
 	_, err = modcache.OpenFS(fstest.MapFS{"7/" + strings.Repeat("7", 64) + ".v1": &fstest.MapFile{}}, nil)
 	require.NoError(t, err, "copied without the tag")
 	_, err = modcache.OpenBundle(strings.NewReader("no bundle"), 9, &modcache.FSOptions{Name: "plugins"})
-	require.ErrorContains(t, err, "plugins: open: not a bundle")
+	require.ErrorContains(t, err, "plugins: open: empty, or not a bundle")
 }
 
 // A Cache loads from it as from a Disk, and without a second copy of the code.
