@@ -20,6 +20,7 @@ type LayerMetrics struct {
 	Get         Latency `json:"get"`          // of calls of Get, failed ones included; none if the layer is Direct
 	Add         Latency `json:"add"`          // likewise
 	Store       Metrics `json:"store"`        // what the store itself says, other users of it included
+	MaxBytes    int64   `json:"max_bytes"`    // the store's limit; -1 is none, 0 is unknown
 }
 
 // metricsTimeout is how long a layer may take for its Metrics.
@@ -41,6 +42,7 @@ func (l *Layered) Layers() []LayerMetrics {
 			Get:      ly.getTime.read(),
 			Add:      ly.addTime.read(),
 			Store:    ly.metrics(),
+			MaxBytes: limitOf(ly.Store),
 		}
 	}
 	l.mu.Lock()
@@ -51,6 +53,17 @@ func (l *Layered) Layers() []LayerMetrics {
 		all[i].Queued, all[i].QueuedBytes = uint64(jobs), uint64(size)
 	}
 	return all
+}
+
+// limitOf returns the MaxBytes of a store; 0 if that isn't known.
+func limitOf(s Store) int64 {
+	switch s := s.(type) {
+	case *Disk:
+		return s.o.MaxBytes
+	case *Memory:
+		return s.limit()
+	}
+	return 0
 }
 
 func (ly *layer) metrics() Metrics {

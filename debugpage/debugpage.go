@@ -16,6 +16,7 @@ import (
 	"github.com/modcache/modcache"
 	"github.com/modcache/modcache/internal/bytesize"
 	"github.com/modcache/modcache/internal/option"
+	"github.com/modcache/modcache/remote"
 )
 
 // Options configure [Handler]. Nil and zero fields mean the defaults.
@@ -27,6 +28,10 @@ type Options struct {
 	// Disk is the store whose entries are listed. The default is that of the Cache, if
 	// it is a Disk. For a Layered, name the Disk in it.
 	Disk *modcache.Disk
+
+	// Remotes are the stores on servers whose reports are shown too, by the names that they have on
+	// the page, such as those of their layers. The map must not be changed any more.
+	Remotes map[string]*remote.Store
 
 	// MaxEntries bounds how many entries are read for a page; the default is 1000.
 	// Negative lists none. If there are more, any of them may be missing.

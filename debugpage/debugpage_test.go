@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -20,6 +21,7 @@ import (
 	"github.com/modcache/modcache/debugpage"
 	"github.com/modcache/modcache/internal/wasmtest"
 	"github.com/modcache/modcache/modcachetest"
+	"github.com/modcache/modcache/remote"
 )
 
 func ExampleHandler() {
@@ -48,6 +50,12 @@ type page struct {
 		Name    string
 		HitRate uint32 `json:"hit_rate_ppm"`
 		Store   modcache.Metrics
+
+		MaxBytes int64 `json:"max_bytes"`
+	}
+	Remotes []struct {
+		Name   string
+		Absent uint64
 	}
 	Misses   map[string]uint64   `json:"misses_by_reason"`
 	Compiles []debugpage.Compile `json:"slowest_compiles"`
@@ -209,6 +217,45 @@ func TestLayers(t *testing.T) {
 	require.NotContains(t, html, "<b>far")
 
 	require.Nil(t, getJSON(t, debugpage.Handler(c, nil)).Entries, "which Disk is not known")
+}
+
+func TestServers(t *testing.T) {
+	var answers atomic.Int32
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		answers.Add(1)
+		http.NotFound(w, nil)
+	}))
+	defer server.Close()
+	private, err := remote.GenerateKey()
+	require.NoError(t, err)
+	store, err := remote.New(server.URL, &remote.Options{Keyring: remote.Keyring{Keys: []remote.PublicKey{private.Public()}}})
+	require.NoError(t, err)
+	defer store.Close()
+	layered := modcache.NewLayered(nil,
+		modcache.Layer{Store: modcache.NewMemory(&modcache.MemoryOptions{MaxBytes: 12_300_000})},
+		modcache.Layer{Store: store, Name: "<b>fleet", Write: modcache.WriteNever, Timeout: -1})
+	defer layered.Close()
+	c, err := modcache.New(layered, nil)
+	require.NoError(t, err)
+	defer c.Close(t.Context())
+	_, ok, err := layered.Get(t.Context(), modcache.Key{1})
+	require.NoError(t, err)
+	require.False(t, ok)
+	require.EqualValues(t, 1, answers.Load())
+
+	h := debugpage.Handler(c, &debugpage.Options{Remotes: map[string]*remote.Store{"<b>fleet": store, "nil": nil}})
+	p := getJSON(t, h)
+	require.Len(t, p.Remotes, 1)
+	require.Equal(t, "<b>fleet", p.Remotes[0].Name)
+	require.EqualValues(t, 1, p.Remotes[0].Absent)
+	require.EqualValues(t, 12_300_000, p.Layers[0].MaxBytes)
+	require.Zero(t, p.Layers[1].MaxBytes, "nobody knows")
+	html := get(t, h, "/").Body.String()
+	require.Contains(t, html, "<h2>Servers</h2>")
+	require.Contains(t, html, "12.3 MB")
+	require.NotContains(t, html, "<b>fleet")
+	require.NotContains(t, html, server.URL)
+	require.NotContains(t, get(t, debugpage.Handler(c, nil), "/").Body.String(), "Servers")
 }
 
 func TestFormats(t *testing.T) {

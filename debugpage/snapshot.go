@@ -5,11 +5,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/remote"
 )
 
 // walkTime is how long listing entries may take.
@@ -22,7 +24,8 @@ type snapshot struct {
 	Status     status                     `json:"status"`
 	HitRatePPM uint32                     `json:"hit_rate_ppm"`
 	Cache      modcache.CacheMetrics      `json:"cache"`
-	Layers     []layer                    `json:"layers"` // fastest first
+	Layers     []layer                    `json:"layers"`  // fastest first
+	Remotes    []remoteStore              `json:"remotes"` // by name
 	Recorded   bool                       `json:"recorded"`
 	Misses     map[modcache.Reason]uint64 `json:"misses_by_reason"`
 	Compiles   []Compile                  `json:"slowest_compiles"`
@@ -69,6 +72,22 @@ type layer struct {
 	HitRatePPM uint32 `json:"hit_rate_ppm"` // of the store itself
 }
 
+// remoteStore is what a store on a server did.
+type remoteStore struct {
+	Name string `json:"name"`
+	remote.Report
+}
+
+func (h *handler) remotes() []remoteStore {
+	list := []remoteStore{}
+	for _, name := range slices.Sorted(maps.Keys(h.o.Remotes)) {
+		if store := h.o.Remotes[name]; store != nil {
+			list = append(list, remoteStore{name, store.Report()})
+		}
+	}
+	return list
+}
+
 // entries are those of a Disk, the slowest to compile first.
 type entries struct {
 	Dir      string  `json:"dir"`
@@ -95,14 +114,15 @@ type entry struct {
 }
 
 func (h *handler) snapshot(ctx context.Context) *snapshot {
-	m := h.cache.Metrics()
+	m, st := h.cache.Metrics(), h.cache.Status()
 	s := &snapshot{
 		Time:       time.Now(),
 		Engine:     h.cache.EngineID(),
-		Status:     statusOf(h.cache.Status()),
+		Status:     statusOf(st),
 		HitRatePPM: m.HitRatePPM(),
 		Cache:      m,
-		Layers:     layersOf(h.cache.Store(), m.Store),
+		Layers:     layersOf(h.cache.Store(), m.Store, st.MaxBytes),
+		Remotes:    h.remotes(),
 		Recorded:   h.o.Recorder != nil,
 	}
 	s.Compiles, s.Problems, s.Misses = h.o.Recorder.read()
@@ -116,7 +136,8 @@ func (h *handler) snapshot(ctx context.Context) *snapshot {
 	return s
 }
 
-func layersOf(store modcache.Store, m modcache.Metrics) []layer {
+// layersOf lists the layers of a store; one that has none is the only one, with that limit.
+func layersOf(store modcache.Store, m modcache.Metrics, limit int64) []layer {
 	var layers []layer
 	if l, ok := store.(*modcache.Layered); ok {
 		for _, lm := range l.Layers() {
@@ -126,7 +147,7 @@ func layersOf(store modcache.Store, m modcache.Metrics) []layer {
 	}
 	name, _, _ := strings.Cut(fmt.Sprintf("%T", store), "[") // without type arguments
 	name = strings.ToLower(name[strings.LastIndexByte(name, '.')+1:])
-	return []layer{{modcache.LayerMetrics{Name: name, Hits: m.Hits, Errors: m.Errors, Store: m}, m.HitRatePPM()}}
+	return []layer{{modcache.LayerMetrics{Name: name, Hits: m.Hits, Errors: m.Errors, Store: m, MaxBytes: limit}, m.HitRatePPM()}}
 }
 
 // entries lists what is in the directory, for one request at a time.

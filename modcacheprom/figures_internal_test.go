@@ -15,8 +15,8 @@ import (
 func TestFiguresAreComplete(t *testing.T) {
 	complete(t, cacheSet(nil), "Lookups", "Store") // hits and misses; collected as stores
 	complete(t, statusSet(nil), "Entries", "Bytes", "MaxBytes")
-	complete(t, storeSet(nil), "Lookups", "Promotions") // those of layers have more to say
-	complete(t, layerSet(nil), "Get", "Add", "Store")   // histograms; collected as stores
+	complete(t, storeSet(nil), "Lookups", "Promotions")           // those of layers have more to say
+	complete(t, layerSet(nil), "Get", "Add", "Store", "MaxBytes") // histograms; collected as stores
 	complete(t, promotionSet(nil))
 	complete(t, remoteSet(nil))
 	complete(t, slotSet(nil))

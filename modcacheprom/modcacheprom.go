@@ -109,7 +109,7 @@ func (c *Collector) Collect(ch chan<- prometheus.Metric) {
 		c.stores.collect(ch, storeFigures{m.Store, status.MaxBytes}, status.Store)
 	} else {
 		for _, l := range layers {
-			c.stores.collect(ch, storeFigures{l.Store, 0}, l.Name)
+			c.stores.collect(ch, storeFigures{l.Store, l.MaxBytes}, l.Name)
 			c.layers.collect(ch, l, l.Name)
 			ch <- histogram(c.latency, l.Get, l.Name, "get")
 			ch <- histogram(c.latency, l.Add, l.Name, "add")
