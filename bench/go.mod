@@ -8,11 +8,13 @@ require (
 	github.com/1password/onepassword-sdk-go v0.3.1
 	github.com/Yiling-J/theine-go v0.6.2
 	github.com/dgraph-io/ristretto/v2 v2.4.2
+	github.com/evanw/esbuild v0.28.2
 	github.com/hashicorp/golang-lru/v2 v2.0.7
 	github.com/maypok86/otter/v2 v2.4.0
 	github.com/modcache/modcache v0.0.0
 	github.com/ncruces/go-sqlite3 v0.30.5
 	github.com/puzpuzpuz/xsync/v4 v4.5.0
+	github.com/samyfodil/wazy v0.7.0
 	github.com/stretchr/testify v1.12.1
 	github.com/tetratelabs/wazero v1.12.0
 	github.com/wasilibs/go-re2 v1.10.0

@@ -30,7 +30,7 @@ import (
 )
 
 // parts are the comparisons, in the order of the report.
-var parts = []part{warmStart, firstCall, plugins, herd, repeat, request, disk, stores, hitRatio, slots, importCost}
+var parts = []part{warmStart, firstCall, plugins, instances, herd, repeat, request, disk, stores, hitRatio, slots, importCost}
 
 func main() {
 	if len(os.Args) > 1 && os.Args[1] == childFlag {

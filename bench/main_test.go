@@ -32,7 +32,7 @@ var small = []byte("\x00asm\x01\x00\x00\x00" + "\x01\x05\x01\x60\x00\x01\x7f" + 
 func testBench(t *testing.T) *bench {
 	file := filepath.Join(t.TempDir(), "small.wasm")
 	require.NoError(t, os.WriteFile(file, small, 0o600))
-	return &bench{true, t.TempDir(), func() ([]modules.Module, error) {
+	return &bench{true, true, t.TempDir(), func() ([]modules.Module, error) {
 		m, err := modules.Open(file)
 		return []modules.Module{m}, err
 	}}
@@ -40,7 +40,7 @@ func testBench(t *testing.T) *bench {
 
 // TestPartsWithProcesses runs the parts that start processes, on a tiny module.
 func TestPartsWithProcesses(t *testing.T) {
-	for _, p := range []part{warmStart, firstCall, plugins, herd, repeat, request} {
+	for _, p := range []part{warmStart, firstCall, plugins, instances, herd, repeat, request} {
 		t.Run(p.name, func(t *testing.T) {
 			result := testBench(t).measure(t.Context(), p)
 			require.Empty(t, result.Error)
@@ -82,7 +82,7 @@ func TestFailingPart(t *testing.T) {
 			return []report.Case{{Rows: []report.Row{{Samples: []float64{math.Inf(1)}}}}}, nil
 		},
 		"in a process of its own": func(ctx context.Context, _ *bench) ([]report.Case, error) {
-			_, _, err := child[started](ctx, "start", start{0, "no such file", ""})
+			_, _, err := child[started](ctx, "start", start{File: "no such file"})
 			return nil, err
 		},
 	} {

@@ -29,6 +29,7 @@ type part struct {
 // bench is what the parts of a run share.
 type bench struct {
 	quick   bool
+	given   bool // the user named the modules
 	tmp     string
 	modules func() ([]modules.Module, error)
 }
@@ -42,7 +43,7 @@ func newBench(ctx context.Context, quick bool, files []string) (*bench, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &bench{quick, tmp, sync.OnceValues(func() (found []modules.Module, err error) {
+	return &bench{quick, len(files) > 0, tmp, sync.OnceValues(func() (found []modules.Module, err error) {
 		for _, file := range files {
 			m, err := modules.Open(file)
 			if err != nil {
@@ -86,6 +87,8 @@ var children = map[string]func(ctx context.Context, args []byte) (any, error){
 	"start":     work(startOnce),
 	"firstcall": work(firstCallOnce),
 	"host":      work(hostOnce),
+	"instances": work(timeInstances),
+	"idle":      work(idleInstances),
 	"herd":      work(herdOnce),
 	"reuse":     work(reuseRounds),
 }
@@ -136,7 +139,7 @@ func child[R any](ctx context.Context, name string, args any) (result R, state *
 
 // config is the configuration that all modules are compiled under.
 func config() wazero.RuntimeConfig {
-	return wazero.NewRuntimeConfig().WithCoreFeatures(api.CoreFeaturesV2 | experimental.CoreFeaturesThreads)
+	return wazero.NewRuntimeConfig().WithCoreFeatures(api.CoreFeaturesV2 | experimental.CoreFeaturesThreads | experimental.CoreFeaturesExceptionHandling)
 }
 
 func wazeroDir(dir string) (wazero.CompilationCache, error) {

@@ -64,6 +64,9 @@ var ways = []way{
 			return compileIn(ctx, cc, wasm)
 		}, nil
 	}},
+	{"wazy, directory", report.Peer, func(ctx context.Context, wasm []byte, dir string) (func() error, error) {
+		return func() error { return compileInWazy(ctx, dir, wasm) }, nil
+	}},
 	{"modcache, drop-in", report.Ours, func(ctx context.Context, wasm []byte, dir string) (func() error, error) {
 		return func() error {
 			c, err := modcache.Open(modcacheDir(dir)+"-drop-in", nil)
@@ -102,6 +105,7 @@ func compileIn(ctx context.Context, cc wazero.CompilationCache, wasm []byte) err
 type start struct {
 	Way       int
 	File, Dir string
+	Rounds    int // where one process does several
 }
 
 // started is what it took.
@@ -180,7 +184,7 @@ func (b *bench) starts(ctx context.Context, m modules.Module) (warm, first repor
 			if i == inMemory {
 				continue
 			}
-			s, _, err := child[started](ctx, "start", start{i, m.File, dir})
+			s, _, err := child[started](ctx, "start", start{Way: i, File: m.File, Dir: dir})
 			if err != nil {
 				return warm, first, fmt.Errorf("first start, %s: %w", ways[i].name, err)
 			}
@@ -196,7 +200,7 @@ func (b *bench) starts(ctx context.Context, m modules.Module) (warm, first repor
 			if i == noCache {
 				continue
 			}
-			s, _, err := child[started](ctx, "start", start{i, m.File, dir})
+			s, _, err := child[started](ctx, "start", start{Way: i, File: m.File, Dir: dir})
 			if err != nil {
 				return warm, first, fmt.Errorf("%s: %w", ways[i].name, err)
 			}

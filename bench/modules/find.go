@@ -61,17 +61,30 @@ func Find(ctx context.Context, tmp string, few bool) ([]Module, error) {
 		}
 	}
 	for _, pkg := range built {
-		file := filepath.Join(tmp, filepath.Base(pkg)+".wasm")
-		build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", file, pkg)
-		build.Env = append(os.Environ(), "GOOS=wasip1", "GOARCH=wasm")
-		if out, err := build.CombinedOutput(); err != nil {
-			return nil, fmt.Errorf("build %s for WASI: %w\n%s", pkg, err, out)
-		}
-		m, err := Open(file)
+		m, err := Build(ctx, tmp, pkg)
 		if err != nil {
 			return nil, err
 		}
 		found = append(found, m)
 	}
 	return found, nil
+}
+
+// Build builds a package for WASI, in tmp unless it is there already: main packages named guest as
+// libraries, which export functions, and others as programs.
+func Build(ctx context.Context, tmp, pkg string) (Module, error) {
+	file := filepath.Join(tmp, filepath.Base(pkg)+".wasm")
+	if _, err := os.Stat(file); err == nil {
+		return Open(file)
+	}
+	args := []string{"build", "-trimpath", "-o", file}
+	if filepath.Base(pkg) == "guest" {
+		args = append(args, "-buildmode=c-shared")
+	}
+	build := exec.CommandContext(ctx, "go", append(args, pkg)...)
+	build.Env = append(os.Environ(), "GOOS=wasip1", "GOARCH=wasm")
+	if out, err := build.CombinedOutput(); err != nil {
+		return Module{}, fmt.Errorf("build %s for WASI: %w\n%s", pkg, err, out)
+	}
+	return Open(file)
 }
