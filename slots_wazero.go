@@ -344,21 +344,18 @@ func (h *SlotHost[T]) Func(f SlotFunc[T]) api.GoModuleFunction {
 	})
 }
 
-// SlotDrop is what the host function drop returns.
-type SlotDrop uint32
-
-// Results of drop.
+// What the host function drop returns. They have no type, so that they compare with a result of any integer type.
 const (
-	SlotDropped  SlotDrop = 0 // the handle is gone
-	SlotNoHandle SlotDrop = 1 // it was none
-	SlotInUse    SlotDrop = 2 // it is borrowed or has children, and stays
+	SlotDropped  = 0 // the handle is gone
+	SlotNoHandle = 1 // it was none
+	SlotInUse    = 2 // it is borrowed or has children, and stays
 )
 
 // ExportFunctions adds two functions to a host module for its guests to call. handleType is the
 // type of a handle: api.ValueTypeI64, or api.ValueTypeI32 for narrow tables.
 //
 //	clone(handle) handle   a second handle of the same object; 0 if there is no such handle or the table is full
-//	drop(handle) i32       removes a handle, and returns a [SlotDrop]
+//	drop(handle) i32       removes a handle: SlotDropped, SlotNoHandle or SlotInUse
 func (h *SlotHost[T]) ExportFunctions(b wazero.HostModuleBuilder, handleType api.ValueType) wazero.HostModuleBuilder {
 	one := []api.ValueType{handleType}
 	b = b.NewFunctionBuilder().
@@ -377,12 +374,12 @@ func cloneSlot[T any](_ context.Context, _ api.Module, t *SlotTable[T], stack []
 }
 
 func dropSlot[T any](_ context.Context, _ api.Module, t *SlotTable[T], stack []uint64) {
-	result := SlotNoHandle
+	result := uint64(SlotNoHandle)
 	switch err := t.Remove(t.Handle(stack[0])); {
 	case err == nil:
 		result = SlotDropped
 	case errors.Is(err, ErrSlotInUse):
 		result = SlotInUse
 	}
-	stack[0] = uint64(result)
+	stack[0] = result
 }
