@@ -145,6 +145,8 @@ var _ Store = (*Layered)(nil)
 
 // NewLayered makes a store of layers, fastest first. Close it before them. nil
 // options are the defaults. Without layers it is a store that is always empty.
+//
+// A whole program: examples/layered.
 func NewLayered(o *LayeredOptions, layers ...Layer) *Layered {
 	v := o.validate()
 	l := &Layered{observe: v.OnEvent, deleting: map[Key]int{}}
