@@ -6,11 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
+	"time"
 
 	"github.com/modcache/modcache"
 	"github.com/modcache/modcache/internal/bounded"
-	"github.com/modcache/modcache/internal/contain"
 	"github.com/modcache/modcache/internal/environ"
+	"github.com/modcache/modcache/internal/layout"
 )
 
 // FleetOptions configure [OpenFleet]. Of Remote, a key to verify with is needed.
@@ -66,7 +68,7 @@ func OpenFleet(dir, url string, o *FleetOptions) (*Fleet, error) {
 	switch {
 	case f.disk != nil:
 		front.Store = f.disk
-	case err != nil && v.Cache.MustStore:
+	case err != nil && (v.Cache.MustStore || !errors.As(err, new(*modcache.Error))): // or else it is about the options
 		_ = f.remote.Close()
 		return nil, err
 	default:
@@ -76,8 +78,11 @@ func OpenFleet(dir, url string, o *FleetOptions) (*Fleet, error) {
 		front = modcache.Layer{Name: "memory", Store: modcache.NewMemory(&modcache.MemoryOptions{MaxBytes: 256 << 20})}
 	}
 	behind := modcache.Layer{Name: f.remote.o.Name, Store: f.remote, Timeout: -1} // it has limits of its own
-	if !f.remote.write {
+	if !f.remote.write || v.Cache.ReadOnly {
 		behind.Write = modcache.WriteNever
+	}
+	if f.disk == nil {
+		v.Cache.ReadOnly = false // that is about a directory
 	}
 	f.layers = modcache.NewLayered(nil, front, behind)
 	if f.Cache, err = modcache.New(f.layers, &v.Cache); err != nil {
@@ -92,7 +97,7 @@ func OpenFleet(dir, url string, o *FleetOptions) (*Fleet, error) {
 func (o *FleetOptions) openDisk(dir string) (d *modcache.Disk, err error) {
 	if dir == "" {
 		if dir, err = environ.DefaultDir(); err != nil {
-			return nil, fmt.Errorf("modcache: %w", err)
+			return nil, &modcache.Error{Op: "open", Store: "disk", Err: err}
 		}
 	}
 	for _, readOnly := range []bool{o.Cache.Disk.ReadOnly, true} {
@@ -106,11 +111,14 @@ func (o *FleetOptions) openDisk(dir string) (d *modcache.Disk, err error) {
 			}
 		})
 		if e == nil {
-			if err != nil && d.Metrics().Entries == 0 { // nothing to read
+			if err != nil && !hasCache(dir) { // nothing to read
 				_ = d.Close()
 				return nil, err
 			}
 			return d, nil
+		}
+		if errors.Is(e, bounded.ErrNoAnswer) {
+			e = &modcache.Error{Op: "open", Store: "disk " + dir, Err: e}
 		}
 		err = cmp.Or(err, e)
 		if o.Cache.MustStore || errors.Is(e, bounded.ErrNoAnswer) || errors.Is(e, modcache.ErrInsecureDir) {
@@ -120,20 +128,34 @@ func (o *FleetOptions) openDisk(dir string) (d *modcache.Disk, err error) {
 	return nil, err
 }
 
+// hasCache reports whether a directory is that of a cache, whatever is in it.
+func hasCache(dir string) bool {
+	_, err := os.Lstat(filepath.Join(dir, layout.Tag))
+	return err == nil
+}
+
+// observers is how long those of the Cache may take.
+const observers = 3 * time.Second
+
 // degraded tells the Cache's observers what happened before there was a Cache.
 func (o *FleetOptions) degraded(err error) {
-	_ = contain.Call(func() error {
-		if l := o.Cache.Logger; l != nil {
-			l.Warn(modcache.EventDegraded.String(), "error", err)
-		}
-		return nil
-	})
-	_ = contain.Call(func() error {
-		if o.Cache.OnEvent != nil {
-			o.Cache.OnEvent(modcache.Event{Kind: modcache.EventDegraded, Err: err})
-		}
-		return nil
-	})
+	for _, tell := range []func(){
+		func() {
+			if l := o.Cache.Logger; l != nil {
+				l.Warn(modcache.EventDegraded.String(), "error", err)
+			}
+		},
+		func() {
+			if o.Cache.OnEvent != nil {
+				o.Cache.OnEvent(modcache.Event{Kind: modcache.EventDegraded, Err: err})
+			}
+		},
+	} {
+		_, _ = bounded.Call(context.Background(), bounded.Limit{Wait: observers}, func(context.Context) (struct{}, error) {
+			tell()
+			return struct{}{}, nil
+		}, nil)
+	}
 }
 
 // Remote returns the store on the server, for its Report.

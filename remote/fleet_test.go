@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"testing/synctest"
 
 	"github.com/stretchr/testify/require"
 
@@ -80,4 +81,47 @@ func TestOpenFleet(t *testing.T) {
 	node.Cache.EngineID = string(make([]byte, 300))
 	_, err = remote.OpenFleet(dir, url, node)
 	require.Error(t, err)
+}
+
+// TestOpenFleetOverOddDirectories does what Open does there.
+func TestOpenFleetOverOddDirectories(t *testing.T) {
+	cachetest.NeedsCompiler(t)
+	remoteOptions := *patient(remote.Options{Keyring: remote.Keyring{Keys: []remote.PublicKey{generate(t).Public()}}})
+	file := filepath.Join(t.TempDir(), "file")
+	require.NoError(t, os.WriteFile(file, nil, 0o600))
+	compileTwice := func(f *remote.Fleet) uint64 {
+		for range 2 {
+			r, err := f.NewRuntime(t.Context(), nil)
+			require.NoError(t, err)
+			_, err = r.Compile(t.Context(), modcache.NewModule(wasmtest.Sum(200, 1)))
+			require.NoError(t, err)
+			require.NoError(t, r.Close(t.Context()))
+		}
+		return f.Metrics().Compiles
+	}
+
+	// Memory that stands in keeps code, although nothing may be written to a directory.
+	f, err := remote.OpenFleet(filepath.Join(file, "cache"), "http://127.0.0.1:1", &remote.FleetOptions{
+		Remote: remoteOptions, Cache: modcache.Options{ReadOnly: true, Retain: -1, SmallModules: -1},
+	})
+	require.NoError(t, err)
+	require.EqualValues(t, 1, compileTwice(f))
+	require.NoError(t, f.Close(t.Context()))
+
+	// Options that are wrong are no fault of a directory.
+	_, err = remote.OpenFleet(t.TempDir(), "http://127.0.0.1:1", &remote.FleetOptions{
+		Remote: remoteOptions, Cache: modcache.Options{Disk: modcache.DiskOptions{Key: []byte("short")}},
+	})
+	require.ErrorContains(t, err, "Key")
+
+	// An observer that doesn't return holds nothing up for good.
+	synctest.Test(t, func(t *testing.T) {
+		hang := make(chan struct{})
+		f, err := remote.OpenFleet(filepath.Join(file, "cache"), "http://127.0.0.1:1", &remote.FleetOptions{
+			Remote: remoteOptions, Cache: modcache.Options{OnEvent: func(modcache.Event) { <-hang }},
+		})
+		require.NoError(t, err)
+		close(hang)
+		require.NoError(t, f.Close(t.Context()))
+	})
 }
