@@ -140,7 +140,7 @@ func (c command) ofModcache(exe string) (wrong []string) {
 }
 
 // testFlags are those of go test that documents use.
-var testFlags = []string{"v", "race", "short", "args", "count", "benchmem", "timeout"}
+var testFlags = []string{"v", "race", "short", "args", "count", "benchmem", "benchtime", "timeout"}
 
 // ofGo looks for packages, and for tests and flags in their sources.
 func (c command) ofGo(root string) (wrong []string) {
