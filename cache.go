@@ -316,6 +316,7 @@ func (c *Cache) Metrics() CacheMetrics {
 		Compiles: n.compiles.Load(), CompileErrors: n.compileErrors.Load(),
 		CompileTime: time.Duration(n.compileTime.Load()), Saved: time.Duration(n.saved.Load()),
 		Coalesced: n.coalesced.Load(), Stubbed: n.stubbed.Load(), Retained: uint64(c.loaded.Retained()),
+		RetainedBytes: uint64(c.loaded.RetainedBytes()), RetainedMaxBytes: uint64(c.opts.Retain),
 		Direct: n.direct.Load(), DroppedEvents: n.dropped.Load(),
 		Templates: n.templates.Load(), Snapshots: n.snapshots.Load(), SnapshotsFound: n.snapshotsFound.Load(),
 		OffHeap: n.offHeap.Load(), OffHeapFailed: n.offHeapFailed.Load(),

@@ -107,26 +107,28 @@ func (m *Metrics) fields() []metricField {
 
 // CacheMetrics is a snapshot of what a Cache did with its store.
 type CacheMetrics struct {
-	Lookups        uint64        `json:"lookups"` // of modules that needed code; Hits + Misses, but for lookups under way
-	Hits           uint64        `json:"hits"`    // code that could be used
-	Misses         uint64        `json:"misses"`
-	Corrupt        uint64        `json:"corrupt"`         // artifacts that came from the store and were not what they should be
-	StoreErrors    uint64        `json:"store_errors"`    // calls of the store that failed or panicked
-	Compiles       uint64        `json:"compiles"`        // modules compiled in full, failed ones included
-	Direct         uint64        `json:"direct"`          // of Compiles: small modules that were compiled for one use (Options.SmallModules)
-	CompileErrors  uint64        `json:"compile_errors"`  // the drop-in's are not known
-	CompileTime    time.Duration `json:"compile_time_ns"` // the drop-in's is not known
-	Saved          time.Duration `json:"saved_ns"`        // compile time that hits made unnecessary; artifacts of unknown compile time count as 0
-	Coalesced      uint64        `json:"coalesced"`       // callers that were served by somebody else's compile
-	Stubbed        uint64        `json:"stubbed"`         // modules loaded without decoding their bodies
-	Retained       uint64        `json:"retained"`        // compiled modules kept for the next caller, now
-	DroppedEvents  uint64        `json:"dropped_events"`  // not reported, because an observer or a logger didn't return from a call
-	Templates      uint64        `json:"templates"`       // made
-	Snapshots      uint64        `json:"snapshots"`       // taken, after Init ran
-	SnapshotsFound uint64        `json:"snapshots_found"` // taken from the store, without Init
-	OffHeap        uint64        `json:"off_heap"`        // memories of instances made outside of Go's heap
-	OffHeapFailed  uint64        `json:"off_heap_failed"` // those that couldn't be, and are on the heap
-	Store          Metrics       `json:"store"`
+	Lookups          uint64        `json:"lookups"` // of modules that needed code; Hits + Misses, but for lookups under way
+	Hits             uint64        `json:"hits"`    // code that could be used
+	Misses           uint64        `json:"misses"`
+	Corrupt          uint64        `json:"corrupt"`            // artifacts that came from the store and were not what they should be
+	StoreErrors      uint64        `json:"store_errors"`       // calls of the store that failed or panicked
+	Compiles         uint64        `json:"compiles"`           // modules compiled in full, failed ones included
+	Direct           uint64        `json:"direct"`             // of Compiles: small modules that were compiled for one use (Options.SmallModules)
+	CompileErrors    uint64        `json:"compile_errors"`     // the drop-in's are not known
+	CompileTime      time.Duration `json:"compile_time_ns"`    // the drop-in's is not known
+	Saved            time.Duration `json:"saved_ns"`           // compile time that hits made unnecessary; artifacts of unknown compile time count as 0
+	Coalesced        uint64        `json:"coalesced"`          // callers that were served by somebody else's compile
+	Stubbed          uint64        `json:"stubbed"`            // modules loaded without decoding their bodies
+	Retained         uint64        `json:"retained"`           // compiled modules kept for the next caller, now
+	RetainedBytes    uint64        `json:"retained_bytes"`     // what they take, counted as Options.Retain says, now
+	RetainedMaxBytes uint64        `json:"retained_max_bytes"` // the limit of RetainedBytes: Options.Retain or its default; 0 if nothing is kept
+	DroppedEvents    uint64        `json:"dropped_events"`     // not reported, because an observer or a logger didn't return from a call
+	Templates        uint64        `json:"templates"`          // made
+	Snapshots        uint64        `json:"snapshots"`          // taken, after Init ran
+	SnapshotsFound   uint64        `json:"snapshots_found"`    // taken from the store, without Init
+	OffHeap          uint64        `json:"off_heap"`           // memories of instances made outside of Go's heap
+	OffHeapFailed    uint64        `json:"off_heap_failed"`    // those that couldn't be, and are on the heap
+	Store            Metrics       `json:"store"`
 }
 
 // HitRatePPM returns hits per million lookups, rounded down; 0 if there were

@@ -44,6 +44,7 @@ func TestRuntimeHandleReleasesItself(t *testing.T) {
 	require.NoError(t, compile(t, r, wasm).Close(bg))
 	require.Greater(t, s.Calls().Get, before, "nothing was to be retained")
 	require.Zero(t, c.Metrics().Retained)
+	require.Zero(t, c.Metrics().RetainedMaxBytes)
 }
 
 // TestRuntimeRetainedCodeSurvivesIt makes a runtime per request, closing things in
@@ -76,6 +77,8 @@ func TestRuntimeRetainedCodeSurvivesIt(t *testing.T) {
 	require.EqualValues(t, 1, c.Metrics().Lookups, "one lookup for all runtimes")
 	require.NoError(t, c.Close(bg))
 	require.Zero(t, c.Metrics().Retained)
+	require.Zero(t, c.Metrics().RetainedBytes)
+	require.EqualValues(t, 256<<20, c.Metrics().RetainedMaxBytes, "the default")
 }
 
 // TestRuntimeRetainIsLRU gives room for two and a half of three modules.
@@ -119,7 +122,11 @@ func TestRuntimeRetainBoundsSmallModules(t *testing.T) {
 		m.Memory(1)
 		m.Data([]byte{byte(i), byte(i >> 8)})
 		require.NoError(t, compile(t, r, m.Bytes()).Close(bg))
-		require.LessOrEqual(t, c.Metrics().Retained, uint64(1<<20/(4<<10)))
+		got := c.Metrics()
+		require.LessOrEqual(t, got.Retained, uint64(1<<20/(4<<10)))
+		require.Positive(t, got.RetainedBytes)
+		require.LessOrEqual(t, got.RetainedBytes, got.RetainedMaxBytes)
+		require.EqualValues(t, 1<<20, got.RetainedMaxBytes)
 	}
 	require.Greater(t, c.Metrics().Retained, uint64(100))
 }

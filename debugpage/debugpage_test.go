@@ -55,6 +55,7 @@ type page struct {
 	}
 	Remotes []struct {
 		Name   string
+		Kind   string
 		Absent uint64
 	}
 	Misses   map[string]uint64   `json:"misses_by_reason"`
@@ -168,6 +169,22 @@ func TestFigures(t *testing.T) {
 	require.NotContains(t, html, "<script")
 }
 
+// TestRetain shows what is retained beside its limit, if there is one.
+func TestRetain(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "cache")
+	c := openCache(t, dir, &modcache.Options{Retain: 12_300_000})
+	require.NoError(t, compile(t, c, wasmtest.Sum(200, 1)))
+	p := getJSON(t, debugpage.Handler(c, nil))
+	require.EqualValues(t, 1, p.Cache.Retained)
+	require.Positive(t, p.Cache.RetainedBytes)
+	require.EqualValues(t, 12_300_000, p.Cache.RetainedMaxBytes)
+	require.Regexp(t, `1 modules retained, \d+\.\d kB of 12\.3 MB<`, get(t, debugpage.Handler(c, nil), "/").Body.String())
+
+	c = openCache(t, dir, &modcache.Options{Retain: -1})
+	require.NoError(t, compile(t, c, wasmtest.Sum(200, 1)))
+	require.Contains(t, get(t, debugpage.Handler(c, nil), "/").Body.String(), "0 modules retained<")
+}
+
 func TestNames(t *testing.T) {
 	var rec debugpage.Recorder
 	c := openCache(t, filepath.Join(t.TempDir(), "cache"), &modcache.Options{OnEvent: rec.Observe})
@@ -247,11 +264,13 @@ func TestServers(t *testing.T) {
 	p := getJSON(t, h)
 	require.Len(t, p.Remotes, 1)
 	require.Equal(t, "<b>fleet", p.Remotes[0].Name)
+	require.Equal(t, "plain", p.Remotes[0].Kind)
 	require.EqualValues(t, 1, p.Remotes[0].Absent)
 	require.EqualValues(t, 12_300_000, p.Layers[0].MaxBytes)
 	require.Zero(t, p.Layers[1].MaxBytes, "nobody knows")
 	html := get(t, h, "/").Body.String()
 	require.Contains(t, html, "<h2>Servers</h2>")
+	require.Contains(t, html, "<td>plain</td>")
 	require.Contains(t, html, "12.3 MB")
 	require.NotContains(t, html, "<b>fleet")
 	require.NotContains(t, html, server.URL)

@@ -37,4 +37,5 @@ type Backend interface {
 // signed. Other protocols implement [Backend] and use [NewWithBackend].
 type Layout interface {
 	backend(w *web) (Backend, error)
+	kind() string // for people and programs; see Report.Kind
 }

@@ -22,6 +22,7 @@ const BazelCAS = bazelCAS(0)
 type bazelCAS uint8
 
 func (bazelCAS) backend(w *web) (Backend, error) { return &bazel{w}, nil }
+func (bazelCAS) kind() string                    { return "bazel-cas" }
 
 type bazel struct{ w *web }
 

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"io"
 	"net/http"
@@ -114,6 +115,27 @@ func roundTrip(t *testing.T, url string, o remote.Options) {
 	} else {
 		require.NotContains(t, []remote.Layout{nil, remote.Plain}, o.Layout)
 		t.Log("this server doesn't delete:", err)
+	}
+}
+
+func TestReportKind(t *testing.T) {
+	o := remote.Options{Signer: generate(t)}
+	for want, layout := range map[string]remote.Layout{
+		"plain": nil, "bazel-ac": remote.BazelAC, "bazel-cas": remote.BazelCAS, "s3": remote.S3{Bucket: "bucket"},
+	} {
+		o.Layout = layout
+		require.Equal(t, want, open(t, "http://127.0.0.1:1", &o).Report().Kind)
+	}
+	s := over(t, newFake(), o) // whose Layout isn't used
+	defer s.Close()
+	require.Equal(t, "remote_test.fake", s.Report().Kind)
+
+	var names map[string]any
+	b, err := json.Marshal(s.Report())
+	require.NoError(t, err)
+	require.NoError(t, json.Unmarshal(b, &names))
+	for name := range names {
+		require.Equal(t, strings.ToLower(name), name, "a field without a name for JSON")
 	}
 }
 

@@ -33,6 +33,13 @@ func (p paths) backend(w *web) (Backend, error) {
 	}}, nil
 }
 
+func (p paths) kind() string {
+	if p == BazelAC {
+		return "bazel-ac"
+	}
+	return "plain"
+}
+
 // objects is the Backend of a layout in which an entry is one object.
 type objects struct {
 	w       *web

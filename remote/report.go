@@ -16,9 +16,13 @@ func (s *Store) Metrics() modcache.Metrics {
 	}
 }
 
-// Report says what became of requests, beyond [modcache.Metrics]. Everything but
-// the last two fields only grows.
+// Report says what became of requests, beyond [modcache.Metrics]. The numbers only grow, but for
+// Queued.
 type Report struct {
+	// Kind is what the store talks to: "plain", "bazel-ac", "bazel-cas" or "s3", by Options.Layout, or
+	// the type of the Backend in Go, such as "oci.Backend". It stays.
+	Kind string `json:"kind"`
+
 	Absent      uint64 `json:"absent"`      // lookups that the server answered with no
 	Remembered  uint64 `json:"remembered"`  // lookups that weren't asked because of such an answer
 	Unavailable uint64 `json:"unavailable"` // lookups that weren't asked while the server was left alone
@@ -36,13 +40,14 @@ type Report struct {
 	Probes      uint64 `json:"probes"`      // times that it was asked whether it is back
 
 	Queued int64 `json:"queued"` // bytes of the artifacts that wait for their upload
-	Paused bool  // the server is left alone
+	Paused bool  `json:"paused"` // the server is left alone
 }
 
 // Report returns a snapshot.
 func (s *Store) Report() Report {
 	c := &s.counters
 	r := Report{
+		Kind:   s.kind,
 		Absent: c.absent.Load(), Remembered: c.remembered.Load(), Unavailable: c.unavailable.Load(),
 		Timeouts: c.timeouts.Load(), Refused: c.refused.Load(), Untrusted: c.untrusted.Load(),
 		TooLarge: c.tooLarge.Load(), Downloaded: c.downloaded.Load(),

@@ -63,6 +63,8 @@ var (
 	prefixName = regexp.MustCompile(`^[A-Za-z0-9/_.=-]*$`)
 )
 
+func (S3) kind() string { return "s3" }
+
 func (l S3) backend(w *web) (Backend, error) {
 	if !bucketName.MatchString(l.Bucket) {
 		return nil, fmt.Errorf("modcache: S3.Bucket %q isn't the name of a bucket", l.Bucket)

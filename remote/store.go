@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -27,6 +28,7 @@ import (
 type Store struct {
 	o       Options
 	where   string // what errors name
+	kind    string // Report.Kind
 	backend Backend
 	frame   frame.Options
 	write   bool // may add and delete
@@ -68,7 +70,7 @@ func New(url string, o *Options) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	return newStore(b, w.base.String(), w.close, v)
+	return newStore(b, v.Layout.kind(), w.base.String(), w.close, v)
 }
 
 // NewWithBackend returns a Store over another protocol. Of the options, Layout, Client,
@@ -81,16 +83,16 @@ func NewWithBackend(b Backend, name string, o *Options) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	return newStore(b, name, func() {}, v)
+	return newStore(b, strings.TrimLeft(fmt.Sprintf("%T", b), "*"), name, func() {}, v)
 }
 
-func newStore(b Backend, where string, onEnd func(), o Options) (*Store, error) {
+func newStore(b Backend, kind, where string, onEnd func(), o Options) (*Store, error) {
 	signer, trusted, err := o.auth()
 	if err != nil {
 		return nil, err
 	}
 	s := &Store{
-		o: o, where: "remote " + where, backend: b, onEnd: onEnd,
+		o: o, kind: kind, where: "remote " + where, backend: b, onEnd: onEnd,
 		frame:   frame.Options{Trusted: trusted, Compressor: frame.NewCompressor(), Compress: true},
 		write:   signer != nil && !o.ReadOnly,
 		breaker: breaker.Breaker{Limit: softFaults, Pause: o.Pause, Jitter: true},

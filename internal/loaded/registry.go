@@ -122,6 +122,14 @@ func (r *Registry) Retained() int {
 	return r.unused.Len()
 }
 
+// RetainedBytes returns what that code takes.
+func (r *Registry) RetainedBytes() int64 {
+	r.releaseClosed()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.bytes
+}
+
 // Close lets go of all code that nobody uses, now and from here on, and keeps new flights
 // from starting. Those under way are for the caller to cancel, and for Wait.
 func (r *Registry) Close() {
