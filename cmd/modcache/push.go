@@ -2,13 +2,13 @@ package main
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
 	"slices"
+	"sync/atomic"
 
 	"github.com/modcache/modcache"
 	"github.com/modcache/modcache/internal/bundle/pack"
@@ -88,7 +88,7 @@ not who made it; a server gets nothing.
 type pusher struct {
 	frame   *frame.Options
 	entries []outgoing
-	trouble error // with the entry that was read last: a miss doesn't say why
+	trouble atomic.Pointer[error] // with the entry that was read last: a miss doesn't say why
 }
 
 // outgoing is an entry, and what the bundle is to say about it.
@@ -98,8 +98,12 @@ type outgoing struct {
 	from modcache.Store
 }
 
-// observe has to see the events of the stores that entries come from.
-func (p *pusher) observe(e modcache.Event) { p.trouble = cmp.Or(e.Err, p.trouble) }
+// observe has to see the events of the stores that entries come from, several at once while modules are compiled.
+func (p *pusher) observe(e modcache.Event) {
+	if e.Err != nil {
+		p.trouble.Store(&e.Err)
+	}
+}
 
 func (p *pusher) push(ctx context.Context, w io.Writer, s *streams) error {
 	out, err := pack.NewWriter(w)
@@ -135,10 +139,13 @@ func (p *pusher) push(ctx context.Context, w io.Writer, s *streams) error {
 
 // get reads an entry, and says why it can't be had.
 func (p *pusher) get(ctx context.Context, e outgoing) (*modcache.Artifact, error) {
-	p.trouble = nil
+	p.trouble.Store(nil)
 	a, ok, err := e.from.Get(ctx, e.key)
 	if err == nil && !ok {
-		err = cmp.Or(p.trouble, errors.New("it is gone"))
+		err = errors.New("it is gone")
+		if why := p.trouble.Load(); why != nil {
+			err = *why
+		}
 	}
 	return a, err
 }
