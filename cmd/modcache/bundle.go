@@ -46,12 +46,12 @@ times slower: of sqlite3, 2.1 MB instead of 7.8, and 25 ms instead of 10.`,
 		b.engineFlags.register(fs)
 		b.configFlags.register(fs)
 		b.seal.register(fs)
-		fs.StringVar(&b.seal.sign, "sign", "", "`file` with the private key to sign with; see modcache keygen")
-		fs.StringVar(&b.file, "o", "", "the `file` to write, which appears when it is complete")
+		fs.StringVar(&b.seal.sign, "sign", "", "the private key to sign with, in a file such as `signing.key`; see modcache keygen")
+		fs.StringVar(&b.file, "o", "", "the file to write, such as `plugins.bundle`, which appears when it is complete")
 		fs.BoolVar(&b.extend, "append", false, "keep what the file of -o holds")
 		fs.BoolVar(&b.compress, "compress", false, "compress the entries")
 		fs.BoolVar(&b.dropIn, "drop-in", false, "for programs that use Cache.CompilationCache or Attach, not NewRuntime")
-		fs.IntVar(&b.jobs, "jobs", 0, "how many modules to compile at once, `n`; 0 = one per CPU")
+		fs.IntVar(&b.jobs, "jobs", 0, "how many modules to compile at once, such as `4`; 0 = one per CPU")
 		return b.run
 	},
 }

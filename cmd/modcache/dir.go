@@ -24,8 +24,8 @@ type dirFlags struct {
 }
 
 func (d *dirFlags) register(fs *flag.FlagSet) {
-	fs.StringVar(&d.dir, "dir", "", "the cache `directory`; by default the one that modcache.Open(\"\") uses")
-	fs.StringVar(&d.keyFile, "key-file", "", "`file` with the secret of DiskOptions.Key, if programs use one; a newline at its end doesn't count")
+	fs.StringVar(&d.dir, "dir", "", "the cache directory, such as `/var/cache/modcache`; by default the one that modcache.Open(\"\") uses")
+	fs.StringVar(&d.keyFile, "key-file", "", "the secret of DiskOptions.Key, if programs use one, in a file such as `cache.secret`; a newline at its end doesn't count")
 	fs.BoolVar(&d.group, "group", false, "the directory is shared with its group; see DiskOptions.Group")
 }
 

@@ -24,8 +24,8 @@ type engineFlags struct {
 }
 
 func (e *engineFlags) register(fs *flag.FlagSet) {
-	fs.StringVar(&e.id, "engine-id", "", "the `identity` that programs set as Options.EngineID, if they do")
-	fs.StringVar(&e.program, "program", "", "the `executable` that uses the cache, or the directory of its package: its wazero is meant, not the one in this tool")
+	fs.StringVar(&e.id, "engine-id", "", "what programs set as Options.EngineID, if they do, such as `release-7`")
+	fs.StringVar(&e.program, "program", "", "the executable that uses the cache, such as `./server`, or the directory of its package: its wazero is meant, not the one in this tool")
 }
 
 // engine is the identity that keys are made with.
@@ -110,8 +110,8 @@ const maxPages = 1 << 16
 
 func (c *configFlags) register(fs *flag.FlagSet) {
 	c.features = featureSet(api.CoreFeaturesV2)
-	fs.Var(&c.features, "features", "core `features` as in WithCoreFeatures: v1 or v2, then what to add, or drop with a minus,\nsuch as v2,threads,-simd; of\n"+featureNames())
-	fs.UintVar(&c.memoryLimit, "memory-limit-pages", maxPages, "as in WithMemoryLimitPages")
+	fs.Var(&c.features, "features", "core features as in WithCoreFeatures: v1 or v2, then what to add, or drop with a minus,\nsuch as `v2,threads,-simd`; of\n"+featureNames())
+	fs.UintVar(&c.memoryLimit, "memory-limit-pages", maxPages, "as in WithMemoryLimitPages, such as `1024`")
 	fs.BoolVar(&c.capacityFromMax, "memory-capacity-from-max", false, "as in WithMemoryCapacityFromMax")
 	fs.BoolVar(&c.closeOnDone, "close-on-context-done", false, "as in WithCloseOnContextDone")
 	fs.BoolVar(&c.noDebugInfo, "no-debug-info", false, "as in WithDebugInfoEnabled(false)")

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"flag"
 	"fmt"
@@ -54,8 +53,17 @@ A value that can't be understood is ignored; then the exit code is 3.`,
 	},
 }
 
+const said = "the environment says so"
+
+// boundOf returns how large a directory may become, and why.
+func boundOf(env environ.Settings) (limit byteCount, why string) {
+	if env.MaxBytes != 0 {
+		return byteCount(env.MaxBytes), said
+	}
+	return modcache.DefaultDiskMaxBytes, "default, unless the program sets another"
+}
+
 func inForce(env environ.Settings) []setting {
-	const said = "the environment says so"
 	mode := setting{Name: environ.Mode, Why: "default: the directory is read and written"}
 	switch {
 	case env.Off:
@@ -71,12 +79,8 @@ func inForce(env environ.Settings) []setting {
 			dir.Why, dir.Problem = "none: code is kept in memory", err.Error()
 		}
 	}
-	limit := byteCount(cmp.Or(env.MaxBytes, modcache.DefaultDiskMaxBytes))
-	bound := setting{Name: environ.MaxBytes, Value: limit.String(), Why: "default, unless the program sets another"}
-	if env.MaxBytes != 0 {
-		bound.Why = said
-	}
-	settings := []setting{mode, dir, bound}
+	limit, why := boundOf(env)
+	settings := []setting{mode, dir, {Name: environ.MaxBytes, Value: limit.String(), Why: why}}
 	for i := range settings {
 		v := &settings[i]
 		if err := env.Errors[v.Name]; err != nil {

@@ -15,6 +15,7 @@ import (
 
 	"github.com/modcache/modcache"
 	"github.com/modcache/modcache/internal/dirfs"
+	"github.com/modcache/modcache/internal/environ"
 	"github.com/modcache/modcache/internal/wasmtest"
 )
 
@@ -90,6 +91,30 @@ func TestStat(t *testing.T) {
 	require.Contains(t, o.out, "1 of another format")
 	o = call("stat", "-dir", cache, "-engine-id", "older").want(t, exitOK)
 	require.Contains(t, o.out, "older *\n")
+}
+
+func TestStatLimits(t *testing.T) {
+	cache, _ := warmed(t, 1)
+	stat := func() (summary, string) {
+		return told[summary](t, call("stat", "-json", "-dir", cache).want(t, exitOK)), call("stat", "-dir", cache).want(t, exitOK).out
+	}
+	t.Setenv(environ.MaxBytes, "")
+	sum, text := stat()
+	require.Equal(t, limits{MaxBytes: modcache.DefaultDiskMaxBytes, Why: "default, unless the program sets another", MaxAge: int64(modcache.DefaultDiskMaxAge)}, sum.Limits)
+	require.Regexp(t, `size limit +2GiB, of which 0\.0% is used; default`, text)
+	require.Regexp(t, `age limit +30d without use, the longest unused entry: just now`, text)
+
+	t.Setenv(environ.MaxBytes, strconv.FormatInt(2*sum.Bytes, 10))
+	sum, text = stat()
+	require.Equal(t, 2*sum.Bytes, sum.Limits.MaxBytes)
+	require.Equal(t, said, sum.Limits.Why)
+	require.Contains(t, text, "of which 50.0% is used; "+said)
+
+	t.Setenv(environ.MaxBytes, "plenty")
+	sum, text = stat()
+	require.Equal(t, int64(modcache.DefaultDiskMaxBytes), sum.Limits.MaxBytes)
+	require.Contains(t, sum.Limits.Problem, "ignored")
+	require.Contains(t, text, sum.Limits.Problem)
 }
 
 func TestVerify(t *testing.T) {

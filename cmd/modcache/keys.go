@@ -30,7 +30,7 @@ key of the private key in the file, or from standard input, is printed.
 Whoever has the private key can run code in every process that trusts it.`,
 	make: func(fs *flag.FlagSet) action {
 		public := fs.Bool("public", false, "print the public key of the private key in the file")
-		comment := fs.String("comment", "", "a `note` behind the keys, such as who signs with them")
+		comment := fs.String("comment", "", "a note behind the keys, such as who signs with them: `builder-2`")
 		return func(_ context.Context, s *streams, files []string) error {
 			if len(files) != 1 {
 				return usagef("name one file for the private key")
@@ -155,7 +155,7 @@ type bundleFlags struct {
 }
 
 func (b *bundleFlags) register(fs *flag.FlagSet) {
-	fs.StringVar(&b.secret, "bundle-key-file", "", "`file` with a secret of at least 16 bytes that seals the bundle, so that nobody without it can make or change one")
+	fs.StringVar(&b.secret, "bundle-key-file", "", "a secret of at least 16 bytes, in a file such as `bundle.secret`, that seals the bundle, so that nobody without it can make or change one")
 }
 
 // options returns how to write a bundle's entries, and which to take.

@@ -31,7 +31,7 @@ func (sel *selection) register(fs *flag.FlagSet) {
 	fs.BoolVar(&sel.others, "other-engines", false, "only entries of all other engines")
 	sel.unused = -1 // no filter, which 0 is
 	fs.Var(&sel.unused, "unused-for", "only entries that weren't used for so long, such as `30d` or 12h")
-	fs.StringVar(&sel.module, "module", "", "only entries that were made from the module in this `file`; those of the drop-in don't tell")
+	fs.StringVar(&sel.module, "module", "", "only entries that were made from the module in this file, such as `plugin.wasm`; those of the drop-in don't tell")
 }
 
 func (sel *selection) isEmpty() bool {
@@ -134,6 +134,14 @@ func jsonOf(e modcache.DiskEntry) entryJSON {
 		j.Module, j.Alias = e.Info.Module.String(), isAlias(e)
 	}
 	return j
+}
+
+func jsonOfAll(entries []modcache.DiskEntry) []entryJSON {
+	all := []entryJSON{}
+	for _, e := range entries {
+		all = append(all, jsonOf(e))
+	}
+	return all
 }
 
 // isAlias reports whether an entry holds no code, but leads from one spelling of a

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"flag"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -145,6 +146,22 @@ func TestHelp(t *testing.T) {
 		}
 	}
 	require.Contains(t, call("warm", "-h").out, "wazero, by module version and checksum")
+}
+
+// TestHelpShowsExamples has each flag say what may stand behind it, and takes it at its word.
+func TestHelpShowsExamples(t *testing.T) {
+	for _, c := range commands {
+		for _, f := range flagsOf(c) {
+			example, _ := flag.UnquoteUsage(f)
+			if example == "" { // a switch
+				continue
+			}
+			if f.Name != "log" { // which takes words
+				require.NotRegexp(t, `^[a-z]+$`, example, "modcache %s -%s", c.name, f.Name)
+			}
+			require.NoError(t, f.Value.Set(example), "modcache %s -%s", c.name, f.Name)
+		}
+	}
 }
 
 func TestUsage(t *testing.T) {

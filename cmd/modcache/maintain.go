@@ -75,14 +75,7 @@ type verified struct {
 }
 
 func verifiedOf(r modcache.VerifyReport) verified {
-	list := func(entries []modcache.DiskEntry) []entryJSON {
-		all := []entryJSON{}
-		for _, e := range entries {
-			all = append(all, jsonOf(e))
-		}
-		return all
-	}
-	return verified{r.Entries, r.Bytes, list(r.Corrupt), list(r.OtherKey), list(r.Failed)}
+	return verified{r.Entries, r.Bytes, jsonOfAll(r.Corrupt), jsonOfAll(r.OtherKey), jsonOfAll(r.Failed)}
 }
 
 func report(s *streams, r modcache.VerifyReport) {
@@ -109,6 +102,7 @@ What can't be removed keeps nothing else from it; then the exit code is 1.`,
 		sel.register(fs)
 		all := fs.Bool("all", false, "all entries")
 		dry := fs.Bool("n", false, "only print what would be removed")
+		asJSON := fs.Bool("json", false, "one JSON object")
 		return func(ctx context.Context, s *streams, keys []string) error {
 			if !*all && sel.isEmpty() && len(keys) == 0 {
 				return usagef("name keys, or select entries with flags, or say -all")
@@ -125,38 +119,77 @@ What can't be removed keeps nothing else from it; then the exit code is 1.`,
 			if err != nil {
 				return err
 			}
-			if *dry {
+			switch {
+			case *dry && *asJSON:
+				return s.json(foresee(entries))
+			case *dry:
 				printEntries(s, entries, false)
 				return nil
 			}
-			return remove(ctx, s, d, entries)
+			r, err := remove(ctx, s, d, entries)
+			if *asJSON {
+				_ = s.json(r)
+			} else {
+				fmt.Fprintf(s.out, "%s removed, %s\n", plural(r.Removed, "entry", "entries"), bytesize.Format(r.Bytes))
+			}
+			return err
 		}
 	},
 }
 
+// rmReport is what rm tells scripts.
+type rmReport struct {
+	DryRun  bool        `json:"dry_run"` // the rest is what would happen
+	Removed int         `json:"removed"`
+	Bytes   int64       `json:"bytes"` // on disk, of those
+	Failed  int         `json:"failed"`
+	Entries []entryJSON `json:"entries,omitempty"` // that would be removed
+}
+
+// foresee is what rm would do.
+func foresee(entries []modcache.DiskEntry) rmReport {
+	r := rmReport{DryRun: true, Removed: len(entries), Entries: jsonOfAll(entries)}
+	for _, e := range entries {
+		r.Bytes += e.Stored
+	}
+	return r
+}
+
 // remove goes on behind entries that can't be removed.
-func remove(ctx context.Context, s *streams, d *modcache.Disk, entries []modcache.DiskEntry) error {
-	removed, bytes := 0, int64(0)
+func remove(ctx context.Context, s *streams, d *modcache.Disk, entries []modcache.DiskEntry) (r rmReport, err error) {
 	for _, e := range entries {
 		err := d.Delete(ctx, e.Key)
 		if ctx.Err() != nil {
 			break
 		}
 		if err != nil {
+			r.Failed++
 			fmt.Fprintf(s.err, "%s  %s\n", e.Key, plain(cause(err)))
 			continue
 		}
-		removed++
-		bytes += e.Stored
+		r.Removed++
+		r.Bytes += e.Stored
 	}
-	fmt.Fprintf(s.out, "%s removed, %s\n", plural(removed, "entry", "entries"), bytesize.Format(bytes))
 	if err := ctx.Err(); err != nil {
-		return err
+		return r, err
 	}
-	if stay := len(entries) - removed; stay > 0 {
-		return fmt.Errorf("%s could not be removed; see above", plural(stay, "entry", "entries"))
+	if r.Failed > 0 {
+		return r, fmt.Errorf("%s could not be removed; see above", plural(r.Failed, "entry", "entries"))
 	}
-	return nil
+	return r, nil
+}
+
+// trimReport is what trim tells scripts.
+type trimReport struct {
+	DryRun       bool        `json:"dry_run"` // the rest is what would happen
+	Dropped      int         `json:"dropped"`
+	DroppedBytes int64       `json:"dropped_bytes"`
+	Left         int         `json:"left"`
+	LeftBytes    int64       `json:"left_bytes"`
+	MaxBytes     int64       `json:"max_bytes"`
+	MaxAge       int64       `json:"max_age_ns"`
+	CrashedFiles int         `json:"crashed_files"`     // of crashed processes, removed; unknown in a dry run
+	Entries      []entryJSON `json:"entries,omitempty"` // that would be dropped
 }
 
 var trimCommand = command{
@@ -179,6 +212,7 @@ crashed processes left behind.`,
 		fs.Var(&maxBytes, "max-bytes", "how much to keep, such as `2GiB` or 500MB")
 		fs.Var(&maxAge, "max-age", "how long an entry may go unused, such as `30d` or 12h")
 		dry := fs.Bool("n", false, "only print what would be dropped")
+		asJSON := fs.Bool("json", false, "one JSON object")
 		return func(ctx context.Context, s *streams, _ []string) error {
 			// A limit of 0 means the default to a Disk, and nothing at all here.
 			d, err := dir.open(modcache.DiskOptions{
@@ -188,8 +222,15 @@ crashed processes left behind.`,
 				return err
 			}
 			defer d.Close()
+			report := trimReport{DryRun: *dry, MaxBytes: int64(maxBytes), MaxAge: int64(maxAge)}
 			if *dry {
 				drop, r, err := d.PlanTrim(ctx) // also if a directory can't be listed
+				if *asJSON {
+					report.Dropped, report.DroppedBytes, report.Left, report.LeftBytes = r.Evicted, r.EvictedBytes, r.Entries, r.Bytes
+					report.Entries = jsonOfAll(drop)
+					_ = s.json(report)
+					return err
+				}
 				if len(drop) > 0 {
 					printEntries(s, drop, false)
 				}
@@ -209,6 +250,12 @@ crashed processes left behind.`,
 			err = errors.Join(err, d.Close())
 			// Opening the directory may have started a trim too.
 			m := d.Metrics()
+			if *asJSON {
+				report.Dropped, report.DroppedBytes, report.Left, report.LeftBytes = int(m.Evictions), int64(m.EvictedBytes), r.Entries, r.Bytes
+				report.CrashedFiles = r.Reaped
+				_ = s.json(report)
+				return err
+			}
 			fmt.Fprintf(s.out, "%s dropped, %s; %s stay, %s, within -max-bytes %s -max-age %s; %s of crashed processes removed\n",
 				plural(int(m.Evictions), "entry", "entries"), bytesize.Format(int64(m.EvictedBytes)),
 				plural(r.Entries, "entry", "entries"), bytesize.Format(r.Bytes), &maxBytes, &maxAge, plural(r.Reaped, "file", "files"))

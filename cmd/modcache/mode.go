@@ -18,7 +18,7 @@ type modeFlag struct {
 }
 
 func (m *modeFlag) register(fs *flag.FlagSet) {
-	fs.Var(m, "mode", "in the end, give directories this `mode`, in octal, and files the same without x: 0755 lets every user read the cache")
+	fs.Var(m, "mode", "in the end, give directories this mode, in octal, such as `0755`, which lets every user read the cache, and files the same without x")
 }
 
 func (m *modeFlag) String() string {

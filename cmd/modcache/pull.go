@@ -45,14 +45,15 @@ code on this machine; signed ones are refused. A server's entries need one.
 		p := &puller{maxEntry: 1 << 30}
 		p.dir.register(fs)
 		p.seal.register(fs)
-		fs.StringVar(&p.seal.keyring, "keyring", "", "`file` of public keys: take only what one of them has signed")
+		fs.StringVar(&p.seal.keyring, "keyring", "", "take only what one of the public keys in this file, such as `trusted.keys`, has signed")
 		fs.BoolVar(&p.dry, "n", false, "verify the bundle and store nothing")
+		fs.BoolVar(&p.asJSON, "json", false, "one JSON object")
 		fs.BoolVar(&p.compress, "compress", false, "store compressed; see DiskOptions.Compress")
 		p.mode.register(fs)
 		p.engineFlags.register(fs)
 		p.configFlags.register(fs)
-		fs.Var(&p.maxBytes, "max-bytes", "drop what went unused longest beyond this `size`; by default nothing is dropped")
-		fs.Var(&p.maxEntry, "max-entry", "refuse machine code larger than this `size`, which is how much memory a pull may take")
+		fs.Var(&p.maxBytes, "max-bytes", "drop what went unused longest beyond this size, such as `2GiB`; by default nothing is dropped")
+		fs.Var(&p.maxEntry, "max-entry", "refuse machine code larger than this size, such as `256MiB`, which is how much memory a pull may take")
 		return p.run
 	},
 }
@@ -63,6 +64,7 @@ type puller struct {
 	configFlags
 	seal               bundleFlags
 	dry, compress      bool
+	asJSON             bool
 	maxBytes, maxEntry byteCount
 	mode               modeFlag
 
@@ -72,6 +74,27 @@ type puller struct {
 	// Outcomes.
 	sound, bad int
 	stored     atomic.Int64
+	bytes      atomic.Int64 // of machine code in what was stored
+}
+
+// pullReport is what pull tells scripts.
+type pullReport struct {
+	DryRun    bool  `json:"dry_run"`    // nothing is stored
+	Found     int   `json:"found"`      // sound entries of a bundle; keys and modules that a server has
+	Missing   int   `json:"missing"`    // on the server
+	LeftOut   int   `json:"left_out"`   // damaged, or of somebody who isn't trusted
+	Stored    int   `json:"stored"`     // entries that weren't there yet; a module may take two
+	CodeBytes int64 `json:"code_bytes"` // of machine code in those
+}
+
+// report prints r, which lacks what was stored, or else a line.
+func (p *puller) report(s *streams, r pullReport, line string) {
+	if !p.asJSON {
+		fmt.Fprintln(s.out, line)
+		return
+	}
+	r.DryRun, r.Stored, r.CodeBytes = p.dry, int(p.stored.Load()), p.bytes.Load()
+	_ = s.json(r)
 }
 
 func (p *puller) run(ctx context.Context, s *streams, operands []string) (err error) {
@@ -115,11 +138,11 @@ func (p *puller) run(ctx context.Context, s *streams, operands []string) (err er
 		err = errors.Join(err, p.closeDir(ctx))
 	}
 	stored := int(p.stored.Load())
-	line := fmt.Sprintf("%d sound, %d stored, %d present\n", p.sound, stored, p.sound-stored)
+	line := fmt.Sprintf("%d sound, %d stored, %d present", p.sound, stored, p.sound-stored)
 	if p.dry {
-		line = fmt.Sprintf("%d sound\n", p.sound)
+		line = fmt.Sprintf("%d sound", p.sound)
 	}
-	fmt.Fprint(s.out, line)
+	p.report(s, pullReport{Found: p.sound, LeftOut: p.bad}, line)
 	switch {
 	case ctx.Err() != nil:
 		return ctx.Err()
@@ -139,6 +162,7 @@ func (p *puller) openDir() (err error) {
 	o := modcache.DiskOptions{MaxBytes: int64(p.maxBytes), Compress: p.compress, OnEvent: func(e modcache.Event) {
 		if e.Kind == modcache.EventStored {
 			p.stored.Add(1)
+			p.bytes.Add(e.Bytes)
 		}
 	}}
 	p.disk, err = p.dir.open(o, true)

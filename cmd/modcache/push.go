@@ -41,11 +41,12 @@ not who made it; a server gets nothing.
 		dir.register(fs)
 		sel.register(fs)
 		seal.register(fs)
-		fs.StringVar(&seal.sign, "sign", "", "`file` with the private key to sign with; see modcache keygen")
-		file := fs.String("o", "-", "write to this `file`; - is standard output")
+		fs.StringVar(&seal.sign, "sign", "", "the private key to sign with, in a file such as `signing.key`; see modcache keygen")
+		file := fs.String("o", "-", "write to this file, such as `plugins.bundle`; - is standard output")
+		p := &pusher{}
+		fs.BoolVar(&p.asJSON, "json", false, "one JSON object on standard output; a bundle needs -o then")
 		return func(ctx context.Context, s *streams, operands []string) error {
 			url, keys, err := splitURL(operands)
-			p := &pusher{}
 			var to *place
 			var o *remote.Options
 			switch {
@@ -54,6 +55,8 @@ not who made it; a server gets nothing.
 				err = usagef("-o is for a bundle, not for a URL")
 			case url != "":
 				to, o, err = seal.placeAt(url, "-sign")
+			case *file == "-" && p.asJSON:
+				err = usagef("-json is for standard output, where the bundle goes: name a file for it with -o")
 			case *file == "-" && s.outIsTerminal:
 				err = usagef("a bundle is nothing to read on a terminal; name a file with -o, or redirect the output")
 			default:
@@ -79,7 +82,11 @@ not who made it; a server gets nothing.
 			if url != "" {
 				return p.upload(ctx, s, to, o)
 			}
-			return output(s, *file, func(w io.Writer) error { return p.push(ctx, w, s) })
+			err = output(s, *file, func(w io.Writer) error { return p.push(ctx, w, s) })
+			if found := foundError(""); p.asJSON && (err == nil || errors.As(err, &found)) {
+				_ = s.json(p.done)
+			}
+			return err
 		}
 	},
 }
@@ -89,6 +96,16 @@ type pusher struct {
 	frame   *frame.Options
 	entries []outgoing
 	trouble atomic.Pointer[error] // with the entry that was read last: a miss doesn't say why
+	asJSON  bool                  // done is printed, and not a line
+	done    pushReport
+}
+
+// pushReport is what push tells scripts.
+type pushReport struct {
+	Entries int    `json:"entries"` // in the bundle, or uploaded
+	Bytes   int64  `json:"bytes"`   // of those, as they were written
+	Present uint64 `json:"present"` // on the server already
+	LeftOut int    `json:"left_out"`
 }
 
 // outgoing is an entry, and what the bundle is to say about it.
@@ -111,30 +128,37 @@ func (p *pusher) push(ctx context.Context, w io.Writer, s *streams) error {
 		return fmt.Errorf("write the bundle: %w", err)
 	}
 	slices.SortFunc(p.entries, func(a, b outgoing) int { return slices.Compare(a.key[:], b.key[:]) })
-	skipped, bytes := 0, int64(0)
 	for _, e := range p.entries {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
 		b, err := p.encode(ctx, e)
 		if err != nil {
-			skipped++
+			p.done.LeftOut++
 			fmt.Fprintf(s.err, "%s  %s\n", e.key, troubleText(err))
 			continue
 		}
 		if err := out.Add(e.key, sane(e.info.Created), b); err != nil {
 			return fmt.Errorf("write the bundle: %w", err)
 		}
-		bytes += int64(len(b))
+		p.done.Bytes += int64(len(b))
 	}
 	if err := out.Close(); err != nil {
 		return fmt.Errorf("write the bundle: %w", err)
 	}
-	fmt.Fprintf(s.err, "%s in the bundle, %s\n", plural(out.Entries(), "entry", "entries"), bytesize.Format(bytes))
-	if skipped > 0 {
-		return foundError(plural(skipped, "entry was", "entries were") + " left out; see above")
+	p.done.Entries = out.Entries()
+	if !p.asJSON {
+		fmt.Fprintf(s.err, "%s in the bundle, %s\n", plural(p.done.Entries, "entry", "entries"), bytesize.Format(p.done.Bytes))
 	}
-	return nil
+	return p.done.found()
+}
+
+// found is the error of a push that left something out.
+func (r pushReport) found() error {
+	if r.LeftOut == 0 {
+		return nil
+	}
+	return foundError(plural(r.LeftOut, "entry was", "entries were") + " left out; see above")
 }
 
 // get reads an entry, and says why it can't be had.

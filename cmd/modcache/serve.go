@@ -43,17 +43,17 @@ standard error.`,
 	make: func(fs *flag.FlagSet) action {
 		v := &server{}
 		v.dir.register(fs)
-		fs.StringVar(&v.addr, "addr", "127.0.0.1:8077", "the `address` to listen on")
-		fs.StringVar(&v.sign, "sign", "", "`file` with the private key to sign with; see modcache keygen")
-		fs.StringVar(&v.keyring, "keyring", "", "`file` of public keys: refuse uploads that none of them has signed")
-		fs.StringVar(&v.readTokens, "read-tokens", "", "`file` of bearer tokens, one in a line, that may read; by default everybody may")
-		fs.StringVar(&v.writeTokens, "write-tokens", "", "`file` of bearer tokens that may upload, delete and read; by default nobody may")
-		fs.Var(&v.maxBytes, "max-bytes", "drop what went unused longest beyond this `size`; by default nothing is dropped")
-		fs.Var(&v.maxSize, "max-entry", "refuse uploads larger than this `size`; by default 256 MiB")
-		fs.IntVar(&v.downloads, "max-downloads", 0, "answer `n` downloads at once and send others away, who then compile; 0 = no bound")
-		fs.StringVar(&v.log, "log", "text", "the `form` of the log of requests: text, json or off")
-		fs.StringVar(&v.cert, "tls-cert", "", "`file` of the certificate chain")
-		fs.StringVar(&v.certKey, "tls-key", "", "`file` of the certificate's private key")
+		fs.StringVar(&v.addr, "addr", "127.0.0.1:8077", "the address to listen on, such as `:8077`")
+		fs.StringVar(&v.sign, "sign", "", "the private key to sign with, in a file such as `signing.key`; see modcache keygen")
+		fs.StringVar(&v.keyring, "keyring", "", "refuse uploads that none of the public keys in this file, such as `trusted.keys`, has signed")
+		fs.StringVar(&v.readTokens, "read-tokens", "", "bearer tokens that may read, one in a line of a file such as `read.tokens`; by default everybody may")
+		fs.StringVar(&v.writeTokens, "write-tokens", "", "bearer tokens that may upload, delete and read, in a file such as `write.tokens`; by default nobody may")
+		fs.Var(&v.maxBytes, "max-bytes", "drop what went unused longest beyond this size, such as `2GiB`; by default nothing is dropped")
+		fs.Var(&v.maxSize, "max-entry", "refuse uploads larger than this size, such as `64MiB`; by default 256 MiB")
+		fs.IntVar(&v.downloads, "max-downloads", 0, "answer so many downloads at once, such as `100`, and send others away, who then compile; 0 = no bound")
+		fs.StringVar(&v.log, "log", "text", "how requests are logged: text, `json` or off")
+		fs.StringVar(&v.cert, "tls-cert", "", "the certificate chain, in a file such as `tls.crt`")
+		fs.StringVar(&v.certKey, "tls-key", "", "the certificate's private key, in a file such as `tls.key`")
 		return v.run
 	},
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/modcache/modcache"
 	"github.com/modcache/modcache/internal/bytesize"
 	"github.com/modcache/modcache/internal/dirfs"
+	"github.com/modcache/modcache/internal/environ"
 	"github.com/modcache/modcache/internal/layout"
 )
 
@@ -30,9 +31,28 @@ type summary struct {
 	sealed      int             // of those, with another secret
 	Engines     []engineSummary `json:"engines"`
 	Other       []kindSummary   `json:"other"` // what isn't an entry of this format
+	Limits      limits          `json:"limits"`
 	LastTrim    *time.Time      `json:"last_trim,omitempty"`
 	FreeBytes   int64           `json:"free_bytes,omitempty"`
 	TotalBytes  int64           `json:"total_bytes,omitempty"`
+}
+
+// limits are those that programs keep the directory within by default. What they set
+// themselves isn't known here.
+type limits struct {
+	MaxBytes int64  `json:"max_bytes"`
+	Why      string `json:"why"`               // what MaxBytes comes from
+	MaxAge   int64  `json:"max_age_ns"`        // how long an entry may go unused
+	Problem  string `json:"problem,omitempty"` // with what the variable says, which doesn't count then
+}
+
+func limitsOf(env environ.Settings) limits {
+	limit, why := boundOf(env)
+	l := limits{MaxBytes: int64(limit), Why: why, MaxAge: int64(modcache.DefaultDiskMaxAge)}
+	if err := env.Errors[environ.MaxBytes]; err != nil {
+		l.Problem = err.Error()
+	}
+	return l
 }
 
 type engineSummary struct {
@@ -54,7 +74,7 @@ type kindSummary struct {
 
 // summarize walks over the directory of d.
 func summarize(ctx context.Context, d *modcache.Disk, mine string) (summary, error) {
-	sum := summary{Dir: d.Dir(), Engines: []engineSummary{}}
+	sum := summary{Dir: d.Dir(), Engines: []engineSummary{}, Limits: limitsOf(environ.Read(os.Getenv))}
 	engines := make(map[string]*engineSummary)
 	for e, err := range d.Walk(ctx) {
 		if err != nil {
@@ -158,7 +178,10 @@ var statCommand = command{
 	long: `
 Sums up what a cache directory holds, for each engine that compiled something
 in it. The engine of this tool, or that of -program or -engine-id, is marked
-with a star: programs with another one don't find those entries.`,
+with a star: programs with another one don't find those entries.
+
+The limits are those of programs that set none: MODCACHE_MAX_BYTES, or else
+the default.`,
 	make: func(fs *flag.FlagSet) action {
 		var dir dirFlags
 		var en engineFlags
@@ -193,6 +216,10 @@ func printSummary(s *streams, sum summary) {
 	t := s.table()
 	fmt.Fprintf(t, "directory\t%s\n", sum.Dir)
 	fmt.Fprintf(t, "entries\t%d, %s on disk, %s of machine code\n", sum.Entries, bytesize.Format(sum.Bytes), bytesize.Format(sum.CodeBytes))
+	maxBytes, maxAge := byteCount(sum.Limits.MaxBytes), age(sum.Limits.MaxAge)
+	fmt.Fprintf(t, "size limit\t%s, of which %.1f%% is used; %s\n", &maxBytes,
+		100*float64(sum.Bytes)/float64(sum.Limits.MaxBytes), cmp.Or(sum.Limits.Problem, sum.Limits.Why))
+	fmt.Fprintf(t, "age limit\t%s without use%s\n", &maxAge, longestUnused(now, sum.Engines))
 	if sum.Aliases > 0 {
 		fmt.Fprintf(t, "aliases\t%d of them, for other spellings of a module\n", sum.Aliases)
 	}
@@ -226,6 +253,15 @@ func printSummary(s *streams, sum summary) {
 			span(now, en.Oldest, en.Latest), span(now, en.OldestUse, en.LatestUse), printable(en.Engine), star)
 	}
 	_ = t.Flush()
+}
+
+// longestUnused says how near entries are to the limit of their age.
+func longestUnused(now time.Time, engines []engineSummary) string {
+	if len(engines) == 0 {
+		return ""
+	}
+	oldest := slices.MinFunc(engines, func(a, b engineSummary) int { return a.OldestUse.Compare(b.OldestUse) })
+	return ", the longest unused entry: " + agoText(now, oldest.OldestUse)
 }
 
 // span writes two ages as one if they read the same.

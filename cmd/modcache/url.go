@@ -116,12 +116,12 @@ func s3Place(u *url.URL, getenv func(string) string) (*place, error) {
 type trustFlags struct{ bundleFlags }
 
 func (t *trustFlags) register(fs *flag.FlagSet, sign, keyring bool) {
-	fs.StringVar(&t.secret, "bundle-key-file", "", "`file` with a secret of at least 16 bytes that seals what is on the server, instead of signatures")
+	fs.StringVar(&t.secret, "bundle-key-file", "", "a secret of at least 16 bytes, in a file such as `bundle.secret`, that seals what is on the server, instead of signatures")
 	if sign {
-		fs.StringVar(&t.sign, "sign", "", "`file` with the private key to sign with; see modcache keygen")
+		fs.StringVar(&t.sign, "sign", "", "the private key to sign with, in a file such as `signing.key`; see modcache keygen")
 	}
 	if keyring {
-		fs.StringVar(&t.keyring, "keyring", "", "`file` of public keys: what is on the server has to be signed with one of them")
+		fs.StringVar(&t.keyring, "keyring", "", "what is on the server has to be signed with one of the public keys in this file, such as `trusted.keys`")
 	}
 }
 

@@ -90,7 +90,7 @@ func (p *puller) fromServer(ctx context.Context, s *streams, url string, operand
 	if !p.dry {
 		line += fmt.Sprintf(", %s stored", plural(int(p.stored.Load()), "entry", "entries"))
 	}
-	fmt.Fprintln(s.out, line)
+	p.report(s, pullReport{Found: d.found, Missing: d.missing, LeftOut: d.bad}, line)
 	if n := d.missing + d.bad; n > 0 {
 		return foundError(fmt.Sprintf("%d of %d could not be had; see above", n, d.found+n))
 	}

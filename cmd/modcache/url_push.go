@@ -34,9 +34,8 @@ func (p *pusher) upload(ctx context.Context, s *streams, to *place, o *remote.Op
 	if err := to.check(ctx, store, true); err != nil {
 		return err
 	}
-	skipped := 0
 	leave := func(key modcache.Key, err error) {
-		skipped++
+		p.done.LeftOut++
 		fmt.Fprintf(s.err, "%s  %s\n", key, troubleText(err))
 	}
 	// finish waits for what was queued. What is wrong with one entry doesn't end it all.
@@ -84,9 +83,11 @@ func (p *pusher) upload(ctx context.Context, s *streams, to *place, o *remote.Op
 		return fmt.Errorf("%w; what was uploaded until then is complete", to.explain(err))
 	}
 	r := store.Report()
-	fmt.Fprintf(s.out, "%d uploaded, %s, %d present\n", r.Uploads, bytesize.Format(int64(r.Uploaded)), r.Present)
-	if skipped > 0 {
-		return foundError(plural(skipped, "entry was", "entries were") + " left out; see above")
+	p.done.Entries, p.done.Bytes, p.done.Present = int(r.Uploads), int64(r.Uploaded), r.Present
+	if p.asJSON {
+		_ = s.json(p.done)
+	} else {
+		fmt.Fprintf(s.out, "%d uploaded, %s, %d present\n", r.Uploads, bytesize.Format(int64(r.Uploaded)), r.Present)
 	}
-	return nil
+	return p.done.found()
 }

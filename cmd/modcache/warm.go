@@ -62,7 +62,7 @@ is downloaded to see that it can be loaded.
 		fs.IntVar(&w.jobs, "jobs", 0, "how many modules to compile at once, such as `4`; 0 = one per CPU, divided by -workers")
 		fs.IntVar(&w.workers, "workers", 1, "so many goroutines, such as `2`, compile one module; see Options.Workers")
 		fs.BoolVar(&w.compress, "compress", false, "store compressed: a quarter of the space, slower starts; see DiskOptions.Compress")
-		fs.StringVar(&w.to, "to", "", "store on the server at this `url`, such as https://cache.example/modcache, and not in a directory")
+		fs.StringVar(&w.to, "to", "", "store on the server at this URL, such as `https://cache.example/modcache`, and not in a directory")
 		w.trust.register(fs, true, false)
 		w.mode.register(fs)
 		fs.Var(&w.maxBytes, "max-bytes", "drop what went unused longest beyond this size, such as `2GiB`; by default nothing is dropped")
