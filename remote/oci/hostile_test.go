@@ -358,3 +358,33 @@ func TestNew(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, b.Close())
 }
+
+// TestRedirectCarriesNoCredentials to another port of the registry's host.
+func TestRedirectCarriesNoCredentials(t *testing.T) {
+	told := make(chan string, 1)
+	elsewhere := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		told <- r.Header.Get("Authorization")
+		_, _ = io.WriteString(w, "abc")
+	}))
+	t.Cleanup(elsewhere.Close)
+	text, err := json.Marshal(manifestOf(layerOf("abc")))
+	require.NoError(t, err)
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case r.Header.Get("Authorization") == "":
+			w.Header().Set("WWW-Authenticate", `Basic realm="registry"`)
+			w.WriteHeader(http.StatusUnauthorized)
+		case strings.Contains(r.URL.Path, "/manifests/"):
+			w.Header().Set("Content-Type", ocispec.MediaTypeImageManifest)
+			_, _ = w.Write(text)
+		default:
+			http.Redirect(w, r, elsewhere.URL, http.StatusTemporaryRedirect)
+		}
+	}))
+	t.Cleanup(s.Close)
+	dockerConfig(t, strings.TrimPrefix(s.URL, "http://"), "fleet", "secret")
+	r, err := backend(t, repository(s), nil).Get(t.Context(), key)
+	require.NoError(t, err)
+	require.NoError(t, r.Close())
+	require.Empty(t, <-told)
+}

@@ -84,7 +84,7 @@ func New(repository string, o *Options) (*Backend, error) {
 		v.Transport, b.close = own, own.CloseIdleConnections
 	}
 	client := &auth.Client{
-		Client:     &http.Client{Transport: guard{v.Transport, v.PlainHTTP}},
+		Client:     &http.Client{Transport: guard{v.Transport, v.PlainHTTP}, CheckRedirect: withoutCredentials},
 		Credential: v.Credential,
 		Cache:      auth.NewCache(),
 	}
@@ -265,4 +265,16 @@ func understood(err error) error {
 		return means(modcache.ErrTooLarge)
 	}
 	return err
+}
+
+// withoutCredentials follows a redirect, to another port or host without what the registry was told: net/http passes it on
+// to subdomains, and to any port.
+func withoutCredentials(req *http.Request, via []*http.Request) error {
+	if len(via) >= 10 {
+		return errors.New("stopped after 10 redirects")
+	}
+	if req.URL.Scheme != via[0].URL.Scheme || req.URL.Host != via[0].URL.Host {
+		req.Header.Del("Authorization")
+	}
+	return nil
 }
