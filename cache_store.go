@@ -35,10 +35,16 @@ const (
 // ask calls the store, and waits for at most so long. What it returns later goes to late.
 func ask[T any](ctx context.Context, c *Cache, wait time.Duration, call func(context.Context, Store) (T, error), late func(T)) (T, error) {
 	s := c.Store()
-	if instant(s) {
+	if instant(s) && !observed(s) {
 		return contain.Value(func() (T, error) { return call(ctx, s) })
 	}
 	return bounded.Call(ctx, bounded.Limit{Wait: wait, Slots: c.storeCalls}, func(ctx context.Context) (T, error) { return call(ctx, s) }, late)
+}
+
+// observed reports whether a store that is instant by itself calls an observer of the program's, which may do anything.
+func observed(s Store) bool {
+	m, ok := s.(*Memory)
+	return ok && m.budget.observer != nil
 }
 
 // do is ask for calls that return nothing but an error.
