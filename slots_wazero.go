@@ -344,12 +344,9 @@ func (h *SlotHost[T]) Func(f SlotFunc[T]) api.GoModuleFunction {
 	})
 }
 
-// What the host function drop returns. They have no type, so that they compare with a result of any integer type.
-const (
-	SlotDropped  = 0 // the handle is gone
-	SlotNoHandle = 1 // it was none
-	SlotInUse    = 2 // it is borrowed or has children, and stays
-)
+// What the host function drop returns: the handle is gone; it was none; or it is borrowed or has children, and
+// stays. They have no type, so that they compare with a result of any integer type.
+const SlotDropped, SlotNoHandle, SlotInUse = 0, 1, 2
 
 // ExportFunctions adds two functions to a host module for its guests to call. handleType is the
 // type of a handle: api.ValueTypeI64, or api.ValueTypeI32 for narrow tables.
