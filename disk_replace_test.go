@@ -2,6 +2,7 @@ package modcache_test
 
 import (
 	"context"
+	"sync/atomic"
 	"syscall"
 	"testing"
 
@@ -52,11 +53,12 @@ func TestDiskReplace(t *testing.T) {
 func TestDiskReplaceThatFails(t *testing.T) {
 	for _, op := range dirfstest.Ops {
 		for n, fired := 1, 1; fired > 0; n++ {
-			armed, count := false, 0
+			var armed atomic.Bool // a trim in the background may ask at any time
+			count := 0
 			var faulty *dirfstest.Faulty
 			d, err := modcache.OpenDiskOn(memDir(t), func(tree dirfs.FS) dirfs.FS {
 				faulty = dirfstest.NewFaulty(tree, func(o dirfstest.Op, _ int) error {
-					if !armed || o != op {
+					if !armed.Load() || o != op {
 						return nil
 					}
 					if count++; count == n {
@@ -70,9 +72,9 @@ func TestDiskReplaceThatFails(t *testing.T) {
 			_, err = d.Trim(bg) // or one in the background meets the fault
 			require.NoError(t, err)
 			require.NoError(t, d.Add(bg, diskKey(1), diskArtifact(1, 100_000)))
-			armed = true
+			armed.Store(true)
 			err = d.Replace(bg, diskKey(1), diskArtifact(2, 90_000))
-			armed = false
+			armed.Store(false)
 			fired = faulty.Heal()
 			if err != nil {
 				requireHit(t, d, diskKey(1), diskCode(1, 100_000))
