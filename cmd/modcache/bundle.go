@@ -134,7 +134,7 @@ func (b *bundler) compile(ctx context.Context, s *streams, dir string, sources [
 	if err != nil {
 		return err
 	}
-	b.disk, err = modcache.OpenDisk(dir, &modcache.DiskOptions{MaxBytes: -1, MaxAge: -1, MinFree: -1, OnEvent: b.push.observe})
+	b.disk, err = modcache.OpenDisk(dir, &modcache.DiskOptions{MaxBytes: -1, MaxAge: -1, MinFree: -1, OnEvent: b.push.trouble.observe})
 	if err != nil {
 		return err
 	}
@@ -184,7 +184,7 @@ func (b *bundler) merge(ctx context.Context, name string, f *os.File) error {
 	if err != nil {
 		return err
 	}
-	o := &modcache.FSOptions{Name: name, OnEvent: b.push.observe}
+	o := &modcache.FSOptions{Name: name, OnEvent: b.push.trouble.observe}
 	if o.Key, err = readSecret(b.seal.secret); err != nil {
 		return err
 	}

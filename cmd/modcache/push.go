@@ -2,13 +2,13 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
 	"slices"
-	"sync/atomic"
 
 	"github.com/modcache/modcache"
 	"github.com/modcache/modcache/internal/bundle/pack"
@@ -65,7 +65,7 @@ not who made it; a server gets nothing.
 			if err != nil {
 				return err
 			}
-			disk, err := dir.open(modcache.DiskOptions{ReadOnly: true, OnEvent: p.observe}, false)
+			disk, err := dir.open(modcache.DiskOptions{ReadOnly: true, OnEvent: p.trouble.observe}, false)
 			if err != nil {
 				return err
 			}
@@ -95,8 +95,8 @@ not who made it; a server gets nothing.
 type pusher struct {
 	frame   *frame.Options
 	entries []outgoing
-	trouble atomic.Pointer[error] // with the entry that was read last: a miss doesn't say why
-	asJSON  bool                  // done is printed, and not a line
+	trouble trouble // with the entry that was read last
+	asJSON  bool    // done is printed, and not a line
 	done    pushReport
 }
 
@@ -113,13 +113,6 @@ type outgoing struct {
 	key  modcache.Key
 	info modcache.Info
 	from modcache.Store
-}
-
-// observe has to see the events of the stores that entries come from, several at once while modules are compiled.
-func (p *pusher) observe(e modcache.Event) {
-	if e.Err != nil {
-		p.trouble.Store(&e.Err)
-	}
 }
 
 func (p *pusher) push(ctx context.Context, w io.Writer, s *streams) error {
@@ -163,13 +156,10 @@ func (r pushReport) found() error {
 
 // get reads an entry, and says why it can't be had.
 func (p *pusher) get(ctx context.Context, e outgoing) (*modcache.Artifact, error) {
-	p.trouble.Store(nil)
+	p.trouble.clear()
 	a, ok, err := e.from.Get(ctx, e.key)
 	if err == nil && !ok {
-		err = errors.New("it is gone")
-		if why := p.trouble.Load(); why != nil {
-			err = *why
-		}
+		err = cmp.Or(p.trouble.err(), errors.New("it is gone"))
 	}
 	return a, err
 }

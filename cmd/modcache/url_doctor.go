@@ -12,12 +12,8 @@ import (
 // server looks at a server, and at what it has for the modules. It fails for a URL that makes
 // no sense.
 func (d *doctor) server(ctx context.Context, at *place, o *remote.Options, files []string, modules []*modcache.Module) error {
-	var trouble error
-	o.OnEvent = func(e modcache.Event) {
-		if e.Err != nil && trouble == nil {
-			trouble = e.Err
-		}
-	}
+	var seen trouble
+	o.OnEvent = seen.observe
 	store, err := at.open(o)
 	if err != nil {
 		return err
@@ -41,13 +37,13 @@ func (d *doctor) server(ctx context.Context, at *place, o *remote.Options, files
 			d.add(levelNote, "module", file+" may be there", "whether it is only a tool with that wazero can tell")
 			continue
 		}
-		trouble = nil
+		seen.clear()
 		size, err := d.load(ctx, store, m)
 		switch {
 		case ctx.Err() != nil:
 			return ctx.Err()
-		case errors.Is(err, modcache.ErrMiss) && trouble != nil:
-			d.add(levelBad, "module", fmt.Sprintf("%s: %s", file, plain(at.explain(cause(trouble)))), "")
+		case errors.Is(err, modcache.ErrMiss) && seen.err() != nil:
+			d.add(levelBad, "module", fmt.Sprintf("%s: %s", file, plain(at.explain(cause(seen.err())))), "")
 		case !d.loaded(file, size, err):
 			d.add(levelBad, "module", file+" is not there for this engine, platform, CPU and these settings", "modcache push, or warm -to, uploads it")
 		}

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"sync/atomic"
 
 	"github.com/tetratelabs/wazero"
 
@@ -19,7 +18,7 @@ import (
 type download struct {
 	*puller
 	store   modcache.Store // of the server, below the directory if something is to be stored
-	trouble atomic.Pointer[error]
+	trouble trouble
 
 	found, missing, bad int
 }
@@ -35,11 +34,7 @@ func (p *puller) fromServer(ctx context.Context, s *streams, url string, operand
 	}
 	o.MaxSize = int64(p.maxEntry)
 	d := &download{puller: p}
-	o.OnEvent = func(e modcache.Event) {
-		if e.Err != nil {
-			d.trouble.CompareAndSwap(nil, &e.Err)
-		}
-	}
+	o.OnEvent = d.trouble.observe
 	var keys []modcache.Key
 	var sources []string
 	for _, operand := range operands {
@@ -100,7 +95,7 @@ func (p *puller) fromServer(ctx context.Context, s *streams, url string, operand
 // all takes one after the other. Its error is the server's, or that of storing.
 func (d *download) all(ctx context.Context, s *streams, w *warmer, keys []modcache.Key, files []string) error {
 	take := func(name string, get func() (bool, error)) error {
-		d.trouble.Store(nil)
+		d.trouble.clear()
 		ok, err := get()
 		if !d.dry {
 			err = cmp.Or(err, d.store.Flush(ctx))
@@ -108,13 +103,13 @@ func (d *download) all(ctx context.Context, s *streams, w *warmer, keys []modcac
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		why := d.trouble.Load()
+		why := d.trouble.err()
 		switch {
-		case why != nil && (errors.Is(*why, modcache.ErrCorrupt) || errors.Is(*why, modcache.ErrAuth) || errors.Is(*why, modcache.ErrTooLarge)):
+		case why != nil && (errors.Is(why, modcache.ErrCorrupt) || errors.Is(why, modcache.ErrAuth) || errors.Is(why, modcache.ErrTooLarge)):
 			d.bad++
-			fmt.Fprintf(s.err, "%s  %s\n", printable(name), plain(cause(*why)))
+			fmt.Fprintf(s.err, "%s  %s\n", printable(name), plain(cause(why)))
 		case why != nil:
-			return *why
+			return why
 		case err != nil && !errors.Is(err, modcache.ErrMiss):
 			return fmt.Errorf("%s: %w", name, err)
 		case !ok:

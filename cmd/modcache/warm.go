@@ -266,7 +266,7 @@ func (w *warmer) one(ctx context.Context, p *progress, file string) (what, detai
 	if err != nil {
 		return failed, ": " + plain(err)
 	}
-	var trouble error
+	var seen trouble
 	cache, err := modcache.New(store, &modcache.Options{
 		RequireHit: w.require, ReadOnly: w.require, Workers: w.workers, MaxCompiles: -1, Retain: -1, EngineID: w.engine,
 		OnEvent: func(e modcache.Event) {
@@ -274,7 +274,7 @@ func (w *warmer) one(ctx context.Context, p *progress, file string) (what, detai
 			case modcache.EventCompileStarted:
 				p.compiling(file)
 			case modcache.EventStoreFailed, modcache.EventCorrupt, modcache.EventDegraded:
-				trouble = cmp.Or(trouble, e.Err)
+				seen.observe(e)
 			}
 		},
 	})
@@ -286,8 +286,8 @@ func (w *warmer) one(ctx context.Context, p *progress, file string) (what, detai
 	switch {
 	case errors.Is(err, modcache.ErrMiss):
 		return absent, ""
-	case err != nil && trouble != nil:
-		return failed, fmt.Sprintf(": %s (%s)", plain(err), plain(trouble))
+	case err != nil && seen.err() != nil:
+		return failed, fmt.Sprintf(": %s (%s)", plain(err), plain(seen.err()))
 	case err != nil:
 		return failed, ": " + plain(err)
 	case r.Compiled:
