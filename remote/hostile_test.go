@@ -108,8 +108,7 @@ func TestS3ClocksThatLie(t *testing.T) {
 		"yesterday", "", "Fri, 31 Dec 99999 23:59:59 GMT", strings.Repeat("9", 10_000),
 	}
 	n := 0
-	var srv *scripted
-	srv = script(t, func(w http.ResponseWriter, r *http.Request) {
+	srv := script(t, func(w http.ResponseWriter, r *http.Request) {
 		if n < len(dates)*2 {
 			answer(403, "", "Date", dates[n%len(dates)])(w, r)
 			n++

@@ -43,7 +43,7 @@ func TestRegistrySharesLightCode(t *testing.T) {
 
 	// What is for one use goes with its runtime.
 	a = open(e)
-	m, own = a.loadAs(t, Key{3}, Loaded{CodeLen: 100, WasmSize: 7, Once: true})
+	_, own = a.loadAs(t, Key{3}, Loaded{CodeLen: 100, WasmSize: 7, Once: true})
 	theirs = b.Find(Key{3})
 	require.NoError(t, closed(a))
 	require.Equal(t, 1, own.closed)
