@@ -97,7 +97,7 @@ const (
 	minePrivate  = "is yours, others could replace it, and it is private (mode 0700)"
 	mineExposed  = "is yours, others could replace it, and they can read it or write to it"
 	roots        = "is root's, and others can't write to it"
-	theirs       = "is somebody else's, or of a user whom the user namespace doesn't map"
+	theirs       = "is somebody else's, or of a user whom the user namespace or an id-mapped mount doesn't map"
 	myGroups     = "can be written by a group that you are in"
 	othersGroups = "can be written by a group that you aren't in"
 	everybodys   = "can be written by everybody"

@@ -71,7 +71,7 @@ func resolve(dir string) (Place, error) {
 
 // follow returns the target of a symbolic link, which must exist.
 func follow(link string, fi fs.FileInfo) (string, error) {
-	if uid := statOf(fi).Uid; !isRoot(uid) && (uid != me() || int64(uid) == unknownUser()) {
+	if uid := statOf(fi).Uid; !isRoot(uid) && (uid != me() || users.hides(link, uid)) {
 		return "", fmt.Errorf("%w: %s is a symbolic link of %s; name the directory that it leads to", ErrInsecure, link, userText(uid))
 	}
 	if _, err := os.Stat(link); errors.Is(err, fs.ErrNotExist) {
@@ -91,7 +91,7 @@ func (r Rules) judge(p Place) error {
 		who = fmt.Sprintf("everybody can write to it (%v)", mode)
 	case perm&0o020 != 0 && !r.Group:
 		who = fmt.Sprintf("its group %d can write to it (%v)", st.Gid, mode)
-	case perm&0o020 != 0 && !isMember(st.Gid):
+	case perm&0o020 != 0 && !isMember(p.Path, st.Gid):
 		who = fmt.Sprintf("group %d can write to it (%v), in which this process isn't known to be", st.Gid, mode)
 	case perm&0o020 != 0:
 		group = int64(st.Gid)
@@ -125,7 +125,7 @@ func (r Rules) advice(p Place, mine bool) string {
 	if !mine && mode&0o002 != 0 {
 		what = append(what, "name a directory below it that doesn't exist yet")
 	}
-	if !r.Group && mode&0o022 == 0o020 && isMember(st.Gid) {
+	if !r.Group && mode&0o022 == 0o020 && isMember(p.Path, st.Gid) {
 		what = append(what, "set DiskOptions.Group if all of the group may decide what this program runs")
 	}
 	if len(what) == 0 {
@@ -159,7 +159,7 @@ func (p Place) exposed(trusted int64) string {
 // root's in somebody's home breaks that user's programs.
 func (r Rules) mayMake(p Place) error {
 	st, perm := statOf(p.Info), p.Info.Mode().Perm()
-	if me() == 0 && !isMine(p.Path, st.Uid) && perm&0o002 == 0 && (perm&0o020 == 0 || !isMember(st.Gid)) {
+	if me() == 0 && !isMine(p.Path, st.Uid) && perm&0o002 == 0 && (perm&0o020 == 0 || !isMember(p.Path, st.Gid)) {
 		return fmt.Errorf("%w: root makes no directory in %s, which belongs to %s; run as that user, set HOME, make it yourself, or name another",
 			fs.ErrPermission, p.Path, userText(st.Uid))
 	}
@@ -170,7 +170,7 @@ func (r Rules) mayMake(p Place) error {
 	who := r.below(p).exposed(group)
 	if who != "" {
 		who += ", who could replace what is made there for a group"
-	} else if !isMember(uint32(group)) {
+	} else if !isMember(p.Path, uint32(group)) {
 		who = fmt.Sprintf("what is made in %s belongs to group %d, in which this process isn't known to be", p.Path, group)
 	}
 	if who != "" {
@@ -205,7 +205,7 @@ func (p Place) Foreign(f File, file fs.FileInfo) string {
 		return fmt.Sprintf("its group %d can write to it (%v)", st.Gid, mode)
 	case mode&0o020 != 0 && f.ListedWriter(st.Gid) != "":
 		return f.ListedWriter(st.Gid) + " can write to it"
-	case groups, isRoot(st.Uid), st.Uid == me() && (int64(st.Uid) != unknownUser() || f.IsOwner()):
+	case groups, isRoot(st.Uid), st.Uid == me() && (!users.isOverflow(st.Uid) || f.IsOwner()):
 		return ""
 	}
 	return "it belongs to " + userText(st.Uid)

@@ -60,7 +60,7 @@ func writerIn(gid uint32, read func([]byte) (int, error)) string {
 		tag, perm, id := binary.LittleEndian.Uint16(list), binary.LittleEndian.Uint16(list[2:]), binary.LittleEndian.Uint32(list[4:])
 		switch {
 		case perm&write == 0:
-		case tag == tagUser && !isRoot(id) && (id != me() || int64(id) == unknownUser()):
+		case tag == tagUser && !isRoot(id) && id != me(): // one that isn't mapped is -1 here
 			return userText(id) + ", by its access control list,"
 		case tag == tagMany && id != gid:
 			return fmt.Sprintf("group %d, by its access control list,", id)

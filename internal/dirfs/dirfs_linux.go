@@ -3,6 +3,9 @@ package dirfs
 import (
 	"io/fs"
 	"os"
+	"slices"
+	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -27,6 +30,21 @@ func isOwner(f *os.File) bool {
 		owner = err == nil
 	})
 	return err == nil && owner
+}
+
+// isIDMapped reports whether path is on a mount that shows other owners than the file system has, or may be.
+func isIDMapped(path string) bool {
+	var st unix.Statx_t
+	if err := unix.Statx(unix.AT_FDCWD, path, unix.AT_SYMLINK_NOFOLLOW, unix.STATX_MNT_ID, &st); err != nil || st.Mask&unix.STATX_MNT_ID == 0 {
+		return false // such a kernel has none
+	}
+	mounts, _ := readProc("/proc/self/mountinfo")
+	for line := range strings.Lines(string(mounts)) {
+		if fields := strings.Fields(line); len(fields) > 5 && fields[0] == strconv.FormatUint(st.Mnt_id, 10) {
+			return slices.Contains(strings.Split(fields[5], ","), "idmapped")
+		}
+	}
+	return true
 }
 
 // isUnion reports whether a directory is on a file system that is made of several, or may be.

@@ -21,7 +21,7 @@ func me() uint32 { return uint32(os.Geteuid()) }
 
 // isMine reports whether the directory, which shows uid as its owner, is this user's.
 func isMine(dir string, uid uint32) bool {
-	return uid == me() && (int64(uid) != unknownUser() || isOwnerOf(dir))
+	return uid == me() && (!users.isOverflow(uid) || isOwnerOf(dir))
 }
 
 func isOwnerOf(dir string) bool {
@@ -34,63 +34,76 @@ func isOwnerOf(dir string) bool {
 }
 
 // isRoot reports whether uid is root, who may do anything anyway.
-func isRoot(uid uint32) bool { return uid == 0 && unknownUser() != 0 }
+func isRoot(uid uint32) bool { return uid == 0 && !users.isOverflow(uid) }
 
 // noGroup is no group.
 const noGroup = int64(-1)
 
-// isMember reports whether this process is known to be in a group.
-func isMember(gid uint32) bool {
-	if int64(gid) == unknownGroup() {
+// isMember reports whether this process is known to be in the group that path shows, or what is made in it.
+func isMember(path string, gid uint32) bool {
+	if groups.hides(path, gid) {
 		return false
 	}
 	if int(gid) == os.Getegid() {
 		return true
 	}
-	groups, err := os.Getgroups()
-	return err == nil && slices.Contains(groups, int(gid))
+	others, err := os.Getgroups()
+	return err == nil && slices.Contains(others, int(gid))
 }
 
 func userText(uid uint32) string {
-	if int64(uid) == unknownUser() {
-		return fmt.Sprintf("a user that can't be told (%d is whoever the user namespace doesn't map)", uid)
+	if users.isOverflow(uid) {
+		return fmt.Sprintf("a user that can't be told (%d is nobody, and whoever the user namespace or an id-mapped mount doesn't map)", uid)
 	}
 	return fmt.Sprintf("user %d", uid)
 }
 
-// unknownUser and unknownGroup return the number that stands for all whom the user
-// namespace of this process doesn't map; -1 if it maps all, which takes /proc to know. There are namespaces on Linux
-// only, and a process with threads can't change its own.
-var (
-	unknownUser  = sync.OnceValue(func() int64 { return unmapped("uid") })
-	unknownGroup = sync.OnceValue(func() int64 { return unmapped("gid") })
-)
+// ids are the users or the groups. One of their numbers, the overflow, also stands for all whom the user namespace
+// of this process doesn't map, or the mount that a file is on. Linux only has that, and a process with threads
+// can't change its namespace.
+type ids struct {
+	overflow func() int64 // -1: there is none
+	mapped   func() bool  // the namespace maps all, which takes /proc to know
+}
 
-func unmapped(kind string) int64 {
-	const overflow = 65534 // unless an administrator has chosen another
+var users, groups = idsOf("uid"), idsOf("gid")
+
+func idsOf(kind string) ids {
+	return ids{sync.OnceValue(func() int64 { return overflow(kind) }), sync.OnceValue(func() bool { return mapsAll(kind) })}
+}
+
+func (i ids) isOverflow(id uint32) bool { return int64(id) == i.overflow() }
+
+// hides reports whether id, which path shows, may be another's.
+func (i ids) hides(path string, id uint32) bool {
+	return i.isOverflow(id) && (!i.mapped() || isIDMapped(path))
+}
+
+func overflow(kind string) int64 {
 	if runtime.GOOS != "linux" {
 		return -1
 	}
-	ids, err := readProc("/proc/self/" + kind + "_map")
+	if text, err := readProc("/proc/sys/kernel/overflow" + kind); err == nil {
+		if id, err := strconv.ParseInt(strings.TrimSpace(string(text)), 10, 64); err == nil {
+			return id
+		}
+	}
+	return 65534 // unless an administrator has chosen another
+}
+
+func mapsAll(kind string) bool {
+	text, err := readProc("/proc/self/" + kind + "_map")
 	if err != nil {
-		return overflow // there may be a namespace
+		return false // there may be a namespace
 	}
 	var mapped int64
-	for line := range strings.Lines(string(ids)) {
+	for line := range strings.Lines(string(text)) {
 		if fields := strings.Fields(line); len(fields) == 3 { // inside, outside, how many
 			n, _ := strconv.ParseInt(fields[2], 10, 64)
 			mapped += n
 		}
 	}
-	if mapped >= math.MaxUint32 {
-		return -1
-	}
-	if text, err := os.ReadFile("/proc/sys/kernel/overflow" + kind); err == nil {
-		if id, err := strconv.ParseInt(strings.TrimSpace(string(text)), 10, 64); err == nil {
-			return id
-		}
-	}
-	return overflow
+	return mapped >= math.MaxUint32
 }
 
 // readProc is os.ReadFile for what never blocks. It takes a third of the time.
