@@ -9,16 +9,24 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-func tryLock(f *os.File) (bool, error) {
-	for {
-		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		switch {
-		case err == nil:
-			return true, nil
-		case errors.Is(err, unix.EWOULDBLOCK):
-			return false, nil
-		case !errors.Is(err, unix.EINTR):
-			return false, os.NewSyscallError("flock", err)
+// maxInterrupts is how often in a row a lock is tried that a signal interrupts, as a file system may claim for ever.
+const maxInterrupts = 100
+
+func tryLock(f *os.File) (bool, error) { return tryFlock(f, unix.Flock) }
+
+func tryFlock(f *os.File, flock func(fd, how int) error) (bool, error) {
+	var err error
+	for range maxInterrupts {
+		err = flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if !errors.Is(err, unix.EINTR) {
+			break
 		}
 	}
+	switch {
+	case err == nil:
+		return true, nil
+	case errors.Is(err, unix.EWOULDBLOCK):
+		return false, nil
+	}
+	return false, os.NewSyscallError("flock", err)
 }
