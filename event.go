@@ -114,10 +114,10 @@ func nameOf(names []string, i uint8) string {
 // Event is one thing that happened in a store or a [Cache].
 //
 // An observer (the OnEvent of a store or a Cache) is called after the event has happened,
-// with none of our locks held: that of a store by the goroutine that caused it, that of a
-// Cache while that goroutine waits, for at most three seconds. Several goroutines may
-// call it at once. The time it takes is added to the operation, so keep it short. If it
-// panics, the panic is dropped. While a call of a Cache's observer hasn't returned after the three
+// with none of our locks held, on a goroutine of its own. The goroutine that caused the event waits
+// for it: with a store for as long as it takes, with a Cache for at most three seconds. Several goroutines may
+// call it at once. The time it takes is added to the operation, so keep it short. What it does to
+// its goroutine, a panic or runtime.Goexit as by FailNow of a test, changes nothing for the operation. While a call of a Cache's observer hasn't returned after the three
 // seconds, it gets no more events: CacheMetrics.DroppedEvents counts them, and one warning says so.
 //
 // An observer may use the store or Cache that it observes, but must not wait for an
@@ -223,6 +223,6 @@ type Observable interface {
 // notify calls an observer, if there is one, and survives it.
 func notify(observer func(Event), e Event) {
 	if observer != nil {
-		_ = contain.Call(func() error { observer(e); return nil })
+		_ = contain.Apart(func() error { observer(e); return nil })
 	}
 }

@@ -5,7 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
+	"runtime"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -22,6 +25,69 @@ func TestEventInWords(t *testing.T) {
 	require.Equal(t, "absent", modcache.ReasonAbsent.String())
 	require.Equal(t, "expired", modcache.ReasonExpired.String())
 	require.Equal(t, "unknown", modcache.Reason(200).String())
+}
+
+// TestEventObserversMayExit has observers of each store panic, or end the goroutine that they are called on, as FailNow of
+// a test does: whoever uses the store doesn't notice.
+func TestEventObserversMayExit(t *testing.T) {
+	for how, end := range map[string]func(){"panic": func() { panic("injected") }, "exit": runtime.Goexit} {
+		told := map[string]int{}
+		var mu sync.Mutex
+		observer := func(in string) func(modcache.Event) {
+			return func(modcache.Event) {
+				mu.Lock()
+				told[in]++
+				mu.Unlock()
+				end()
+			}
+		}
+		disk := openDisk(t, tempCacheDir(t), &modcache.DiskOptions{OnEvent: observer("disk")})
+		disk.Observe(observer("Observe"))
+		files, err := modcache.OpenFS(os.DirFS(disk.Dir()), &modcache.FSOptions{OnEvent: observer("fs")})
+		require.NoError(t, err)
+		small := modcache.MemoryOptions{MaxBytes: 1 << 20}
+		small.OnEvent = observer("memory")
+		memory := modcache.NewMemory(&small)
+		small.OnEvent = observer("local")
+		layers := modcache.NewLayered(&modcache.LayeredOptions{OnEvent: observer("layered")},
+			modcache.Layer{Store: modcache.NewMemory(nil)}, modcache.Layer{Store: files, Write: modcache.WriteNever}, modcache.Layer{Store: openDisk(t, tempCacheDir(t), nil)})
+		defer layers.Close()
+		layers.Observe(observer("Observe"))
+		done := 0
+		stores := map[string]modcache.Store{"disk": disk, "fs": files, "memory": memory, "local": modcache.NewLocal(&small), "layered": layers}
+		for _, name := range []string{"disk", "fs", "memory", "local", "layered"} {
+			var using sync.WaitGroup
+			using.Go(func() {
+				s := stores[name]
+				for i := range byte(3) {
+					err := s.Add(bg, keyNo(i), modcache.NewArtifact(make([]byte, 1000<<10), modcache.Info{}))
+					if name != "fs" {
+						require.NoError(t, err)
+					}
+					a, ok, err := s.Get(bg, keyNo(i))
+					require.NoError(t, err)
+					require.True(t, ok || name == "fs", name)
+					closeAll(a)
+				}
+				_, _, err := s.Get(bg, keyNo(9))
+				require.NoError(t, err)
+				require.NoError(t, s.Flush(bg))
+				done++
+			})
+			using.Wait()
+			require.NotZero(t, told[name], "%s %s", name, how)
+		}
+		require.Equal(t, len(stores), done, how)
+		require.NotZero(t, told["Observe"])
+	}
+}
+
+func closeAll(all ...*modcache.Artifact) {
+	for _, a := range all {
+		if a != nil {
+			_ = a.Close()
+		}
+	}
 }
 
 func TestEventAsLogValue(t *testing.T) {

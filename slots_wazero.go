@@ -12,6 +12,7 @@ import (
 	"github.com/tetratelabs/wazero/api"
 	"github.com/tetratelabs/wazero/experimental"
 
+	"github.com/modcache/modcache/internal/contain"
 	"github.com/modcache/modcache/internal/wazerohook"
 )
 
@@ -284,9 +285,7 @@ func (t *SlotTable[T]) leave() {
 	if t.detach() {
 		// On a goroutine of its own: an OnRelease that ended wazero's would keep it from closing
 		// other instances.
-		var closing sync.WaitGroup
-		closing.Go(func() { _ = t.Close() }) // its faults are counted in Metrics
-		closing.Wait()
+		_ = contain.Apart(t.Close) // its faults are counted in Metrics
 	}
 }
 

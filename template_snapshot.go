@@ -71,13 +71,7 @@ func (t *Template) runInit(ctx context.Context, m *Module, s *wasmbin.State, o *
 		return nil, err
 	}
 	watched := &watchedModule{Module: mod}
-	err = contain.ErrExited // unless it returns
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		err = contain.Call(func() error { return o.Init(ctx, watched) })
-	}()
-	<-done
+	err = contain.Apart(func() error { return o.Init(ctx, watched) })
 	switch {
 	case err != nil:
 		return nil, err

@@ -50,7 +50,11 @@ func (s *Store) get(ctx context.Context, key modcache.Key) (*modcache.Artifact, 
 	}
 	ctx, w := s.watch(ctx)
 	defer w.stop()
-	a, err := s.fetch(ctx, w, key)
+	var a *modcache.Artifact
+	err := contain.Apart(func() (err error) { // the backend, or what signs its requests, may be anybody's
+		a, err = s.fetch(ctx, w, key)
+		return err
+	})
 	s.counters.downloaded.Add(uint64(w.got))
 	if err == nil {
 		s.breaker.Succeed()
@@ -190,7 +194,7 @@ func (s *Store) probe(key modcache.Key) {
 		ctx, cancel := context.WithTimeout(s.ctx, min(4*s.o.FirstByte, maxProbe))
 		defer cancel()
 		// A server that refuses to say is there.
-		_, err := contain.Value(func() (bool, error) { return s.backend.Has(ctx, key) })
+		err := contain.Apart(func() error { _, err := s.backend.Has(ctx, key); return err })
 		if err != nil && !errors.Is(err, fs.ErrPermission) {
 			s.blame(err)
 			return

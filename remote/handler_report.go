@@ -102,7 +102,7 @@ func (h *Handler) record(w *recorder, r *http.Request, start time.Time) {
 	if name := path.Base(r.URL.Path); w.err == nil && (name == "healthz" || name == "metrics") {
 		level = slog.LevelDebug
 	}
-	_ = contain.Call(func() error {
+	_ = contain.Apart(func() error {
 		h.log.LogAttrs(context.WithoutCancel(r.Context()), level, "request", attrs...)
 		return nil
 	})

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -138,13 +139,15 @@ func TestStoreTellsOfUploads(t *testing.T) {
 
 // TestStoreObservers are told until they stop, whatever another one does.
 func TestStoreObservers(t *testing.T) {
-	s := over(t, newFake(), remote.Options{Signer: generate(t)})
+	s := over(t, newFake(), remote.Options{Signer: generate(t), OnEvent: func(modcache.Event) { runtime.Goexit() }})
 	defer s.Close()
 	n := 0
-	stop := s.Observe(func(modcache.Event) { n++ })
 	s.Observe(func(modcache.Event) { panic("an observer") })
+	s.Observe(func(modcache.Event) { runtime.Goexit() })
+	stop := s.Observe(func(modcache.Event) { n++ })
 	require.NoError(t, add(t, s, key(1), 10))
 	require.NoError(t, s.Flush(t.Context()))
+	require.NotNil(t, first(s.Get(t.Context(), key(1))))
 	require.Equal(t, 1, n)
 	stop()
 	require.NoError(t, add(t, s, key(2), 10))

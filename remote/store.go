@@ -129,7 +129,7 @@ func (s *Store) Delete(ctx context.Context, key modcache.Key) error {
 	}
 	ctx, w := s.watch(ctx)
 	defer w.stop()
-	if err := s.backend.Delete(ctx, key); err != nil {
+	if err := contain.Apart(func() error { return s.backend.Delete(ctx, key) }); err != nil {
 		if cause := w.cause(); cause != nil {
 			err = cause
 		}
@@ -192,7 +192,7 @@ func (s *Store) error(op string, key modcache.Key, err error) error {
 func (s *Store) notify(e modcache.Event) {
 	e.Layer = s.o.Name
 	if s.o.OnEvent != nil {
-		_ = contain.Call(func() error { s.o.OnEvent(e); return nil })
+		_ = contain.Apart(func() error { s.o.OnEvent(e); return nil })
 	}
 	if e.Kind != modcache.EventHit && e.Kind != modcache.EventMiss {
 		s.watchers.Tell(e)

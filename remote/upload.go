@@ -79,19 +79,16 @@ func (s *Store) admit(key modcache.Key, size int64) (bool, error) {
 // upload does a job of the queue.
 func (s *Store) upload(j *queue.Job[modcache.Key, upload]) error {
 	start := time.Now()
-	err := contain.ErrExited // unless attempts returns
-	defer func() {
-		switch {
-		case err == nil:
-			s.notify(modcache.Event{Kind: modcache.EventStored, Key: j.Key, Name: j.Value.info.Name, Bytes: j.Size, Duration: time.Since(start)})
-			return
-		case s.ctx.Err() == nil:
-			s.counters.errors.Add(1)
-			s.notify(modcache.Event{Kind: modcache.EventStoreFailed, Key: j.Key, Name: j.Value.info.Name, Err: s.error("upload", j.Key, err)})
-		}
-		s.counters.lost.Add(1)
-	}()
-	err = contain.Call(func() error { return s.attempts(j.Key, &j.Value) })
+	err := contain.Apart(func() error { return s.attempts(j.Key, &j.Value) })
+	switch {
+	case err == nil:
+		s.notify(modcache.Event{Kind: modcache.EventStored, Key: j.Key, Name: j.Value.info.Name, Bytes: j.Size, Duration: time.Since(start)})
+		return nil
+	case s.ctx.Err() == nil:
+		s.counters.errors.Add(1)
+		s.notify(modcache.Event{Kind: modcache.EventStoreFailed, Key: j.Key, Name: j.Value.info.Name, Err: s.error("upload", j.Key, err)})
+	}
+	s.counters.lost.Add(1)
 	return err
 }
 

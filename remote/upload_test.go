@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"runtime"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -17,6 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/internal/contain"
 	"github.com/modcache/modcache/remote"
 )
 
@@ -231,7 +233,7 @@ func TestStoreArtifactThatCantBeRead(t *testing.T) {
 	require.NoError(t, s.Flush(t.Context()))
 }
 
-// TestStoreContainsItsBackend survives what a Backend does in the background.
+// TestStoreContainsItsBackend survives what a Backend does, in the background and for a caller.
 func TestStoreContainsItsBackend(t *testing.T) {
 	signer := generate(t)
 	synctest.Test(t, func(t *testing.T) {
@@ -258,7 +260,29 @@ func TestStoreContainsItsBackend(t *testing.T) {
 		require.EqualValues(t, 3, s.Report().Probes)
 		require.True(t, s.Report().Paused)
 	})
+	for want, end := range map[string]func(){"boom": func() { panic("boom") }, "ended its goroutine": runtime.Goexit} {
+		f := newFake()
+		s := over(t, f, remote.Options{Signer: signer})
+		for _, get := range []func(context.Context, modcache.Key) (io.ReadCloser, error){
+			func(context.Context, modcache.Key) (io.ReadCloser, error) { end(); return nil, nil },
+			func(context.Context, modcache.Key) (io.ReadCloser, error) { return io.NopCloser(ending(end)), nil },
+		} {
+			f.get = get
+			err := error(contain.ErrExited) // of this goroutine
+			var wg sync.WaitGroup
+			wg.Go(func() { _, _, err = s.Get(t.Context(), key(1)) })
+			wg.Wait()
+			require.ErrorContains(t, err, "remote a fake: get")
+			require.ErrorContains(t, err, want)
+		}
+		require.NoError(t, s.Close())
+	}
 }
+
+// ending is a reader that does something else.
+type ending func()
+
+func (e ending) Read([]byte) (int, error) { e(); return 0, io.EOF }
 
 func TestStoreErrors(t *testing.T) {
 	f := newFake()

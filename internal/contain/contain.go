@@ -67,6 +67,19 @@ func Value[T any](f func() (T, error)) (v T, err error) {
 	return v, Sound(err)
 }
 
+// Apart is Call on a goroutine of its own, which it waits for: an f that ends its goroutine is survived
+// too, and the error is [ErrExited].
+func Apart(f func() error) error {
+	err := ErrExited // unless f returns
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		err = Call(f)
+	}()
+	<-done
+	return err
+}
+
 // Sound returns err, unless one of its methods panics, or one of what it wraps. Such an error, as a nil
 // pointer in an error is, would bring down who looks at it later, so that a [*Panic] takes its place.
 func Sound(err error) (sound error) {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -27,6 +28,13 @@ func TestPanicsBecomeErrors(t *testing.T) {
 	require.ErrorAs(t, Call(func() error { panic("text") }), &p)
 	require.Equal(t, "text", p.Value)
 	require.Nil(t, p.Unwrap())
+}
+
+func TestApartSurvivesGoexit(t *testing.T) {
+	require.NoError(t, Apart(func() error { return nil }))
+	require.Equal(t, io.EOF, Apart(func() error { return io.EOF }))
+	require.ErrorContains(t, Apart(func() error { panic("text") }), "text")
+	require.Equal(t, ErrExited, Apart(func() error { runtime.Goexit(); return nil }))
 }
 
 // A panic that crosses several calls keeps the stack of where it began.
@@ -107,4 +115,16 @@ func TestCallDoesNotAllocate(t *testing.T) {
 		_ = Call(func() error { n++; return nil })
 		_, _ = Value(func() (int, error) { return n, nil })
 	}))
+}
+
+func BenchmarkCall(b *testing.B) {
+	for b.Loop() {
+		_ = Call(func() error { return nil })
+	}
+}
+
+func BenchmarkApart(b *testing.B) {
+	for b.Loop() {
+		_ = Apart(func() error { return nil })
+	}
 }

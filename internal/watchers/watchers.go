@@ -42,6 +42,6 @@ func (l *List[E]) snapshot() []*func(E) {
 // Tell calls all functions in the list, and survives each.
 func (l *List[E]) Tell(e E) {
 	for _, f := range l.snapshot() {
-		_ = contain.Call(func() error { (*f)(e); return nil })
+		_ = contain.Apart(func() error { (*f)(e); return nil })
 	}
 }
