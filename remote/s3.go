@@ -36,7 +36,8 @@ type S3 struct {
 	// most servers but Amazon's want it.
 	PathStyle bool
 
-	// Credentials returns what to sign a request with. It is called for each, from
+	// Credentials returns what to sign a request with, for the time of this machine, or, once the server refuses
+	// that, the server's, if the two differ by no more than 26 hours. It is called for each, from
 	// several goroutines at once, so it should remember what it found, until that
 	// expires. Without it, requests aren't signed.
 	Credentials func(context.Context) (Credentials, error)
@@ -133,8 +134,13 @@ func sameService(ours, theirs string) bool {
 
 var amazonS3 = regexp.MustCompile(`(^|\.)s3([.-][a-z0-9.-]+)?$`)
 
-// maxSkew is by how much S3 lets clocks differ, with something to spare.
-const maxSkew = 5 * time.Minute
+const (
+	// maxSkew is by how much S3 lets clocks differ, with something to spare.
+	maxSkew = 5 * time.Minute
+	// maxCorrection is more than time zones differ. What is signed for another time can be sent again then, by
+	// whoever has seen it: so a server isn't believed that says it is another year.
+	maxCorrection = 26 * time.Hour
+)
 
 // correctClock reports whether the server refuses a request because of the time in it, and remembers
 // by how much that was wrong.
@@ -147,7 +153,7 @@ func (w *web) correctClock(resp *http.Response) bool {
 		return false
 	}
 	skew := time.Until(theirs)
-	if (skew - time.Duration(w.skew.Load())).Abs() < maxSkew {
+	if (skew-time.Duration(w.skew.Load())).Abs() < maxSkew || skew.Abs() > maxCorrection {
 		return false
 	}
 	w.skew.Store(int64(skew))

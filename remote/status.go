@@ -83,8 +83,14 @@ func printable(text string) string {
 	return text[:end] + "…"
 }
 
+// noBucket begins the reason where the whole bucket is missing, and not one entry.
+const noBucket = "NoSuchBucket: "
+
 // Unwrap says what the status means, in terms of [Backend].
 func (e *statusError) Unwrap() error {
+	if strings.HasPrefix(e.reason, noBucket) {
+		return fs.ErrPermission
+	}
 	switch e.code {
 	case http.StatusNotFound, http.StatusGone:
 		return fs.ErrNotExist

@@ -95,12 +95,21 @@ func TestStoreFinalAnswers(t *testing.T) {
 			require.ErrorContains(t, err, "because")
 		}
 	}
+	// A bucket that is missing is no entry that is: it will be missing again.
+	srv := script(t, answer(404, ""), answer(404, "<Error><Code>NoSuchBucket</Code><Message>The bucket does not exist.</Message></Error>", "Content-Type", "application/xml"))
+	s := open(t, srv.URL, patient(remote.Options{Signer: generate(t)}))
+	require.NoError(t, add(t, s, key(1), 100))
+	require.ErrorContains(t, s.Flush(t.Context()), "NoSuchBucket: The bucket does not exist.")
+	require.Zero(t, s.Report().Retries)
+	_, _, err := s.Get(t.Context(), key(1))
+	require.ErrorContains(t, err, "NoSuchBucket")
+	require.Zero(t, s.Report().Absent)
 	// Ours says who isn't trusted.
 	stranger, known := generate(t), generate(t)
 	url := serve(t, &storetest.Fake{}, &remote.HandlerOptions{WriteTokens: []string{token}, Keyring: remote.Keyring{Keys: []remote.PublicKey{known.Public()}}})
-	s := open(t, url, patient(remote.Options{Signer: stranger, Header: bearer(token)}))
+	s = open(t, url, patient(remote.Options{Signer: stranger, Header: bearer(token)}))
 	require.NoError(t, add(t, s, key(1), 100))
-	err := s.Flush(t.Context())
+	err = s.Flush(t.Context())
 	require.ErrorContains(t, err, "403")
 	require.ErrorContains(t, err, stranger.Public().ID().String())
 	require.ErrorContains(t, err, known.Public().ID().String())
@@ -162,10 +171,16 @@ func TestS3Clock(t *testing.T) {
 	_, _, err := open(t, srv.URL, o).Get(t.Context(), key(1))
 	require.ErrorContains(t, err, "403")
 	require.Len(t, srv.seen, 2, "not more than once")
-	srv = script(t, answer(403, ""))
-	_, _, err = open(t, srv.URL, o).Get(t.Context(), key(1))
-	require.Error(t, err)
-	require.Len(t, srv.seen, 1, "the time is right, and something else wrong")
+	for date, why := range map[string]string{
+		"": "the time is right, and something else wrong",
+		time.Now().UTC().Add(48 * time.Hour).Format(http.TimeFormat): "what is signed for the day after tomorrow would be good then",
+		time.Now().UTC().AddDate(-1, 0, 0).Format(http.TimeFormat):   "nobody is a year slow",
+	} {
+		srv = script(t, answer(403, "", "Date", date))
+		_, _, err = open(t, srv.URL, o).Get(t.Context(), key(1))
+		require.Error(t, err)
+		require.Len(t, srv.seen, 1, why)
+	}
 }
 
 // TestS3Redirects signs anew for where the service has moved a bucket.

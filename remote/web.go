@@ -251,7 +251,7 @@ func withoutURL(err error) error {
 	if parseErr != nil {
 		return failed.Err
 	}
-	return &url.Error{Op: failed.Op, URL: (&url.URL{Scheme: u.Scheme, Host: u.Host, Path: "/…"}).String(), Err: failed.Err}
+	return &url.Error{Op: failed.Op, URL: u.Scheme + "://" + u.Host + "/…", Err: failed.Err}
 }
 
 // discard ends a response so that its connection can be used again, unless that

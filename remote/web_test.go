@@ -492,7 +492,7 @@ func TestRedirectErrorsHideTheURL(t *testing.T) {
 		_, _, err = s.Get(context.Background(), modcache.Key{1})
 		require.Error(t, err)
 		said = append(said, err.Error())
-		require.Contains(t, err.Error(), "127.0.0.1:1")
+		require.Contains(t, err.Error(), "http://127.0.0.1:1/…")
 		for _, text := range said {
 			require.NotContains(t, text, "SIGNATURE")
 		}
