@@ -4,11 +4,15 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"os"
+	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/modcache/modcache/internal/layout"
 )
 
 // countedFile counts what is done to it.
@@ -79,4 +83,36 @@ func TestArtifactShortReadIsAnError(t *testing.T) {
 	require.ErrorIs(t, err, io.ErrUnexpectedEOF)
 	_, err = a.Bytes()
 	require.ErrorIs(t, err, io.ErrUnexpectedEOF)
+}
+
+// TestArtifactIsVerifiedForEachUse has one kept that a Disk or an FSStore has returned, while its file is damaged.
+func TestArtifactIsVerifiedForEachUse(t *testing.T) {
+	dir, key := t.TempDir(), Key{1}
+	d, err := OpenDisk(dir, nil)
+	require.NoError(t, err)
+	defer d.Close()
+	require.NoError(t, d.Add(t.Context(), key, NewArtifact(make([]byte, 1<<20), Info{})))
+	files, err := OpenFS(os.DirFS(dir), nil)
+	require.NoError(t, err)
+	kept := map[string]*Artifact{}
+	for name, s := range map[string]Store{"disk": d, "fs": files} {
+		kept[name], _, err = s.Get(t.Context(), key)
+		require.NoError(t, err)
+		defer kept[name].Close()
+		used, err := sealedCopy(key, kept[name])
+		require.NoError(t, err)
+		_, err = used.ReadAt(make([]byte, 10), 0)
+		require.NoError(t, err)
+	}
+	entry := filepath.Join(dir, layout.Entry(key))
+	b, err := os.ReadFile(entry)
+	require.NoError(t, err)
+	b[len(b)-1<<20] ^= 1
+	require.NoError(t, os.WriteFile(entry, b, 0))
+	for name, a := range kept {
+		used, err := sealedCopy(key, a)
+		require.NoError(t, err)
+		_, err = used.ReadAt(make([]byte, 10), 0)
+		require.ErrorIs(t, err, ErrCorrupt, name)
+	}
 }

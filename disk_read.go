@@ -199,7 +199,11 @@ func (e *entry) Close() error {
 	return e.f.Close()
 }
 
-func (e *entry) boundTo() Key { return e.key }
+// verifies implements [selfVerifying].
+func (e *entry) verifies(key Key) bool {
+	e.r.Forget()
+	return e.key == key
+}
 
 // readFailed counts and reports what went wrong with reading an entry, and
 // moves a damaged one away.

@@ -211,7 +211,11 @@ func (e *fsEntry) Close() error {
 	return nil
 }
 
-func (e *fsEntry) boundTo() Key { return e.key }
+// verifies implements [selfVerifying].
+func (e *fsEntry) verifies(key Key) bool {
+	e.r.Forget()
+	return e.key == key
+}
 
 // readFailed counts and reports what went wrong with an entry, unless there is none.
 func (s *FSStore) readFailed(op string, key Key, err error) error {

@@ -204,6 +204,13 @@ func (r *Reader) load(dst []byte, i int) error {
 	return r.h.decode(r.zstd, i, dst, encoded)
 }
 
+// Forget has all that is read from now on verified again.
+func (r *Reader) Forget() {
+	for i := range r.partial {
+		r.partial[i].Store(nil)
+	}
+}
+
 // Bytes returns the whole artifact. If the frame is in memory and not
 // compressed, they are a part of it.
 func (r *Reader) Bytes() ([]byte, error) {
