@@ -75,14 +75,14 @@ func (r *Runtime) keep(ctx context.Context, src *source) (bool, error) {
 	if there() {
 		return true, nil
 	}
-	_, err := contain.Value(func() (int64, error) { return r.warm(ctx, src) })
+	size, err := contain.Value(func() (int64, error) { return r.warm(ctx, src) })
 	switch {
 	case ctx.Err() != nil:
 		return false, src.failed(context.Cause(ctx))
 	case errors.Is(err, ErrMiss), errors.Is(err, ErrClosed):
 		return false, err
 	}
-	return err == nil && there(), nil
+	return err == nil && size > 0 && (src.compiled.Load() || there()), nil
 }
 
 // standIn is what a key of wazero's stands for that it asks for when it compiles a stub of [Cache.Stub].

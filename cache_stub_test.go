@@ -78,6 +78,16 @@ func TestCacheStub(t *testing.T) {
 	}
 }
 
+// TestCacheStubLooksOnce asks a store for what isn't there: for a start, for the compile, and whether it was kept.
+func TestCacheStubLooksOnce(t *testing.T) {
+	needsCompiler(t)
+	s := &storetest.Fake{}
+	stub, err := cachetest.New(t, s, nil).Stub(bg, nil, modcache.NewModule(stubbed))
+	require.NoError(t, err)
+	require.NotEqual(t, stubbed, stub)
+	require.Equal(t, storetest.Calls{Get: 3, Add: 1}, s.Calls())
+}
+
 // TestCacheStubOfAnotherSpelling shares the code of a module that differs in names.
 func TestCacheStubOfAnotherSpelling(t *testing.T) {
 	c := warmCache(t, nil, nil, stubbed)

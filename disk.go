@@ -156,6 +156,8 @@ type Disk struct {
 	futile   atomic.Pointer[books.Futile] // nil: not looked up
 	written  atomic.Int64                 // bytes
 
+	stampSought atomic.Int64 // when, in nanoseconds since 1970
+
 	unlisted atomic.Value // string: shards that the last walk couldn't list
 
 	writing sync.Map // name of a temporary file that is being written

@@ -37,10 +37,23 @@ func (d *Disk) Usage() DiskUsage {
 
 // totals is what is known of all entries.
 func (d *Disk) totals() (entries int, bytes int64, asOf time.Time) {
-	if _, _, asOf = d.usage.Totals(); asOf.IsZero() {
+	if _, _, asOf = d.usage.Totals(); asOf.IsZero() && d.maySeekStamp() {
 		d.usage.Remember(d.lastStamp())
 	}
 	return d.usage.Totals()
+}
+
+// stampWait is for how long a directory without a stamp is taken to have none: those who ask for the totals do so
+// often.
+const stampWait = 10 * time.Second
+
+func (d *Disk) maySeekStamp() bool {
+	now := d.o.Now().UnixNano()
+	if ago := now - d.stampSought.Load(); ago >= 0 && ago < int64(stampWait) {
+		return false
+	}
+	d.stampSought.Store(now)
+	return true
 }
 
 // lastStamp returns what the last trim left; zero if that is unknown.

@@ -64,6 +64,16 @@ func TestDiskUsage(t *testing.T) {
 	require.NoError(t, late.Close())
 	require.Equal(t, asOf(clock.Now(), 5), openDisk(t, dir, o).Usage())
 
+	// A directory without a stamp isn't asked for it at each look, but is after a while.
+	fresh := t.TempDir()
+	require.NoError(t, os.Chmod(fresh, 0o700))
+	watcher := openDisk(t, fresh, &modcache.DiskOptions{Now: clock.Now, ReadOnly: true})
+	require.Zero(t, watcher.Usage().AsOf)
+	require.NoError(t, openTrimmed(t, fresh, o).Close())
+	require.Zero(t, watcher.Usage().AsOf, "a moment later")
+	clock.Advance(10 * time.Second)
+	require.NotZero(t, watcher.Usage().AsOf)
+
 	none := openDisk(t, filepath.Join(dir, "none"), &modcache.DiskOptions{ReadOnly: true, MaxBytes: -1})
 	require.Equal(t, modcache.DiskUsage{MaxBytes: -1}, none.Usage())
 	damaged := books.Stamp{AsOf: clock.Now(), Entries: 3}.String()
