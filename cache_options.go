@@ -104,7 +104,7 @@ type Options struct {
 	SmallModules int
 
 	// LockWait is how long a compile waits for another process that compiles the
-	// same module, before it goes ahead by itself. For a minute after one that waited in vain, others
+	// same module, or a template for another's Init, before it goes ahead by itself. For a minute after one that waited in vain, others
 	// wait for a tenth of a second only. The default is one minute; negative never waits and takes no locks.
 	LockWait time.Duration
 

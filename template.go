@@ -68,13 +68,14 @@ type TemplateOptions struct {
 	// do modules whose state can't be captured: those that import a memory, a table or a
 	// mutable global, have mutable globals that aren't numbers, change tables or drop segments.
 	// When it returns, no call must be under way, and no other module may have imported the
-	// memory or a table of the instance meanwhile. mod has the methods of api.Module only: it
+	// memory or a table of the instance meanwhile. It may make other templates, but one of the same
+	// module and ID is an error, if it passes its context on. mod has the methods of api.Module only: it
 	// isn't wazero's own, as which its packages experimental and experimental/table would want it.
 	Init func(ctx context.Context, mod api.Module) error
 
 	// ID names what Init does. With it, the snapshot is kept in the store, and who asks for a
 	// template of the same module and ID again, in this process or the next, gets it
-	// without Init. Change it when Init, Config, or what they read, changes. Whoever can read the store
+	// without Init. Callers at the same time wait for one Init, up to Options.LockWait each. Change ID when Init, Config, or what they read, changes. Whoever can read the store
 	// can read what the guest had in memory by then: Init had better handle no secrets.
 	ID string
 

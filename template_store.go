@@ -2,7 +2,9 @@ package modcache
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"time"
 
 	"github.com/zeebo/blake3"
 
@@ -21,33 +23,72 @@ func (t *Template) snapshot(ctx context.Context, m *Module, s *wasmbin.State, o 
 	if snap := t.findSnapshot(ctx, key, m, s); snap != nil {
 		return snap, nil
 	}
-	turn := make(chan struct{})
-	for {
-		other, taken := c.snapshotting.LoadOrStore(key, turn)
-		if !taken {
-			break
-		}
-		select {
-		case <-other.(chan struct{}):
-		case <-ctx.Done():
-			return nil, context.Cause(ctx)
-		}
+	leave, err := c.snapshotTurn(ctx, key)
+	if err != nil {
+		return nil, err
 	}
-	defer func() {
-		c.snapshotting.Delete(key)
-		close(turn)
-	}()
-	unlock, _ := c.lock(ctx, key, m.Name())
-	defer unlock()
+	if leave != nil { // else somebody holds the store's lock too
+		defer leave()
+		unlock, _ := c.lock(ctx, key, m.Name())
+		defer unlock()
+	}
 	if snap := t.findSnapshot(ctx, key, m, s); snap != nil {
 		return snap, nil
 	}
+	ctx = context.WithValue(ctx, initKey{}, &initOf{c, key, initIn(ctx)})
 	snap, took, err := t.capture(ctx, m, s, o)
 	if err != nil {
 		return nil, err
 	}
 	c.put(key, snap.Marshal(), Info{Module: m.sum, Name: m.Name(), WasmSize: int64(len(m.wasm)), CompileTime: took})
 	return snap, nil
+}
+
+// snapshotTurn waits until nobody else in this process makes the snapshot under key. leave is nil if that took longer
+// than LockWait: the Init of another may hang, or may itself wait for what this caller makes.
+func (c *Cache) snapshotTurn(ctx context.Context, key Key) (leave func(), err error) {
+	for in := initIn(ctx); in != nil; in = in.outer {
+		if in.c == c && in.key == key {
+			return nil, errors.New("its Init makes the same template again: one of the same module and ID")
+		}
+	}
+	wait := c.opts.LockWait
+	if wait < 0 { // which is about other processes
+		wait = defaultLockWait
+	}
+	over := time.NewTimer(wait)
+	defer over.Stop()
+	turn := make(chan struct{})
+	for {
+		other, taken := c.snapshotting.LoadOrStore(key, turn)
+		if !taken {
+			return func() {
+				c.snapshotting.Delete(key)
+				close(turn)
+			}, nil
+		}
+		select {
+		case <-other.(chan struct{}):
+		case <-over.C:
+			return nil, nil
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
+}
+
+// initOf is what the context of an Init says: the snapshot that it makes, and that of the Init around it, if any.
+type initOf struct {
+	c     *Cache
+	key   Key
+	outer *initOf
+}
+
+type initKey struct{}
+
+func initIn(ctx context.Context) *initOf {
+	in, _ := ctx.Value(initKey{}).(*initOf)
+	return in
 }
 
 // snapshotKey names the snapshot that the Init called id leaves of the module whose code
