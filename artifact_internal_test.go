@@ -99,7 +99,7 @@ func TestArtifactIsVerifiedForEachUse(t *testing.T) {
 		kept[name], _, err = s.Get(t.Context(), key)
 		require.NoError(t, err)
 		defer kept[name].Close()
-		used, err := sealedCopy(key, kept[name])
+		used, err := sealedCopy(key, kept[name], maxCode)
 		require.NoError(t, err)
 		_, err = used.ReadAt(make([]byte, 10), 0)
 		require.NoError(t, err)
@@ -110,7 +110,7 @@ func TestArtifactIsVerifiedForEachUse(t *testing.T) {
 	b[len(b)-1<<20] ^= 1
 	require.NoError(t, os.WriteFile(entry, b, 0))
 	for name, a := range kept {
-		used, err := sealedCopy(key, a)
+		used, err := sealedCopy(key, a, maxCode)
 		require.NoError(t, err)
 		_, err = used.ReadAt(make([]byte, 10), 0)
 		require.ErrorIs(t, err, ErrCorrupt, name)

@@ -2,6 +2,7 @@ package modcache
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -10,6 +11,7 @@ import (
 	"github.com/tetratelabs/wazero"
 	"github.com/zeebo/blake3"
 
+	"github.com/modcache/modcache/internal/bounded"
 	"github.com/modcache/modcache/internal/contain"
 	"github.com/modcache/modcache/internal/wazerocache"
 	"github.com/modcache/modcache/internal/wazerohook"
@@ -138,7 +140,7 @@ func (d *dropIn) Get(wk wazerohook.WazeroKey) (content io.ReadCloser, ok bool, e
 	}
 	key, err := d.key(wk)
 	closed := c.Closed()
-	look := &lookup{c: c, most: maxCode}
+	look := &lookup{c: c} // of a module that wazero doesn't show
 	if !closed && err == nil {
 		if e := d.stored(key, look); e != nil {
 			return e.Open(nil), true, nil
@@ -194,31 +196,35 @@ func (d *dropIn) load(a *Artifact, functions int) (*wazerohook.Entry, error) {
 }
 
 // takeOver looks the module up in the directory that the program gave to wazero,
-// and keeps what it finds. What is damaged there stays, and is reported.
-func (d *dropIn) takeOver(key Key, wk wazerohook.WazeroKey) (e *wazerohook.Entry) {
+// and keeps what it finds. What is damaged there stays, and is reported. A file system that hangs is
+// left to itself, as that of a store is.
+func (d *dropIn) takeOver(key Key, wk wazerohook.WazeroKey) *wazerohook.Entry {
 	if d.directory == nil {
 		return nil
 	}
 	c := d.c
-	var code []byte
-	err := contain.Call(func() error {
+	type found struct {
+		code  []byte
+		entry *wazerohook.Entry // nil: there is none
+	}
+	taken, err := bounded.Call(c.ctx, bounded.Limit{Wait: readWait(c.ctx), Slots: c.storeCalls}, func(context.Context) (f found, err error) {
 		r, ok, err := d.directory.Get(wk)
 		if err != nil || !ok {
-			return err
+			return f, err
 		}
 		defer r.Close()
-		if code, err = wazerocache.ReadAll(io.LimitReader(r, maxCode), sealSize); err != nil {
-			return err
+		if f.code, err = wazerocache.ReadAll(io.LimitReader(r, maxCode), sealSize); err != nil {
+			return f, err
 		}
-		e, err = d.checkEntry(code)
-		return err
-	})
+		f.entry, err = d.checkEntry(f.code)
+		return f, err
+	}, nil)
 	err = entryDamage(err)
 	switch {
-	case err == nil && e != nil:
-		a, _ := c.put(key, code, Info{})
+	case err == nil && taken.entry != nil:
+		a, _ := c.put(key, taken.code, Info{})
 		c.hit(key, a.Info().Name, a)
-		return e
+		return taken.entry
 	case isDamage(err):
 		c.corrupt(key, "", err)
 	case err != nil:

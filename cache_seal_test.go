@@ -3,6 +3,8 @@ package modcache_test
 import (
 	"context"
 	"errors"
+	"fmt"
+	"sync/atomic"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -48,15 +50,18 @@ func TestCacheFindsBitsThatFlipAfterTheFirstUse(t *testing.T) {
 	}
 }
 
-// hugeStore has an artifact of 60 GiB under every key, which can be read.
+// hugeStore has a huge artifact under every key, which can be read.
 type hugeStore struct {
 	storetest.Fake
+	size   int64
 	engine string
-	most   int // that somebody asked for at once
+	most   atomic.Int64 // that somebody asked for at once
 }
 
 func (s *hugeStore) ReadAt(p []byte, _ int64) (int, error) {
-	s.most = max(s.most, len(p))
+	if n := int64(len(p)); n > s.most.Load() {
+		s.most.Store(n)
+	}
 	if len(p) > 1<<20 {
 		return 0, errors.New("too much to try")
 	}
@@ -64,22 +69,34 @@ func (s *hugeStore) ReadAt(p []byte, _ int64) (int, error) {
 }
 
 func (s *hugeStore) Get(context.Context, modcache.Key) (*modcache.Artifact, bool, error) {
-	return modcache.NewArtifactFrom(s, 60<<30, modcache.Info{Engine: s.engine}), true, nil
+	return modcache.NewArtifactFrom(s, s.size, modcache.Info{Engine: s.engine}), true, nil
 }
 
-// Nothing is allocated for what a store claims and no module can need.
+// Nothing is allocated for what a store claims and no module can need, nor for what is plausible, but not sealed.
 func TestCacheRefusesAnArtifactOf60GiB(t *testing.T) {
 	needsCompiler(t)
-	for _, w := range ways {
-		t.Run(w.Name, func(t *testing.T) {
-			seen, store := &witness{}, &hugeStore{}
-			c := newCache(t, store, seen.Options(modcache.Options{}))
-			store.engine = c.EngineID()
-			_, err := w.Run(c, wasmtest.Sum(4, 0))
-			require.NoError(t, err)
-			require.NotEmpty(t, seen.Saw(modcache.EventCorrupt))
-			require.LessOrEqual(t, store.most, 1<<20)
-		})
+	for _, size := range []int64{60 << 30, 65 << 20} {
+		for _, layered := range []bool{false, true} {
+			for _, w := range ways {
+				t.Run(fmt.Sprint(w.Name, size, layered), func(t *testing.T) {
+					seen, store := &witness{}, &hugeStore{size: size}
+					var s modcache.Store = store
+					if layered {
+						l := modcache.NewLayered(&modcache.LayeredOptions{QueueBytes: -1},
+							modcache.Layer{Store: &storetest.Fake{}}, modcache.Layer{Store: store, Write: modcache.WriteNever})
+						defer l.Close()
+						s = l
+					}
+					c := newCache(t, s, seen.Options(modcache.Options{}))
+					store.engine = c.EngineID()
+					_, err := w.Run(c, wasmtest.Sum(4, 0))
+					require.NoError(t, err)
+					require.NotEmpty(t, seen.Saw(modcache.EventCorrupt))
+					require.NoError(t, c.Flush(bg))
+					require.LessOrEqual(t, store.most.Load(), int64(1<<20))
+				})
+			}
+		}
 	}
 }
 

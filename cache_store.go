@@ -58,7 +58,7 @@ func (c *Cache) do(ctx context.Context, wait time.Duration, call func(context.Co
 type lookup struct {
 	c     *Cache
 	name  string // of the module
-	most  int64  // bytes that the code can take
+	most  int64  // bytes that the code can take; 0 if that isn't known
 	why   error  // the first reason that is more than absence
 	ended bool   // reported as a hit or a miss
 }

@@ -69,7 +69,7 @@ func (l *Layered) write(ly *layer, j *queue.Job[Key, write]) error {
 	}()
 	a := w.a
 	if w.sealed && !instant(ly.Store) {
-		if a, err = sealedCopy(j.Key, a); err != nil {
+		if a, err = sealedCopy(j.Key, a, believedCode); err != nil {
 			return ly.report(EventCorrupt, "add", j.Key, err)
 		}
 	}

@@ -18,8 +18,9 @@ const sealSize = 32
 // but a Store may be anybody's, and machine code that is subtly wrong is worse
 // than none.
 func seal(key Key, engine string, code []byte) []byte {
-	sum := sealSum(key, engine, code)
-	return append(code, sum[:]...)
+	h := newSeal(key, engine)
+	h.Write(code)
+	return h.Sum(code)
 }
 
 // sealedCopy returns a copy of a in memory, having found that the copy is what was sealed for
@@ -27,21 +28,39 @@ func seal(key Key, engine string, code []byte) []byte {
 // nothing is used but what was checked for this use. The exception is an artifact of a [Disk] or an
 // [FSStore], whose frame is bound to the key and verified as it is read: checking it twice would
 // double the time of a warm start.
-func sealedCopy(key Key, a *Artifact) (*Artifact, error) {
+//
+// Up to believed bytes are allocated because the store says that there are as many. If it says more, they are first
+// found to be there, and sealed, in memory that doesn't grow with them.
+func sealedCopy(key Key, a *Artifact, believed int64) (*Artifact, error) {
 	size := a.Size() - sealSize
-	if size < 0 {
-		return nil, fmt.Errorf("%w: %d bytes hold no seal", ErrCorrupt, a.Size())
+	if size < 0 || a.Size() > maxCode {
+		return nil, fmt.Errorf("%w: %d bytes are none that were sealed", ErrCorrupt, a.Size())
 	}
 	if e, ok := a.src.(selfVerifying); ok && e.verifies(key) {
 		return a, nil
+	}
+	if a.Size() > believed {
+		h := newSeal(key, a.info.Engine)
+		_, err := io.CopyBuffer(h, io.NewSectionReader(a, 0, size), make([]byte, readPiece))
+		if err != nil {
+			return nil, err
+		}
+		var found [sealSize]byte
+		if _, err := a.ReadAt(found[:], size); err != nil {
+			return nil, err
+		}
+		if err := isSeal(h, found[:]); err != nil {
+			return nil, err
+		}
 	}
 	b, err := readWhole(a, a.Size())
 	if err != nil {
 		return nil, err
 	}
-	sum := sealSum(key, a.info.Engine, b[:size])
-	if subtle.ConstantTimeCompare(sum[:], b[size:]) != 1 {
-		return nil, fmt.Errorf("%w: the seal is not of this key and these bytes", ErrCorrupt)
+	h := newSeal(key, a.info.Engine)
+	h.Write(b[:size])
+	if err := isSeal(h, b[size:]); err != nil {
+		return nil, err
 	}
 	return NewArtifact(b, a.info), nil
 }
@@ -51,6 +70,14 @@ type selfVerifying interface {
 	// verifies reports whether what is read from now on is verified anew, as that of this key: another
 	// store may have kept the artifact since it was read in part.
 	verifies(key Key) bool
+}
+
+// isSeal returns why a seal isn't that of what was written to h.
+func isSeal(h *blake3.Hasher, seal []byte) error {
+	if subtle.ConstantTimeCompare(h.Sum(nil), seal) != 1 {
+		return fmt.Errorf("%w: the seal is not of this key and these bytes", ErrCorrupt)
+	}
+	return nil
 }
 
 // readWhole returns a copy of an artifact that may be shorter than it says: looking at
@@ -65,16 +92,15 @@ func readWhole(a io.ReaderAt, size int64) ([]byte, error) {
 	return b, err
 }
 
-func sealSum(key Key, engine string, code []byte) (sum [sealSize]byte) {
+// newSeal returns what makes the seal of the code that is written to it.
+func newSeal(key Key, engine string) *blake3.Hasher {
 	h := blake3.New()
 	h.Write(key[:])
 	var n [8]byte
 	binary.LittleEndian.PutUint64(n[:], uint64(len(engine)))
 	h.Write(n[:])
 	_, _ = io.WriteString(h, engine)
-	h.Write(code)
-	h.Sum(sum[:0])
-	return sum
+	return h
 }
 
 // A Disk vouches for what it was given, and a Layered gives it what another store returned before

@@ -101,7 +101,7 @@ func snapshotKey(key Key, id string) Key {
 // findSnapshot returns the snapshot under key, or nil if there is none that is sound.
 func (t *Template) findSnapshot(ctx context.Context, key Key, m *Module, s *wasmbin.State) *wasmbin.Snapshot {
 	c := t.r.c
-	look := &lookup{c: c, name: m.Name(), most: min(maxCode, int64(s.Memory.Max)+64<<20)}
+	look := &lookup{c: c, name: m.Name(), most: believedCode + int64(s.Memory.Max)}
 	a := look.get(ctx, key)
 	if a == nil {
 		return nil
