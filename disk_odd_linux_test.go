@@ -55,25 +55,37 @@ func TestDiskOddNames(t *testing.T) {
 	}
 }
 
-// A FIFO in the place of an entry is refused without opening it, also below fs.Sub.
+// A FIFO in the place of a file, or behind a link there, is refused without opening it, also below fs.Sub.
 func TestFSStoreOpensNoFIFO(t *testing.T) {
 	parent := t.TempDir()
 	dir, _, _ := fsFilledIn(t, filepath.Join(parent, "cache"), nil)
 	path := filepath.Join(dir, layout.Entry(diskKey(1)))
-	require.NoError(t, os.Remove(path))
-	require.NoError(t, syscall.Mkfifo(path, 0o600))
+	fifo := filepath.Join(dir, "fifo")
+	require.NoError(t, syscall.Mkfifo(fifo, 0o600))
+	require.NoError(t, os.Symlink("fifo", filepath.Join(dir, "link")))
+	require.NoError(t, os.Remove(filepath.Join(dir, layout.Tag)))
+	require.NoError(t, os.Symlink("fifo", filepath.Join(dir, layout.Tag)))
 	sub, err := fs.Sub(os.DirFS(parent), "cache")
 	require.NoError(t, err)
-	for _, fsys := range []fs.FS{os.DirFS(dir), sub} {
-		s, err := modcache.OpenFS(fsys, nil)
-		require.NoError(t, err)
-		_, ok, err := s.Get(bg, diskKey(1))
-		require.NoError(t, err)
-		require.False(t, ok)
-		require.EqualValues(t, 1, s.Metrics().Corrupt)
-		for e, err := range s.Walk(bg) {
+	for what, make := range map[string]func() error{
+		"a FIFO":            func() error { return syscall.Mkfifo(path, 0o600) },
+		"a link":            func() error { return os.Symlink("../fifo", path) },
+		"a link to a link":  func() error { return os.Symlink("../link", path) },
+		"a link to no file": func() error { return os.Symlink("../"+layout.Shard(diskKey(1)), path) },
+	} {
+		require.NoError(t, os.Remove(path))
+		require.NoError(t, make())
+		for _, fsys := range []fs.FS{os.DirFS(dir), sub} {
+			s, err := modcache.OpenFS(fsys, nil)
 			require.NoError(t, err)
-			require.Equal(t, e.Key == diskKey(1), e.Err != nil)
+			_, ok, err := s.Get(bg, diskKey(1))
+			require.NoError(t, err, what)
+			require.False(t, ok)
+			require.EqualValues(t, 1, s.Metrics().Corrupt, what)
+			for e, err := range s.Walk(bg) {
+				require.NoError(t, err)
+				require.Equal(t, e.Key == diskKey(1), e.Err != nil)
+			}
 		}
 	}
 }

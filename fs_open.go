@@ -8,8 +8,12 @@ import (
 	"io"
 	"io/fs"
 	"iter"
+	"path"
 	"sync"
 
+	"golang.org/x/sync/semaphore"
+
+	"github.com/modcache/modcache/internal/bounded"
 	"github.com/modcache/modcache/internal/contain"
 	"github.com/modcache/modcache/internal/frame"
 	"github.com/modcache/modcache/internal/layout"
@@ -34,8 +38,9 @@ func OpenFS(fsys fs.FS, o *FSOptions) (*FSStore, error) {
 	if fsys == nil {
 		return nil, errors.New("modcache: OpenFS needs a file system")
 	}
-	s := newFSStore(v, filesOf{fsys})
-	found, err := contain.Value(func() (bool, error) { return isCacheDir(fsys) })
+	files := filesOf{fsys, bounded.Limit{Wait: storeWait, Slots: semaphore.NewWeighted(16)}}
+	s := newFSStore(v, files)
+	found, err := contain.Value(files.isCacheDir)
 	if err == nil && !found {
 		err = fmt.Errorf("its root is no cache directory: it has no %s; fs.Sub gives the directory below it: %w", layout.Tag, fs.ErrNotExist)
 	}
@@ -45,11 +50,12 @@ func OpenFS(fsys fs.FS, o *FSOptions) (*FSStore, error) {
 	return s, nil
 }
 
-func isCacheDir(fsys fs.FS) (bool, error) {
-	if _, err := fs.Stat(fsys, layout.Tag); err == nil {
+func (d filesOf) isCacheDir() (bool, error) {
+	if f, err := d.openFile(layout.Tag); err == nil {
+		contain.Close(f)
 		return true, nil
 	}
-	files, err := fs.ReadDir(fsys, ".")
+	files, err := fs.ReadDir(d.fsys, ".")
 	for _, f := range files {
 		if f.IsDir() && layout.IsShard(f.Name()) {
 			return true, nil
@@ -59,15 +65,15 @@ func isCacheDir(fsys fs.FS) (bool, error) {
 }
 
 // filesOf has the entries of a cache directory, each in a file of its own.
-type filesOf struct{ fsys fs.FS }
+type filesOf struct {
+	fsys    fs.FS
+	outside bounded.Limit // for opening what a link leads to that can't be looked at before
+}
 
 func (d filesOf) open(key Key) (fsFile, error) {
 	return contain.Value(func() (file fsFile, err error) {
 		name := layout.Entry(key)
-		if err := d.look(name); err != nil {
-			return file, err
-		}
-		f, err := d.fsys.Open(name)
+		f, err := d.openFile(name)
 		if err != nil {
 			return file, err
 		}
@@ -93,23 +99,60 @@ func (d filesOf) open(key Key) (fsFile, error) {
 
 var errNotRegular = fmt.Errorf("%w: not a regular file", frame.ErrCorrupt)
 
-// look refuses what isn't a file before it is opened: to open a FIFO may take for ever. File systems that can't
-// tell without opening it have none.
-func (d filesOf) look(name string) error {
-	var fi fs.FileInfo
-	var err error
-	switch fsys := d.fsys.(type) {
+// openFile opens what is a regular file, as far as that can be told before: to open a FIFO may take for ever.
+func (d filesOf) openFile(name string) (fs.File, error) {
+	fi, err := look(d.fsys, name)
+	switch {
+	case errors.Is(err, errOutside):
+		return bounded.Call(context.Background(), d.outside, func(context.Context) (fs.File, error) { return d.fsys.Open(name) }, closeLate)
+	case err != nil:
+		return nil, err
+	case fi != nil && !fi.Mode().IsRegular():
+		return nil, errNotRegular
+	}
+	return d.fsys.Open(name)
+}
+
+func closeLate(f fs.File) {
+	if f != nil {
+		contain.Close(f)
+	}
+}
+
+// errOutside is about a link that leads out of the file system, to what can't be seen from there.
+var errOutside = errors.New("a symbolic link that can't be followed")
+
+// look returns what is behind a name. File systems for which it returns nil can't tell, and have no FIFOs.
+func look(fsys fs.FS, name string) (fs.FileInfo, error) {
+	switch fsys := fsys.(type) {
 	case fs.StatFS:
-		fi, err = fsys.Stat(name)
+		return fsys.Stat(name)
 	case fs.ReadLinkFS: // as fs.Sub returns
-		fi, err = fsys.Lstat(name)
-	default:
-		return nil
+		return follow(fsys, name)
 	}
-	if err == nil && fi.Mode().Type()&^fs.ModeSymlink != 0 {
-		err = errNotRegular
+	return nil, nil
+}
+
+// follow is look where only links can be read.
+func follow(fsys fs.ReadLinkFS, name string) (fs.FileInfo, error) {
+	const most = 40 // as in the kernel
+	for links := 0; links <= most; links++ {
+		fi, err := fsys.Lstat(name)
+		if links > 0 && err != nil { // a directory on the way may be a link, too
+			return nil, errOutside
+		}
+		if err != nil || fi.Mode()&fs.ModeSymlink == 0 {
+			return fi, err
+		}
+		to, err := fsys.ReadLink(name)
+		if err != nil {
+			return nil, err
+		}
+		if name = path.Join(path.Dir(name), to); path.IsAbs(to) || !fs.ValidPath(name) {
+			return nil, errOutside
+		}
 	}
-	return err
+	return nil, errOutside
 }
 
 func (d filesOf) keys(context.Context) iter.Seq2[Key, error] {
