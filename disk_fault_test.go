@@ -337,6 +337,47 @@ type freeSpace struct {
 
 func (f *freeSpace) Space() (free, total int64, err error) { return f.free.Load(), 1 << 40, nil }
 
+// TestDiskAddThatKeepsAll fails rather than have anything evicted, which is what a server that signs wants.
+func TestDiskAddThatKeepsAll(t *testing.T) {
+	const minFree, size = 1 << 20, 100_000
+	var tree freeSpace
+	tree.free.Store(1 << 30)
+	var full error
+	d, err := modcache.OpenDiskOn(t.TempDir(), func(real dirfs.FS) dirfs.FS {
+		tree.FS = dirfstest.NewFaulty(real, func(op dirfstest.Op, _ int) error {
+			if op == dirfstest.Write && full == syscall.ENOSPC {
+				return full
+			}
+			return nil
+		})
+		return &tree
+	}, &modcache.DiskOptions{MinFree: minFree, MaxBytes: 3 * onDisk(size)})
+	require.NoError(t, err)
+	defer d.Close()
+	require.NoError(t, d.Add(bg, diskKey(1), diskArtifact(1, size)))
+	_, err = d.Trim(bg)
+	require.NoError(t, err)
+	ctx := books.KeepAll(bg)
+	refused := func(what string) {
+		require.Error(t, d.Add(ctx, diskKey(2), diskArtifact(2, size)), what)
+		require.Error(t, d.Replace(ctx, diskKey(2), diskArtifact(2, size)), what)
+		requireHit(t, d, diskKey(1), diskCode(1, size))
+		require.Zero(t, d.Metrics().Evictions, what)
+	}
+	tree.free.Store(minFree + size/2)
+	refused("within one entry of MinFree")
+	tree.free.Store(1 << 30)
+	full = syscall.ENOSPC
+	refused("a full file system")
+	full = nil
+	require.NoError(t, d.Add(ctx, diskKey(2), diskArtifact(2, size)))
+	require.NoError(t, d.Add(ctx, diskKey(3), diskArtifact(3, size)))
+	require.ErrorContains(t, d.Add(ctx, diskKey(4), diskArtifact(4, size)), "without evicting", "within one entry of MaxBytes")
+	require.Zero(t, d.Metrics().Evictions)
+	require.NoError(t, d.Add(bg, diskKey(4), diskArtifact(4, size)))
+	require.EqualValues(t, 1, d.Metrics().Evictions)
+}
+
 // slowToFree is a file system that takes until it is told so to remove an entry.
 type slowToFree struct {
 	freeSpace

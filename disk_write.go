@@ -110,7 +110,7 @@ func (d *Disk) store(ctx context.Context, key Key, a *Artifact, m frame.Meta, re
 			}
 			pending, err = d.publish(key, tmp, taken)
 		}
-		if !dirfs.IsNoSpace(err) || retries == 0 {
+		if !dirfs.IsNoSpace(err) || retries == 0 || books.KeepsAll(ctx) {
 			return taken, pending, err
 		}
 		d.makeSpace(ctx, *reserved)

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sync/singleflight"
 
 	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/internal/books"
 	"github.com/modcache/modcache/internal/contain"
 	"github.com/modcache/modcache/internal/frame"
 	"github.com/modcache/modcache/internal/queue"
@@ -213,7 +214,7 @@ func (s *signing) keep(j *queue.Job[modcache.Key, struct{}]) error {
 	info := a.Info()
 	info.Engine = frame.EntryEngine
 	signed := modcache.NewArtifact(entry.Bytes(), info)
-	if !s.room(signed.Size()) || replace(s.ctx, s.store, s.place(j.Key), signed) != nil {
+	if !s.room(signed.Size()) || replace(books.KeepAll(s.ctx), s.store, s.place(j.Key), signed) != nil {
 		err = replace(s.ctx, s.memory, s.place(j.Key), signed)
 	}
 	if err == nil {

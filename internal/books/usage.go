@@ -5,6 +5,7 @@ package books
 
 import (
 	"cmp"
+	"context"
 	"maps"
 	"slices"
 	"sync"
@@ -184,6 +185,14 @@ type Room struct {
 	Wait    <-chan struct{} // others are evicting enough, or all there is
 	Unknown bool            // a walk has to come first
 }
+
+// KeepAll marks the context of an Add that must not have anything evicted, and fails instead.
+func KeepAll(ctx context.Context) context.Context { return context.WithValue(ctx, keepAll{}, true) }
+
+// KeepsAll reports whether a context is that of KeepAll.
+func KeepsAll(ctx context.Context) bool { return ctx.Value(keepAll{}) != nil }
+
+type keepAll struct{}
 
 // walkShare is the share of the limit that a process may add before it looks what
 // others have added meanwhile. Before it adds an entry that is larger, it always looks.
