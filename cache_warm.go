@@ -147,9 +147,11 @@ func (r *Runtime) warm(ctx context.Context, src *source) (size int64, err error)
 		look.miss(src.key)
 		return 0, src.failed(fmt.Errorf("module %v is %w", src.sum, look.missing(src.sum)))
 	}
-	if _, err := r.e.compile(ctx, src); err != nil {
+	_, keep, err := r.e.compile(ctx, src)
+	if err != nil {
 		return 0, err
 	}
+	keep()
 	return r.kept(ctx, src)
 }
 

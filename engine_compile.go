@@ -17,43 +17,45 @@ import (
 	"github.com/modcache/modcache/internal/wazerohook"
 )
 
-// compile compiles the module in an engine of its own, and stores the code if it can be
-// checked. It returns nil if wazero never offered the code, as its interpreter doesn't.
-func (e *engine) compile(ctx context.Context, src *source) (*wazerohook.Entry, error) {
-	c := e.c
+// compile compiles the module in an engine of its own. The entry is nil if wazero never offered the
+// code, as its interpreter doesn't. keep stores the code, and must be called; it does nothing if the code can't be
+// checked.
+func (e *engine) compile(ctx context.Context, src *source) (_ *wazerohook.Entry, keep func(), err error) {
+	c, keep := e.c, func() {}
 	if err := e.prove(); err != nil { // Warm comes here directly
-		return nil, err
+		return nil, keep, err
 	}
 	free, err := c.compileSlot(ctx)
 	if err != nil {
-		return nil, src.failed(err)
+		return nil, keep, src.failed(err)
 	}
 	defer free()
 	wasm, err := src.compilable()
 	if err != nil {
-		return nil, err
+		return nil, keep, err
 	}
 	code, took, shared, err := e.compileSource(ctx, src)
 	if err != nil {
-		return nil, err
+		return nil, keep, err
 	}
 	src.compiled.Store(true)
 	if code == nil {
 		c.degrade("storing of code", errors.New("wazero does not offer it"))
-		return nil, nil
+		return nil, keep, nil
 	}
 	c.loaded.Garbage.Add(loaded.Footprint(int64(len(code)))) // wazero's copy of it
 	entry, err := wazerohook.ReadEntry(bytes.NewReader(code), int64(len(code)), e.wazero.Version, src.functions())
 	if err != nil {
 		c.degrade(featureLayout, err)
-		return wazerohook.Unchecked(code), nil
+		return wazerohook.Unchecked(code), keep, nil
 	}
-	// It is worth keeping even if everybody has left by now.
-	_, src.added = c.put(src.key, code, Info{Module: src.sum, Name: src.name(), WasmSize: int64(len(wasm)), CompileTime: took})
-	if shared {
-		c.putAlias(src.canonical().key, src.sum, src.name())
-	}
-	return entry, nil
+	return entry, func() {
+		// It is worth keeping even if everybody has left by now.
+		_, src.added = c.put(src.key, code, Info{Module: src.sum, Name: src.name(), WasmSize: int64(len(wasm)), CompileTime: took})
+		if shared {
+			c.putAlias(src.canonical().key, src.sum, src.name())
+		}
+	}, nil
 }
 
 // compileSlot waits until another module may be compiled.

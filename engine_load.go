@@ -84,10 +84,13 @@ func (l *loading) build(ctx context.Context) (*loaded.Code, error) {
 	if l.small() {
 		l.c.newcomers.stored()
 	}
-	entry, err := l.e.compile(ctx, l.src)
+	entry, keep, err := l.e.compile(ctx, l.src)
 	if err != nil {
 		return nil, err
 	}
+	var keeping sync.WaitGroup
+	keeping.Go(keep)
+	defer keeping.Wait() // before another process gets the lock
 	if entry != nil {
 		code, err := l.loadEntry(ctx, entry)
 		if err == nil || errors.Is(err, loaded.ErrClosed) {

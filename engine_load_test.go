@@ -294,3 +294,28 @@ func writable(t *testing.T) (n int64) {
 	}
 	return n
 }
+
+// TestRuntimeStoresWhileItLoads: storing new code and loading it go on side by side, and the module comes when both have ended.
+func TestRuntimeStoresWhileItLoads(t *testing.T) {
+	needsCompiler(t)
+	loading, store := make(chan struct{}), &storetest.Fake{}
+	loads := sync.OnceFunc(func() { close(loading) })
+	store.OnAdd = func(ctx context.Context, key modcache.Key, a *modcache.Artifact) error {
+		<-loading
+		return store.Below().Add(ctx, key, a)
+	}
+	c := newCache(t, store, &modcache.Options{Trace: func(ctx context.Context, s modcache.Step) (context.Context, func(modcache.StepEnd)) {
+		if s.Kind == modcache.StepLoad {
+			loads()
+		}
+		return ctx, nil
+	}})
+	m := modcache.NewModule(wasmtest.Const(7))
+	r := newRuntime(t, c, nil)
+	cm, err := r.Compile(bg, m)
+	loads()
+	require.NoError(t, err)
+	require.EqualValues(t, 7, call(t, r, cm))
+	require.NotNil(t, store.Entry(r.Key(m)), "it is there on return")
+	require.Zero(t, c.Metrics().StoreErrors, "the store waited in vain")
+}

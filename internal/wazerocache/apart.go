@@ -1,6 +1,7 @@
 package wazerocache
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -63,8 +64,16 @@ func (c *capture) Add(_ wazerohook.WazeroKey, content io.Reader) error {
 func (c *capture) Delete(wazerohook.WazeroKey) error { return nil }
 
 // ReadAll reads r to its end, into a slice with capacity for spare more bytes if r says
-// how long it is.
+// how long it is. What wazero offers lies in a buffer that it lets go of, and is taken as it is.
 func ReadAll(r io.Reader, spare int) ([]byte, error) {
+	if b, ok := r.(*bytes.Reader); ok {
+		var whole taken
+		_, _ = b.WriteTo(&whole)
+		if free := cap(whole) - len(whole); free >= spare && free <= spare+len(whole)/8 {
+			return whole, nil
+		}
+		return append(make([]byte, 0, len(whole)+spare), whole...), nil
+	}
 	if sized, ok := r.(interface{ Len() int }); ok {
 		n := sized.Len()
 		b := make([]byte, n, n+spare)
@@ -72,6 +81,14 @@ func ReadAll(r io.Reader, spare int) ([]byte, error) {
 		return b, err
 	}
 	return io.ReadAll(r)
+}
+
+// taken is what was written to it, which is nobody else's from then on.
+type taken []byte
+
+func (t *taken) Write(b []byte) (int, error) {
+	*t = b
+	return len(b), nil
 }
 
 // Load finds out whether wazero loads an entry in the name of image, for which it asks for

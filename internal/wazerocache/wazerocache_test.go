@@ -137,6 +137,33 @@ func TestReadAll(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, "code", string(b))
 	}
+	const size, spare = 800, 32
+	for free, copies := range map[int]bool{0: true, spare: false, spare + size/8: false, size: true} {
+		buffer := bytes.Repeat([]byte("code"), size/4+free)[: size : size+free]
+		b, err := ReadAll(bytes.NewReader(buffer), spare)
+		require.NoError(t, err)
+		require.Equal(t, buffer, b)
+		require.GreaterOrEqual(t, cap(b), size+spare)
+		require.Equal(t, copies, &b[0] != &buffer[0], "%d bytes are free", free)
+	}
+}
+
+// TestCaptureKeepsTheCode, though wazero compiles more, and ends.
+func TestCaptureKeepsTheCode(t *testing.T) {
+	probe(t)
+	seen := &capture{spare: 32}
+	r, err := NewRuntime(bg, wazero.NewRuntimeConfig(), seen)
+	require.NoError(t, err)
+	cm, err := r.CompileModule(bg, wasmtest.Const(7))
+	require.NoError(t, err)
+	first := seen.code
+	was := bytes.Clone(first[:cap(first)])
+	require.NoError(t, cm.Close(bg))
+	_, err = r.CompileModule(bg, wasmtest.Const(8))
+	require.NoError(t, err)
+	require.NotEqual(t, first, seen.code)
+	require.NoError(t, r.Close(bg))
+	require.Equal(t, was, first[:cap(first)])
 }
 
 // TestValidate agrees with wazero on what is valid, without compiling.
