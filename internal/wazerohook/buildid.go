@@ -4,7 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"io"
-	"regexp"
+	"strings"
 )
 
 // The go command gives each program that it links an id of four hashes:
@@ -17,7 +17,18 @@ import (
 //
 // Linkers take any text for an id: -ldflags=-buildid= leaves it empty, and Bazel writes
 // "redacted". These say nothing about the code, so that only an id of the go command's form counts.
-var goBuildID = regexp.MustCompile(`^[\w-]{20}/[\w-]{20}/[\w-]{20}/[\w-]{20}$`)
+
+// isGoBuildID reports whether an id has that form.
+func isGoBuildID(id string) bool {
+	const letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-"
+	hashes := strings.Split(id, "/")
+	for _, hash := range hashes {
+		if len(hash) != 20 || strings.Trim(hash, letters) != "" {
+			return false
+		}
+	}
+	return len(hashes) == 4
+}
 
 // buildID reads the id that the go command gave to an executable; "" if there is none that tells anything.
 func buildID(file io.ReaderAt) string {
@@ -25,7 +36,7 @@ func buildID(file io.ReaderAt) string {
 	if id == "" {
 		id = textBuildID(file)
 	}
-	if !goBuildID.MatchString(id) {
+	if !isGoBuildID(id) {
 		return ""
 	}
 	return id

@@ -17,7 +17,10 @@ func TestBuildIDOfThisTest(t *testing.T) {
 	defer f.Close()
 	id := buildID(f)
 	t.Log(id)
-	require.Regexp(t, goBuildID, id)
+	require.Regexp(t, `^[\w-]{20}/[\w-]{20}/[\w-]{20}/[\w-]{20}$`, id)
+	for _, bad := range []string{"", id[1:], id + "/", "/" + id, id[:70] + "?" + id[71:], id + id[20:41]} {
+		require.False(t, isGoBuildID(bad), bad)
+	}
 	told, err := exec.Command("go", "tool", "buildid", os.Args[0]).Output()
 	if err != nil {
 		t.Skip("NOT TESTED: that the go command agrees:", err)
