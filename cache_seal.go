@@ -7,15 +7,29 @@ import (
 )
 
 // verify returns what a Cache may use of a, which the store returned under key: of this engine,
-// at most so large, and sealed. most is 0 if it isn't known what module it is for.
-func verify(key Key, engine string, a *Artifact, most int64) (*Artifact, error) {
+// at most so large, and sealed. most is 0 if it isn't known what module it is for. What is
+// fresh was returned by a store that readsFrames.
+func verify(key Key, engine string, a *Artifact, most int64, fresh bool) (*Artifact, error) {
 	if most > 0 && a.Size() > most {
 		return nil, fmt.Errorf("%w: %d bytes, where at most %d can be", ErrCorrupt, a.Size(), most)
 	}
 	if a.info.Engine != engine {
 		return nil, fmt.Errorf("%w %q, this is %q", errOtherEngine, a.info.Engine, engine)
 	}
+	if fresh && a.InMemory() && a.Size() >= sealSize {
+		return a, nil
+	}
 	return sealedCopy(key, a, cmp.Or(most, believedCode))
+}
+
+// readsFrames reports whether each Get of a store reads and verifies an entry's frame anew, so that what is in
+// memory then is nobody else's.
+func readsFrames(s Store) bool {
+	switch s.(type) {
+	case *Disk, *FSStore:
+		return true
+	}
+	return false
 }
 
 const (

@@ -76,14 +76,16 @@ func (l *lookup) get(ctx context.Context, key Key) *Artifact {
 	ctx, end := c.begin(ctx, Step{Kind: StepLookup, Key: key, Name: l.name})
 	found, err := ask(ctx, c, readWait(ctx), func(ctx context.Context, s Store) (found answer, err error) {
 		a, ok, err := s.Get(withSealed(c.forStore(ctx)), key)
+		fresh := readsFrames(s)
 		if err == nil && !ok {
 			a, ok = c.unmoved(key)
+			fresh = false
 		}
 		if err != nil || !ok || a == nil {
 			closeArtifact(a)
 			return found, err
 		}
-		found.a, found.wrong = contain.Value(func() (*Artifact, error) { return verify(key, c.engineID, a, l.most) })
+		found.a, found.wrong = contain.Value(func() (*Artifact, error) { return verify(key, c.engineID, a, l.most, fresh) })
 		if found.a != a {
 			contain.Close(a)
 		}

@@ -13,27 +13,42 @@ import (
 	"github.com/modcache/modcache/internal/bounded"
 )
 
-// A Cache reads it where it lies, as it does a Disk: what it verifies isn't copied first.
+// A Cache reads it where it lies, as it does a Disk: what it verifies isn't copied first. A small entry is in memory by
+// then, and is taken as it is only if nobody else has had it.
 func TestFSStoreIsReadInPlace(t *testing.T) {
 	dir := t.TempDir()
 	d, err := OpenDisk(dir, nil)
 	require.NoError(t, err)
-	key, code := Key{1}, make([]byte, 1<<20)
 	ctx := context.Background()
-	require.NoError(t, d.Add(ctx, key, NewArtifact(seal(key, "e", code), Info{Engine: "e"})))
+	large, small, short := Key{1}, Key{2}, Key{3}
+	require.NoError(t, d.Add(ctx, large, NewArtifact(seal(large, "e", make([]byte, 1<<20)), Info{Engine: "e"})))
+	require.NoError(t, d.Add(ctx, small, NewArtifact(seal(small, "e", make([]byte, 1<<10)), Info{Engine: "e"})))
+	require.NoError(t, d.Add(ctx, short, NewArtifact(make([]byte, sealSize-1), Info{Engine: "e"})))
 	require.NoError(t, d.Close())
 	s, err := OpenFS(os.DirFS(dir), nil)
 	require.NoError(t, err)
-	a, ok, err := s.Get(ctx, key)
-	require.NoError(t, err)
-	require.True(t, ok)
-	defer a.Close()
-	used, err := verify(key, "e", a, maxCode)
-	require.NoError(t, err)
-	require.Same(t, a, used)
-	used, err = verify(Key{2}, "e", a, maxCode)
-	require.ErrorIs(t, err, ErrCorrupt, "under another key")
-	require.Nil(t, used)
+	require.True(t, readsFrames(s))
+	for _, c := range []struct {
+		key, under Key
+		fresh      bool
+		same       bool
+		err        error
+	}{
+		{large, large, false, true, nil},
+		{large, small, false, false, ErrCorrupt},
+		{small, small, true, true, nil},
+		{small, small, false, false, nil},
+		{small, large, false, false, ErrCorrupt},
+		{short, short, true, false, ErrCorrupt},
+	} {
+		a, ok, err := s.Get(ctx, c.key)
+		require.NoError(t, err)
+		require.True(t, ok)
+		used, err := verify(c.under, "e", a, maxCode, c.fresh)
+		require.ErrorIs(t, err, c.err, "%+v", c)
+		require.Equal(t, c.same, used == a, "%+v", c)
+		require.NoError(t, a.Close())
+	}
 }
 
 // A link that leads out of what fs.Sub shows, to something that blocks who opens it, holds nobody up for good.

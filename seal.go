@@ -27,7 +27,7 @@ func seal(key Key, engine string, code []byte) []byte {
 // this key. What was sound in a store's memory a moment ago need not be so now, so that
 // nothing is used but what was checked for this use. The exception is an artifact of a [Disk] or an
 // [FSStore], whose frame is bound to the key and verified as it is read: checking it twice would
-// double the time of a warm start.
+// double the time of a warm start. What is small is in memory by then: see verify.
 //
 // Up to believed bytes are allocated because the store says that there are as many. If it says more, they are first
 // found to be there, and sealed, in memory that doesn't grow with them.
