@@ -89,7 +89,9 @@ func (r *Runtime) newMemory(l wasmbin.Linkage, image *mapped.Image) *guestMemory
 	if !l.Mappable() {
 		return g
 	}
-	mem, err := mapped.New(l.Memory.Min, l.Memory.Max, image)
+	// wazero lets go of an allocator when the instance is closed. From then on, memories move as they
+	// grow, but those that are shared, which have to find room where they are.
+	mem, err := mapped.New(l.Memory.Min, l.Memory.Max, image, l.Memory.Shared)
 	if err != nil {
 		r.c.counters.offHeapFailed.Add(1)
 		r.c.degrade("memory outside of Go's heap", err)

@@ -273,6 +273,57 @@ func TestRuntimeOffHeapMemoryOutlivesItsInstance(t *testing.T) {
 	}
 }
 
+// TestRuntimeOffHeapMemoryGrowsOn as wazero's does, for those that import it and for the host, after
+// its instance was closed: wazero asks the allocator no more then.
+func TestRuntimeOffHeapMemoryGrowsOn(t *testing.T) {
+	config := wazero.NewRuntimeConfig().WithCoreFeatures(wasmtest.AllFeatures)
+	for name, limits := range map[string][]byte{
+		"no maximum": {0, 1}, "grows": {1, 1, 9}, "full": {1, 1, 1}, "shared": {3, 1, 9}, "shared and empty": {3, 0, 9}, "shared and full": {3, 1, 1},
+	} {
+		var m wasmtest.Module
+		defineMemory(&m, limits...)
+		owned := m.Bytes()
+		m = wasmtest.Module{}
+		defineMemory(&m, limits...)
+		m.Section(2, append([]byte("\x01\x05owner\x06memory\x02"), limits...))
+		m.Section(5, []byte{0})
+		importing := m.Bytes()
+		run := func(r wazero.Runtime, imported bool, instantiate func(wazero.ModuleConfig) (api.Module, error)) (out []string) {
+			defer r.Close(bg)
+			owner, err := instantiate(wazero.NewModuleConfig().WithName("owner"))
+			require.NoError(t, err)
+			importer := owner
+			if imported {
+				importer, err = r.InstantiateWithConfig(bg, importing, anonymous())
+				require.NoError(t, err)
+			}
+			grow := func() {
+				out = append(out, invoke(importer, "grow", 1), fmt.Sprint(owner.Memory().Grow(2)), fmt.Sprint(importer.Memory().Size()))
+				end := uint64(owner.Memory().Size())
+				out = append(out, invoke(importer, "store", end-1, 7), invoke(importer, "load", end-1), invoke(importer, "load", end), fmt.Sprint(owner.Memory().ReadByte(uint32(end-1))))
+			}
+			grow()
+			require.NoError(t, owner.Close(bg))
+			for range 4 {
+				runtime.GC()
+				grow()
+			}
+			return out
+		}
+		for _, imported := range []bool{true, false} {
+			plain := wazero.NewRuntimeWithConfig(bg, config)
+			want := run(plain, imported, func(c wazero.ModuleConfig) (api.Module, error) { return plain.InstantiateWithConfig(bg, owned, c) })
+			r, _ := offHeapRuntime(t, config)
+			require.Equal(t, want, run(r, imported, func(c wazero.ModuleConfig) (api.Module, error) { return r.InstantiateWithConfig(bg, owned, c) }), name)
+			r = newRuntime(t, newCache(t, &storetest.Fake{}, nil), config)
+			tmpl, err := r.NewTemplate(bg, modcache.NewModule(owned), nil)
+			require.NoError(t, err)
+			require.Equal(t, want, run(r, imported, func(c wazero.ModuleConfig) (api.Module, error) { return tmpl.Instantiate(bg, c) }), name+" of a template")
+			require.NoError(t, tmpl.Close(bg))
+		}
+	}
+}
+
 // TestRuntimeOffHeapMemoryIsGivenBack by instances that are closed, forgotten, that exit,
 // that can't be made, and by those whose runtime is closed.
 func TestRuntimeOffHeapMemoryIsGivenBack(t *testing.T) {

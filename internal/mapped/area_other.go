@@ -4,7 +4,7 @@ package mapped
 
 type area struct{ size uint64 }
 
-func reserve(uint64) (area, error)        { return area{}, ErrUnsupported }
+func reserve(uint64, bool) (area, error)  { return area{}, ErrUnsupported }
 func (area) bytes(uint64) []byte          { return nil }
 func (area) commit(from, to uint64) error { return ErrUnsupported }
 func (area) mapImage(*Image) error        { return ErrUnsupported }

@@ -38,8 +38,9 @@ var mostLive = sync.OnceValue(func() int64 {
 	return most / 2 / perArea
 })
 
-// reserve takes addresses, and no memory.
-func reserve(size uint64) (_ area, err error) {
+// reserve takes addresses, and no memory. If it is for the whole, what is committed later counts as memory
+// only when it is used, where the system can do that.
+func reserve(size uint64, whole bool) (_ area, err error) {
 	if n := live.Add(1); n > mostLive() {
 		live.Add(-1)
 		return area{}, fmt.Errorf("reserve addresses: there are %d memories, and more would leave too few of the system's mappings to the program", n-1)
@@ -51,7 +52,11 @@ func reserve(size uint64) (_ area, err error) {
 	}()
 	page := uint64(os.Getpagesize())
 	size = max(page, (size+page-1)/page*page)
-	start, err := unix.MmapPtr(-1, 0, nil, uintptr(size), unix.PROT_NONE, unix.MAP_PRIVATE|unix.MAP_ANON)
+	flags := unix.MAP_PRIVATE | unix.MAP_ANON
+	if whole {
+		flags |= noReserve
+	}
+	start, err := unix.MmapPtr(-1, 0, nil, uintptr(size), unix.PROT_NONE, flags)
 	if err != nil {
 		return area{}, fmt.Errorf("reserve %d bytes of addresses: %w", size, err)
 	}

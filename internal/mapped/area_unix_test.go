@@ -19,23 +19,23 @@ func TestMemoriesAreBounded(t *testing.T) {
 	require.NoError(t, err)
 	defer image.Close()
 	for range 3 {
-		a, err := New(pageSize, 2*pageSize, nil)
+		a, err := New(pageSize, 2*pageSize, nil, false)
 		require.NoError(t, err)
-		b, err := New(pageSize, 2*pageSize, image)
+		b, err := New(pageSize, 2*pageSize, image, false)
 		require.NoError(t, err)
 		for range 3 {
-			_, err = New(pageSize, 2*pageSize, nil)
+			_, err = New(pageSize, 2*pageSize, nil, false)
 			require.ErrorContains(t, err, "too few")
 		}
 		b.Discard()
-		_, err = New(pageSize, 2*pageSize, nil)
+		_, err = New(pageSize, 2*pageSize, nil, false)
 		require.Error(t, err, "it has its mappings still")
 		a.Leak()
 		a.Unmap()
 		a.Unmap()
 		b.Unmap()
 		require.Equal(t, before, live.Load())
-		_, err = New(pageSize, 1<<62, nil)
+		_, err = New(pageSize, 1<<62, nil, false)
 		require.Error(t, err)
 		require.Equal(t, before, live.Load())
 	}
@@ -44,7 +44,7 @@ func TestMemoriesAreBounded(t *testing.T) {
 // TestMemoryThatCantBeReplaced isn't touched again: it isn't known whose it is.
 func TestMemoryThatCantBeReplaced(t *testing.T) {
 	before := live.Load()
-	m, err := New(pageSize, 2*pageSize, nil)
+	m, err := New(pageSize, 2*pageSize, nil, false)
 	require.NoError(t, err)
 	real := m.area
 	m.area.start = unsafe.Add(real.start, 1) // as the kernel refuses it

@@ -19,3 +19,6 @@ func anonymousFile() (*os.File, error) {
 func seal(f *os.File) {
 	_, _ = unix.FcntlInt(f.Fd(), unix.F_ADD_SEALS, unix.F_SEAL_WRITE|unix.F_SEAL_SHRINK|unix.F_SEAL_GROW|unix.F_SEAL_SEAL)
 }
+
+// noReserve has the kernel count private memory by the pages that are used, unless it counts strictly.
+const noReserve = unix.MAP_NORESERVE

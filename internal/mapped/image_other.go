@@ -16,3 +16,5 @@ func anonymousFile() (*os.File, error) {
 }
 
 func seal(*os.File) {}
+
+const noReserve = 0

@@ -23,18 +23,24 @@ var ErrUnsupported = errors.New("no memory outside of Go's heap on this platform
 type Memory struct {
 	mu      sync.Mutex
 	area    area
-	size    uint64 // of what can be used
+	size    uint64 // of what is used
+	whole   uint64 // how much can be used without asking
 	ended   bool   // by Discard
 	cleanup runtime.Cleanup
 }
 
 // New returns a memory of size bytes that may grow to most. It begins as the image says, and
-// with zeros behind that; image may be nil.
-func New(size, most uint64, image *Image) (*Memory, error) {
+// with zeros behind that; image may be nil. If it is whole, most bytes are the capacity of what Resize
+// returns, for those who go on without Resize.
+func New(size, most uint64, image *Image, whole bool) (*Memory, error) {
 	if size > most || image != nil && image.size > size {
 		return nil, fmt.Errorf("a memory of %d bytes, %d at most, does not fit its image", size, most)
 	}
-	a, err := reserve(most)
+	m := &Memory{size: size}
+	if whole {
+		m.whole = most
+	}
+	a, err := reserve(most, whole)
 	if err != nil {
 		return nil, err
 	}
@@ -46,11 +52,11 @@ func New(size, most uint64, image *Image) (*Memory, error) {
 		}
 		shared = image.size
 	}
-	if err := a.commit(shared, size); err != nil {
+	if err := a.commit(shared, max(size, m.whole)); err != nil {
 		a.release()
 		return nil, err
 	}
-	m := &Memory{area: a, size: size}
+	m.area = a
 	m.cleanup = runtime.AddCleanup(m, area.release, a)
 	runtime.KeepAlive(image)
 	return m, nil
@@ -62,15 +68,15 @@ func (m *Memory) Resize(size uint64) []byte {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if size > m.size {
-		if m.ended || size > m.area.size || m.area.commit(m.size, size) != nil {
+		if m.ended || size > m.area.size || m.area.commit(max(m.size, m.whole), size) != nil {
 			return nil
 		}
 		m.size = size
 	}
-	return m.area.bytes(size)
+	return m.area.bytes(max(size, m.whole))[:size]
 }
 
-// Size returns how many bytes can be used.
+// Size returns how many bytes are used.
 func (m *Memory) Size() uint64 {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -88,7 +94,7 @@ func (m *Memory) Discard() bool {
 	m.ended = true
 	if m.area.discard(m.size) != nil { // nothing there is surely ours any more
 		m.cleanup.Stop()
-		m.area, m.size = area{}, 0
+		m.area, m.size, m.whole = area{}, 0, 0
 	}
 	return true
 }
@@ -99,7 +105,7 @@ func (m *Memory) Unmap() {
 	defer m.mu.Unlock()
 	m.cleanup.Stop()
 	m.area.release()
-	m.area, m.size, m.ended = area{}, 0, true
+	m.area, m.size, m.whole, m.ended = area{}, 0, 0, true
 }
 
 // Leak keeps the addresses until Unmap, or for as long as the program runs.

@@ -20,7 +20,7 @@ func TestMemoryGrowsInPlace(t *testing.T) {
 	require.NoError(t, image.CopyTo(copied))
 	require.Equal(t, content, copied[:len(content)])
 
-	m, err := New(4*pageSize, 1<<32, image)
+	m, err := New(4*pageSize, 1<<32, image, false)
 	if errors.Is(err, ErrUnsupported) {
 		t.Skip("SKIPPED:", err)
 	}
@@ -35,7 +35,7 @@ func TestMemoryGrowsInPlace(t *testing.T) {
 	require.Nil(t, m.Resize(1<<32+1))
 	require.Len(t, m.Resize(5), 5)
 
-	other, err := New(3*pageSize, 3*pageSize, image)
+	other, err := New(3*pageSize, 3*pageSize, image, false)
 	require.NoError(t, err)
 	require.Equal(t, content, other.Resize(3*pageSize), "the image was written to")
 	other.Unmap()
@@ -48,9 +48,9 @@ func TestMemoryGrowsInPlace(t *testing.T) {
 	grown[5] = 1
 	runtime.KeepAlive(m)
 
-	_, err = New(pageSize, 4*pageSize, image)
+	_, err = New(pageSize, 4*pageSize, image, false)
 	require.Error(t, err)
-	empty, err := New(0, 0, nil)
+	empty, err := New(0, 0, nil, false)
 	require.NoError(t, err)
 	require.NotNil(t, empty.Resize(0))
 	empty.Unmap()
