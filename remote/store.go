@@ -39,8 +39,9 @@ type Store struct {
 	wg     sync.WaitGroup     // probes and uploads; added to under mu, unless closed
 
 	breaker  breaker.Breaker
-	absent   recent // entries that the server didn't have
-	bad      recent // entries that were damaged, to be replaced
+	puts     breaker.Breaker // of uploads: who takes nothing may still be read
+	absent   recent          // entries that the server didn't have
+	bad      recent          // entries that were damaged, to be replaced
 	counters counters
 	watchers watchers.List[modcache.Event]
 
@@ -96,13 +97,14 @@ func newStore(b Backend, kind, where string, onEnd func(), o Options) (*Store, e
 		frame:   frame.Options{Trusted: trusted, Compressor: frame.NewCompressor(), Compress: true},
 		write:   signer != nil && !o.ReadOnly,
 		breaker: breaker.Breaker{Limit: softFaults, Pause: o.Pause, Jitter: true},
+		puts:    breaker.Breaker{Limit: softFaults, Pause: o.Pause, Jitter: true},
 		absent:  recent{ttl: o.AbsentFor},
 		bad:     recent{ttl: rememberBad},
 
 		leastRefused: math.MaxInt64,
 	}
 	if o.Pause == 0 {
-		s.breaker.Limit = 0
+		s.breaker.Limit, s.puts.Limit = 0, 0
 	}
 	s.uploads = queue.Queue[modcache.Key, upload]{Lock: &s.mu, Workers: &s.wg, Max: o.Uploads, Limit: o.Queue, Run: s.upload}
 	if signer != nil {

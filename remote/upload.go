@@ -104,25 +104,46 @@ func uploadTime(size int64) time.Duration {
 	return minUpload + time.Duration(size/slowest)*time.Second
 }
 
-// attempts brings one artifact to the server.
+// attempts brings one artifact to the server. Once as many pauses in a row as it has attempts have brought nothing,
+// whatever the uploads, the server is left alone: else each of a thousand would find out for itself.
 func (s *Store) attempts(key modcache.Key, u *upload) error {
 	var entry []byte // made once it is needed
-	for try := 0; ; try++ {
-		err := s.attempt(key, u, &entry)
-		if err == nil || final(err) || s.ctx.Err() != nil {
-			return err
+	var err error
+	for try := 0; ; {
+		if s.puts.Ask() != breaker.No {
+			err = s.attempt(key, u, &entry)
+			s.learn(err)
+			if err == nil || final(err) || s.ctx.Err() != nil {
+				return err
+			}
+			if try >= s.o.Retries {
+				return fmt.Errorf("given up after %d attempts: %w", try+1, err)
+			}
+			try++
+			s.counters.retries.Add(1)
 		}
-		if try >= s.o.Retries {
-			return fmt.Errorf("given up after %d attempts: %w", try+1, err)
+		if n := s.puts.Pauses(); n > s.o.Retries && s.puts.Remaining() > 0 { // or else one is trying
+			return errors.Join(fmt.Errorf("%w: no upload arrived, with %d pauses between them", modcache.ErrUnavailable, n), err)
 		}
-		s.counters.retries.Add(1)
-		d := firstRetry << min(try, 10)
-		d = max(d/2+rand.N(d), s.breaker.Remaining())
+		d := firstRetry << min(max(try, 1)-1, 10)
+		d = max(d/2+rand.N(d), s.puts.Remaining(), s.breaker.Remaining())
 		select {
 		case <-time.After(d):
 		case <-s.ctx.Done():
-			return fmt.Errorf("%w after: %w", modcache.ErrClosed, err)
+			return errors.Join(modcache.ErrClosed, err)
 		}
+	}
+}
+
+// learn tells the breaker of uploads what became of an attempt.
+func (s *Store) learn(err error) {
+	switch {
+	case err == nil, errors.Is(err, fs.ErrPermission), errors.Is(err, modcache.ErrTooLarge):
+		s.puts.Succeed() // it was answered
+	case s.ctx.Err() != nil, errors.Is(err, errEncode):
+		s.puts.Abstain()
+	default:
+		s.puts.Fail(severity(err))
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net"
 	"runtime"
 	"slices"
 	"sync"
@@ -136,6 +137,55 @@ func TestStoreRetries(t *testing.T) {
 		require.Equal(t, [3]uint64{1, 1, 2}, [3]uint64{r.Lost, m.Errors, m.FlushErrors})
 		require.False(t, r.Paused, "a server that takes nothing may still be read")
 	})
+}
+
+// TestStoreUploadsToNobody has one upload after the other find out that nothing arrives: together, they wait about as
+// long as one of them would.
+func TestStoreUploadsToNobody(t *testing.T) {
+	signer := generate(t)
+	never := func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }
+	for name, c := range map[string]struct {
+		has func(context.Context, modcache.Key) (bool, error)
+		put func(context.Context, modcache.Key, []byte, bool) error
+		max time.Duration
+	}{
+		"hangs":      {has: func(ctx context.Context, _ modcache.Key) (bool, error) { return false, never(ctx) }, max: 10 * time.Minute},
+		"only reads": {put: func(ctx context.Context, _ modcache.Key, _ []byte, _ bool) error { return never(ctx) }, max: 10 * time.Minute},
+		"fails":      {put: func(context.Context, modcache.Key, []byte, bool) error { return errors.New("status 502") }, max: 2 * time.Minute},
+		"nobody listens": {has: func(context.Context, modcache.Key) (bool, error) {
+			return false, &net.OpError{Op: "dial", Err: errors.New("refused")}
+		}, max: 2 * time.Minute},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				f := newFake()
+				f.has, f.put = c.has, c.put
+				s := over(t, f, remote.Options{Signer: signer})
+				defer s.Close()
+				const n = 200
+				for i := range n {
+					require.NoError(t, add(t, s, key(byte(i)), 1000))
+				}
+				var err error
+				require.Less(t, took(func() { err = s.Flush(t.Context()) }), c.max)
+				require.Error(t, err)
+				require.EqualValues(t, n, s.Report().Lost)
+				require.Less(t, len(f.took()), 40)
+
+				// One that comes when the pause is over has one attempt, and if that succeeds all have it again.
+				time.Sleep(2 * time.Minute)
+				require.NoError(t, add(t, s, key(n), 1000))
+				require.Error(t, s.Flush(t.Context()))
+				time.Sleep(2 * time.Minute)
+				f.has, f.put = nil, nil
+				for i := range n {
+					require.NoError(t, add(t, s, key(byte(i)), 1000))
+				}
+				require.NoError(t, s.Flush(t.Context()))
+				require.EqualValues(t, n, s.Report().Uploads)
+			})
+		})
+	}
 }
 
 func TestStoreUploadsThatAreNotTriedAgain(t *testing.T) {

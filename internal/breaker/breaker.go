@@ -26,6 +26,7 @@ type Breaker struct {
 	mu     sync.Mutex
 	row    int           // soft faults in a row, while closed
 	pause  time.Duration // the last one since a success
+	pauses int           // since a success
 	until  time.Time     // while open: when to probe; while probing: when the probe is overdue
 	opened uint64
 }
@@ -103,6 +104,13 @@ func (b *Breaker) Remaining() time.Duration {
 	return max(0, time.Until(b.until))
 }
 
+// Pauses returns how many pauses there were in a row, with no success between them.
+func (b *Breaker) Pauses() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.pauses
+}
+
 // Succeed notes that a call was answered.
 func (b *Breaker) Succeed() {
 	if b.state.Load() == closed {
@@ -111,7 +119,7 @@ func (b *Breaker) Succeed() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.state.Store(closed)
-	b.row, b.pause = 0, 0
+	b.row, b.pause, b.pauses = 0, 0, 0
 }
 
 // Recover notes that a probe other than a call was answered. Only a call proves more, so
@@ -142,6 +150,7 @@ func (b *Breaker) Fail(f Fault, retryAfter time.Duration) (opened bool) {
 		b.opened++
 		opened = true
 	}
+	b.pauses++
 	b.pause = min(max(2*b.pause, b.Pause), max(b.Pause, maxPause))
 	d := b.pause
 	if b.Jitter && d > 0 {
