@@ -47,6 +47,7 @@ type Template struct {
 	bare    wazero.CompiledModule // nil if instances are made of base
 	linkage wasmbin.Linkage       // of bare
 	image   *mapped.Image
+	tables  *tableImage // nil if wazero fills them
 
 	module func() *Module
 
@@ -219,6 +220,9 @@ func (t *Template) share(ctx context.Context, state *wasmbin.State, snap *wasmbi
 	t.linkage, t.bare = state.Linkage, cm
 	t.linkage.Memory.Min = size
 	t.linkage.Starts = state.Starts && snap == nil
+	if !state.ImportsTable && !state.TablesVary {
+		t.tables = newTableImage(wazerocache.Inner(cm))
+	}
 	return nil
 }
 
@@ -269,9 +273,14 @@ func (t *Template) instantiate(ctx context.Context, config wazero.ModuleConfig, 
 	if err := h.m.Hold(); err != nil {
 		return nil, t.r.closedError(t.key, err)
 	}
+	inner, finish := t.tables.pick(wazerocache.Inner(t.bare), config)
 	ctx, memory := t.r.imageMemory(ctx, t.linkage, t.image)
-	mod, err := t.r.instantiate(ctx, mark(wazerocache.Inner(t.bare)), config, h.m.Release)
+	mod, err := t.r.instantiate(ctx, mark(inner), config, h.m.Release)
 	memory.belongsTo(mod)
+	if mod != nil && finish != nil && !finish(mod) {
+		_ = mod.Close(ctx)
+		return t.instantiate(ctx, config, mark)
+	}
 	return mod, err
 }
 

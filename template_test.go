@@ -156,7 +156,7 @@ func TestTemplateInstancesAreLikePlainOnes(t *testing.T) {
 
 			tmpl, err := r.NewTemplate(bg, modcache.NewModule(wasm), &modcache.TemplateOptions{Init: init})
 			require.NoError(t, err, name)
-			for range 3 {
+			for range 5 {
 				mod, err := tmpl.Instantiate(bg, nil)
 				require.NoError(t, err)
 				require.Equal(t, want, observe(t, mod), name)

@@ -104,6 +104,7 @@ func compareTemplate(t *testing.T, name string, wasm []byte, count *templateCoun
 	image, err := cached.NewTemplate(bg, modcache.NewModule(wasm), nil)
 	require.NoError(t, err, name)
 	defer image.Close(bg)
+	ripen(t, image, wasm)
 	fromImage, err := start(func(mc wazero.ModuleConfig) (api.Module, error) { return image.Instantiate(ctx, mc) })
 	require.Equal(t, cachetest.ErrorText(wantErr), cachetest.ErrorText(err), name)
 	if wantErr != nil {
@@ -145,6 +146,7 @@ func compareTemplate(t *testing.T, name string, wasm []byte, count *templateCoun
 	default:
 		defer snapshot.Close(bg)
 		count.snapshots++
+		ripen(t, snapshot, wasm)
 		s, err := start(func(mc wazero.ModuleConfig) (api.Module, error) { return snapshot.Instantiate(ctx, mc) })
 		require.NoError(t, err, name)
 		sides = append(sides, s)

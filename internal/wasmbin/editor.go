@@ -10,6 +10,8 @@ type editor struct {
 	wasm  []byte
 	saved int // bytes by which the edits make the part shorter
 	log   edits
+
+	getsGlobal bool // a constant expression was read that depends on a global
 }
 
 func newEditor(wasm []byte, start, end int) *editor {
@@ -175,6 +177,7 @@ func (e *editor) constExpr() {
 		case opF64Const:
 			e.skip(8)
 		case opGlobalGet, opRefFunc:
+			e.getsGlobal = e.getsGlobal || op == opGlobalGet
 			e.index()
 		case opRefNull:
 			e.heapType()

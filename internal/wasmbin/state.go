@@ -17,6 +17,7 @@ type State struct {
 	ImportsMutable      bool // a mutable global
 	Globals             []Global
 	HasTable, HasTag    bool
+	TablesVary          bool // what tables begin with depends on globals, and so maybe on imports
 	hasDataCount, start bool
 	memoryAt            Section
 }
@@ -68,8 +69,10 @@ func ReadState(wasm []byte) (*State, error) {
 		case globals:
 			e.times(func(e *editor) { s.Globals = append(s.Globals, e.readGlobal()) })
 			err = e.finish()
-		case tables:
-			s.HasTable = true
+		case tables, elements:
+			s.HasTable = s.HasTable || sec.ID == tables
+			err = e.section(sec.ID)
+			s.TablesVary = s.TablesVary || e.getsGlobal
 		case tags:
 			s.HasTag = true
 		case memories:
