@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"sync"
 	"sync/atomic"
 
@@ -116,6 +115,9 @@ func (f slotFunction) CallWithStack(ctx context.Context, stack []uint64) error {
 // meanwhile. After a cancelled context, wazero ends the instance when the host function
 // that it called has returned. wazero holds a lock while a runtime is closed: OnRelease
 // must not call the runtime.
+//
+// If compiled isn't wazero's or a [Runtime]'s own, but somebody's wrapper, start functions don't have
+// the table: nothing tells then whose they are.
 //
 // As in wazero, an instance whose start function exits with code 0 is
 // returned closed, without an error. Instantiate fails with ErrClosed if t is closed.
@@ -249,12 +251,9 @@ func markInstance(compiled wazero.CompiledModule) (wazero.CompiledModule, func(a
 	} else if marked, is, ok := wazerohook.Mark(compiled); ok {
 		return marked, is
 	}
-	// Somebody's wrapper. wazero describes the functions of a module and of its instances by the same
-	// definitions, not by equal ones: only a second instance passes for the first, which
-	// Instantiate notices.
-	return compiled, func(mod api.Module) bool {
-		return maps.Equal(compiled.ExportedFunctions(), mod.ExportedFunctionDefinitions())
-	}
+	// Somebody's wrapper, which a wrapper of the runtime takes. Nothing tells its instance from another one that only
+	// looks like it, until it is returned.
+	return compiled, func(api.Module) bool { return false }
 }
 
 // attach counts one more instance of the table; it fails if the table is closed, or about to be.

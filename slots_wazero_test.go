@@ -316,6 +316,56 @@ func TestSlotHostInstanceBesideTheStartingOne(t *testing.T) {
 	}
 }
 
+// wrapping is a runtime that wraps what it compiles.
+type wrapping struct{ wazero.Runtime }
+
+type wrapped struct{ wazero.CompiledModule }
+
+func (w wrapping) InstantiateModule(ctx context.Context, compiled wazero.CompiledModule, config wazero.ModuleConfig) (api.Module, error) {
+	if w, ok := compiled.(wrapped); ok {
+		compiled = w.CompiledModule
+	}
+	return w.Runtime.InstantiateModule(ctx, compiled, config)
+}
+
+// TestSlotHostWrappedModule never takes another instance for the starting one because it looks alike: a module that was
+// wrapped has its table once it has started.
+func TestSlotHostWrappedModule(t *testing.T) {
+	eachSlotEngine(t, func(t *testing.T, e *slotEnv) {
+		e.r = wrapping{e.r}
+		host, err := modcache.NewSlotHost[*slotCloser](e.ctx, e.r)
+		require.NoError(t, err)
+		var beside api.Module
+		calls, found := 0, 0
+		_, err = e.r.NewHostModuleBuilder("beside").NewFunctionBuilder().WithFunc(func(ctx context.Context, mod api.Module) {
+			if calls++; calls == 1 {
+				_, err := beside.ExportedFunction("ask").Call(ctx)
+				require.NoError(t, err)
+			}
+			if _, ok := host.Table(ctx, mod); ok {
+				found++
+			}
+		}).Export("call").Instantiate(e.ctx)
+		require.NoError(t, err)
+		compiled, err := e.r.CompileModule(e.ctx, wasmModule([]wasmImport{{"beside", "call", nil, nil}},
+			[]wasmFunc{{name: "ask", body: wasmCall(0)}}, wasmNoStart))
+		require.NoError(t, err)
+		anonymous := wazero.NewModuleConfig().WithName("")
+		beside, err = e.r.InstantiateModule(e.ctx, compiled, anonymous)
+		require.NoError(t, err)
+		mod, err := host.Instantiate(e.ctx, wrapped{compiled}, anonymous.WithStartFunctions("ask"), nil)
+		require.NoError(t, err)
+		require.Equal(t, 2, calls)
+		require.Zero(t, found)
+		_, err = mod.ExportedFunction("ask").Call(e.ctx)
+		require.NoError(t, err)
+		require.Equal(t, 1, found)
+		got, ok := host.Table(e.ctx, mod.Module)
+		require.True(t, ok)
+		require.Same(t, mod.Table(), got)
+	})
+}
+
 // drop removes the result of f from the stack.
 func (f wasmFunc) drop() []byte {
 	if len(f.results) > 0 {
