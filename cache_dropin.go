@@ -2,6 +2,7 @@ package modcache
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -142,7 +143,8 @@ func (d *dropIn) Get(wk wazerohook.WazeroKey) (content io.ReadCloser, ok bool, e
 	closed := c.Closed()
 	look := &lookup{c: c} // of a module that wazero doesn't show
 	if !closed && err == nil {
-		if e := d.stored(key, look); e != nil {
+		get := func() (*Artifact, Key) { return look.get(c.ctx, key), key }
+		if e := d.find(look, key, wazerohook.AnyFunctions, get); e != nil {
 			return e.Open(nil), true, nil
 		}
 		if e := d.takeOver(key, wk); e != nil {
@@ -162,22 +164,24 @@ func (d *dropIn) Get(wk wazerohook.WazeroKey) (content io.ReadCloser, ok bool, e
 	return nil, false, &Error{Op: "compile", Key: key, Err: look.missing(Fingerprint{})}
 }
 
-// stored reads and verifies the whole artifact, because wazero gives no second chance once it
-// has begun to load one.
-func (d *dropIn) stored(key Key, look *lookup) *wazerohook.Entry {
-	c := d.c
-	a := look.get(c.ctx, key)
-	if a == nil {
-		return nil
+// find returns what is in the first of the artifacts that get returns, and that can be used, or nil. It reads and verifies
+// all of it, because wazero gives no second chance once it has begun to load one.
+func (d *dropIn) find(look *lookup, key Key, functions int, get func() (a *Artifact, at Key)) *wazerohook.Entry {
+	for again := true; again; {
+		a, at := get()
+		if a == nil {
+			break
+		}
+		e, err := d.load(a, functions)
+		d.c.release(a)
+		if err == nil {
+			look.name = cmp.Or(look.name, a.Info().Name)
+			look.hit(key, a)
+			return e
+		}
+		again = look.reject(at, err)
 	}
-	defer c.release(a)
-	e, err := d.load(a, wazerohook.AnyFunctions)
-	if err != nil {
-		look.reject(key, err)
-		return nil
-	}
-	c.hit(key, a.Info().Name, a)
-	return e
+	return nil
 }
 
 // load reads an artifact, so that nothing is asked of it any more.

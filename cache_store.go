@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -61,30 +62,75 @@ type lookup struct {
 	most  int64  // bytes that the code can take; 0 if that isn't known
 	why   error  // the first reason that is more than absence
 	ended bool   // reported as a hit or a miss
+
+	places []place // by key
+}
+
+// place says where an artifact was found under a key.
+type place struct {
+	key    Key
+	from   *layer // nil if there are no layers
+	behind *layer // what this layer and those before it have is of no use; nil at first
+}
+
+// place returns what is known of key.
+func (l *lookup) place(key Key) *place {
+	i := slices.IndexFunc(l.places, func(p place) bool { return p.key == key })
+	if i < 0 {
+		i = len(l.places)
+		l.places = append(l.places, place{key: key})
+	}
+	return &l.places[i]
+}
+
+// pass has further gets of the key ask behind the layer in which the last one has found an artifact. again says whether
+// there are layers behind.
+func (l *lookup) pass(key Key) (again bool) {
+	p := l.place(key)
+	if p.from == nil || p.from.last {
+		return false
+	}
+	p.behind = p.from
+	return true
 }
 
 // get returns the artifact under key, or nil. Whatever the store is, the artifact was
 // made for this key by this engine, its bytes are verified, now or as they are read, and
-// a seal ends them. The caller closes it, having called reject if it is of no use.
+// a seal ends them. The caller closes it, having called reject if it is of no use, and tries again if reject
+// says so.
 func (l *lookup) get(ctx context.Context, key Key) *Artifact {
-	c := l.c
-	c.tryDirectory()
+	l.c.tryDirectory()
+	for again := true; again; {
+		a, wrong := l.ask(ctx, key)
+		if wrong == nil {
+			return a
+		}
+		again = l.reject(key, wrong)
+	}
+	return nil
+}
+
+// ask asks the store once. It returns what is wrong with an artifact in place of that.
+func (l *lookup) ask(ctx context.Context, key Key) (a *Artifact, wrong error) {
 	type answer struct {
 		a     *Artifact
+		from  *layer
 		wrong error // with what the store returned
 	}
+	c, p := l.c, l.place(key)
+	behind := p.behind
 	ctx, end := c.begin(ctx, Step{Kind: StepLookup, Key: key, Name: l.name})
 	found, err := ask(ctx, c, readWait(ctx), func(ctx context.Context, s Store) (found answer, err error) {
-		a, ok, err := s.Get(withSealed(c.forStore(ctx)), key)
+		a, from, err := getFrom(withSealed(c.forStore(ctx)), s, key, behind)
 		fresh := readsFrames(s)
-		if err == nil && !ok {
-			a, ok = c.unmoved(key)
+		if err == nil && a == nil {
+			a, _ = c.unmoved(key)
 			fresh = false
 		}
-		if err != nil || !ok || a == nil {
-			closeArtifact(a)
+		if a == nil {
 			return found, err
 		}
+		found.from = from
 		found.a, found.wrong = contain.Value(func() (*Artifact, error) { return verify(key, c.engineID, a, l.most, fresh) })
 		if found.a != a {
 			contain.Close(a)
@@ -96,18 +142,17 @@ func (l *lookup) get(ctx context.Context, key Key) *Artifact {
 		step.Bytes = found.a.Size()
 	}
 	end(step)
+	p.from = found.from
 	switch {
 	case err != nil && ctx.Err() == nil:
 		c.storeFailed("get", key, l.name, err)
 		fallthrough
 	case err != nil:
 		l.note(err)
-	case found.wrong != nil:
-		l.reject(key, found.wrong)
-	default:
+	case found.wrong == nil:
 		c.health.worked("get")
 	}
-	return found.a
+	return found.a, found.wrong
 }
 
 // release closes an artifact that get has returned, if any. Some file systems wait for their server then.
@@ -141,29 +186,31 @@ func (l *lookup) hit(key Key, a *Artifact) {
 	l.c.hit(key, l.name, a)
 }
 
-// reject reports that an artifact couldn't be used. One that is wrong is deleted,
-// so that the next compile replaces it; one that merely couldn't be read stays.
-func (l *lookup) reject(key Key, err error) {
-	c := l.c
+// reject reports that an artifact couldn't be used. One that is wrong is deleted where it was found,
+// so that the next compile replaces it, and again says whether the next get may find a better one; one that merely couldn't be read stays.
+func (l *lookup) reject(key Key, err error) (again bool) {
+	c, from := l.c, l.place(key).from
 	err = entryDamage(err)
 	l.note(err)
 	if !isDamage(err) {
 		if !c.Closed() {
 			c.storeFailed("read", key, l.name, err)
 		}
-		return
+		return false
 	}
 	c.corrupt(key, l.name, err)
+	again = l.pass(key)
 	if !c.writes() {
-		return
+		return again
 	}
 	if c.memory != nil {
 		_ = c.memory.Delete(c.ctx, key)
 	}
-	err = c.do(c.ctx, storeWait, func(ctx context.Context, s Store) error { return s.Delete(ctx, key) })
+	err = c.do(c.ctx, storeWait, func(ctx context.Context, s Store) error { return deleteFrom(ctx, s, key, from) })
 	if err != nil {
 		c.storeFailed("delete", key, l.name, err)
 	}
+	return again
 }
 
 // hit reports that the artifact could be used.

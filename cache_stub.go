@@ -113,19 +113,11 @@ func (d *dropIn) getStub(s *standIn) (io.ReadCloser, bool, error) {
 		return failed(errStubConfig)
 	}
 	look := &lookup{c: c, name: s.name, most: s.most}
-	a, at := s.e.fetch(c.ctx, s.key, look)
-	if a == nil {
+	e := d.find(look, s.key, s.functions, func() (*Artifact, Key) { return s.e.fetch(c.ctx, s.key, look) })
+	if e == nil {
 		look.miss(s.key)
 		return failed(fmt.Errorf("its code is gone: %w; make the stub again", look.missing(s.sum)))
 	}
-	defer c.release(a)
-	e, err := d.load(a, s.functions)
-	if err != nil {
-		look.reject(at, err)
-		look.miss(s.key)
-		return failed(fmt.Errorf("%w; make the stub again", err))
-	}
-	look.hit(s.key, a)
 	c.counters.stubbed.Add(1)
 	return e.Open(nil), true, nil
 }

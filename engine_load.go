@@ -55,8 +55,14 @@ func (l *loading) small() bool {
 // find loads the module's code from the store. It returns nil if it isn't there or
 // can't be used.
 func (l *loading) find(ctx context.Context) (*loaded.Code, error) {
-	if a, at := l.e.fetch(ctx, l.src.key, l.look); a != nil {
-		if code, err := l.loadStored(ctx, a, at); code != nil || err != nil {
+	for again := true; again; {
+		a, at := l.e.fetch(ctx, l.src.key, l.look)
+		if a == nil {
+			break
+		}
+		var code *loaded.Code
+		var err error
+		if code, again, err = l.loadStored(ctx, a, at); code != nil || err != nil {
 			return code, err
 		}
 	}
@@ -75,7 +81,8 @@ func (l *loading) build(ctx context.Context) (*loaded.Code, error) {
 	unlock, locked := l.c.lock(ctx, common, l.src.name())
 	defer unlock()
 	if locked {
-		// Another process may have compiled it while we waited.
+		// Another process may have compiled it while we waited, and put it anywhere.
+		l.look.places = nil
 		if code, err := l.find(ctx); code != nil || err != nil {
 			return code, err
 		}
@@ -103,21 +110,20 @@ func (l *loading) build(ctx context.Context) (*loaded.Code, error) {
 }
 
 // loadStored loads an artifact from the store, and closes it. It returns nil if it can't
-// be used.
-func (l *loading) loadStored(ctx context.Context, a *Artifact, at Key) (*loaded.Code, error) {
+// be used, and whether the store may have another.
+func (l *loading) loadStored(ctx context.Context, a *Artifact, at Key) (code *loaded.Code, again bool, err error) {
 	defer l.c.release(a)
-	code, err := l.load(ctx, a, at)
+	code, err = l.load(ctx, a, at)
 	switch {
 	case err == nil:
 		l.src.found.Store(true)
 		l.look.hit(l.src.key, a)
-		return code, nil
+		return code, false, nil
 	case errors.Is(err, loaded.ErrClosed):
-		return nil, err
+		return nil, false, err
 	}
 	l.c.suspects.Store(at, nil)
-	l.look.reject(at, err)
-	return nil, nil
+	return nil, l.look.reject(at, err), nil
 }
 
 // entry returns the entry in an artifact for the module. When wazero finds in the middle of an entry

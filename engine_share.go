@@ -26,32 +26,32 @@ const aliasMagic = "modcache alias 1\x00"
 // An alias that leads nowhere is a miss, and so is one that leads to another. It
 // names a module, not a key, so that it can't lead to code of another engine or configuration.
 func (e *engine) fetch(ctx context.Context, key Key, look *lookup) (a *Artifact, at Key) {
-	a = look.get(ctx, key)
-	if a == nil {
-		return nil, key
-	}
-	module, alias, err := readAlias(a)
-	if err == nil && !alias {
-		return a, key
-	}
-	e.c.release(a)
-	if err != nil {
-		look.reject(key, err)
-		return nil, key
-	}
-	at = e.key(module)
-	if a = look.get(ctx, at); a == nil {
-		return nil, key
-	}
-	if _, alias, err = readAlias(a); alias {
-		err = fmt.Errorf("%w: an alias leads to another alias", ErrCorrupt)
-	}
-	if err != nil {
+	for again := true; again; {
+		if a = look.get(ctx, key); a == nil {
+			break
+		}
+		module, alias, err := readAlias(a)
+		if err == nil && !alias {
+			return a, key
+		}
 		e.c.release(a)
-		look.reject(key, err)
-		return nil, key
+		if err == nil {
+			at = e.key(module)
+			if a = look.get(ctx, at); a == nil {
+				again = look.pass(key)
+				continue
+			}
+			if _, alias, err = readAlias(a); alias {
+				err = fmt.Errorf("%w: an alias leads to another alias", ErrCorrupt)
+			}
+			if err == nil {
+				return a, at
+			}
+			e.c.release(a)
+		}
+		again = look.reject(key, err)
 	}
-	return a, at
+	return nil, key
 }
 
 // find returns the artifact that has the module's code, or nil, and the key that it lies under.
@@ -75,14 +75,22 @@ func (e *engine) stored(ctx context.Context, src *source, look *lookup) int64 {
 }
 
 // proven is stored, for code that loads.
-func (e *engine) proven(ctx context.Context, src *source, look *lookup) int64 {
-	a, at := e.find(ctx, src, look)
-	if a == nil {
-		return 0
+func (e *engine) proven(ctx context.Context, src *source, look *lookup) (size int64) {
+	for again := true; again; {
+		a, at := e.find(ctx, src, look)
+		if a == nil {
+			return 0
+		}
+		size, again = e.provenOne(ctx, src, look, a, at)
 	}
+	return size
+}
+
+// provenOne returns the size of an artifact, which it closes, or 0 if it doesn't load, and whether there may be another.
+func (e *engine) provenOne(ctx context.Context, src *source, look *lookup, a *Artifact, at Key) (size int64, again bool) {
 	defer e.c.release(a)
 	if src.found.Load() {
-		return a.Size() // it was loaded a moment ago
+		return a.Size(), false // it was loaded a moment ago
 	}
 	entry, err := e.entry(ctx, a, at, src)
 	if err == nil {
@@ -91,10 +99,9 @@ func (e *engine) proven(ctx context.Context, src *source, look *lookup) int64 {
 	}
 	if err != nil {
 		e.c.suspects.Store(at, nil)
-		look.reject(at, err)
-		return 0
+		return 0, look.reject(at, err)
 	}
-	return a.Size()
+	return a.Size(), false
 }
 
 // readAlias returns the module that a verified artifact is an alias for, if it is one.
@@ -125,23 +132,28 @@ func (l *loading) findShared(ctx context.Context) (*loaded.Code, error) {
 		return nil, nil
 	}
 	a, at := e.fetch(ctx, s.key, l.look)
-	if a == nil {
-		return nil, nil
-	}
 	valid := false // unless wazero says so: it may panic
 	defer func() {
 		if !valid {
 			e.c.release(a)
 		}
 	}()
-	if err := wazerocache.Validate(ctx, e.config, l.src.own()); err != nil {
-		return nil, err
+	for a != nil {
+		if !valid {
+			if err := wazerocache.Validate(ctx, e.config, l.src.own()); err != nil {
+				return nil, err
+			}
+			valid = true
+		}
+		module := a.Info().Module
+		code, again, err := l.loadStored(ctx, a, at)
+		if code != nil && e.key(module) == at {
+			l.c.putAlias(l.src.key, module, l.src.name())
+		}
+		if !again {
+			return code, err
+		}
+		a, at = e.fetch(ctx, s.key, l.look)
 	}
-	valid = true
-	module := a.Info().Module
-	code, err := l.loadStored(ctx, a, at)
-	if code != nil && e.key(module) == at {
-		l.c.putAlias(l.src.key, module, l.src.name())
-	}
-	return code, err
+	return nil, nil
 }

@@ -157,9 +157,12 @@ func NewLayered(o *LayeredOptions, layers ...Layer) *Layered {
 			l.layers = append(l.layers, l.newLayer(cfg, &v, names))
 		}
 	}
-	if len(l.layers) > 0 && l.layers[0].Direct {
-		l.front = l.layers[0]
-		_, l.alone = l.front.Store.(*Local)
+	if n := len(l.layers); n > 0 {
+		l.layers[n-1].last = true
+		if l.layers[0].Direct {
+			l.front = l.layers[0]
+			_, l.alone = l.front.Store.(*Local)
+		}
 	}
 	return l
 }
@@ -259,7 +262,7 @@ func (l *Layered) Add(ctx context.Context, key Key, a *Artifact) error {
 		return err
 	}
 	defer l.ops.Done()
-	errs := l.each(func(ly *layer) error {
+	errs := each(l.layers, func(ly *layer) error {
 		switch ly.Write {
 		case WriteThrough:
 			start := time.Now()
@@ -298,10 +301,21 @@ func (l *Layered) Add(ctx context.Context, key Key, a *Artifact) error {
 // Delete implements [Store]. It reaches all layers, those that are skipped
 // otherwise too, and calls off background writes of the key. A WriteNever layer that refuses with
 // [ErrReadOnly] isn't asked for the key from then on, so that what it has hides nothing in the
-// others, unless all layers are WriteNever. If a layer fails,
+// others, unless all layers are WriteNever, or some thousand other keys were refused since. If a layer fails,
 // the entry may still be in it; a write that was given up before may bring it
 // back.
-func (l *Layered) Delete(ctx context.Context, key Key) error {
+func (l *Layered) Delete(ctx context.Context, key Key) error { return l.delete(ctx, key, l.layers) }
+
+// deleteFrom deletes the entry that a lookup has found, and that is of no use, in its layer and in those before it, into which it
+// may have been promoted. What layers behind it have may be sound. from is nil if the store isn't a Layered.
+func deleteFrom(ctx context.Context, s Store, key Key, from *layer) error {
+	if l, ok := s.(*Layered); ok && from != nil {
+		return l.delete(ctx, key, l.layers[:slices.Index(l.layers, from)+1])
+	}
+	return s.Delete(ctx, key)
+}
+
+func (l *Layered) delete(ctx context.Context, key Key, layers []*layer) error {
 	if err := l.begin("delete", key); err != nil {
 		return err
 	}
@@ -310,7 +324,7 @@ func (l *Layered) Delete(ctx context.Context, key Key) error {
 	// before the end never will: none of them may bring the entry back.
 	l.mu.Lock()
 	l.deleting[key]++
-	dropped, running := l.callOff(key)
+	dropped, running := callOff(key, layers)
 	l.mu.Unlock()
 	for _, a := range dropped {
 		contain.Close(a)
@@ -318,10 +332,10 @@ func (l *Layered) Delete(ctx context.Context, key Key) error {
 	waited := layeredError("delete", key, queue.Wait(ctx, running))
 
 	replaced := slices.ContainsFunc(l.layers, func(ly *layer) bool { return ly.Write != WriteNever })
-	errs := l.each(func(ly *layer) error {
+	errs := each(layers, func(ly *layer) error {
 		err := ly.delete(ctx, key)
 		if replaced && ly.Write == WriteNever && errors.Is(err, ErrReadOnly) {
-			ly.deleted.Store(key, nil)
+			ly.pass(key)
 		}
 		return err
 	})
@@ -346,7 +360,7 @@ func (l *Layered) Flush(ctx context.Context) error {
 	defer l.ops.Done()
 	l.flushes.Add(1)
 	waited := layeredError("flush", Key{}, queue.Wait(ctx, l.underWay()))
-	errs := l.each(func(ly *layer) error {
+	errs := each(l.layers, func(ly *layer) error {
 		if ly.Write == WriteNever {
 			return nil
 		}
@@ -373,11 +387,11 @@ func (l *Layered) Close() error {
 }
 
 // each calls fn for all layers at once and returns their errors in order.
-func (l *Layered) each(fn func(*layer) error) []error {
-	errs := make([]error, len(l.layers))
+func each(layers []*layer, fn func(*layer) error) []error {
+	errs := make([]error, len(layers))
 	var wg sync.WaitGroup
-	for i, ly := range l.layers {
-		if !ly.Direct && i < len(l.layers)-1 {
+	for i, ly := range layers {
+		if !ly.Direct && i < len(layers)-1 {
 			wg.Go(func() { errs[i] = fn(ly) })
 		} else {
 			errs[i] = fn(ly)

@@ -27,6 +27,7 @@ func (*tooSlowError) Is(target error) bool { return target == context.DeadlineEx
 type layer struct {
 	Layer
 	where   string // for errors
+	last    bool   // there is none behind it
 	observe func(Event)
 
 	calls         *semaphore.Weighted // taken by calls under way, given up ones included
@@ -35,7 +36,8 @@ type layer struct {
 
 	getTime, addTime stopwatch // of calls that aren't Direct
 
-	deleted sync.Map // Key: of a WriteNever layer, which couldn't delete it: not asked for it again
+	passed  sync.Map     // Key: of a WriteNever layer, which couldn't delete it: not asked for it again
+	passing atomic.Int64 // how many these are
 
 	hits        stripe.Counter // the only counter that the fastest path touches
 	errs        atomic.Uint64
@@ -77,7 +79,7 @@ func closeArtifact(a *Artifact) {
 // get asks the store; a miss is nil, nil.
 func (ly *layer) get(ctx context.Context, key Key) (a *Artifact, err error) {
 	if ly.Write == WriteNever {
-		if _, ok := ly.deleted.Load(key); ok {
+		if _, ok := ly.passed.Load(key); ok {
 			return nil, nil
 		}
 	}
@@ -94,6 +96,18 @@ func (ly *layer) get(ctx context.Context, key Key) (a *Artifact, err error) {
 	}
 	ly.reads.Succeed()
 	return a, nil
+}
+
+// maxPassed is how many keys a layer isn't asked for.
+const maxPassed = 4096
+
+// pass has the layer not be asked for a key any more. If these become too many, it is asked for all others again.
+func (ly *layer) pass(key Key) {
+	if _, known := ly.passed.LoadOrStore(key, nil); !known && ly.passing.Add(1) > maxPassed {
+		ly.passed.Clear()
+		ly.passing.Store(1)
+		ly.passed.Store(key, nil)
+	}
 }
 
 func (ly *layer) getWithin(ctx context.Context, key Key) (*Artifact, error) {

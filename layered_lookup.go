@@ -2,6 +2,7 @@ package modcache
 
 import (
 	"context"
+	"slices"
 	"sync/atomic"
 
 	"github.com/modcache/modcache/internal/contain"
@@ -40,29 +41,69 @@ func (f *found) take() (*Artifact, error) {
 // caller alone. A hit of the first layer allocates nothing here if that is a
 // [Memory].
 func (l *Layered) Get(ctx context.Context, key Key) (*Artifact, bool, error) {
+	a, _, err := l.get(ctx, key)
+	return a, a != nil, err
+}
+
+// get is Get, and says which layer had the artifact.
+func (l *Layered) get(ctx context.Context, key Key) (a *Artifact, from *layer, err error) {
 	seen := l.changes.Load()
 	var frontErr error
 	if l.front != nil && !l.closed.Load() {
-		var a *Artifact
 		if a, frontErr = l.front.get(ctx, key); a != nil {
 			l.hit(l.front, key, a)
-			return a, true, nil
+			return a, l.front, nil
 		}
 	}
-	a, from, err := l.lookup(ctx, key, seen)
+	a, from, err = l.lookup(ctx, key, seen)
 	if a != nil {
 		if l.alone && from != l.front && l.front.takesPromotions() && a.InMemory() {
 			l.promoteInto(l.front, key, a, write{from: from}, func() bool { return false })
 		}
 		l.hit(from, key, a)
-		return a, true, nil
+		return a, from, nil
 	}
-	err = joined("get", key, frontErr, err)
+	return nil, nil, l.miss(key, joined("get", key, frontErr, err))
+}
+
+// getBehind is get in the layers behind one, whose entry is of no use. What it finds isn't promoted: the next lookup does that.
+func (l *Layered) getBehind(ctx context.Context, key Key, behind *layer) (a *Artifact, from *layer, err error) {
+	if err := l.begin("get", key); err != nil {
+		return nil, nil, l.miss(key, err)
+	}
+	defer l.ops.Done()
+	layers := l.layers[slices.Index(l.layers, behind)+1:]
+	f, err := l.search(ctx, key, layers, nil, func() bool { return true })
+	if err != nil || f.a == nil {
+		return nil, nil, l.miss(key, err)
+	}
+	l.hit(f.from, key, f.a)
+	return f.a, f.from, nil
+}
+
+// getFrom is the Get of a store, and says which layer had the artifact if the store is a Layered, whose layers behind one
+// are asked only, if that isn't nil.
+func getFrom(ctx context.Context, s Store, key Key, behind *layer) (a *Artifact, from *layer, err error) {
+	if l, ok := s.(*Layered); ok {
+		if behind != nil {
+			return l.getBehind(ctx, key, behind)
+		}
+		return l.get(ctx, key)
+	}
+	a, ok, err := s.Get(ctx, key)
+	if err != nil || !ok {
+		closeArtifact(a)
+		a = nil
+	}
+	return a, nil, err
+}
+
+func (l *Layered) miss(key Key, err error) error {
 	l.misses.Add(1)
 	if l.observe != nil {
 		notify(l.observe, Event{Kind: EventMiss, Reason: reasonOf(err), Key: key, Err: err})
 	}
-	return nil, false, err
+	return err
 }
 
 func (l *Layered) hit(ly *layer, key Key, a *Artifact) {
@@ -123,7 +164,7 @@ func (l *Layered) join(ctx context.Context, key Key, seen uint64) (*flight.Fligh
 	var f *flight.Flight[*found]
 	f, _ = l.lookups.Join(context.WithoutCancel(ctx), key, func(ctx context.Context) (*found, error) {
 		defer l.changes.Add(1)
-		return l.search(ctx, key, asked, func() bool { return ctx.Err() != nil || f.Forgotten() })
+		return l.search(ctx, key, l.layers, asked, func() bool { return ctx.Err() != nil || f.Forgotten() })
 	})
 	return f, nil
 }
@@ -136,12 +177,12 @@ func (l *Layered) forget(key Key) {
 	l.lookups.Forget(key)
 }
 
-// search asks the layers in order, and what is on its way into them first. A layer that
+// search asks layers in order, and what is on its way into them first. A layer that
 // was asked already is not asked again. What is found is promoted unless stale, which is
 // called under mu, says no.
-func (l *Layered) search(ctx context.Context, key Key, asked *layer, stale func() bool) (*found, error) {
+func (l *Layered) search(ctx context.Context, key Key, layers []*layer, asked *layer, stale func() bool) (*found, error) {
 	var errs []error
-	for _, ly := range l.layers {
+	for _, ly := range layers {
 		a := l.onItsWay(ly, key)
 		if a == nil && ly != asked {
 			var err error

@@ -106,8 +106,8 @@ func (l *Layered) onItsWay(ly *layer, key Key) *Artifact {
 
 // callOff drops the jobs of key that wait, and returns what they held, to be closed, and
 // what tells when the running ones have ended; mu is held.
-func (l *Layered) callOff(key Key) (dropped []*Artifact, running []<-chan struct{}) {
-	for _, ly := range l.layers {
+func callOff(key Key, layers []*layer) (dropped []*Artifact, running []<-chan struct{}) {
+	for _, ly := range layers {
 		j, ends := ly.queue.CallOff(key)
 		if j != nil {
 			dropped = append(dropped, j.Value.a)

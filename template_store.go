@@ -102,29 +102,38 @@ func snapshotKey(key Key, id string) Key {
 func (t *Template) findSnapshot(ctx context.Context, key Key, m *Module, s *wasmbin.State) *wasmbin.Snapshot {
 	c := t.r.c
 	look := &lookup{c: c, name: m.Name(), most: believedCode + int64(s.Memory.Max)}
-	a := look.get(ctx, key)
-	if a == nil {
-		return nil
-	}
-	defer c.release(a)
-	b, err := read(ctx, c, a, (*Artifact).Bytes, nil)
-	if ctx.Err() != nil {
-		return nil
-	}
-	if err == nil && len(b) < sealSize {
-		err = fmt.Errorf("%w: a snapshot of %d bytes", ErrCorrupt, len(b))
-	}
-	var snap *wasmbin.Snapshot
-	if err == nil {
-		if snap, err = s.Unmarshal(b[:len(b)-sealSize]); err != nil {
-			err = fmt.Errorf("%w: %w", ErrCorrupt, err)
+	for again := true; again; {
+		a := look.get(ctx, key)
+		if a == nil {
+			break
 		}
+		snap, err := readStored(ctx, c, a, s)
+		c.release(a)
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case err == nil:
+			c.counters.snapshotsFound.Add(1)
+			c.emit(Event{Kind: EventSnapshotFound, Key: t.key, Name: m.Name(), Bytes: int64(len(snap.Memory))})
+			return snap
+		}
+		again = look.reject(key, err)
 	}
+	return nil
+}
+
+// readStored reads a snapshot of the module with that state.
+func readStored(ctx context.Context, c *Cache, a *Artifact, s *wasmbin.State) (*wasmbin.Snapshot, error) {
+	b, err := read(ctx, c, a, (*Artifact).Bytes, nil)
 	if err != nil {
-		look.reject(key, err)
-		return nil
+		return nil, err
 	}
-	c.counters.snapshotsFound.Add(1)
-	c.emit(Event{Kind: EventSnapshotFound, Key: t.key, Name: m.Name(), Bytes: int64(len(snap.Memory))})
-	return snap
+	if len(b) < sealSize {
+		return nil, fmt.Errorf("%w: a snapshot of %d bytes", ErrCorrupt, len(b))
+	}
+	snap, err := s.Unmarshal(b[:len(b)-sealSize])
+	if err != nil {
+		err = fmt.Errorf("%w: %w", ErrCorrupt, err)
+	}
+	return snap, err
 }
