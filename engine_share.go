@@ -17,7 +17,7 @@ import (
 // Code that is shared is compiled from the canonical encoding: what wazero
 // would make of somebody's odd spelling is never served to others. And before a
 // spelling may use another's code, wazero validates it, because the stub that it is
-// loaded by has no bodies to refuse.
+// loaded by has no bodies to refuse. Whoever compiles needn't, if bodies and data are those of the canonical encoding.
 
 // aliasMagic begins an artifact that only names the module whose code it stands for.
 const aliasMagic = "modcache alias 1\x00"

@@ -176,6 +176,16 @@ func TestRuntimeInvalidSpellingIsRefused(t *testing.T) {
 		require.EqualError(t, err, want.Error())
 	}
 	require.Equal(t, 1, s.Calls().Add, "nothing about the invalid module is kept")
+
+	// Nobody has compiled these yet. The second has the body of its canonical encoding, which is compiled for it.
+	s = &storetest.Fake{}
+	r = newRuntime(t, newCache(t, s, nil), nil)
+	for _, invalid := range [][]byte{padded(t, invalid), append(invalid, wasmtest.CustomSection("note", nil)...)} {
+		_, want := plain.CompileModule(bg, invalid)
+		_, err = r.CompileModule(bg, invalid)
+		require.EqualError(t, err, want.Error())
+	}
+	require.Zero(t, s.Calls().Add)
 }
 
 // TestRuntimeLyingAliases: an alias that leads nowhere, to itself or to what isn't code, is a

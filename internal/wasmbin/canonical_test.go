@@ -10,6 +10,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"github.com/tetratelabs/wazero/api"
+
+	"github.com/modcache/modcache/internal/wasmtest"
 )
 
 // Valid modules stay valid and look the same, invalid ones stay invalid, the
@@ -54,6 +56,27 @@ func TestCanonicalCorpus(t *testing.T) {
 		}
 		t.Logf("%v: %d valid modules, %d invalid ones; %d valid ones are not canonicalisable", features, valid, invalid, unknown)
 		require.LessOrEqual(t, unknown, 1)
+	}
+}
+
+func TestSameCode(t *testing.T) {
+	wasm := wasmtest.Sum(3, 5)
+	other := bytes.Clone(wasm)
+	other[len(other)-2] ^= 1 // in the last body
+	noted := append(wasmtest.CustomSection("note", []byte("x")), wasmtest.CustomSection("note", nil)...)
+	for name, c := range map[string]struct {
+		a, b []byte
+		want bool
+	}{
+		"the same":         {wasm, wasm, true},
+		"other notes":      {wasm, append(bytes.Clone(wasm), noted...), true},
+		"another body":     {wasm, other, false},
+		"other data":       {append(bytes.Clone(wasm), "\x0b\x01\x00"...), wasm, false},
+		"no code":          {wasm, wasm[:8], false},
+		"malformed":        {wasm, wasm[:len(wasm)-1], false},
+		"malformed before": {nil, wasm, false},
+	} {
+		require.Equal(t, c.want, SameCode(c.a, c.b), name)
 	}
 }
 

@@ -107,6 +107,30 @@ func Scan(wasm []byte) (Outline, error) {
 	return o, sc.err
 }
 
+// SameCode reports whether two modules have the same bodies and the same data, byte for byte.
+func SameCode(a, b []byte) bool {
+	ofA, errA := hidden(a)
+	ofB, errB := hidden(b)
+	return errA == nil && errB == nil && bytes.Equal(ofA[0], ofB[0]) && bytes.Equal(ofA[1], ofB[1])
+}
+
+// hidden returns the contents of the sections that a stub has others of: code and data.
+func hidden(wasm []byte) (contents [2][]byte, err error) {
+	sc, err := newScanner(wasm)
+	if err != nil {
+		return contents, err
+	}
+	for sc.next() {
+		switch s := sc.section; s.ID {
+		case code:
+			contents[0] = wasm[s.Body:s.End]
+		case data:
+			contents[1] = wasm[s.Body:s.End]
+		}
+	}
+	return contents, sc.err
+}
+
 // scanner steps from section to section.
 type scanner struct {
 	reader
