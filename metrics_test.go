@@ -94,6 +94,8 @@ func TestMetricsInWords(t *testing.T) {
 	}
 	c := modcache.CacheMetrics{Lookups: 4, Hits: 1, Misses: 3, Compiles: 2, CompileTime: 1500 * time.Millisecond, Saved: time.Minute, Store: m}
 	require.Equal(t, "4 lookups, 25.0% hits; 2 compiles in 1.5s, 0 failed, 0 coalesced; 0 stubbed, 0 retained, 1m0s saved; store: "+m.String(), c.String())
+	s := modcache.SlotMetrics{Live: 1, Lent: 2, Inserts: 3, Removes: 4, Full: 5, Retired: 6, Faults: 7}
+	require.Equal(t, "1 live, 2 lent; 3 inserts, 4 removes; 5 refused as full, 6 slots retired, 7 faults", s.String())
 }
 
 func TestMetricsAsJSON(t *testing.T) {

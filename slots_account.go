@@ -51,6 +51,12 @@ type SlotMetrics struct {
 	Faults  uint64 `json:"faults"`  // objects first inserted here whose Close failed or whose release panicked
 }
 
+// String sums the snapshot up in one line for people; its form may change.
+func (m SlotMetrics) String() string {
+	return fmt.Sprintf("%d live, %d lent; %d inserts, %d removes; %d refused as full, %d slots retired, %d faults",
+		m.Live, m.Lent, m.Inserts, m.Removes, m.Full, m.Retired, m.Faults)
+}
+
 // SlotLeak describes a slot that is in use.
 type SlotLeak struct {
 	Handle  Handle        `json:"handle,string"` // a JSON number would lose digits

@@ -47,7 +47,7 @@ times slower: of sqlite3, 2.1 MB instead of 7.8, and 25 ms instead of 10.`,
 		b.configFlags.register(fs)
 		b.seal.register(fs)
 		fs.StringVar(&b.seal.sign, "sign", "", "the private key to sign with, in a file such as `signing.key`; see modcache keygen")
-		fs.StringVar(&b.file, "o", "", "the file to write, such as `plugins.bundle`, which appears when it is complete")
+		fs.StringVar(&b.file, "o", "", "the file to write, such as `plugins.bundle`, which appears when it is complete; - is standard output")
 		fs.BoolVar(&b.extend, "append", false, "keep what the file of -o holds")
 		fs.BoolVar(&b.compress, "compress", false, "compress the entries")
 		fs.BoolVar(&b.dropIn, "drop-in", false, "for programs that use Cache.CompilationCache or Attach, not NewRuntime")
@@ -65,9 +65,20 @@ type bundler struct {
 }
 
 func (b *bundler) run(ctx context.Context, s *streams, operands []string) error {
+	said := s
 	switch {
-	case b.file == "" || b.file == "-":
+	case b.file == "":
 		return usagef("name the file to write with -o")
+	case b.file == "-" && b.extend:
+		return usagef("-append keeps what a file holds: name it with -o")
+	case b.file == "-" && s.outIsTerminal:
+		return usagef("a bundle is nothing to read on a terminal; name a file with -o, or redirect the output")
+	case b.file == "-":
+		apart := *s
+		apart.out = s.err
+		said = &apart
+	}
+	switch {
 	case len(operands) == 0:
 		return usagef("name modules, directories of modules, or bundles")
 	}
@@ -103,7 +114,7 @@ func (b *bundler) run(ctx context.Context, s *streams, operands []string) error 
 			return err
 		}
 		defer os.RemoveAll(dir)
-		if err := b.compile(ctx, s, dir, sources); err != nil {
+		if err := b.compile(ctx, said, dir, sources); err != nil {
 			return err
 		}
 		defer b.disk.Close()
@@ -140,14 +151,11 @@ func (b *bundler) compile(ctx context.Context, s *streams, dir string, sources [
 	}
 	// Of several spellings of a module, it is always the first that is compiled.
 	first, others := firstSpellings(files)
-	counts := b.all(ctx, s, first)
-	for what, n := range b.all(ctx, s, others) {
-		counts[what] += n
-	}
+	done := append(b.all(ctx, s, first), b.all(ctx, s, others)...)
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	if err := b.outcome(s, counts); err != nil {
+	if err := b.outcome(s, done); err != nil {
 		return err
 	}
 	for e, err := range b.disk.Walk(ctx) {

@@ -111,7 +111,7 @@ func mustBe(dir string, orNew bool) error {
 	kind, err := kindOf(dir)
 	switch {
 	case err != nil:
-		return fmt.Errorf("look into %s: %w", dir, err)
+		return fmt.Errorf("look into %s: %w", dir, withModeHint(err))
 	case kind == isForeign:
 		return fmt.Errorf("%s is not a cache directory of modcache (it has no %s that says so): nothing was touched; name another with -dir", dir, layout.Tag)
 	case kind != isCache && !orNew:
@@ -141,7 +141,18 @@ func (d *dirFlags) open(o modcache.DiskOptions, orNew bool) (*modcache.Disk, err
 	if errors.Is(err, modcache.ErrInsecureDir) {
 		err = fmt.Errorf("%w (here: -key-file, -group)", err)
 	}
+	if o.ReadOnly {
+		err = withModeHint(err)
+	}
 	return disk, err
+}
+
+// withModeHint says whose permission it takes.
+func withModeHint(err error) error {
+	if errors.Is(err, fs.ErrPermission) {
+		return fmt.Errorf("%w; run this as the user who fills the cache, who can let others read it with the flag -mode 0755 of warm and pull", err)
+	}
+	return err
 }
 
 // cause is err without the store and the entry that it is about, which stand beside it.
@@ -162,5 +173,5 @@ func troubleText(err error) string {
 	case errors.Is(err, modcache.ErrCorrupt):
 		return "damaged: " + plain(err)
 	}
-	return "can't be read: " + plain(err)
+	return "can't be read: " + plain(withModeHint(err))
 }

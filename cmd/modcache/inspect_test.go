@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/internal/cachetest"
 	"github.com/modcache/modcache/internal/dirfs"
 	"github.com/modcache/modcache/internal/environ"
 	"github.com/modcache/modcache/internal/wasmtest"
@@ -445,8 +446,8 @@ func TestEntriesThatAreNone(t *testing.T) {
 
 // TestEntriesThatStay has an entry in a directory that can't be changed.
 func TestEntriesThatStay(t *testing.T) {
-	if os.PathSeparator != '/' || os.Getuid() == 0 {
-		t.Skip("permissions keep nobody from removing files")
+	if !cachetest.Unprivileged(t) {
+		return
 	}
 	cache := filepath.Join(t.TempDir(), "cache")
 	d, err := modcache.OpenDisk(cache, nil)

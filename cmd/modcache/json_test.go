@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/modcache/modcache"
 )
 
 // told decodes the one object that a command prints.
@@ -83,4 +85,36 @@ func TestJSONURL(t *testing.T) {
 	r := told[pullReport](t, call("pull", "-json", "-dir", to, "-keyring", ring, url, files[0], files[1], strings.Repeat("1", 64)).want(t, exitFound))
 	require.Positive(t, r.CodeBytes)
 	require.Equal(t, pullReport{Found: 2, Missing: 1, Stored: 2, CodeBytes: r.CodeBytes}, r)
+}
+
+func TestJSONWarm(t *testing.T) {
+	src, files := modules(t, 2)
+	cache := filepath.Join(t.TempDir(), "cache")
+	bad := filepath.Join(src, "x.wasm")
+	require.NoError(t, os.WriteFile(bad, []byte("no module"), 0o600))
+	require.Equal(t, warmReport{Missing: 2, Modules: []moduleReady{{File: files[0], Outcome: "missing"}, {File: files[1], Outcome: "missing"}}},
+		told[warmReport](t, call("warm", "-json", "-require", "-dir", cacheWithNothing(t), files[1], files[0]).want(t, exitFound)))
+	o := call("warm", "-json", "-jobs", "1", "-dir", cache, src).want(t, exitFailed)
+	require.Contains(t, o.err, bad)
+	require.Equal(t, warmReport{Compiled: 2, Failed: 1, Modules: []moduleReady{
+		{File: files[0], Outcome: "compiled"}, {File: files[1], Outcome: "compiled"}, {File: bad, Outcome: "failed", Error: "not a WebAssembly module"},
+	}}, told[warmReport](t, o))
+	require.Equal(t, 1, told[warmReport](t, call("warm", "-json", "-dir", cache, files[0]).want(t, exitOK)).Present)
+}
+
+func cacheWithNothing(t *testing.T) string {
+	t.Helper()
+	dir := filepath.Join(t.TempDir(), "cache")
+	d, err := modcache.OpenDisk(dir, nil)
+	require.NoError(t, err)
+	require.NoError(t, d.Close())
+	return dir
+}
+
+func TestJSONServe(t *testing.T) {
+	cache, _ := warmed(t, 1)
+	key := filepath.Join(t.TempDir(), "key")
+	call("keygen", key).want(t, exitOK)
+	said := serving(t, "-json", "-dir", cache, "-sign", key)
+	require.Regexp(t, `^http://127.0.0.1:\d+$`, told[serveReport](t, outcome{out: said}).URL)
 }

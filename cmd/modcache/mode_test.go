@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/modcache/modcache/internal/cachetest"
 )
 
 // modesBelow returns the modes of directories and files.
@@ -69,6 +71,21 @@ func TestMode(t *testing.T) {
 	call("warm", "-dir", cache, "-require", "-mode", "0755", src).want(t, exitUsage)
 	call("warm", "-dir", cache, "-group", "-mode", "0755", src).want(t, exitUsage)
 	call("pull", "-dir", cache, "-n", "-mode", "0755", bundle).want(t, exitUsage)
+}
+
+// TestModeIsHinted to a user who can't read what another one has stored.
+func TestModeIsHinted(t *testing.T) {
+	if !cachetest.Unprivileged(t) {
+		return
+	}
+	cache := cacheWithNothing(t)
+	for _, closed := range []string{filepath.Dir(cache), cache} {
+		require.NoError(t, os.Chmod(closed, 0))
+		for _, command := range []string{"ls", "stat", "verify", "push"} {
+			require.Contains(t, call(command, "-dir", cache).want(t, exitFailed).err, "-mode 0755", command)
+		}
+		require.NoError(t, os.Chmod(closed, 0o700))
+	}
 }
 
 func TestGroup(t *testing.T) {

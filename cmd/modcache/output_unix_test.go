@@ -16,34 +16,12 @@ import (
 // TestOutputIsWrittenThrough pushes to names that stand for something else than a regular
 // file, which has to stay what it is.
 func TestOutputIsWrittenThrough(t *testing.T) {
-	bundle, cache, _ := pushed(t, 2)
+	bundle, cache, files := pushed(t, 2)
 	dir := t.TempDir()
 	push := func(name string) outcome { return call("push", "-dir", cache, "-o", name) }
-
-	fifo := filepath.Join(dir, "fifo")
-	require.NoError(t, unix.Mkfifo(fifo, 0o600))
-	for _, name := range []string{fifo, filepath.Join(dir, "to fifo")} {
-		if name != fifo {
-			require.NoError(t, os.Symlink(fifo, name))
-		}
-		r, err := os.OpenFile(fifo, os.O_RDWR, 0) // doesn't wait for a writer
-		require.NoError(t, err)
-		got := make(chan []byte)
-		go func() {
-			b := make([]byte, len(bundle))
-			_, _ = io.ReadFull(r, b)
-			got <- b
-		}()
-		push(name).want(t, exitOK)
-		fi, err := os.Stat(fifo)
-		require.NoError(t, err)
-		if fi.Mode()&os.ModeNamedPipe == 0 {
-			r.Close()
-			t.Fatal("the pipe was replaced")
-		}
-		require.Equal(t, bundle, <-got)
-		require.NoError(t, r.Close())
-	}
+	requireWrittenThrough(t, bundle, push)
+	merged := bundled(t, files...)
+	requireWrittenThrough(t, merged, func(name string) outcome { return call(append([]string{"bundle", "-o", name}, files...)...) })
 
 	null := filepath.Join(dir, "null")
 	require.NoError(t, os.Symlink(os.DevNull, null))
@@ -67,7 +45,38 @@ func TestOutputIsWrittenThrough(t *testing.T) {
 
 	t.Chdir(t.TempDir())
 	require.Equal(t, string(bundle), push("-").want(t, exitOK).out)
+	require.Equal(t, string(merged), call(append([]string{"bundle", "-o", "-"}, files...)...).want(t, exitOK).out)
 	require.NoFileExists(t, "-")
+}
+
+// requireWrittenThrough has a command write a bundle to a FIFO, and to a link to it.
+func requireWrittenThrough(t *testing.T, bundle []byte, command func(name string) outcome) {
+	t.Helper()
+	dir := t.TempDir()
+	fifo := filepath.Join(dir, "fifo")
+	require.NoError(t, unix.Mkfifo(fifo, 0o600))
+	for _, name := range []string{fifo, filepath.Join(dir, "to fifo")} {
+		if name != fifo {
+			require.NoError(t, os.Symlink(fifo, name))
+		}
+		r, err := os.OpenFile(fifo, os.O_RDWR, 0) // doesn't wait for a writer
+		require.NoError(t, err)
+		got := make(chan []byte)
+		go func() {
+			b := make([]byte, len(bundle))
+			_, _ = io.ReadFull(r, b)
+			got <- b
+		}()
+		command(name).want(t, exitOK)
+		fi, err := os.Stat(fifo)
+		require.NoError(t, err)
+		if fi.Mode()&os.ModeNamedPipe == 0 {
+			r.Close()
+			t.Fatal("the pipe was replaced")
+		}
+		require.Equal(t, bundle, <-got)
+		require.NoError(t, r.Close())
+	}
 }
 
 // TestOutputIsFull fails commands whose results nobody gets to see.

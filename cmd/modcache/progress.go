@@ -23,13 +23,12 @@ type progress struct {
 	mu     sync.Mutex // guards all below, and keeps lines and bar apart
 	bar    io.Writer  // nil off a terminal
 	drawn  bool
-	done   int
+	done   []moduleReady
 	active map[string]time.Time // since when files are being compiled
-	counts map[string]int       // of outcomes
 }
 
 func newProgress(s *streams, total int) *progress {
-	p := &progress{s: s, total: total, start: time.Now(), active: make(map[string]time.Time), counts: make(map[string]int)}
+	p := &progress{s: s, total: total, start: time.Now(), active: make(map[string]time.Time)}
 	if s.errIsTerminal && os.Getenv("TERM") != "dumb" {
 		p.bar = s.err
 	}
@@ -55,12 +54,15 @@ func (p *progress) compiling(file string) {
 	p.draw()
 }
 
-// finish counts a file that is done, and prints its line.
+// finish notes a file that is done, and prints its line.
 func (p *progress) finish(file, what, detail string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.done++
-	p.counts[what]++
+	m := moduleReady{File: file, Outcome: what}
+	if what == failed {
+		m.Error = strings.TrimPrefix(detail, ": ")
+	}
+	p.done = append(p.done, m)
 	delete(p.active, file)
 	p.clear()
 	out := p.s.out
@@ -71,13 +73,13 @@ func (p *progress) finish(file, what, detail string) {
 	p.draw()
 }
 
-// close removes the bar, and returns how many files had which outcome.
-func (p *progress) close() map[string]int {
+// close removes the bar, and returns what became of the files.
+func (p *progress) close() []moduleReady {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.clear()
 	p.bar = nil
-	return p.counts
+	return p.done
 }
 
 // clear and draw require p.mu.
@@ -99,8 +101,8 @@ func (p *progress) draw() {
 // text fits a line of 80 characters.
 func (p *progress) text(now time.Time) string {
 	const width, longest = 20, 22
-	full := width * p.done / max(1, p.total)
-	line := fmt.Sprintf("[%s%s] %d/%d %.1fs", strings.Repeat("=", full), strings.Repeat(" ", width-full), p.done, p.total, now.Sub(p.start).Seconds())
+	full := width * len(p.done) / max(1, p.total)
+	line := fmt.Sprintf("[%s%s] %d/%d %.1fs", strings.Repeat("=", full), strings.Repeat(" ", width-full), len(p.done), p.total, now.Sub(p.start).Seconds())
 	if len(p.active) == 0 {
 		return line
 	}

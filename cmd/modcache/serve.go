@@ -51,6 +51,7 @@ standard error.`,
 		fs.Var(&v.maxBytes, "max-bytes", "drop what went unused longest beyond this size, such as `2GiB`; by default nothing is dropped")
 		fs.Var(&v.maxSize, "max-entry", "refuse uploads larger than this size, such as `64MiB`; by default 256 MiB")
 		fs.IntVar(&v.downloads, "max-downloads", 0, "answer so many downloads at once, such as `100`, and send others away, who then compile; 0 = no bound")
+		fs.BoolVar(&v.asJSON, "json", false, "print the URL that it serves as one JSON object; -log json is for what follows")
 		fs.StringVar(&v.log, "log", "text", "how requests are logged: text, `json` or off")
 		fs.StringVar(&v.cert, "tls-cert", "", "the certificate chain, in a file such as `tls.crt`")
 		fs.StringVar(&v.certKey, "tls-key", "", "the certificate's private key, in a file such as `tls.key`")
@@ -65,6 +66,12 @@ type server struct {
 	cert, certKey, log      string
 	maxBytes, maxSize       byteCount
 	downloads               int
+	asJSON                  bool
+}
+
+// serveReport is what serve tells scripts, once it takes requests.
+type serveReport struct {
+	URL string `json:"url"`
 }
 
 func (v *server) run(ctx context.Context, s *streams, _ []string) error {
@@ -196,7 +203,12 @@ func (v *server) serve(ctx context.Context, s *streams, h http.Handler, log *slo
 	}
 	failed := make(chan error, 1)
 	go func() { failed <- listen() }()
-	_, err = fmt.Fprintf(s.out, "serving %s://%s\n", scheme, l.Addr())
+	url := scheme + "://" + l.Addr().String()
+	if v.asJSON {
+		err = s.json(serveReport{url})
+	} else {
+		_, err = fmt.Fprintf(s.out, "serving %s\n", url)
+	}
 	if err == nil {
 		select {
 		case err = <-failed:

@@ -47,11 +47,11 @@ func (w *warmer) toServer(ctx context.Context, s *streams, operands []string) er
 	going, giveUp := context.WithCancelCause(ctx)
 	defer giveUp(nil)
 	w.server = &uploader{at, o, giveUp}
-	counts := w.all(going, s, files)
+	done := w.all(going, s, files)
 	if err := context.Cause(going); err != nil {
 		return err
 	}
-	return w.outcome(s, counts)
+	return w.outcome(s, done)
 }
 
 // store returns where the code of one module is to be, and a function that ends its use.

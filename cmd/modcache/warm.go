@@ -7,10 +7,12 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"time"
 
@@ -62,6 +64,7 @@ is downloaded to see that it can be loaded.
 		fs.IntVar(&w.jobs, "jobs", 0, "how many modules to compile at once, such as `4`; 0 = one per CPU, divided by -workers")
 		fs.IntVar(&w.workers, "workers", 1, "so many goroutines, such as `2`, compile one module; see Options.Workers")
 		fs.BoolVar(&w.compress, "compress", false, "store compressed: a quarter of the space, slower starts; see DiskOptions.Compress")
+		fs.BoolVar(&w.asJSON, "json", false, "one JSON object in the end; what failed is on standard error, too")
 		fs.StringVar(&w.to, "to", "", "store on the server at this URL, such as `https://cache.example/modcache`, and not in a directory")
 		w.trust.register(fs, true, false)
 		w.mode.register(fs)
@@ -75,6 +78,7 @@ type warmer struct {
 	engineFlags
 	configFlags
 	dropIn, require, compress bool
+	asJSON                    bool
 	jobs, workers             int
 	maxBytes                  byteCount
 	mode                      modeFlag
@@ -104,7 +108,7 @@ func (w *warmer) run(ctx context.Context, s *streams, operands []string) error {
 	}
 	defer w.disk.Close()
 
-	counts := w.all(ctx, s, files)
+	done := w.all(ctx, s, files)
 	if !w.require {
 		// What was finished before an interruption is kept like everything else.
 		err = errors.Join(w.disk.Flush(context.WithoutCancel(ctx)), w.mode.end(w.disk.Dir()))
@@ -112,7 +116,7 @@ func (w *warmer) run(ctx context.Context, s *streams, operands []string) error {
 	if err = cmp.Or(err, ctx.Err()); err != nil {
 		return err
 	}
-	return w.outcome(s, counts)
+	return w.outcome(s, done)
 }
 
 // prepare finds out for whom to compile what.
@@ -212,18 +216,57 @@ const (
 	failed   = "failed"
 )
 
-// outcome sums up what became of how many modules.
-func (w *warmer) outcome(s *streams, n map[string]int) error {
-	if !w.require {
-		fmt.Fprintf(s.out, "%d compiled, %d present, %d failed\n", n[compiled], n[present], n[failed])
+// warmReport is what warm tells scripts.
+type warmReport struct {
+	Compiled int           `json:"compiled"`
+	Present  int           `json:"present"`
+	Missing  int           `json:"missing"`
+	Failed   int           `json:"failed"`
+	Modules  []moduleReady `json:"modules"`
+}
+
+// moduleReady is what became of a module.
+type moduleReady struct {
+	File    string `json:"file"`
+	Outcome string `json:"outcome"` // compiled, present, missing or failed
+	Error   string `json:"error,omitempty"`
+}
+
+func reportOf(done []moduleReady) warmReport {
+	r := warmReport{Modules: done}
+	for _, m := range done {
+		switch m.Outcome {
+		case compiled:
+			r.Compiled++
+		case present:
+			r.Present++
+		case absent:
+			r.Missing++
+		case failed:
+			r.Failed++
+		}
 	}
-	total := n[compiled] + n[present] + n[absent] + n[failed]
+	return r
+}
+
+// outcome sums up what became of the modules.
+func (w *warmer) outcome(s *streams, done []moduleReady) error {
+	r := reportOf(done)
 	switch {
-	case n[failed] > 0:
-		return fmt.Errorf("%d of %s failed; see above", n[failed], plural(total, "module", "modules"))
-	case n[absent] > 0:
+	case w.asJSON:
+		slices.SortFunc(r.Modules, func(a, b moduleReady) int { return strings.Compare(a.File, b.File) })
+		if err := s.json(r); err != nil {
+			return err
+		}
+	case !w.require:
+		fmt.Fprintf(s.out, "%d compiled, %d present, %d failed\n", r.Compiled, r.Present, r.Failed)
+	}
+	switch {
+	case r.Failed > 0:
+		return fmt.Errorf("%d of %s failed; see above", r.Failed, plural(len(r.Modules), "module", "modules"))
+	case r.Missing > 0:
 		text := fmt.Sprintf("%d of %s missing; modcache doctor, with the same flags and a module, says why",
-			n[absent], plural(total, "module is", "modules are"))
+			r.Missing, plural(len(r.Modules), "module is", "modules are"))
 		if n := w.disk.Metrics().Corrupt; n > 0 {
 			text += fmt.Sprintf("; %s damaged or sealed otherwise, see modcache verify", plural(int(n), "entry is", "entries are"))
 		}
@@ -232,8 +275,13 @@ func (w *warmer) outcome(s *streams, n map[string]int) error {
 	return nil
 }
 
-// all warms the files, several at once, and counts what became of them.
-func (w *warmer) all(ctx context.Context, s *streams, files []string) map[string]int {
+// all warms the files, several at once, and says what became of those that it came to.
+func (w *warmer) all(ctx context.Context, s *streams, files []string) []moduleReady {
+	if w.asJSON {
+		quiet := *s
+		quiet.out = io.Discard
+		s = &quiet
+	}
 	p := newProgress(s, len(files))
 	var g errgroup.Group
 	g.SetLimit(w.jobs)

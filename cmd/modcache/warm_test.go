@@ -198,7 +198,7 @@ func TestProgress(t *testing.T) {
 	require.NotContains(t, o.out, "\x1b")
 
 	p := newProgress(&streams{}, 1234)
-	p.done = 1233
+	p.done = make([]moduleReady, 1233)
 	for _, name := range []string{"a", strings.Repeat("ü", 100), "b\x1b[2J"} {
 		p.active[name] = p.start
 		line := p.text(p.start.Add(12345 * time.Second))
