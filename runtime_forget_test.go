@@ -52,6 +52,11 @@ var forgettable = []struct {
 		_, err := hostFor(r).Compile(bg)
 		require.NoError(t, err)
 	}},
+	{"compiled host module, and closed", func(t *testing.T, r wazero.Runtime) {
+		_, err := hostFor(r).Compile(bg)
+		require.NoError(t, err)
+		require.NoError(t, r.Close(bg))
+	}},
 	{"compiled and instantiated host module", func(t *testing.T, r wazero.Runtime) {
 		compiled, err := hostFor(r).Compile(bg)
 		require.NoError(t, err)

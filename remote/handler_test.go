@@ -10,8 +10,10 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -238,6 +240,51 @@ func TestHandlerEndsStalls(t *testing.T) {
 			require.Contains(t, string(answer), c.end)
 		}
 	}
+}
+
+// TestHandlerEndsTrickles has a client upload a byte per second, which never stalls: it holds its place for no longer
+// than a Store would take for so few bytes.
+func TestHandlerEndsTrickles(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h, err := remote.NewHandler(&storetest.Fake{}, &remote.HandlerOptions{WriteTokens: []string{token}, MaxUploads: 1})
+		require.NoError(t, err)
+		b := entry(t, remote.Options{Signer: generate(t)}, key(1), 1000)
+		put := func(body io.Reader, w http.ResponseWriter) {
+			r := httptest.NewRequest("PUT", "/"+key(1).String(), body)
+			r.Header = bearer(token)
+			h.ServeHTTP(w, r)
+		}
+		client := &slowClient{ResponseRecorder: httptest.NewRecorder(), rest: b}
+		start := time.Now()
+		put(client, client)
+		require.Equal(t, 408, client.Code)
+		require.Equal(t, 30*time.Second, time.Since(start))
+		require.Len(t, client.rest, len(b)-29)
+		other := httptest.NewRecorder()
+		put(bytes.NewReader(b), other)
+		require.Equal(t, 201, other.Code, "its place is free")
+	})
+}
+
+// slowClient is a client that sends a byte per second until its connection's deadline.
+type slowClient struct {
+	*httptest.ResponseRecorder
+	rest     []byte
+	deadline time.Time
+}
+
+func (c *slowClient) SetReadDeadline(t time.Time) error {
+	c.deadline = t
+	return nil
+}
+
+func (c *slowClient) Read(p []byte) (int, error) {
+	time.Sleep(min(time.Second, time.Until(c.deadline)))
+	if !time.Now().Before(c.deadline) {
+		return 0, os.ErrDeadlineExceeded
+	}
+	p[0], c.rest = c.rest[0], c.rest[1:]
+	return 1, nil
 }
 
 // TestHandlerKeepsConnections serves one request after the other although each was given
