@@ -10,51 +10,30 @@ import (
 	"github.com/tetratelabs/wazero"
 
 	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/internal/backendtest"
 	"github.com/modcache/modcache/internal/storetest"
 	"github.com/modcache/modcache/internal/wasmtest"
-	"github.com/modcache/modcache/modcachetest"
 	"github.com/modcache/modcache/remote"
 )
 
-// shared is a store with what another handle on its server needs.
-type shared struct {
-	*remote.Store
-	url    string
-	o      remote.Options
-	server *storetest.Fake
-}
-
 func TestStoreConformance(t *testing.T) {
-	again := func(tb testing.TB, s modcache.Store, readOnly bool) modcache.Store {
-		sh := s.(*shared)
-		o := sh.o
-		o.ReadOnly = readOnly
-		return &shared{open(tb, sh.url, &o), sh.url, sh.o, sh.server}
-	}
-	observed := func(tb testing.TB, observer func(modcache.Event)) modcache.Store {
+	backendtest.Conforms(t, func(tb testing.TB) backendtest.Server {
 		server := &storetest.Fake{}
 		url := serve(tb, server, &remote.HandlerOptions{WriteTokens: []string{token}})
-		o := *patient(remote.Options{Signer: generate(tb), Header: bearer(token), OnEvent: observer})
-		return &shared{open(tb, url, &o), url, o, server}
-	}
-	modcachetest.TestStore(t, func(tb testing.TB) modcache.Store { return observed(tb, nil) }, &modcachetest.Options{
-		Observe:  observed,
-		Deferred: true,
-		Reopen: func(tb testing.TB, s modcache.Store) modcache.Store {
-			require.NoError(tb, s.(*shared).Close())
-			return again(tb, s, false)
-		},
-		Share:    func(tb testing.TB, s modcache.Store) modcache.Store { return again(tb, s, false) },
-		ReadOnly: func(tb testing.TB, s modcache.Store) modcache.Store { return again(tb, s, true) },
-		Damage: func(tb testing.TB, s modcache.Store, k modcache.Key) {
-			server := s.(*shared).server
-			a := server.Entry(k)
-			b, err := a.Bytes()
-			require.NoError(tb, err)
-			b = bytes.Clone(b)
-			b[len(b)-1] ^= 1
-			server.Set(k, modcache.NewArtifact(b, a.Info()))
-		},
+		return backendtest.Server{
+			Open: func(tb testing.TB, o remote.Options) *remote.Store {
+				o.Header = bearer(token)
+				return open(tb, url, patient(o))
+			},
+			Damage: func(tb testing.TB, k modcache.Key) {
+				a := server.Entry(k)
+				b, err := a.Bytes()
+				require.NoError(tb, err)
+				b = bytes.Clone(b)
+				b[len(b)-1] ^= 1
+				server.Set(k, modcache.NewArtifact(b, a.Info()))
+			},
+		}
 	})
 }
 

@@ -21,36 +21,12 @@ import (
 	_ "gocloud.dev/blob/s3blob"
 
 	"github.com/modcache/modcache"
-	"github.com/modcache/modcache/modcachetest"
+	"github.com/modcache/modcache/internal/backendtest"
 	"github.com/modcache/modcache/remote"
 	"github.com/modcache/modcache/remote/blob"
 )
 
 var key = modcache.Key{1, 2, 3}
-
-func generate(tb testing.TB) *remote.PrivateKey {
-	tb.Helper()
-	key, err := remote.GenerateKey()
-	require.NoError(tb, err)
-	return key
-}
-
-// open returns a store that has as long as a busy machine needs.
-func open(tb testing.TB, b remote.Backend, o remote.Options) *remote.Store {
-	tb.Helper()
-	o.FirstByte, o.Stall, o.Budget, o.AbsentFor, o.Pause, o.Retries = time.Minute, time.Minute, time.Minute, -1, -1, -1
-	s, err := remote.NewWithBackend(b, "bucket", &o)
-	require.NoError(tb, err)
-	tb.Cleanup(func() { require.NoError(tb, s.Close()) })
-	return s
-}
-
-// shared is a store with what another handle on its bucket needs.
-type shared struct {
-	*remote.Store
-	b *blob.Backend
-	o remote.Options
-}
 
 func TestConformance(t *testing.T) {
 	for name, bucket := range map[string]func(tb testing.TB) *gcblob.Bucket{
@@ -65,45 +41,14 @@ func TestConformance(t *testing.T) {
 			if name == "files" && testing.Short() {
 				t.Skip("NOT TESTED: a bucket of files, which syncs each")
 			}
-			conformance(t, bucket)
+			backendtest.Conforms(t, func(tb testing.TB) backendtest.Server {
+				b, err := blob.New(bucket(tb))
+				require.NoError(tb, err)
+				tb.Cleanup(func() { require.NoError(tb, b.Close()) })
+				return backendtest.Over(b)
+			})
 		})
 	}
-}
-
-func conformance(t *testing.T, bucket func(tb testing.TB) *gcblob.Bucket) {
-	again := func(tb testing.TB, s modcache.Store, readOnly bool) modcache.Store {
-		sh := s.(*shared)
-		o := sh.o
-		o.ReadOnly = readOnly
-		return &shared{open(tb, sh.b, o), sh.b, sh.o}
-	}
-	observed := func(tb testing.TB, observer func(modcache.Event)) modcache.Store {
-		b, err := blob.New(bucket(tb))
-		require.NoError(tb, err)
-		tb.Cleanup(func() { require.NoError(tb, b.Close()) })
-		o := remote.Options{Signer: generate(tb), OnEvent: observer}
-		return &shared{open(tb, b, o), b, o}
-	}
-	modcachetest.TestStore(t, func(tb testing.TB) modcache.Store { return observed(tb, nil) }, &modcachetest.Options{
-		Observe:  observed,
-		Deferred: true,
-		Reopen: func(tb testing.TB, s modcache.Store) modcache.Store {
-			require.NoError(tb, s.(*shared).Close())
-			return again(tb, s, false)
-		},
-		Share:    func(tb testing.TB, s modcache.Store) modcache.Store { return again(tb, s, false) },
-		ReadOnly: func(tb testing.TB, s modcache.Store) modcache.Store { return again(tb, s, true) },
-		Damage: func(tb testing.TB, s modcache.Store, k modcache.Key) {
-			b := s.(*shared).b
-			r, err := b.Get(tb.Context(), k)
-			require.NoError(tb, err)
-			entry, err := io.ReadAll(r)
-			require.NoError(tb, err)
-			require.NoError(tb, r.Close())
-			entry[len(entry)-1] ^= 1
-			require.NoError(tb, b.Put(tb.Context(), k, entry, true))
-		},
-	})
 }
 
 // amazon opens a bucket of S3 at a server of ours, with credentials from the environment, where Amazon's own tools look first.
@@ -200,8 +145,8 @@ func TestServerVersityGW(t *testing.T) {
 		require.True(t, time.Now().Before(deadline), "versitygw doesn't listen")
 	}
 
-	signer := generate(t)
-	writer := open(t, amazon(t, "http://"+addr, "fleet", "secret"), remote.Options{Signer: signer})
+	signer := backendtest.Generate(t)
+	writer := backendtest.Open(t, amazon(t, "http://"+addr, "fleet", "secret"), remote.Options{Signer: signer})
 	require.NoError(t, writer.Add(t.Context(), key, modcache.NewArtifact([]byte("code"), modcache.Info{})))
 	require.NoError(t, writer.Flush(t.Context()))
 	require.FileExists(t, filepath.Join(dir, "bucket", "fleet", key.String()[:2], key.String()))
@@ -224,7 +169,7 @@ func TestServerVersityGW(t *testing.T) {
 	require.NoError(t, err)
 	require.False(t, ok)
 
-	wrong := open(t, amazon(t, "http://"+addr, "fleet", "wrong"), remote.Options{Signer: signer})
+	wrong := backendtest.Open(t, amazon(t, "http://"+addr, "fleet", "wrong"), remote.Options{Signer: signer})
 	_, _, err = wrong.Get(t.Context(), key)
 	require.ErrorContains(t, err, "403", "this server checks signatures")
 }

@@ -24,6 +24,7 @@ import (
 	"oras.land/oras-go/v2/registry/remote/auth"
 
 	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/internal/backendtest"
 	"github.com/modcache/modcache/remote"
 	"github.com/modcache/modcache/remote/oci"
 )
@@ -93,7 +94,7 @@ func TestHostileManifest(t *testing.T) {
 				require.NoError(t, err)
 				require.False(t, there, "so that it is written anew")
 			}
-			s := open(t, b, remote.Options{Signer: generate(t)})
+			s := backendtest.Open(t, b, remote.Options{Signer: backendtest.Generate(t)})
 			a, ok, _ := s.Get(t.Context(), key)
 			require.False(t, ok)
 			require.Nil(t, a)
@@ -138,8 +139,8 @@ func TestHostileLayer(t *testing.T) {
 
 	// Another entry than was asked for, under a digest that is right.
 	real := backend(t, repository(inMemory(t)), nil)
-	signer := generate(t)
-	s := open(t, real, remote.Options{Signer: signer})
+	signer := backendtest.Generate(t)
+	s := backendtest.Open(t, real, remote.Options{Signer: signer})
 	other := modcache.Key{9}
 	require.NoError(t, s.Add(t.Context(), other, modcache.NewArtifact([]byte("code"), modcache.Info{})))
 	require.NoError(t, s.Flush(t.Context()))
@@ -148,7 +149,7 @@ func TestHostileLayer(t *testing.T) {
 	entry, err := io.ReadAll(r)
 	require.NoError(t, err)
 	require.NoError(t, r.Close())
-	swapped := open(t, lying(t, manifestOf(layerOf(string(entry))), send(string(entry), false)), remote.Options{Signer: signer})
+	swapped := backendtest.Open(t, lying(t, manifestOf(layerOf(string(entry))), send(string(entry), false)), remote.Options{Signer: signer})
 	_, ok, err := swapped.Get(t.Context(), key)
 	require.NoError(t, err)
 	require.False(t, ok)
@@ -320,8 +321,8 @@ func TestAuth(t *testing.T) {
 // roundTrip has one store upload and another one download.
 func roundTrip(t *testing.T, b *oci.Backend) {
 	t.Helper()
-	signer := generate(t)
-	writer := open(t, b, remote.Options{Signer: signer})
+	signer := backendtest.Generate(t)
+	writer := backendtest.Open(t, b, remote.Options{Signer: signer})
 	code := make([]byte, 1<<20)
 	for i := range code {
 		code[i] = byte(i * i >> 8)
@@ -331,7 +332,7 @@ func roundTrip(t *testing.T, b *oci.Backend) {
 	require.False(t, ok)
 	require.NoError(t, writer.Add(t.Context(), key, modcache.NewArtifact(code, modcache.Info{Engine: "e"})))
 	require.NoError(t, writer.Flush(t.Context()))
-	reader := open(t, b, remote.Options{Keyring: remote.Keyring{Keys: []remote.PublicKey{signer.Public()}}})
+	reader := backendtest.Open(t, b, remote.Options{Keyring: remote.Keyring{Keys: []remote.PublicKey{signer.Public()}}})
 	a, ok, err := reader.Get(t.Context(), key)
 	require.NoError(t, err)
 	require.True(t, ok)

@@ -15,8 +15,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/internal/backendtest"
 	"github.com/modcache/modcache/remote"
-	"github.com/modcache/modcache/remote/oci"
 )
 
 const registryConfig = `
@@ -79,7 +79,7 @@ func TestServerDockerRegistry(t *testing.T) {
 	roundTrip(t, b)
 
 	dockerConfig(t, addr, "fleet", "wrong")
-	s := open(t, backend(t, addr+"/example/modcache", nil), remote.Options{Signer: generate(t)})
+	s := backendtest.Open(t, backend(t, addr+"/example/modcache", nil), remote.Options{Signer: backendtest.Generate(t)})
 	_, _, err := s.Get(t.Context(), key)
 	require.ErrorContains(t, err, "401", "this server checks passwords")
 	require.EqualValues(t, 1, s.Report().Refused)
@@ -92,9 +92,9 @@ func TestServerDockerRegistryConforms(t *testing.T) {
 	addr := dockerRegistry(t)
 	dockerConfig(t, addr, "fleet", "secret")
 	n := 0
-	conformance(t, func(tb testing.TB) *oci.Backend {
+	backendtest.Conforms(t, func(tb testing.TB) backendtest.Server {
 		n++
-		return backend(tb, fmt.Sprintf("%s/example/%d", addr, n), nil)
+		return backendtest.Over(backend(tb, fmt.Sprintf("%s/example/%d", addr, n), nil))
 	}, "goroutines-see-only-what-was-added") // on a file system, it sometimes answers 500 to a DELETE beside a PUT
 }
 
@@ -103,8 +103,8 @@ func TestServerDockerRegistryConforms(t *testing.T) {
 func BenchmarkServerGet(b *testing.B) {
 	addr := dockerRegistry(b)
 	dockerConfig(b, addr, "fleet", "secret")
-	signer := generate(b)
-	writer := open(b, backend(b, addr+"/example/modcache", nil), remote.Options{Signer: signer})
+	signer := backendtest.Generate(b)
+	writer := backendtest.Open(b, backend(b, addr+"/example/modcache", nil), remote.Options{Signer: signer})
 	code := make([]byte, 22<<20)
 	for i := range code {
 		code[i] = byte(rand.NormFloat64() * 8) // compresses like machine code does
@@ -118,7 +118,7 @@ func BenchmarkServerGet(b *testing.B) {
 	}
 	b.Run("first", func(b *testing.B) {
 		for b.Loop() {
-			get(open(b, backend(b, addr+"/example/modcache", nil), remote.Options{Signer: signer}))
+			get(backendtest.Open(b, backend(b, addr+"/example/modcache", nil), remote.Options{Signer: signer}))
 		}
 	})
 	b.Run("later", func(b *testing.B) {
