@@ -35,8 +35,8 @@ type Fleet struct {
 // server, and kept in the directory; what is compiled is uploaded if there is a key to sign with.
 //
 // Neither a directory that can't be had nor a server that is down keeps a program from starting. In
-// place of the directory, up to 256 MiB are kept in memory then, which an EventDegraded says; with
-// Options.MustStore, it is an error.
+// place of the directory, up to 256 MiB are kept in memory then, and what is in one that can't be written to is
+// used; an EventDegraded says so. With Options.MustStore, it is an error.
 func OpenFleet(dir, url string, o *FleetOptions) (*Fleet, error) {
 	if o == nil {
 		o = &FleetOptions{}
@@ -68,6 +68,12 @@ func OpenFleet(dir, url string, o *FleetOptions) (*Fleet, error) {
 	switch {
 	case f.disk != nil:
 		front.Store = f.disk
+		if err != nil {
+			v.degraded(fmt.Errorf("modcache: no storing in the directory, which is only read: %w", err))
+		}
+		if err != nil || v.Cache.Disk.ReadOnly {
+			front.Write = modcache.WriteNever
+		}
 	case err != nil && (v.Cache.MustStore || !errors.As(err, new(*modcache.Error))): // or else it is about the options
 		_ = f.remote.Close()
 		return nil, err
@@ -92,8 +98,8 @@ func OpenFleet(dir, url string, o *FleetOptions) (*Fleet, error) {
 	return f, nil
 }
 
-// openDisk opens the directory, for reading if nothing else can be had. It doesn't wait for a file
-// system that hangs.
+// openDisk opens the directory, for reading if nothing else can be had, which the error says then. It doesn't
+// wait for a file system that hangs.
 func (o *FleetOptions) openDisk(dir string) (d *modcache.Disk, err error) {
 	if dir == "" {
 		if dir, err = environ.DefaultDir(); err != nil {
@@ -115,7 +121,7 @@ func (o *FleetOptions) openDisk(dir string) (d *modcache.Disk, err error) {
 				_ = d.Close()
 				return nil, err
 			}
-			return d, nil
+			return d, err
 		}
 		if errors.Is(e, bounded.ErrNoAnswer) {
 			e = &modcache.Error{Op: "open", Store: "disk " + dir, Err: e}

@@ -1,6 +1,7 @@
 package remote_test
 
 import (
+	"io/fs"
 	"os"
 	"path/filepath"
 	"testing"
@@ -124,4 +125,40 @@ func TestOpenFleetOverOddDirectories(t *testing.T) {
 		close(hang)
 		require.NoError(t, f.Close(t.Context()))
 	})
+}
+
+// TestOpenFleetReadsWhatItCantWrite uses the code in a directory that can't be written to, where there is any.
+func TestOpenFleetReadsWhatItCantWrite(t *testing.T) {
+	cachetest.NeedsCompiler(t)
+	if !cachetest.Unprivileged(t) {
+		return
+	}
+	o := &remote.FleetOptions{Remote: *patient(remote.Options{Keyring: remote.Keyring{Keys: []remote.PublicKey{generate(t).Public()}}})}
+	told := &events{}
+	o.Cache.OnEvent, o.Cache.SmallModules = told.take, -1
+	for _, filled := range []bool{false, true} {
+		dir := t.TempDir()
+		require.NoError(t, os.Chmod(dir, 0o700))
+		m := modcache.NewModule(wasmtest.Sum(200, 1))
+		if filled {
+			c, err := modcache.Open(dir, nil)
+			require.NoError(t, err)
+			require.NoError(t, c.Warm(t.Context(), nil, m))
+			require.NoError(t, c.Close(t.Context()))
+		}
+		require.NoError(t, os.Chmod(dir, 0o500))
+		f, err := remote.OpenFleet(dir, "http://127.0.0.1:1", o)
+		require.NoError(t, err)
+		r, err := f.NewRuntime(t.Context(), nil)
+		require.NoError(t, err)
+		_, err = r.Compile(t.Context(), m)
+		require.NoError(t, err)
+		require.Equal(t, filled, f.Metrics().Hits == 1)
+		require.Equal(t, filled, f.Layers()[0].Name == "disk")
+		degraded := told.of(modcache.EventDegraded)
+		require.ErrorIs(t, degraded[len(degraded)-1].Err, fs.ErrPermission)
+		require.Equal(t, filled, len(degraded) == 2)
+		require.NoError(t, f.Close(t.Context()))
+		require.NoError(t, os.Chmod(dir, 0o700))
+	}
 }
