@@ -2,6 +2,7 @@ package remote_test
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
@@ -175,6 +176,10 @@ func TestHandlerSignsWithoutEvicting(t *testing.T) {
 func TestHandlerSignsWhereTheDiskFails(t *testing.T) {
 	for _, memory := range []bool{true, false} {
 		dir := t.TempDir()
+		first, err := modcache.OpenDisk(dir, nil)
+		require.NoError(t, err)
+		_, err = first.Trim(t.Context())
+		require.NoError(t, errors.Join(err, first.Close())) // so that none is under way below
 		disk := openDisk(t, dir, nil)
 		require.NoError(t, disk.Add(t.Context(), key(1), newArtifact(code(700_000))))
 		require.NoError(t, os.RemoveAll(filepath.Join(dir, "tmp")))
