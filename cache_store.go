@@ -34,12 +34,13 @@ const (
 )
 
 // ask calls the store, and waits for at most so long. What it returns later goes to late.
-func ask[T any](ctx context.Context, c *Cache, wait time.Duration, call func(context.Context, Store) (T, error), late func(T)) (T, error) {
-	s := c.Store()
-	if instant(s) && !observed(s) {
-		return contain.Value(func() (T, error) { return call(ctx, s) })
+func ask[T any](ctx context.Context, c *Cache, wait time.Duration, call func(context.Context, Store) (T, error), late func(T)) (v T, err error) {
+	if s := c.Store(); instant(s) && !observed(s) {
+		v, err = contain.Value(func() (T, error) { return call(ctx, s) })
+	} else {
+		v, err = bounded.Call(ctx, bounded.Limit{Wait: wait, Slots: c.storeCalls}, func(ctx context.Context) (T, error) { return call(ctx, s) }, late)
 	}
-	return bounded.Call(ctx, bounded.Limit{Wait: wait, Slots: c.storeCalls}, func(ctx context.Context) (T, error) { return call(ctx, s) }, late)
+	return v, contain.Frozen(err)
 }
 
 // observed reports whether a store that is instant by itself calls an observer of the program's, which may do anything.
@@ -190,7 +191,7 @@ func (l *lookup) hit(key Key, a *Artifact) {
 // so that the next compile replaces it, and again says whether the next get may find a better one; one that merely couldn't be read stays.
 func (l *lookup) reject(key Key, err error) (again bool) {
 	c, from := l.c, l.place(key).from
-	err = entryDamage(err)
+	err = entryDamage(contain.Frozen(err))
 	l.note(err)
 	if !isDamage(err) {
 		if !c.Closed() {

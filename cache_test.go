@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"sync/atomic"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -380,4 +381,77 @@ func TestCacheWhereWazeroInterprets(t *testing.T) {
 	require.Zero(t, s.Calls().Get)
 	require.NotEmpty(t, seen.Saw(modcache.EventDegraded))
 	require.LessOrEqual(t, len(seen.Saw(modcache.EventDegraded)), 2, "said once for each feature")
+}
+
+// fickle is an error whose methods panic from some call on.
+type fickle struct{ left *atomic.Int64 }
+
+func (f fickle) sound() {
+	if f.left.Add(-1) < 0 {
+		panic("injected")
+	}
+}
+
+func (f fickle) Error() string {
+	f.sound()
+	return "fickle"
+}
+
+func (f fickle) Unwrap() error {
+	f.sound()
+	return nil
+}
+
+func (f fickle) Is(error) bool {
+	f.sound()
+	return false
+}
+
+func (f fickle) As(any) bool {
+	f.sound()
+	return false
+}
+
+// TestCacheOfErrorsThatPanicLater compiles whatever the errors of a store do, and whenever they do it.
+func TestCacheOfErrorsThatPanicLater(t *testing.T) {
+	needsCompiler(t)
+	const calls = 16 // of an error's methods: more than anybody makes
+	var s storetest.Fake
+	var left atomic.Int64
+	for what, arm := range map[string]func(){
+		"get": func() {
+			s.OnGet = func(context.Context, modcache.Key) (*modcache.Artifact, bool, error) {
+				return nil, false, fickle{&left}
+			}
+		},
+		"read": func() {
+			s.OnGet = func(ctx context.Context, key modcache.Key) (*modcache.Artifact, bool, error) {
+				a, ok, err := s.Below().Get(ctx, key)
+				if ok {
+					fails := storetest.Source{OnRead: func([]byte, int64) (int, error) { return 0, fickle{&left} }}
+					a = modcache.NewArtifactFrom(fails, a.Size(), a.Info())
+				}
+				return a, ok, err
+			}
+		},
+		"add": func() {
+			s.OnAdd = func(context.Context, modcache.Key, *modcache.Artifact) error { return fickle{&left} }
+		},
+	} {
+		for n := range int64(calls) {
+			for _, store := range []modcache.Store{&s, modcache.NewLayered(nil, modcache.Layer{Store: &s})} {
+				s.Heal()
+				arm()
+				left.Store(n)
+				c := newCache(t, store, &modcache.Options{SmallModules: -1})
+				r := newRuntime(t, c, nil)
+				compile(t, r, wasmtest.Sum(5, 0))
+				require.NoError(t, r.Close(bg))
+				got, err := runStub(t, bg, c.CompilationCache(), wazero.NewRuntimeConfig(), wasmtest.Sum(5, 0))
+				require.NoError(t, err, "%s: the drop-in, at call %d", what, n)
+				require.EqualValues(t, 15, got)
+				require.NoError(t, c.Close(bg))
+			}
+		}
+	}
 }

@@ -175,6 +175,7 @@ func (c *Cache) lock(ctx context.Context, key Key, name string) (unlock func(), 
 	_, end := c.begin(ctx, Step{Kind: StepWait, Key: key, Name: name})
 	start := time.Now()
 	release, err := bounded.Call(ctx, bounded.Limit{Wait: wait}, lock, free)
+	err = contain.Frozen(err)
 	end(StepEnd{Err: err})
 	switch {
 	case err == nil && release != nil:

@@ -256,7 +256,7 @@ func (ly *layer) count(err error) {
 }
 
 func (ly *layer) wrap(op string, key Key, err error) error {
-	return &Error{Op: op, Store: ly.where, Key: key, Err: err}
+	return &Error{Op: op, Store: ly.where, Key: key, Err: contain.Frozen(err)}
 }
 
 // refused reports whether a healthy store declined to take an artifact.
