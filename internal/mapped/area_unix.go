@@ -50,8 +50,7 @@ func reserve(size uint64, whole bool) (_ area, err error) {
 			live.Add(-1)
 		}
 	}()
-	page := uint64(os.Getpagesize())
-	size = max(page, (size+page-1)/page*page)
+	size = wholeArea(size)
 	flags := unix.MAP_PRIVATE | unix.MAP_ANON
 	if whole {
 		flags |= noReserve
@@ -61,6 +60,12 @@ func reserve(size uint64, whole bool) (_ area, err error) {
 		return area{}, fmt.Errorf("reserve %d bytes of addresses: %w", size, err)
 	}
 	return area{start, size}, nil
+}
+
+// wholeArea is the size of an area with room for so many bytes.
+func wholeArea(size uint64) uint64 {
+	page := uint64(os.Getpagesize())
+	return max(page, (size+page-1)/page*page)
 }
 
 func (a area) bytes(size uint64) []byte { return unsafe.Slice((*byte)(a.start), size)[:size:size] }
@@ -104,6 +109,8 @@ func (a area) behind(size uint64) area {
 	}
 	return area{unsafe.Add(a.start, size), a.size - size}
 }
+
+func (a area) nowhere() bool { return a.start == nil }
 
 func (a area) release() {
 	if a.start != nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime"
 )
 
 // Image is the immutable content that memories begin with. It is safe for concurrent use.
@@ -12,6 +13,8 @@ type Image struct {
 	file  *os.File // that no name leads to; nil where there can't be one
 	bytes []byte   // if file is nil
 	size  uint64   // whole pages
+
+	spares *spares // areas that memories have left; nil if nothing can be mapped
 }
 
 // pageSize is the unit of an image: a page of WebAssembly, which is a multiple of the system's.
@@ -33,11 +36,12 @@ func NewImage(content []byte) (*Image, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make a file for a memory image: %w", err)
 	}
-	i := &Image{file: file}
+	i := &Image{file: file, spares: &spares{}}
 	if err := i.write(content); err != nil {
 		_ = file.Close()
 		return nil, fmt.Errorf("write a memory image: %w", err)
 	}
+	runtime.AddCleanup(i, (*spares).close, i.spares)
 	return i, nil
 }
 
@@ -109,5 +113,6 @@ func (i *Image) Close() error {
 	if i.file == nil {
 		return nil
 	}
+	i.spares.close()
 	return i.file.Close()
 }

@@ -23,9 +23,11 @@ var ErrUnsupported = errors.New("no memory outside of Go's heap on this platform
 type Memory struct {
 	mu      sync.Mutex
 	area    area
-	size    uint64 // of what is used
-	whole   uint64 // how much can be used without asking
-	ended   bool   // by Discard
+	size    uint64  // of what is used
+	whole   uint64  // how much can be used without asking
+	ended   bool    // by Discard
+	begins  uint64  // size at first
+	spares  *spares // where its area goes, if another memory can have it
 	cleanup runtime.Cleanup
 }
 
@@ -36,30 +38,43 @@ func New(size, most uint64, image *Image, whole bool) (*Memory, error) {
 	if size > most || image != nil && image.size > size {
 		return nil, fmt.Errorf("a memory of %d bytes, %d at most, does not fit its image", size, most)
 	}
-	m := &Memory{size: size}
+	m := &Memory{begins: size, size: size}
 	if whole {
 		m.whole = most
+	} else if image != nil {
+		m.spares = image.spares
 	}
+	var spare bool
+	if m.area, spare = m.spares.take(size, most); !spare {
+		var err error
+		if m.area, err = mapArea(max(size, m.whole), most, image, whole); err != nil {
+			return nil, err
+		}
+	}
+	m.cleanup = runtime.AddCleanup(m, area.release, m.area)
+	runtime.KeepAlive(image)
+	return m, nil
+}
+
+// mapArea returns an area of which that many bytes can be used.
+func mapArea(usable, most uint64, image *Image, whole bool) (area, error) {
 	a, err := reserve(most, whole)
 	if err != nil {
-		return nil, err
+		return area{}, err
 	}
 	shared := uint64(0)
 	if image != nil && image.size > 0 {
 		if err := a.mapImage(image); err != nil {
 			a.behind(image.size).release()
-			return nil, err
+			return area{}, err
 		}
 		shared = image.size
 	}
-	if err := a.commit(shared, max(size, m.whole)); err != nil {
+	if err := a.commit(shared, usable); err != nil {
 		a.release()
-		return nil, err
+		return area{}, err
 	}
-	m.area = a
-	m.cleanup = runtime.AddCleanup(m, area.release, a)
-	runtime.KeepAlive(image)
-	return m, nil
+	return a, nil
 }
 
 // Resize returns the first size bytes, or nil if there is no memory for them. It never takes
@@ -83,8 +98,8 @@ func (m *Memory) Size() uint64 {
 	return m.size
 }
 
-// Discard gives the memory back, but for its addresses: whoever still reads there finds
-// zeros, and harms nobody by writing. It reports false if that was done before.
+// Discard gives the memory back, but for its addresses: whoever still reads there finds zeros, or what the memory
+// began with, and harms nobody by writing. It reports false if that was done before.
 func (m *Memory) Discard() bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -92,6 +107,10 @@ func (m *Memory) Discard() bool {
 		return false
 	}
 	m.ended = true
+	if m.area.restore(m.size) {
+		return true
+	}
+	m.spares = nil
 	if m.area.discard(m.size) != nil { // nothing there is surely ours any more
 		m.cleanup.Stop()
 		m.area, m.size, m.whole = area{}, 0, 0
@@ -99,13 +118,16 @@ func (m *Memory) Discard() bool {
 	return true
 }
 
-// Unmap gives everything back. Nobody may use the memory any more.
+// Unmap gives everything back, or leaves it to a later memory that begins with the same image. Nobody may use
+// the memory any more.
 func (m *Memory) Unmap() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.cleanup.Stop()
-	m.area.release()
-	m.area, m.size, m.whole, m.ended = area{}, 0, 0, true
+	if m.size != m.begins || !m.spares.put(m.area, m.size) {
+		m.area.release()
+	}
+	m.area, m.size, m.whole, m.ended, m.spares = area{}, 0, 0, true, nil
 }
 
 // Leak keeps the addresses until Unmap, or for as long as the program runs.

@@ -43,7 +43,8 @@ func TestMemoryGrowsInPlace(t *testing.T) {
 
 	require.True(t, m.Discard())
 	require.False(t, m.Discard())
-	require.Zero(t, grown[5])
+	require.Contains(t, []byte{0, content[5]}, grown[5])
+	require.Zero(t, grown[4*pageSize-1])
 	require.Nil(t, m.Resize(1001*pageSize))
 	grown[5] = 1
 	runtime.KeepAlive(m)
