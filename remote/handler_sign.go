@@ -164,12 +164,9 @@ func attempt(key modcache.Key, info modcache.Info) modcache.Key {
 
 // later has the entry made in the background, unless it is being made, or was a while ago, or very many are.
 func (s *signing) later(key modcache.Key, info modcache.Info) {
-	if s.tried.has(attempt(key, info)) {
-		return
-	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.ctx.Err() == nil && s.jobs.Find(key) == nil {
+	if s.ctx.Err() == nil && s.jobs.Find(key) == nil && !s.tried.has(attempt(key, info)) { // in this order: what ends has been tried
 		_ = s.jobs.Add(&queue.Job[modcache.Key, struct{}]{Key: key, Size: 1})
 	}
 }
