@@ -66,7 +66,7 @@ type Layer struct {
 
 	// Direct has the store called on the caller's goroutine, without a Timeout. It is
 	// for stores that never block. Those of this package that live in memory are called so
-	// unless they have a Timeout.
+	// unless they have a Timeout; a [Memory] with an observer, which may block, only for Get.
 	Direct bool
 }
 
@@ -176,11 +176,13 @@ func (l *Layered) newLayer(cfg Layer, o *LayeredOptions, names map[string]int) *
 	if n := names[cfg.Name]; n > 1 {
 		cfg.Name = fmt.Sprintf("%s#%d", cfg.Name, n)
 	}
+	watched := false
 	if instant(cfg.Store) && cfg.Timeout == 0 {
+		watched = !cfg.Direct && observed(cfg.Store)
 		cfg.Direct = true
 	}
 	cfg.Timeout = option.Number(cfg.Timeout, DefaultLayerTimeout, noLimit)
-	ly := &layer{Layer: cfg, where: "layer " + cfg.Name, observe: func(e Event) {
+	ly := &layer{Layer: cfg, watched: watched, where: "layer " + cfg.Name, observe: func(e Event) {
 		notify(o.OnEvent, e)
 		l.watchers.Tell(e)
 	}}
@@ -391,7 +393,7 @@ func each(layers []*layer, fn func(*layer) error) []error {
 	errs := make([]error, len(layers))
 	var wg sync.WaitGroup
 	for i, ly := range layers {
-		if !ly.Direct && i < len(layers)-1 {
+		if !ly.changesAtOnce() && i < len(layers)-1 {
 			wg.Go(func() { errs[i] = fn(ly) })
 		} else {
 			errs[i] = fn(ly)

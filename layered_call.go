@@ -28,6 +28,7 @@ type layer struct {
 	Layer
 	where   string // for errors
 	last    bool   // there is none behind it
+	watched bool   // it is Direct, but an observer is told of what leaves it
 	observe func(Event)
 
 	calls         *semaphore.Weighted // taken by calls under way, given up ones included
@@ -121,7 +122,7 @@ func (ly *layer) add(ctx context.Context, key Key, a *Artifact) error {
 	if ly.writes.Ask() == breaker.No {
 		return ly.skip("add", key)
 	}
-	if !ly.Direct {
+	if !ly.changesAtOnce() {
 		defer ly.addTime.since(time.Now())
 	}
 	err := ly.do(ctx, ly.Timeout, func(ctx context.Context) error {
@@ -182,16 +183,19 @@ func (ly *layer) do(ctx context.Context, limit time.Duration, fn func(context.Co
 	return err
 }
 
+// changesAtOnce reports whether what changes the store never blocks either.
+func (ly *layer) changesAtOnce() bool { return ly.Direct && !ly.watched }
+
 // noLimit is a time limit that lets only the context end a call.
 const noLimit time.Duration = math.MaxInt64
 
 // within calls call, contains its panic, and returns when limit is over even if call
 // doesn't. What it returns after that goes to drop, if there is one. A call that was given up
 // keeps its place among the bounded calls until it ends, so that a layer which never
-// answers holds a bounded number of goroutines. If the layer is Direct, call runs on this
+// answers holds a bounded number of goroutines. If the layer changesAtOnce, call runs on this
 // goroutine for as long as it likes.
 func within[T any](ctx context.Context, ly *layer, bound *semaphore.Weighted, limit time.Duration, call func(context.Context) (T, error), drop func(T)) (T, error) {
-	if ly.Direct {
+	if ly.changesAtOnce() {
 		return contain.Value(func() (T, error) { return call(ctx) })
 	}
 	start := time.Now()

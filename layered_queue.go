@@ -167,7 +167,7 @@ func (l *Layered) promoteInto(ly *layer, key Key, a *Artifact, w write, stale fu
 	l.mu.Lock()
 	switch {
 	case stale() || l.deleting[key] > 0 || ly.queue.Find(key) != nil:
-	case ly.Direct && a.InMemory():
+	case ly.changesAtOnce() && a.InMemory():
 		w.a = a
 		j = &queue.Job[Key, write]{Key: key, Value: w, Size: a.Size()}
 		ly.queue.Begin(j)

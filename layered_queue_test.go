@@ -235,6 +235,33 @@ func TestLayeredEvents(t *testing.T) {
 	})
 }
 
+// An observer of a layer in memory that doesn't return keeps nobody from the other layers, nor from what is in memory.
+func TestLayeredWhoseMemorysObserverBlocks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ever := make(chan struct{})
+		memory := modcache.NewMemory(&modcache.MemoryOptions{MaxEntries: 1, OnEvent: func(modcache.Event) { <-ever }})
+		slower := newShelf()
+		l := modcache.NewLayered(nil, modcache.Layer{Store: memory}, modcache.Layer{Store: slower})
+		put(t, slower, keyNo(1))
+		hit(t, l, keyNo(1)) // promoted
+		synctest.Wait()
+		hit(t, memory, keyNo(1))
+
+		start := time.Now()
+		put(t, slower, keyNo(2))
+		hit(t, l, keyNo(2)) // promoted, in place of the first
+		hit(t, l, keyNo(2))
+		require.Zero(t, time.Since(start), "a lookup doesn't wait for an observer")
+		for n := byte(3); n < 12; n++ {
+			_ = l.Add(t.Context(), keyNo(n), code(keyNo(n)))
+			hit(t, l, keyNo(n))
+		}
+		require.LessOrEqual(t, time.Since(start), time.Duration(6)*modcache.DefaultLayerTimeout)
+		require.NoError(t, l.Close())
+		close(ever)
+	})
+}
+
 // An observer may delete the entry of an event: the background write has ended.
 func TestLayeredObserverMayDelete(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
