@@ -6,15 +6,17 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"slices"
 )
 
 // Image is the immutable content that memories begin with. It is safe for concurrent use.
 type Image struct {
-	file  *os.File // that no name leads to; nil where there can't be one
-	bytes []byte   // if file is nil
-	size  uint64   // whole pages
+	file  *os.File // that no name leads to; nil if memories are copies
+	runs  []run
+	bytes []byte // of the runs, if file is nil
+	size  uint64 // whole pages
 
-	spares *spares // areas that memories have left; nil if nothing can be mapped
+	spares *spares // areas that memories have left; nil if memories are copies
 }
 
 // pageSize is the unit of an image: a page of WebAssembly, which is a multiple of the system's.
@@ -23,57 +25,91 @@ const pageSize = 64 << 10
 // block is what is left out if it is zero.
 const block = 4 << 10
 
-// NewImage returns an image of content, whose last zeros take no part in it.
-func NewImage(content []byte) (*Image, error) {
-	file, err := anonymousFile()
-	if errors.Is(err, ErrUnsupported) {
-		n := 0
-		for run := range runs(content) {
-			n = run.to
+// NewImage returns an image of content, whose last zeros take no part in it. An error comes with an image as
+// well: it says why there is no file, so that memories begin as copies and share nothing.
+func NewImage(content []byte) (*Image, error) { return newImage(content, anonymousFile, holes) }
+
+// newImage makes the file by open. Without holes, every byte of it is written: where a hole is read for the
+// first time, a file system that is full ends the process.
+func newImage(content []byte, open func() (*os.File, error), holes bool) (*Image, error) {
+	i := &Image{runs: slices.Collect(runs(content))}
+	used := 0
+	for _, r := range i.runs {
+		used += r.to - r.from
+		i.size = wholePages(r.to)
+	}
+	if i.size == 0 {
+		i.spare()
+		return i, nil
+	}
+	var err error
+	if holes || uint64(used) >= i.size/2 { // else a copy costs less than the file
+		if err = i.write(content, open, holes); err == nil {
+			return i, nil
 		}
-		return &Image{bytes: bytes.Clone(content[:n]), size: wholePages(n)}, nil
 	}
-	if err != nil {
-		return nil, fmt.Errorf("make a file for a memory image: %w", err)
+	i.bytes = make([]byte, 0, used)
+	for _, r := range i.runs {
+		i.bytes = append(i.bytes, content[r.from:r.to]...)
 	}
-	i := &Image{file: file, spares: &spares{}}
-	if err := i.write(content); err != nil {
-		_ = file.Close()
-		return nil, fmt.Errorf("write a memory image: %w", err)
+	if errors.Is(err, ErrUnsupported) {
+		err = nil // nothing could be mapped
 	}
-	runtime.AddCleanup(i, (*spares).close, i.spares)
-	return i, nil
+	return i, err
 }
 
 // Size returns the bytes of the image.
 func (i *Image) Size() uint64 { return i.size }
 
-func (i *Image) write(content []byte) error {
-	end := int64(0)
-	for b := range runs(content) {
-		end = int64(b.to)
-		if _, err := i.file.WriteAt(content[b.from:b.to], int64(b.from)); err != nil {
-			return err
+func (i *Image) write(content []byte, open func() (*os.File, error), holes bool) error {
+	file, err := open()
+	if err != nil {
+		return fmt.Errorf("make a file for a memory image: %w", err)
+	}
+	parts := i.runs
+	if !holes {
+		whole := make([]byte, i.size)
+		copy(whole, content)
+		content, parts = whole, []run{{0, len(whole)}}
+	}
+	err = file.Truncate(int64(i.size))
+	for _, r := range parts {
+		if err == nil {
+			_, err = file.WriteAt(content[r.from:r.to], int64(r.from))
 		}
 	}
-	i.size = wholePages(int(end))
-	if err := i.file.Truncate(int64(i.size)); err != nil {
-		return err
+	if err != nil {
+		_ = file.Close()
+		return fmt.Errorf("write a memory image: %w", err)
 	}
-	seal(i.file)
+	seal(file)
+	i.file = file
+	i.spare()
 	return nil
+}
+
+// spare has memories leave their areas, which are easily made what they were.
+func (i *Image) spare() {
+	i.spares = &spares{}
+	runtime.AddCleanup(i, (*spares).close, i.spares)
 }
 
 func wholePages(n int) uint64 { return (uint64(n) + pageSize - 1) / pageSize * pageSize }
 
 // CopyTo writes the image to a memory that holds zeros.
 func (i *Image) CopyTo(memory []byte) error {
-	if i.file == nil {
-		copy(memory, i.bytes)
-		return nil
+	if uint64(len(memory)) < i.size {
+		return fmt.Errorf("a memory of %d bytes can't hold an image of %d", len(memory), i.size)
 	}
-	_, err := i.file.ReadAt(memory[:min(uint64(len(memory)), i.size)], 0)
-	return err
+	from := i.bytes
+	for _, r := range i.runs {
+		if i.file == nil {
+			from = from[copy(memory[r.from:r.to], from):]
+		} else if _, err := i.file.ReadAt(memory[r.from:r.to], int64(r.from)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // run is a part of a content that isn't zero.
@@ -99,20 +135,17 @@ func runs(content []byte) func(yield func(run) bool) {
 	}
 }
 
-func zero(b []byte) bool {
-	for _, c := range b {
-		if c != 0 {
-			return false
-		}
-	}
-	return true
-}
+var zeros [block]byte
+
+func zero(b []byte) bool { return bytes.Equal(b, zeros[:len(b)]) }
 
 // Close ends the image. Memories that were made of it keep what they have.
 func (i *Image) Close() error {
+	if i.spares != nil {
+		i.spares.close()
+	}
 	if i.file == nil {
 		return nil
 	}
-	i.spares.close()
 	return i.file.Close()
 }

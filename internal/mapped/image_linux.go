@@ -1,16 +1,26 @@
 package mapped
 
 import (
+	"errors"
 	"os"
 
 	"golang.org/x/sys/unix"
 )
 
-// anonymousFile returns a file in memory.
+// holes says whether a file of anonymousFile may have some. In memory they cost nothing, and no file system can
+// be full.
+const holes = true
+
+// anonymousFile returns a file in memory. An old kernel or a strict sandbox has none. It is not looked for on a file system,
+// which may be full, or a server that goes.
 func anonymousFile() (*os.File, error) {
-	fd, err := unix.MemfdCreate("modcache image", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
+	const flags = unix.MFD_CLOEXEC | unix.MFD_ALLOW_SEALING
+	fd, err := unix.MemfdCreate("modcache image", flags|unix.MFD_NOEXEC_SEAL) // without which hardened systems have none
+	if errors.Is(err, unix.EINVAL) {                                          // before Linux 6.3
+		fd, err = unix.MemfdCreate("modcache image", flags)
+	}
 	if err != nil {
-		return unlinkedFile() // an old kernel, or a strict sandbox
+		return nil, os.NewSyscallError("memfd_create", err)
 	}
 	return os.NewFile(uintptr(fd), "modcache image"), nil
 }

@@ -63,7 +63,7 @@ func mapArea(usable, most uint64, image *Image, whole bool) (area, error) {
 		return area{}, err
 	}
 	shared := uint64(0)
-	if image != nil && image.size > 0 {
+	if image != nil && image.file != nil && image.size > 0 {
 		if err := a.mapImage(image); err != nil {
 			a.behind(image.size).release()
 			return area{}, err
@@ -73,6 +73,12 @@ func mapArea(usable, most uint64, image *Image, whole bool) (area, error) {
 	if err := a.commit(shared, usable); err != nil {
 		a.release()
 		return area{}, err
+	}
+	if image != nil && image.file == nil {
+		if err := image.CopyTo(a.bytes(usable)); err != nil {
+			a.release()
+			return area{}, err
+		}
 	}
 	return a, nil
 }

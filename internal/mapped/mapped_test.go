@@ -3,6 +3,7 @@ package mapped
 import (
 	"bytes"
 	"errors"
+	"os"
 	"runtime"
 	"testing"
 
@@ -64,5 +65,66 @@ func TestImageLeavesZerosOut(t *testing.T) {
 		require.Zero(t, image.size)
 		require.NoError(t, image.CopyTo(nil))
 		require.NoError(t, image.Close())
+	}
+}
+
+// TestImageWithoutFile, and with one on a file system: memories begin with the same content. What is on a file system has no
+// holes, since reading one takes room that there may not be.
+func TestImageWithoutFile(t *testing.T) {
+	t.Setenv("TMPDIR", t.TempDir())
+	full := errors.New("injected")
+	dense := bytes.Repeat([]byte{1, 2, 3}, pageSize)
+	clear(dense[pageSize : 2*pageSize])
+	sparse := make([]byte, 9*pageSize)
+	copy(sparse[7*pageSize+9:], "some")
+	for name, way := range map[string]struct {
+		open  func() (*os.File, error)
+		holes bool
+		files int // of the two images
+		err   bool
+	}{
+		"the platform's": {anonymousFile, holes, 0, false},
+		"no file":        {func() (*os.File, error) { return nil, full }, true, 0, true},
+		"not writable":   {func() (*os.File, error) { return os.Open(os.DevNull) }, true, 0, true},
+		"unsupported":    {func() (*os.File, error) { return nil, ErrUnsupported }, true, 0, false},
+		"file system":    {unlinkedFile, false, 1, false},
+	} {
+		if name == "file system" && runtime.GOOS == "windows" {
+			continue // which keeps names of open files
+		}
+		files := 0
+		for _, content := range [][]byte{dense, sparse, {}} {
+			image, err := newImage(content, way.open, way.holes)
+			require.Equal(t, way.err && len(content) > 0, err != nil, "%s: %v", name, err)
+			require.NotNil(t, image)
+			if image.file != nil && !way.holes {
+				files++
+			}
+			if image.file != nil && !way.holes && runtime.GOOS == "linux" {
+				const seekHole = 4
+				hole, err := image.file.Seek(0, seekHole)
+				require.NoError(t, err)
+				require.GreaterOrEqual(t, hole, int64(image.size), "a hole")
+			}
+			want := make([]byte, 10*pageSize)
+			copy(want, content)
+			got := make([]byte, len(want))
+			require.NoError(t, image.CopyTo(got))
+			require.True(t, bytes.Equal(want, got), name)
+			require.Equal(t, image.size > 0, image.CopyTo(make([]byte, pageSize)) != nil)
+			for range 2 { // maybe in the same place
+				m, err := New(10*pageSize, 20*pageSize, image, false)
+				if !errors.Is(err, ErrUnsupported) {
+					require.NoError(t, err)
+					require.True(t, bytes.Equal(want, m.Resize(10*pageSize)), name)
+					clear(m.Resize(10 * pageSize))
+					m.Unmap()
+				}
+			}
+			require.NoError(t, image.Close())
+		}
+		if name != "the platform's" {
+			require.Equal(t, way.files, files, name)
+		}
 	}
 }

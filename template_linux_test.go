@@ -1,0 +1,55 @@
+package modcache_test
+
+import (
+	"context"
+	"os"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"github.com/tetratelabs/wazero/api"
+	"golang.org/x/sys/unix"
+
+	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/internal/storetest"
+)
+
+// TestTemplateWithoutAFileForItsImage, as a strict sandbox or too many open files have it: instances have copies of the
+// image, and nothing else is lost.
+func TestTemplateWithoutAFileForItsImage(t *testing.T) {
+	needsCompiler(t)
+	var seen witness
+	c := newCache(t, &storetest.Fake{}, seen.Options(modcache.Options{}))
+	r := newRuntime(t, c, nil)
+	m := modcache.NewModule(statefulModule())
+	compile(t, r, m.Bytes())
+	t.Setenv("TMPDIR", t.TempDir())
+	o := &modcache.TemplateOptions{Init: func(ctx context.Context, mod api.Module) error {
+		mod.Memory().WriteString(100_000, "from Init")
+		return nil
+	}}
+	var files unix.Rlimit
+	require.NoError(t, unix.Getrlimit(unix.RLIMIT_NOFILE, &files))
+	require.NoError(t, unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 0, Max: files.Max}))
+	_, noFile := os.Open(os.DevNull)
+	tmpl, err := r.NewTemplate(bg, m, o)
+	require.NoError(t, unix.Setrlimit(unix.RLIMIT_NOFILE, &files))
+	require.ErrorIs(t, noFile, unix.EMFILE)
+	require.NoError(t, err)
+	require.Len(t, seen.Saw(modcache.EventDegraded), 1)
+	require.EqualValues(t, 1, c.Metrics().Compiles, "the code is shared all the same")
+
+	plain, err := r.NewTemplate(bg, m, o)
+	require.NoError(t, err)
+	want, err := plain.Instantiate(bg, nil)
+	require.NoError(t, err)
+	seenThen := observe(t, want)
+	for range 2 {
+		mod, err := tmpl.Instantiate(bg, nil)
+		require.NoError(t, err)
+		require.Equal(t, seenThen, observe(t, mod))
+		require.NoError(t, mod.Close(bg))
+	}
+	require.EqualValues(t, 3, c.Metrics().OffHeap)
+	require.NoError(t, plain.Close(bg))
+	require.NoError(t, tmpl.Close(bg))
+}
