@@ -19,7 +19,7 @@ type Info struct {
 	Name        string        // of the module, as in [Module.Name], at most 255 bytes; "" if unknown
 	WasmSize    int64         // bytes of the module; 0 if unknown
 	CompileTime time.Duration // what compiling it took; 0 if unknown
-	Created     time.Time     // when it was compiled
+	Created     time.Time     // when it was compiled; zero if the store has no such date
 }
 
 // The lengths of the longest engine identity and of the longest name.

@@ -63,14 +63,6 @@ func (d *Disk) usedAt(key Key, fi fs.FileInfo) time.Time {
 	return used
 }
 
-// knownTime returns t, or zero for a time that has no form in JSON: files may have any.
-func knownTime(t time.Time) time.Time {
-	if year := t.Year(); year < 0 || year > 9999 {
-		return time.Time{}
-	}
-	return t
-}
-
 // lookAside corrects the times of entries by those beside them.
 func (d *Disk) lookAside(entries []books.Entry) {
 	files, err := d.tree().ReadDir(layout.Uses)

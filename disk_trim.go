@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/modcache/modcache/internal/books"
+	"github.com/modcache/modcache/internal/frame"
 	"github.com/modcache/modcache/internal/layout"
 )
 
@@ -62,7 +63,7 @@ func (d *Disk) PlanTrim(ctx context.Context) ([]DiskEntry, TrimReport, error) {
 		if !ok { // gone meanwhile
 			continue
 		}
-		e.Stored, e.Used = v.Size, knownTime(v.Used)
+		e.Stored, e.Used = v.Size, frame.KnownTime(v.Used)
 		plan = append(plan, e)
 		r.Evicted++
 		r.EvictedBytes += v.Size

@@ -155,7 +155,7 @@ func (d *Disk) inspect(op string, key Key, buf []byte) (e DiskEntry, ok bool) {
 		fi = opened.fi
 	}
 	if fi != nil {
-		e.Stored, e.Used = dirfs.Taken(fi), knownTime(d.usedAt(key, fi))
+		e.Stored, e.Used = dirfs.Taken(fi), frame.KnownTime(d.usedAt(key, fi))
 	}
 	if err == nil {
 		e.Size, e.Info = opened.r.Size(), frame.InfoOf[Info](opened.r.Meta())

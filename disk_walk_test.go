@@ -115,3 +115,19 @@ func TestDiskReportsAsJSON(t *testing.T) {
 		require.Equal(t, want, string(got))
 	}
 }
+
+// TestDiskDatesThatCannotBe come back as none, so that who lists entries as JSON can.
+func TestDiskDatesThatCannotBe(t *testing.T) {
+	d := openDisk(t, t.TempDir(), nil)
+	for i, year := range []int{-1, 10_000, 100_000} {
+		info := diskInfo
+		info.Created = time.Date(year, 1, 1, 0, 0, 0, 0, time.UTC)
+		require.NoError(t, d.Add(bg, diskKey(uint64(i)), modcache.NewArtifact([]byte("code"), info)))
+		e, ok, err := d.Stat(bg, diskKey(uint64(i)))
+		require.NoError(t, err)
+		require.True(t, ok)
+		require.True(t, e.Info.Created.IsZero())
+		_, err = json.Marshal(e)
+		require.NoError(t, err)
+	}
+}

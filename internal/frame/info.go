@@ -22,7 +22,15 @@ func MetaOf[I info[F], F ~[32]byte](key [32]byte, i I) Meta {
 	return Meta{Key: key, Engine: v.Engine, Module: v.Module, Name: v.Name, WasmSize: v.WasmSize, CompileTime: v.CompileTime, Created: v.Created}
 }
 
-// InfoOf is the inverse of MetaOf.
+// InfoOf is the inverse of MetaOf, but for times that can't be.
 func InfoOf[I info[F], F ~[32]byte](m Meta) I {
-	return I(fields[F]{Engine: m.Engine, Module: m.Module, Name: m.Name, WasmSize: m.WasmSize, CompileTime: m.CompileTime, Created: m.Created})
+	return I(fields[F]{Engine: m.Engine, Module: m.Module, Name: m.Name, WasmSize: m.WasmSize, CompileTime: m.CompileTime, Created: KnownTime(m.Created)})
+}
+
+// KnownTime returns t, or zero for a time that has no form in JSON: what is in files may be any.
+func KnownTime(t time.Time) time.Time {
+	if year := t.Year(); year < 0 || year > 9999 {
+		return time.Time{}
+	}
+	return t
 }
