@@ -171,7 +171,7 @@ func (b *bench) starts(ctx context.Context, m modules.Module) (warm, first repor
 	}
 	var dir string // full of what the last of the first starts left there
 	defer func() { os.RemoveAll(dir) }()
-	cold, warmed := b.pick(1, 2), b.pick(2, 15)
+	cold, warmed := b.pick(1, 5), b.pick(2, 15)
 	if m.Size > large {
 		cold, warmed = 1, b.pick(2, 9)
 	}
