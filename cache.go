@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sync/semaphore"
 
+	"github.com/modcache/modcache/internal/bounded"
 	"github.com/modcache/modcache/internal/breaker"
 	"github.com/modcache/modcache/internal/environ"
 	"github.com/modcache/modcache/internal/loaded"
@@ -60,14 +61,13 @@ type Cache struct {
 	closed   chan struct{} // closed when Close has done all it does
 	closeErr error         // set before closed is closed
 
-	compiles   *semaphore.Weighted // one for each compile; nil if unlimited
-	storeCalls *semaphore.Weighted // one for each call of the store
-	pieces     sync.Pool           // *[readPiece]byte
-	adding     sync.Map            // chan struct{} that is closed when an Add ends
-	adds       breaker.Breaker     // of Adds, which may hang
-	locks      breaker.Breaker     // of the store's locks, which somebody may hold for good
-	counters   counters
-	newcomers  newcomers
+	compiles  *semaphore.Weighted // one for each compile; nil if unlimited
+	lanes                         // of calls of the store
+	pieces    sync.Pool           // *[readPiece]byte
+	adding    sync.Map            // chan struct{} that is closed when an Add ends
+	held      breaker.Breaker     // of the store's locks, which somebody may hold for good
+	counters  counters
+	newcomers newcomers
 
 	observerHung, loggerHung, tracerHung atomic.Int64 // calls of them that were given up, and go on
 
@@ -170,13 +170,12 @@ func New(s Store, o *Options) (*Cache, error) {
 func newCache(opts Options) (*Cache, error) {
 	c := &Cache{
 		opts: opts, engineID: opts.EngineID, closed: make(chan struct{}), loaded: loaded.New(opts.Retain),
-		storeCalls: semaphore.NewWeighted(maxStoreCalls), now: opts.Disk.Now, secret: sync.OnceValue(newSecret),
+		lanes: newLanes(), now: opts.Disk.Now, secret: sync.OnceValue(newSecret),
 	}
 	if c.now == nil {
 		c.now = time.Now
 	}
-	c.adds = breaker.Breaker{Limit: 1, Pause: hangMemory}
-	c.locks = breaker.Breaker{Limit: 1, Pause: hangMemory}
+	c.held = breaker.Breaker{Limit: 1, Pause: bounded.Pause}
 	c.born = c.now()
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	c.newcomers.trust.Store(int64(opts.SmallModules))
@@ -246,7 +245,7 @@ func (c *Cache) Store() Store { return *c.store.Load() }
 func (c *Cache) EngineID() string { return c.engineID }
 
 // Flush makes everything stored so far durable; see [Store]. It waits for what compiles have
-// left to the background, because the store was slow.
+// left to the background, because the store was slow. Only ctx bounds that.
 func (c *Cache) Flush(ctx context.Context) error {
 	for ended := range c.adding.Range {
 		select {
@@ -255,7 +254,7 @@ func (c *Cache) Flush(ctx context.Context) error {
 			return &Error{Op: "flush", Err: fmt.Errorf("an add is still under way: %w", context.Cause(ctx))}
 		}
 	}
-	if err := c.do(ctx, noLimit, func(ctx context.Context, s Store) error { return s.Flush(ctx) }); err != nil {
+	if err := c.write(ctx, noLimit, func(ctx context.Context, s Store) error { return s.Flush(ctx) }); err != nil {
 		return &Error{Op: "flush", Err: err}
 	}
 	return nil
@@ -265,6 +264,9 @@ func (c *Cache) Flush(ctx context.Context) error {
 // machine code is freed, and the store is closed if [Open] opened it. Runtimes,
 // modules and instances stay usable; compiling another module with them
 // fails with [ErrClosed], or goes uncached with the drop-in.
+//
+// A store that hangs is waited for 5 seconds, and its directory as long again. Then Close returns an error, and what hangs
+// is left to itself: a few goroutines of this Cache, which end when the store answers.
 //
 // If ctx ends first, Close returns its cause, and closing goes on. Closing again waits for
 // that too, and returns what the first Close did.
@@ -283,12 +285,12 @@ func (c *Cache) Close(ctx context.Context) error {
 			// Nothing is to be under way in the store when it is closed, but what hangs.
 			ended, cancel := context.WithTimeout(context.Background(), storeWait)
 			defer cancel()
-			if c.storeCalls.Acquire(ended, maxStoreCalls) == nil {
-				defer c.storeCalls.Release(maxStoreCalls)
-			}
-			if owned != nil {
-				c.closeErr = owned.Close()
-			}
+			c.closeErr = c.without(ended, func() error {
+				if owned == nil {
+					return nil
+				}
+				return owned.Close()
+			})
 		}()
 	})
 	select {
@@ -322,7 +324,7 @@ func (c *Cache) Metrics() CacheMetrics {
 		OffHeap: n.offHeap.Load(), OffHeapFailed: n.offHeapFailed.Load(),
 	}
 	m.Lookups = m.Hits + m.Misses
-	m.Store, _ = ask(context.Background(), c, storeWait, func(_ context.Context, s Store) (Metrics, error) {
+	m.Store, _ = ask(context.Background(), c, c.reports, storeWait, func(_ context.Context, s Store) (Metrics, error) {
 		store := s.Metrics()
 		if c.memory == nil || s == Store(c.memory) {
 			return store, nil

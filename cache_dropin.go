@@ -211,7 +211,7 @@ func (d *dropIn) takeOver(key Key, wk wazerohook.WazeroKey) *wazerohook.Entry {
 		code  []byte
 		entry *wazerohook.Entry // nil: there is none
 	}
-	taken, err := bounded.Call(c.ctx, bounded.Limit{Wait: readWait(c.ctx), Slots: c.storeCalls}, func(context.Context) (f found, err error) {
+	taken, err := bounded.Do(c.ctx, c.takeOvers, readWait(c.ctx), func(context.Context) (f found, err error) {
 		r, ok, err := d.directory.Get(wk)
 		if err != nil || !ok {
 			return f, err

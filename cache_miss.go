@@ -6,6 +6,7 @@ import (
 	"iter"
 	"time"
 
+	"github.com/modcache/modcache/internal/bounded"
 	"github.com/modcache/modcache/internal/dirfs"
 	"github.com/modcache/modcache/internal/layout"
 )
@@ -37,7 +38,8 @@ func (l *lookup) missing(module Fingerprint) error {
 
 // explain says what is in the store in place of the module's code; "" if that can't be seen.
 func (c *Cache) explain(module Fingerprint) string {
-	seen, _ := ask(c.ctx, c, explainTime, func(ctx context.Context, s Store) (string, error) {
+	s := c.Store()
+	seen, _ := bounded.Try(c.ctx, c.reports, explainTime, func(ctx context.Context) (string, error) {
 		switch s := s.(type) {
 		case *Disk:
 			if none := noCache(s.tree()); none != "" {

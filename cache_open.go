@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"path/filepath"
 	"sync/atomic"
 	"time"
@@ -137,7 +138,8 @@ func (c *Cache) openExisting(dir string) *Disk {
 		return nil
 	}
 	if tree := d.tree(); tree != nil {
-		if _, err := tree.Lstat(layout.Tag); err == nil {
+		_, err := bounded.Call(c.ctx, bounded.Limit{Wait: storeWait, Hung: &c.hanging}, func(context.Context) (fs.FileInfo, error) { return tree.Lstat(layout.Tag) }, nil)
+		if err == nil {
 			return d
 		}
 	}
@@ -194,9 +196,9 @@ func (c *Cache) move(from *Memory, to *Disk) {
 	}
 	ctx := context.WithoutCancel(c.ctx)
 	for key, a := range from.artifacts() {
-		if err := c.do(ctx, storeWait, func(ctx context.Context, _ Store) error { return to.Add(ctx, key, a) }); err != nil {
+		if err := c.write(ctx, storeWait, func(ctx context.Context, _ Store) error { return to.Add(ctx, key, a) }); err != nil {
 			c.storeFailed("add", key, a.Info().Name, err)
-			if errors.Is(err, bounded.ErrNoAnswer) || errors.Is(err, ErrClosed) {
+			if errors.Is(err, bounded.ErrNoAnswer) || errors.Is(err, bounded.ErrHangs) || errors.Is(err, ErrClosed) {
 				break // so would the others
 			}
 			continue

@@ -29,7 +29,7 @@ func read[T any](ctx context.Context, c *Cache, a *Artifact, f func(*Artifact) (
 	if a.InMemory() {
 		return contain.Value(func() (T, error) { return f(a) })
 	}
-	return bounded.Call(ctx, bounded.Limit{Wait: readWait(ctx), Slots: c.storeCalls}, func(context.Context) (v T, err error) {
+	return bounded.Do(ctx, c.reads, readWait(ctx), func(context.Context) (v T, err error) {
 		own, err := a.share() // closing a waits for those who read a
 		if err != nil {
 			return v, err
@@ -80,7 +80,7 @@ func (r boundedReader) ReadAt(p []byte, off int64) (int, error) {
 		return nil
 	}
 	end := off + int64(len(p))
-	_, err := bounded.Call(r.c.ctx, bounded.Limit{Wait: r.wait, Slots: r.c.storeCalls}, func(context.Context) (struct{}, error) {
+	_, err := bounded.Do(r.c.ctx, r.c.reads, r.wait, func(context.Context) (struct{}, error) {
 		own, err := r.a.share() // closing a waits for those who read a
 		if err != nil {
 			return struct{}{}, err

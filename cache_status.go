@@ -172,7 +172,7 @@ var (
 
 // levels says what is in the store, as far as it is known without looking.
 func (s *Status) levels(c *Cache) {
-	u, err := ask(context.Background(), c, storeWait, func(_ context.Context, store Store) (u DiskUsage, _ error) {
+	u, err := ask(context.Background(), c, c.reports, storeWait, func(_ context.Context, store Store) (u DiskUsage, _ error) {
 		switch store := store.(type) {
 		case *Disk:
 			u = store.Usage()

@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/modcache/modcache/internal/bounded"
-	"github.com/modcache/modcache/internal/breaker"
 	"github.com/modcache/modcache/internal/contain"
 	"github.com/modcache/modcache/internal/wazerohook"
 )
@@ -25,20 +24,51 @@ const (
 	unknownWait  = 30 * time.Second // for what reads, where there is no estimate
 	observerWait = 3 * time.Second
 
-	// For so long after an Add that hangs, a store is asked to add nothing, unless one returns; and
-	// after a lock that couldn't be had, no other is waited for longer than heldWait.
-	hangMemory = time.Minute
-	heldWait   = 100 * time.Millisecond
+	// After a lock that couldn't be had, no other is waited for longer than that, for a while.
+	heldWait = 100 * time.Millisecond
 
-	maxStoreCalls = 256 // at once, those included that were given up
+	maxStoreCalls = 256 // of a kind at once, those included that were given up
 )
 
-// ask calls the store, and waits for at most so long. What it returns later goes to late.
-func ask[T any](ctx context.Context, c *Cache, wait time.Duration, call func(context.Context, Store) (T, error), late func(T)) (v T, err error) {
-	if s := c.Store(); instant(s) && !observed(s) {
+// lanes are the kinds of calls of a store, which may hang without the others.
+type lanes struct {
+	reads, changes, locks, reports *bounded.Lane
+
+	takeOvers *bounded.Lane // of reads from a directory of wazero's
+}
+
+func newLanes() lanes {
+	lane := func() *bounded.Lane { return bounded.NewLane(maxStoreCalls) }
+	return lanes{lane(), lane(), lane(), lane(), lane()}
+}
+
+// without calls f while no call is under way, or if ctx ends before: what hangs is then left to itself.
+func (l *lanes) without(ctx context.Context, f func() error) (err error) {
+	for _, lane := range []*bounded.Lane{l.reads, l.changes, l.locks, l.reports, l.takeOvers} {
+		if lane.Drain(ctx) == nil {
+			defer lane.Refill()
+		} else {
+			err = &Error{Op: "close", Err: fmt.Errorf("what is under way in the store is left to itself: %w", bounded.ErrNoAnswer)}
+		}
+	}
+	return cmp.Or(f(), err)
+}
+
+// ask calls the store, and waits for at most so long. What it returns later goes to late. While such calls hang, the store
+// isn't called; and while reads hang, nothing is locked or stored either. Only a Layered may have layers that don't hang.
+func ask[T any](ctx context.Context, c *Cache, lane *bounded.Lane, wait time.Duration, call func(context.Context, Store) (T, error), late func(T)) (v T, err error) {
+	s := c.Store()
+	if instant(s) && !observed(s) {
 		v, err = contain.Value(func() (T, error) { return call(ctx, s) })
-	} else {
-		v, err = bounded.Call(ctx, bounded.Limit{Wait: wait, Slots: c.storeCalls}, func(ctx context.Context) (T, error) { return call(ctx, s) }, late)
+		return v, contain.Frozen(err)
+	}
+	asked := func(ctx context.Context) (T, error) { return call(ctx, s) }
+	err = bounded.ErrHangs
+	if lane == c.reads || lane == c.reports || !c.reads.Hangs() {
+		v, err = bounded.Do(ctx, lane, wait, asked, late)
+	}
+	if _, layers := s.(*Layered); layers && err == bounded.ErrHangs {
+		v, err = bounded.Try(ctx, lane, bounded.Grace, asked, late)
 	}
 	return v, contain.Frozen(err)
 }
@@ -49,9 +79,9 @@ func observed(s Store) bool {
 	return ok && m.budget.observer != nil
 }
 
-// do is ask for calls that return nothing but an error.
-func (c *Cache) do(ctx context.Context, wait time.Duration, call func(context.Context, Store) error) error {
-	_, err := ask(ctx, c, wait, func(ctx context.Context, s Store) (struct{}, error) { return struct{}{}, call(ctx, s) }, nil)
+// write is ask for calls that change the store.
+func (c *Cache) write(ctx context.Context, wait time.Duration, call func(context.Context, Store) error) error {
+	_, err := ask(ctx, c, c.changes, wait, func(ctx context.Context, s Store) (struct{}, error) { return struct{}{}, call(ctx, s) }, nil)
 	return err
 }
 
@@ -121,7 +151,7 @@ func (l *lookup) ask(ctx context.Context, key Key) (a *Artifact, wrong error) {
 	c, p := l.c, l.place(key)
 	behind := p.behind
 	ctx, end := c.begin(ctx, Step{Kind: StepLookup, Key: key, Name: l.name})
-	found, err := ask(ctx, c, readWait(ctx), func(ctx context.Context, s Store) (found answer, err error) {
+	found, err := ask(ctx, c, c.reads, readWait(ctx), func(ctx context.Context, s Store) (found answer, err error) {
 		a, from, err := getFrom(withSealed(c.forStore(ctx)), s, key, behind)
 		fresh := readsFrames(s)
 		if err == nil && a == nil {
@@ -161,8 +191,7 @@ func (c *Cache) release(a *Artifact) {
 	if a == nil || a.InMemory() {
 		return
 	}
-	_, _ = bounded.Call(context.Background(), bounded.Limit{Wait: storeWait, Slots: c.storeCalls},
-		func(context.Context) (struct{}, error) { return struct{}{}, a.Close() }, nil)
+	_ = c.reads.GiveBack(storeWait, a.Close)
 }
 
 func (l *lookup) note(err error) {
@@ -207,7 +236,7 @@ func (l *lookup) reject(key Key, err error) (again bool) {
 	if c.memory != nil {
 		_ = c.memory.Delete(c.ctx, key)
 	}
-	err = c.do(c.ctx, storeWait, func(ctx context.Context, s Store) error { return deleteFrom(ctx, s, key, from) })
+	err = c.write(c.ctx, storeWait, func(ctx context.Context, s Store) error { return deleteFrom(ctx, s, key, from) })
 	if err != nil {
 		c.storeFailed("delete", key, l.name, err)
 	}
@@ -248,11 +277,6 @@ func (c *Cache) put(key Key, code []byte, info Info) (a *Artifact, added <-chan 
 		close(ended)
 		return a, ended
 	}
-	if c.adds.Ask() == breaker.No {
-		c.storeFailed("add", key, info.Name, errAddsHang)
-		close(ended)
-		return a, ended
-	}
 	c.adding.Store(ended, true)
 	end := sync.OnceFunc(func() {
 		c.adding.Delete(ended)
@@ -260,10 +284,7 @@ func (c *Cache) put(key Key, code []byte, info Info) (a *Artifact, added <-chan 
 	})
 	start := time.Now()
 	add := func(_ context.Context, s Store) (took time.Duration, err error) {
-		defer func() {
-			end()
-			c.adds.Succeed() // or failed, but it has returned
-		}()
+		defer end()
 		err = contain.Call(func() error { return s.Add(c.ctx, key, a) }) // not given up with us
 		if err == nil {
 			took = max(1, time.Since(start))
@@ -277,27 +298,16 @@ func (c *Cache) put(key Key, code []byte, info Info) (a *Artifact, added <-chan 
 		}
 	}
 	// Close waits for it too. What observers take isn't the store's time.
-	took, err := ask(context.WithoutCancel(c.ctx), c, storeWait, add, stored)
+	took, err := ask(context.WithoutCancel(c.ctx), c, c.changes, storeWait, add, stored)
 	if err != nil {
 		c.storeFailed("add", key, info.Name, err)
 	}
-	switch {
-	case errors.Is(err, bounded.ErrFull):
-		end() // it never began
-		c.adds.Abstain()
-	case errors.Is(err, bounded.ErrNoAnswer):
-		c.adds.Fail(breaker.Hard, 0)
-		select {
-		case <-ended: // after all
-			c.adds.Succeed()
-		default:
-		}
+	if !errors.Is(err, bounded.ErrNoAnswer) {
+		end() // or it never began
 	}
 	stored(took)
 	return a, ended
 }
-
-var errAddsHang = fmt.Errorf("the last one doesn't return, and another is tried after %v only", hangMemory)
 
 func (c *Cache) storeFailed(op string, key Key, name string, err error) {
 	c.counters.storeErrors.Add(1)

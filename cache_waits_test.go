@@ -183,6 +183,46 @@ func TestCacheCloseWaitsForTheStore(t *testing.T) {
 	}
 }
 
+// Closing waits for what hangs, in the store or in the directory of Open, for as long as is documented, and says so.
+func TestCacheCloseOverWhatHangs(t *testing.T) {
+	needsCompiler(t)
+	dir := t.TempDir()
+	for _, in := range []string{"get", "lock", "directory"} {
+		t.Run(in, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				ever := make(chan struct{})
+				var closing atomic.Bool
+				s := &stuckStore{Memory: modcache.NewMemory(nil), in: in, stuck: func() { <-ever }}
+				c, err := modcache.New(s, &modcache.Options{LockWait: time.Second, SmallModules: -1})
+				if in == "directory" {
+					now := func() time.Time { // what closing asks for that a test can have hang
+						if closing.Load() {
+							<-ever
+						}
+						return time.Now()
+					}
+					c, err = modcache.Open(dir, &modcache.Options{Disk: modcache.DiskOptions{Now: now}})
+				}
+				require.NoError(t, err)
+				_, err = ways[1].Run(c, wasmtest.Sum(4, 0))
+				require.NoError(t, err)
+				synctest.Wait()
+				closing.Store(true)
+				start := time.Now()
+				err = c.Close(bg)
+				require.Equal(t, 5*time.Second, time.Since(start))
+				require.ErrorIs(t, err, context.DeadlineExceeded)
+				require.ErrorContains(t, err, "left to itself")
+				if in == "directory" {
+					require.ErrorContains(t, err, dir)
+				}
+				_ = c.Flush(bg) // returns
+				close(ever)
+			})
+		})
+	}
+}
+
 // What goes on after it was given up fails once, and what succeeds late is said to be stored.
 func TestCacheReportsASlowAddOnce(t *testing.T) {
 	needsCompiler(t)
@@ -206,34 +246,48 @@ func TestCacheReportsASlowAddOnce(t *testing.T) {
 	}
 }
 
-// A store whose Adds hang is waited for once, and asked again after a minute, or when one has returned.
-func TestCacheRemembersThatAddsHang(t *testing.T) {
+// A store that hangs is waited for once, for a time that is known, and asked again after a minute, or when a call has returned.
+func TestCacheRemembersWhatHangs(t *testing.T) {
 	needsCompiler(t)
-	synctest.Test(t, func(t *testing.T) {
-		ever := make(chan struct{})
-		s := &stuckStore{Memory: modcache.NewMemory(nil), in: "add", stuck: func() { <-ever }}
-		c := newCache(t, s, nil)
-		n := int32(0)
-		took := func() time.Duration {
-			n++
-			start := time.Now()
-			_, err := ways[1].Run(c, wasmtest.Sum(4, n))
-			require.NoError(t, err)
-			return time.Since(start)
-		}
-		require.NotZero(t, took())
-		for range 5 {
-			require.Zero(t, took())
-		}
-		require.Zero(t, s.Memory.Metrics().Adds)
-		time.Sleep(time.Minute)
-		require.NotZero(t, took())
-		require.Zero(t, took())
-		close(ever)
-		synctest.Wait()
-		require.Zero(t, took())
-		require.EqualValues(t, 3, s.Memory.Metrics().Adds)
-	})
+	for method, most := range map[string]time.Duration{"get": 5 * time.Second, "add": 5 * time.Second, "lock": 2 * time.Second, "unlock": 5 * time.Second} {
+		t.Run(method, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				ever := make(chan struct{})
+				var hung atomic.Int64
+				s := &stuckStore{Memory: modcache.NewMemory(nil), in: method, stuck: func() { hung.Add(1); <-ever }}
+				c := newCache(t, s, &modcache.Options{LockWait: time.Second, SmallModules: -1, Retain: forget})
+				n := int32(0)
+				took := func() time.Duration {
+					n++
+					start := time.Now()
+					_, err := ways[1].Run(c, wasmtest.Sum(4, n))
+					require.NoError(t, err)
+					return time.Since(start)
+				}
+				for probe := range int64(2) {
+					first := took()
+					require.NotZero(t, first)
+					require.LessOrEqual(t, first, most)
+					for range 5 {
+						require.Zero(t, took())
+					}
+					require.Equal(t, probe+1, hung.Load(), "what hangs is left alone")
+					time.Sleep(time.Minute)
+				}
+				require.NotZero(t, c.Metrics().StoreErrors)
+				errors := c.Metrics().StoreErrors
+				close(ever)
+				synctest.Wait()
+				require.Zero(t, took())
+				require.Equal(t, errors, c.Metrics().StoreErrors)
+				start := time.Now()
+				_, err := ways[1].Run(c, wasmtest.Sum(4, n))
+				require.NoError(t, err)
+				require.Zero(t, time.Since(start))
+				require.Positive(t, c.Metrics().Hits)
+			})
+		})
+	}
 }
 
 // Somebody who holds all locks is waited for once a minute, and not for each module.

@@ -12,9 +12,11 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sync/semaphore"
 	"golang.org/x/sync/singleflight"
 
 	"github.com/modcache/modcache/internal/books"
+	"github.com/modcache/modcache/internal/bounded"
 	"github.com/modcache/modcache/internal/dirfs"
 	"github.com/modcache/modcache/internal/frame"
 	"github.com/modcache/modcache/internal/layout"
@@ -160,7 +162,9 @@ type Disk struct {
 
 	unlisted atomic.Value // string: shards that the last walk couldn't list
 
-	writing sync.Map // name of a temporary file that is being written
+	writing sync.Map            // name of a temporary file that is being written
+	locking *semaphore.Weighted // one for each Lock that waits, those included that were given up, and hang
+
 	damaged sync.Map // Key to fs.FileInfo: damaged entries that couldn't be moved away
 
 	counters struct {
@@ -201,7 +205,7 @@ func openDisk(dir string, o *DiskOptions, open func(dir string) (dirfs.FS, error
 		return nil, fmt.Errorf("modcache: OpenDisk: %w", err)
 	}
 	rules := dirfs.Rules{Keyed: v.auth != nil, Group: v.Group, ReadOnly: v.ReadOnly}
-	d := &Disk{dir: dir, o: v, rules: rules, openFS: open, frame: frame.Options{Compressor: frame.NewCompressor(), Compress: v.Compress}}
+	d := &Disk{dir: dir, o: v, rules: rules, openFS: open, locking: semaphore.NewWeighted(maxStoreCalls), frame: frame.Options{Compressor: frame.NewCompressor(), Compress: v.Compress}}
 	if v.auth != nil {
 		d.frame.Auth = v.auth()
 	}
@@ -297,20 +301,27 @@ func (d *Disk) findMoved(make bool) error {
 func (d *Disk) Dir() string { return d.dir }
 
 // Close ends background work and releases the directory. It doesn't flush.
-// Artifacts that Get returned stay readable. Closing twice does nothing.
+// Artifacts that Get returned stay readable. Closing twice does nothing. If the file system
+// doesn't answer for 5 seconds, Close returns an error, and goes on without the caller.
 func (d *Disk) Close() error {
 	if d.closed.Swap(true) {
 		return nil
 	}
 	d.stop()
-	d.background.Wait()
-	d.opening.Lock()
-	defer d.opening.Unlock()
-	if d.tree() == nil {
-		return nil
+	_, err := bounded.Call(context.Background(), bounded.Limit{Wait: storeWait}, func(context.Context) (struct{}, error) {
+		d.background.Wait()
+		d.opening.Lock()
+		defer d.opening.Unlock()
+		if d.tree() == nil {
+			return struct{}{}, nil
+		}
+		d.restamp()
+		return struct{}{}, d.tree().Close()
+	}, nil)
+	if errors.Is(err, bounded.ErrNoAnswer) {
+		err = d.errorOf("close", Key{}, fmt.Errorf("what is under way in it is left to itself: %w", err))
 	}
-	d.restamp()
-	return d.tree().Close()
+	return err
 }
 
 // ready reports why an operation can't start.

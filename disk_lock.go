@@ -24,7 +24,7 @@ func (d *Disk) Lock(ctx context.Context, key Key) (unlock func(), err error) {
 	if err := d.writable(ctx); err != nil {
 		return nil, d.errorOf("lock", key, err)
 	}
-	held, err := bounded.Call(ctx, bounded.Limit{Wait: noLimit},
+	held, err := bounded.Call(ctx, bounded.Limit{Wait: noLimit, Slots: d.locking},
 		func(ctx context.Context) (lock, error) { return d.lockFile(ctx, key) },
 		func(late lock) {
 			if late.file != nil {

@@ -2,6 +2,7 @@ package modcache
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"sync"
@@ -155,44 +156,50 @@ func (c *Cache) lock(ctx context.Context, key Key, name string) (unlock func(), 
 	if !ok || c.opts.LockWait < 0 || c.opts.ReadOnly {
 		return func() {}, false
 	}
-	lock := func(ctx context.Context) (func(), error) { return locker.Lock(withName(ctx, name), key) }
+	type answer struct {
+		release func()
+		err     error // of somebody's who may hold it, which isn't that the store hangs
+	}
+	lock := func(ctx context.Context, _ Store) (got answer, _ error) {
+		got.err = contain.Call(func() (err error) { got.release, err = locker.Lock(withName(ctx, name), key); return err })
+		return got, nil
+	}
 	unlock = func() {}
 	free := func(release func()) {
 		if release == nil {
 			return
 		}
-		_, err := bounded.Call(context.Background(), bounded.Limit{Wait: storeWait},
-			func(context.Context) (struct{}, error) { release(); return struct{}{}, nil }, nil)
-		if err != nil {
+		if err := c.locks.GiveBack(storeWait, func() error { release(); return nil }); err != nil {
 			c.storeFailed("unlock", key, name, err)
 		}
 	}
 	wait := c.opts.LockWait
-	verdict := c.locks.Ask()
+	verdict := c.held.Ask()
 	if verdict == breaker.No {
 		wait = min(wait, heldWait)
 	}
 	_, end := c.begin(ctx, Step{Kind: StepWait, Key: key, Name: name})
 	start := time.Now()
-	release, err := bounded.Call(ctx, bounded.Limit{Wait: wait}, lock, free)
-	err = contain.Frozen(err)
+	got, err := ask(ctx, c, c.locks, max(wait, wait+bounded.Grace), lock, func(late answer) { free(late.release) })
+	got.err = contain.Frozen(got.err)
+	err = cmp.Or(err, got.err)
 	end(StepEnd{Err: err})
 	switch {
-	case err == nil && release != nil:
+	case err == nil && got.release != nil:
 		c.health.worked("lock")
-		unlock = func() { free(release) }
+		unlock = func() { free(got.release) }
 		if time.Since(start) > heldWait { // whoever had it let it go
-			c.locks.Succeed()
+			c.held.Succeed()
 		}
 	case err == nil:
 		c.storeFailed("lock", key, name, errors.New("no way to unlock"))
-	case ctx.Err() == nil && errors.Is(err, context.DeadlineExceeded):
-		c.locks.Fail(breaker.Hard, 0)
+	case ctx.Err() == nil && errors.Is(got.err, context.DeadlineExceeded):
+		c.held.Fail(breaker.Hard, 0)
 	case ctx.Err() == nil:
 		c.storeFailed("lock", key, name, err)
 	}
 	if verdict == breaker.Probe {
-		c.locks.Abstain() // unless that said something
+		c.held.Abstain() // unless that said something
 	}
 	return unlock, true
 }
