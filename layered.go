@@ -205,20 +205,21 @@ func (l *Layered) Observe(observer func(Event)) (stop func()) {
 	stops := []func(){l.watchers.Add(observer)}
 	for _, ly := range l.layers {
 		if store, ok := ly.Store.(Observable); ok {
-			stop, err := contain.Value(func() (func(), error) {
-				return store.Observe(func(e Event) {
+			_ = contain.Apart(func() error { // else the others still report
+				stop := store.Observe(func(e Event) {
 					e.Layer = ly.Name
 					observer(e)
-				}), nil
+				})
+				if stop != nil {
+					stops = append(stops, stop)
+				}
+				return nil
 			})
-			if err == nil && stop != nil {
-				stops = append(stops, stop)
-			} // else the others still report
 		}
 	}
 	return func() {
 		for _, stop := range stops {
-			_ = contain.Call(func() error { stop(); return nil })
+			_ = contain.Apart(func() error { stop(); return nil })
 		}
 	}
 }
