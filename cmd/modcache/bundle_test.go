@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"github.com/tetratelabs/wazero/api"
 
 	"github.com/modcache/modcache"
 	"github.com/modcache/modcache/internal/bundle"
@@ -91,6 +92,34 @@ func TestBundle(t *testing.T) {
 	call("pull", "-dir", to, filepath.Join(file, "x")).want(t, exitFailed)
 	o = pull(bundle, "-dir", filepath.Join(t.TempDir(), "cache"), "-max-entry", "1kB").want(t, exitFound)
 	require.Contains(t, o.err, "too large")
+}
+
+// TestPushTakesSnapshots of templates along: those of a module with its code.
+func TestPushTakesSnapshots(t *testing.T) {
+	cache, files := warmed(t, 2)
+	wasm, err := os.ReadFile(files[0])
+	require.NoError(t, err)
+	template := func(dir string) (snapshots, found uint64) {
+		c, err := modcache.Open(dir, nil)
+		require.NoError(t, err)
+		defer c.Close(bg)
+		r, err := c.NewRuntime(bg, nil)
+		require.NoError(t, err)
+		defer r.Close(bg)
+		tmpl, err := r.NewTemplate(bg, modcache.NewModule(wasm), &modcache.TemplateOptions{ID: "1", Init: func(context.Context, api.Module) error { return nil }})
+		require.NoError(t, err)
+		require.NoError(t, tmpl.Close(bg))
+		m := c.Metrics()
+		return m.Snapshots, m.SnapshotsFound
+	}
+	made, _ := template(cache)
+	require.EqualValues(t, 1, made)
+	file, to := filepath.Join(t.TempDir(), "bundle"), filepath.Join(t.TempDir(), "cache")
+	call("push", "-dir", cache, "-o", file, "-module", files[0]).want(t, exitOK)
+	call("pull", "-dir", to, file).want(t, exitOK)
+	made, found := template(to)
+	require.Zero(t, made)
+	require.EqualValues(t, 1, found)
 }
 
 func TestPushLeavesOutDamage(t *testing.T) {
