@@ -140,7 +140,8 @@ func secretAuth(field string, secret []byte) (func() frame.Auth, error) {
 //
 // Deleting the directory, or anything in it, is safe at any time, and so is moving it. The
 // next Add or Lock of an open Disk makes it anew, or opens what has its name by then, with
-// the checks of OpenDisk. So does a Get that finds nothing, but it makes nothing.
+// the checks of OpenDisk. So does a Get that finds nothing, but it makes nothing, and looks once a second
+// unless the Disk is ReadOnly.
 type Disk struct {
 	dir     string
 	o       DiskOptions
@@ -158,7 +159,7 @@ type Disk struct {
 	futile   atomic.Pointer[books.Futile] // nil: not looked up
 	written  atomic.Int64                 // bytes
 
-	stampSought atomic.Int64 // when, in nanoseconds since 1970
+	stampSought, moveSought atomic.Int64 // when, in nanoseconds since 1970
 
 	unlisted atomic.Value // string: shards that the last walk couldn't list
 

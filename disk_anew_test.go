@@ -303,8 +303,21 @@ func TestDiskReadOnlyFindsWhatIsDeployed(t *testing.T) {
 		requireHit(t, d, diskKey(n), diskCode(n, 1000))
 	}
 
+	// One that may write looks once a second.
+	clock := newDiskClock()
+	w := openTrimmed(t, dir, &modcache.DiskOptions{Now: clock.Now})
+	for n := range uint64(2) {
+		requireMiss(t, w, diskKey(10+n))
+		deploy(10 + n)
+		requireMiss(t, w, diskKey(10+n))
+		clock.Advance(time.Second)
+		requireHit(t, w, diskKey(10+n), diskCode(10+n, 1000))
+		clock.Advance(time.Second)
+	}
+	requireHit(t, d, diskKey(11), diskCode(11, 1000))
+
 	require.NoError(t, os.Rename(dir, filepath.Join(above, "gone")))
-	requireHit(t, d, diskKey(2), diskCode(2, 1000))
+	requireHit(t, d, diskKey(11), diskCode(11, 1000))
 	requireMiss(t, d, diskKey(1))
 	require.NoDirExists(t, dir)
 

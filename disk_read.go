@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"sync/atomic"
+	"time"
 
 	"github.com/modcache/modcache/internal/dirfs"
 	"github.com/modcache/modcache/internal/frame"
@@ -17,6 +18,9 @@ import (
 // smallEntry is the size of a file up to which Get reads and verifies all of it
 // rather than leave it open.
 const smallEntry = 64 << 10
+
+// moveWait is for how long a directory is taken to be the one that has its name, by those who find nothing in it.
+const moveWait = time.Second
 
 // Get implements [Store]. The header is verified before Get returns; so is all of
 // an entry of up to 64 KiB. The bytes of a larger one are verified by whoever
@@ -52,7 +56,11 @@ func (d *Disk) get(ctx context.Context, key Key) (*Artifact, error) {
 	if !errors.Is(err, fs.ErrNotExist) {
 		return a, err
 	}
-	// Somebody may have put another directory in the place of this one, as a deployment does.
+	// Somebody may have put another directory in the place of this one, as a deployment does. The next Add would notice,
+	// if there is one.
+	if !d.o.ReadOnly && !d.again(&d.moveSought, moveWait) {
+		return nil, err
+	}
 	if err := d.findMoved(false); err != nil {
 		return nil, d.failed("get", key, err)
 	}

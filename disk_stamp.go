@@ -5,6 +5,7 @@ import (
 	"math"
 	"os"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/modcache/modcache/internal/books"
@@ -37,7 +38,7 @@ func (d *Disk) Usage() DiskUsage {
 
 // totals is what is known of all entries.
 func (d *Disk) totals() (entries int, bytes int64, asOf time.Time) {
-	if _, _, asOf = d.usage.Totals(); asOf.IsZero() && d.maySeekStamp() {
+	if _, _, asOf = d.usage.Totals(); asOf.IsZero() && d.again(&d.stampSought, stampWait) {
 		d.usage.Remember(d.lastStamp())
 	}
 	return d.usage.Totals()
@@ -47,12 +48,13 @@ func (d *Disk) totals() (entries int, bytes int64, asOf time.Time) {
 // often.
 const stampWait = 10 * time.Second
 
-func (d *Disk) maySeekStamp() bool {
+// again reports whether something was done at least so long ago, at last, and notes that it is done now.
+func (d *Disk) again(last *atomic.Int64, wait time.Duration) bool {
 	now := d.o.Now().UnixNano()
-	if ago := now - d.stampSought.Load(); ago >= 0 && ago < int64(stampWait) {
+	if ago := now - last.Load(); ago >= 0 && ago < int64(wait) {
 		return false
 	}
-	d.stampSought.Store(now)
+	last.Store(now)
 	return true
 }
 
