@@ -21,6 +21,7 @@ import (
 	"golang.org/x/sync/semaphore"
 
 	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/internal/bounded"
 	"github.com/modcache/modcache/internal/frame"
 	"github.com/modcache/modcache/internal/option"
 )
@@ -50,7 +51,7 @@ type HandlerOptions struct {
 
 	// MaxDownloads is how many GETs are answered at once; the others get a 503, and
 	// their nodes compile. A server that shares its bandwidth among too many serves
-	// nobody in time. The default is no bound.
+	// nobody in time. The default is 1024.
 	MaxDownloads int
 
 	// Signer, if set, serves a store that a Cache writes to, such as a
@@ -92,7 +93,9 @@ type Handler struct {
 	downloads   *semaphore.Weighted // entries that are sent
 	signing     *signing            // nil: the store holds entries
 	proven      recent              // entries that were verified to their end, by their headers
-	asking      *semaphore.Weighted // how the store is
+	reads       *bounded.Lane       // of the store
+	writes      *bounded.Lane
+	reports     *bounded.Lane
 	log         *slog.Logger
 	counters    handlerCounters
 }
@@ -107,6 +110,10 @@ type Handler struct {
 // Cache looks for isn't in it. A client from which nothing comes for 5 seconds, or which takes nothing for as
 // long, is cut off, as is one that needs more than half a minute and then a second for each
 // 32 KiB. Other timeouts are those of the http.Server.
+//
+// A store that doesn't answer within 5 seconds, or 30 for a PUT or DELETE, is left alone for a minute, unless it
+// answers before; requests get a 503. Whatever clients do, at most 256 reads hang in it, MaxUploads changes, and
+// MaxDownloads requests whose file the kernel was about to send.
 func NewHandler(s modcache.Store, o *HandlerOptions) (*Handler, error) {
 	if s == nil {
 		return nil, errors.New("modcache: NewHandler needs a Store")
@@ -124,7 +131,9 @@ func NewHandler(s modcache.Store, o *HandlerOptions) (*Handler, error) {
 		uploads:   semaphore.NewWeighted(int64(v.MaxUploads)),
 		downloads: semaphore.NewWeighted(int64(v.MaxDownloads)),
 		proven:    recent{ttl: provenFor},
-		asking:    semaphore.NewWeighted(4),
+		reads:     bounded.NewLane(maxReads),
+		writes:    bounded.NewLane(int64(v.MaxUploads)), // each holds an entry in memory
+		reports:   bounded.NewLane(4),
 		log:       v.Logger,
 	}
 	if len(v.Keyring.Keys) > 0 {
@@ -135,7 +144,7 @@ func NewHandler(s modcache.Store, o *HandlerOptions) (*Handler, error) {
 		h.trusted = trusted
 	}
 	if v.Signer != nil {
-		h.signing = newSigning(s, v.Signer, v.MaxSize)
+		h.signing = newSigning(s, h.reads, v.Signer, v.MaxSize)
 	}
 	return h, nil
 }
@@ -147,7 +156,7 @@ func (o *HandlerOptions) validate() (v HandlerOptions, err error) {
 	}
 	v.MaxSize = option.Number(v.MaxSize, 256<<20, frame.MaxSize)
 	v.MaxUploads = option.Number(v.MaxUploads, 4, math.MaxInt)
-	v.MaxDownloads = option.Number(v.MaxDownloads, math.MaxInt, math.MaxInt)
+	v.MaxDownloads = option.Number(v.MaxDownloads, 1024, math.MaxInt)
 	switch {
 	case slices.Contains(v.ReadTokens, ""), slices.Contains(v.WriteTokens, ""):
 		return v, errors.New("modcache: HandlerOptions holds an empty token")
@@ -160,12 +169,20 @@ func (o *HandlerOptions) validate() (v HandlerOptions, err error) {
 }
 
 // Close waits for what the handler does in the background, which ends soon. Requests are the
-// http.Server's to end, before. Closing again does nothing.
+// http.Server's to end, before. Closing again does nothing. A store that hangs is waited for for 5 seconds; then
+// it is an error, and that work is left to itself.
 func (h *Handler) Close() error {
-	if h.signing != nil {
-		h.signing.close()
+	if h.signing == nil {
+		return nil
 	}
-	return nil
+	_, err := bounded.Call(context.Background(), bounded.Limit{Wait: patience}, func(context.Context) (struct{}, error) {
+		h.signing.close()
+		return struct{}{}, nil
+	}, nil)
+	if err != nil {
+		err = &modcache.Error{Op: "close", Store: "handler", Err: fmt.Errorf("an entry is still being signed: %w", err)}
+	}
+	return err
 }
 
 // ServeHTTP implements [http.Handler].
@@ -213,7 +230,8 @@ func (h *Handler) serve(w *recorder, r *http.Request) error {
 			w.WriteHeader(http.StatusCreated)
 		}
 	case r.Method == http.MethodDelete:
-		if err = h.store.Delete(r.Context(), key); err == nil {
+		err = h.change(r.Context(), func(ctx context.Context) error { return h.store.Delete(ctx, key) })
+		if err == nil {
 			w.WriteHeader(http.StatusNoContent)
 		}
 	default:
@@ -242,6 +260,8 @@ func refusalOf(err error) *refusal {
 	switch {
 	case errors.As(err, &no):
 		return no
+	case hangs(err):
+		return &refusal{http.StatusServiceUnavailable, "the store doesn't answer"}
 	case errors.Is(err, modcache.ErrTooLarge):
 		status = http.StatusRequestEntityTooLarge
 	case errors.Is(err, modcache.ErrReadOnly):
@@ -318,7 +338,9 @@ func (h *Handler) put(w *recorder, r *http.Request, key modcache.Key) error {
 	}
 	info := frame.InfoOf[modcache.Info](outline.Meta)
 	info.Engine = frame.EntryEngine
-	return replace(r.Context(), h.store, key, modcache.NewArtifact(b, info))
+	return h.change(r.Context(), func(ctx context.Context) error {
+		return replace(ctx, h.store, key, modcache.NewArtifact(b, info))
+	})
 }
 
 // replace is an Add that doesn't leave what is there, which may be what a client has found damaged.
@@ -353,11 +375,9 @@ func (h *Handler) check(b frame.Bytes, key modcache.Key) (*frame.Outline, error)
 }
 
 func (h *Handler) has(ctx context.Context, key modcache.Key) (bool, error) {
-	a, ok, err := h.store.Get(ctx, key)
-	if ok {
-		_ = a.Close()
-	}
-	return ok, err
+	a, err := find(ctx, h.reads, h.store, key)
+	h.release(a)
+	return a != nil, err
 }
 
 // readBody reads a request of n bytes; n < 0 if the client didn't say. What is

@@ -27,14 +27,12 @@ func (h *Handler) get(w *recorder, r *http.Request, key modcache.Key) error {
 		}
 		defer h.downloads.Release(1)
 	}
-	a, ok, err := h.store.Get(r.Context(), key)
+	a, err := find(r.Context(), h.reads, h.store, key)
 	if err != nil {
 		return cmp.Or(r.Context().Err(), err)
 	}
-	if ok {
-		defer a.Close()
-	}
-	if !ok || (a.Info().Engine == frame.EntryEngine) == (h.signing != nil) { // nothing, or of the other kind
+	defer h.release(a)
+	if a == nil || (a.Info().Engine == frame.EntryEngine) == (h.signing != nil) { // nothing, or of the other kind
 		return refuse(http.StatusNotFound, "no such entry")
 	}
 	if a.Size() > h.max {
@@ -43,7 +41,7 @@ func (h *Handler) get(w *recorder, r *http.Request, key modcache.Key) error {
 	if h.signing != nil {
 		return h.sendSigned(w, r, key, a)
 	}
-	return h.send(w, r, &content{SectionReader: io.NewSectionReader(a, 0, a.Size()), whole: a})
+	return h.send(w, r, &content{SectionReader: section(r.Context(), h.reads, a), whole: a})
 }
 
 // content is an entry on its way out.

@@ -108,14 +108,9 @@ func (h *Handler) record(w *recorder, r *http.Request, start time.Time) {
 	})
 }
 
-// patience is how long the store may take to show that it is well.
-const patience = 5 * time.Second
-
 // health says whether the store answers.
 func (h *Handler) health(w *recorder, r *http.Request) error {
-	_, err := bounded.Call(r.Context(), bounded.Limit{Wait: patience, Slots: h.asking}, func(ctx context.Context) (bool, error) {
-		return h.has(ctx, modcache.Key{})
-	}, nil)
+	_, err := h.has(r.Context(), modcache.Key{})
 	if err != nil {
 		return &refusal{http.StatusServiceUnavailable, "the store fails"}
 	}
@@ -163,7 +158,7 @@ func (h *Handler) WriteMetrics(w io.Writer) error {
 		one("modcache_server_sign_failures_total", "counter", "Entries that couldn't be, or couldn't be kept.", s.failed.Load())
 		one("modcache_server_to_sign", "gauge", "Entries that wait for that.", waiting)
 	}
-	m, err := bounded.Call(context.Background(), bounded.Limit{Wait: patience, Slots: h.asking}, func(context.Context) (modcache.Metrics, error) {
+	m, err := bounded.Do(context.Background(), h.reports, patience, func(context.Context) (modcache.Metrics, error) {
 		return h.store.Metrics(), nil
 	}, nil)
 	if err == nil {

@@ -6,9 +6,13 @@ import (
 	"encoding/json"
 	"errors"
 	"log/slog"
+	"net/http/httptest"
 	"regexp"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -82,4 +86,75 @@ func TestHandlerReports(t *testing.T) {
 	require.Contains(t, log.String(), "the device is gone")
 	require.NotContains(t, log.String(), token)
 	require.NotContains(t, log.String(), "reader")
+}
+
+// TestHandlerOverAStoreThatHangs lets no request wait for it for long, once it is known none at all, and few hang with it.
+func TestHandlerOverAStoreThatHangs(t *testing.T) {
+	b := entry(t, remote.Options{Signer: generate(t)}, key(1), 4000)
+	path, auth := "/"+key(1).String(), []string{"Authorization", "Bearer " + token}
+	for name, c := range map[string]struct {
+		method, path string
+		wait         time.Duration
+		most         int64
+	}{
+		"GET":     {"GET", path, 5 * time.Second, 256},
+		"HEAD":    {"HEAD", path, 5 * time.Second, 256},
+		"healthz": {"GET", "/healthz", 5 * time.Second, 256},
+		"PUT":     {"PUT", path, 30 * time.Second, 4},
+		"DELETE":  {"DELETE", path, 30 * time.Second, 4},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				answer := make(chan struct{})
+				var armed atomic.Bool
+				var hung atomic.Int64
+				hang := func() {
+					if armed.Load() {
+						hung.Add(1)
+						<-answer
+					}
+				}
+				store := &storetest.Fake{}
+				store.OnGet = func(ctx context.Context, k modcache.Key) (*modcache.Artifact, bool, error) {
+					hang()
+					return store.Below().Get(ctx, k)
+				}
+				store.OnAdd = func(ctx context.Context, k modcache.Key, a *modcache.Artifact) error {
+					hang()
+					return store.Below().Add(ctx, k, a)
+				}
+				store.OnDelete = func(context.Context, modcache.Key) error { hang(); return nil }
+				h := newHandler(t, store, &remote.HandlerOptions{WriteTokens: []string{token}})
+				require.Equal(t, 201, status(t, h, "PUT", path, b, auth...))
+
+				ask := func(ctx context.Context) int {
+					r := httptest.NewRequestWithContext(ctx, c.method, c.path, bytes.NewReader(b))
+					r.Header.Set(auth[0], auth[1])
+					w := httptest.NewRecorder()
+					h.ServeHTTP(w, r)
+					return w.Code
+				}
+				armed.Store(true)
+				start := time.Now()
+				require.Equal(t, 503, ask(t.Context()))
+				require.Equal(t, c.wait, time.Since(start))
+				for range 5 {
+					require.Equal(t, 503, ask(t.Context()))
+				}
+				require.Equal(t, c.wait, time.Since(start))
+				require.EqualValues(t, 1, hung.Load())
+				for range 300 { // who leave, long before it could be seen that the store hangs
+					time.Sleep(time.Minute)
+					ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+					ask(ctx)
+					cancel()
+				}
+				require.LessOrEqual(t, hung.Load(), c.most)
+				armed.Store(false)
+				close(answer)
+				synctest.Wait()
+				require.Less(t, ask(t.Context()), 300)
+			})
+		})
+	}
 }

@@ -14,6 +14,7 @@ import (
 
 	"github.com/modcache/modcache"
 	"github.com/modcache/modcache/internal/books"
+	"github.com/modcache/modcache/internal/bounded"
 	"github.com/modcache/modcache/internal/contain"
 	"github.com/modcache/modcache/internal/frame"
 	"github.com/modcache/modcache/internal/queue"
@@ -24,6 +25,7 @@ import (
 // artifact as it is.
 type signing struct {
 	store  modcache.Store
+	reads  *bounded.Lane    // of it
 	memory *modcache.Memory // for entries that the store has no room for, or doesn't take
 	max    int64
 	frame  frame.Options
@@ -56,9 +58,9 @@ const (
 	triedFor = 10 * time.Minute
 )
 
-func newSigning(s modcache.Store, key *PrivateKey, limit int64) *signing {
+func newSigning(s modcache.Store, reads *bounded.Lane, key *PrivateKey, limit int64) *signing {
 	v := &signing{
-		store: s, memory: modcache.NewMemory(&modcache.MemoryOptions{MaxBytes: maxKept}), max: limit, id: key.Public().ID(),
+		store: s, reads: reads, memory: modcache.NewMemory(&modcache.MemoryOptions{MaxBytes: maxKept}), max: limit, id: key.Public().ID(),
 		frame: frame.Options{Auth: frame.NewSigner(key.key()), Compressor: frame.NewCompressor(), Compress: true},
 		heads: map[modcache.Key]signedHead{}, tried: recent{ttl: triedFor},
 	}
@@ -78,22 +80,23 @@ func (s *signing) close() {
 func (h *Handler) sendSigned(w *recorder, r *http.Request, key modcache.Key, a *modcache.Artifact) error {
 	s := h.signing
 	if kept := s.kept(r.Context(), key, a); kept != nil {
-		defer kept.Close()
-		return h.send(w, r, &content{SectionReader: io.NewSectionReader(kept, 0, kept.Size()), whole: kept})
+		defer h.release(kept)
+		return h.send(w, r, &content{SectionReader: section(r.Context(), h.reads, kept), whole: kept})
 	}
 	defer s.later(key, a.Info())
-	head, err := s.head(key, a)
+	from := section(context.WithoutCancel(r.Context()), h.reads, a) // the head may be for others too
+	head, err := s.head(key, a, from)
 	if err != nil {
 		return err
 	}
-	entry := headed{head, a}
+	entry := headed{head, section(r.Context(), h.reads, a)}
 	return h.send(w, r, &content{SectionReader: io.NewSectionReader(entry, 0, int64(len(head))+a.Size()), head: int64(len(head))})
 }
 
 // headed is an artifact behind a header.
 type headed struct {
 	head []byte
-	a    *modcache.Artifact
+	a    io.ReaderAt
 }
 
 // ReadAt implements [io.ReaderAt].
@@ -108,7 +111,7 @@ func (h headed) ReadAt(p []byte, off int64) (n int, err error) {
 }
 
 // head returns the signed header of an artifact that isn't compressed.
-func (s *signing) head(key modcache.Key, a *modcache.Artifact) ([]byte, error) {
+func (s *signing) head(key modcache.Key, a *modcache.Artifact, from io.ReaderAt) ([]byte, error) {
 	s.mu.Lock()
 	known, ok := s.heads[key]
 	s.mu.Unlock()
@@ -116,7 +119,7 @@ func (s *signing) head(key modcache.Key, a *modcache.Artifact) ([]byte, error) {
 		return known.header, nil
 	}
 	header, err, _ := s.seals.Do(key.String()+a.Info().Created.String(), func() (any, error) {
-		return contain.Value(func() ([]byte, error) { return frame.Head(a, a.Size(), frame.MetaOf(key, a.Info()), &s.frame) })
+		return contain.Value(func() ([]byte, error) { return frame.Head(from, a.Size(), frame.MetaOf(key, a.Info()), &s.frame) })
 	})
 	if err != nil {
 		return nil, err
@@ -142,17 +145,17 @@ func (s *signing) place(key modcache.Key) (kept modcache.Key) {
 // kept returns the entry that was made of the artifact, or nil. One that was made of another is of no use.
 func (s *signing) kept(ctx context.Context, key modcache.Key, of *modcache.Artifact) *modcache.Artifact {
 	for _, store := range []modcache.Store{s.store, s.memory} {
-		a, ok, err := store.Get(ctx, s.place(key))
-		if err != nil || !ok {
+		a, err := find(ctx, s.reads, store, s.place(key))
+		if err != nil || a == nil {
 			continue
 		}
-		r, err := frame.Open(a, a.Size(), key, &s.frame) // it may be somebody else who has put it there
+		r, err := frame.Open(section(ctx, s.reads, a), a.Size(), key, &s.frame) // it may be somebody else who has put it there
 		want := frame.MetaOf(key, of.Info())
 		want.Created = want.Created.UTC()
 		if err == nil && r.Size() == of.Size() && r.Meta() == want {
 			return a
 		}
-		contain.Close(a)
+		_ = s.reads.GiveBack(patience, a.Close)
 	}
 	return nil
 }

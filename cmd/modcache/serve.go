@@ -50,7 +50,7 @@ standard error.`,
 		fs.StringVar(&v.writeTokens, "write-tokens", "", "bearer tokens that may upload, delete and read, in a file such as `write.tokens`; by default nobody may")
 		fs.Var(&v.maxBytes, "max-bytes", "drop what went unused longest beyond this size, such as `2GiB`; by default nothing is dropped")
 		fs.Var(&v.maxSize, "max-entry", "refuse uploads larger than this size, such as `64MiB`; by default 256 MiB")
-		fs.IntVar(&v.downloads, "max-downloads", 0, "answer so many downloads at once, such as `100`, and send others away, who then compile; 0 = no bound")
+		fs.IntVar(&v.downloads, "max-downloads", 0, "answer so many downloads at once, such as `100`, and send others away, who then compile; 0 = 1024")
 		fs.BoolVar(&v.asJSON, "json", false, "print the URL that it serves as one JSON object; -log json is for what follows")
 		fs.StringVar(&v.log, "log", "text", "how requests are logged: text, `json` or off")
 		fs.StringVar(&v.cert, "tls-cert", "", "the certificate chain, in a file such as `tls.crt`")
