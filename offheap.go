@@ -25,6 +25,8 @@ type guestMemory struct {
 	shared bool
 	starts bool // others may have the instance before wazero returns it
 	given  atomic.Bool
+	name   string // of the instance, once it is complete
+	named  atomic.Bool
 }
 
 // mappingWeight is what a mapping that waits for the garbage collector counts for: the kernel
@@ -34,7 +36,6 @@ const mappingWeight = 16 << 10
 // offHeap returns a context under which an instance has its memory outside of Go's heap, if
 // that is wanted. g is nil if wazero's own or the caller's allocator is to provide it.
 func (r *Runtime) offHeap(ctx context.Context, l wasmbin.Linkage) (_ context.Context, g *guestMemory) {
-	r.noteLinks(l)
 	if !r.c.opts.OffHeapMemory || !l.Memory.Defined {
 		return ctx, nil
 	}
@@ -52,7 +53,6 @@ func (r *Runtime) offHeap(ctx context.Context, l wasmbin.Linkage) (_ context.Con
 // imageMemory returns a context under which an instance has a memory that begins as the image:
 // outside of Go's heap, if the caller has no allocator of his own. g is nil if it has none.
 func (r *Runtime) imageMemory(ctx context.Context, l wasmbin.Linkage, image *mapped.Image) (_ context.Context, g *guestMemory) {
-	r.noteLinks(l)
 	if image == nil {
 		return ctx, nil
 	}
@@ -63,14 +63,6 @@ func (r *Runtime) imageMemory(ctx context.Context, l wasmbin.Linkage, image *map
 		g = r.newMemory(l, image)
 	}
 	return experimental.WithMemoryAllocator(ctx, g), g
-}
-
-// noteLinks takes note of modules that have a part in the state of others: from then on,
-// memories may have users besides their instance.
-func (r *Runtime) noteLinks(l wasmbin.Linkage) {
-	if l.ImportsMemory || l.ImportsTable {
-		r.links.Add(1)
-	}
 }
 
 // callersAllocator returns the allocator in the context, unless it is that of the instance whose
@@ -163,9 +155,17 @@ func (g *guestMemory) Free() {
 	g.mem.Leak()
 }
 
+// imported reports whether another module may have imported the memory, or a table with functions that use it.
+func (g *guestMemory) imported() bool {
+	if !g.named.Load() {
+		return g.r.links.some.Load()
+	}
+	return g.r.links.imported(g.name, 0)
+}
+
 func (g *guestMemory) discard() {
 	switch garbage := &g.r.c.loaded.Garbage; {
-	case g.r.links.Load() > 0: // somebody else may use it, until the collector finds that nobody does
+	case g.imported(): // somebody else may use it, until the collector finds that nobody does
 		garbage.Add(int64(g.mem.Size()))
 	case g.mem.Discard():
 		garbage.Add(mappingWeight)
@@ -185,8 +185,12 @@ func (g *guestMemory) belongsTo(mod api.Module) {
 	case mod == nil:
 		g.Free()
 		runtime.AddCleanup(g, (*mapped.Memory).Unmap, g.mem)
-	case !wazerohook.OnCollect(mod, (*mapped.Memory).Unmap, g.mem):
-		g.mem.Leak()
+	default:
+		g.name = mod.Name()
+		g.named.Store(true)
+		if !wazerohook.OnCollect(mod, (*mapped.Memory).Unmap, g.mem) {
+			g.mem.Leak()
+		}
 	}
 }
 

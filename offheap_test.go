@@ -273,6 +273,35 @@ func TestRuntimeOffHeapMemoryOutlivesItsInstance(t *testing.T) {
 	}
 }
 
+// TestRuntimeOffHeapMemoryOfNeighbours of a module that imports a memory is given back as they are closed.
+func TestRuntimeOffHeapMemoryOfNeighbours(t *testing.T) {
+	r, _ := offHeapRuntime(t, nil)
+	importer := []byte("\x00asm\x01\x00\x00\x00\x02\x0f\x01\x03mem\x06memory\x02\x00\x01")
+	instantiate := func(ctx context.Context, wasm []byte, name string) api.Module {
+		mod, err := r.InstantiateWithConfig(ctx, wasm, wazero.NewModuleConfig().WithName(name))
+		require.NoError(t, err)
+		return mod
+	}
+	memory := memoryModule(1, 1, 9).Bytes()
+	kept := func(name string) bool {
+		mod := instantiate(bg, memory, name)
+		require.True(t, mod.Memory().WriteByte(7, 1))
+		require.NoError(t, mod.Close(bg))
+		b, ok := mod.Memory().ReadByte(7)
+		require.True(t, ok)
+		return b == 1
+	}
+	require.False(t, kept("mem"))
+	owner := instantiate(bg, memory, "mem")
+	instantiate(bg, importer, "")
+	require.NoError(t, owner.Close(bg))
+	require.False(t, kept(""))
+	require.False(t, kept("other"))
+	require.True(t, kept("mem"), "it may have been imported")
+	instantiate(experimental.WithImportResolver(bg, func(string) api.Module { return owner }), importer, "")
+	require.True(t, kept(""), "the resolver has no names")
+}
+
 // TestRuntimeOffHeapMemoryGrowsOn as wazero's does, for those that import it and for the host, after
 // its instance was closed: wazero asks the allocator no more then.
 func TestRuntimeOffHeapMemoryGrowsOn(t *testing.T) {
@@ -488,7 +517,7 @@ func TestRuntimeOffHeapMemoryRaces(t *testing.T) {
 	wg.Wait()
 }
 
-// TestRuntimeOffHeapMemoryOfRuntimesWithLinks closes large instances in a Runtime where a module
+// TestRuntimeOffHeapMemoryOfRuntimesWithLinks closes large instances under a name by which a module
 // has imported a memory: who else may use a memory only the collector can tell, and it
 // has to be told to look.
 func TestRuntimeOffHeapMemoryOfRuntimesWithLinks(t *testing.T) {
@@ -498,15 +527,16 @@ func TestRuntimeOffHeapMemoryOfRuntimesWithLinks(t *testing.T) {
 	}
 	r, _ := offHeapRuntime(t, nil)
 	before := residentNow(t)
-	_, err := r.InstantiateWithConfig(bg, memoryModule(1, 1, 1).Bytes(), wazero.NewModuleConfig().WithName("mem"))
+	owner, err := r.InstantiateWithConfig(bg, memoryModule(1, 1, 1).Bytes(), wazero.NewModuleConfig().WithName("mem"))
 	require.NoError(t, err)
 	importer := "\x00asm\x01\x00\x00\x00\x02\x10\x01\x03mem\x06memory\x02\x01\x01\x01"
 	_, err = r.InstantiateWithConfig(bg, []byte(importer), wazero.NewModuleConfig().WithName("importer"))
 	require.NoError(t, err)
+	require.NoError(t, owner.Close(bg))
 	const size, instances = 32 << 20, 24
 	big := memoryModule(1, 0x80, 4, 0x80, 4).Bytes() // 512 pages
 	for range instances {
-		mod, err := r.InstantiateWithConfig(bg, big, wazero.NewModuleConfig().WithName(""))
+		mod, err := r.InstantiateWithConfig(bg, big, wazero.NewModuleConfig().WithName("mem"))
 		require.NoError(t, err)
 		require.EqualValues(t, size, mod.Memory().Size())
 		for at := uint32(0); at < size; at += 4 << 10 {

@@ -50,7 +50,7 @@ type Runtime struct {
 	own    *wazerocache.Engine // wazero's, of this runtime
 	loaded *loaded.Owner
 
-	links atomic.Int64 // modules instantiated that import a memory or a table
+	links *links
 
 	ended atomic.Uint64 // 1 + the exit code << 32, once it is closed
 }
@@ -76,7 +76,7 @@ func (c *Cache) NewRuntime(ctx context.Context, config wazero.RuntimeConfig) (*R
 	if config == nil {
 		config = wazero.NewRuntimeConfig()
 	}
-	r := &Runtime{c: c}
+	r := &Runtime{c: c, links: &links{}}
 	switch err := r.open(ctx, config); {
 	case err == nil:
 		return r, nil

@@ -105,7 +105,9 @@ func (r *Runtime) InstantiateModule(ctx context.Context, compiled wazero.Compile
 	case ok && !h.m.Belongs(r.loaded):
 		return nil, errors.New("modcache: instantiate: the module was compiled by another Runtime; compile it with this one, which is cheap")
 	case r.e == nil:
-		r.noteLinks(wasmbin.Linkage{ImportsMemory: len(compiled.ImportedMemories()) > 0})
+		if from, known := wazerohook.ImportedFrom(compiled); len(from) > 0 || !known {
+			defer r.links.begin(ctx, from)()
+		}
 		return r.inner.InstantiateModule(ctx, compiled, config)
 	case !ok:
 		// The only others that this runtime's engine knows are those of host module builders.
@@ -129,8 +131,9 @@ func (r *Runtime) InstantiateModule(ctx context.Context, compiled wazero.Compile
 	if !isMarked {
 		cm = h.inner()
 	}
-	ctx, memory := r.offHeap(ctx, h.linkage())
-	mod, err := r.instantiate(ctx, cm, config, h.m.Release)
+	l := h.linkage()
+	ctx, memory := r.offHeap(ctx, l)
+	mod, err := r.instantiate(ctx, cm, l, config, h.m.Release)
 	memory.belongsTo(mod)
 	return mod, err
 }
@@ -139,13 +142,16 @@ var errModuleClosed = &Error{Op: "instantiate", Err: fmt.Errorf("the compiled mo
 
 // instantiate has wazero instantiate cm, and release called once: when the instance
 // is found closed, or now if there is none.
-func (r *Runtime) instantiate(ctx context.Context, cm wazero.CompiledModule, config wazero.ModuleConfig, release func()) (api.Module, error) {
+func (r *Runtime) instantiate(ctx context.Context, cm wazero.CompiledModule, l wasmbin.Linkage, config wazero.ModuleConfig, release func()) (api.Module, error) {
 	pinned := false
 	defer func() {
 		if !pinned {
 			release()
 		}
 	}()
+	if l.Imports() {
+		defer r.links.begin(ctx, l.From)()
+	}
 	mod, err := r.inner.InstantiateModule(ctx, cm, config)
 	if err != nil || mod == nil || mod.IsClosed() {
 		return mod, err

@@ -70,7 +70,9 @@ type TemplateOptions struct {
 	// do modules whose state can't be captured: those that import a memory, a table or a
 	// mutable global, have mutable globals that aren't numbers, change tables or drop segments.
 	// When it returns, no call must be under way, and no other module may have imported the
-	// memory or a table of the instance meanwhile. It may make other templates, but one of the same
+	// memory or a table of the instance meanwhile. Its name tells: none, as by default, can't be imported
+	// by. An experimental.ImportResolver goes by no name, so that whatever memory or table is imported under one
+	// meanwhile fails the template. It may make other templates, but one of the same
 	// module and ID is an error, if it passes its context on. mod has the methods of api.Module only: it
 	// isn't wazero's own, as which its packages experimental and experimental/table would want it.
 	Init func(ctx context.Context, mod api.Module) error
@@ -275,7 +277,7 @@ func (t *Template) instantiate(ctx context.Context, config wazero.ModuleConfig, 
 	}
 	inner, finish := t.tables.pick(wazerocache.Inner(t.bare), config)
 	ctx, memory := t.r.imageMemory(ctx, t.linkage, t.image)
-	mod, err := t.r.instantiate(ctx, mark(inner), config, h.m.Release)
+	mod, err := t.r.instantiate(ctx, mark(inner), t.linkage, config, h.m.Release)
 	memory.belongsTo(mod)
 	if mod != nil && finish != nil && !finish(mod) {
 		_ = mod.Close(ctx)

@@ -62,7 +62,7 @@ func (t *Template) runInit(ctx context.Context, m *Module, s *wasmbin.State, o *
 	if err := capturable(m, s); err != nil {
 		return nil, err
 	}
-	links := t.r.links.Load()
+	start := t.r.links.now()
 	mod, err := o.first(ctx, t.base, o.Config)
 	if mod != nil {
 		defer mod.Close(context.WithoutCancel(ctx))
@@ -79,10 +79,12 @@ func (t *Template) runInit(ctx context.Context, m *Module, s *wasmbin.State, o *
 		return nil, errors.New("it can't be captured: Init has closed the instance, or it has exited: if it is a command, with _start, build it as a reactor, with _initialize")
 	case watched.open.Load() != 0:
 		return nil, errors.New("it can't be captured: a call of one of its functions is under way")
-	case t.r.links.Load() != links:
-		return nil, errors.New("it can't be captured: a module that imports a memory or a table was instantiated meanwhile, as for a thread")
 	}
-	return readSnapshot(mod, s)
+	snap, err := readSnapshot(mod, s)
+	if err == nil && t.r.links.imported(mod.Name(), start) {
+		return nil, errors.New("it can't be captured: a module that imports its memory or a table of it was instantiated meanwhile, as for a thread")
+	}
+	return snap, err
 }
 
 // readSnapshot copies the state of an instance.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"runtime/debug"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -330,13 +331,43 @@ func TestTemplateRefusesWhatItCannotCapture(t *testing.T) {
 			"panic: injected":         func(context.Context, api.Module) error { panic("injected") },
 			"ended its goroutine":     func(context.Context, api.Module) error { runtime.Goexit(); return nil },
 			"has closed the instance": func(ctx context.Context, mod api.Module) error { return mod.Close(ctx) },
-			"a memory or a table was instantiated": func(ctx context.Context, mod api.Module) error {
-				_, err := r.InstantiateModule(ctx, compile(t, r, importing("\x06memory\x02\x00\x01")), anonymous())
-				return err
-			},
 		} {
 			_, err := r.NewTemplate(bg, stateful, &modcache.TemplateOptions{Init: init})
 			require.ErrorContains(t, err, want)
+		}
+		// Another module may import what it likes, but from the instance.
+		snapshots := 0
+		imports := map[string][]byte{"memory": importing("\x06memory\x02\x00\x01"), "table": importing("\x05table\x01\x70\x00\x01")}
+		resolver := experimental.WithImportResolver(bg, func(string) api.Module { return nil })
+		exporting := modcache.NewModule(build(func(m *wasmtest.Module) {
+			m.Section(4, []byte{1, 0x70, 0, 3})
+			m.Section(5, []byte{1, 0, 1})
+			m.Export("memory", 2, 0)
+			m.Export("table", 1, 0)
+			nothing(m)
+		}))
+		for i, test := range []struct {
+			ctx        context.Context
+			name, what string
+			refused    bool
+		}{
+			{bg, "", "memory", false}, {bg, "neighbour", "table", false}, {resolver, "", "memory", true},
+			{bg, "owner", "memory", true}, {bg, "owner", "table", true},
+		} {
+			if i == 3 {
+				require.NoError(t, r.Module("owner").Close(bg))
+			}
+			tmpl, err := r.NewTemplate(bg, exporting, &modcache.TemplateOptions{Config: anonymous().WithName(test.name), Init: func(context.Context, api.Module) error {
+				_, err := r.InstantiateModule(test.ctx, compile(t, r, imports[test.what]), anonymous())
+				return err
+			}})
+			if test.refused {
+				require.ErrorContains(t, err, "imports its memory or a table", "%d", i)
+				continue
+			}
+			require.NoError(t, err, "%d", i)
+			require.NoError(t, tmpl.Close(bg))
+			snapshots++
 		}
 		_, err = r.NewTemplate(bg, modcache.NewModule(startingModule("wait", nil, 1, 1, 1)), nil)
 		require.NoError(t, err)
@@ -356,7 +387,40 @@ func TestTemplateRefusesWhatItCannotCapture(t *testing.T) {
 		require.ErrorContains(t, err, "TemplateOptions.ID")
 		_, err = r.NewTemplate(bg, modcache.NewModule([]byte("no wasm")), nil)
 		require.Error(t, err)
-		require.Zero(t, c.Metrics().Snapshots)
+		require.EqualValues(t, snapshots, c.Metrics().Snapshots)
+	})
+}
+
+// pausedContext pauses wazero where it asks for an import resolver, being about to import.
+type pausedContext struct {
+	context.Context
+	pause func()
+}
+
+func (c pausedContext) Value(key any) any {
+	if strings.Contains(fmt.Sprintf("%T", key), "ImportResolver") && bytes.Contains(debug.Stack(), []byte("resolveImports")) {
+		c.pause()
+	}
+	return c.Context.Value(key)
+}
+
+// TestTemplateNoticesLateImporters: those whose instantiation began before the instance that Init runs in was made.
+func TestTemplateNoticesLateImporters(t *testing.T) {
+	templateRuntimes(t, func(t *testing.T, r *modcache.Runtime, c *modcache.Cache) {
+		importer := compile(t, r, []byte("\x00asm\x01\x00\x00\x00\x02\x0f\x01\x03mem\x06memory\x02\x00\x01"))
+		begun, exists, imported := make(chan bool), make(chan bool), make(chan error)
+		go func() {
+			_, err := r.InstantiateModule(pausedContext{bg, func() { close(begun); <-exists }}, importer, anonymous())
+			imported <- err
+		}()
+		<-begun
+		_, err := r.NewTemplate(bg, modcache.NewModule(statefulModule()), &modcache.TemplateOptions{
+			Config: wazero.NewModuleConfig().WithName("mem"),
+			Init: func(context.Context, api.Module) error {
+				close(exists)
+				return <-imported
+			}})
+		require.ErrorContains(t, err, "imports its memory")
 	})
 }
 

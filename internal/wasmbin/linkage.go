@@ -1,12 +1,18 @@
 package wasmbin
 
+import "slices"
+
 // Linkage is what a module shares with others, and the memory that it has of its own.
 type Linkage struct {
 	ImportsMemory bool
 	ImportsTable  bool
+	From          []string   // the modules that it imports these from, each once
 	Starts        bool       // an instance runs before it is complete
 	Memory        MemoryType // the zero value if the module defines none
 }
+
+// Imports reports whether instances have a part in the state of others.
+func (l Linkage) Imports() bool { return l.ImportsMemory || l.ImportsTable }
 
 // Mappable reports whether the memory of an instance ends with the instance and those that
 // import it. Functions of one that couldn't be instantiated may be called through an imported
@@ -34,13 +40,19 @@ func ScanLinkage(wasm []byte) (l Linkage, err error) {
 		case imports:
 			e := newEditor(wasm, s.Body, s.End)
 			for left := e.u32(); left > 0 && e.err == nil; left-- {
+				from := newReader(wasm, e.pos, s.End)
 				switch e.importDef() {
 				case kindMemory:
 					l.ImportsMemory = true
 				case kindTable:
 					l.ImportsTable = true
+				default:
+					continue
 				}
+				l.From = append(l.From, string(from.utf8(from.u32())))
 			}
+			slices.Sort(l.From)
+			l.From = slices.Compact(l.From)
 			if err := e.finish(); err != nil {
 				return l, err
 			}

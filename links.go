@@ -1,0 +1,92 @@
+package modcache
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+
+	"github.com/modcache/modcache/internal/wazerohook"
+)
+
+// links are the imports of memories and tables in one Runtime. Who imports one has a part in the state of an
+// instance, which is found by its name: one without a name is nobody else's.
+type links struct {
+	some   atomic.Bool // whether there were any
+	mu     sync.Mutex
+	ended  int64                 // imports; guarded by mu
+	byName map[string]*importers // of the instances that are imported from; guarded by mu
+}
+
+// importers are the modules that import from one name.
+type importers struct {
+	open int   // those that are being instantiated
+	last int64 // links.ended as the last of the others was
+}
+
+// anybody is imported from if it can't be told who is. No instance has that name: it is no UTF-8.
+const anybody = "\xff"
+
+// mostNames bounds what is remembered for as long as the Runtime lives.
+const mostNames = 1000
+
+// begin takes note of a module that is about to be instantiated under ctx, and imports from those called names, or
+// from anybody if there are none. end is called when it has been.
+func (s *links) begin(ctx context.Context, names []string) (end func()) {
+	if len(names) == 0 || wazerohook.ResolvesImports(ctx) {
+		names = []string{anybody}
+	}
+	s.some.Store(true)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var begun []*importers
+	for _, name := range names {
+		if name == "" { // which nothing is found by
+			continue
+		}
+		of := s.byName[name]
+		if of == nil && len(s.byName) >= mostNames {
+			name = anybody
+			of = s.byName[name]
+		}
+		if of == nil {
+			of = &importers{}
+			if s.byName == nil {
+				s.byName = map[string]*importers{}
+			}
+			s.byName[name] = of
+		}
+		of.open++
+		begun = append(begun, of)
+	}
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.ended++
+		for _, of := range begun {
+			of.open--
+			of.last = s.ended
+		}
+	}
+}
+
+// now is the time in links: what ended before doesn't count as imported since.
+func (s *links) now() int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.ended
+}
+
+// imported reports whether somebody may have imported from the instance called name since.
+func (s *links) imported(name string, since int64) bool {
+	if !s.some.Load() {
+		return false
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, name := range []string{name, anybody} {
+		if of := s.byName[name]; of != nil && (of.open > 0 || of.last > since) {
+			return true
+		}
+	}
+	return false
+}
