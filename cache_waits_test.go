@@ -290,6 +290,26 @@ func TestCacheRemembersWhatHangs(t *testing.T) {
 	}
 }
 
+// Who wants code to be stored waits a minute longer for a store that hangs, and is told.
+func TestCacheWarmOverAStoreThatHangs(t *testing.T) {
+	needsCompiler(t)
+	synctest.Test(t, func(t *testing.T) {
+		ever := make(chan struct{})
+		defer close(ever)
+		s := &stuckStore{Memory: modcache.NewMemory(nil), in: "add", stuck: func() { <-ever }}
+		c := newCache(t, s, &modcache.Options{SmallModules: -1})
+		m := modcache.NewModule(wasmtest.Sum(4, 1))
+		start := time.Now()
+		require.ErrorContains(t, c.Warm(bg, nil, m), "the store has not taken its code")
+		require.LessOrEqual(t, time.Since(start), 2*time.Minute)
+		start = time.Now()
+		stub, err := c.Stub(bg, nil, modcache.NewModule(wasmtest.Sum(4, 2)))
+		require.NoError(t, err)
+		require.Equal(t, wasmtest.Sum(4, 2), stub, "it stays as it is")
+		require.LessOrEqual(t, time.Since(start), 2*time.Minute)
+	})
+}
+
 // Somebody who holds all locks is waited for once a minute, and not for each module.
 func TestCacheRemembersThatLocksAreHeld(t *testing.T) {
 	needsCompiler(t)

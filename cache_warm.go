@@ -12,6 +12,7 @@ import (
 	"github.com/tetratelabs/wazero"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/modcache/modcache/internal/bounded"
 	"github.com/modcache/modcache/internal/contain"
 )
 
@@ -155,6 +156,9 @@ func (r *Runtime) warm(ctx context.Context, src *source) (size int64, err error)
 	return r.kept(ctx, src)
 }
 
+// keptWait is for how long whoever wants code to be stored waits for a store that may hang.
+const keptWait = time.Minute
+
 // kept returns the size of the artifact that was compiled, once the store has taken it.
 func (r *Runtime) kept(ctx context.Context, src *source) (size int64, err error) {
 	if src.added != nil {
@@ -162,6 +166,8 @@ func (r *Runtime) kept(ctx context.Context, src *source) (size int64, err error)
 		case <-src.added:
 		case <-ctx.Done():
 			return 0, src.failed(context.Cause(ctx))
+		case <-time.After(keptWait):
+			return 0, fmt.Errorf("the store has not taken its code for %v more than a compile waits: %w", keptWait, bounded.ErrNoAnswer)
 		}
 	}
 	if size = r.e.proven(ctx, src, src.lookup()); size == 0 {

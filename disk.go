@@ -140,8 +140,8 @@ func secretAuth(field string, secret []byte) (func() frame.Auth, error) {
 //
 // Deleting the directory, or anything in it, is safe at any time, and so is moving it. The
 // next Add or Lock of an open Disk makes it anew, or opens what has its name by then, with
-// the checks of OpenDisk. So does a Get that finds nothing, but it makes nothing, and looks once a second
-// unless the Disk is ReadOnly.
+// the checks of OpenDisk. So does a Get that finds nothing, or fails as after a file system went and came back, but it
+// makes nothing, and looks once a second unless the Disk is ReadOnly.
 type Disk struct {
 	dir     string
 	o       DiskOptions
@@ -293,7 +293,9 @@ func (d *Disk) findMoved(make bool) error {
 		return nil // as far as can be told
 	}
 	if tree != nil && os.SameFile(named, d.place.Load().Info) {
-		return nil
+		if _, err := tree.Lstat("."); err == nil {
+			return nil
+		} // else the file system went and came back, and only what is opened now is any use
 	}
 	return d.reopen(tree)
 }

@@ -290,6 +290,38 @@ func TestDiskEvictsForADirectory(t *testing.T) {
 	requireHit(t, d, second, diskCode(2, 1000))
 }
 
+// TestDiskFileSystemThatComesBack finds what is there after its server died and a new one has the same
+// files, though nobody adds anything.
+func TestDiskFileSystemThatComesBack(t *testing.T) {
+	for _, readOnly := range []bool{true, false} {
+		dir := t.TempDir()
+		d, err := modcache.OpenDisk(dir, nil)
+		require.NoError(t, err)
+		require.NoError(t, d.Add(bg, diskKey(1), diskArtifact(1, 1000)))
+		require.NoError(t, d.Close())
+
+		clock := newDiskClock()
+		var server atomic.Int32
+		d, err = modcache.OpenDiskOn(dir, func(tree dirfs.FS) dirfs.FS {
+			mounted := server.Load()
+			return dirfstest.NewFaulty(tree, func(dirfstest.Op, int) error {
+				if server.Load() != mounted {
+					return syscall.ENOTCONN
+				}
+				return nil
+			})
+		}, &modcache.DiskOptions{ReadOnly: readOnly, Now: clock.Now})
+		require.NoError(t, err)
+		requireHit(t, d, diskKey(1), diskCode(1, 1000))
+		for range 2 {
+			server.Add(1)
+			clock.Advance(time.Minute)
+			requireHit(t, d, diskKey(1), diskCode(1, 1000))
+		}
+		require.NoError(t, d.Close())
+	}
+}
+
 // TestDiskQuarantineThatFails heals an entry that can't be moved away.
 func TestDiskQuarantineThatFails(t *testing.T) {
 	const size = 200_000

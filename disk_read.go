@@ -53,16 +53,16 @@ func (d *Disk) get(ctx context.Context, key Key) (*Artifact, error) {
 	}
 	tree := d.tree()
 	a, err := d.load("get", key)
-	if !errors.Is(err, fs.ErrNotExist) {
+	if err == nil || isDamage(err) {
 		return a, err
 	}
-	// Somebody may have put another directory in the place of this one, as a deployment does. The next Add would notice,
-	// if there is one.
+	// Somebody may have put another directory in the place of this one, as a deployment does, or mounted it anew. The next
+	// Add would notice, if there is one.
 	if !d.o.ReadOnly && !d.again(&d.moveSought, moveWait) {
 		return nil, err
 	}
-	if err := d.findMoved(false); err != nil {
-		return nil, d.failed("get", key, err)
+	if moved := d.findMoved(false); moved != nil {
+		return nil, d.failed("get", key, moved)
 	}
 	if d.tree() == tree {
 		return nil, err
