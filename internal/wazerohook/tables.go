@@ -185,14 +185,11 @@ func (t *Tables) Write(mod api.Module) bool {
 			return false
 		}
 	}
-	if len(t.functions) == 0 {
-		return true
-	}
 	functions := append([]functionInstance(nil), t.functions...)
 	for i := range functions {
 		functions[i].context = o.context
 	}
-	first := uintptr(unsafe.Pointer(&functions[0]))
+	first := uintptr(unsafe.Pointer(unsafe.SliceData(functions)))
 	for i, slots := range t.slots {
 		references := o.table(i)
 		for j, s := range slots {
@@ -204,8 +201,9 @@ func (t *Tables) Write(mod api.Module) bool {
 			}
 		}
 	}
-	// They last as long as the engine: a pointer to the first one keeps all.
-	*o.functions = append(*o.functions, unsafe.Pointer(&functions[0]))
+	if len(functions) > 0 { // They last as long as the engine: a pointer to the first one keeps all.
+		*o.functions = append(*o.functions, unsafe.Pointer(&functions[0]))
+	}
 	return true
 }
 
