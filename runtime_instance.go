@@ -105,7 +105,7 @@ func (r *Runtime) InstantiateModule(ctx context.Context, compiled wazero.Compile
 	case ok && !h.m.Belongs(r.loaded):
 		return nil, errors.New("modcache: instantiate: the module was compiled by another Runtime; compile it with this one, which is cheap")
 	case r.e == nil:
-		if from, known := wazerohook.ImportedFrom(compiled); len(from) > 0 || !known {
+		if from := wazerohook.ImportedFrom(compiled); len(from) > 0 {
 			defer r.links.begin(ctx, from)()
 		}
 		return r.inner.InstantiateModule(ctx, compiled, config)
