@@ -246,6 +246,15 @@ func TestCacheReportsASlowAddOnce(t *testing.T) {
 	}
 }
 
+// runTime compiles the n-th module and runs it, and returns how long that took.
+func runTime(t *testing.T, c *modcache.Cache, n int32) time.Duration {
+	t.Helper()
+	start := time.Now()
+	_, err := ways[1].Run(c, wasmtest.Sum(4, n))
+	require.NoError(t, err)
+	return time.Since(start)
+}
+
 // A store that hangs is waited for once, for a time that is known, and asked again after a minute, or when a call has returned.
 func TestCacheRemembersWhatHangs(t *testing.T) {
 	needsCompiler(t)
@@ -259,10 +268,7 @@ func TestCacheRemembersWhatHangs(t *testing.T) {
 				n := int32(0)
 				took := func() time.Duration {
 					n++
-					start := time.Now()
-					_, err := ways[1].Run(c, wasmtest.Sum(4, n))
-					require.NoError(t, err)
-					return time.Since(start)
+					return runTime(t, c, n)
 				}
 				for probe := range int64(2) {
 					first := took()
@@ -280,10 +286,7 @@ func TestCacheRemembersWhatHangs(t *testing.T) {
 				synctest.Wait()
 				require.Zero(t, took())
 				require.Equal(t, errors, c.Metrics().StoreErrors)
-				start := time.Now()
-				_, err := ways[1].Run(c, wasmtest.Sum(4, n))
-				require.NoError(t, err)
-				require.Zero(t, time.Since(start))
+				require.Zero(t, runTime(t, c, n))
 				require.Positive(t, c.Metrics().Hits)
 			})
 		})
@@ -323,10 +326,7 @@ func TestCacheRemembersThatLocksAreHeld(t *testing.T) {
 		n := int32(0)
 		took := func() time.Duration {
 			n++
-			start := time.Now()
-			_, err := ways[1].Run(c, wasmtest.Sum(4, n))
-			require.NoError(t, err)
-			return time.Since(start)
+			return runTime(t, c, n)
 		}
 		require.Equal(t, time.Minute, took())
 		for range 5 {
