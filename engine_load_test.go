@@ -16,7 +16,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -268,15 +267,19 @@ func TestRuntimeLeaksNothingForDamagedEntries(t *testing.T) {
 		require.NoError(t, r.Close(bg))
 	}
 	load()
-	before := writable(t)
-	for range loads {
-		load()
-	}
-	require.EqualValues(t, 1+loads, c.Metrics().Corrupt)
-	require.Eventually(t, func() bool {
+	grown := int64(0)
+	for range 10 { // what leaks grows in each round; the stack of a new thread, or what waits for a finalizer, doesn't
+		before := writable(t)
+		for range loads {
+			load()
+		}
 		runtime.GC()
-		return writable(t)-before < loads/2*size
-	}, 20*time.Second, time.Millisecond)
+		if grown = writable(t) - before; grown < loads/2*size {
+			break
+		}
+	}
+	require.Less(t, grown, loads/2*size)
+	require.Zero(t, c.Metrics().Hits)
 }
 
 // writable returns the bytes of mappings that can be written to and aren't Go's heap.
