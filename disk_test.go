@@ -310,6 +310,10 @@ func TestDiskErrorsNameEachThingOnce(t *testing.T) {
 		require.Equal(t, modcache.Error{Op: op, Store: "disk " + dir, Key: diskKey(1), Err: e.Err}, *e)
 		require.Equal(t, 1, strings.Count(err.Error(), key), err)
 	}
+	require.NoError(t, os.WriteFile(filepath.Join(dir, diskKey(2).String()[:1]), nil, 0o600))
+	for _, err = range d.Walk(bg) {
+	}
+	require.Regexp(t, `^modcache: disk [^\n]*: walk: [^;\n]*: not a directory; [^;\n]*: not a directory$`, err)
 
 	_, err = modcache.OpenDisk("", nil)
 	require.EqualError(t, err, "modcache: OpenDisk needs the name of a directory")

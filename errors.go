@@ -91,7 +91,13 @@ func writeCause(b *strings.Builder, err error, outer *Error) {
 		c.write(b, outer)
 		return
 	}
-	b.WriteString(strings.TrimPrefix(err.Error(), "modcache: "))
+	// That of errors.Join has a line for each of its errors.
+	for i, line := range strings.FieldsFunc(err.Error(), func(r rune) bool { return r == '\n' }) {
+		if i > 0 {
+			b.WriteString("; ")
+		}
+		b.WriteString(strings.TrimPrefix(line, "modcache: "))
+	}
 }
 
 // causes are several errors as the cause of one.

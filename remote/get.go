@@ -162,9 +162,6 @@ func (s *Store) blame(err error) {
 	}
 }
 
-// softFaults is how many failures in a row that cost little stop a server from being asked.
-const softFaults = 3
-
 // severity tells failures that cost time, or show that nobody is there, from those
 // that the next request may be spared. after is how long the server wants to be left
 // alone, if it said.

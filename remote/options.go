@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/internal/breaker"
 	"github.com/modcache/modcache/internal/frame"
 	"github.com/modcache/modcache/internal/option"
 )
@@ -140,4 +141,16 @@ func (o *Options) validate() (Options, error) {
 	v.Uploads = max(1, option.Number(v.Uploads, 2, 1))
 	v.Retries = option.Number(v.Retries, 4, 0)
 	return v, nil
+}
+
+// softFaults is how many failures in a row that cost little stop a server from being asked.
+const softFaults = 3
+
+// breaker returns one for a server that is left alone as the options say.
+func (o *Options) breaker() breaker.Breaker {
+	limit := softFaults
+	if o.Pause == 0 {
+		limit = 0
+	}
+	return breaker.Breaker{Limit: limit, Pause: o.Pause, Jitter: true}
 }

@@ -96,15 +96,12 @@ func newStore(b Backend, kind, where string, onEnd func(), o Options) (*Store, e
 		o: o, kind: kind, where: "remote " + where, backend: b, onEnd: onEnd,
 		frame:   frame.Options{Trusted: trusted, Compressor: frame.NewCompressor(), Compress: true},
 		write:   signer != nil && !o.ReadOnly,
-		breaker: breaker.Breaker{Limit: softFaults, Pause: o.Pause, Jitter: true},
-		puts:    breaker.Breaker{Limit: softFaults, Pause: o.Pause, Jitter: true},
+		breaker: o.breaker(),
+		puts:    o.breaker(),
 		absent:  recent{ttl: o.AbsentFor},
 		bad:     recent{ttl: rememberBad},
 
 		leastRefused: math.MaxInt64,
-	}
-	if o.Pause == 0 {
-		s.breaker.Limit, s.puts.Limit = 0, 0
 	}
 	s.uploads = queue.Queue[modcache.Key, upload]{Lock: &s.mu, Workers: &s.wg, Max: o.Uploads, Limit: o.Queue, Run: s.upload}
 	if signer != nil {

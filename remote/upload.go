@@ -108,14 +108,19 @@ func uploadTime(size int64) time.Duration {
 // whatever the uploads, the server is left alone: else each of a thousand would find out for itself.
 func (s *Store) attempts(key modcache.Key, u *upload) error {
 	var entry []byte // made once it is needed
-	var err error
+	var err error    // of the last attempt
 	for try := 0; ; {
 		if s.puts.Ask() != breaker.No {
 			err = s.attempt(key, u, &entry)
-			s.learn(err)
-			if err == nil || final(err) || s.ctx.Err() != nil {
+			switch {
+			case err == nil, errors.Is(err, fs.ErrPermission), errors.Is(err, modcache.ErrTooLarge):
+				s.puts.Succeed() // it was answered, as it would be again
+				return err
+			case s.ctx.Err() != nil, errors.Is(err, errEncode):
+				s.puts.Abstain()
 				return err
 			}
+			s.puts.Fail(severity(err))
 			if try >= s.o.Retries {
 				return fmt.Errorf("given up after %d attempts: %w", try+1, err)
 			}
@@ -133,23 +138,6 @@ func (s *Store) attempts(key modcache.Key, u *upload) error {
 			return errors.Join(modcache.ErrClosed, err)
 		}
 	}
-}
-
-// learn tells the breaker of uploads what became of an attempt.
-func (s *Store) learn(err error) {
-	switch {
-	case err == nil, errors.Is(err, fs.ErrPermission), errors.Is(err, modcache.ErrTooLarge):
-		s.puts.Succeed() // it was answered
-	case s.ctx.Err() != nil, errors.Is(err, errEncode):
-		s.puts.Abstain()
-	default:
-		s.puts.Fail(severity(err))
-	}
-}
-
-// final reports whether trying again makes no sense.
-func final(err error) bool {
-	return errors.Is(err, fs.ErrPermission) || errors.Is(err, modcache.ErrTooLarge) || errors.Is(err, errEncode)
 }
 
 var errEncode = errors.New("the artifact can't be encoded")
