@@ -64,14 +64,13 @@ type Options struct {
 	// wazero keeps it alive. Copy what outlives the instance. When an instance is closed, its memory is
 	// given back at once, and reads as zeros from then on, also to a call that is still under
 	// way; an instance that is never closed gives it back when it is collected. Memories that other
-	// modules import end with the last of these. An instance that a start section has shown to the host,
-	// and that is closed before it is complete, as by proc_exit, keeps its addresses for good.
+	// modules import end with the last of these.
 	//
 	// An experimental.MemoryAllocator in the context takes precedence. Where there are
 	// no addresses for a memory, as under RLIMIT_AS, it is on the heap, which
 	// [CacheMetrics] counts. So are those beyond what takes half of the mappings that Linux allows to a
 	// process (vm.max_map_count): by default, beyond 10,921 memories at a time. On 32-bit platforms and on Windows all are, and those of modules that
-	// import a table.
+	// import a table or have a start section.
 	OffHeapMemory bool
 
 	// Workers is how many goroutines compile the functions of one module. The

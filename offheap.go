@@ -2,7 +2,6 @@ package modcache
 
 import (
 	"context"
-	"runtime"
 	"sync/atomic"
 
 	"github.com/tetratelabs/wazero/api"
@@ -23,7 +22,6 @@ type guestMemory struct {
 	image  *mapped.Image  // what it begins with, if mem is nil; nil for zeros
 	caller experimental.MemoryAllocator
 	shared bool
-	starts bool // others may have the instance before wazero returns it
 	given  atomic.Bool
 	name   string // of the instance, once it is complete
 	named  atomic.Bool
@@ -77,7 +75,7 @@ func callersAllocator(ctx context.Context) (a experimental.MemoryAllocator, nest
 
 // newMemory maps a memory, or leaves it to the heap.
 func (r *Runtime) newMemory(l wasmbin.Linkage, image *mapped.Image) *guestMemory {
-	g := &guestMemory{r: r, image: image, shared: l.Memory.Shared, starts: l.Starts}
+	g := &guestMemory{r: r, image: image, shared: l.Memory.Shared}
 	if !l.Mappable() {
 		return g
 	}
@@ -172,19 +170,12 @@ func (g *guestMemory) discard() {
 	}
 }
 
-// belongsTo has the memory end with the instance, or now if there is none. A start function may
-// have shown the instance to others though it came to nothing: then the memory ends with g, as wazero
-// refers to it, until Free.
+// belongsTo has the memory end with the instance, or now if there is none.
 func (g *guestMemory) belongsTo(mod api.Module) {
 	switch {
 	case g == nil || g.mem == nil:
-	case !g.given.Load():
+	case mod == nil || !g.given.Load():
 		g.mem.Unmap()
-	case mod == nil && g.starts:
-		g.discard()
-	case mod == nil:
-		g.Free()
-		runtime.AddCleanup(g, (*mapped.Memory).Unmap, g.mem)
 	default:
 		g.name = mod.Name()
 		g.named.Store(true)

@@ -158,7 +158,8 @@ func TestRuntimeOffHeapMemoryOfClosedInstances(t *testing.T) {
 }
 
 // TestRuntimeOffHeapMemoryOfIncompleteInstances that a start function shows to the host, and
-// that are closed before wazero returns them: by the host, as proc_exit does, or as their name is taken.
+// that are closed before wazero returns them: by the host, as proc_exit does, or as their name is taken. Nobody
+// could say when their memory ends, so that it is Go's.
 func TestRuntimeOffHeapMemoryOfIncompleteInstances(t *testing.T) {
 	r, c := offHeapRuntime(t, nil)
 	var kept []api.Module
@@ -193,7 +194,7 @@ func TestRuntimeOffHeapMemoryOfIncompleteInstances(t *testing.T) {
 		require.Error(t, err)
 	}
 	require.Len(t, kept, 60)
-	require.EqualValues(t, 60, c.Metrics().OffHeap)
+	require.Zero(t, c.Metrics().OffHeap)
 	plain := compile(t, r, memoryModule(1, 1, 9).Bytes())
 	var others []api.Module
 	for i := range 100 {
@@ -214,7 +215,7 @@ func TestRuntimeOffHeapMemoryOfIncompleteInstances(t *testing.T) {
 		for _, m := range kept {
 			b, ok := m.Memory().ReadByte(7)
 			require.True(t, ok)
-			require.Zero(t, b)
+			require.EqualValues(t, 1, b)
 			require.True(t, m.Memory().WriteByte(7, 3))
 		}
 	})

@@ -33,7 +33,8 @@ import (
 // seeds and make secrets, ids and connections after the snapshot, in the function that serves the request.
 //
 // On Windows, on 32-bit platforms, where addresses are scarce, and beyond the number of memories that
-// Options.OffHeapMemory tells, memories are copies of the image; so are those of a template that could have no file for
+// Options.OffHeapMemory tells, memories are copies of the image; so are those of modules that import a table, or have a
+// start section that an Init hasn't run, and those of a template that could have no file for
 // it, as in a sandbox without memfd_create, which [Cache.Status] reports.
 // Each template that isn't closed holds an open file, which counts against the process's limit (ulimit -n); its
 // instances hold none. Where wazero has no compiler, or can't share code between modules, instances are made of

@@ -604,7 +604,7 @@ func TestTemplateGivesMappingsBack(t *testing.T) {
 	needsCompiler(t)
 	c := newCache(t, &storetest.Fake{}, nil)
 	r := newRuntime(t, c, nil)
-	tmpl, err := r.NewTemplate(bg, modcache.NewModule(statefulModule()), nil)
+	tmpl, err := r.NewTemplate(bg, modcache.NewModule(memoryModule(1, 1, 9).Bytes()), nil)
 	require.NoError(t, err)
 	before := mappings(t)
 	for i := range 10_000 {

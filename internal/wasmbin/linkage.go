@@ -15,9 +15,9 @@ type Linkage struct {
 func (l Linkage) Imports() bool { return l.ImportsMemory || l.ImportsTable }
 
 // Mappable reports whether the memory of an instance ends with the instance and those that
-// import it. Functions of one that couldn't be instantiated may be called through an imported
-// table, when nothing else refers to its memory.
-func (l Linkage) Mappable() bool { return l.Memory.Max > 0 && !l.ImportsTable }
+// import it. An instance that never gets complete is nobody's, but its functions may be called through an imported
+// table, and a start section may have shown it to the host.
+func (l Linkage) Mappable() bool { return l.Memory.Max > 0 && !l.ImportsTable && !l.Starts }
 
 // MemoryType is a memory's size, in bytes.
 type MemoryType struct {

@@ -198,6 +198,8 @@ func (t *Tables) Write(mod api.Module) bool {
 				references[j] = first + uintptr(s-1)*unsafe.Sizeof(functionInstance{})
 			case s < 0:
 				references[j] = o.context + uintptr(-1-s)
+			default: // an initial value of the table may stand there
+				references[j] = 0
 			}
 		}
 	}

@@ -118,6 +118,46 @@ func TestTablesAreWrittenAsWazeroDoes(t *testing.T) {
 	require.False(t, ok)
 }
 
+// TestTablesWithInitialValues have null where an element says so.
+func TestTablesWithInitialValues(t *testing.T) {
+	if Supported() != nil {
+		t.Skip("NOT TESTED: tables of compiled code:", Supported())
+	}
+	var m wasmtest.Module
+	get := m.Type(nil, []byte{wasmtest.I32})
+	m.Section(4, []byte{1, 0x40, 0, 0x70, 0, 3, 0xd2, 0, 0x0b})
+	m.Func(get, "", 0x41, 1)
+	m.Func(m.Type([]byte{wasmtest.I32}, []byte{wasmtest.I32}), "call", 0x20, 0, 0x11, byte(get), 0)
+	m.Section(9, []byte{1}, []byte{4, 0x41, 1, 0x0b, 1, 0xd0, 0x70, 0x0b})
+	r := wazero.NewRuntime(bg)
+	defer r.Close(bg)
+	cm, err := r.CompileModule(bg, m.Bytes())
+	if err != nil {
+		t.Skip("NOT TESTED: initial values of tables, which this wazero doesn't know:", err)
+	}
+	instance := func(cm wazero.CompiledModule) api.Module {
+		mod, err := r.InstantiateModule(bg, cm, wazero.NewModuleConfig().WithName(""))
+		require.NoError(t, err)
+		return mod
+	}
+	empty, _, ok := WithoutElements(cm)
+	require.True(t, ok)
+	tables, err := ReadTables(instance(cm))
+	require.NoError(t, err)
+	written := instance(empty)
+	require.True(t, tables.Write(written))
+	for _, mod := range []api.Module{instance(cm), written} {
+		call := mod.ExportedFunction("call")
+		_, err := call.Call(bg, 1)
+		require.ErrorContains(t, err, "invalid table access")
+		for _, full := range []uint64{0, 2} {
+			got, err := call.Call(bg, full)
+			require.NoError(t, err)
+			require.EqualValues(t, 1, got[0])
+		}
+	}
+}
+
 type foreignModule struct{ wazero.CompiledModule }
 
 // TestUnseen instances have no name, and nothing in them is started.
