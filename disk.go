@@ -12,7 +12,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/sync/semaphore"
 	"golang.org/x/sync/singleflight"
 
 	"github.com/modcache/modcache/internal/books"
@@ -163,8 +162,8 @@ type Disk struct {
 
 	unlisted atomic.Value // string: shards that the last walk couldn't list
 
-	writing sync.Map            // name of a temporary file that is being written
-	locking *semaphore.Weighted // one for each Lock that waits, those included that were given up, and hang
+	writing sync.Map // name of a temporary file that is being written
+	locks   *bounded.Lane
 
 	damaged sync.Map // Key to fs.FileInfo: damaged entries that couldn't be moved away
 
@@ -206,7 +205,7 @@ func openDisk(dir string, o *DiskOptions, open func(dir string) (dirfs.FS, error
 		return nil, fmt.Errorf("modcache: OpenDisk: %w", err)
 	}
 	rules := dirfs.Rules{Keyed: v.auth != nil, Group: v.Group, ReadOnly: v.ReadOnly}
-	d := &Disk{dir: dir, o: v, rules: rules, openFS: open, locking: semaphore.NewWeighted(maxStoreCalls), frame: frame.Options{Compressor: frame.NewCompressor(), Compress: v.Compress}}
+	d := &Disk{dir: dir, o: v, rules: rules, openFS: open, locks: bounded.NewLane(maxStoreCalls), frame: frame.Options{Compressor: frame.NewCompressor(), Compress: v.Compress}}
 	if v.auth != nil {
 		d.frame.Auth = v.auth()
 	}

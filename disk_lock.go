@@ -19,32 +19,60 @@ import (
 // Lock implements [Locker] with a lock file per key, which lives as long as the
 // lock. It looks for the lock every few milliseconds, and reports once, with EventWaiting, who
 // has it. It excludes goroutines of this process as well as other processes. When ctx ends,
-// Lock returns even if the file system doesn't answer.
+// Lock returns even if the file system doesn't answer. One that doesn't answer for 5 seconds is an error,
+// and for the next minute too, unless it answers meanwhile. Unlocking waits as long for it.
 func (d *Disk) Lock(ctx context.Context, key Key) (unlock func(), err error) {
 	if err := d.writable(ctx); err != nil {
 		return nil, d.errorOf("lock", key, err)
 	}
-	held, err := bounded.Call(ctx, bounded.Limit{Wait: noLimit, Slots: d.locking},
-		func(ctx context.Context) (lock, error) { return d.lockFile(ctx, key) },
-		func(late lock) {
-			if late.file != nil {
-				late.unlock(key)
-			}
-		})
+	held, err := d.lock(ctx, key)
 	if err != nil {
 		if ctx.Err() != nil {
 			return nil, d.errorOf("lock", key, ctx.Err())
 		}
 		return nil, d.failed("lock", key, err)
 	}
-	return sync.OnceFunc(func() { held.unlock(key) }), nil
+	return sync.OnceFunc(func() { d.unlock(key, held) }), nil
+}
+
+// lock looks for the lock until it is free.
+func (d *Disk) lock(ctx context.Context, key Key) (lock, error) {
+	const first, longest = time.Millisecond, 32 * time.Millisecond
+	try := func(context.Context) (lock, error) { return d.tryLock(key) }
+	said := false
+	for wait := first; ; wait = min(2*wait, longest) {
+		l, err := bounded.Do(ctx, d.locks, storeWait, try, func(late lock) {
+			if late.file != nil {
+				late.unlock(key)
+			}
+		})
+		if err != nil || l.file != nil {
+			return l, err
+		}
+		if !said {
+			said = true
+			d.notify(Event{Kind: EventWaiting, Key: key, Name: nameIn(ctx), Process: l.holder})
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(wait):
+		}
+		if err := d.ready(ctx); err != nil {
+			return lock{}, err
+		}
+	}
+}
+
+func (d *Disk) unlock(key Key, l lock) {
+	_ = d.locks.GiveBack(storeWait, func() error { l.unlock(key); return nil })
 }
 
 // lock is a lock file that is held, and the directory that it is in: the Disk may have opened
 // another one since, where the file of that name is somebody else's.
 type lock struct {
-	tree dirfs.FS
-	file dirfs.File
+	tree   dirfs.FS
+	file   dirfs.File // nil if somebody else holds it
+	holder int        // his process then, or 0
 }
 
 // unlock removes the lock file before it unlocks it: whoever waits for it finds that it is no
@@ -54,24 +82,15 @@ func (l lock) unlock(key Key) {
 	_ = l.file.Close()
 }
 
-// lockFile opens and locks the file of a key.
-func (d *Disk) lockFile(ctx context.Context, key Key) (_ lock, err error) {
-	const first, longest = time.Millisecond, 32 * time.Millisecond
+// tryLock opens and locks the file of a key, unless somebody else holds it.
+func (d *Disk) tryLock(key Key) (l lock, err error) {
 	if err := d.findMoved(true); err != nil {
-		return lock{}, err
+		return l, err
 	}
-	var f dirfs.File
-	defer func() {
-		if err != nil && f != nil {
-			_ = f.Close()
-		}
-	}()
-	said := false
-	for wait := first; ; wait = min(2*wait, longest) {
-		if f == nil {
-			if f, err = d.create(layout.Lock(key), os.O_RDWR); err != nil {
-				return lock{}, err
-			}
+	for {
+		f, err := d.create(layout.Lock(key), os.O_RDWR)
+		if err != nil {
+			return l, err
 		}
 		tree := d.tree()
 		locked, err := f.TryLock()
@@ -79,26 +98,17 @@ func (d *Disk) lockFile(ctx context.Context, key Key) (_ lock, err error) {
 		if locked && err == nil {
 			current, err = isCurrent(tree, f, layout.Lock(key))
 		}
-		switch {
-		case err != nil:
-			return lock{}, err
-		case current:
+		if current && err == nil {
 			writeHolder(f)
-			return lock{tree, f}, nil
-		case locked: // the file of somebody who has unlocked and removed it
-			_ = f.Close()
-			f, wait = nil, first
-		case !said:
-			said = true
-			d.notify(Event{Kind: EventWaiting, Key: key, Name: nameIn(ctx), Process: readHolder(f)})
+			return lock{tree: tree, file: f}, nil
 		}
-		select {
-		case <-ctx.Done():
-		case <-time.After(wait):
+		if !locked && err == nil {
+			l.holder = readHolder(f)
 		}
-		if err := d.ready(ctx); err != nil {
-			return lock{}, err
-		}
+		_ = f.Close()
+		if !locked || err != nil {
+			return l, err
+		} // or else it is the file of somebody who has unlocked and removed it
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -161,21 +162,65 @@ func (h hangingLock) TryLock() (bool, error) {
 
 func TestDiskLockOnAFileSystemThatHangs(t *testing.T) {
 	for _, opening := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			dir := t.TempDir()
+			requireTrimmed(t, dir)
+			answer := make(chan struct{})
+			d, err := modcache.OpenDiskOn(dir, func(tree dirfs.FS) dirfs.FS {
+				return &hangingLocks{tree, opening, answer}
+			}, nil)
+			require.NoError(t, err)
+			defer d.Close()
+			lock := func(n uint64, patience time.Duration) (took time.Duration, err error) {
+				ctx, cancel := context.WithTimeout(bg, patience)
+				defer cancel()
+				start := time.Now()
+				_, err = d.Lock(ctx, diskKey(n))
+				return time.Since(start), err
+			}
+			took, err := lock(1, time.Second)
+			require.ErrorIs(t, err, context.DeadlineExceeded)
+			require.Equal(t, time.Second, took)
+			time.Sleep(2 * time.Minute)
+
+			// It hangs for whoever comes a minute later, and for nobody meanwhile.
+			took, err = lock(2, time.Hour)
+			require.ErrorContains(t, err, "no answer in time")
+			require.Equal(t, 5*time.Second, took)
+			for range 300 {
+				took, err = lock(3, time.Hour)
+				require.Error(t, err)
+				require.Zero(t, took)
+			}
+			close(answer)
+			synctest.Wait()
+			for n := range uint64(4) { // what answers late keeps no lock
+				unlock, err := d.Lock(bg, diskKey(n))
+				require.NoError(t, err)
+				unlock()
+			}
+		})
+	}
+}
+
+// That its directory's locks hang isn't that somebody holds them.
+func TestCacheWhoseLocksHang(t *testing.T) {
+	needsCompiler(t)
+	synctest.Test(t, func(t *testing.T) {
 		dir := t.TempDir()
 		requireTrimmed(t, dir)
 		answer := make(chan struct{})
-		d, err := modcache.OpenDiskOn(dir, func(tree dirfs.FS) dirfs.FS {
-			return &hangingLocks{tree, opening, answer}
-		}, nil)
+		d, err := modcache.OpenDiskOn(dir, func(tree dirfs.FS) dirfs.FS { return &hangingLocks{tree, true, answer} }, nil)
 		require.NoError(t, err)
 		defer d.Close()
-		ctx, cancel := context.WithTimeout(bg, time.Millisecond)
-		defer cancel()
-		_, err = d.Lock(ctx, diskKey(1))
-		require.ErrorIs(t, err, context.DeadlineExceeded)
+		c := newCache(t, d, nil)
+		require.Equal(t, 5*time.Second, runTime(t, c, 1))
+		require.Zero(t, runTime(t, c, 2))
+		require.EqualValues(t, 2, c.Metrics().StoreErrors)
+		require.EqualValues(t, 2, d.Metrics().Adds)
 		close(answer)
-		unlock, err := d.Lock(bg, diskKey(1)) // what answers late keeps no lock
-		require.NoError(t, err)
-		unlock()
-	}
+		synctest.Wait()
+		require.Zero(t, runTime(t, c, 3))
+		require.EqualValues(t, 2, c.Metrics().StoreErrors)
+	})
 }

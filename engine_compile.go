@@ -193,7 +193,7 @@ func (c *Cache) lock(ctx context.Context, key Key, name string) (unlock func(), 
 		}
 	case err == nil:
 		c.storeFailed("lock", key, name, errors.New("no way to unlock"))
-	case ctx.Err() == nil && errors.Is(got.err, context.DeadlineExceeded):
+	case ctx.Err() == nil && errors.Is(got.err, context.DeadlineExceeded) && !errors.Is(got.err, bounded.ErrNoAnswer):
 		c.held.Fail(breaker.Hard, 0)
 	case ctx.Err() == nil:
 		c.storeFailed("lock", key, name, err)

@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sync/semaphore"
 
+	"github.com/modcache/modcache/internal/bounded"
 	"github.com/modcache/modcache/internal/breaker"
 	"github.com/modcache/modcache/internal/contain"
 	"github.com/modcache/modcache/internal/flight"
@@ -189,7 +190,8 @@ func (l *Layered) newLayer(cfg Layer, o *LayeredOptions, names map[string]int) *
 	ly.reads = breaker.Breaker{Limit: o.BreakAfter, Pause: o.Cooldown}
 	ly.writes = breaker.Breaker{Limit: o.BreakAfter, Pause: o.Cooldown}
 	ly.calls = semaphore.NewWeighted(int64(o.MaxCalls))
-	ly.lockCalls = semaphore.NewWeighted(int64(o.MaxCalls))
+	ly.locks = bounded.NewLane(int64(o.MaxCalls))
+	ly.locks.Hung = &ly.hung
 	ly.queue = queue.Queue[Key, write]{
 		Lock: &l.mu, Workers: &l.ops, Max: 1, Limit: o.QueueBytes,
 		Run:   func(j *queue.Job[Key, write]) error { return l.write(ly, j) },

@@ -32,7 +32,7 @@ type layer struct {
 	observe func(Event)
 
 	calls         *semaphore.Weighted // taken by calls under way, given up ones included
-	lockCalls     *semaphore.Weighted // the same for locks, which wait for others by design
+	locks         *bounded.Lane       // for calls that wait for others by design
 	reads, writes breaker.Breaker
 
 	getTime, addTime stopwatch // of calls that aren't Direct
@@ -200,14 +200,14 @@ func within[T any](ctx context.Context, ly *layer, bound *semaphore.Weighted, li
 	}
 	start := time.Now()
 	v, err := bounded.Call(ctx, bounded.Limit{Wait: limit, Slots: bound, Hung: &ly.hung}, call, drop)
-	switch {
+	switch { // the errors of stores may wrap such of ours
 	case err == nil:
 		return v, nil
 	case ctx.Err() != nil:
 		return v, ctx.Err()
-	case errors.Is(err, bounded.ErrFull):
+	case err == bounded.ErrFull:
 		err = ErrUnavailable
-	case errors.Is(err, bounded.ErrNoAnswer):
+	case err == bounded.ErrNoAnswer:
 		err = context.DeadlineExceeded
 	case time.Since(start) < limit:
 		return v, err

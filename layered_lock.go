@@ -5,13 +5,18 @@ import (
 	"errors"
 	"slices"
 	"sync"
+	"time"
+
+	"github.com/modcache/modcache/internal/bounded"
+	"github.com/modcache/modcache/internal/contain"
 )
 
 // Lock implements [Locker]: it takes the lock of every layer that has locks,
 // fastest first, so that both the processes of a machine and those of a fleet
 // hold back. Layers that fail are passed over; it is an error only if none locks.
 // Without layers that have locks it succeeds at once. How long it waits is up
-// to ctx, not to the layers' Timeout.
+// to ctx, not to the layers' Timeout. A layer whose lock doesn't return when ctx has ended is passed over
+// for a minute, or until it returns; so is one that doesn't return from unlocking within its Timeout.
 func (l *Layered) Lock(ctx context.Context, key Key) (unlock func(), err error) {
 	if err := l.begin("lock", key); err != nil {
 		return func() {}, err
@@ -31,7 +36,7 @@ func (l *Layered) Lock(ctx context.Context, key Key) (unlock func(), err error) 
 		}
 		unlock, err := ly.lock(ctx, locker, key)
 		if err != nil {
-			errs = append(errs, ly.wrap("lock", key, err))
+			errs = append(errs, err)
 			continue
 		}
 		held = append(held, unlock)
@@ -44,20 +49,38 @@ func (l *Layered) Lock(ctx context.Context, key Key) (unlock func(), err error) 
 }
 
 func (ly *layer) lock(ctx context.Context, locker Locker, key Key) (func(), error) {
-	unlock, err := within(ctx, ly, ly.lockCalls, noLimit, func(ctx context.Context) (func(), error) {
+	lock := func(ctx context.Context) (func(), error) {
 		unlock, err := locker.Lock(ctx, key)
 		if err == nil && unlock == nil {
 			err = errors.New("the store returned no way to unlock")
 		}
 		return unlock, err
-	}, ly.unlock)
-	if err != nil {
-		if ctx.Err() == nil {
-			ly.count(err)
-		}
-		return nil, err
 	}
-	return func() { ly.unlock(unlock) }, nil
+	var unlock func()
+	var err error
+	if ly.changesAtOnce() {
+		unlock, err = contain.Value(func() (func(), error) { return lock(ctx) })
+	} else {
+		unlock, err = bounded.Do(ctx, ly.locks, untilEnd(ctx), lock, ly.unlock)
+	}
+	switch {
+	case err == nil:
+		return func() { ly.unlock(unlock) }, nil
+	case ctx.Err() != nil:
+		return nil, ly.wrap("lock", key, ctx.Err())
+	case err == bounded.ErrHangs, err == bounded.ErrFull:
+		return nil, ly.skip("lock", key)
+	}
+	ly.count(err)
+	return nil, ly.wrap("lock", key, err)
+}
+
+// untilEnd returns after what time a call hangs that is to return when its context ends: by then it has.
+func untilEnd(ctx context.Context) time.Duration {
+	if end, ok := ctx.Deadline(); ok {
+		return max(0, time.Until(end)) + 2*bounded.Grace
+	}
+	return noLimit
 }
 
 // unlock calls what a store returned from Lock, if anything, within the layer's Timeout.
@@ -66,8 +89,16 @@ func (ly *layer) unlock(unlock func()) {
 	if unlock == nil {
 		return
 	}
-	_, err := within(context.Background(), ly, nil, ly.Timeout,
-		func(context.Context) (struct{}, error) { unlock(); return struct{}{}, nil }, nil)
+	call := func() error { unlock(); return nil }
+	var err error
+	if ly.changesAtOnce() {
+		err = contain.Call(call)
+	} else {
+		err = ly.locks.GiveBack(ly.Timeout, call)
+	}
+	if err == bounded.ErrNoAnswer {
+		err = &tooSlowError{annotated{err: err}}
+	}
 	if err != nil {
 		_ = ly.report(EventStoreFailed, "unlock", Key{}, err)
 	}

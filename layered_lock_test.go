@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/internal/storetest"
 	"github.com/modcache/modcache/modcachetest"
 )
 
@@ -77,6 +78,55 @@ func TestLayeredLock(t *testing.T) {
 			unlock()
 		})
 	})
+}
+
+// A layer whose locks hang is waited for once a minute, as is one that hangs when they are given back.
+func TestLayeredLockThatHangs(t *testing.T) {
+	for _, in := range []string{"lock", "unlock"} {
+		t.Run(in, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				ever := make(chan struct{})
+				hang := func() { <-ever }
+				s := &storetest.Locking{OnLock: func(context.Context, modcache.Key) (func(), error) {
+					if in == "lock" {
+						hang()
+					}
+					return hang, nil
+				}}
+				behind := newShelf()
+				l := layered(t, nil, modcache.Layer{Store: s}, modcache.Layer{Store: behind})
+				took := func() time.Duration {
+					ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+					defer cancel()
+					start := time.Now()
+					if unlock, err := l.Lock(ctx, keyNo(1)); err == nil {
+						_, err := behind.Lock(ctx, keyNo(1))
+						require.ErrorIs(t, err, context.DeadlineExceeded, "the others lock")
+						start = start.Add(3 * time.Second)
+						unlock()
+					}
+					return time.Since(start)
+				}
+				for n := range uint64(80) {
+					first := took()
+					if n < 64 {
+						require.NotZero(t, first)
+						require.LessOrEqual(t, first, modcache.DefaultLayerTimeout)
+					}
+					time.Sleep(time.Second)
+					for range 5 {
+						require.Zero(t, took())
+					}
+					require.Equal(t, min(n+1, 64), l.Layers()[0].Hung, "what hangs is left alone")
+					time.Sleep(time.Minute)
+				}
+				close(ever)
+				synctest.Wait()
+				require.Zero(t, l.Layers()[0].Hung)
+				require.Zero(t, took())
+			})
+		})
+	}
 }
 
 type badUnlock struct{ modcache.Store }

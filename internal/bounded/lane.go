@@ -27,6 +27,8 @@ var errOver = fmt.Errorf("the time for an answer is over: %w", context.DeadlineE
 // Lane is for calls of one kind, such as all that read from one store. There are so many at once, and while one
 // hangs, hardly any: it is waited for once.
 type Lane struct {
+	Hung *atomic.Int64 // if set, before the first call, counts those that were given up and haven't ended
+
 	size  int64
 	slots *semaphore.Weighted // taken until a call ends, also if it was given up
 	hangs breaker.Breaker
@@ -49,11 +51,19 @@ func (l *Lane) Refill() { l.slots.Release(l.size) }
 // Do is [Call] in a Lane. An f that doesn't return within wait hangs, whether or not somebody still waits for it.
 // So does one that returns an error because its context ends, a Grace earlier.
 func Do[T any](ctx context.Context, l *Lane, wait time.Duration, f func(context.Context) (T, error), late func(T)) (v T, err error) {
-	if l.hangs.Ask() == breaker.No {
+	switch l.hangs.Ask() {
+	case breaker.No:
+		return v, ErrHangs
+	case breaker.Probe:
+		if l.slots.TryAcquire(1) {
+			l.slots.Release(1)
+			break
+		}
+		l.hangs.Fail(breaker.Hard, 0) // all of them hang, and if one returns, it says so
 		return v, ErrHangs
 	}
 	w := watch{l: l}
-	v, err = Call(ctx, Limit{Wait: wait, Slots: l.slots}, func(ctx context.Context) (v T, err error) {
+	v, err = Call(ctx, Limit{Wait: wait, Slots: l.slots, Hung: l.Hung}, func(ctx context.Context) (v T, err error) {
 		ctx, cancel := context.WithTimeoutCause(ctx, max(wait-Grace, wait/2), errOver)
 		defer cancel()
 		timer := time.AfterFunc(wait, w.hung)
@@ -81,7 +91,7 @@ func Do[T any](ctx context.Context, l *Lane, wait time.Duration, f func(context.
 
 // Try is Do for a call that says nothing about the others: it is made even while they hang.
 func Try[T any](ctx context.Context, l *Lane, wait time.Duration, f func(context.Context) (T, error), late func(T)) (T, error) {
-	return Call(ctx, Limit{Wait: wait, Slots: l.slots}, f, late)
+	return Call(ctx, Limit{Wait: wait, Slots: l.slots, Hung: l.Hung}, f, late)
 }
 
 // GiveBack calls f, which gives back what a call has returned, in any case, and waits for it as long, unless something hangs in the
@@ -92,7 +102,7 @@ func (l *Lane) GiveBack(wait time.Duration, f func() error) error {
 	}
 	slot := l.slots.TryAcquire(1) // if there is none, nothing more is taken that is to be given back
 	w := watch{l: l}
-	_, err := Call(context.Background(), Limit{Wait: wait}, func(context.Context) (struct{}, error) {
+	_, err := Call(context.Background(), Limit{Wait: wait, Hung: l.Hung}, func(context.Context) (struct{}, error) {
 		if slot {
 			defer l.slots.Release(1)
 		}

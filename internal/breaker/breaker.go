@@ -141,7 +141,9 @@ func (b *Breaker) Fail(f Fault, retryAfter time.Duration) (opened bool) {
 	defer b.mu.Unlock()
 	switch b.state.Load() {
 	case open:
-		return false // of calls that fail together, one counts
+		if !b.until.IsZero() {
+			return false // of calls that fail together, one counts
+		} // or the probe's caller didn't wait, and this is what became of it, or of another
 	case closed, suspect:
 		if b.row++; f == Soft && b.row < b.Limit {
 			b.state.Store(suspect)
