@@ -245,7 +245,10 @@ func TestServers(t *testing.T) {
 	defer server.Close()
 	private, err := remote.GenerateKey()
 	require.NoError(t, err)
-	store, err := remote.New(server.URL, &remote.Options{Keyring: remote.Keyring{Keys: []remote.PublicKey{private.Public()}}})
+	store, err := remote.New(server.URL, &remote.Options{
+		Keyring:   remote.Keyring{Keys: []remote.PublicKey{private.Public()}},
+		FirstByte: time.Minute, Stall: time.Minute, AbsentFor: time.Hour,
+	})
 	require.NoError(t, err)
 	defer store.Close()
 	layered := modcache.NewLayered(nil,

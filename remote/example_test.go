@@ -49,7 +49,8 @@ func Example() {
 	// A Cache over such a store finds what the build has uploaded.
 	node, err := remote.New(url, &remote.Options{
 		Keyring:   remote.Keyring{Keys: []remote.PublicKey{key.Public()}},
-		FirstByte: time.Minute, // the default gives up sooner, and the module is compiled
+		FirstByte: time.Minute, // the defaults give up sooner, and the module is compiled
+		Stall:     time.Minute,
 	})
 	if err != nil {
 		log.Fatal(err)

@@ -1,6 +1,7 @@
 package remote_test
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
@@ -199,10 +200,42 @@ func TestHandlerIsBusy(t *testing.T) {
 	require.Equal(t, 400, <-done)
 }
 
+// pipes is a server and its clients without a network, so that their clock can be that of a test.
+type pipes struct {
+	conns  chan net.Conn
+	closed chan struct{}
+}
+
+// servePipes runs a server with h until the test, in a bubble of its own, ends.
+func servePipes(t *testing.T, h http.Handler) *pipes {
+	p := &pipes{make(chan net.Conn), make(chan struct{})}
+	srv := &http.Server{Handler: h}
+	go func() { _ = srv.Serve(p) }()
+	t.Cleanup(func() { _ = srv.Close() })
+	return p
+}
+
+func (p *pipes) dial(context.Context, string, string) (net.Conn, error) {
+	client, server := net.Pipe()
+	p.conns <- server
+	return client, nil
+}
+
+func (p *pipes) Accept() (net.Conn, error) {
+	select {
+	case c := <-p.conns:
+		return c, nil
+	case <-p.closed:
+		return nil, net.ErrClosed
+	}
+}
+
+func (p *pipes) Close() error   { close(p.closed); return nil }
+func (p *pipes) Addr() net.Addr { return &net.TCPAddr{} }
+
 // TestHandlerEndsStalls has clients that stop in the middle free what they hold.
 func TestHandlerEndsStalls(t *testing.T) {
-	defer remote.StallAfter(time.Second)()
-	random := make([]byte, 20<<20) // more than the buffers of a connection hold
+	random := make([]byte, 1<<20)
 	_, _ = rand.NewChaCha8([32]byte{}).Read(random)
 	b := entryOf(t, remote.Options{Signer: generate(t)}, key(1), random, info)
 	path := "/" + key(1).String()
@@ -216,29 +249,38 @@ func TestHandlerEndsStalls(t *testing.T) {
 		"PUT": {fmt.Sprintf("Content-Length: %d\r\nExpect: 100-continue\r\n", len(b)), string(b[:1000]), "HTTP/1.1 100 ", 400, "408 Request Timeout"},
 		"GET": {"", "", "HTTP/1.1 200 ", 404, ""},
 	} {
-		h, err := remote.NewHandler(&storetest.Fake{}, &remote.HandlerOptions{WriteTokens: []string{token}, MaxUploads: 1, MaxDownloads: 1})
-		require.NoError(t, err)
-		srv := httptest.NewServer(h)
-		defer srv.Close()
-		require.Equal(t, 201, status(t, h, "PUT", path, b, auth...))
-
-		conn, err := net.Dial("tcp", srv.Listener.Addr().String())
-		require.NoError(t, err)
-		defer conn.Close()
-		_, err = fmt.Fprintf(conn, "%s %s HTTP/1.1\r\nHost: x\r\n%s: %s\r\n%s\r\n%s", method, path, auth[0], auth[1], c.headers, c.body)
-		require.NoError(t, err)
-		begun := make([]byte, len(c.begun))
-		_, err = io.ReadFull(conn, begun)
-		require.NoError(t, err)
-		require.Equal(t, c.begun, string(begun))
-		probe := func() int { return status(t, h, method, "/"+key(2).String(), nil, auth...) }
-		require.Equal(t, 503, probe(), method)
-		require.Eventually(t, func() bool { return probe() == c.probe }, 20*time.Second, tick, method)
-		if c.end != "" {
-			answer, err := io.ReadAll(conn)
+		synctest.Test(t, func(t *testing.T) {
+			h, err := remote.NewHandler(&storetest.Fake{}, &remote.HandlerOptions{WriteTokens: []string{token}, MaxUploads: 1, MaxDownloads: 1})
 			require.NoError(t, err)
-			require.Contains(t, string(answer), c.end)
-		}
+			require.Equal(t, 201, status(t, h, "PUT", path, b, auth...))
+
+			conn, err := servePipes(t, h).dial(t.Context(), "", "")
+			require.NoError(t, err)
+			defer conn.Close()
+			_, err = fmt.Fprintf(conn, "%s %s HTTP/1.1\r\nHost: x\r\n%s: %s\r\n%s\r\n", method, path, auth[0], auth[1], c.headers)
+			require.NoError(t, err)
+			begun := make([]byte, len(c.begun))
+			_, err = io.ReadFull(conn, begun)
+			require.NoError(t, err)
+			require.Equal(t, c.begun, string(begun))
+			if c.end != "" {
+				line, err := bufio.NewReader(io.LimitReader(conn, 12)).ReadString(0) // what is left of that answer
+				require.ErrorIs(t, err, io.EOF, line)
+				_, err = io.WriteString(conn, c.body)
+				require.NoError(t, err)
+			}
+			probe := func() int { return status(t, h, method, "/"+key(2).String(), nil, auth...) }
+			time.Sleep(remote.StalledAfter - 1)
+			require.Equal(t, 503, probe(), method)
+			time.Sleep(1)
+			synctest.Wait()
+			if c.end != "" {
+				answer, err := io.ReadAll(conn)
+				require.NoError(t, err)
+				require.Contains(t, string(answer), c.end)
+			}
+			require.Equal(t, c.probe, probe(), method)
+		})
 	}
 }
 
@@ -290,29 +332,32 @@ func (c *slowClient) Read(p []byte) (int, error) {
 // TestHandlerKeepsConnections serves one request after the other although each was given
 // a deadline.
 func TestHandlerKeepsConnections(t *testing.T) {
-	defer remote.StallAfter(50 * time.Millisecond)()
-	url := serve(t, &storetest.Fake{}, &remote.HandlerOptions{WriteTokens: []string{token}})
 	b := entry(t, remote.Options{Signer: generate(t)}, key(1), 4000)
-	dials := 0
-	client := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
-		dials++
-		return new(net.Dialer).DialContext(ctx, network, addr)
-	}}}
-	for _, method := range []string{"PUT", "GET", "PUT", "GET"} {
-		r, err := http.NewRequest(method, url+"/"+key(1).String(), nil)
+	synctest.Test(t, func(t *testing.T) {
+		h, err := remote.NewHandler(&storetest.Fake{}, &remote.HandlerOptions{WriteTokens: []string{token}})
 		require.NoError(t, err)
-		if method == "PUT" {
-			r.Body = io.NopCloser(bytes.NewReader(b))
+		server, dials := servePipes(t, h), 0
+		transport := &http.Transport{DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+			dials++
+			return server.dial(ctx, network, addr)
+		}}
+		defer transport.CloseIdleConnections()
+		for _, method := range []string{"PUT", "GET", "PUT", "GET"} {
+			r, err := http.NewRequest(method, "http://server/"+key(1).String(), nil)
+			require.NoError(t, err)
+			if method == "PUT" {
+				r.Body = io.NopCloser(bytes.NewReader(b))
+			}
+			r.Header = bearer(token)
+			resp, err := (&http.Client{Transport: transport}).Do(r)
+			require.NoError(t, err)
+			require.Equal(t, map[string]int{"PUT": 201, "GET": 200}[method], resp.StatusCode)
+			_ = content(t, resp)
+			require.NoError(t, resp.Body.Close())
+			time.Sleep(3 * remote.StalledAfter)
 		}
-		r.Header = bearer(token)
-		resp, err := client.Do(r)
-		require.NoError(t, err)
-		require.Equal(t, map[string]int{"PUT": 201, "GET": 200}[method], resp.StatusCode)
-		_ = content(t, resp)
-		require.NoError(t, resp.Body.Close())
-		time.Sleep(150 * time.Millisecond)
-	}
-	require.Equal(t, 1, dials)
+		require.Equal(t, 1, dials)
+	})
 }
 
 // TestHandlerBoundsDownloads turns away whom it couldn't serve well.

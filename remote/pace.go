@@ -7,7 +7,7 @@ import (
 )
 
 // stalledAfter is how long a client of a handler may make no headway.
-var stalledAfter = 5 * time.Second
+const stalledAfter = 5 * time.Second
 
 // pace ends the transfer of a client that stalls, or crawls: it may take no longer than a
 // [Store] would for the same bytes. What the transfer holds is free again then.
