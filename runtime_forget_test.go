@@ -125,39 +125,40 @@ func TestRuntimeThatIsForgotten(t *testing.T) {
 	}
 	cachetest.NeedsCompiler(t)
 	const n = 60
-	// cycle returns what n runtimes leave behind.
+	// cycle makes n runtimes, and returns what was there before.
 	cycle := func(open func() wazero.Runtime, use func(*testing.T, wazero.Runtime)) (mappings, heap int64) {
 		use(t, open())
-		mappingsBefore, heapBefore := settle(t)
+		mappings, heap = settle(t)
 		for range n {
 			use(t, open())
 		}
-		mappings, heap = settle(t)
-		return mappings - mappingsBefore, heap - heapBefore
+		return mappings, heap
 	}
 	for _, kind := range forgettable {
 		t.Run(kind.name, func(t *testing.T) {
-			plain, plainHeap := cycle(func() wazero.Runtime { return wazero.NewRuntime(bg) }, kind.make)
+			before, heapBefore := cycle(func() wazero.Runtime { return wazero.NewRuntime(bg) }, kind.make)
+			plain, plainHeap := settle(t)
+			plain, plainHeap = plain-before, plainHeap-heapBefore
 			store := &storetest.Fake{}
 			c := newCache(t, store, &modcache.Options{OffHeapMemory: true})
 			compile(t, newRuntime(t, c, nil), wasmtest.Const(1)) // one that stays
 			var open atomic.Int32
-			left, heap := cycle(func() wazero.Runtime {
+			before, heapBefore = cycle(func() wazero.Runtime {
 				r, err := c.NewRuntime(bg, nil)
 				require.NoError(t, err)
 				open.Add(1)
 				runtime.AddCleanup(r, func(open *atomic.Int32) { open.Add(-1) }, &open)
 				return r
 			}, kind.make)
-			for i := 0; open.Load() > 0; i++ {
-				require.Less(t, i, 100, "%d of %d runtimes stay", open.Load(), n)
-				settle(t)
-			}
+			cachetest.GivesBack(t, func() bool { return open.Load() == 0 }, "runtimes stay")
 			retained := int64(c.Metrics().Retained)
+			var left, heap int64
+			requireSettles(t, func(mappings, now int64) bool {
+				left, heap = mappings-before, now-heapBefore
+				return left <= plain*12/10+retained*32<<10 && heap <= max(plainHeap, 0)*12/10+int64(store.Len()+1)*16<<10+256<<10
+			})
 			t.Logf("%d runtimes leave mappings of %d KiB, %d KiB of heap, and %d modules retained; plain: %d and %d KiB",
 				n, left>>10, heap>>10, retained, plain>>10, plainHeap>>10)
-			require.LessOrEqual(t, left, plain*12/10+retained*32<<10)
-			require.LessOrEqual(t, heap, max(plainHeap, 0)*12/10+int64(store.Len()+1)*16<<10+256<<10)
 		})
 	}
 }
@@ -188,13 +189,9 @@ func TestRuntimeModuleThatIsForgotten(t *testing.T) {
 			for i := range int32(n) {
 				compile(t, r, kind.module(100+i))
 			}
-			released := func() bool {
-				_, heap := settle(t)
+			requireSettles(t, func(_, heap int64) bool {
 				return c.Metrics().Retained == kind.retained && (kind.retained > 0 || heap-heapBefore < n*wazeroHeapOfModule/2)
-			}
-			for i := 0; !released(); i++ {
-				require.Less(t, i, 100, "modules stay: %d are retained", c.Metrics().Retained)
-			}
+			})
 			require.Equal(t, result, callF(t, mod), "an instance keeps its module")
 			again, err := r.InstantiateModule(bg, kept, anonymous())
 			require.NoError(t, err, "and so does a handle")
