@@ -272,7 +272,7 @@ func TestHandlerEndsStalls(t *testing.T) {
 			probe := func() int { return status(t, h, method, "/"+key(2).String(), nil, auth...) }
 			time.Sleep(remote.StalledAfter - 1)
 			require.Equal(t, 503, probe(), method)
-			time.Sleep(1)
+			time.Sleep(time.Nanosecond)
 			synctest.Wait()
 			if c.end != "" {
 				answer, err := io.ReadAll(conn)
