@@ -29,19 +29,23 @@ const wazeroPath = "github.com/tetratelabs/wazero"
 // edited in place, or overlaid with -overlay, go unnoticed.
 var Identity = sync.OnceValues(func() (string, error) {
 	info, _ := debug.ReadBuildInfo()
-	file, _ := runtime.FuncForPC(reflect.ValueOf(wazero.NewRuntimeConfig).Pointer()).FileLine(0)
-	return identity(info, file, thisExecutable)
+	return identity(info, sourceFile, thisExecutable)
 })
 
-// identity decides with what the build says about itself, and the name of
-// wazero's config.go at compile time.
-func identity(info *debug.BuildInfo, file string, executable func() (string, error)) (string, error) {
+// sourceFile is the name of wazero's config.go at compile time.
+func sourceFile() string {
+	file, _ := runtime.FuncForPC(reflect.ValueOf(wazero.NewRuntimeConfig).Pointer()).FileLine(0)
+	return file
+}
+
+// identity decides with what the build says about itself, and with what is asked for where that doesn't tell.
+func identity(info *debug.BuildInfo, file func() string, executable func() (string, error)) (string, error) {
 	said, found := wazeroIn(info)
 	if found && said.Version != "" && said.Sum != "" {
 		return said.Path + "@" + said.Version + " " + said.Sum, nil
 	}
 	if !found {
-		if id, ok := fromSourcePath(file); ok {
+		if id, ok := fromSourcePath(file()); ok {
 			return id, nil
 		}
 	}

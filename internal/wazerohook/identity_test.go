@@ -85,11 +85,12 @@ func TestIdentity(t *testing.T) {
 			if runtime.GOOS == "windows" && strings.HasPrefix(c.file, "/") {
 				t.Skip("NOT TESTED: the names are those of Unix")
 			}
-			id, err := identity(c.info, c.file, func() (string, error) { return "0123", nil })
+			file := func() string { return c.file }
+			id, err := identity(c.info, file, func() (string, error) { return "0123", nil })
 			require.Equal(t, c.want, id)
 			require.Equal(t, c.want == unknown, err != nil, "%v", err)
 
-			id, err = identity(c.info, c.file, func() (string, error) { return "", errors.New("unreadable") })
+			id, err = identity(c.info, file, func() (string, error) { return "", errors.New("unreadable") })
 			if c.want == exe {
 				require.ErrorContains(t, err, "unreadable")
 				require.Empty(t, id, "an identity that isn't known must not be made up")

@@ -40,7 +40,7 @@ func ProgramOf(info *debug.BuildInfo, executable func() (string, error)) (p Prog
 	if _, found := wazeroIn(info); !found {
 		return p, ErrNoWazero
 	}
-	if p.Identity, err = identity(info, "", executable); err != nil {
+	if p.Identity, err = identity(info, func() string { return "" }, executable); err != nil {
 		return p, err
 	}
 	if info.Main.Path == wazeroPath {
