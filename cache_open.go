@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/modcache/modcache/internal/bounded"
+	"github.com/modcache/modcache/internal/dirfs"
 	"github.com/modcache/modcache/internal/environ"
 	"github.com/modcache/modcache/internal/layout"
 )
@@ -110,12 +111,7 @@ var errOff = errors.New("the environment says MODCACHE=off")
 func (c *Cache) openDisk(dir string, readOnly bool) (*Disk, error) {
 	o := c.opts.Disk
 	o.ReadOnly = o.ReadOnly || readOnly
-	own := o.OnEvent
-	o.OnEvent = func(e Event) {
-		notify(own, e)
-		c.forward(e)
-	}
-	d, err := bounded.Call(c.ctx, bounded.Limit{Wait: storeWait, Hung: &c.hanging}, func(context.Context) (*Disk, error) { return OpenDisk(dir, &o) },
+	d, err := bounded.Call(c.ctx, bounded.Limit{Wait: storeWait, Hung: &c.hanging}, func(context.Context) (*Disk, error) { return openDisk(dir, &o, dirfs.Open, c.forward) },
 		func(d *Disk) {
 			if d != nil {
 				_ = d.Close()

@@ -532,7 +532,7 @@ func TestCacheWhoseDirectoryHangs(t *testing.T) {
 		var hung atomic.Int32
 		// The clock is what opening a directory asks for that a test can have hang.
 		now := func() time.Time {
-			if strings.Contains(string(debug.Stack()), "modcache.OpenDisk") {
+			if strings.Contains(string(debug.Stack()), "modcache.openDisk") {
 				hung.Add(1)
 				<-answer
 			}

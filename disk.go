@@ -191,8 +191,8 @@ var (
 // user's or root's. In a directory of another user, root makes nothing.
 func OpenDisk(dir string, o *DiskOptions) (*Disk, error) { return openDisk(dir, o, dirfs.Open) }
 
-// openDisk is OpenDisk over the file system that open returns.
-func openDisk(dir string, o *DiskOptions, open func(dir string) (dirfs.FS, error)) (*Disk, error) {
+// openDisk is OpenDisk over the file system that open returns, with observers from the start.
+func openDisk(dir string, o *DiskOptions, open func(dir string) (dirfs.FS, error), observers ...func(Event)) (*Disk, error) {
 	v, err := o.validate()
 	if err != nil {
 		return nil, err
@@ -208,6 +208,9 @@ func openDisk(dir string, o *DiskOptions, open func(dir string) (dirfs.FS, error
 	d := &Disk{dir: dir, o: v, rules: rules, openFS: open, locks: bounded.NewLane(maxStoreCalls), frame: frame.Options{Compressor: frame.NewCompressor(), Compress: v.Compress}}
 	if v.auth != nil {
 		d.frame.Auth = v.auth()
+	}
+	for _, observe := range observers {
+		d.watchers.Add(observe)
 	}
 	if err := d.openTree(); err != nil {
 		return nil, d.errorOf("open", Key{}, err)
