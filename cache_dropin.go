@@ -10,7 +10,6 @@ import (
 	"sync"
 
 	"github.com/tetratelabs/wazero"
-	"github.com/zeebo/blake3"
 
 	"github.com/modcache/modcache/internal/bounded"
 	"github.com/modcache/modcache/internal/contain"
@@ -301,7 +300,8 @@ func (d *dropIn) key(wk wazerohook.WazeroKey) (Key, error) {
 }
 
 func (c *Cache) dropInKey(wk wazerohook.WazeroKey, version string) (key Key) {
-	h := blake3.New()
+	h := newHash()
+	defer hashers.Put(h)
 	_, _ = h.WriteString("modcache drop-in 1\x00" + platform + "\x00")
 	h.Write(wk[:])
 	_, _ = h.WriteString(version + "\x00" + c.engineID)

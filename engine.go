@@ -9,7 +9,6 @@ import (
 	"sync/atomic"
 
 	"github.com/tetratelabs/wazero"
-	"github.com/zeebo/blake3"
 
 	"github.com/modcache/modcache/internal/loaded"
 	"github.com/modcache/modcache/internal/wazerocache"
@@ -129,7 +128,8 @@ const featureLayout = "caching of modules whose code has an unknown layout"
 
 // keyBase hashes what keys of one configuration have in common.
 func (e *engine) keyBase() (base [32]byte) {
-	h := blake3.New()
+	h := newHash()
+	defer hashers.Put(h)
 	_, _ = h.WriteString("modcache runtime 1\x00" + platform + "\x00")
 	_, _ = h.Write(binary.LittleEndian.AppendUint64(nil, e.wazero.CPU))
 	for _, s := range []string{e.c.engineID, e.wazero.Version, e.conf.Fields} {
@@ -143,8 +143,5 @@ func (e *engine) keyBase() (base [32]byte) {
 // key names the artifact of a module: it covers the module, the engine, the
 // platform, the CPU and every setting of the configuration.
 func (e *engine) key(module Fingerprint) Key {
-	var b [64]byte
-	copy(b[:], e.base[:])
-	copy(b[32:], module[:])
-	return blake3.Sum256(b[:])
+	return hashed(e.base[:], module[:])
 }

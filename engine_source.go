@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/tetratelabs/wazero/experimental"
-	"github.com/zeebo/blake3"
 
 	"github.com/modcache/modcache/internal/contain"
 	"github.com/modcache/modcache/internal/wasmbin"
@@ -242,8 +241,8 @@ const tagSize = 32
 // Caches, and from all that guests can make, who don't know the secret. Each byte of it is in
 // memory twice, as wazero copies bodies.
 func (c *Cache) tag(purpose string, key Key) [tagSize]byte {
-	b, secret := append([]byte("modcache "+purpose+" 1\x00"), key[:]...), c.secret()
-	return blake3.Sum256(append(b, secret[:]...))
+	secret := c.secret()
+	return hashed([]byte("modcache "+purpose+" 1\x00"), key[:], secret[:])
 }
 
 // canonical is the canonical encoding of a module whose code may be shared.

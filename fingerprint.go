@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"unicode"
 	"unicode/utf8"
 
@@ -17,7 +18,7 @@ import (
 type Fingerprint [32]byte
 
 // Sum returns the BLAKE3 hash of the module's bytes as they are.
-func Sum(wasm []byte) Fingerprint { return blake3.Sum256(wasm) }
+func Sum(wasm []byte) Fingerprint { return hashed(wasm) }
 
 // String returns the fingerprint as 64 lowercase hexadecimal digits.
 func (f Fingerprint) String() string { return hex.EncodeToString(f[:]) }
@@ -133,11 +134,33 @@ func Canonicalize(wasm []byte) ([]byte, error) {
 // [Sum] of what [Canonicalize] returns, but without building it in memory. It
 // fails for the same modules; take [Sum] for these.
 func Canonical(wasm []byte) (Fingerprint, error) {
-	h := blake3.New()
+	h := newHash()
+	defer hashers.Put(h)
 	if err := wasmbin.WriteCanonical(h, wasm); err != nil {
 		return Fingerprint{}, fmt.Errorf("modcache: no canonical encoding: %w", err)
 	}
 	var f Fingerprint
 	h.Sum(f[:0])
 	return f, nil
+}
+
+// hashers are for BLAKE3. One has 10 kB, for which the stack of each goroutine that had one on it would have to grow.
+var hashers = sync.Pool{New: func() any { return blake3.New() }}
+
+// newHash returns one of hashers, to which it goes back.
+func newHash() *blake3.Hasher {
+	h := hashers.Get().(*blake3.Hasher)
+	h.Reset()
+	return h
+}
+
+// hashed returns the BLAKE3 hash of parts, one after the other.
+func hashed(parts ...[]byte) (sum [32]byte) {
+	h := newHash()
+	defer hashers.Put(h)
+	for _, part := range parts {
+		h.Write(part)
+	}
+	h.Sum(sum[:0])
+	return sum
 }

@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/zeebo/blake3"
-
 	"github.com/modcache/modcache/internal/wasmbin"
 )
 
@@ -94,8 +92,7 @@ func initIn(ctx context.Context) *initOf {
 // snapshotKey names the snapshot that the Init called id leaves of the module whose code
 // is under key.
 func snapshotKey(key Key, id string) Key {
-	b := append([]byte("modcache snapshot 1\x00"), key[:]...)
-	return blake3.Sum256(append(b, id...))
+	return hashed([]byte("modcache snapshot 1\x00"), key[:], []byte(id))
 }
 
 // findSnapshot returns the snapshot under key, or nil if there is none that is sound.
