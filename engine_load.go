@@ -164,11 +164,13 @@ func (l *loading) loadEntry(ctx context.Context, entry *wazerohook.Entry) (_ *lo
 	e := l.e
 	image, stubbed := l.src.image()
 	// wazero decodes the image before it asks for the key, which is time enough to
-	// predict it on another core.
+	// predict it on another core, if it takes long.
 	id := sync.OnceValue(func() [32]byte { return wazerohook.ModuleID(image, e.conf.CloseOnContextDone) })
-	var predicting sync.WaitGroup
-	predicting.Go(func() { id() })
-	defer predicting.Wait()
+	if len(image) >= predictFrom {
+		var predicting sync.WaitGroup
+		predicting.Go(func() { id() })
+		defer predicting.Wait()
+	}
 	key := func() wazerohook.WazeroKey { return e.wazero.KeyOf(id()) }
 	done := l.r.own.Announce(key, entry)
 	defer done()
@@ -193,6 +195,9 @@ func (l *loading) loadEntry(ctx context.Context, entry *wazerohook.Entry) (_ *lo
 	}
 	return l.r.loaded.NewCode(l.src.key, code, cm), nil
 }
+
+// predictFrom is the size of an image from which it pays to start another goroutine.
+const predictFrom = 32 << 10
 
 // lightModule is up to which size of a module its image is made again for other runtimes, and its code is
 // looked for where it was loaded. It takes microseconds, and keeping them a quarter of what wazero

@@ -26,20 +26,34 @@ type Limit struct {
 	Wait  time.Duration
 	Slots *semaphore.Weighted // taken until the call ends, also if it was given up; nil means no bound
 	Hung  *atomic.Int64       // if set, counts the calls that were given up and haven't ended
+
+	grace time.Duration // how much sooner than the call is given up its context ends
+	over  error         // why it ends then; nil is context.DeadlineExceeded
 }
 
 // Call calls f on a goroutine of its own, with its panic or Goexit as an error, and
 // returns when the limit is over or ctx has ended even if f doesn't. The context of f
 // ends then. What f returns after that goes to late, unless that is nil.
-func Call[T any](ctx context.Context, l Limit, f func(context.Context) (T, error), late func(T)) (v T, err error) {
+func Call[T any](ctx context.Context, l Limit, f func(context.Context) (T, error), late func(T)) (T, error) {
+	v, _, err := attempt(ctx, l, f, late)
+	return v, err
+}
+
+// attempt is Call, and also says whether the call goes on.
+func attempt[T any](ctx context.Context, l Limit, f func(context.Context) (T, error), late func(T)) (v T, left bool, err error) {
 	if err := ctx.Err(); err != nil {
-		return v, err
+		return v, false, err
 	}
-	callCtx, cancel := context.WithTimeout(ctx, l.Wait)
+	end := time.Now().Add(l.Wait)
+	if l.Slots != nil && !l.Slots.TryAcquire(1) {
+		waiting, cancel := context.WithDeadline(ctx, end)
+		defer cancel()
+		if l.Slots.Acquire(waiting, 1) != nil {
+			return v, false, cmp.Or(context.Cause(ctx), ErrFull)
+		}
+	}
+	callCtx, cancel := context.WithDeadlineCause(ctx, end.Add(-l.grace), l.over)
 	defer cancel()
-	if l.Slots != nil && l.Slots.Acquire(callCtx, 1) != nil {
-		return v, cmp.Or(context.Cause(ctx), ErrFull)
-	}
 	type result struct {
 		v   T
 		err error
@@ -71,18 +85,26 @@ func Call[T any](ctx context.Context, l Limit, f func(context.Context) (T, error
 	}()
 	select {
 	case r := <-done:
-		return r.v, r.err
+		return r.v, false, r.err
 	case <-callCtx.Done():
+	}
+	if l.grace > 0 {
+		select {
+		case r := <-done:
+			return r.v, false, r.err
+		case <-ctx.Done():
+		case <-time.After(time.Until(end)):
+		}
 	}
 	if l.Hung != nil {
 		l.Hung.Add(1) // before the call can take it back
 	}
 	if settled.CompareAndSwap(false, true) {
-		return v, cmp.Or(context.Cause(ctx), ErrNoAnswer)
+		return v, true, cmp.Or(context.Cause(ctx), ErrNoAnswer)
 	}
 	if l.Hung != nil {
 		l.Hung.Add(-1) // it has ended after all
 	}
 	r := <-done
-	return r.v, r.err
+	return r.v, false, r.err
 }

@@ -62,14 +62,10 @@ func Do[T any](ctx context.Context, l *Lane, wait time.Duration, f func(context.
 		l.hangs.Fail(breaker.Hard, 0) // all of them hang, and if one returns, it says so
 		return v, ErrHangs
 	}
-	w := watch{l: l}
-	v, err = Call(ctx, Limit{Wait: wait, Slots: l.slots, Hung: l.Hung}, func(ctx context.Context) (v T, err error) {
-		ctx, cancel := context.WithTimeoutCause(ctx, max(wait-Grace, wait/2), errOver)
-		defer cancel()
-		timer := time.AfterFunc(wait, w.hung)
+	w, start := &watch{l: l}, time.Now()
+	v, left, err := attempt(ctx, Limit{Wait: wait, Slots: l.slots, Hung: l.Hung, grace: min(Grace, wait/2), over: errOver}, func(ctx context.Context) (v T, err error) {
 		defer func() {
-			w.ended.Store(true)
-			switch hung := !timer.Stop(); {
+			switch hung := w.end(); {
 			case hung || err == nil || ctx.Err() == nil:
 				l.hangs.Succeed() // it has answered
 			case context.Cause(ctx) == errOver:
@@ -79,12 +75,15 @@ func Do[T any](ctx context.Context, l *Lane, wait time.Duration, f func(context.
 		return f(ctx)
 	}, late)
 	switch { // of errors that are ours, since those of others may panic
-	case err == ErrNoAnswer:
-		w.hung()
 	case err == ErrFull:
 		l.hangs.Fail(breaker.Hard, 0)
 	case ctx.Err() != nil:
 		l.hangs.Abstain()
+		if left {
+			w.hungAfter(wait - time.Since(start))
+		}
+	case left:
+		w.hung()
 	}
 	return v, err
 }
@@ -101,15 +100,15 @@ func (l *Lane) GiveBack(wait time.Duration, f func() error) error {
 		wait = Grace
 	}
 	slot := l.slots.TryAcquire(1) // if there is none, nothing more is taken that is to be given back
-	w := watch{l: l}
-	_, err := Call(context.Background(), Limit{Wait: wait, Hung: l.Hung}, func(context.Context) (struct{}, error) {
+	w := &watch{l: l}
+	_, left, err := attempt(context.Background(), Limit{Wait: wait, Hung: l.Hung}, func(context.Context) (struct{}, error) {
 		if slot {
 			defer l.slots.Release(1)
 		}
-		defer w.ended.Store(true)
+		defer w.end()
 		return struct{}{}, f()
 	}, func(struct{}) { l.hangs.Succeed() })
-	if err == ErrNoAnswer {
+	if left {
 		w.hung()
 	}
 	return err
@@ -117,14 +116,34 @@ func (l *Lane) GiveBack(wait time.Duration, f func() error) error {
 
 // watch is what is known of one call.
 type watch struct {
-	l     *Lane
-	ended atomic.Bool
+	l           *Lane
+	ended, late atomic.Bool
+	timer       atomic.Pointer[time.Timer] // calls hung
 }
 
 // hung notes that the call hangs, unless it has ended meanwhile.
 func (w *watch) hung() {
+	w.late.Store(true)
 	w.l.hangs.Fail(breaker.Hard, 0)
 	if w.ended.Load() {
 		w.l.hangs.Succeed()
 	}
+}
+
+// hungAfter has hung called after d, unless the call has ended by then.
+func (w *watch) hungAfter(d time.Duration) {
+	timer := time.AfterFunc(d, w.hung)
+	w.timer.Store(timer)
+	if w.ended.Load() {
+		timer.Stop()
+	}
+}
+
+// end notes that the call has ended, and reports whether it was late.
+func (w *watch) end() (late bool) {
+	w.ended.Store(true)
+	if timer := w.timer.Load(); timer != nil {
+		timer.Stop()
+	}
+	return w.late.Load()
 }
