@@ -42,9 +42,9 @@ func read[T any](ctx context.Context, c *Cache, a *Artifact, f func(*Artifact) (
 // boundedReader reads an artifact for those who want it in memory that isn't ours to keep, such as wazero's for
 // code, which may be unmapped as soon as a read has failed.
 type boundedReader struct {
-	c    *Cache
-	a    *Artifact
-	wait time.Duration // for each read
+	c     *Cache
+	a     *Artifact
+	until time.Time // for all reads together: a store may answer each just in time
 }
 
 // bounded returns a reader of an artifact that get has returned.
@@ -52,7 +52,7 @@ func (c *Cache) bounded(a *Artifact, wait time.Duration) io.ReaderAt {
 	if a.InMemory() {
 		return contain.ReaderAt{Src: a}
 	}
-	return boundedReader{c, a, wait}
+	return boundedReader{c, a, time.Now().Add(wait)}
 }
 
 const (
@@ -79,8 +79,11 @@ func (r boundedReader) ReadAt(p []byte, off int64) (int, error) {
 		copy(p[at-off:], b)
 		return nil
 	}
-	end := off + int64(len(p))
-	_, err := bounded.Do(r.c.ctx, r.c.reads, r.wait, func(context.Context) (struct{}, error) {
+	end, wait := off+int64(len(p)), time.Until(r.until)
+	if wait <= 0 {
+		return 0, bounded.ErrNoAnswer
+	}
+	_, err := bounded.Do(r.c.ctx, r.c.reads, wait, func(context.Context) (struct{}, error) {
 		own, err := r.a.share() // closing a waits for those who read a
 		if err != nil {
 			return struct{}{}, err

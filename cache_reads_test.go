@@ -25,6 +25,7 @@ type hangingFS struct {
 	dirfs.FS
 	reads, closes, looks, writes atomic.Bool
 	hung, open                   atomic.Int64
+	slow                         atomic.Int64 // how long each read takes, in nanoseconds
 	answer                       chan struct{}
 }
 
@@ -60,6 +61,7 @@ type hangingFile struct {
 }
 
 func (f *hangingFile) ReadAt(p []byte, off int64) (int, error) {
+	time.Sleep(time.Duration(f.h.slow.Load()))
 	if len(p) > 16<<10 { // more than the header, which Get reads
 		f.h.wait(&f.h.reads)
 	}
@@ -155,6 +157,27 @@ func TestCacheWhoseOpenFilesHang(t *testing.T) {
 			}
 		}
 	}
+}
+
+// A file system that answers each read just in time doesn't take its time for each.
+func TestCacheWhoseFilesAreSlow(t *testing.T) {
+	needsCompiler(t)
+	dir, m := t.TempDir(), modcache.NewModule(wasmtest.Sum(3000, 0))
+	synctest.Test(t, func(t *testing.T) {
+		h := &hangingFS{answer: make(chan struct{})}
+		d := openHanging(t, dir, h)
+		require.NoError(t, newCache(t, d, nil).Warm(bg, nil, m))
+		c := newCache(t, d, nil)
+		r := newRuntime(t, c, nil)
+		h.slow.Store(int64(4000 * time.Millisecond))
+		start := time.Now()
+		cm, err := r.Compile(bg, m)
+		require.NoError(t, err)
+		require.Less(t, time.Since(start), 10*time.Second, "to find it, and to read it")
+		require.EqualValues(t, 1, c.Metrics().Compiles)
+		h.slow.Store(0)
+		require.NoError(t, cm.Close(bg))
+	})
 }
 
 // Warm reads code that is in memory already once more, and doesn't wait for that for ever either.

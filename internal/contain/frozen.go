@@ -3,6 +3,7 @@ package contain
 import (
 	"errors"
 	"reflect"
+	"slices"
 	"strings"
 )
 
@@ -59,6 +60,9 @@ func isStrange(err error) bool {
 	return false
 }
 
+// standard is where the standard library has its types of errors. A name without a dot may be anybody's.
+var standard = []string{"archive", "bufio", "compress", "context", "crypto", "encoding", "errors", "fmt", "internal", "io", "net", "os", "runtime", "strconv", "syscall", "time"}
+
 // isForeign reports whether a type is neither of this module nor of the standard library.
 func isForeign(t reflect.Type) bool {
 	if t.Kind() == reflect.Pointer {
@@ -67,5 +71,5 @@ func isForeign(t reflect.Type) bool {
 	pkg, module := t.PkgPath(), strings.TrimSuffix(reflect.TypeFor[frozen]().PkgPath(), "internal/contain")
 	first, _, _ := strings.Cut(pkg, "/")
 	ours := strings.HasPrefix(pkg+"/", module) && !strings.HasSuffix(pkg, "_test")
-	return (first == "main" || strings.Contains(first, ".")) && !ours
+	return !ours && !slices.Contains(standard, first)
 }

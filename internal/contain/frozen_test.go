@@ -47,6 +47,10 @@ func TestFrozenErrorsStayAsTheyWere(t *testing.T) {
 		require.NotErrorIs(t, f, fs.ErrClosed)
 		require.False(t, errors.As(f, new(*fs.PathError)))
 	}
+	strict = false
+	f := contain.Frozen(struct{ *loose }{inner}) // of a type that no package has
+	strict = true
+	require.Contains(t, f.Error(), "loose")
 	var panicked *contain.Panic
 	require.ErrorAs(t, contain.Frozen(inner), &panicked, "it panics at once")
 }
