@@ -172,6 +172,7 @@ func newCache(opts Options) (*Cache, error) {
 		opts: opts, engineID: opts.EngineID, closed: make(chan struct{}), loaded: loaded.New(opts.Retain),
 		lanes: newLanes(), now: opts.Disk.Now, secret: sync.OnceValue(newSecret),
 	}
+	c.opts.Disk.Key = nil // that of Open is a function by now, and New has no use for it
 	if c.now == nil {
 		c.now = time.Now
 	}

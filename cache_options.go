@@ -140,6 +140,12 @@ const (
 	defaultSmallModules = 128
 )
 
+// Format implements [fmt.Formatter], so that any verb hides the Key of the Disk.
+func (o Options) Format(f fmt.State, verb rune) {
+	type plain Options // without this method
+	fmt.Fprintf(f, fmt.FormatString(f, verb), plain(o))
+}
+
 // validate returns a copy with the defaults filled in. Those that are off are 0 (Retain), MaxInt (SmallModules) or -1.
 func (o *Options) validate() (Options, error) {
 	var v Options

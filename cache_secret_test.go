@@ -46,7 +46,7 @@ func TestCacheOptionsHideTheKey(t *testing.T) {
 	require.NoError(t, c.Close(bg)) // so that nobody works on what is printed
 	numbers := fmt.Sprint([]byte("sixteen"))
 	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%x"} {
-		for _, v := range []any{o, &o, o.Disk, &o.Disk, c, c.Store()} {
+		for _, v := range []any{o, &o, []any{&o}, o.Disk, &o.Disk, c, c.Store(), newCache(t, modcache.NewMemory(nil), &o)} {
 			text := fmt.Sprintf(verb, v)
 			require.NotContains(t, text, "sixteen")
 			require.NotContains(t, text, numbers[1:len(numbers)-1])

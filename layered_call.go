@@ -77,8 +77,17 @@ func closeArtifact(a *Artifact) {
 	}
 }
 
-// get asks the store; a miss is nil, nil.
-func (ly *layer) get(ctx context.Context, key Key) (a *Artifact, err error) {
+// share is how long the layer may take for a caller who waits until then. With layers behind it, it gets half of that: if
+// it hangs, the caller is still there to ask the others, and to know whose fault it was.
+func (ly *layer) share(until time.Time) time.Duration {
+	if ly.last || until.IsZero() {
+		return ly.Timeout
+	}
+	return min(ly.Timeout, time.Until(until)/2)
+}
+
+// get asks the store; a miss is nil, nil. Only one that is Direct may take longer than limit.
+func (ly *layer) get(ctx context.Context, key Key, limit time.Duration) (a *Artifact, err error) {
 	if ly.Write == WriteNever {
 		if _, ok := ly.passed.Load(key); ok {
 			return nil, nil
@@ -90,7 +99,7 @@ func (ly *layer) get(ctx context.Context, key Key) (a *Artifact, err error) {
 	if ly.Direct { // apart, because the closures of a bounded call cost allocations
 		a, err = ly.ask(ctx, key)
 	} else {
-		a, err = ly.getWithin(ctx, key)
+		a, err = ly.getWithin(ctx, key, limit)
 	}
 	if err != nil {
 		return nil, ly.failed(ctx, &ly.reads, "get", key, err)
@@ -111,10 +120,10 @@ func (ly *layer) pass(key Key) {
 	}
 }
 
-func (ly *layer) getWithin(ctx context.Context, key Key) (*Artifact, error) {
+func (ly *layer) getWithin(ctx context.Context, key Key, limit time.Duration) (*Artifact, error) {
 	defer ly.getTime.since(time.Now())
 	get := func(ctx context.Context) (*Artifact, error) { return ly.ask(ctx, key) }
-	return within(ctx, ly, ly.calls, ly.Timeout, get, closeArtifact)
+	return within(ctx, ly, ly.calls, limit, get, closeArtifact)
 }
 
 // add stores a, whose handle stays the caller's.

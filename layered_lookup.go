@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 	"sync/atomic"
+	"time"
 
 	"github.com/modcache/modcache/internal/contain"
 	"github.com/modcache/modcache/internal/flight"
@@ -50,7 +51,7 @@ func (l *Layered) get(ctx context.Context, key Key) (a *Artifact, from *layer, e
 	seen := l.changes.Load()
 	var frontErr error
 	if l.front != nil && !l.closed.Load() {
-		if a, frontErr = l.front.get(ctx, key); a != nil {
+		if a, frontErr = l.front.get(ctx, key, noLimit); a != nil {
 			l.hit(l.front, key, a)
 			return a, l.front, nil
 		}
@@ -73,7 +74,8 @@ func (l *Layered) getBehind(ctx context.Context, key Key, behind *layer) (a *Art
 	}
 	defer l.ops.Done()
 	layers := l.layers[slices.Index(l.layers, behind)+1:]
-	f, err := l.search(ctx, key, layers, nil, func() bool { return true })
+	until, _ := ctx.Deadline()
+	f, err := l.search(ctx, key, layers, nil, until, func() bool { return true })
 	if err != nil || f.a == nil {
 		return nil, nil, l.miss(key, err)
 	}
@@ -161,10 +163,11 @@ func (l *Layered) join(ctx context.Context, key Key, seen uint64) (*flight.Fligh
 	if asked != nil && len(l.layers) == 1 && asked.queue.Find(key) == nil {
 		return nil, nil
 	}
+	until, _ := ctx.Deadline()
 	var f *flight.Flight[*found]
 	f, _ = l.lookups.Join(context.WithoutCancel(ctx), key, func(ctx context.Context) (*found, error) {
 		defer l.changes.Add(1)
-		return l.search(ctx, key, l.layers, asked, func() bool { return ctx.Err() != nil || f.Forgotten() })
+		return l.search(ctx, key, l.layers, asked, until, func() bool { return ctx.Err() != nil || f.Forgotten() })
 	})
 	return f, nil
 }
@@ -179,14 +182,14 @@ func (l *Layered) forget(key Key) {
 
 // search asks layers in order, and what is on its way into them first. A layer that
 // was asked already is not asked again. What is found is promoted unless stale, which is
-// called under mu, says no.
-func (l *Layered) search(ctx context.Context, key Key, layers []*layer, asked *layer, stale func() bool) (*found, error) {
+// called under mu, says no. Until then, if that isn't zero, somebody waits.
+func (l *Layered) search(ctx context.Context, key Key, layers []*layer, asked *layer, until time.Time, stale func() bool) (*found, error) {
 	var errs []error
 	for _, ly := range layers {
 		a := l.onItsWay(ly, key)
 		if a == nil && ly != asked {
 			var err error
-			if a, err = ly.get(ctx, key); err != nil {
+			if a, err = ly.get(ctx, key, ly.share(until)); err != nil {
 				errs = append(errs, err)
 			}
 		}

@@ -21,6 +21,12 @@ type FleetOptions struct {
 	Cache  modcache.Options // of the Cache, and of the directory
 }
 
+// Format implements [fmt.Formatter], so that any verb hides secrets.
+func (o FleetOptions) Format(f fmt.State, verb rune) {
+	type plain FleetOptions // without this method
+	fmt.Fprintf(f, fmt.FormatString(f, verb), plain(o))
+}
+
 // Fleet is a [modcache.Cache] whose store is a directory of this machine, with a server behind it
 // that a fleet shares. Its methods may be called from several goroutines at once. Close it when done.
 type Fleet struct {
@@ -62,8 +68,11 @@ func OpenFleet(dir, url string, o *FleetOptions) (*Fleet, error) {
 		return nil, err
 	}
 	front := modcache.Layer{Name: "disk"}
-	if !env.Off {
+	switch {
+	case !env.Off:
 		f.disk, err = v.openDisk(dir)
+	case v.Cache.MustStore:
+		err = errors.New("modcache: the environment says MODCACHE=off, but Options.MustStore asks for a directory")
 	}
 	switch {
 	case f.disk != nil:

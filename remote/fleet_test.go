@@ -1,6 +1,7 @@
 package remote_test
 
 import (
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -72,6 +73,10 @@ func TestOpenFleet(t *testing.T) {
 	compiles, hits = use("", url, node)
 	require.Zero(t, compiles)
 	require.Contains(t, hits, "memory")
+	node.Cache.MustStore = true
+	_, err = remote.OpenFleet("", url, node)
+	require.ErrorContains(t, err, "MODCACHE=off")
+	node.Cache.MustStore = false
 
 	for _, o := range []*remote.FleetOptions{nil, {}} {
 		_, err = remote.OpenFleet(dir, url, o)
@@ -79,6 +84,10 @@ func TestOpenFleet(t *testing.T) {
 	}
 	_, err = remote.OpenFleet(dir, "cache.example", node)
 	require.ErrorContains(t, err, "begin with http://")
+	_, err = remote.OpenFleet(dir, "https://cache.example/modules?sig=secret", node)
+	require.ErrorContains(t, err, "https://cache.example/modules")
+	require.NotContains(t, err.Error(), "secret")
+	require.NotContains(t, fmt.Sprintf("%s", []any{&remote.FleetOptions{Cache: modcache.Options{Disk: modcache.DiskOptions{Key: []byte("sixteen bytes or more")}}}}), "115 105")
 	node.Cache.EngineID = string(make([]byte, 300))
 	_, err = remote.OpenFleet(dir, url, node)
 	require.Error(t, err)

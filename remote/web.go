@@ -53,7 +53,8 @@ func newWeb(rawURL string, o *Options) (*web, error) {
 		return nil, errors.New("modcache: the URL of the remote store can't be parsed")
 	}
 	if u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.RawQuery != "" || u.Fragment != "" {
-		return nil, fmt.Errorf("modcache: remote store %q: want http://host/path or https://host/path", u.Redacted())
+		return nil, fmt.Errorf("modcache: remote store %q: want http://host/path or https://host/path, and nothing behind it",
+			(&url.URL{Scheme: u.Scheme, Host: u.Host, Path: u.Path}).String()) // what is left out may be secret
 	}
 	header := http.Header{}
 	for _, name := range slices.Sorted(maps.Keys(o.Header)) {
