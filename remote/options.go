@@ -89,7 +89,7 @@ type Options struct {
 
 	// Retries is how often a failed upload is tried again, first after about
 	// half a second, then after twice as long each time. The default is 4. Where no
-	// upload arrives for more pauses in a row, those that wait fail at once.
+	// upload arrives for more pauses in a row, or the server asks for more than 90 seconds, those that wait fail at once.
 	Retries int
 
 	// Name is the Layer in events. The default is "remote".

@@ -97,6 +97,8 @@ const (
 	// An upload may take this long, and one second more for each slowest bytes.
 	minUpload = 30 * time.Second
 	slowest   = 32 << 10
+	// So long a server may have uploads wait, in all, before one of them arrives.
+	maxAsked = 90 * time.Second
 )
 
 // uploadTime is how long the transfer of so many bytes may take.
@@ -104,8 +106,7 @@ func uploadTime(size int64) time.Duration {
 	return minUpload + time.Duration(size/slowest)*time.Second
 }
 
-// attempts brings one artifact to the server. Once as many pauses in a row as it has attempts have brought nothing,
-// whatever the uploads, the server is left alone: else each of a thousand would find out for itself.
+// attempts brings one artifact to the server.
 func (s *Store) attempts(key modcache.Key, u *upload) error {
 	var entry []byte // made once it is needed
 	var err error    // of the last attempt
@@ -127,8 +128,8 @@ func (s *Store) attempts(key modcache.Key, u *upload) error {
 			try++
 			s.counters.retries.Add(1)
 		}
-		if n := s.puts.Pauses(); n > s.o.Retries && s.puts.Remaining() > 0 { // or else one is trying
-			return errors.Join(fmt.Errorf("%w: no upload arrived, with %d pauses between them", modcache.ErrUnavailable, n), err)
+		if why := s.inVain(); why != nil {
+			return errors.Join(why, err)
 		}
 		d := firstRetry << min(max(try, 1)-1, 10)
 		d = max(d/2+rand.N(d), s.puts.Remaining(), s.breaker.Remaining())
@@ -138,6 +139,23 @@ func (s *Store) attempts(key modcache.Key, u *upload) error {
 			return errors.Join(modcache.ErrClosed, err)
 		}
 	}
+}
+
+// inVain returns why no upload waits for the server. Once as many pauses in a row as one has attempts have brought nothing,
+// whatever the uploads, the server is left alone: else each of a thousand would find out for itself. So it is if it
+// asks for more time than a program that ends can wait, be it of uploads or of lookups.
+func (s *Store) inVain() error {
+	for _, b := range []*breaker.Breaker{&s.puts, &s.breaker} {
+		n, asked := b.Pauses()
+		switch {
+		case b.Remaining() == 0: // one is trying, or may
+		case asked > maxAsked:
+			return fmt.Errorf("%w: the server has asked to be left alone for %v, and uploads wait for %v", modcache.ErrUnavailable, asked.Round(time.Second), maxAsked)
+		case b == &s.puts && n > s.o.Retries:
+			return fmt.Errorf("%w: no upload arrived, with %d pauses between them", modcache.ErrUnavailable, n)
+		}
+	}
+	return nil
 }
 
 var errEncode = errors.New("the artifact can't be encoded")

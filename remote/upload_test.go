@@ -147,6 +147,7 @@ func TestStoreUploadsToNobody(t *testing.T) {
 	for name, c := range map[string]struct {
 		has func(context.Context, modcache.Key) (bool, error)
 		put func(context.Context, modcache.Key, []byte, bool) error
+		get error
 		max time.Duration
 	}{
 		"hangs":      {has: func(ctx context.Context, _ modcache.Key) (bool, error) { return false, never(ctx) }, max: 10 * time.Minute},
@@ -155,6 +156,10 @@ func TestStoreUploadsToNobody(t *testing.T) {
 		"nobody listens": {has: func(context.Context, modcache.Key) (bool, error) {
 			return false, &net.OpError{Op: "dial", Err: errors.New("refused")}
 		}, max: 2 * time.Minute},
+		"asks for seconds":    {put: func(context.Context, modcache.Key, []byte, bool) error { return busy{20 * time.Second} }, max: 2 * time.Minute},
+		"asks for a minute":   {has: func(context.Context, modcache.Key) (bool, error) { return false, busy{time.Minute} }, max: 2 * time.Minute},
+		"asks for 10 minutes": {put: func(context.Context, modcache.Key, []byte, bool) error { return busy{10 * time.Minute} }, max: time.Second},
+		"asks who reads":      {put: func(context.Context, modcache.Key, []byte, bool) error { return errors.New("status 502") }, get: busy{10 * time.Minute}, max: 2 * time.Minute},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -162,6 +167,11 @@ func TestStoreUploadsToNobody(t *testing.T) {
 				f.has, f.put = c.has, c.put
 				s := over(t, f, remote.Options{Signer: signer})
 				defer s.Close()
+				if c.get != nil {
+					f.get = func(context.Context, modcache.Key) (io.ReadCloser, error) { return nil, c.get }
+					_, _, err := s.Get(t.Context(), key(1))
+					require.ErrorIs(t, err, c.get)
+				}
 				const n = 200
 				for i := range n {
 					require.NoError(t, add(t, s, key(byte(i)), 1000))
@@ -174,10 +184,10 @@ func TestStoreUploadsToNobody(t *testing.T) {
 				require.Less(t, len(f.took()), 40)
 
 				// One that comes when the pause is over has one attempt, and if that succeeds all have it again.
-				time.Sleep(2 * time.Minute)
+				time.Sleep(15 * time.Minute)
 				require.NoError(t, add(t, s, key(n), 1000))
 				require.Error(t, s.Flush(t.Context()))
-				time.Sleep(2 * time.Minute)
+				time.Sleep(15 * time.Minute)
 				f.has, f.put = nil, nil
 				for i := range n {
 					require.NoError(t, add(t, s, key(byte(i)), 1000))

@@ -27,6 +27,7 @@ type Breaker struct {
 	row    int           // soft faults in a row, while closed
 	pause  time.Duration // the last one since a success
 	pauses int           // since a success
+	asked  time.Duration // how long those of them were that the other side asked for
 	until  time.Time     // while open: when to probe; while probing: when the probe is overdue
 	opened uint64
 }
@@ -104,11 +105,12 @@ func (b *Breaker) Remaining() time.Duration {
 	return max(0, time.Until(b.until))
 }
 
-// Pauses returns how many pauses there were in a row, with no success between them.
-func (b *Breaker) Pauses() int {
+// Pauses returns how many pauses there were in a row, with no success between them, and how long those of them
+// were that the other side asked for.
+func (b *Breaker) Pauses() (n int, asked time.Duration) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.pauses
+	return b.pauses, b.asked
 }
 
 // Succeed notes that a call was answered.
@@ -119,7 +121,7 @@ func (b *Breaker) Succeed() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.state.Store(closed)
-	b.row, b.pause, b.pauses = 0, 0, 0
+	b.row, b.pause, b.pauses, b.asked = 0, 0, 0, 0
 }
 
 // Recover notes that a probe other than a call was answered. Only a call proves more, so
@@ -163,6 +165,7 @@ func (b *Breaker) Fail(f Fault, retryAfter time.Duration) (opened bool) {
 		if b.Jitter {
 			d += rand.N(d/4 + 1)
 		}
+		b.asked += d
 	}
 	b.state.Store(open)
 	b.row, b.until = 0, time.Now().Add(d)

@@ -105,6 +105,15 @@ func TestBreakerHeedsRetryAfter(t *testing.T) {
 		b.Succeed()
 		require.True(t, b.Fail(Hard, 1<<62))
 		require.Equal(t, maxRetryAfter, b.Remaining())
+		time.Sleep(maxRetryAfter)
+		require.Equal(t, Probe, b.Ask())
+		b.Fail(Hard, time.Second)
+		time.Sleep(time.Second)
+		require.Equal(t, Probe, b.Ask())
+		b.Fail(Hard, 0)
+		pauses, asked := b.Pauses()
+		require.Equal(t, 3, pauses)
+		require.Equal(t, maxRetryAfter+time.Second, asked)
 	})
 }
 
