@@ -11,10 +11,12 @@ import (
 // links are the imports of memories and tables in one Runtime. Who imports one has a part in the state of an
 // instance, which is found by its name: one without a name is nobody else's.
 type links struct {
-	some   atomic.Bool // whether there were any
-	mu     sync.Mutex
-	ended  int64                 // imports; guarded by mu
-	byName map[string]*importers // of the instances that are imported from; guarded by mu
+	some atomic.Bool // whether there were any
+	mu   sync.Mutex  // guards what follows
+
+	open, ended int64                 // modules that are being instantiated, and those that have been
+	byName      map[string]*importers // of the instances that are imported from
+	forgotten   int64                 // until then, names were imported from that aren't in byName any more
 }
 
 // importers are the modules that import from one name.
@@ -26,7 +28,7 @@ type importers struct {
 // anybody is imported from if it can't be told who is. No instance has that name: it is no UTF-8.
 const anybody = "\xff"
 
-// mostNames bounds what is remembered for as long as the Runtime lives.
+// mostNames is how many are remembered; those that are being imported from don't count.
 const mostNames = 1000
 
 // begin takes note of a module that is about to be instantiated under ctx, and imports from those called names, or
@@ -38,17 +40,17 @@ func (s *links) begin(ctx context.Context, names []string) (end func()) {
 	s.some.Store(true)
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.open++
 	var begun []*importers
 	for _, name := range names {
 		if name == "" { // which nothing is found by
 			continue
 		}
 		of := s.byName[name]
-		if of == nil && len(s.byName) >= mostNames {
-			name = anybody
-			of = s.byName[name]
-		}
 		if of == nil {
+			if len(s.byName) >= mostNames {
+				s.forget()
+			}
 			of = &importers{}
 			if s.byName == nil {
 				s.byName = map[string]*importers{}
@@ -61,6 +63,7 @@ func (s *links) begin(ctx context.Context, names []string) (end func()) {
 	return func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
+		s.open--
 		s.ended++
 		for _, of := range begun {
 			of.open--
@@ -71,9 +74,32 @@ func (s *links) begin(ctx context.Context, names []string) (end func()) {
 
 // now is the time in links: what ended before doesn't count as imported since.
 func (s *links) now() int64 {
+	if !s.some.Load() {
+		return 0
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.ended
+}
+
+// forget drops the names that nobody is importing from.
+func (s *links) forget() {
+	for name, of := range s.byName {
+		if of.open == 0 {
+			s.forgotten = max(s.forgotten, of.last)
+			delete(s.byName, name)
+		}
+	}
+}
+
+// any reports whether somebody may have imported from any instance since.
+func (s *links) any(since int64) bool {
+	if !s.some.Load() {
+		return false
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.open > 0 || s.ended > since
 }
 
 // imported reports whether somebody may have imported from the instance called name since.
@@ -83,6 +109,9 @@ func (s *links) imported(name string, since int64) bool {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.forgotten > since && name != "" {
+		return true
+	}
 	for _, name := range []string{name, anybody} {
 		if of := s.byName[name]; of != nil && (of.open > 0 || of.last > since) {
 			return true

@@ -23,6 +23,7 @@ type guestMemory struct {
 	caller experimental.MemoryAllocator
 	shared bool
 	given  atomic.Bool
+	since  int64  // in Runtime.links, when it was made
 	name   string // of the instance, once it is complete
 	named  atomic.Bool
 }
@@ -75,7 +76,7 @@ func callersAllocator(ctx context.Context) (a experimental.MemoryAllocator, nest
 
 // newMemory maps a memory, or leaves it to the heap.
 func (r *Runtime) newMemory(l wasmbin.Linkage, image *mapped.Image) *guestMemory {
-	g := &guestMemory{r: r, image: image, shared: l.Memory.Shared}
+	g := &guestMemory{r: r, image: image, shared: l.Memory.Shared, since: r.links.now()}
 	if !l.Mappable() {
 		return g
 	}
@@ -156,9 +157,9 @@ func (g *guestMemory) Free() {
 // imported reports whether another module may have imported the memory, or a table with functions that use it.
 func (g *guestMemory) imported() bool {
 	if !g.named.Load() {
-		return g.r.links.some.Load()
+		return g.r.links.any(g.since)
 	}
-	return g.r.links.imported(g.name, 0)
+	return g.r.links.imported(g.name, g.since)
 }
 
 func (g *guestMemory) discard() {

@@ -24,8 +24,8 @@ import (
 //
 // A slice that Memory().Read returned ends with its instance, where wazero
 // keeps it alive: copy what outlives the instance. When an instance is closed, its memory is given
-// back at once, and reads from then on as it began, or as zeros, also to a call that is still under way. An
-// instance that is never closed gives it back when it is collected.
+// back at once, and reads from then on as it began, or as zeros, also to a call that is still under way. One that another
+// module may have imported lasts until nothing refers to it. wazero keeps an instance that is never closed for as long as its runtime.
 //
 // A snapshot has the memory and the globals of the instance that Init ran in. What the host
 // did for Init isn't in it: files that were opened, clocks that were read, arguments and
@@ -133,8 +133,11 @@ func (r *Runtime) newTemplate(ctx context.Context, m *Module, o *TemplateOptions
 // prepare finds out how instances are to begin, and how to make them.
 func (t *Template) prepare(ctx context.Context, m *Module, o *TemplateOptions) error {
 	state, err := wasmbin.ReadState(m.wasm)
-	if err != nil && o.Init != nil {
+	switch {
+	case err != nil && o.Init != nil:
 		return fmt.Errorf("its state can't be read: %w", err)
+	case err != nil:
+		return nil // wazero can read it, and base is what it is
 	}
 	var snap *wasmbin.Snapshot
 	if o.Init != nil {
@@ -145,10 +148,8 @@ func (t *Template) prepare(ctx context.Context, m *Module, o *TemplateOptions) e
 		t.config = t.config.WithStartFunctions()
 		t.module = sync.OnceValue(func() *Module { return t.plain(m, state, snap) })
 	}
-	if err == nil {
-		if err = t.share(ctx, state, snap); err == nil {
-			return nil
-		}
+	if err = t.share(ctx, state, snap); err == nil {
+		return nil
 	}
 	if t.r.e != nil && !errors.Is(err, errNotShared) && t.r.failIfClosed() == nil {
 		t.r.c.degrade("sharing of code with templates", err)

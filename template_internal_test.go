@@ -107,7 +107,7 @@ func TestTemplateWritesTables(t *testing.T) {
 	defer other.Close(ctx)
 	mod, err := other.Instantiate(ctx, nil)
 	require.NoError(t, err)
-	none, err := wazerohook.ReadTables(mod)
+	none, err := wazerohook.ReadTables(mod, 100)
 	require.NoError(t, err)
 	tmpl.tables.agreed.Store(none)
 	for range 3 {

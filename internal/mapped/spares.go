@@ -18,10 +18,20 @@ type spare struct {
 	begins uint64 // bytes that can be used
 }
 
-// mostSpare is how many there may be, over all images: their addresses, and some page tables, are taken.
-const mostSpare = 512
+// There may be so many of them, and so many bytes, over all images: their addresses and some page tables are taken, and
+// where the kernel promises no more memory than it has, all their bytes.
+const (
+	mostSpare      = 512
+	mostSpareBytes = 1 << 30
+)
 
-var spared atomic.Int64
+var spared, sparedBytes atomic.Int64
+
+// count takes note of so many more, and reports whether there may be as many.
+func count(areas, bytes int64) bool {
+	n, size := spared.Add(areas), sparedBytes.Add(bytes)
+	return n <= mostSpare && size <= mostSpareBytes
+}
 
 // take returns an area of so many bytes that may grow to most, if there is one.
 func (s *spares) take(begins, most uint64) (a area, ok bool) {
@@ -35,7 +45,7 @@ func (s *spares) take(begins, most uint64) (a area, ok bool) {
 		return a, false
 	}
 	a, s.areas = s.areas[n-1].area, s.areas[:n-1]
-	spared.Add(-1)
+	count(-1, -int64(begins))
 	return a, true
 }
 
@@ -44,14 +54,14 @@ func (s *spares) put(a area, begins uint64) bool {
 	if s == nil || a.nowhere() {
 		return false
 	}
-	if spared.Add(1) > mostSpare || !a.restore(begins) {
-		spared.Add(-1)
+	if !count(1, int64(begins)) || !a.restore(begins) {
+		count(-1, -int64(begins))
 		return false
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
-		spared.Add(-1)
+		count(-1, -int64(begins))
 		return false
 	}
 	s.areas = append(s.areas, spare{a, begins})
@@ -65,7 +75,7 @@ func (s *spares) close() {
 	s.areas, s.closed = nil, true
 	s.mu.Unlock()
 	for _, a := range areas {
+		count(-1, -int64(a.begins))
 		a.release()
 	}
-	spared.Add(-int64(len(areas)))
 }

@@ -29,7 +29,7 @@ type MemoryType struct {
 // maxMemory is how large a memory may grow that has no maximum.
 const maxMemory = 1 << 32
 
-// ScanLinkage reads the sections of a module that say so.
+// ScanLinkage reads the sections of a module that say so. It fails if sections are out of order, which wazero 1.10 takes.
 func ScanLinkage(wasm []byte) (l Linkage, err error) {
 	sc, err := newScanner(wasm)
 	if err != nil {
@@ -68,8 +68,6 @@ func ScanLinkage(wasm []byte) (l Linkage, err error) {
 			}
 		case start:
 			l.Starts = true
-		case code:
-			return l, nil
 		}
 	}
 	return l, sc.err

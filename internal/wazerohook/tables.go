@@ -129,8 +129,9 @@ func (o *openTables) table(i int) []uintptr {
 }
 
 // ReadTables returns what the tables of an instance hold, in which nothing has run yet, and which imports none.
-// It fails if that isn't the instance's own, or if wazero's are of an unknown shape.
-func ReadTables(mod api.Module) (*Tables, error) {
+// It fails if that isn't the instance's own, if there is room for more than so many references, or if wazero's are of an
+// unknown shape.
+func ReadTables(mod api.Module, most int) (*Tables, error) {
 	t := &Tables{}
 	var err error
 	if t.shape, err = shapeOf(reflect.ValueOf(mod)); err != nil {
@@ -139,6 +140,11 @@ func ReadTables(mod api.Module) (*Tables, error) {
 	o, ok := t.shape.open(mod)
 	if !ok {
 		return nil, fmt.Errorf("%w: an instance that is another", ErrShape)
+	}
+	for i := range o.tables {
+		if most -= len(o.table(i)); most < 0 {
+			return nil, errors.New("tables that are too large")
+		}
 	}
 	known := make(map[uintptr]slot, 1+len(*o.functions))
 	known[0] = 0

@@ -67,7 +67,7 @@ func TestTablesAreWrittenAsWazeroDoes(t *testing.T) {
 	}
 	r, cm := open(wazero.NewRuntimeConfigInterpreter())
 	mod, _ := tabled(t, r, cm)
-	_, err := ReadTables(mod)
+	_, err := ReadTables(mod, 100)
 	require.ErrorIs(t, err, ErrShape)
 	if Supported() != nil {
 		t.Skip("NOT TESTED: tables of compiled code:", Supported())
@@ -78,10 +78,12 @@ func TestTablesAreWrittenAsWazeroDoes(t *testing.T) {
 	require.True(t, ok)
 	require.Equal(t, 7, less)
 	mod, want := tabled(t, r, cm)
-	tables, err := ReadTables(mod)
+	tables, err := ReadTables(mod, 100)
 	require.NoError(t, err)
+	_, err = ReadTables(mod, 10)
+	require.ErrorContains(t, err, "too large")
 	mod, _ = tabled(t, r, cm)
-	again, err := ReadTables(mod)
+	again, err := ReadTables(mod, 100)
 	require.NoError(t, err)
 	require.True(t, tables.Equal(again))
 	expected := want()
@@ -142,7 +144,7 @@ func TestTablesWithInitialValues(t *testing.T) {
 	}
 	empty, _, ok := WithoutElements(cm)
 	require.True(t, ok)
-	tables, err := ReadTables(instance(cm))
+	tables, err := ReadTables(instance(cm), 100)
 	require.NoError(t, err)
 	written := instance(empty)
 	require.True(t, tables.Write(written))
