@@ -2,6 +2,7 @@ package modcache_test
 
 import (
 	"context"
+	"errors"
 	"os"
 	"testing"
 
@@ -10,7 +11,9 @@ import (
 	"github.com/tetratelabs/wazero/api"
 
 	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/internal/dirfs"
 	"github.com/modcache/modcache/internal/storetest"
+	"github.com/modcache/modcache/internal/wasmtest"
 )
 
 // TestCacheLooksBehindALayer whose entry it can't use: what is sound in another one is found, start after start, and stays.
@@ -55,26 +58,42 @@ func TestCacheLooksBehindALayer(t *testing.T) {
 	for _, key := range keys {
 		fake.Set(key, artifact("not sealed"))
 	}
+	unreadable := &storetest.Fake{OnGet: func(context.Context, modcache.Key) (*modcache.Artifact, bool, error) {
+		src := storetest.Source{OnRead: func([]byte, int64) (int, error) { return 0, errors.New("input/output error") }}
+		return modcache.NewArtifactFrom(src, 4000, modcache.Info{Engine: id}), true, nil
+	}, OnDelete: func(context.Context, modcache.Key) error { panic("not called") }}
 	for name, bad := range map[string]modcache.Store{
-		"none": nil, "no code": files("not sealed by a Cache, and longer than a seal"), "too short": files("short"), "an alias that leads nowhere": files(alias), "not sealed": fake,
+		"none": nil, "unreadable": unreadable, "no code": files("not sealed by a Cache, and longer than a seal"), "too short": files("short"), "an alias that leads nowhere": files(alias), "not sealed": fake,
 	} {
 		for _, o := range []modcache.Options{{RequireHit: true}, {RequireHit: true, ReadOnly: true}} {
 			start := func(use func(c *modcache.Cache)) {
 				disk := openDisk(t, good, nil)
-				layers := modcache.NewLayered(nil, modcache.Layer{Store: modcache.NewMemory(nil)},
-					modcache.Layer{Store: bad, Write: modcache.WriteNever}, modcache.Layer{Store: bad, Write: modcache.WriteNever},
-					modcache.Layer{Store: disk})
-				c := newCache(t, layers, &o)
-				use(c)
-				use(c) // what was promoted, or found before
-				require.NoError(t, c.Close(bg))
-				require.NoError(t, layers.Close())
-				n := 0
-				for _, err := range disk.Walk(bg) {
-					require.NoError(t, err)
-					n++
+				never := modcache.Layer{Store: bad, Write: modcache.WriteNever}
+				memory := modcache.Layer{Store: modcache.NewMemory(nil)}
+				nested := func(write modcache.WritePolicy, layers ...modcache.Layer) modcache.Layer {
+					l := modcache.NewLayered(nil, layers...)
+					t.Cleanup(func() { _ = l.Close() })
+					return modcache.Layer{Store: l, Write: write}
 				}
-				require.Equal(t, len(keys), n)
+				for _, layers := range [][]modcache.Layer{
+					{memory, never, never, {Store: disk}},
+					{memory, nested(modcache.WriteThrough, never, never, modcache.Layer{Store: disk})},
+					{nested(modcache.WriteNever, memory, never, nested(modcache.WriteNever, never)), {Store: disk}},
+					{memory, nested(modcache.WriteNever, nested(modcache.WriteNever, never), modcache.Layer{Store: disk, Write: modcache.WriteNever}), never},
+				} {
+					l := modcache.NewLayered(nil, layers...)
+					c := newCache(t, l, &o)
+					use(c)
+					use(c) // what was promoted, or found before
+					require.NoError(t, c.Close(bg))
+					require.NoError(t, l.Close())
+					n := 0
+					for _, err := range disk.Walk(bg) {
+						require.NoError(t, err)
+						n++
+					}
+					require.Equal(t, len(keys), n)
+				}
 				require.NoError(t, disk.Close())
 			}
 			for _, w := range ways {
@@ -105,6 +124,58 @@ func TestCacheLooksBehindALayer(t *testing.T) {
 				})
 			})
 		}
+	}
+}
+
+// brokenFS is a file system whose files can be opened, and their first bytes be read.
+type brokenFS struct{ dirfs.FS }
+
+type brokenFile struct{ dirfs.File }
+
+func (b brokenFS) OpenFile(name string, flag int, perm os.FileMode) (dirfs.File, error) {
+	f, err := b.FS.OpenFile(name, flag, perm)
+	if err != nil {
+		return nil, err
+	}
+	return brokenFile{f}, nil
+}
+
+func (b brokenFile) ReadAt(p []byte, off int64) (int, error) {
+	if len(p) > 16<<10 { // more than the header, which Get reads
+		return 0, errors.New("input/output error")
+	}
+	return b.File.ReadAt(p, off)
+}
+
+// TestCacheLooksBehindALayer that fails in the middle of an entry.
+func TestCacheLooksBehindALayerThatFailsLate(t *testing.T) {
+	needsCompiler(t)
+	wasm := wasmtest.Sum(3000, 0)
+	for _, w := range ways {
+		t.Run(w.Name, func(t *testing.T) {
+			dirs := []string{tempCacheDir(t), tempCacheDir(t)}
+			var want uint64
+			for _, dir := range dirs {
+				c := openCache(t, dir, nil)
+				var err error
+				want, err = w.Run(c, wasm)
+				require.NoError(t, err)
+				require.NoError(t, c.Close(bg))
+			}
+			broken, err := modcache.OpenDiskOn(dirs[0], func(tree dirfs.FS) dirfs.FS { return brokenFS{tree} }, nil)
+			require.NoError(t, err)
+			defer broken.Close()
+			l := layered(t, nil, modcache.Layer{Store: broken}, modcache.Layer{Store: openDisk(t, dirs[1], nil)})
+			c := newCache(t, l, &modcache.Options{RequireHit: true})
+			for range 2 {
+				requireRuns(t, w, c, wasm, int(want))
+			}
+			require.NotZero(t, c.Metrics().StoreErrors)
+			require.Zero(t, c.Metrics().Corrupt)
+			require.NoError(t, c.Close(bg))
+			healed := newCache(t, openDisk(t, dirs[0], nil), &modcache.Options{RequireHit: true})
+			requireRuns(t, w, healed, wasm, int(want))
+		})
 	}
 }
 

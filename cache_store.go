@@ -100,8 +100,8 @@ type lookup struct {
 // place says where an artifact was found under a key.
 type place struct {
 	key    Key
-	from   *layer // nil if there are no layers
-	behind *layer // what this layer and those before it have is of no use; nil at first
+	from   spot
+	behind spot // what is there and before it is of no use; nowhere at first
 }
 
 // place returns what is known of key.
@@ -118,7 +118,7 @@ func (l *lookup) place(key Key) *place {
 // there are layers behind.
 func (l *lookup) pass(key Key) (again bool) {
 	p := l.place(key)
-	if p.from == nil || p.from.last {
+	if p.from.last() {
 		return false
 	}
 	p.behind = p.from
@@ -145,7 +145,7 @@ func (l *lookup) get(ctx context.Context, key Key) *Artifact {
 func (l *lookup) ask(ctx context.Context, key Key) (a *Artifact, wrong error) {
 	type answer struct {
 		a     *Artifact
-		from  *layer
+		from  spot
 		wrong error // with what the store returned
 	}
 	c, p := l.c, l.place(key)
@@ -216,8 +216,8 @@ func (l *lookup) hit(key Key, a *Artifact) {
 	l.c.hit(key, l.name, a)
 }
 
-// reject reports that an artifact couldn't be used. One that is wrong is deleted where it was found,
-// so that the next compile replaces it, and again says whether the next get may find a better one; one that merely couldn't be read stays.
+// reject reports that an artifact couldn't be used, and again says whether the next get may find a better one. One that
+// is wrong is deleted where it was found, so that the next compile replaces it; one that merely couldn't be read stays.
 func (l *lookup) reject(key Key, err error) (again bool) {
 	c, from := l.c, l.place(key).from
 	err = entryDamage(contain.Frozen(err))
@@ -226,7 +226,7 @@ func (l *lookup) reject(key Key, err error) (again bool) {
 		if !c.Closed() {
 			c.storeFailed("read", key, l.name, err)
 		}
-		return false
+		return l.pass(key)
 	}
 	c.corrupt(key, l.name, err)
 	again = l.pass(key)

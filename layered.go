@@ -114,6 +114,10 @@ func instant(s Store) bool {
 // Lookups of one key that the first layer can't answer at once share one lookup
 // of the others, which no single caller's context ends.
 //
+// Where a [Cache] can't use what a layer has under a key, or can't read it, it looks for the key in the layers
+// behind that. So it does in the layers of a layer that is a Layered itself, but not in those of one that
+// another type wraps: that hides which layer an artifact came from.
+//
 // A store may be a layer of several Layered at once, and the layers stay
 // the caller's to close, after the Layered. With a [Local] as its first layer, a
 // Layered is for one goroutine, as the Local is; elsewhere a Local can't be a layer,
@@ -309,18 +313,23 @@ func (l *Layered) Add(ctx context.Context, key Key, a *Artifact) error {
 // others, unless all layers are WriteNever, or some thousand other keys were refused since. If a layer fails,
 // the entry may still be in it; a write that was given up before may bring it
 // back.
-func (l *Layered) Delete(ctx context.Context, key Key) error { return l.delete(ctx, key, l.layers) }
+func (l *Layered) Delete(ctx context.Context, key Key) error { return l.delete(ctx, key, spot{}) }
 
 // deleteFrom deletes the entry that a lookup has found, and that is of no use, in its layer and in those before it, into which it
-// may have been promoted. What layers behind it have may be sound. from is nil if the store isn't a Layered.
-func deleteFrom(ctx context.Context, s Store, key Key, from *layer) error {
-	if l, ok := s.(*Layered); ok && from != nil {
-		return l.delete(ctx, key, l.layers[:slices.Index(l.layers, from)+1])
+// may have been promoted. What layers behind it have may be sound.
+func deleteFrom(ctx context.Context, s Store, key Key, from spot) error {
+	if l, ok := s.(*Layered); ok && from != (spot{}) {
+		return l.delete(ctx, key, from)
 	}
 	return s.Delete(ctx, key)
 }
 
-func (l *Layered) delete(ctx context.Context, key Key, layers []*layer) error {
+// delete deletes in the layers up to a spot; nowhere means all of them.
+func (l *Layered) delete(ctx context.Context, key Key, upTo spot) error {
+	layers := l.layers
+	if upTo != (spot{}) {
+		layers = layers[:slices.Index(layers, upTo.layer)+1]
+	}
 	if err := l.begin("delete", key); err != nil {
 		return err
 	}
@@ -338,8 +347,9 @@ func (l *Layered) delete(ctx context.Context, key Key, layers []*layer) error {
 
 	replaced := slices.ContainsFunc(l.layers, func(ly *layer) bool { return ly.Write != WriteNever })
 	errs := each(layers, func(ly *layer) error {
-		err := ly.delete(ctx, key)
-		if replaced && ly.Write == WriteNever && errors.Is(err, ErrReadOnly) {
+		in := upTo.within(ly)
+		err := ly.delete(ctx, key, in)
+		if replaced && ly.Write == WriteNever && errors.Is(err, ErrReadOnly) && in.last() {
 			ly.pass(key)
 		}
 		return err

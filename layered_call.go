@@ -53,21 +53,28 @@ type layer struct {
 	promotions LayerPromotions
 }
 
-// ask is the store's Get with its panics contained. A miss is nil, nil.
-func (ly *layer) ask(ctx context.Context, key Key) (a *Artifact, err error) {
+// ask is the store's Get, behind a spot in it, with its panics contained. A miss is nil. in is where in the store
+// it was found, if that is a Layered.
+func (ly *layer) ask(ctx context.Context, key Key, behind spot) (a *Artifact, in *spot, err error) {
 	var ok bool
 	err = contain.Call(func() (err error) {
+		if l, layers := ly.Store.(*Layered); layers {
+			var at spot
+			a, at, err = l.getBehind(ctx, key, behind)
+			ok, in = a != nil, &at
+			return err
+		}
 		a, ok, err = ly.Store.Get(ctx, key)
 		return err
 	})
 	switch {
 	case !ok || err != nil:
 		closeArtifact(a)
-		return nil, err
+		return nil, nil, err
 	case a == nil:
-		return nil, errors.New("the store claims a hit without an artifact")
+		return nil, nil, errors.New("the store claims a hit without an artifact")
 	}
-	return a, nil
+	return a, in, nil
 }
 
 // closeArtifact closes a handle, if there is one, that nobody wants.
@@ -86,26 +93,26 @@ func (ly *layer) share(until time.Time) time.Duration {
 	return min(ly.Timeout, time.Until(until)/2)
 }
 
-// get asks the store; a miss is nil, nil. Only one that is Direct may take longer than limit.
-func (ly *layer) get(ctx context.Context, key Key, limit time.Duration) (a *Artifact, err error) {
+// get asks the store, behind a spot in it; a miss is nil. in is as of ask. Only one that is Direct may take longer than limit.
+func (ly *layer) get(ctx context.Context, key Key, behind spot, limit time.Duration) (a *Artifact, in *spot, err error) {
 	if ly.Write == WriteNever {
 		if _, ok := ly.passed.Load(key); ok {
-			return nil, nil
+			return nil, nil, nil
 		}
 	}
 	if ly.reads.Ask() == breaker.No {
-		return nil, ly.skip("get", key)
+		return nil, nil, ly.skip("get", key)
 	}
 	if ly.Direct { // apart, because the closures of a bounded call cost allocations
-		a, err = ly.ask(ctx, key)
+		a, in, err = ly.ask(ctx, key, behind)
 	} else {
-		a, err = ly.getWithin(ctx, key, limit)
+		a, in, err = ly.getWithin(ctx, key, behind, limit)
 	}
 	if err != nil {
-		return nil, ly.failed(ctx, &ly.reads, "get", key, err)
+		return nil, nil, ly.failed(ctx, &ly.reads, "get", key, err)
 	}
 	ly.reads.Succeed()
-	return a, nil
+	return a, in, nil
 }
 
 // maxPassed is how many keys a layer isn't asked for.
@@ -120,10 +127,17 @@ func (ly *layer) pass(key Key) {
 	}
 }
 
-func (ly *layer) getWithin(ctx context.Context, key Key, limit time.Duration) (*Artifact, error) {
+func (ly *layer) getWithin(ctx context.Context, key Key, behind spot, limit time.Duration) (*Artifact, *spot, error) {
 	defer ly.getTime.since(time.Now())
-	get := func(ctx context.Context) (*Artifact, error) { return ly.ask(ctx, key) }
-	return within(ctx, ly, ly.calls, limit, get, closeArtifact)
+	type answer struct {
+		a  *Artifact
+		in *spot
+	}
+	got, err := within(ctx, ly, ly.calls, limit, func(ctx context.Context) (got answer, err error) {
+		got.a, got.in, err = ly.ask(ctx, key, behind)
+		return got, err
+	}, func(late answer) { closeArtifact(late.a) })
+	return got.a, got.in, err
 }
 
 // add stores a, whose handle stays the caller's.
@@ -156,9 +170,9 @@ func (ly *layer) stored(kind EventKind, key Key, a *Artifact, took time.Duration
 }
 
 // delete doesn't ask the breaker: to skip it would leave behind what the caller
-// wants gone. The same goes for flush.
-func (ly *layer) delete(ctx context.Context, key Key) error {
-	err := ly.do(ctx, ly.Timeout, func(ctx context.Context) error { return ly.Store.Delete(ctx, key) })
+// wants gone. The same goes for flush. In a Layered, it deletes up to a spot.
+func (ly *layer) delete(ctx context.Context, key Key, upTo spot) error {
+	err := ly.do(ctx, ly.Timeout, func(ctx context.Context) error { return deleteFrom(ctx, ly.Store, key, upTo) })
 	if err != nil {
 		return ly.failed(ctx, &ly.writes, "delete", key, err)
 	}

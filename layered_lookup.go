@@ -10,10 +10,30 @@ import (
 	"github.com/modcache/modcache/internal/flight"
 )
 
+// spot is where an artifact was found: in a layer, and if the layer's store is a Layered, at a spot in that. In a store
+// without layers it is nowhere, which is the zero spot.
+type spot struct {
+	layer *layer
+	in    *spot
+}
+
+// last reports whether no layers are behind it.
+func (s spot) last() bool {
+	return s.layer == nil || s.layer.last && s.within(s.layer).last()
+}
+
+// within returns the spot in a layer's own layers, or nowhere if it is in another layer, or that has none.
+func (s spot) within(ly *layer) spot {
+	if s.layer != ly || s.in == nil {
+		return spot{}
+	}
+	return *s.in
+}
+
 // found is what a lookup of the layers has found, for all callers that share it.
 type found struct {
 	a     *Artifact    // nil: a miss
-	from  *layer       // the layer that had it
+	from  spot         // where it was
 	holds atomic.Int32 // callers that haven't taken their handle
 }
 
@@ -46,58 +66,58 @@ func (l *Layered) Get(ctx context.Context, key Key) (*Artifact, bool, error) {
 	return a, a != nil, err
 }
 
-// get is Get, and says which layer had the artifact.
-func (l *Layered) get(ctx context.Context, key Key) (a *Artifact, from *layer, err error) {
+// get is Get, and says where the artifact was.
+func (l *Layered) get(ctx context.Context, key Key) (a *Artifact, from spot, err error) {
 	seen := l.changes.Load()
 	var frontErr error
 	if l.front != nil && !l.closed.Load() {
-		if a, frontErr = l.front.get(ctx, key, noLimit); a != nil {
+		var in *spot
+		if a, in, frontErr = l.front.get(ctx, key, spot{}, noLimit); a != nil {
 			l.hit(l.front, key, a)
-			return a, l.front, nil
+			return a, spot{l.front, in}, nil
 		}
 	}
 	a, from, err = l.lookup(ctx, key, seen)
 	if a != nil {
-		if l.alone && from != l.front && l.front.takesPromotions() && a.InMemory() {
-			l.promoteInto(l.front, key, a, write{from: from}, func() bool { return false })
+		if l.alone && from.layer != l.front && l.front.takesPromotions() && a.InMemory() {
+			l.promoteInto(l.front, key, a, write{from: from.layer}, func() bool { return false })
 		}
-		l.hit(from, key, a)
+		l.hit(from.layer, key, a)
 		return a, from, nil
 	}
-	return nil, nil, l.miss(key, joined("get", key, frontErr, err))
+	return nil, spot{}, l.miss(key, joined("get", key, frontErr, err))
 }
 
-// getBehind is get in the layers behind one, whose entry is of no use. What it finds isn't promoted: the next lookup does that.
-func (l *Layered) getBehind(ctx context.Context, key Key, behind *layer) (a *Artifact, from *layer, err error) {
+// getBehind is get in what is behind a spot, where the entry is of no use; nowhere means all. What it finds behind one isn't promoted: the
+// next lookup does that.
+func (l *Layered) getBehind(ctx context.Context, key Key, behind spot) (a *Artifact, from spot, err error) {
+	if behind == (spot{}) {
+		return l.get(ctx, key)
+	}
 	if err := l.begin("get", key); err != nil {
-		return nil, nil, l.miss(key, err)
+		return nil, spot{}, l.miss(key, err)
 	}
 	defer l.ops.Done()
-	layers := l.layers[slices.Index(l.layers, behind)+1:]
 	until, _ := ctx.Deadline()
-	f, err := l.search(ctx, key, layers, nil, until, func() bool { return true })
+	f, err := l.search(ctx, key, behind, nil, until, func() bool { return true })
 	if err != nil || f.a == nil {
-		return nil, nil, l.miss(key, err)
+		return nil, spot{}, l.miss(key, err)
 	}
-	l.hit(f.from, key, f.a)
+	l.hit(f.from.layer, key, f.a)
 	return f.a, f.from, nil
 }
 
-// getFrom is the Get of a store, and says which layer had the artifact if the store is a Layered, whose layers behind one
-// are asked only, if that isn't nil.
-func getFrom(ctx context.Context, s Store, key Key, behind *layer) (a *Artifact, from *layer, err error) {
+// getFrom is the Get of a store behind a spot in it, and says where in it the artifact was.
+func getFrom(ctx context.Context, s Store, key Key, behind spot) (a *Artifact, from spot, err error) {
 	if l, ok := s.(*Layered); ok {
-		if behind != nil {
-			return l.getBehind(ctx, key, behind)
-		}
-		return l.get(ctx, key)
+		return l.getBehind(ctx, key, behind)
 	}
 	a, ok, err := s.Get(ctx, key)
 	if err != nil || !ok {
 		closeArtifact(a)
 		a = nil
 	}
-	return a, nil, err
+	return a, spot{}, err
 }
 
 func (l *Layered) miss(key Key, err error) error {
@@ -117,18 +137,18 @@ func (l *Layered) hit(ly *layer, key Key, a *Artifact) {
 
 // lookup takes part in the shared lookup of the key. The front layer was asked already,
 // when the count of changes was seen.
-func (l *Layered) lookup(ctx context.Context, key Key, seen uint64) (*Artifact, *layer, error) {
+func (l *Layered) lookup(ctx context.Context, key Key, seen uint64) (*Artifact, spot, error) {
 	for {
 		f, err := l.join(ctx, key, seen)
 		if f == nil {
-			return nil, nil, err
+			return nil, spot{}, err
 		}
 		got, err := f.Wait(ctx)
 		switch {
 		case err == flight.ErrAbandoned:
 			continue
 		case err == nil && got.a == nil:
-			return nil, nil, nil
+			return nil, spot{}, nil
 		case err == nil:
 			a, err := got.take()
 			return a, got.from, err
@@ -138,7 +158,7 @@ func (l *Layered) lookup(ctx context.Context, key Key, seen uint64) (*Artifact, 
 		if _, ok := err.(*Error); !ok {
 			err = layeredError("get", key, err)
 		}
-		return nil, nil, err
+		return nil, spot{}, err
 	}
 }
 
@@ -167,7 +187,7 @@ func (l *Layered) join(ctx context.Context, key Key, seen uint64) (*flight.Fligh
 	var f *flight.Flight[*found]
 	f, _ = l.lookups.Join(context.WithoutCancel(ctx), key, func(ctx context.Context) (*found, error) {
 		defer l.changes.Add(1)
-		return l.search(ctx, key, l.layers, asked, until, func() bool { return ctx.Err() != nil || f.Forgotten() })
+		return l.search(ctx, key, spot{}, asked, until, func() bool { return ctx.Err() != nil || f.Forgotten() })
 	})
 	return f, nil
 }
@@ -180,22 +200,27 @@ func (l *Layered) forget(key Key) {
 	l.lookups.Forget(key)
 }
 
-// search asks layers in order, and what is on its way into them first. A layer that
+// search asks the layers behind a spot in order, and what is on its way into them first; nowhere means all. A layer that
 // was asked already is not asked again. What is found is promoted unless stale, which is
-// called under mu, says no. Until then, if that isn't zero, somebody waits.
-func (l *Layered) search(ctx context.Context, key Key, layers []*layer, asked *layer, until time.Time, stale func() bool) (*found, error) {
+// called under mu, says no. Until that time, if that isn't zero, somebody waits.
+func (l *Layered) search(ctx context.Context, key Key, behind spot, asked *layer, until time.Time, stale func() bool) (*found, error) {
 	var errs []error
-	for _, ly := range layers {
-		a := l.onItsWay(ly, key)
+	for _, ly := range l.behind(behind) {
+		var a *Artifact
+		var at *spot
+		in := behind.within(ly)
+		if in == (spot{}) {
+			a = l.onItsWay(ly, key)
+		}
 		if a == nil && ly != asked {
 			var err error
-			if a, err = ly.get(ctx, key, ly.share(until)); err != nil {
+			if a, at, err = ly.get(ctx, key, in, ly.share(until)); err != nil {
 				errs = append(errs, err)
 			}
 		}
 		if a != nil {
 			l.promote(key, a, write{from: ly, sealed: wantsSealed(ctx)}, stale)
-			return &found{a: a, from: ly}, nil
+			return &found{a: a, from: spot{ly, at}}, nil
 		}
 		if ctx.Err() != nil { // nobody is waiting any more
 			return nil, context.Cause(ctx)
@@ -205,4 +230,16 @@ func (l *Layered) search(ctx context.Context, key Key, layers []*layer, asked *l
 		return nil, joined("get", key, errs...)
 	}
 	return new(found), nil
+}
+
+// behind returns the layers that have something behind a spot; nowhere means all.
+func (l *Layered) behind(s spot) []*layer {
+	if s == (spot{}) {
+		return l.layers
+	}
+	i := slices.Index(l.layers, s.layer)
+	if s.within(s.layer).last() {
+		i++
+	}
+	return l.layers[i:]
 }
