@@ -77,14 +77,25 @@ func NewArtifact(b []byte, info Info) *Artifact {
 func NewArtifactFrom(src io.ReaderAt, size int64, info Info) *Artifact {
 	a := &Artifact{info: info, size: size, src: src, refs: new(atomic.Int32)}
 	a.load = sync.OnceValues(func() ([]byte, error) {
-		b := make([]byte, size)
-		if _, err := readFull(src, b, 0); err != nil {
+		b, err := buffer(size)
+		if err == nil {
+			_, err = readFull(src, b, 0)
+		}
+		if err != nil {
 			return nil, err
 		}
 		return b, nil
 	})
 	a.refs.Store(1)
 	return a
+}
+
+// buffer returns room for an artifact of a size that somebody claims.
+func buffer(size int64) ([]byte, error) {
+	if size < 0 || size > maxCode {
+		return nil, fmt.Errorf("%w: it claims to have %d bytes", ErrCorrupt, size)
+	}
+	return make([]byte, size), nil
 }
 
 var errArtifactClosed = &Error{Op: "read", Store: "artifact", Err: ErrClosed}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"math"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -176,5 +177,18 @@ func TestArtifactPassesErrorsOn(t *testing.T) {
 		require.ErrorIs(t, err, want)
 		_, err = a.WriteTo(io.Discard)
 		require.ErrorIs(t, err, want)
+	}
+}
+
+// TestArtifactOfAnImpossibleSize is damaged, and no reason to panic.
+func TestArtifactOfAnImpossibleSize(t *testing.T) {
+	for _, size := range []int64{-1, math.MinInt64, 1 << 40, math.MaxInt64} {
+		a := modcache.NewArtifactFrom(strings.NewReader("code"), size, modcache.Info{})
+		_, err := a.Bytes()
+		require.ErrorIs(t, err, modcache.ErrCorrupt)
+		for _, s := range []modcache.Store{modcache.NewMemory(&modcache.MemoryOptions{MaxBytes: math.MaxInt64}), openDisk(t, t.TempDir(), nil)} {
+			require.Error(t, s.Add(bg, keyNo(1), a))
+			require.Zero(t, s.Metrics().Entries)
+		}
 	}
 }

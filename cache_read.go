@@ -42,17 +42,23 @@ func read[T any](ctx context.Context, c *Cache, a *Artifact, f func(*Artifact) (
 // boundedReader reads an artifact for those who want it in memory that isn't ours to keep, such as wazero's for
 // code, which may be unmapped as soon as a read has failed.
 type boundedReader struct {
-	c     *Cache
-	a     *Artifact
-	until time.Time // for all reads together: a store may answer each just in time
+	c    *Cache
+	a    *Artifact
+	wait func() time.Duration // how long the next read may take
 }
 
-// bounded returns a reader of an artifact that get has returned.
+// bounded returns a reader of an artifact that get has returned. All reads together take no longer than wait, for a store may
+// answer each just in time; where there is no compile to fall back to, each may.
 func (c *Cache) bounded(a *Artifact, wait time.Duration) io.ReaderAt {
 	if a.InMemory() {
 		return contain.ReaderAt{Src: a}
 	}
-	return boundedReader{c, a, time.Now().Add(wait)}
+	left := func() time.Duration { return wait }
+	if !c.opts.RequireHit {
+		end := time.Now().Add(wait)
+		left = func() time.Duration { return time.Until(end) }
+	}
+	return boundedReader{c, a, left}
 }
 
 const (
@@ -79,7 +85,7 @@ func (r boundedReader) ReadAt(p []byte, off int64) (int, error) {
 		copy(p[at-off:], b)
 		return nil
 	}
-	end, wait := off+int64(len(p)), time.Until(r.until)
+	end, wait := off+int64(len(p)), r.wait()
 	if wait <= 0 {
 		return 0, bounded.ErrNoAnswer
 	}

@@ -175,6 +175,12 @@ func TestCacheWhoseFilesAreSlow(t *testing.T) {
 		require.NoError(t, err)
 		require.Less(t, time.Since(start), 10*time.Second, "to find it, and to read it")
 		require.EqualValues(t, 1, c.Metrics().Compiles)
+		require.NoError(t, cm.Close(bg))
+
+		c = newCache(t, d, &modcache.Options{RequireHit: true})
+		h.slow.Store(int64(16 * time.Second)) // which comes to more than it waits for each
+		cm, err = newRuntime(t, c, nil).Compile(bg, m)
+		require.NoError(t, err)
 		h.slow.Store(0)
 		require.NoError(t, cm.Close(bg))
 	})

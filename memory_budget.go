@@ -264,8 +264,11 @@ func addToMemory(ctx context.Context, key Key, a *Artifact, change func(func(*me
 	if !wanted {
 		return err
 	}
-	p := make([]byte, a.Size())
-	if err = ctx.Err(); err == nil {
+	p, err := buffer(a.Size())
+	if err == nil {
+		err = ctx.Err()
+	}
+	if err == nil {
 		_, err = a.ReadAt(p, 0)
 	}
 	return change(func(b *memoryBudget) error {

@@ -190,7 +190,14 @@ func (f *Fleet) Close(ctx context.Context) error {
 }
 
 func (f *Fleet) closeStores() error {
-	err := errors.Join(f.layers.Close(), f.remote.Close())
+	// After a Flush, nothing is under way in the layers but what hangs.
+	_, err := bounded.Call(context.Background(), bounded.Limit{Wait: patience}, func(context.Context) (struct{}, error) {
+		return struct{}{}, f.layers.Close()
+	}, nil)
+	if errors.Is(err, bounded.ErrNoAnswer) {
+		err = &modcache.Error{Op: "close", Store: "disk", Err: fmt.Errorf("what is under way in the directory is left to itself: %w", err)}
+	}
+	err = errors.Join(err, f.remote.Close())
 	if f.disk != nil {
 		err = errors.Join(err, f.disk.Close())
 	}
