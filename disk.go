@@ -249,7 +249,7 @@ func (d *Disk) openTree() error {
 		_ = tree.Close()
 		return fmt.Errorf("%w: it was replaced while it was opened", ErrInsecureDir)
 	}
-	d.place.Store(&place)
+	d.place.Store(place)
 	d.opened.Store(&tree)
 	return nil
 }

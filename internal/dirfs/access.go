@@ -24,14 +24,20 @@ type Place struct {
 	Info fs.FileInfo // what is there
 
 	rules   Rules
-	above   []Place  // from the root of the file system down
+	above   []parent // from the root of the file system down
 	missing []string // names below Path that don't exist yet
+}
+
+// parent is a directory on the way to a place.
+type parent struct {
+	path string
+	info fs.FileInfo
 }
 
 // Find returns where dir is, an absolute path, if the rules admit it. It makes it and
 // those above it as far as they don't exist, but not before all is judged that can be:
 // where it refuses, there is nothing that wasn't there before.
-func (r Rules) Find(dir string) (Place, error) {
+func (r Rules) Find(dir string) (*Place, error) {
 	p, err := r.resolve(dir)
 	if err != nil || len(p.missing) == 0 {
 		return p, r.refuse(p, err)
@@ -54,13 +60,13 @@ func (r Rules) Find(dir string) (Place, error) {
 	return p, err
 }
 
-func (r Rules) resolve(dir string) (Place, error) {
+func (r Rules) resolve(dir string) (*Place, error) {
 	p, err := resolve(dir)
 	p.rules = r
 	return p, err
 }
 
-func (r Rules) refuse(p Place, err error) error {
+func (r Rules) refuse(p *Place, err error) error {
 	if err == nil && !r.Keyed {
 		err = r.judge(p)
 	}
@@ -75,7 +81,7 @@ func (r Rules) refuse(p Place, err error) error {
 // make makes what is missing, as durable as it can, and returns what ends that: keep says
 // whether it stays. Others may be able to write above it, and to put a link in the place of
 // what was made: so each directory is made and removed through the open one above it.
-func (r Rules) make(p Place) (end func(keep bool), err error) {
+func (r Rules) make(p *Place) (end func(keep bool), err error) {
 	var made []madeDir
 	var open []*os.Root
 	end = func(keep bool) {

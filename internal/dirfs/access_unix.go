@@ -20,10 +20,9 @@ const maxLinks = 40
 // resolve follows dir from the root of the file system down. It follows symbolic links of
 // this user and of root only: where others may write, they could make one that leads into
 // any directory of ours.
-func resolve(dir string) (Place, error) {
-	var p Place
+func resolve(dir string) (*Place, error) {
+	p := &Place{Path: "/", above: make([]parent, 0, strings.Count(dir, "/"))}
 	var err error
-	p.Path = "/"
 	if p.Info, err = os.Lstat(p.Path); err != nil {
 		return p, err
 	}
@@ -35,9 +34,7 @@ func resolve(dir string) (Place, error) {
 		case "", ".":
 			continue
 		case "..": // in a link
-			if n := len(p.above); n > 0 {
-				p = Place{Path: p.above[n-1].Path, Info: p.above[n-1].Info, above: p.above[:n-1]}
-			}
+			p.rise(1)
 			continue
 		}
 		path := filepath.Join(p.Path, name)
@@ -49,7 +46,8 @@ func resolve(dir string) (Place, error) {
 		case err != nil:
 			return p, err
 		case fi.IsDir():
-			p = Place{Path: path, Info: fi, above: append(p.above, Place{Path: p.Path, Info: p.Info})}
+			p.above = append(p.above, parent{p.Path, p.Info})
+			p.Path, p.Info = path, fi
 		case fi.Mode()&fs.ModeSymlink != 0:
 			target, err := follow(path, fi)
 			if err != nil {
@@ -58,8 +56,8 @@ func resolve(dir string) (Place, error) {
 			if links++; links > maxLinks {
 				return p, &fs.PathError{Op: "open", Path: dir, Err: syscall.ELOOP}
 			}
-			if filepath.IsAbs(target) && len(p.above) > 0 {
-				p = p.above[0]
+			if filepath.IsAbs(target) {
+				p.rise(len(p.above))
 			}
 			names = append(strings.Split(target, "/"), names...)
 		default:
@@ -67,6 +65,14 @@ func resolve(dir string) (Place, error) {
 		}
 	}
 	return p, nil
+}
+
+// rise goes n directories up, as far as there are any.
+func (p *Place) rise(n int) {
+	if n = min(n, len(p.above)); n > 0 {
+		up := len(p.above) - n
+		p.Path, p.Info, p.above = p.above[up].path, p.above[up].info, p.above[:up]
+	}
 }
 
 // follow returns the target of a symbolic link, which must exist.
@@ -82,7 +88,7 @@ func follow(link string, fi fs.FileInfo) (string, error) {
 
 // judge refuses a directory in which others can change or put something, or in whose
 // place they can put another one.
-func (r Rules) judge(p Place) error {
+func (r Rules) judge(p *Place) error {
 	st, mode := statOf(p.Info), p.Info.Mode()
 	perm, mine, group := mode.Perm(), isMine(p.Path, st.Uid), noGroup
 	var who string
@@ -116,7 +122,7 @@ func (r Rules) judge(p Place) error {
 }
 
 // advice says what helps on that file system.
-func (r Rules) advice(p Place, mine bool) string {
+func (r Rules) advice(p *Place, mine bool) string {
 	st, mode := statOf(p.Info), p.Info.Mode()
 	var what []string
 	if mine && mode&fs.ModeSetgid == 0 { // else it is meant to be shared, and for volumes of Kubernetes done so again
@@ -136,19 +142,19 @@ func (r Rules) advice(p Place, mine bool) string {
 
 // exposed says who else could put another directory in the place of this one; "" if nobody
 // could but root, this user, and the group that is trusted.
-func (p Place) exposed(trusted int64) string {
+func (p *Place) exposed(trusted int64) string {
 	for _, a := range p.above {
-		st, mode := statOf(a.Info), a.Info.Mode()
+		st, mode := statOf(a.info), a.info.Mode()
 		switch sticky := mode&fs.ModeSticky != 0; {
-		case !isRoot(st.Uid) && !isMine(a.Path, st.Uid):
-			return fmt.Sprintf("%s above it belongs to %s", a.Path, userText(st.Uid))
+		case !isRoot(st.Uid) && !isMine(a.path, st.Uid):
+			return fmt.Sprintf("%s above it belongs to %s", a.path, userText(st.Uid))
 		case !sticky && mode.Perm()&0o002 != 0:
-			return fmt.Sprintf("%s above it can be written by everybody", a.Path)
+			return fmt.Sprintf("%s above it can be written by everybody", a.path)
 		case !sticky && mode.Perm()&0o020 != 0 && int64(st.Gid) != trusted:
-			return fmt.Sprintf("%s above it can be written by group %d", a.Path, st.Gid)
+			return fmt.Sprintf("%s above it can be written by group %d", a.path, st.Gid)
 		case !sticky && mode.Perm()&0o020 != 0:
-			if listed := listedWriter(a.Path, st.Gid); listed != "" {
-				return fmt.Sprintf("%s above it can be written by %s", a.Path, strings.TrimSuffix(listed, ","))
+			if listed := listedWriter(a.path, st.Gid); listed != "" {
+				return fmt.Sprintf("%s above it can be written by %s", a.path, strings.TrimSuffix(listed, ","))
 			}
 		}
 	}
@@ -157,7 +163,7 @@ func (p Place) exposed(trusted int64) string {
 
 // mayMake refuses to make anything where only root's power would let it: a directory of
 // root's in somebody's home breaks that user's programs.
-func (r Rules) mayMake(p Place) error {
+func (r Rules) mayMake(p *Place) error {
 	st, perm := statOf(p.Info), p.Info.Mode().Perm()
 	if me() == 0 && !isMine(p.Path, st.Uid) && perm&0o002 == 0 && (perm&0o020 == 0 || !isMember(p.Path, st.Gid)) {
 		return fmt.Errorf("%w: root makes no directory in %s, which belongs to %s; run as that user, set HOME, make it yourself, or name another",
@@ -190,7 +196,7 @@ func writable(dir string) error {
 // Foreign says who else could have written what is in a file of the directory that is
 // open; "" is nobody. The mode of the directory doesn't count: it may once have been open
 // to others, who still have the file open, or a name for it elsewhere.
-func (p Place) Foreign(f File, file fs.FileInfo) string {
+func (p *Place) Foreign(f File, file fs.FileInfo) string {
 	st, mode := statOf(file), file.Mode()
 	trusted := noGroup
 	if p.rules.Group && p.Info.Mode()&0o020 != 0 {
@@ -212,12 +218,12 @@ func (p Place) Foreign(f File, file fs.FileInfo) string {
 }
 
 // below is the place of a directory in p.
-func (Rules) below(p Place) Place {
-	return Place{above: append(p.above[:len(p.above):len(p.above)], Place{Path: p.Path, Info: p.Info})}
+func (Rules) below(p *Place) *Place {
+	return &Place{above: append(p.above[:len(p.above):len(p.above)], parent{p.Path, p.Info})}
 }
 
 // newGroup returns the group of a directory that is made in p.
-func newGroup(p Place) int64 {
+func newGroup(p *Place) int64 {
 	if p.Info.Mode()&fs.ModeSetgid != 0 {
 		return int64(statOf(p.Info).Gid)
 	}
@@ -226,7 +232,7 @@ func newGroup(p Place) int64 {
 
 // share lets the group write to a directory that was just made in p, whatever the mask
 // is. Where others could put a link in its place, it stays private.
-func (r Rules) share(p Place, dir *os.Root) error {
+func (r Rules) share(p *Place, dir *os.Root) error {
 	if r.below(p).exposed(newGroup(p)) != "" {
 		return nil
 	}

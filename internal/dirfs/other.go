@@ -14,8 +14,8 @@ import (
 const nonBlock, onlyDir = 0, 0
 
 // resolve finds dir. It doesn't follow symbolic links and the like.
-func resolve(dir string) (Place, error) {
-	p := Place{Path: dir}
+func resolve(dir string) (*Place, error) {
+	p := &Place{Path: dir}
 	for {
 		fi, err := os.Lstat(p.Path)
 		switch {
@@ -34,16 +34,16 @@ func resolve(dir string) (Place, error) {
 
 // judge can't judge access control lists. On Windows, directories in the
 // user's profile are writable by the user and administrators only.
-func (Rules) judge(Place) error { return nil }
+func (Rules) judge(*Place) error { return nil }
 
 // Foreign finds nobody: see judge.
-func (Place) Foreign(File, fs.FileInfo) string { return "" }
+func (*Place) Foreign(File, fs.FileInfo) string { return "" }
 
 func writable(string) error { return nil }
 
-func (Rules) mayMake(Place) error { return nil }
+func (Rules) mayMake(*Place) error { return nil }
 
-func (Rules) share(Place, *os.Root) error { return nil }
+func (Rules) share(*Place, *os.Root) error { return nil }
 
 func links(fs.FileInfo) uint64 { return 1 }
 

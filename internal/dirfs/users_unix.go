@@ -113,9 +113,9 @@ func readProc(name string) ([]byte, error) {
 		return nil, err
 	}
 	defer func() { _ = unix.Close(fd) }()
-	b := make([]byte, 0, 512)
+	b := make([]byte, 0, 64) // of which most need less
 	for {
-		b = slices.Grow(b, 512)
+		b = slices.Grow(b, 16)
 		n, err := unix.Read(fd, b[len(b):cap(b)])
 		if n <= 0 || err != nil {
 			return b, err
