@@ -4,18 +4,19 @@ package wazerohook
 
 import (
 	"os"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
 
-// tryExecutableMemory does what wazero does with each module's code: it writes to a page and
-// then makes that executable.
+// tryExecutableMemory does what wazero does with each module's code, short of writing any: it makes a page of
+// memory executable that could be written to.
 func tryExecutableMemory() error {
-	page, err := unix.Mmap(-1, 0, os.Getpagesize(), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE)
+	size := uintptr(os.Getpagesize())
+	page, err := unix.MmapPtr(-1, 0, nil, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE)
 	if err != nil {
 		return nil // it is memory that is short
 	}
-	defer func() { _ = unix.Munmap(page) }()
-	page[0] = 0
-	return os.NewSyscallError("mprotect", unix.Mprotect(page, unix.PROT_READ|unix.PROT_EXEC))
+	defer func() { _ = unix.MunmapPtr(page, size) }()
+	return os.NewSyscallError("mprotect", unix.Mprotect(unsafe.Slice((*byte)(page), size), unix.PROT_READ|unix.PROT_EXEC))
 }
