@@ -42,7 +42,6 @@ type Cache struct {
 	store      atomic.Pointer[Store]
 	owning     sync.Mutex     // guards owned, and that nothing begins in the background after Close
 	owned      *Disk          // the store, if Open opened it
-	hanging    atomic.Int64   // attempts to open the directory that hang
 	background sync.WaitGroup // what Close waits for: moves from memory into a directory, and Prepare
 	env        environ.Settings
 	memory     *Memory                  // nil unless memory stood in for the store at first, as it may still do

@@ -111,7 +111,7 @@ var errOff = errors.New("the environment says MODCACHE=off")
 func (c *Cache) openDisk(dir string, readOnly bool) (*Disk, error) {
 	o := c.opts.Disk
 	o.ReadOnly = o.ReadOnly || readOnly
-	d, err := bounded.Call(c.ctx, bounded.Limit{Wait: storeWait, Hung: &c.hanging}, func(context.Context) (*Disk, error) { return openDisk(dir, &o, dirfs.Open, c.forward) },
+	d, err := bounded.Do(c.ctx, c.opens, storeWait, func(context.Context) (*Disk, error) { return openDisk(dir, &o, dirfs.Open, c.forward) },
 		func(d *Disk) {
 			if d != nil {
 				_ = d.Close()
@@ -126,7 +126,7 @@ func (c *Cache) openDisk(dir string, readOnly bool) (*Disk, error) {
 // openExisting opens a directory that can't be written for reading, or returns nil if there is
 // no cache in it or even that can't be done.
 func (c *Cache) openExisting(dir string) *Disk {
-	if dir == "" || c.opts.ReadOnly || c.hanging.Load() > 0 {
+	if dir == "" || c.opts.ReadOnly || c.opens.Hangs() {
 		return nil
 	}
 	d, err := c.openDisk(dir, true)
@@ -134,7 +134,7 @@ func (c *Cache) openExisting(dir string) *Disk {
 		return nil
 	}
 	if tree := d.tree(); tree != nil {
-		_, err := bounded.Call(c.ctx, bounded.Limit{Wait: storeWait, Hung: &c.hanging}, func(context.Context) (fs.FileInfo, error) { return tree.Lstat(layout.Tag) }, nil)
+		_, err := bounded.Do(c.ctx, c.opens, storeWait, func(context.Context) (fs.FileInfo, error) { return tree.Lstat(layout.Tag) }, nil)
 		if err == nil {
 			return d
 		}
@@ -157,7 +157,7 @@ type lateDisk struct {
 // that again. Whoever looks something up meanwhile does so in memory.
 func (c *Cache) tryDirectory() {
 	l := c.late
-	if l == nil || l.done.Load() || c.hanging.Load() > 0 || !l.trying.CompareAndSwap(false, true) {
+	if l == nil || l.done.Load() || c.opens.Hangs() || !l.trying.CompareAndSwap(false, true) {
 		return
 	}
 	defer l.trying.Store(false)

@@ -35,11 +35,12 @@ type lanes struct {
 	reads, changes, locks, reports *bounded.Lane
 
 	takeOvers *bounded.Lane // of reads from a directory of wazero's
+	opens     *bounded.Lane // of the directory of Open, of which there is one at a time: while it hangs, it isn't tried again
 }
 
 func newLanes() lanes {
 	lane := func() *bounded.Lane { return bounded.NewLane(maxStoreCalls) }
-	return lanes{lane(), lane(), lane(), lane(), lane()}
+	return lanes{lane(), lane(), lane(), lane(), lane(), bounded.NewLane(1)}
 }
 
 // without calls f while no call is under way, or if ctx ends before: what hangs is then left to itself.
