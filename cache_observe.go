@@ -38,7 +38,7 @@ func (c *Cache) observe(s Store) {
 	}
 	stop, err := bounded.Call(c.ctx, bounded.Limit{Wait: storeWait}, func(context.Context) (func(), error) {
 		return watched.Observe(func(e Event) {
-			e.Err = contain.Sound(e.Err)
+			e.Err = contain.Frozen(e.Err)
 			forward(e)
 		}), nil
 	}, stopObserving)

@@ -2,8 +2,10 @@ package modcache_test
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -15,31 +17,45 @@ import (
 	"github.com/modcache/modcache/internal/storetest"
 )
 
-// wicked is an error one of whose methods panics.
-type wicked struct{ in string }
+// wicked is an error one of whose methods panics, or ends the goroutine.
+type wicked struct {
+	in    string
+	exits bool
+}
 
 func (w wicked) at(method string) {
-	if w.in == method {
+	if w.in == method && w.exits {
+		runtime.Goexit()
+	} else if w.in == method {
 		panic("injected")
 	}
 }
 
 func (w wicked) Error() string { w.at("Error"); return "injected" }
-func (w wicked) Is(error) bool { w.at("Is"); return false }
+
+func (w wicked) Is(target error) bool {
+	w.at("Is")
+	if slices.Contains([]error{modcache.ErrCorrupt, modcache.ErrReadOnly, modcache.ErrTooLarge, modcache.ErrUnavailable, context.DeadlineExceeded}, target) {
+		w.at("Is some errors")
+	}
+	return false
+}
+
 func (w wicked) Unwrap() error { w.at("Unwrap"); return nil }
 
 // A store's errors are looked at by many, also on goroutines on which nobody can recover.
 func TestCacheStoreErrorsThatPanic(t *testing.T) {
 	needsCompiler(t)
 	for _, w := range ways {
-		for _, in := range []string{"Error", "Is", "Unwrap"} {
+		for _, evil := range []wicked{{in: "Error"}, {in: "Is"}, {in: "Unwrap"}, {in: "Is some errors"}, {"Error", true}, {"Is some errors", true}} {
 			for _, layered := range []bool{false, true} {
-				t.Run(w.Name+" "+in, func(t *testing.T) {
+				t.Run(fmt.Sprintf("%s %s %t", w.Name, evil.in, evil.exits), func(t *testing.T) {
 					fake := &storetest.Fake{
 						OnGet: func(context.Context, modcache.Key) (*modcache.Artifact, bool, error) {
-							return nil, false, wicked{in}
+							return nil, false, evil
 						},
-						OnAdd: func(context.Context, modcache.Key, *modcache.Artifact) error { return wicked{in} },
+						OnAdd:   func(context.Context, modcache.Key, *modcache.Artifact) error { return evil },
+						OnFlush: func(context.Context) error { return evil },
 					}
 					var s modcache.Store = fake
 					if layered {
@@ -51,8 +67,10 @@ func TestCacheStoreErrorsThatPanic(t *testing.T) {
 					c := newCache(t, s, &modcache.Options{Retain: forget, Logger: slog.New(slog.DiscardHandler)})
 					requireRuns(t, w, c, chainWasm, chainWant)
 					requireRuns(t, w, c, chainWasm, chainWant)
-					_ = c.Flush(bg)
-					require.Contains(t, c.Status().LastError, "panic: ")
+					require.Error(t, c.Flush(bg))
+					if evil.in != "Is some errors" {
+						require.Contains(t, c.Status().LastError, "panic: ")
+					}
 					require.NoError(t, c.Close(bg))
 				})
 			}
@@ -114,7 +132,7 @@ func TestCacheReportedErrorsThatPanic(t *testing.T) {
 		s := &observable{Fake: &storetest.Fake{}}
 		c := newCache(t, s, nil)
 		for _, kind := range []modcache.EventKind{modcache.EventStoreFailed, modcache.EventCorrupt} {
-			s.observer(modcache.Event{Kind: kind, Err: wicked{in}})
+			s.observer(modcache.Event{Kind: kind, Err: wicked{in: in}})
 			require.Contains(t, c.Status().LastError, "panic: ")
 		}
 	}

@@ -60,8 +60,7 @@ func (l *lanes) without(ctx context.Context, f func() error) (err error) {
 func ask[T any](ctx context.Context, c *Cache, lane *bounded.Lane, wait time.Duration, call func(context.Context, Store) (T, error), late func(T)) (v T, err error) {
 	s := c.Store()
 	if instant(s) && !observed(s) {
-		v, err = contain.Value(func() (T, error) { return call(ctx, s) })
-		return v, contain.Frozen(err)
+		return contain.Value(func() (T, error) { return call(ctx, s) })
 	}
 	asked := func(ctx context.Context) (T, error) { return call(ctx, s) }
 	err = bounded.ErrHangs
@@ -71,7 +70,7 @@ func ask[T any](ctx context.Context, c *Cache, lane *bounded.Lane, wait time.Dur
 	if _, layers := s.(*Layered); layers && err == bounded.ErrHangs {
 		v, err = bounded.Try(ctx, lane, bounded.Grace, asked, late)
 	}
-	return v, contain.Frozen(err)
+	return v, err
 }
 
 // observed reports whether a store that is instant by itself calls an observer of the program's, which may do anything.
@@ -221,7 +220,7 @@ func (l *lookup) hit(key Key, a *Artifact) {
 // is wrong is deleted where it was found, so that the next compile replaces it; one that merely couldn't be read stays.
 func (l *lookup) reject(key Key, err error) (again bool) {
 	c, from := l.c, l.place(key).from
-	err = entryDamage(contain.Frozen(err))
+	err = entryDamage(err)
 	l.note(err)
 	if !isDamage(err) {
 		if !c.Closed() {

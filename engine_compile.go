@@ -181,7 +181,6 @@ func (c *Cache) lock(ctx context.Context, key Key, name string) (unlock func(), 
 	_, end := c.begin(ctx, Step{Kind: StepWait, Key: key, Name: name})
 	start := time.Now()
 	got, err := ask(ctx, c, c.locks, max(wait, wait+bounded.Grace), lock, func(late answer) { free(late.release) })
-	got.err = contain.Frozen(got.err)
 	err = cmp.Or(err, got.err)
 	end(StepEnd{Err: err})
 	switch {

@@ -283,7 +283,7 @@ func (ly *layer) count(err error) {
 }
 
 func (ly *layer) wrap(op string, key Key, err error) error {
-	return &Error{Op: op, Store: ly.where, Key: key, Err: contain.Frozen(err)}
+	return &Error{Op: op, Store: ly.where, Key: key, Err: err}
 }
 
 // refused reports whether a healthy store declined to take an artifact.

@@ -166,6 +166,11 @@ func (s *Store) blame(err error) {
 // that the next request may be spared. after is how long the server wants to be left
 // alone, if it said.
 func severity(err error) (f breaker.Fault, after time.Duration) {
+	_ = contain.Apart(func() error { f, after = judge(err); return nil }) // which calls methods of a backend's errors
+	return f, after
+}
+
+func judge(err error) (f breaker.Fault, after time.Duration) {
 	var asks interface{ RetryAfter() time.Duration }
 	var late *timeoutError
 	var op *net.OpError

@@ -327,6 +327,9 @@ func TestStoreContainsItsBackend(t *testing.T) {
 		for _, get := range []func(context.Context, modcache.Key) (io.ReadCloser, error){
 			func(context.Context, modcache.Key) (io.ReadCloser, error) { end(); return nil, nil },
 			func(context.Context, modcache.Key) (io.ReadCloser, error) { return io.NopCloser(ending(end)), nil },
+			func(context.Context, modcache.Key) (io.ReadCloser, error) {
+				return nil, fmt.Errorf("%s: %w", want, leaving{end})
+			},
 		} {
 			f.get = get
 			err := error(contain.ErrExited) // of this goroutine
@@ -339,6 +342,12 @@ func TestStoreContainsItsBackend(t *testing.T) {
 		require.NoError(t, s.Close())
 	}
 }
+
+// leaving is an error that ends the goroutine, or panics, when it is asked for how long.
+type leaving struct{ end func() }
+
+func (leaving) Error() string               { return "busy" }
+func (b leaving) RetryAfter() time.Duration { b.end(); return 0 }
 
 // ending is a reader that does something else.
 type ending func()

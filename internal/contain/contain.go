@@ -46,25 +46,25 @@ func (p *Panic) Unwrap() error {
 	return err
 }
 
-// Call runs f. If f panics, the error is a [*Panic]; that of f is [Sound].
+// Call runs f. If f panics, the error is a [*Panic]; that of f is [Frozen].
 func Call(f func() error) (err error) {
 	defer func() {
 		if r := recover(); r != nil {
-			err = Sound(Caught(r))
+			err = Caught(r)
 		}
 	}()
-	return Sound(f())
+	return Frozen(f())
 }
 
 // Value is Call for an f that returns something. If f panics, that is the zero value.
 func Value[T any](f func() (T, error)) (v T, err error) {
 	defer func() {
 		if r := recover(); r != nil {
-			v, err = *new(T), Sound(Caught(r))
+			v, err = *new(T), Caught(r)
 		}
 	}()
 	v, err = f()
-	return v, Sound(err)
+	return v, Frozen(err)
 }
 
 // Apart is Call on a goroutine of its own, which it waits for: an f that ends its goroutine is survived
@@ -80,26 +80,6 @@ func Apart(f func() error) error {
 	return err
 }
 
-// Sound returns err, unless one of its methods panics, or one of what it wraps. Such an error, as a nil
-// pointer in an error is, would bring down who looks at it later, so that a [*Panic] takes its place.
-func Sound(err error) (sound error) {
-	if err == nil {
-		return nil
-	}
-	defer func() {
-		if r := recover(); r != nil {
-			sound = &Panic{Value: fmt.Sprintf("%v, in a method of the error, a %T", r, err), Stack: debug.Stack()}
-		}
-	}()
-	_ = err.Error()
-	var none *unlike
-	_ = errors.Is(err, &unlike{ErrExited}) || errors.As(err, &none) // which ask all that it wraps
-	return err
-}
-
-// unlike is an error that nobody has.
-type unlike struct{ error }
-
 // Caught returns what recover has returned as a Panic.
 func Caught(value any) *Panic {
 	switch p := value.(type) { // caught before, and passed on
@@ -108,7 +88,7 @@ func Caught(value any) *Panic {
 	case *again:
 		return p.Panic
 	}
-	return &Panic{Value: value, Stack: debug.Stack()}
+	return &Panic{Value: harmless(value), Stack: debug.Stack()}
 }
 
 // Close closes what nobody can do anything about if it fails.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"runtime"
 	"strings"
 	"testing"
@@ -54,8 +55,8 @@ func TestPanicIsCaughtOnce(t *testing.T) {
 	p.Again()
 }
 
-// An error that panics when it is looked at, in one of its methods, would do so far from here.
-func TestErrorsAreSound(t *testing.T) {
+// TestCallFreezesErrors has an error panic when it is looked at, in one of its methods: else it would do so far from here.
+func TestCallFreezesErrors(t *testing.T) {
 	for _, in := range []string{"Error", "Is", "As", "Unwrap"} {
 		evil := wicked{in}
 		for name, err := range map[string]error{
@@ -74,9 +75,11 @@ func TestErrorsAreSound(t *testing.T) {
 	var none *wicked // as is often returned by mistake
 	_, err := Value(func() (int, error) { return 1, none })
 	require.ErrorContains(t, err, "*contain.wicked")
-	require.NoError(t, Sound(nil))
+	_, err = Value(func() (int, error) { return 1, (*fs.PathError)(nil) })
+	require.ErrorContains(t, err, "*fs.PathError")
+	require.NoError(t, Frozen(nil))
 	joined := errors.Join(io.EOF, errors.New("text"))
-	require.Equal(t, joined, Sound(joined))
+	require.Equal(t, joined, Frozen(joined))
 }
 
 type wicked struct{ in string }
