@@ -8,10 +8,12 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/tetratelabs/wazero"
 
 	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/internal/bounded"
 )
 
 // cacheBytes bounds the directory of [Cache].
@@ -34,7 +36,7 @@ const cacheBytes = 1 << 30
 // in its Metrics are those of the whole process. Runtimes made with it are
 // the test's to close, as ever.
 //
-// Cache never makes a test fail. If the directory can't be used, modules are
+// Cache never makes a test fail. If the directory can't be used, or can't be opened within 5 seconds, modules are
 // compiled once per process and not kept, which is logged to the first test that asks.
 //
 // Tests that use it: examples/testharness.
@@ -60,20 +62,29 @@ func Cache(tb testing.TB) *modcache.Cache {
 // One cache for a whole process is what this helper is for, so here is state that no
 // test owns. Nothing is opened before the first call.
 var (
-	testStore = sync.OnceValues(openTestStore)
+	testStore = sync.OnceValues(func() (modcache.Store, error) { return openTestStore(modcache.OpenDisk) })
 	current   atomic.Pointer[modcache.Cache]
 	warned    atomic.Bool
 )
 
+// patience is how long the file system of the directory may take.
+const patience = 5 * time.Second
+
 // openTestStore opens the directory, or returns a store that keeps nothing and the
 // reason. The directory is never closed: a test can't know that it is the last, and
 // files are complete whenever the process ends.
-func openTestStore() (modcache.Store, error) {
-	var d *modcache.Disk
-	base, err := os.UserCacheDir()
-	if err == nil {
-		d, err = modcache.OpenDisk(filepath.Join(base, "modcache-test"), &modcache.DiskOptions{MaxBytes: cacheBytes})
-	}
+func openTestStore(open func(string, *modcache.DiskOptions) (*modcache.Disk, error)) (modcache.Store, error) {
+	d, err := bounded.Call(context.Background(), bounded.Limit{Wait: patience}, func(context.Context) (*modcache.Disk, error) {
+		base, err := os.UserCacheDir()
+		if err != nil {
+			return nil, err
+		}
+		return open(filepath.Join(base, "modcache-test"), &modcache.DiskOptions{MaxBytes: cacheBytes})
+	}, func(late *modcache.Disk) {
+		if late != nil {
+			_ = late.Close()
+		}
+	})
 	if err != nil {
 		return modcache.NewMemory(&modcache.MemoryOptions{MaxBytes: -1}), err
 	}
