@@ -36,16 +36,17 @@ type lanes struct {
 
 	takeOvers *bounded.Lane // of reads from a directory of wazero's
 	opens     *bounded.Lane // of the directory of Open, of which there is one at a time: while it hangs, it isn't tried again
+	adds      *bounded.Lane // of waits for an Add that was given up, by those who want it to succeed
 }
 
 func newLanes() lanes {
 	lane := func() *bounded.Lane { return bounded.NewLane(maxStoreCalls) }
-	return lanes{lane(), lane(), lane(), lane(), lane(), bounded.NewLane(1)}
+	return lanes{lane(), lane(), lane(), lane(), lane(), bounded.NewLane(1), lane()}
 }
 
 // without calls f while no call is under way, or if ctx ends before: what hangs is then left to itself.
 func (l *lanes) without(ctx context.Context, f func() error) (err error) {
-	for _, lane := range []*bounded.Lane{l.reads, l.changes, l.locks, l.reports, l.takeOvers} {
+	for _, lane := range []*bounded.Lane{l.reads, l.changes, l.locks, l.reports, l.takeOvers, l.adds} {
 		if lane.Drain(ctx) == nil {
 			defer lane.Refill()
 		} else {

@@ -156,24 +156,40 @@ func (r *Runtime) warm(ctx context.Context, src *source) (size int64, err error)
 	return r.kept(ctx, src)
 }
 
-// keptWait is for how long whoever wants code to be stored waits for a store that may hang.
+// keptWait is for how long whoever wants code to be stored waits for a store that may hang: once, until that has answered.
 const keptWait = time.Minute
 
 // kept returns the size of the artifact that was compiled, once the store has taken it.
 func (r *Runtime) kept(ctx context.Context, src *source) (size int64, err error) {
-	if src.added != nil {
-		select {
-		case <-src.added:
-		case <-ctx.Done():
-			return 0, src.failed(context.Cause(ctx))
-		case <-time.After(keptWait):
-			return 0, fmt.Errorf("the store has not taken its code for %v more than a compile waits: %w", keptWait, bounded.ErrNoAnswer)
-		}
+	if err := r.c.added(ctx, src.added); ctx.Err() != nil {
+		return 0, src.failed(context.Cause(ctx))
+	} else if err != nil {
+		return 0, err
 	}
 	if size = r.e.proven(ctx, src, src.lookup()); size == 0 {
 		return 0, errors.New("the store did not keep it; see its events for the reason")
 	}
 	return size, nil
+}
+
+// added waits until an Add has ended, if one was made; see [Cache.put].
+func (c *Cache) added(ctx context.Context, ended <-chan struct{}) error {
+	if ended == nil {
+		return nil
+	}
+	select {
+	case <-ended:
+		return nil
+	default:
+	}
+	if c.adds.Hangs() {
+		return errors.New("the store has not taken its code, nor that of one before")
+	}
+	_, err := bounded.Do(ctx, c.adds, keptWait, func(context.Context) (struct{}, error) { <-ended; return struct{}{}, nil }, nil)
+	if err != nil {
+		return fmt.Errorf("the store has not taken its code for %v more than a compile waits: %w", keptWait, err)
+	}
+	return nil
 }
 
 // Stored reports whether the store has code that this runtime can use for the module,
