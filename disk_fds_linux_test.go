@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -28,5 +29,6 @@ func TestDiskHoldsFewFiles(t *testing.T) {
 			requireHit(t, c.Store().(*modcache.Disk), diskKey(i), diskCode(i, 100))
 		}
 	}
-	require.LessOrEqual(t, files()-before, 2*caches+8, "eight for what else runs meanwhile")
+	require.Eventually(t, func() bool { return files()-before <= 2*caches+8 }, time.Minute, time.Millisecond,
+		"their first trims end, and eight are for what else runs meanwhile")
 }

@@ -110,7 +110,7 @@ func (c *crowd) one(rng *rand.Rand) {
 	switch rng.IntN(8) {
 	case 0, 1, 2:
 		switch status, _, err := c.do(http.MethodPut, i, c.entries[i][rng.IntN(2)]); {
-		case err != nil || status == http.StatusServiceUnavailable:
+		case err != nil || status == http.StatusServiceUnavailable || status == http.StatusRequestTimeout: // of us who are slow
 			time.Sleep(5 * time.Millisecond)
 		case status == http.StatusCreated:
 			c.there[i].Store(true)
@@ -134,7 +134,7 @@ func (c *crowd) one(rng *rand.Rand) {
 func (c *crowd) read(i int) {
 	was := c.there[i].Load()
 	switch status, sum, err := c.do(http.MethodGet, i, nil); {
-	case err != nil:
+	case err != nil || status == http.StatusServiceUnavailable:
 		time.Sleep(5 * time.Millisecond)
 	case status == http.StatusOK:
 		if sum != c.sums[i][0] && sum != c.sums[i][1] {

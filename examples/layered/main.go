@@ -66,6 +66,8 @@ type fleet struct {
 	url   string
 	token string
 	key   *remote.PrivateKey
+
+	patience time.Duration // with the server; 0 is the default, of a network nearby
 }
 
 func signingKey(file string) (*remote.PrivateKey, error) {
@@ -103,7 +105,7 @@ func (f fleet) builder() remote.Options {
 
 // node returns the options of all others.
 func (f fleet) node() remote.Options {
-	return remote.Options{Keyring: remote.Keyring{Keys: []remote.PublicKey{f.key.Public()}}}
+	return remote.Options{Keyring: remote.Keyring{Keys: []remote.PublicKey{f.key.Public()}}, FirstByte: f.patience, Stall: f.patience}
 }
 
 // use is the life of one machine of the fleet, which needs the module. dir is its own directory.

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -15,7 +16,7 @@ import (
 
 // served returns a fleet around a server of its own.
 func served(t *testing.T, keyFile string) fleet {
-	f := fleet{token: "the builder's"}
+	f := fleet{token: "the builder's", patience: time.Minute}
 	var err error
 	f.key, err = signingKey(keyFile)
 	require.NoError(t, err)
@@ -65,7 +66,7 @@ func TestStrangers(t *testing.T) {
 
 	other, err := remote.GenerateKey()
 	require.NoError(t, err)
-	said, err = alone(fleet{key: other}.node(), module)
+	said, err = alone(fleet{key: other, patience: time.Minute}.node(), module)
 	require.NoError(t, err)
 	require.Contains(t, said, "compiled 1")
 	require.Contains(t, said, "fleet answered 0")

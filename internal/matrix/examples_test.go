@@ -89,7 +89,7 @@ func served(t *testing.T, cmd *exec.Cmd) {
 	require.NoError(t, err)
 	cmd.Stdout = cmd.Stderr
 	require.NoError(t, cmd.Start())
-	defer time.AfterFunc(time.Minute, func() { _ = cmd.Process.Kill() }).Stop()
+	defer time.AfterFunc(5*time.Minute, func() { _ = cmd.Process.Kill() }).Stop()
 	line, _ := bufio.NewReader(out).ReadString('\n')
 	require.NoError(t, cmd.Process.Signal(os.Interrupt))
 	require.NoError(t, cmd.Wait(), line)
