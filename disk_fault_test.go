@@ -15,6 +15,7 @@ import (
 
 	"github.com/modcache/modcache"
 	"github.com/modcache/modcache/internal/books"
+	"github.com/modcache/modcache/internal/cachetest"
 	"github.com/modcache/modcache/internal/dirfs"
 	"github.com/modcache/modcache/internal/dirfs/dirfstest"
 )
@@ -145,7 +146,10 @@ func TestDiskUnderFaults(t *testing.T) {
 		syscall.EMFILE: {dirfstest.Open, dirfstest.ReadDir, dirfstest.SyncDir},
 		syscall.EACCES: {dirfstest.Open, dirfstest.Rename, dirfstest.Remove},
 	}
-	runs := 0
+	runs, step := 0, 1
+	if cachetest.RaceEnabled {
+		step = 4 // which is enough to see races
+	}
 	for errno, ops := range kinds {
 		for _, op := range ops {
 			for _, forever := range []bool{false, true} {
@@ -153,7 +157,7 @@ func TestDiskUnderFaults(t *testing.T) {
 					if sync && op != dirfstest.Sync && op != dirfstest.SyncDir && op != dirfstest.Rename {
 						continue
 					}
-					for n, fired := 1, 1; fired > 0; n++ {
+					for n, fired := 1, 1; fired > 0; n += step {
 						what := fmt.Sprintf("%v of %s %d, forever %v, sync %v", errno, op, n, forever, sync)
 						fail := func(o dirfstest.Op, i int) error {
 							if o == op && (i == n || forever && i > n) {

@@ -176,6 +176,9 @@ func testMemoryFrees(t *testing.T, s memoryStore) {
 // TestMemoryBookkeeping holds the documented bound on the bytes that an entry
 // takes beside its artifact, while the store fills and after it has evicted.
 func TestMemoryBookkeeping(t *testing.T) {
+	if cachetest.RaceEnabled {
+		t.Skip("SKIPPED: the race detector has books of its own")
+	}
 	heap := func() uint64 {
 		runtime.GC()
 		runtime.GC() // what the first one left to finalizers and sweeping
