@@ -126,6 +126,16 @@ func (l *lookup) pass(key Key) (again bool) {
 	return true
 }
 
+// passSlow is pass where err is why that artifact couldn't be read. If it hangs, the layer does, and not the store.
+func (l *lookup) passSlow(key Key, err error) (again bool) {
+	again = l.pass(key)
+	if again && errors.Is(err, context.DeadlineExceeded) {
+		l.place(key).from.hangs()
+		l.c.reads.Forgive()
+	}
+	return again
+}
+
 // get returns the artifact under key, or nil. Whatever the store is, the artifact was
 // made for this key by this engine, its bytes are verified, now or as they are read, and
 // a seal ends them. The caller closes it, having called reject if it is of no use, and tries again if reject
@@ -151,6 +161,7 @@ func (l *lookup) ask(ctx context.Context, key Key) (a *Artifact, wrong error) {
 	}
 	c, p := l.c, l.place(key)
 	behind := p.behind
+	var at atomic.Pointer[spot] // where there is an artifact
 	ctx, end := c.begin(ctx, Step{Kind: StepLookup, Key: key, Name: l.name})
 	found, err := ask(ctx, c, c.reads, readWait(ctx), func(ctx context.Context, s Store) (found answer, err error) {
 		a, from, err := getFrom(withSealed(c.forStore(ctx)), s, key, behind)
@@ -163,6 +174,7 @@ func (l *lookup) ask(ctx context.Context, key Key) (a *Artifact, wrong error) {
 			return found, err
 		}
 		found.from = from
+		at.Store(&from)
 		found.a, found.wrong = contain.Value(func() (*Artifact, error) { return verify(key, c.engineID, a, l.most, fresh) })
 		if found.a != a {
 			contain.Close(a)
@@ -175,6 +187,10 @@ func (l *lookup) ask(ctx context.Context, key Key) (a *Artifact, wrong error) {
 	}
 	end(step)
 	p.from = found.from
+	if from := at.Load(); err != nil && from != nil && !from.last() && ctx.Err() == nil { // it was being read
+		p.from = *from
+		return nil, err
+	}
 	switch {
 	case err != nil && ctx.Err() == nil:
 		c.storeFailed("get", key, l.name, err)
@@ -227,7 +243,7 @@ func (l *lookup) reject(key Key, err error) (again bool) {
 		if !c.Closed() {
 			c.storeFailed("read", key, l.name, err)
 		}
-		return l.pass(key)
+		return l.passSlow(key, err)
 	}
 	c.corrupt(key, l.name, err)
 	again = l.pass(key)

@@ -84,13 +84,13 @@ func closeArtifact(a *Artifact) {
 	}
 }
 
-// share is how long the layer may take for a caller who waits until then. With layers behind it, it gets half of that: if
-// it hangs, the caller is still there to ask the others, and to know whose fault it was.
-func (ly *layer) share(until time.Time) time.Duration {
-	if ly.last || until.IsZero() {
+// share is how long one of so many layers may take. A Cache waits no longer for all of them than it says; so that one
+// that hangs hides none behind it, each has its part of that.
+func (ly *layer) share(ctx context.Context, layers int) time.Duration {
+	if ly.last || !wantsSealed(ctx) { // as only a Cache does
 		return ly.Timeout
 	}
-	return min(ly.Timeout, time.Until(until)/2)
+	return min(ly.Timeout, readWait(ctx)/time.Duration(layers))
 }
 
 // get asks the store, behind a spot in it; a miss is nil. in is as of ask. Only one that is Direct may take longer than limit.
@@ -109,6 +109,9 @@ func (ly *layer) get(ctx context.Context, key Key, behind spot, limit time.Durat
 		a, in, err = ly.getWithin(ctx, key, behind, limit)
 	}
 	if err != nil {
+		if limit < ly.Timeout && ctx.Err() == nil && errors.As(err, new(*tooSlowError)) {
+			ly.reads.Fail(breaker.Hard, 0) // a Cache's next module has no more time to lose
+		}
 		return nil, nil, ly.failed(ctx, &ly.reads, "get", key, err)
 	}
 	ly.reads.Succeed()

@@ -4,8 +4,8 @@ import (
 	"context"
 	"slices"
 	"sync/atomic"
-	"time"
 
+	"github.com/modcache/modcache/internal/breaker"
 	"github.com/modcache/modcache/internal/contain"
 	"github.com/modcache/modcache/internal/flight"
 )
@@ -20,6 +20,14 @@ type spot struct {
 // last reports whether no layers are behind it.
 func (s spot) last() bool {
 	return s.layer == nil || s.layer.last && s.within(s.layer).last()
+}
+
+// hangs has the layer be skipped for a while, whose artifacts don't come when they are read.
+func (s spot) hangs() {
+	for s.in != nil && s.in.layer != nil {
+		s = *s.in
+	}
+	s.layer.reads.Fail(breaker.Hard, 0)
 }
 
 // within returns the spot in a layer's own layers, or nowhere if it is in another layer, or that has none.
@@ -98,8 +106,7 @@ func (l *Layered) getBehind(ctx context.Context, key Key, behind spot) (a *Artif
 		return nil, spot{}, l.miss(key, err)
 	}
 	defer l.ops.Done()
-	until, _ := ctx.Deadline()
-	f, err := l.search(ctx, key, behind, nil, until, func() bool { return true })
+	f, err := l.search(ctx, key, behind, nil, func() bool { return true })
 	if err != nil || f.a == nil {
 		return nil, spot{}, l.miss(key, err)
 	}
@@ -183,11 +190,10 @@ func (l *Layered) join(ctx context.Context, key Key, seen uint64) (*flight.Fligh
 	if asked != nil && len(l.layers) == 1 && asked.queue.Find(key) == nil {
 		return nil, nil
 	}
-	until, _ := ctx.Deadline()
 	var f *flight.Flight[*found]
 	f, _ = l.lookups.Join(context.WithoutCancel(ctx), key, func(ctx context.Context) (*found, error) {
 		defer l.changes.Add(1)
-		return l.search(ctx, key, spot{}, asked, until, func() bool { return ctx.Err() != nil || f.Forgotten() })
+		return l.search(ctx, key, spot{}, asked, func() bool { return ctx.Err() != nil || f.Forgotten() })
 	})
 	return f, nil
 }
@@ -202,8 +208,8 @@ func (l *Layered) forget(key Key) {
 
 // search asks the layers behind a spot in order, and what is on its way into them first; nowhere means all. A layer that
 // was asked already is not asked again. What is found is promoted unless stale, which is
-// called under mu, says no. Until that time, if that isn't zero, somebody waits.
-func (l *Layered) search(ctx context.Context, key Key, behind spot, asked *layer, until time.Time, stale func() bool) (*found, error) {
+// called under mu, says no.
+func (l *Layered) search(ctx context.Context, key Key, behind spot, asked *layer, stale func() bool) (*found, error) {
 	var errs []error
 	for _, ly := range l.behind(behind) {
 		var a *Artifact
@@ -214,7 +220,7 @@ func (l *Layered) search(ctx context.Context, key Key, behind spot, asked *layer
 		}
 		if a == nil && ly != asked {
 			var err error
-			if a, at, err = ly.get(ctx, key, in, ly.share(until)); err != nil {
+			if a, at, err = ly.get(ctx, key, in, ly.share(ctx, len(l.layers))); err != nil {
 				errs = append(errs, err)
 			}
 		}

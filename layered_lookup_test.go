@@ -2,6 +2,7 @@ package modcache_test
 
 import (
 	"context"
+	"io"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -13,6 +14,7 @@ import (
 	"github.com/modcache/modcache"
 	"github.com/modcache/modcache/internal/cachetest"
 	"github.com/modcache/modcache/internal/storetest"
+	"github.com/modcache/modcache/internal/wasmtest"
 	"github.com/modcache/modcache/modcachetest"
 )
 
@@ -108,28 +110,59 @@ func TestLayeredContextFreesItsCallerAlone(t *testing.T) {
 	})
 }
 
-// A layer that hangs takes half of what its caller waits, who gets the hit of the next one, and is skipped then.
+// A layer that hangs, when it is asked or when its artifact is read, has its part of what a Cache waits, once, and hides no other.
 func TestLayeredThatHangsHidesNoOther(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		g, far := newGated(newFileShelf()), newFileShelf()
-		put(t, far, keyNo(1))
-		l := layered(t, nil, modcache.Layer{Store: g, Write: modcache.WriteNever}, modcache.Layer{Store: far})
-		for i := range 10 {
-			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	needsCompiler(t)
+	var modules []*modcache.Module
+	far := &storetest.Fake{}
+	for i := range int32(4) {
+		modules = append(modules, modcache.NewModule(wasmtest.Const(i)))
+	}
+	require.NoError(t, newCache(t, far, nil).Warm(bg, nil, modules...))
+	for _, read := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			answer := make(chan struct{})
+			near := &storetest.Fake{OnGet: func(context.Context, modcache.Key) (*modcache.Artifact, bool, error) {
+				if read {
+					return modcache.NewArtifactFrom(storetest.Source{OnRead: func([]byte, int64) (int, error) { <-answer; return 0, io.EOF }}, 500, modcache.Info{}), true, nil
+				}
+				<-answer
+				return nil, false, nil
+			}}
+			l := layered(t, nil, modcache.Layer{Store: near, Write: modcache.WriteNever}, modcache.Layer{Store: far})
+			c := newCache(t, l, nil)
+			r := newRuntime(t, c, nil)
 			start := time.Now()
-			a, ok, err := l.Get(ctx, keyNo(1))
-			require.NoError(t, err)
-			require.True(t, ok)
-			require.NoError(t, a.Close())
-			took := 2500 * time.Millisecond
-			if i >= 5 {
-				took = 0
+			for _, m := range modules {
+				cm, err := r.Compile(bg, m)
+				require.NoError(t, err)
+				require.NoError(t, cm.Close(bg))
 			}
-			require.Equal(t, took, time.Since(start), i)
+			require.Less(t, time.Since(start), time.Minute)
+			require.Zero(t, c.Metrics().Compiles)
+			close(answer)
+		})
+	}
+}
+
+// A caller who has little time doesn't have others skip a layer, or get a miss.
+func TestLayeredIsNotHurried(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		near, far := newGated(newFileShelf()), newFileShelf()
+		put(t, near, keyNo(1))
+		l := layered(t, nil, modcache.Layer{Store: near}, modcache.Layer{Store: far})
+		for range 10 {
+			ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+			_, _, err := l.Get(ctx, keyNo(1))
+			require.ErrorIs(t, err, context.DeadlineExceeded)
 			cancel()
 		}
-		require.EqualValues(t, 5, l.Layers()[0].Timeouts)
-		close(g.pass)
+		time.AfterFunc(time.Second, func() { close(near.pass) })
+		hurried, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		defer cancel()
+		go func() { _, _, _ = l.Get(hurried, keyNo(1)) }()
+		synctest.Wait()
+		hit(t, l, keyNo(1))
 	})
 }
 

@@ -85,7 +85,7 @@ func (s *links) now() int64 {
 // forget drops the names that nobody is importing from.
 func (s *links) forget() {
 	for name, of := range s.byName {
-		if of.open == 0 {
+		if of.open == 0 && name != anybody {
 			s.forgotten = max(s.forgotten, of.last)
 			delete(s.byName, name)
 		}

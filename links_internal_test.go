@@ -12,6 +12,7 @@ import (
 func TestLinksForgetNames(t *testing.T) {
 	var s links
 	first := s.now()
+	s.begin(context.Background(), nil)() // under a resolver
 	end := s.begin(context.Background(), []string{"kept"})
 	for i := range 3 * mostNames {
 		s.begin(context.Background(), []string{fmt.Sprint(i)})()
@@ -20,7 +21,8 @@ func TestLinksForgetNames(t *testing.T) {
 	since := s.now()
 	require.True(t, s.imported("0", first))
 	require.True(t, s.imported("never", first), "it can't be told any more")
-	require.False(t, s.imported("", first), "nothing is found by it")
+	require.True(t, s.imported("", first), "a resolver finds those without a name")
+	require.False(t, s.imported("", since))
 	require.False(t, s.imported("0", since))
 	require.True(t, s.imported("kept", since))
 	require.True(t, s.any(since))

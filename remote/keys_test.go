@@ -99,9 +99,10 @@ func TestSecretsStaySecret(t *testing.T) {
 	h := remote.HandlerOptions{ReadTokens: []string{secret}, WriteTokens: []string{secret}, Signer: k}
 	c := remote.Credentials{AccessKey: "access", SecretKey: secret, SessionToken: secret}
 	type hidden struct{ k remote.PrivateKey }
+	type stored struct{ s *remote.Store }
 	for _, v := range []any{
 		k, *k, hidden{*k}, &hidden{*k}, []remote.PrivateKey{*k}, o, &o, h, &h, c, &c, struct{ C remote.Credentials }{c},
-		&remote.Options{Signer: k}, open(t, "http://localhost", &o), open(t, "http://localhost", &remote.Options{Signer: k}),
+		&remote.Options{Signer: k}, open(t, "http://localhost", &o), stored{open(t, "http://localhost", &o)}, open(t, "http://localhost", &remote.Options{Signer: k}),
 	} {
 		var out strings.Builder
 		for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%d"} {

@@ -92,6 +92,7 @@ func newStore(b Backend, kind, where string, onEnd func(), o Options) (*Store, e
 	if err != nil {
 		return nil, err
 	}
+	o.Secret, o.Header = nil, nil // package fmt looks into a program's own structs, and from there into a Store
 	s := &Store{
 		o: o, kind: kind, where: "remote " + where, backend: b, onEnd: onEnd,
 		frame:   frame.Options{Trusted: trusted, Compressor: frame.NewCompressor(), Compress: true},

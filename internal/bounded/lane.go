@@ -42,6 +42,9 @@ func NewLane(size int64) *Lane {
 // Hangs reports whether calls are turned away.
 func (l *Lane) Hangs() bool { return l.hangs.Open() }
 
+// Forgive has calls made again, as it isn't all that they call what hangs.
+func (l *Lane) Forgive() { l.hangs.Succeed() }
+
 // Drain waits until no call is under way. If it returns no error, others begin after Refill only.
 func (l *Lane) Drain(ctx context.Context) error { return l.slots.Acquire(ctx, l.size) }
 
