@@ -33,8 +33,9 @@ type engine struct {
 	unproven atomic.Bool // wazero doesn't do what it should: this is a drop-in
 }
 
-// engineFor returns the engine for a configuration, or an error if that can't be handled.
-func (c *Cache) engineFor(ctx context.Context, rc wazero.RuntimeConfig) (*engine, error) {
+// engineFor returns the engine for a configuration, or an error if that can't be handled. If r is the first runtime
+// of that configuration, it is opened: what wazero does is looked at in it.
+func (c *Cache) engineFor(ctx context.Context, rc wazero.RuntimeConfig, r *Runtime) (*engine, error) {
 	conf, err := wazerohook.ReadConfig(rc)
 	if err != nil {
 		return nil, err
@@ -57,13 +58,17 @@ func (c *Cache) engineFor(ctx context.Context, rc wazero.RuntimeConfig) (*engine
 	if err != nil {
 		return nil, err
 	}
-	defer own.Close() // the first runtime gets it
-	defer inner.Close(ctx)
+	drop := func() {
+		_ = inner.Close(ctx)
+		own.Close()
+	}
 	if e.wazero, err = wazerohook.Look(inner, own.Cache, conf, own.Asked, wazerocache.ErrUnexpected); err != nil {
+		drop()
 		return nil, err
 	}
 	e.base = e.keyBase()
 	if alone {
+		r.inner, r.own = inner, own
 		return e, nil
 	}
 	e.loaded.Share = func(cm wazero.CompiledModule) any {
@@ -73,7 +78,12 @@ func (c *Cache) engineFor(ctx context.Context, rc wazero.RuntimeConfig) (*engine
 		return nil
 	}
 	e.loaded.OnRetire = func() { c.engines.CompareAndDelete(conf.Fields, e) }
-	first, _ := c.engines.LoadOrStore(conf.Fields, e)
+	first, found := c.engines.LoadOrStore(conf.Fields, e)
+	if found {
+		drop()
+	} else {
+		r.inner, r.own = inner, own
+	}
 	return first.(*engine), nil
 }
 

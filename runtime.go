@@ -116,12 +116,14 @@ func (c *Cache) RuntimeFunc(config wazero.RuntimeConfig, hosts ...func(context.C
 
 // open makes r a runtime with an engine that its Cache can use.
 func (r *Runtime) open(ctx context.Context, config wazero.RuntimeConfig) error {
-	e, err := r.c.pickEngine(ctx, config)
+	e, err := r.c.pickEngine(ctx, config, r)
 	if err != nil {
 		return err
 	}
-	if r.inner, r.own, err = e.engines.Open(ctx); err != nil {
-		return fmt.Errorf("%w: %w", errDropInOnly, err)
+	if r.own == nil {
+		if r.inner, r.own, err = e.engines.Open(ctx); err != nil {
+			return fmt.Errorf("%w: %w", errDropInOnly, err)
+		}
 	}
 	r.e, r.loaded = e, e.loaded.NewOwner()
 	return nil
@@ -131,15 +133,15 @@ func (r *Runtime) open(ctx context.Context, config wazero.RuntimeConfig) error {
 // than the drop-in.
 var errDropInOnly = errors.New("the keys of this wazero are unknown")
 
-// pickEngine returns the engine for a configuration.
-func (c *Cache) pickEngine(ctx context.Context, config wazero.RuntimeConfig) (*engine, error) {
+// pickEngine returns the engine for the configuration of r, which it may open.
+func (c *Cache) pickEngine(ctx context.Context, config wazero.RuntimeConfig, r *Runtime) (*engine, error) {
 	switch {
 	case c.unsupported != nil:
 		return nil, ErrUnsupportedWazero
 	case wazerohook.Interpreted(config):
 		return nil, wazerohook.ErrInterpreter
 	}
-	e, err := c.engineFor(ctx, config)
+	e, err := c.engineFor(ctx, config, r)
 	if err != nil && !errors.Is(err, wazerohook.ErrInterpreter) {
 		err = fmt.Errorf("%w: %w", errDropInOnly, err)
 	}

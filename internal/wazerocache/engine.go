@@ -25,7 +25,7 @@ type Engines struct {
 type engine struct {
 	Announced
 	Cache wazero.CompilationCache
-	code  *wazerohook.Engine // nil if wazero's is of an unknown shape
+	code  func() *wazerohook.Engine // looked at when it is needed; nil if wazero's is of an unknown shape
 }
 
 // Engine is an engine in the hands of one runtime, until Close.
@@ -42,6 +42,10 @@ func (x *Engines) Open(ctx context.Context) (wazero.Runtime, *Engine, error) {
 	e, ok := x.spare.Get().(*engine)
 	if !ok {
 		e = &engine{Cache: wazero.NewCompilationCache()}
+		e.code = sync.OnceValue(func() *wazerohook.Engine {
+			code, _ := wazerohook.OpenEngine(e.Cache)
+			return code
+		})
 		if _, err := wazerohook.Plug(e.Cache, e); err != nil {
 			return nil, nil, err
 		}
@@ -52,28 +56,26 @@ func (x *Engines) Open(ctx context.Context) (wazero.Runtime, *Engine, error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("%w: making a runtime: %w", wazerohook.ErrShape, err)
 	}
-	if !ok {
-		e.code, _ = wazerohook.OpenEngine(e.Cache)
-	}
 	return r, &Engine{engine: e, from: x}, nil
 }
 
 // Close has wazero forget all code, as it does with the engine of a runtime that has no cache. It is
 // called when the runtime is closed, which may still be compiling, and may be called again at any time.
 func (e *Engine) Close() {
-	if e.code == nil {
+	own := e.engine.code()
+	if own == nil {
 		return
 	}
 	if !e.using.TryLock() {
 		e.using.RLock() // waits for nobody who compiles
 		defer e.using.RUnlock()
 		if !e.ended { // else it may be another runtime's by now
-			e.code.Clear() // what is compiled now goes with the runtime
+			own.Clear() // what is compiled now goes with the runtime
 		}
 		return
 	}
 	defer e.using.Unlock()
-	if !e.ended && e.code.Clear() && !e.Replaced() {
+	if !e.ended && own.Clear() && !e.Replaced() {
 		e.from.spare.Put(e.engine)
 	}
 	e.ended = true
@@ -90,7 +92,7 @@ func (e *Engine) Compile(ctx context.Context, r wazero.Runtime, wasm []byte, cod
 		return nil, ErrEnded
 	}
 	if code != nil {
-		defer e.engine.code.Enter(code)()
+		defer e.engine.code().Enter(code)()
 	}
 	cm, err := r.CompileModule(ctx, wasm)
 	if err != nil {
@@ -131,10 +133,14 @@ func CodeOf(cm wazero.CompiledModule) *wazerohook.Code {
 func (e *Engine) Code(id [32]byte) *wazerohook.Code {
 	e.using.RLock()
 	defer e.using.RUnlock()
-	if e.ended || e.code == nil {
+	if e.ended {
 		return nil
 	}
-	c, _ := e.code.Code(id)
+	own := e.code()
+	if own == nil {
+		return nil
+	}
+	c, _ := own.Code(id)
 	return c
 }
 

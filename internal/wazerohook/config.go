@@ -29,7 +29,7 @@ func ReadConfig(rc wazero.RuntimeConfig) (Config, error) {
 		return Config{}, fmt.Errorf("%w: a RuntimeConfig is a %T", ErrShape, rc)
 	}
 	v = v.Elem()
-	var fields []byte
+	fields := make([]byte, 0, 512) // more than they take
 	for i := range v.NumField() {
 		f, name := v.Field(i), v.Type().Field(i).Name
 		var bits uint64
