@@ -62,7 +62,6 @@ type Cache struct {
 
 	compiles  *semaphore.Weighted // one for each compile; nil if unlimited
 	lanes                         // of calls of the store
-	pieces    sync.Pool           // *[readPiece]byte
 	adding    sync.Map            // chan struct{} that is closed when an Add ends
 	held      breaker.Breaker     // of the store's locks, which somebody may hold for good
 	counters  counters

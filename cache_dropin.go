@@ -12,7 +12,6 @@ import (
 	"github.com/tetratelabs/wazero"
 
 	"github.com/modcache/modcache/internal/bounded"
-	"github.com/modcache/modcache/internal/contain"
 	"github.com/modcache/modcache/internal/wazerocache"
 	"github.com/modcache/modcache/internal/wazerohook"
 )
@@ -189,13 +188,7 @@ func (d *dropIn) load(a *Artifact, functions int) (*wazerohook.Entry, error) {
 	if err != nil {
 		return nil, err
 	}
-	return read(d.c.ctx, d.c, a, func(a *Artifact) (*wazerohook.Entry, error) {
-		e, err := wazerohook.ReadEntry(contain.ReaderAt{Src: a}, a.Size()-sealSize, version, functions)
-		if err != nil || a.InMemory() {
-			return e, err
-		}
-		return e, e.Fetch()
-	}, (*wazerohook.Entry).Discard)
+	return d.c.readEntry(d.c.ctx, a, version, functions)
 }
 
 // takeOver looks the module up in the directory that the program gave to wazero,

@@ -2,14 +2,11 @@ package modcache
 
 import (
 	"context"
-	"io"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/modcache/modcache/internal/bounded"
 	"github.com/modcache/modcache/internal/contain"
-	"github.com/modcache/modcache/internal/parallel"
+	"github.com/modcache/modcache/internal/wazerohook"
 )
 
 // This file is how what a store has returned is read: nobody waits for ever for a file system that hangs.
@@ -39,100 +36,40 @@ func read[T any](ctx context.Context, c *Cache, a *Artifact, f func(*Artifact) (
 	}, late)
 }
 
-// boundedReader reads an artifact for those who want it in memory that isn't ours to keep, such as wazero's for
-// code, which may be unmapped as soon as a read has failed.
-type boundedReader struct {
-	c    *Cache
-	a    *Artifact
-	wait func() time.Duration // how long the next read may take
+// readEntry returns the entry in an artifact that get has returned. All of it has been read, and is in memory that is
+// nobody else's, but for what is in memory anyway. A store may answer each read just in time, so that all of them together take no
+// longer than one may; where there is no compile to fall back to, each may.
+func (c *Cache) readEntry(ctx context.Context, a *Artifact, version string, functions int) (e *wazerohook.Entry, err error) {
+	size, late := a.Size()-sealSize, (*wazerohook.Entry).Discard
+	if c.opts.RequireHit && !a.InMemory() {
+		if e, err = wazerohook.ReadEntry(patientReader{ctx, c, a}, size, version, functions); err != nil {
+			return nil, err
+		}
+		return read(ctx, c, a, func(a *Artifact) (*wazerohook.Entry, error) { return e, e.Fetch(contain.ReaderAt{Src: a}) }, late)
+	}
+	return read(ctx, c, a, func(a *Artifact) (*wazerohook.Entry, error) {
+		src := contain.ReaderAt{Src: a}
+		e, err := wazerohook.ReadEntry(src, size, version, functions)
+		if err != nil || a.InMemory() {
+			return e, err
+		}
+		return e, e.Fetch(src)
+	}, late)
 }
 
-// bounded returns a reader of an artifact that get has returned. All reads together take no longer than wait, for a store may
-// answer each just in time; where there is no compile to fall back to, each may.
-func (c *Cache) bounded(a *Artifact, wait time.Duration) io.ReaderAt {
-	if a.InMemory() {
-		return contain.ReaderAt{Src: a}
-	}
-	left := func() time.Duration { return wait }
-	if !c.opts.RequireHit {
-		end := time.Now().Add(wait)
-		left = func() time.Duration { return time.Until(end) }
-	}
-	return boundedReader{c, a, left}
+// patientReader reads an artifact that get has returned, and waits for each read anew.
+type patientReader struct {
+	ctx context.Context
+	c   *Cache
+	a   *Artifact
 }
 
-const (
-	// readPiece is what is read at a time: the chunk of a frame, which is still in the processor's cache when it is
-	// copied.
-	readPiece = 256 << 10
-	// readRun is how much a goroutine reads before another may: two that fill one huge page wait for each other.
-	readRun = 2 << 20
-)
-
-// ReadAt implements [io.ReaderAt]. The goroutines that read own what they read into. They copy it to p for as long as
-// the caller waits, and end without him.
-func (r boundedReader) ReadAt(p []byte, off int64) (int, error) {
-	var (
-		waiting sync.RWMutex // read-locked while p is written
-		gone    bool         // the caller; guarded by waiting
-	)
-	deliver := func(b []byte, at int64) error {
-		waiting.RLock()
-		defer waiting.RUnlock()
-		if gone {
-			return bounded.ErrNoAnswer
-		}
-		copy(p[at-off:], b)
-		return nil
-	}
-	end, wait := off+int64(len(p)), r.wait()
-	if wait <= 0 {
-		return 0, bounded.ErrNoAnswer
-	}
-	_, err := bounded.Do(r.c.ctx, r.c.reads, wait, func(context.Context) (struct{}, error) {
-		own, err := r.a.share() // closing a waits for those who read a
-		if err != nil {
-			return struct{}{}, err
-		}
-		defer contain.Close(own)
-		return struct{}{}, r.c.readPieces(own, off, end, deliver)
+// ReadAt implements [io.ReaderAt].
+func (r patientReader) ReadAt(p []byte, off int64) (int, error) {
+	own, err := read(r.ctx, r.c, r.a, func(a *Artifact) ([]byte, error) {
+		b := make([]byte, len(p))
+		n, err := contain.ReaderAt{Src: a}.ReadAt(b, off)
+		return b[:n], err
 	}, nil)
-	if err != nil {
-		waiting.Lock()
-		defer waiting.Unlock()
-		gone = true
-		return 0, err
-	}
-	return len(p), nil
-}
-
-// readPieces reads an artifact from off to end, and passes on what it has read.
-func (c *Cache) readPieces(a *Artifact, off, end int64, deliver func(b []byte, at int64) error) error {
-	if off == end {
-		return nil
-	}
-	first := off / readPiece
-	n := int((end-1)/readPiece-first) + 1
-	var delivered atomic.Int64
-	_, err := parallel.Do(n, readRun/readPiece, func(i int) error {
-		buf, ok := c.pieces.Get().(*[readPiece]byte)
-		if !ok {
-			buf = new([readPiece]byte)
-		}
-		defer c.pieces.Put(buf)
-		from, to := max(off, (first+int64(i))*readPiece), min(end, (first+int64(i)+1)*readPiece)
-		b := buf[:to-from]
-		if _, err := readFull(contain.ReaderAt{Src: a}, b, from); err != nil {
-			return err
-		}
-		if err := deliver(b, from); err != nil {
-			return err
-		}
-		delivered.Add(1)
-		return nil
-	})
-	if err == nil && delivered.Load() < int64(n) {
-		err = contain.ErrExited // of one of the goroutines
-	}
-	return err
+	return copy(p, own), err
 }

@@ -1,13 +1,13 @@
 package modcache
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"sync"
 
 	"github.com/modcache/modcache/internal/loaded"
+	"github.com/modcache/modcache/internal/wazerocache"
 	"github.com/modcache/modcache/internal/wazerohook"
 )
 
@@ -99,7 +99,7 @@ func (l *loading) build(ctx context.Context) (*loaded.Code, error) {
 	keeping.Go(keep)
 	defer keeping.Wait() // before another process gets the lock
 	if entry != nil {
-		code, err := l.loadEntry(ctx, entry)
+		code, err := l.loadEntry(ctx, wazerocache.Ready(entry))
 		if err == nil || errors.Is(err, loaded.ErrClosed) {
 			return code, err
 		}
@@ -121,46 +121,59 @@ func (l *loading) loadStored(ctx context.Context, a *Artifact, at Key) (code *lo
 		return code, false, nil
 	case errors.Is(err, loaded.ErrClosed):
 		return nil, false, err
+	case ctx.Err() != nil: // nobody waits for it any more
+		return nil, false, nil
 	}
 	l.c.suspects.Store(at, nil)
 	return nil, l.look.reject(at, err), nil
 }
 
-// entry returns the entry in an artifact for the module. When wazero finds in the middle of an entry
-// that it can't be read, it never unmaps what it has mapped for the code. That happens once for a
-// key: after it, all is read and checked before wazero gets any.
+// entry returns the entry in an artifact for the module. When wazero finds that the checksum of the code is wrong,
+// it never unmaps what it has mapped for it. That happens once for a key: after it, we look before wazero does.
 func (e *engine) entry(ctx context.Context, a *Artifact, at Key, src *source) (*wazerohook.Entry, error) {
-	size := a.Size() - sealSize
-	r := e.c.bounded(a, readWait(ctx))
-	_, suspect := e.c.suspects.Load(at)
-	if suspect && size > 0 {
-		b, err := readWhole(r, a.Size())
-		if err != nil {
-			return nil, err
+	entry, err := e.c.readEntry(ctx, a, e.wazero.Version, src.functions())
+	if _, suspect := e.c.suspects.Load(at); err == nil && suspect {
+		if err = entry.CheckCode(); err != nil {
+			entry.Discard()
 		}
-		r = bytes.NewReader(b[:size])
-	}
-	entry, err := wazerohook.ReadEntry(r, size, e.wazero.Version, src.functions())
-	if err == nil && suspect {
-		err = entry.CheckCode()
 	}
 	return entry, err
 }
 
-// load has wazero load the code of an artifact into the engine.
+// load has wazero load the code of an artifact into the engine. It is read while wazero decodes what stands for the
+// module.
 func (l *loading) load(ctx context.Context, a *Artifact, at Key) (*loaded.Code, error) {
-	entry, err := l.e.entry(ctx, a, at, l.src)
-	if err != nil {
-		return nil, err
+	if a.InMemory() {
+		entry, err := l.e.entry(ctx, a, at, l.src)
+		if err != nil {
+			return nil, err
+		}
+		return l.loadEntry(ctx, wazerocache.Ready(entry))
 	}
-	return l.loadEntry(ctx, entry)
+	var (
+		entry   *wazerohook.Entry
+		err     error
+		reading sync.WaitGroup
+	)
+	ctx, cancel := context.WithCancel(ctx)
+	reading.Go(func() { entry, err = l.e.entry(ctx, a, at, l.src) })
+	defer func() {
+		cancel()
+		reading.Wait()
+		entry.Discard() // if wazero didn't want it
+	}()
+	return l.loadEntry(ctx, func() (*wazerohook.Entry, error) {
+		reading.Wait()
+		return entry, err
+	})
 }
 
 // loadEntry has wazero load the code in the name of a stub, or of the module where there
-// can't be one.
-func (l *loading) loadEntry(ctx context.Context, entry *wazerohook.Entry) (_ *loaded.Code, err error) {
+// can't be one. wazero asks for the entry when it has decoded that.
+func (l *loading) loadEntry(ctx context.Context, entry wazerocache.Source) (_ *loaded.Code, err error) {
+	var codeLen int64
 	_, end := l.c.begin(ctx, Step{Kind: StepLoad, Key: l.src.key, Name: l.src.name()})
-	defer func() { end(StepEnd{Bytes: entry.CodeLen(), Err: err}) }()
+	defer func() { end(StepEnd{Bytes: codeLen, Err: err}) }()
 	e := l.e
 	image, stubbed := l.src.image()
 	// wazero decodes the image before it asks for the key, which is time enough to
@@ -181,11 +194,16 @@ func (l *loading) loadEntry(ctx context.Context, entry *wazerohook.Entry) (_ *lo
 		}
 		return nil, err
 	}
+	got, err := entry()
+	if err != nil { // wazero hasn't asked
+		return nil, err
+	}
+	codeLen = got.CodeLen()
 	if stubbed {
 		l.c.counters.stubbed.Add(1)
 	}
 	code := loaded.Loaded{
-		Linkage: linkage(image), CodeLen: entry.CodeLen(), Heap: l.src.heap(stubbed), WasmSize: l.src.size(),
+		Linkage: linkage(image), CodeLen: codeLen, Heap: l.src.heap(stubbed), WasmSize: l.src.size(),
 	}
 	if code.WasmSize > lightModule || l.c.opts.RequireHit {
 		code.Image = image

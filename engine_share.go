@@ -96,12 +96,16 @@ func (e *engine) provenOne(ctx context.Context, src *source, look *lookup, a *Ar
 	if err == nil {
 		image, _ := src.image()
 		err = wazerocache.Load(ctx, e.config, image, e.wazero.Key(image, e.conf.CloseOnContextDone), entry)
+		entry.Discard()
 	}
-	if err != nil {
-		e.c.suspects.Store(at, nil)
-		return 0, look.reject(at, err)
+	switch {
+	case err == nil:
+		return a.Size(), false
+	case ctx.Err() != nil:
+		return 0, false
 	}
-	return a.Size(), false
+	e.c.suspects.Store(at, nil)
+	return 0, look.reject(at, err)
 }
 
 // readAlias returns the module that a verified artifact is an alias for, if it is one.

@@ -29,7 +29,7 @@ type source struct {
 	given  string // name
 	wanted bool   // in the store, or known to be there
 
-	mu    sync.Mutex
+	mu    sync.RWMutex
 	wasm  []byte // guarded by mu
 	owned bool   // wasm is a copy of ours; guarded by mu
 
@@ -60,18 +60,20 @@ const draftFrom = 256 << 10
 
 // prepare takes the fingerprint of a module. If it looks like one that has to be loaded, its
 // stub is drafted on another core meanwhile: of a herd, by a single member. done is called
-// once the module is loaded.
+// once the module is loaded, or isn't wanted any more.
 func (e *engine) prepare(wasm []byte) (s *source, done func()) {
 	s, done = &source{e: e, wasm: wasm}, func() {}
 	var drafting sync.WaitGroup
 	size := len(wasm)
 	if e.stubs && size >= draftFrom && runtime.GOMAXPROCS(0) > 1 && e.loaded.Claim(size) {
-		done = func() { e.loaded.Unclaim(size) }
+		done = func() {
+			drafting.Wait()
+			e.loaded.Unclaim(size)
+		}
 		drafting.Go(func() { s.stubDraft() })
 	}
 	s.sum = Sum(wasm)
 	s.key = e.key(s.sum)
-	drafting.Wait()
 	return s, done
 }
 
@@ -92,11 +94,10 @@ func (s *source) name() string {
 	return s.called
 }
 
-// read lends the bytes to f, which must not keep them. Nobody else gets at them
-// meanwhile.
+// read lends the bytes to f, which must not keep or change them.
 func (s *source) read(f func(wasm []byte)) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.mu.RLock()
+	defer s.mu.RUnlock()
 	f(s.wasm)
 }
 

@@ -41,7 +41,7 @@ func sealedCopy(key Key, a *Artifact, believed int64) (*Artifact, error) {
 	}
 	if a.Size() > believed {
 		h := newSeal(key, a.info.Engine)
-		_, err := io.CopyBuffer(h, io.NewSectionReader(a, 0, size), make([]byte, readPiece))
+		_, err := io.CopyBuffer(h, io.NewSectionReader(a, 0, size), make([]byte, sealPiece))
 		if err != nil {
 			return nil, err
 		}
@@ -64,6 +64,9 @@ func sealedCopy(key Key, a *Artifact, believed int64) (*Artifact, error) {
 	}
 	return NewArtifact(b, a.info), nil
 }
+
+// sealPiece is how much is read at a time of what is only looked at.
+const sealPiece = 256 << 10
 
 // selfVerifying is the source of an artifact of a Disk or an FSStore.
 type selfVerifying interface {

@@ -101,6 +101,18 @@ func (p *Pages) MoveTo(dst []byte) (bool, error) {
 	return true, nil
 }
 
+// CopyTo copies the pages to dst, which is as long, and frees each as soon as it was copied, so that there is hardly ever
+// memory for both.
+func (p *Pages) CopyTo(dst []byte) {
+	for len(dst) > 0 {
+		n := min(hugePage-uintptr(p.start)%hugePage, p.size)
+		dst = dst[copy(dst, unsafe.Slice((*byte)(p.start), n)):]
+		_ = unix.MunmapPtr(p.start, n)
+		p.start, p.size = unsafe.Add(p.start, n), p.size-n
+	}
+	p.Free()
+}
+
 // remap moves mappings over others. Tests have it fail.
 var remap = func(from, to unsafe.Pointer, size uintptr) error {
 	_, err := unix.MremapPtr(from, size, to, size, unix.MREMAP_MAYMOVE|unix.MREMAP_FIXED)

@@ -116,6 +116,18 @@ func TestPagesMove(t *testing.T) {
 	}
 }
 
+// TestPagesAreCopied where they can't be moved, and are gone then.
+func TestPagesAreCopied(t *testing.T) {
+	for _, n := range []int{1, 4095, 4096, hugePage, 2*hugePage + 1, 5*hugePage + 12345} {
+		p, want := filled(t, n)
+		dst := make([]byte, n)
+		p.CopyTo(dst)
+		require.True(t, bytes.Equal(want, dst))
+		require.Equal(t, Pages{}, *p, "something is left")
+		p.Free()
+	}
+}
+
 // TestPagesStayFromWhatIsNoMapping of exactly that length.
 func TestPagesStayFromWhatIsNoMapping(t *testing.T) {
 	const n = 3 * 4096

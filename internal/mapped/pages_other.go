@@ -14,6 +14,9 @@ func (*Pages) Bytes() []byte { return nil }
 // MoveTo never succeeds.
 func (*Pages) MoveTo([]byte) (bool, error) { return false, nil }
 
+// CopyTo does nothing.
+func (*Pages) CopyTo([]byte) {}
+
 // Free does nothing.
 func (*Pages) Free() {}
 

@@ -35,15 +35,23 @@ type Announced struct {
 // announcement is one compile that is about to happen.
 type announcement struct {
 	key   func() wazerohook.WazeroKey // what wazero will ask for; it may take a while to tell. Nil for anything
-	entry *wazerohook.Entry           // what it gets; nil for a compile in full
+	entry Source                      // of what it gets; nil for a compile in full
 
 	mu  sync.Mutex
 	err error // of the entry's source, which wazero doesn't wrap
 }
 
-// Announce has wazero get entry when it asks for key, or nothing if entry is nil. done
-// ends that, and returns the error that the entry's source failed with, if it did.
-func (x *Announced) Announce(key func() wazerohook.WazeroKey, entry *wazerohook.Entry) (done func() error) {
+// Source returns an entry, which it may have to wait for. It always returns the same.
+type Source func() (*wazerohook.Entry, error)
+
+// Ready is the source of an entry that is there.
+func Ready(entry *wazerohook.Entry) Source {
+	return func() (*wazerohook.Entry, error) { return entry, nil }
+}
+
+// Announce has wazero get the entry of a source when it asks for key, or nothing if entry is nil. done
+// ends that, and returns the error that the source failed with, or what the entry is read from, if one did.
+func (x *Announced) Announce(key func() wazerohook.WazeroKey, entry Source) (done func() error) {
 	x.alone.RLock()
 	return x.announce(&announcement{key: key, entry: entry}, x.alone.RUnlock)
 }
@@ -134,13 +142,26 @@ func (x *Announced) Get(key wazerohook.WazeroKey) (io.ReadCloser, bool, error) {
 	case p.entry == nil:
 		return nil, false, nil
 	}
-	return p.entry.Open(func(err error) {
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		if p.err == nil {
-			p.err = err
-		}
-	}), true, nil
+	entry, err := p.entry()
+	if err != nil {
+		p.failed(err)
+		return nil, false, err
+	}
+	return entry.Open(p.failed), true, nil
+}
+
+func (p *announcement) failed(err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.err == nil {
+		p.err = err
+	}
+}
+
+// equal reports whether content is the entry.
+func (p *announcement) equal(content io.Reader) bool {
+	entry, err := p.entry()
+	return err == nil && entry.Equal(content)
 }
 
 // Add is offered what was compiled in full, which the caller has by other means, or what
@@ -150,7 +171,7 @@ func (x *Announced) Add(key wazerohook.WazeroKey, content io.Reader) error {
 	switch {
 	case instead != nil:
 		return instead.Add(key, content)
-	case p == nil || p.entry != nil && !p.entry.Equal(content):
+	case p == nil || p.entry != nil && !p.equal(content):
 		return errRefused
 	}
 	return nil

@@ -100,7 +100,7 @@ func Load(ctx context.Context, config wazero.RuntimeConfig, image []byte, key wa
 		return err
 	}
 	defer r.Close(ctx)
-	done := files.Announce(func() wazerohook.WazeroKey { return key }, entry)
+	done := files.Announce(func() wazerohook.WazeroKey { return key }, Ready(entry))
 	defer done()
 	cm, err := r.CompileModule(ctx, image)
 	switch readErr := done(); {

@@ -62,7 +62,7 @@ func checkStubs() error {
 	if _, err := runCanary(ctx, r, stub); !errors.Is(err, ErrUnexpected) {
 		return fmt.Errorf("self-check: an unannounced stub got %v, not a refusal", err)
 	}
-	done := warm.Announce(func() wazerohook.WazeroKey { return w.Key(stub, false) }, entry)
+	done := warm.Announce(func() wazerohook.WazeroKey { return w.Key(stub, false) }, Ready(entry))
 	defer done()
 	src.broken = true
 	if _, err := runCanary(ctx, r, stub); err == nil {

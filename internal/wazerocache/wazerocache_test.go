@@ -62,7 +62,7 @@ func TestAnnounced(t *testing.T) {
 		entry, err := wazerohook.ReadEntry(src, int64(len(code)), w.Version, 1)
 		require.NoError(t, err)
 		key := w.Key(stub, false)
-		done := x.Announce(func() wazerohook.WazeroKey { return key }, entry)
+		done := x.Announce(func() wazerohook.WazeroKey { return key }, Ready(entry))
 		if reads {
 			require.ErrorIs(t, x.Add(key, bytes.NewReader(code[1:])), ErrUnexpected)
 			require.ErrorIs(t, x.Add(key, bytes.NewReader(code[:len(code)-1])), ErrUnexpected)

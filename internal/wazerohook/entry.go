@@ -143,6 +143,10 @@ func (e *Entry) checkTail() error {
 // It is for sources that don't verify what they return.
 func (e *Entry) CheckCode() error {
 	h := crc32.New(crc32.MakeTable(crc32.Castagnoli))
+	if e.code != nil {
+		h.Write(e.code)
+		return e.compareSum(h.Sum32())
+	}
 	buf := make([]byte, min(e.codeLen, 256<<10))
 	for done := int64(0); done < e.codeLen; {
 		p := buf[:min(int64(len(buf)), e.codeLen-done)]
@@ -152,8 +156,12 @@ func (e *Entry) CheckCode() error {
 		h.Write(p)
 		done += int64(len(p))
 	}
-	if want := binary.LittleEndian.Uint32(e.tail); h.Sum32() != want {
-		return entryError("checksum of the code is %#x, want %#x", h.Sum32(), want)
+	return e.compareSum(h.Sum32())
+}
+
+func (e *Entry) compareSum(sum uint32) error {
+	if want := binary.LittleEndian.Uint32(e.tail); sum != want {
+		return entryError("checksum of the code is %#x, want %#x", sum, want)
 	}
 	return nil
 }

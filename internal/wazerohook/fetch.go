@@ -1,6 +1,10 @@
 package wazerohook
 
-import "github.com/modcache/modcache/internal/mapped"
+import (
+	"io"
+
+	"github.com/modcache/modcache/internal/mapped"
+)
 
 // fetched is an entry's code in memory of our own, until wazero reads it.
 type fetched struct {
@@ -11,11 +15,11 @@ type fetched struct {
 // movedFrom is the size of code from which it pays to map memory and to move it.
 const movedFrom = 256 << 10
 
-// Fetch reads the code, so that nothing is asked of the source any more. What a source
+// Fetch reads the code from src, which has the same as the source, so that nothing is asked of that any more. What it
 // verifies is verified then. The reader of [Entry.Open] moves the memory to where wazero wants
 // the code, where that is a mapping and the system can do it, and else copies it, once. Closing
 // the reader frees what wasn't used.
-func (e *Entry) Fetch() error {
+func (e *Entry) Fetch(src io.ReaderAt) error {
 	var got fetched
 	if e.codeLen >= movedFrom {
 		if pages, err := mapped.NewPages(int(e.codeLen)); err == nil {
@@ -25,7 +29,7 @@ func (e *Entry) Fetch() error {
 	if got.code == nil {
 		got.code = make([]byte, e.codeLen)
 	}
-	if err := readFull(e.src, got.code, int64(len(e.head))); err != nil {
+	if err := readFull(src, got.code, int64(len(e.head))); err != nil {
 		got.free()
 		return err
 	}
@@ -62,6 +66,11 @@ func (e *Entry) readCode(p []byte, off int64) (int, error) {
 	}
 	if whole {
 		mapped.AdviseHugePages(p)
+	}
+	if whole && e.pages != nil {
+		e.pages.CopyTo(p)
+		e.fetched = fetched{}
+		return len(p), nil
 	}
 	if e.code != nil {
 		return copy(p, e.code[off:]), nil
