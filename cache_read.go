@@ -41,6 +41,9 @@ func read[T any](ctx context.Context, c *Cache, a *Artifact, f func(*Artifact) (
 // longer than one may; where there is no compile to fall back to, each may.
 func (c *Cache) readEntry(ctx context.Context, a *Artifact, version string, functions int) (e *wazerohook.Entry, err error) {
 	size, late := a.Size()-sealSize, (*wazerohook.Entry).Discard
+	if u, ok := a.src.(*unsealed); ok {
+		return read(ctx, c, a, func(*Artifact) (*wazerohook.Entry, error) { return u.entry(version, functions) }, late)
+	}
 	if c.opts.RequireHit && !a.InMemory() {
 		if e, err = wazerohook.ReadEntry(patientReader{ctx, c, a}, size, version, functions); err != nil {
 			return nil, err

@@ -4,6 +4,10 @@ import (
 	"cmp"
 	"fmt"
 	"math"
+	"sync"
+
+	"github.com/modcache/modcache/internal/contain"
+	"github.com/modcache/modcache/internal/wazerohook"
 )
 
 // verify returns what a Cache may use of a, which the store returned under key: of this engine,
@@ -19,7 +23,69 @@ func verify(key Key, engine string, a *Artifact, most int64, fresh bool) (*Artif
 	if fresh && a.InMemory() && a.Size() >= sealSize {
 		return a, nil
 	}
-	return sealedCopy(key, a, cmp.Or(most, believedCode))
+	believed := cmp.Or(most, believedCode)
+	if _, ok := a.src.(selfVerifying); ok || a.Size() <= sealPiece || a.Size() > maxCode {
+		return sealedCopy(key, a, believed)
+	}
+	own, err := a.share()
+	if err != nil {
+		return nil, err
+	}
+	return NewArtifactFrom(newUnsealed(key, own, believed), own.Size(), own.info), nil
+}
+
+// unsealed is the source of a large artifact whose seal is looked at when it is read. Code is read from it into the memory in
+// which it is used, and others get a sealed copy.
+type unsealed struct {
+	key      Key
+	a        *Artifact
+	believed int64
+	copy     func() (*Artifact, error)
+}
+
+func newUnsealed(key Key, a *Artifact, believed int64) *unsealed {
+	return &unsealed{key, a, believed, sync.OnceValues(func() (*Artifact, error) { return sealedCopy(key, a, believed) })}
+}
+
+// ReadAt implements [io.ReaderAt].
+func (u *unsealed) ReadAt(p []byte, off int64) (int, error) {
+	a, err := u.copy()
+	if err != nil {
+		return 0, err
+	}
+	return a.ReadAt(p, off)
+}
+
+// Close implements [io.Closer].
+func (u *unsealed) Close() error { return u.a.Close() }
+
+// entry returns the entry in the artifact, having read all of it, and found that what it has read is what was sealed.
+func (u *unsealed) entry(version string, functions int) (*wazerohook.Entry, error) {
+	size := u.a.Size() - sealSize
+	if u.a.Size() > u.believed {
+		if err := checkSeal(u.key, u.a); err != nil {
+			return nil, err
+		}
+	}
+	var found [sealSize]byte // before anything is allocated because of what the store says of its size
+	src := contain.ReaderAt{Src: u.a}
+	if _, err := readFull(src, found[:], size); err != nil {
+		return nil, err
+	}
+	e, err := wazerohook.ReadEntry(src, size, version, functions)
+	if err != nil {
+		return nil, err
+	}
+	h := newSeal(u.key, u.a.info.Engine)
+	if err = e.Fetch(src); err == nil {
+		e.Hash(h)
+		err = isSeal(h, found[:])
+	}
+	if err != nil {
+		e.Discard()
+		return nil, err
+	}
+	return e, nil
 }
 
 // readsFrames reports whether each Get of a store reads and verifies an entry's frame anew, so that what is in

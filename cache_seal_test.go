@@ -18,37 +18,44 @@ import (
 // wazero gets it, wherever it is.
 func TestCacheFindsBitsThatFlipAfterTheFirstUse(t *testing.T) {
 	needsCompiler(t)
-	wasm := wasmtest.Sum(4, 0)
-	for _, w := range ways {
-		t.Run(w.Name, func(t *testing.T) {
-			seen := &witness{}
-			store := modcache.NewMemory(nil)
-			open := func() *modcache.Cache {
-				return newCache(t, store, seen.Options(modcache.Options{Retain: -1}))
-			}
-			want, err := w.Run(open(), wasm)
-			require.NoError(t, err)
-			key := seen.Keys()[0]
-			for i := range 40 {
-				a, ok, err := store.Get(bg, key)
+	for functions, flips := range map[int]int{4: 40, largeModule: 4} {
+		wasm := wasmtest.Sum(functions, 0)
+		for _, w := range ways {
+			t.Run(fmt.Sprint(w.Name, functions), func(t *testing.T) {
+				seen := &witness{}
+				store := modcache.NewMemory(nil)
+				open := func() *modcache.Cache {
+					return newCache(t, store, seen.Options(modcache.Options{Retain: -1}))
+				}
+				want, err := w.Run(open(), wasm)
 				require.NoError(t, err)
-				require.True(t, ok)
-				got, err := w.Run(open(), wasm) // which checks it once
-				require.NoError(t, err)
-				require.Equal(t, want, got)
+				key := seen.Keys()[0]
+				for i := range flips {
+					a, ok, err := store.Get(bg, key)
+					require.NoError(t, err)
+					require.True(t, ok)
+					require.Equal(t, functions == largeModule, a.Size() > 256<<10)
+					got, err := w.Run(open(), wasm) // which checks it once
+					require.NoError(t, err)
+					require.Equal(t, want, got)
 
-				b, err := a.Bytes()
-				require.NoError(t, err)
-				before := len(seen.Saw(modcache.EventCorrupt))
-				b[(i*len(b))/40] ^= 1 << (i % 8)
-				got, err = w.Run(open(), wasm)
-				require.NoError(t, err)
-				require.Equal(t, want, got)
-				require.Len(t, seen.Saw(modcache.EventCorrupt), before+1, "byte %d", (i*len(b))/40)
-			}
-		})
+					b, err := a.Bytes()
+					require.NoError(t, err)
+					before := len(seen.Saw(modcache.EventCorrupt))
+					at := i * (len(b) - 1) / (flips - 1)
+					b[at] ^= 1 << (i % 8)
+					got, err = w.Run(open(), wasm)
+					require.NoError(t, err)
+					require.Equal(t, want, got)
+					require.Len(t, seen.Saw(modcache.EventCorrupt), before+1, "byte %d", at)
+				}
+			})
+		}
 	}
 }
+
+// largeModule is how many functions of [wasmtest.Sum] have code that isn't copied before it is verified.
+const largeModule = 3000
 
 // hugeStore has a huge artifact under every key, which can be read.
 type hugeStore struct {

@@ -40,16 +40,7 @@ func sealedCopy(key Key, a *Artifact, believed int64) (*Artifact, error) {
 		return a, nil
 	}
 	if a.Size() > believed {
-		h := newSeal(key, a.info.Engine)
-		_, err := io.CopyBuffer(h, io.NewSectionReader(a, 0, size), make([]byte, sealPiece))
-		if err != nil {
-			return nil, err
-		}
-		var found [sealSize]byte
-		if _, err := a.ReadAt(found[:], size); err != nil {
-			return nil, err
-		}
-		if err := isSeal(h, found[:]); err != nil {
+		if err := checkSeal(key, a); err != nil {
 			return nil, err
 		}
 	}
@@ -65,7 +56,20 @@ func sealedCopy(key Key, a *Artifact, believed int64) (*Artifact, error) {
 	return NewArtifact(b, a.info), nil
 }
 
-// sealPiece is how much is read at a time of what is only looked at.
+// checkSeal reads an artifact to its end, in little memory, and returns why it isn't what was sealed for this key.
+func checkSeal(key Key, a *Artifact) error {
+	size, h := a.Size()-sealSize, newSeal(key, a.info.Engine)
+	if _, err := io.CopyBuffer(h, io.NewSectionReader(a, 0, size), make([]byte, sealPiece)); err != nil {
+		return err
+	}
+	var found [sealSize]byte
+	if _, err := readFull(a, found[:], size); err != nil {
+		return err
+	}
+	return isSeal(h, found[:])
+}
+
+// sealPiece is how much is read at a time of what is only looked at, and up to which size a copy is made at once.
 const sealPiece = 256 << 10
 
 // selfVerifying is the source of an artifact of a Disk or an FSStore.

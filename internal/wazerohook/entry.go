@@ -53,9 +53,12 @@ func ReadEntry(src io.ReaderAt, size int64, version string, functions int) (*Ent
 		return nil, entryError("%d functions, the module has %d", n, functions)
 	}
 	// n < 2³², so that nothing here overflows.
-	headLen := fixed + 8*n + 8
+	headLen, first := fixed+8*n+8, head
 	if head, err = readSpan(src, 0, headLen, size); err != nil {
 		return nil, err
+	}
+	if !bytes.Equal(head[:fixed], first) {
+		return nil, entryError("it changes while it is read")
 	}
 	codeLen := binary.LittleEndian.Uint64(head[headLen-8:])
 	if codeLen > uint64(size-headLen) {
