@@ -67,9 +67,9 @@ type Options struct {
 	// modules import end with the last of these.
 	//
 	// An experimental.MemoryAllocator in the context takes precedence. Where there are
-	// no addresses for a memory, as under RLIMIT_AS, it is on the heap, which
-	// [CacheMetrics] counts. So are those beyond what takes half of the mappings that Linux allows to a
-	// process (vm.max_map_count): by default, beyond 10,921 memories at a time. On 32-bit platforms and on Windows all are, and those of modules that
+	// no addresses for a memory, it is on the heap, which
+	// [CacheMetrics] counts. So are those that would take more than half of the addresses that the process may have (RLIMIT_AS), or of
+	// the mappings that Linux allows it (vm.max_map_count): by default, beyond 10,921 memories at a time. On 32-bit platforms and on Windows all are, and those of modules that
 	// import a table or have a start section.
 	OffHeapMemory bool
 

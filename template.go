@@ -36,8 +36,8 @@ import (
 // Options.OffHeapMemory tells, memories are copies of the image; so are those of modules that import a table, or have a
 // start section that an Init hasn't run, and those of a template that could have no file for
 // it, as in a sandbox without memfd_create, which [Cache.Status] reports.
-// Each template that isn't closed holds an open file, which counts against the process's limit (ulimit -n); its
-// instances hold none. Where wazero has no compiler, or can't share code between modules, instances are made of
+// Each template that isn't closed holds an open file; its
+// instances hold none. Templates beyond half of the files that the process may open (ulimit -n) have none either. Where wazero has no compiler, or can't share code between modules, instances are made of
 // [Template.Module]. The methods may be called from several goroutines at once.
 type Template struct {
 	r      *Runtime
@@ -322,7 +322,7 @@ func (t *Template) Close(context.Context) error {
 
 func (t *Template) free() {
 	if t.image != nil {
-		_ = t.image.Close()
+		t.image.Close()
 	}
 	if t.bare != nil {
 		_ = t.bare.Close(context.Background())

@@ -12,5 +12,4 @@ func (area) bytes(uint64) []byte          { return nil }
 func (area) commit(from, to uint64) error { return ErrUnsupported }
 func (area) mapImage(*Image) error        { return ErrUnsupported }
 func (area) discard(uint64) error         { return ErrUnsupported }
-func (a area) behind(uint64) area         { return a }
 func (area) release()                     {}

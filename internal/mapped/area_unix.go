@@ -8,7 +8,6 @@ import (
 	"os"
 	"strconv"
 	"sync"
-	"sync/atomic"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -23,34 +22,36 @@ type area struct {
 // perArea is how many mappings an area may consist of: an image, what is used behind it, and the rest.
 const perArea = 3
 
-// live counts the areas that are mapped.
-var live atomic.Int64
-
-// mostLive is how many there may be. Where a process has as many mappings as it may have, Go's
-// runtime gets no memory either, and ends it. So half of them are left to others.
-var mostLive = sync.OnceValue(func() int64 {
-	const usual = 65530
-	b, _ := os.ReadFile("/proc/sys/vm/max_map_count")
-	most, err := strconv.ParseInt(string(bytes.TrimSpace(b)), 10, 64)
-	if err != nil {
-		most = usual
-	}
-	return most / 2 / perArea
-})
+// What the areas take that are mapped.
+var (
+	mappings = share{what: "mappings", limit: sync.OnceValue(func() int64 {
+		const usual = 65530
+		b, _ := os.ReadFile("/proc/sys/vm/max_map_count")
+		most, err := strconv.ParseInt(string(bytes.TrimSpace(b)), 10, 64)
+		if err != nil {
+			most = usual
+		}
+		return most
+	})}
+	addresses = share{what: "bytes of addresses", limit: func() int64 { return limitOf(unix.RLIMIT_AS) }}
+)
 
 // reserve takes addresses, and no memory. If it is for the whole, what is committed later counts as memory
 // only when it is used, where the system can do that.
 func reserve(size uint64, whole bool) (_ area, err error) {
-	if n := live.Add(1); n > mostLive() {
-		live.Add(-1)
-		return area{}, fmt.Errorf("reserve addresses: there are %d memories, and more would leave too few of the system's mappings to the program", n-1)
+	size = wholeArea(size)
+	if err := mappings.take(perArea); err != nil {
+		return area{}, err
+	}
+	if err := addresses.take(int64(size)); err != nil {
+		mappings.give(perArea)
+		return area{}, err
 	}
 	defer func() {
 		if err != nil {
-			live.Add(-1)
+			area{size: size}.giveBack()
 		}
 	}()
-	size = wholeArea(size)
 	flags := unix.MAP_PRIVATE | unix.MAP_ANON
 	if whole {
 		flags |= noReserve
@@ -102,19 +103,16 @@ func (a area) place(size uint64, fd, flags int) error {
 	return nil
 }
 
-// behind is the area without its first bytes.
-func (a area) behind(size uint64) area {
-	if size == a.size {
-		return area{}
-	}
-	return area{unsafe.Add(a.start, size), a.size - size}
-}
-
 func (a area) nowhere() bool { return a.start == nil }
 
 func (a area) release() {
 	if a.start != nil {
 		_ = unix.MunmapPtr(a.start, uintptr(a.size))
-		live.Add(-1)
+		a.giveBack()
 	}
+}
+
+func (a area) giveBack() {
+	mappings.give(perArea)
+	addresses.give(int64(a.size))
 }

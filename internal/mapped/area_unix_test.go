@@ -3,18 +3,42 @@
 package mapped
 
 import (
+	"os"
 	"testing"
 	"unsafe"
 
 	"github.com/stretchr/testify/require"
 )
 
-// TestMemoriesAreBounded by the mappings that a process may have.
+// areas returns how many are mapped.
+func areas() int64 { return mappings.taken.Load() / perArea }
+
+// lower has the process have less of something, so that there may be n more.
+func lower(t *testing.T, s *share, n int64) {
+	require.Positive(t, s.limit())
+	real := s.limit
+	most := 2*(s.taken.Load()+n) + 1
+	s.limit = func() int64 { return most }
+	t.Cleanup(func() { s.limit = real })
+}
+
+// TestMemoriesAreBounded by the mappings and the addresses that a process may have.
 func TestMemoriesAreBounded(t *testing.T) {
-	require.Positive(t, mostLive())
-	real, before := mostLive, live.Load()
-	defer func() { mostLive = real }()
-	mostLive = func() int64 { return before + 2 }
+	before, addressesBefore := areas(), addresses.taken.Load()
+	for name, bound := range map[string]func(t *testing.T){
+		"mappings":  func(t *testing.T) { lower(t, &mappings, 2*perArea) },
+		"addresses": func(t *testing.T) { lower(t, &addresses, 4*pageSize) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			bound(t)
+			requireTwo(t, before)
+			require.Equal(t, addressesBefore, addresses.taken.Load())
+		})
+	}
+}
+
+// requireTwo makes two memories of two pages each, which is as many as there may be.
+func requireTwo(t *testing.T, before int64) {
 	for range 3 {
 		image, err := NewImage([]byte{1})
 		require.NoError(t, err)
@@ -33,17 +57,62 @@ func TestMemoriesAreBounded(t *testing.T) {
 		a.Unmap()
 		a.Unmap()
 		b.Unmap()
-		require.NoError(t, image.Close())
-		require.Equal(t, before, live.Load())
+		image.Close()
+		require.Equal(t, before, areas())
 		_, err = New(pageSize, 1<<62, nil, false)
 		require.Error(t, err)
-		require.Equal(t, before, live.Load())
+		require.Equal(t, before, areas())
 	}
+}
+
+// TestImagesLeaveFilesToOthers: beyond half of those that the process may open, memories are copies.
+func TestImagesLeaveFilesToOthers(t *testing.T) {
+	lower(t, &openFiles, 1)
+	before := openFiles.taken.Load()
+	for range 3 {
+		shared, err := NewImage([]byte{1})
+		require.NoError(t, err)
+		copied, err := NewImage([]byte{1})
+		require.ErrorContains(t, err, "open files")
+		m, err := New(pageSize, pageSize, copied, false)
+		require.NoError(t, err)
+		require.EqualValues(t, 1, m.Resize(pageSize)[0])
+		m.Unmap()
+		copied.Close()
+		shared.Close()
+		shared.Close()
+		require.Equal(t, before, openFiles.taken.Load())
+	}
+}
+
+// TestImageThatCantBeMapped costs one area, which may be anybody's by then, and not one for each memory.
+func TestImageThatCantBeMapped(t *testing.T) {
+	image, err := NewImage([]byte{1})
+	require.NoError(t, err)
+	defer image.Close()
+	none, end, err := os.Pipe()
+	require.NoError(t, err)
+	defer none.Close()
+	defer end.Close()
+	before, file := areas(), image.file
+	image.file = none
+	_, err = New(pageSize, 2*pageSize, image, false)
+	require.Error(t, err)
+	image.file = file
+	for range 3 {
+		m, err := New(pageSize, 2*pageSize, image, false)
+		require.NoError(t, err)
+		require.EqualValues(t, 1, m.Resize(pageSize)[0])
+		require.Equal(t, before+2, areas())
+		m.Resize(pageSize)[0] = 2
+		m.Unmap()
+	}
+	require.Equal(t, before+1, areas())
 }
 
 // TestMemoryThatCantBeReplaced isn't touched again: it isn't known whose it is.
 func TestMemoryThatCantBeReplaced(t *testing.T) {
-	before := live.Load()
+	before := areas()
 	m, err := New(pageSize, 2*pageSize, nil, false)
 	require.NoError(t, err)
 	real := m.area
@@ -51,7 +120,7 @@ func TestMemoryThatCantBeReplaced(t *testing.T) {
 	require.True(t, m.Discard())
 	require.Nil(t, m.Resize(pageSize))
 	m.Unmap()
-	require.Equal(t, before+1, live.Load())
+	require.Equal(t, before+1, areas())
 	require.Len(t, real.bytes(pageSize), pageSize)
 	real.bytes(pageSize)[0] = 1
 	real.release()
@@ -60,7 +129,7 @@ func TestMemoryThatCantBeReplaced(t *testing.T) {
 // TestMemoriesAreUsedAgain as they were when they began, unless they have grown, or somebody else may still
 // count on their size.
 func TestMemoriesAreUsedAgain(t *testing.T) {
-	before := live.Load()
+	before := areas()
 	content := make([]byte, pageSize)
 	content[5] = 1
 	image, err := NewImage(content)
@@ -91,7 +160,7 @@ func TestMemoriesAreUsedAgain(t *testing.T) {
 	}
 	if (area{}).restore(0) { // as on Linux
 		require.Equal(t, 1, spare())
-		require.EqualValues(t, 2, live.Load()-before)
+		require.EqualValues(t, 2, areas()-before)
 	}
 	m, _ := open(false)
 	require.Zero(t, spare())
@@ -119,10 +188,10 @@ func TestMemoriesAreUsedAgain(t *testing.T) {
 		m.Unmap()
 	}
 	require.LessOrEqual(t, spare(), mostSpare)
-	require.NoError(t, image.Close())
+	image.Close()
 	require.Zero(t, spared.Load())
-	require.EqualValues(t, 1, live.Load()-before)
+	require.EqualValues(t, 1, areas()-before)
 	first.Unmap()
 	require.Zero(t, spare())
-	require.Equal(t, before, live.Load())
+	require.Equal(t, before, areas())
 }

@@ -7,6 +7,7 @@ import (
 	"os"
 	"runtime"
 	"slices"
+	"sync/atomic"
 )
 
 // Image is the immutable content that memories begin with. It is safe for concurrent use.
@@ -16,7 +17,8 @@ type Image struct {
 	bytes []byte // of the runs, if file is nil
 	size  uint64 // whole pages
 
-	spares *spares // areas that memories have left; nil if memories are copies
+	spares  *spares     // areas that memories have left; nil if memories are copies
+	refused atomic.Bool // to map it has failed, so that memories are copies from then on
 }
 
 // pageSize is the unit of an image: a page of WebAssembly, which is a multiple of the system's.
@@ -29,9 +31,9 @@ const block = 4 << 10
 // well: it says why there is no file, so that memories begin as copies and share nothing.
 func NewImage(content []byte) (*Image, error) { return newImage(content, anonymousFile, holes) }
 
-// newImage makes the file by open. Without holes, every byte of it is written: where a hole is read for the
+// newImage makes the file by open. Where it can't have holes, every byte of it is written: where a hole is read for the
 // first time, a file system that is full ends the process.
-func newImage(content []byte, open func() (*os.File, error), holes bool) (*Image, error) {
+func newImage(content []byte, open func() (*os.File, error), holes func() bool) (*Image, error) {
 	i := &Image{runs: slices.Collect(runs(content))}
 	used := 0
 	for _, r := range i.runs {
@@ -42,11 +44,16 @@ func newImage(content []byte, open func() (*os.File, error), holes bool) (*Image
 		i.spare()
 		return i, nil
 	}
-	var err error
-	if holes || uint64(used) >= i.size/2 { // else a copy costs less than the file
-		if err = i.write(content, open, holes); err == nil {
-			return i, nil
+	file, err := openFile(open)
+	if err == nil {
+		if h := holes(); h || uint64(used) >= i.size/2 {
+			err = i.write(file, content, h)
+		} else { // a copy costs less than the file
+			closeFile(file)
 		}
+	}
+	if i.file != nil {
+		return i, nil
 	}
 	i.bytes = make([]byte, 0, used)
 	for _, r := range i.runs {
@@ -58,32 +65,48 @@ func newImage(content []byte, open func() (*os.File, error), holes bool) (*Image
 	return i, err
 }
 
+func openFile(open func() (*os.File, error)) (*os.File, error) {
+	err := openFiles.take(1)
+	if err == nil {
+		var file *os.File
+		if file, err = open(); err == nil {
+			return file, nil
+		}
+		openFiles.give(1)
+	}
+	return nil, fmt.Errorf("make a file for a memory image: %w", err)
+}
+
+func closeFile(f *os.File) {
+	if f.Close() == nil { // or else it was closed before
+		openFiles.give(1)
+	}
+}
+
 // Size returns the bytes of the image.
 func (i *Image) Size() uint64 { return i.size }
 
-func (i *Image) write(content []byte, open func() (*os.File, error), holes bool) error {
-	file, err := open()
-	if err != nil {
-		return fmt.Errorf("make a file for a memory image: %w", err)
-	}
+// write fills the file, which it takes over.
+func (i *Image) write(file *os.File, content []byte, holes bool) error {
 	parts := i.runs
 	if !holes {
 		whole := make([]byte, i.size)
 		copy(whole, content)
 		content, parts = whole, []run{{0, len(whole)}}
 	}
-	err = file.Truncate(int64(i.size))
+	err := file.Truncate(int64(i.size))
 	for _, r := range parts {
 		if err == nil {
 			_, err = file.WriteAt(content[r.from:r.to], int64(r.from))
 		}
 	}
 	if err != nil {
-		_ = file.Close()
+		closeFile(file)
 		return fmt.Errorf("write a memory image: %w", err)
 	}
 	seal(file)
 	i.file = file
+	runtime.AddCleanup(i, closeFile, file)
 	i.spare()
 	return nil
 }
@@ -93,6 +116,9 @@ func (i *Image) spare() {
 	i.spares = &spares{}
 	runtime.AddCleanup(i, (*spares).close, i.spares)
 }
+
+// shared reports whether memories share the pages of the image.
+func (i *Image) shared() bool { return i != nil && i.spares != nil && !i.refused.Load() }
 
 func wholePages(n int) uint64 { return (uint64(n) + pageSize - 1) / pageSize * pageSize }
 
@@ -140,12 +166,11 @@ var zeros [block]byte
 func zero(b []byte) bool { return bytes.Equal(b, zeros[:len(b)]) }
 
 // Close ends the image. Memories that were made of it keep what they have.
-func (i *Image) Close() error {
+func (i *Image) Close() {
 	if i.spares != nil {
 		i.spares.close()
 	}
-	if i.file == nil {
-		return nil
+	if i.file != nil {
+		closeFile(i.file)
 	}
-	return i.file.Close()
 }

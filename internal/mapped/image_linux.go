@@ -1,15 +1,22 @@
 package mapped
 
 import (
+	"bytes"
 	"errors"
 	"os"
 
 	"golang.org/x/sys/unix"
 )
 
-// holes says whether a file of anonymousFile may have some. In memory they cost nothing, and no file system can
-// be full.
-const holes = true
+// holes reports whether a file of anonymousFile may have some. In memory they cost nothing, and no file system can
+// be full. But where the kernel never promises more memory than there is, it may refuse the page for one that is read, by a
+// SIGBUS.
+func holes() bool {
+	b, err := os.ReadFile("/proc/sys/vm/overcommit_memory")
+	return err == nil && !strict(b)
+}
+
+func strict(overcommit []byte) bool { return string(bytes.TrimSpace(overcommit)) == "2" }
 
 // anonymousFile returns a file in memory. An old kernel or a strict sandbox has none. It is not looked for on a file system,
 // which may be full, or a server that goes.

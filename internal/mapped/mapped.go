@@ -39,15 +39,16 @@ func New(size, most uint64, image *Image, whole bool) (*Memory, error) {
 		return nil, fmt.Errorf("a memory of %d bytes, %d at most, does not fit its image", size, most)
 	}
 	m := &Memory{begins: size, size: size}
+	shared := image.shared()
 	if whole {
 		m.whole = most
-	} else if image != nil {
+	} else if shared {
 		m.spares = image.spares
 	}
 	var spare bool
 	if m.area, spare = m.spares.take(size, most); !spare {
 		var err error
-		if m.area, err = mapArea(max(size, m.whole), most, image, whole); err != nil {
+		if m.area, err = mapArea(max(size, m.whole), most, image, shared, whole); err != nil {
 			return nil, err
 		}
 	}
@@ -56,25 +57,25 @@ func New(size, most uint64, image *Image, whole bool) (*Memory, error) {
 	return m, nil
 }
 
-// mapArea returns an area of which that many bytes can be used.
-func mapArea(usable, most uint64, image *Image, whole bool) (area, error) {
+// mapArea returns an area of which that many bytes can be used, and that begins as the image, shared or copied.
+func mapArea(usable, most uint64, image *Image, shared, whole bool) (area, error) {
 	a, err := reserve(most, whole)
 	if err != nil {
 		return area{}, err
 	}
-	shared := uint64(0)
-	if image != nil && image.file != nil && image.size > 0 {
+	begin := uint64(0)
+	if shared && image.size > 0 {
 		if err := a.mapImage(image); err != nil {
-			a.behind(image.size).release()
+			image.refused.Store(true) // since the area is lost: nothing in it is surely ours any more
 			return area{}, err
 		}
-		shared = image.size
+		begin = image.size
 	}
-	if err := a.commit(shared, usable); err != nil {
+	if err := a.commit(begin, usable); err != nil {
 		a.release()
 		return area{}, err
 	}
-	if image != nil && image.file == nil {
+	if image != nil && !shared {
 		if err := image.CopyTo(a.bytes(usable)); err != nil {
 			a.release()
 			return area{}, err

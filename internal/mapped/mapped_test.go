@@ -64,7 +64,7 @@ func TestImageLeavesZerosOut(t *testing.T) {
 		require.NoError(t, err)
 		require.Zero(t, image.size)
 		require.NoError(t, image.CopyTo(nil))
-		require.NoError(t, image.Close())
+		image.Close()
 	}
 }
 
@@ -77,17 +77,18 @@ func TestImageWithoutFile(t *testing.T) {
 	clear(dense[pageSize : 2*pageSize])
 	sparse := make([]byte, 9*pageSize)
 	copy(sparse[7*pageSize+9:], "some")
+	yes, no := func() bool { return true }, func() bool { return false }
 	for name, way := range map[string]struct {
 		open  func() (*os.File, error)
-		holes bool
+		holes func() bool
 		files int // of the two images
 		err   bool
 	}{
 		"the platform's": {anonymousFile, holes, 0, false},
-		"no file":        {func() (*os.File, error) { return nil, full }, true, 0, true},
-		"not writable":   {func() (*os.File, error) { return os.Open(os.DevNull) }, true, 0, true},
-		"unsupported":    {func() (*os.File, error) { return nil, ErrUnsupported }, true, 0, false},
-		"file system":    {unlinkedFile, false, 1, false},
+		"no file":        {func() (*os.File, error) { return nil, full }, yes, 0, true},
+		"not writable":   {func() (*os.File, error) { return os.Open(os.DevNull) }, yes, 0, true},
+		"unsupported":    {func() (*os.File, error) { return nil, ErrUnsupported }, yes, 0, false},
+		"file system":    {unlinkedFile, no, 1, false},
 	} {
 		if name == "file system" && runtime.GOOS == "windows" {
 			continue // which keeps names of open files
@@ -97,10 +98,10 @@ func TestImageWithoutFile(t *testing.T) {
 			image, err := newImage(content, way.open, way.holes)
 			require.Equal(t, way.err && len(content) > 0, err != nil, "%s: %v", name, err)
 			require.NotNil(t, image)
-			if image.file != nil && !way.holes {
+			if image.file != nil && !way.holes() {
 				files++
 			}
-			if image.file != nil && !way.holes && runtime.GOOS == "linux" {
+			if image.file != nil && !way.holes() && runtime.GOOS == "linux" {
 				const seekHole = 4
 				hole, err := image.file.Seek(0, seekHole)
 				require.NoError(t, err)
@@ -121,7 +122,7 @@ func TestImageWithoutFile(t *testing.T) {
 					m.Unmap()
 				}
 			}
-			require.NoError(t, image.Close())
+			image.Close()
 		}
 		if name != "the platform's" {
 			require.Equal(t, way.files, files, name)

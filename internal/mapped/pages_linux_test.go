@@ -51,6 +51,11 @@ func requireStays(t testing.TB, p *Pages, dst []byte, name string) {
 }
 
 // TestPagesAreOneMapping: kernels before 6.17 move no other.
+func TestImagesHaveNoHolesWhereMemoryIsStrict(t *testing.T) {
+	require.True(t, strict([]byte("2\n")))
+	require.False(t, strict([]byte("0\n")))
+}
+
 func TestPagesAreOneMapping(t *testing.T) {
 	for _, n := range []int{1, 2*hugePage - 1, 2 * hugePage, 2*hugePage + 1, 5*hugePage + 12345} {
 		p, _ := filled(t, n)
