@@ -67,6 +67,8 @@ type Cache struct {
 	counters  counters
 	newcomers newcomers
 
+	storeMetrics atomic.Pointer[Metrics] // that the store returned last
+
 	observerHung, loggerHung, tracerHung atomic.Int64 // calls of them that were given up, and go on
 
 	degraded     sync.Map // why a feature is off: error by string, as was reported
@@ -308,7 +310,8 @@ func (c *Cache) Close(ctx context.Context) error {
 // Closed reports whether Close was called.
 func (c *Cache) Closed() bool { return c.ctx.Err() != nil }
 
-// Metrics returns a snapshot of the Cache's counters and those of its store.
+// Metrics returns a snapshot of the Cache's counters and those of its store. A store that doesn't return them within 5 seconds,
+// or fails, is shown with those that it returned last; none at first.
 func (c *Cache) Metrics() CacheMetrics {
 	n := &c.counters
 	m := CacheMetrics{
@@ -323,7 +326,8 @@ func (c *Cache) Metrics() CacheMetrics {
 		OffHeap: n.offHeap.Load(), OffHeapFailed: n.offHeapFailed.Load(),
 	}
 	m.Lookups = m.Hits + m.Misses
-	m.Store, _ = ask(context.Background(), c, c.reports, storeWait, func(_ context.Context, s Store) (Metrics, error) {
+	remember := func(store Metrics) { c.storeMetrics.Store(&store) }
+	store, err := ask(context.Background(), c, c.reports, storeWait, func(_ context.Context, s Store) (Metrics, error) {
 		store := s.Metrics()
 		if c.memory == nil || s == Store(c.memory) {
 			return store, nil
@@ -331,6 +335,12 @@ func (c *Cache) Metrics() CacheMetrics {
 		before := c.memory.Metrics() // counters don't go backwards when a directory comes late
 		before.Entries, before.Bytes = 0, 0
 		return store.Plus(before)
-	}, nil)
+	}, remember)
+	if err == nil {
+		remember(store)
+	}
+	if last := c.storeMetrics.Load(); last != nil {
+		m.Store = *last
+	}
 	return m
 }

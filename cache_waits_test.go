@@ -294,6 +294,27 @@ func TestCacheRemembersWhatHangs(t *testing.T) {
 	}
 }
 
+// What a store said last is shown while it hangs or panics, so that counters don't go backwards.
+func TestCacheMetricsOfAStoreThatHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ever := make(chan struct{})
+		calls := []func(){func() {}, func() { panic("boom") }, func() { <-ever }, func() {}}
+		var n atomic.Int64
+		s := &storetest.Fake{OnMetrics: func() modcache.Metrics {
+			i := n.Add(1)
+			calls[i-1]()
+			return modcache.Metrics{Adds: uint64(i)}
+		}}
+		c := newCache(t, s, nil)
+		for range 5 {
+			require.EqualValues(t, 1, c.Metrics().Store.Adds)
+		}
+		close(ever)
+		synctest.Wait()
+		require.EqualValues(t, 4, c.Metrics().Store.Adds)
+	})
+}
+
 // Who wants code to be stored waits a minute longer for a store that hangs, once, and is told.
 func TestCacheWarmOverAStoreThatHangs(t *testing.T) {
 	needsCompiler(t)

@@ -137,6 +137,10 @@ func secretAuth(field string, secret []byte) (func() frame.Auth, error) {
 // verified there too. Don't point machines that don't trust each other at one
 // directory without a Key.
 //
+// Between its calls of the file system, a method heeds its context. It can't end one that hangs, as of a hard mount whose server is
+// gone: then it returns when the file system answers. Only Lock and Close return before that, and what asks the Disk for
+// you with a limit, as a [Cache], a [Layered] and remote.Handler do.
+//
 // Deleting the directory, or anything in it, is safe at any time, and so is moving it. The
 // next Add or Lock of an open Disk makes it anew, or opens what has its name by then, with
 // the checks of OpenDisk. So does a Get that finds nothing, or fails as after a file system went and came back, but it

@@ -77,6 +77,9 @@ func (o *FSOptions) validate(name string) (v FSOptions, err error) {
 // Add and Delete fail with [ErrReadOnly]. Give a [Cache] of it alone Options.ReadOnly. To keep
 // what isn't there, make it the first layer of a [Layered], with WriteNever, before a Disk.
 //
+// A panic of the file system or reader below is an error. That it never returns, or ends the goroutine, it does to the caller, unless that
+// is a [Cache], or a [Layered] over a layer that isn't Direct: these go on without it.
+//
 // There is nothing to close. What the entries are read from must stay open as long as the store
 // and its artifacts are in use.
 type FSStore struct {

@@ -25,6 +25,7 @@ import (
 	"github.com/modcache/modcache"
 	"github.com/modcache/modcache/internal/bundle/pack"
 	"github.com/modcache/modcache/internal/frame"
+	"github.com/modcache/modcache/internal/wasmtest"
 	"github.com/modcache/modcache/modcachetest"
 )
 
@@ -654,5 +655,56 @@ func TestFSStoreDamagedBundleIsCompiled(t *testing.T) {
 		c := newCache(t, s, &modcache.Options{ReadOnly: true})
 		requireRuns(t, ways[1], c, chainWasm, chainWant)
 		require.NoError(t, c.Close(bg))
+	}
+}
+
+// quitter is a file system that ends the goroutine of who opens a file, or reads more than the head of one.
+type quitter struct {
+	fstest.MapFS
+	in string
+}
+
+func (q *quitter) Open(name string) (fs.File, error) {
+	if q.in == "open" {
+		runtime.Goexit()
+	}
+	f, err := q.MapFS.Open(name)
+	return quittingFile{f, q}, err
+}
+
+type quittingFile struct {
+	fs.File
+	q *quitter
+}
+
+func (f quittingFile) ReadAt(p []byte, off int64) (int, error) {
+	if f.q.in == "read" && len(p) > 16<<10 {
+		runtime.Goexit()
+	}
+	return f.File.(io.ReaderAt).ReadAt(p, off)
+}
+
+// A Cache goes on without a file system that ends goroutines, as wherever it reads.
+func TestFSStoreOverWhatEndsGoroutines(t *testing.T) {
+	needsCompiler(t)
+	wasm := wasmtest.Sum(3000, 0)
+	for _, w := range ways {
+		for _, in := range []string{"open", "read"} {
+			t.Run(w.Name+" "+in, func(t *testing.T) {
+				dir := tempCacheDir(t)
+				c := openCache(t, dir, nil)
+				want, err := w.Run(c, wasm)
+				require.NoError(t, err)
+				require.NoError(t, c.Close(bg))
+				files := &quitter{MapFS: filesOf(t, dir)}
+				s, err := modcache.OpenFS(files, nil)
+				require.NoError(t, err)
+				files.in = in
+				c = newCache(t, s, &modcache.Options{ReadOnly: true})
+				requireRuns(t, w, c, wasm, int(want))
+				require.EqualValues(t, 1, c.Metrics().Compiles)
+				require.NotZero(t, c.Metrics().StoreErrors)
+			})
+		}
 	}
 }

@@ -66,7 +66,7 @@ type Layer struct {
 	Timeout time.Duration
 
 	// Direct has the store called on the caller's goroutine, without a Timeout. It is
-	// for stores that never block. Those of this package that live in memory are called so
+	// for stores that never block, nor end their goroutine (runtime.Goexit); panics are errors. Those of this package that live in memory are called so
 	// unless they have a Timeout; a [Memory] with an observer, which may block, only for Get.
 	Direct bool
 }

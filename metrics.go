@@ -128,7 +128,7 @@ type CacheMetrics struct {
 	SnapshotsFound   uint64        `json:"snapshots_found"`    // taken from the store, without Init
 	OffHeap          uint64        `json:"off_heap"`           // memories of instances made outside of Go's heap
 	OffHeapFailed    uint64        `json:"off_heap_failed"`    // those that couldn't be, and are on the heap
-	Store            Metrics       `json:"store"`
+	Store            Metrics       `json:"store"`              // what the store says, or said last: see [Cache.Metrics]
 }
 
 // HitRatePPM returns hits per million lookups, rounded down; 0 if there were
