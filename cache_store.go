@@ -163,7 +163,11 @@ func (l *lookup) ask(ctx context.Context, key Key) (a *Artifact, wrong error) {
 	behind := p.behind
 	var at atomic.Pointer[spot] // where there is an artifact
 	ctx, end := c.begin(ctx, Step{Kind: StepLookup, Key: key, Name: l.name})
-	found, err := ask(ctx, c, c.reads, readWait(ctx), func(ctx context.Context, s Store) (found answer, err error) {
+	wait := readWait(ctx)
+	if l, layers := c.Store().(*Layered); layers {
+		wait *= time.Duration(len(l.layers))
+	}
+	found, err := ask(ctx, c, c.reads, wait, func(ctx context.Context, s Store) (found answer, err error) {
 		a, from, err := getFrom(withSealed(c.forStore(ctx)), s, key, behind)
 		fresh := readsFrames(s)
 		if err == nil && a == nil {

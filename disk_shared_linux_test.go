@@ -94,7 +94,7 @@ func TestDiskAccessOfAGroup(t *testing.T) {
 				require.NoError(t, os.Chmod(filepath.Dir(dir), 0o755))
 				require.NoError(t, os.Chmod(dir, 0o770|setgid))
 			}
-			d := openDisk(t, dir, &o)
+			d := openTrimmed(t, dir, &o) // with no trim in the background, which makes a file
 			require.NoError(t, d.Add(bg, diskKey(1), diskArtifact(1, 100_000)))
 			unlock, err := d.Lock(bg, diskKey(2))
 			require.NoError(t, err)

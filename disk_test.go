@@ -2,6 +2,7 @@ package modcache_test
 
 import (
 	"context"
+	"errors"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -314,6 +315,8 @@ func TestDiskErrorsNameEachThingOnce(t *testing.T) {
 	for _, err = range d.Walk(bg) {
 	}
 	require.Regexp(t, `^modcache: disk [^\n]*: walk: [^;\n]*: not a directory; [^;\n]*: not a directory$`, err)
+	trace := errors.New("wasm error: unreachable\nwasm stack trace:\n\t.f()")
+	require.EqualError(t, &modcache.Error{Op: "make template", Err: trace}, "modcache: make template: "+trace.Error(), "lines of one error stay")
 
 	_, err = modcache.OpenDisk("", nil)
 	require.EqualError(t, err, "modcache: OpenDisk needs the name of a directory")

@@ -167,8 +167,8 @@ func TestDiskLooksBeforeItAddsTooMuch(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			const limit = 160_000
 			dir := t.TempDir()
-			one := openDisk(t, dir, &modcache.DiskOptions{MaxBytes: limit})
-			other := openDisk(t, dir, &modcache.DiskOptions{MaxBytes: limit})
+			one := openTrimmed(t, dir, &modcache.DiskOptions{MaxBytes: limit})
+			other := openTrimmed(t, dir, &modcache.DiskOptions{MaxBytes: limit})
 			highest := int64(0)
 			for i := range uint64(100) {
 				for turn, d := range []*modcache.Disk{one, other, one, other, other} {

@@ -91,8 +91,11 @@ func writeCause(b *strings.Builder, err error, outer *Error) {
 		c.write(b, outer)
 		return
 	}
-	// That of errors.Join has a line for each of its errors.
-	for i, line := range strings.FieldsFunc(err.Error(), func(r rune) bool { return r == '\n' }) {
+	text := []string{err.Error()}
+	if !strings.Contains(text[0], "\n\t") { // as stack traces have it, where errors.Join has a line for each error
+		text = strings.Split(text[0], "\n")
+	}
+	for i, line := range text {
 		if i > 0 {
 			b.WriteString("; ")
 		}

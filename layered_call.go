@@ -84,13 +84,12 @@ func closeArtifact(a *Artifact) {
 	}
 }
 
-// share is how long one of so many layers may take. A Cache waits no longer for all of them than it says; so that one
-// that hangs hides none behind it, each has its part of that.
-func (ly *layer) share(ctx context.Context, layers int) time.Duration {
+// share is how long the layer may take. One that hangs hides none behind it from a Cache, which waits so long for each.
+func (ly *layer) share(ctx context.Context) time.Duration {
 	if ly.last || !wantsSealed(ctx) { // as only a Cache does
 		return ly.Timeout
 	}
-	return min(ly.Timeout, readWait(ctx)/time.Duration(layers))
+	return min(ly.Timeout, readWait(ctx))
 }
 
 // get asks the store, behind a spot in it; a miss is nil. in is as of ask. Only one that is Direct may take longer than limit.

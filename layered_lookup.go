@@ -220,7 +220,7 @@ func (l *Layered) search(ctx context.Context, key Key, behind spot, asked *layer
 		}
 		if a == nil && ly != asked {
 			var err error
-			if a, at, err = ly.get(ctx, key, in, ly.share(ctx, len(l.layers))); err != nil {
+			if a, at, err = ly.get(ctx, key, in, ly.share(ctx)); err != nil {
 				errs = append(errs, err)
 			}
 		}
