@@ -310,7 +310,7 @@ func TestFaultsOfFlushAndMetrics(t *testing.T) {
 	s.OnFlush = func(context.Context) error { panic("injected") }
 	s.OnMetrics = func() modcache.Metrics { panic("injected") }
 	require.ErrorContains(t, c.Flush(bg), "injected")
-	require.Zero(t, c.Metrics().Store)
+	require.EqualValues(t, 3, c.Metrics().Store.Entries, "what it said last")
 }
 
 func TestFaultsOfLock(t *testing.T) {
