@@ -157,7 +157,7 @@ type lateDisk struct {
 // that again. Whoever looks something up meanwhile does so in memory.
 func (c *Cache) tryDirectory() {
 	l := c.late
-	if l == nil || l.done.Load() || c.opens.Hangs() || !l.trying.CompareAndSwap(false, true) {
+	if l == nil || l.done.Load() || !l.trying.CompareAndSwap(false, true) {
 		return
 	}
 	defer l.trying.Store(false)

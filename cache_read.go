@@ -19,6 +19,24 @@ func readWait(ctx context.Context) time.Duration {
 	return unknownWait
 }
 
+// waitFor is readWait for each store that a lookup may ask.
+func waitFor(ctx context.Context, s Store) time.Duration {
+	n := time.Duration(stores(s))
+	return min(readWait(ctx), noLimit/n) * n
+}
+
+// stores returns how many there are in a store, which may have layers.
+func stores(s Store) (n int) {
+	l, layers := s.(*Layered)
+	if !layers {
+		return 1
+	}
+	for _, ly := range l.layers {
+		n += stores(ly.Store)
+	}
+	return max(1, n)
+}
+
 // read has f read an artifact that get has returned. A file system may hang long after it has opened
 // a file: f goes on without the caller then, and what it returns goes to late. So it reads into memory
 // that is nobody else's.
@@ -39,13 +57,14 @@ func read[T any](ctx context.Context, c *Cache, a *Artifact, f func(*Artifact) (
 // readEntry returns the entry in an artifact that get has returned. All of it has been read, and is in memory that is
 // nobody else's, but for what is in memory anyway. A store may answer each read just in time, so that all of them together take no
 // longer than one may; where there is no compile to fall back to, each may.
-func (c *Cache) readEntry(ctx context.Context, a *Artifact, version string, functions int) (e *wazerohook.Entry, err error) {
+func (c *Cache) readEntry(ctx context.Context, a *Artifact, version string, functions int) (*wazerohook.Entry, error) {
 	size, late := a.Size()-sealSize, (*wazerohook.Entry).Discard
 	if u, ok := a.src.(*unsealed); ok {
 		return read(ctx, c, a, func(*Artifact) (*wazerohook.Entry, error) { return u.entry(version, functions) }, late)
 	}
 	if c.opts.RequireHit && !a.InMemory() {
-		if e, err = wazerohook.ReadEntry(patientReader{ctx, c, a}, size, version, functions); err != nil {
+		e, err := wazerohook.ReadEntry(patientReader{ctx, c, a}, size, version, functions)
+		if err != nil {
 			return nil, err
 		}
 		return read(ctx, c, a, func(a *Artifact) (*wazerohook.Entry, error) { return e, e.Fetch(contain.ReaderAt{Src: a}) }, late)

@@ -34,6 +34,19 @@ func verify(key Key, engine string, a *Artifact, most int64, fresh bool) (*Artif
 	return NewArtifactFrom(newUnsealed(key, own, believed), own.Size(), own.info), nil
 }
 
+// wholly returns a, having looked at its seal if that is only looked at when it is read. Or it closes a.
+func wholly(a *Artifact) (*Artifact, error) {
+	u, ok := a.src.(*unsealed)
+	if !ok {
+		return a, nil
+	}
+	if err := contain.Call(func() error { return checkSeal(u.key, u.a) }); err != nil {
+		contain.Close(a)
+		return nil, err
+	}
+	return a, nil
+}
+
 // unsealed is the source of a large artifact whose seal is looked at when it is read. Code is read from it into the memory in
 // which it is used, and others get a sealed copy.
 type unsealed struct {

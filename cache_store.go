@@ -94,6 +94,7 @@ type lookup struct {
 	most  int64  // bytes that the code can take; 0 if that isn't known
 	why   error  // the first reason that is more than absence
 	ended bool   // reported as a hit or a miss
+	whole bool   // what is found isn't loaded, so that it is verified at once
 
 	places []place // by key
 }
@@ -163,10 +164,7 @@ func (l *lookup) ask(ctx context.Context, key Key) (a *Artifact, wrong error) {
 	behind := p.behind
 	var at atomic.Pointer[spot] // where there is an artifact
 	ctx, end := c.begin(ctx, Step{Kind: StepLookup, Key: key, Name: l.name})
-	wait := readWait(ctx)
-	if l, layers := c.Store().(*Layered); layers {
-		wait *= time.Duration(len(l.layers))
-	}
+	wait := waitFor(ctx, c.Store())
 	found, err := ask(ctx, c, c.reads, wait, func(ctx context.Context, s Store) (found answer, err error) {
 		a, from, err := getFrom(withSealed(c.forStore(ctx)), s, key, behind)
 		fresh := readsFrames(s)
@@ -180,6 +178,9 @@ func (l *lookup) ask(ctx context.Context, key Key) (a *Artifact, wrong error) {
 		found.from = from
 		at.Store(&from)
 		found.a, found.wrong = contain.Value(func() (*Artifact, error) { return verify(key, c.engineID, a, l.most, fresh) })
+		if l.whole && found.wrong == nil {
+			found.a, found.wrong = wholly(found.a)
+		}
 		if found.a != a {
 			contain.Close(a)
 		}

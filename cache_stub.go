@@ -68,7 +68,9 @@ func (c *Cache) Stub(ctx context.Context, config wazero.RuntimeConfig, m *Module
 // or checked that another spelling's will do if need be.
 func (r *Runtime) keep(ctx context.Context, src *source) (bool, error) {
 	there := func() bool {
-		a, _ := r.e.fetch(ctx, src.key, src.lookup())
+		look := src.lookup()
+		look.whole = true
+		a, _ := r.e.fetch(ctx, src.key, look)
 		r.c.release(a)
 		return a != nil
 	}

@@ -18,6 +18,7 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"github.com/tetratelabs/wazero"
 
 	"github.com/modcache/modcache"
 	"github.com/modcache/modcache/internal/cachetest"
@@ -325,4 +326,35 @@ func TestRuntimeStoresWhileItLoads(t *testing.T) {
 	require.EqualValues(t, 7, call(t, r, cm))
 	require.NotNil(t, store.Entry(r.Key(m)), "it is there on return")
 	require.Zero(t, c.Metrics().StoreErrors, "the store waited in vain")
+}
+
+// TestRuntimeStoredIsVerified: a large artifact whose code is damaged isn't stored, and a stub of it stands for what is compiled anew.
+func TestRuntimeStoredIsVerified(t *testing.T) {
+	needsCompiler(t)
+	m, s := modcache.NewModule(wasmtest.Sum(8000, 0)), &storetest.Fake{}
+	first := newCache(t, s, nil)
+	require.NoError(t, first.Warm(bg, nil, m))
+	key := newRuntime(t, first, nil).Key(m)
+	b, err := s.Entry(key).Bytes()
+	require.NoError(t, err)
+	require.Greater(t, len(b), 256<<10)
+	b = bytes.Clone(b)
+	b[len(b)/2] ^= 1
+	for _, stub := range []bool{false, true} {
+		s.Set(key, modcache.NewArtifact(b, s.Entry(key).Info()))
+		c := newCache(t, s, nil)
+		if !stub {
+			ok, err := newRuntime(t, c, nil).Stored(bg, m)
+			require.NoError(t, err)
+			require.False(t, ok)
+			s.Set(key, modcache.NewArtifact(b, modcache.Info{Engine: c.EngineID()}))
+			continue
+		}
+		wasm, err := c.Stub(bg, wazero.NewRuntimeConfig(), m)
+		require.NoError(t, err)
+		r := wazero.NewRuntimeWithConfig(bg, wazero.NewRuntimeConfig().WithCompilationCache(c.CompilationCache()))
+		defer r.Close(bg)
+		_, err = r.CompileModule(bg, wasm)
+		require.NoError(t, err)
+	}
 }

@@ -66,6 +66,7 @@ func (e *engine) find(ctx context.Context, src *source, look *lookup) (a *Artifa
 
 // stored returns the size of the artifact that has the module's code, or 0.
 func (e *engine) stored(ctx context.Context, src *source, look *lookup) int64 {
+	look.whole = true
 	a, _ := e.find(ctx, src, look)
 	if a == nil {
 		return 0

@@ -61,7 +61,7 @@ type Layer struct {
 
 	// Timeout bounds every Get, Add and Delete, and a tenth of a Flush. A call
 	// that doesn't return by then is left to itself, and what it returns later is
-	// dropped. 0 means DefaultLayerTimeout; negative means no limit, for stores that
+	// dropped. 0 means DefaultLayerTimeout, for each layer of a store that is a Layered; negative means no limit, for stores that
 	// have limits of their own.
 	Timeout time.Duration
 
@@ -141,7 +141,7 @@ type Layered struct {
 	ops    sync.WaitGroup // what Close waits for; added to under mu
 
 	mu       sync.Mutex // guards these and the layers' queues
-	lookups  flight.Group[Key, *found]
+	lookups  flight.Group[lookupKey, *found]
 	deleting map[Key]int // deletes under way
 	last     PromotionEvent
 }
@@ -155,7 +155,7 @@ var _ Store = (*Layered)(nil)
 func NewLayered(o *LayeredOptions, layers ...Layer) *Layered {
 	v := o.validate()
 	l := &Layered{observe: v.OnEvent, deleting: map[Key]int{}}
-	l.lookups = flight.Group[Key, *found]{Lock: &l.mu, Running: &l.ops, Grant: grant}
+	l.lookups = flight.Group[lookupKey, *found]{Lock: &l.mu, Running: &l.ops, Grant: grant}
 	names := map[string]int{}
 	for _, cfg := range layers {
 		if cfg.Store != nil {
@@ -186,7 +186,7 @@ func (l *Layered) newLayer(cfg Layer, o *LayeredOptions, names map[string]int) *
 		watched = !cfg.Direct && observed(cfg.Store)
 		cfg.Direct = true
 	}
-	cfg.Timeout = option.Number(cfg.Timeout, DefaultLayerTimeout, noLimit)
+	cfg.Timeout = option.Number(cfg.Timeout, DefaultLayerTimeout*time.Duration(stores(cfg.Store)), noLimit)
 	ly := &layer{Layer: cfg, watched: watched, where: "layer " + cfg.Name, observe: func(e Event) {
 		notify(o.OnEvent, e)
 		l.watchers.Tell(e)
@@ -356,7 +356,7 @@ func (l *Layered) delete(ctx context.Context, key Key, upTo spot) error {
 	})
 
 	l.mu.Lock()
-	l.lookups.Forget(key)
+	l.forgetLookups(key)
 	if l.deleting[key]--; l.deleting[key] == 0 {
 		delete(l.deleting, key)
 	}

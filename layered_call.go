@@ -89,7 +89,7 @@ func (ly *layer) share(ctx context.Context) time.Duration {
 	if ly.last || !wantsSealed(ctx) { // as only a Cache does
 		return ly.Timeout
 	}
-	return min(ly.Timeout, readWait(ctx))
+	return min(ly.Timeout, waitFor(ctx, ly.Store))
 }
 
 // get asks the store, behind a spot in it; a miss is nil. in is as of ask. Only one that is Direct may take longer than limit.

@@ -45,8 +45,14 @@ type found struct {
 	holds atomic.Int32 // callers that haven't taken their handle
 }
 
+// lookupKey is what lookups are shared by. A layer may take longer than a Cache waits, where none does.
+type lookupKey struct {
+	key    Key
+	caches bool
+}
+
 // grant gives each of n callers a hold on what was found.
-func grant(_ Key, f *found, n int) func() {
+func grant(_ lookupKey, f *found, n int) func() {
 	f.holds.Store(int32(n))
 	if n > 0 || f.a == nil {
 		return nil
@@ -191,7 +197,7 @@ func (l *Layered) join(ctx context.Context, key Key, seen uint64) (*flight.Fligh
 		return nil, nil
 	}
 	var f *flight.Flight[*found]
-	f, _ = l.lookups.Join(context.WithoutCancel(ctx), key, func(ctx context.Context) (*found, error) {
+	f, _ = l.lookups.Join(context.WithoutCancel(ctx), lookupKey{key, wantsSealed(ctx)}, func(ctx context.Context) (*found, error) {
 		defer l.changes.Add(1)
 		return l.search(ctx, key, spot{}, asked, func() bool { return ctx.Err() != nil || f.Forgotten() })
 	})
@@ -203,7 +209,13 @@ func (l *Layered) join(ctx context.Context, key Key, seen uint64) (*flight.Fligh
 func (l *Layered) forget(key Key) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.lookups.Forget(key)
+	l.forgetLookups(key)
+}
+
+// forgetLookups is forget with mu held.
+func (l *Layered) forgetLookups(key Key) {
+	l.lookups.Forget(lookupKey{key, false})
+	l.lookups.Forget(lookupKey{key, true})
 }
 
 // search asks the layers behind a spot in order, and what is on its way into them first; nowhere means all. A layer that

@@ -119,7 +119,8 @@ func TestLayeredThatHangsHidesNoOther(t *testing.T) {
 		modules = append(modules, modcache.NewModule(wasmtest.Const(i)))
 	}
 	require.NoError(t, newCache(t, far, nil).Warm(bg, nil, modules...))
-	for _, read := range []bool{false, true} {
+	for i := range 4 {
+		read, nested := i&1 != 0, i&2 != 0
 		synctest.Test(t, func(t *testing.T) {
 			answer := make(chan struct{})
 			near := &storetest.Fake{OnGet: func(context.Context, modcache.Key) (*modcache.Artifact, bool, error) {
@@ -130,6 +131,9 @@ func TestLayeredThatHangsHidesNoOther(t *testing.T) {
 				return nil, false, nil
 			}}
 			l := layered(t, nil, modcache.Layer{Store: near, Write: modcache.WriteNever}, modcache.Layer{Store: far})
+			if nested {
+				l = layered(t, nil, modcache.Layer{Store: l}, modcache.Layer{Store: &storetest.Fake{}})
+			}
 			c := newCache(t, l, nil)
 			r := newRuntime(t, c, nil)
 			start := time.Now()
@@ -446,4 +450,32 @@ func BenchmarkLayered(b *testing.B) {
 		get(b, modcache.NewLayered(nil,
 			modcache.Layer{Store: newShelf(), Direct: true, Promote: modcache.PromoteNever}, modcache.Layer{Store: fixed}))
 	})
+}
+
+// An artifact that hangs when it is read holds up neither other promotions nor Close.
+func TestLayeredPromotesAroundWhatHangs(t *testing.T) {
+	for _, front := range []modcache.Store{&storetest.Fake{}, modcache.NewMemory(nil)} {
+		synctest.Test(t, func(t *testing.T) {
+			answer := make(chan struct{})
+			far := &storetest.Fake{OnGet: func(_ context.Context, key modcache.Key) (*modcache.Artifact, bool, error) {
+				if key == keyNo(2) {
+					return code(key), true, nil
+				}
+				src := storetest.Source{OnRead: func([]byte, int64) (int, error) { <-answer; return 0, io.EOF }}
+				return modcache.NewArtifactFrom(src, 1000, modcache.Info{}), true, nil
+			}}
+			l := modcache.NewLayered(nil, modcache.Layer{Store: front}, modcache.Layer{Store: far, Write: modcache.WriteNever})
+			for i := range byte(2) {
+				a, ok, err := l.Get(bg, keyNo(1+i))
+				require.NoError(t, err)
+				require.True(t, ok)
+				require.NoError(t, a.Close())
+			}
+			start := time.Now()
+			_ = l.Close()
+			require.Less(t, time.Since(start), time.Minute)
+			require.EqualValues(t, 1, front.Metrics().Entries)
+			close(answer)
+		})
+	}
 }

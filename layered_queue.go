@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/modcache/modcache/internal/bounded"
 	"github.com/modcache/modcache/internal/contain"
 	"github.com/modcache/modcache/internal/queue"
 )
@@ -67,14 +68,38 @@ func (l *Layered) write(ly *layer, j *queue.Job[Key, write]) error {
 			l.mu.Unlock()
 		}
 	}()
-	a := w.a
-	if w.sealed && !instant(ly.Store) {
-		if a, err = sealedCopy(j.Key, a, believedCode); err != nil {
-			return ly.report(EventCorrupt, "add", j.Key, err)
+	a, failed := ly.readable(j.Key, w)
+	if failed != nil {
+		kind := EventStoreFailed
+		if isDamage(failed) {
+			kind = EventCorrupt
 		}
+		err = ly.report(kind, "add", j.Key, failed)
+		return err
 	}
 	err = ly.add(context.Background(), j.Key, a)
 	return err
+}
+
+// readable returns the artifact as the layer is to get it. Where that means to read it, it has the layer's Timeout for it:
+// what another store has returned may hang.
+func (ly *layer) readable(key Key, w *write) (*Artifact, error) {
+	seals := w.sealed && !instant(ly.Store)
+	if !seals && (w.a.InMemory() || !ly.changesAtOnce()) { // else Add is bounded
+		return w.a, nil
+	}
+	own, err := w.a.share()
+	if err != nil {
+		return nil, err
+	}
+	return bounded.Call(context.Background(), bounded.Limit{Wait: ly.Timeout}, func(context.Context) (*Artifact, error) {
+		defer contain.Close(own)
+		if seals {
+			return sealedCopy(key, own, believedCode)
+		}
+		b, err := own.Bytes()
+		return NewArtifact(b, own.Info()), err
+	}, nil)
 }
 
 // written reports what became of a job; add has reported a failure already.
