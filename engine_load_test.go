@@ -334,6 +334,8 @@ func TestRuntimeStoredIsVerified(t *testing.T) {
 	m, s := modcache.NewModule(wasmtest.Sum(8000, 0)), &storetest.Fake{}
 	first := newCache(t, s, nil)
 	require.NoError(t, first.Warm(bg, nil, m))
+	want, err := cachetest.RunPlain(m.Bytes())
+	require.NoError(t, err)
 	key := newRuntime(t, first, nil).Key(m)
 	b, err := s.Entry(key).Bytes()
 	require.NoError(t, err)
@@ -352,9 +354,6 @@ func TestRuntimeStoredIsVerified(t *testing.T) {
 		}
 		wasm, err := c.Stub(bg, wazero.NewRuntimeConfig(), m)
 		require.NoError(t, err)
-		r := wazero.NewRuntimeWithConfig(bg, wazero.NewRuntimeConfig().WithCompilationCache(c.CompilationCache()))
-		defer r.Close(bg)
-		_, err = r.CompileModule(bg, wasm)
-		require.NoError(t, err)
+		requireRuns(t, ways[0], c, wasm, int(want))
 	}
 }
