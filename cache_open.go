@@ -126,7 +126,7 @@ func (c *Cache) openDisk(dir string, readOnly bool) (*Disk, error) {
 // openExisting opens a directory that can't be written for reading, or returns nil if there is
 // no cache in it or even that can't be done.
 func (c *Cache) openExisting(dir string) *Disk {
-	if dir == "" || c.opts.ReadOnly || c.opens.Hangs() {
+	if dir == "" || c.opts.ReadOnly {
 		return nil
 	}
 	d, err := c.openDisk(dir, true)

@@ -71,13 +71,18 @@ func Value[T any](f func() (T, error)) (v T, err error) {
 // too, and the error is [ErrExited].
 func Apart(f func() error) error {
 	err := ErrExited // unless f returns
+	apart(func() { err = Call(f) })
+	return err
+}
+
+// apart runs f on a goroutine of its own, which f may end, and waits for it.
+func apart(f func()) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		err = Call(f)
+		f()
 	}()
 	<-done
-	return err
 }
 
 // Caught returns what recover has returned as a Panic.

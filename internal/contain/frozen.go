@@ -88,12 +88,7 @@ func tried(f func()) (failed *Panic) {
 // triedApart is tried on a goroutine of its own, which f may end.
 func triedApart(f func()) *Panic {
 	failed := &Panic{Value: ErrExited}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		failed = tried(f)
-	}()
-	<-done
+	apart(func() { failed = tried(f) })
 	return failed
 }
 
