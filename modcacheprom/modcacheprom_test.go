@@ -305,3 +305,18 @@ func problemsOf(expr, legend string, has map[string]map[string]bool) (problems [
 	}
 	return problems
 }
+
+// The names of layers and tables may be anything; Prometheus takes text only.
+func TestCollectorWithNamesThatAreNoText(t *testing.T) {
+	layered := modcache.NewLayered(nil, modcache.Layer{Name: "near\xff", Store: modcache.NewMemory(nil)})
+	t.Cleanup(func() { require.NoError(t, layered.Close()) })
+	cache, err := modcache.New(layered, &modcache.Options{EngineID: "test"})
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, cache.Close(context.Background())) })
+	registry := register(t, cache, &modcacheprom.Options{Slots: func(yield func(string, modcache.SlotMetrics) bool) {
+		yield("files\xff", modcache.SlotMetrics{})
+	}})
+	families := gather(t, registry)
+	require.Equal(t, "near\uFFFD", families["modcache_layer_hits_total"].GetMetric()[0].GetLabel()[0].GetValue())
+	require.Equal(t, "files\uFFFD", families["modcache_slots_live"].GetMetric()[0].GetLabel()[0].GetValue())
+}

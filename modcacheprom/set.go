@@ -2,6 +2,7 @@ package modcacheprom
 
 import (
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -79,9 +80,17 @@ func (s *set[T]) describe(ch chan<- *prometheus.Desc) {
 func (s *set[T]) collect(ch chan<- prometheus.Metric, v T, whose ...string) {
 	for _, f := range s.figures {
 		if value, known := f.of(v); known {
-			ch <- prometheus.MustNewConstMetric(f.desc, f.kind, value, slices.Concat(whose, f.values)...)
+			ch <- prometheus.MustNewConstMetric(f.desc, f.kind, value, slices.Concat(valid(whose), f.values)...)
 		}
 	}
+}
+
+// valid returns the values of labels, such as the names of layers, as Prometheus takes them.
+func valid(labels []string) []string {
+	for i, l := range labels {
+		labels[i] = strings.ToValidUTF8(l, "\uFFFD")
+	}
+	return labels
 }
 
 // Of the limits of modcache's buckets, which double, every second one is a limit here, up to the
@@ -103,5 +112,5 @@ func histogram(desc *prometheus.Desc, l modcache.Latency, labels ...string) prom
 			buckets[(time.Microsecond << i).Seconds()] = seen
 		}
 	}
-	return prometheus.MustNewConstHistogram(desc, l.Count(), l.Total.Seconds(), buckets, labels...)
+	return prometheus.MustNewConstHistogram(desc, l.Count(), l.Total.Seconds(), buckets, valid(labels)...)
 }
