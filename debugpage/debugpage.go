@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/internal/bounded"
 	"github.com/modcache/modcache/internal/bytesize"
 	"github.com/modcache/modcache/internal/option"
 	"github.com/modcache/modcache/remote"
@@ -60,11 +61,12 @@ func (o *Options) validate() Options {
 // the directory's key, nor the text of errors, in which a store may have put
 // addresses and credentials.
 //
-// It works on until the Cache is closed, and shows the last counters after that.
+// It works on until the Cache is closed, and shows the last counters after that. For a store
+// or a file system that hangs, a request waits for some seconds, and shows the rest.
 //
 // A whole program: examples/pluginhost.
 func Handler(c *modcache.Cache, o *Options) http.Handler {
-	h := &handler{cache: c, o: o.validate(), walking: make(chan struct{}, 1)}
+	h := &handler{cache: c, o: o.validate(), walks: bounded.NewLane(1)}
 	h.page = template.Must(template.New("").Funcs(functions).ParseFS(files, "page.html")).Lookup("page.html")
 	return h
 }
@@ -73,10 +75,10 @@ func Handler(c *modcache.Cache, o *Options) http.Handler {
 var files embed.FS
 
 type handler struct {
-	cache   *modcache.Cache
-	o       Options
-	page    *template.Template
-	walking chan struct{} // held by the one request that may walk the directory
+	cache *modcache.Cache
+	o     Options
+	page  *template.Template
+	walks *bounded.Lane // of the directory, one at a time
 }
 
 func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {

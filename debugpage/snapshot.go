@@ -5,12 +5,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"maps"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/internal/bounded"
 	"github.com/modcache/modcache/remote"
 )
 
@@ -131,7 +133,7 @@ func (h *handler) snapshot(ctx context.Context) *snapshot {
 		disk, _ = h.cache.Store().(*modcache.Disk)
 	}
 	if disk != nil && h.o.MaxEntries > 0 {
-		s.Entries = h.entries(ctx, disk, s.Engine)
+		s.Entries = h.entries(ctx, disk.Dir(), disk.Walk, s.Engine)
 	}
 	return s
 }
@@ -150,19 +152,27 @@ func layersOf(store modcache.Store, m modcache.Metrics, limit int64) []layer {
 	return []layer{{modcache.LayerMetrics{Name: name, Hits: m.Hits, Errors: m.Errors, Store: m, MaxBytes: limit}, m.HitRatePPM()}}
 }
 
-// entries lists what is in the directory, for one request at a time.
-func (h *handler) entries(ctx context.Context, disk *modcache.Disk, engine string) *entries {
-	ctx, cancel := context.WithTimeout(ctx, walkTime)
-	defer cancel()
-	list := &entries{Dir: disk.Dir(), List: []entry{}}
-	select {
-	case h.walking <- struct{}{}:
-		defer func() { <-h.walking }()
-	case <-ctx.Done():
-		list.Problem = "other requests are listing them"
+// entries lists what is in a directory, for one request at a time.
+func (h *handler) entries(ctx context.Context, dir string, walk walk, engine string) *entries {
+	list, err := bounded.Do(ctx, h.walks, walkTime, func(ctx context.Context) (*entries, error) {
+		return h.list(ctx, dir, walk, engine), nil
+	}, nil)
+	if err == nil {
 		return list
 	}
-	for e, err := range disk.Walk(ctx) {
+	problem := "the directory doesn't answer"
+	if err == bounded.ErrFull {
+		problem = "other requests are listing them"
+	}
+	return &entries{Dir: dir, List: []entry{}, Problem: problem}
+}
+
+// walk is the Walk of a Disk. It may not return, whatever becomes of its context.
+type walk func(context.Context) iter.Seq2[modcache.DiskEntry, error]
+
+func (h *handler) list(ctx context.Context, dir string, walk walk, engine string) *entries {
+	list := &entries{Dir: dir, List: []entry{}}
+	for e, err := range walk(ctx) {
 		switch {
 		case errors.Is(err, modcache.ErrClosed):
 			list.Problem = "the store is closed"
