@@ -69,7 +69,8 @@ type TemplateOptions struct {
 	//
 	// Init fails the template if it returns an error, panics, or closes the instance; so
 	// do modules whose state can't be captured: those that import a memory, a table or a
-	// mutable global, have mutable globals that aren't numbers, change tables or drop segments.
+	// mutable global, have mutable globals that aren't numbers or on which what others or tables begin with
+	// depends, change tables or drop segments.
 	// When it returns, no call must be under way, and no other module may have imported the
 	// memory or a table of the instance meanwhile. Its name tells: none, as by default, can't be imported
 	// by. An experimental.ImportResolver goes by no name, so that whatever memory or table is imported under one

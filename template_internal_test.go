@@ -3,12 +3,14 @@ package modcache
 import (
 	"context"
 	"errors"
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 	"github.com/tetratelabs/wazero"
 	"github.com/tetratelabs/wazero/api"
 
+	"github.com/modcache/modcache/internal/wasmbin"
 	"github.com/modcache/modcache/internal/wasmtest"
 	"github.com/modcache/modcache/internal/wazerohook"
 )
@@ -127,4 +129,34 @@ func TestTemplateWritesTables(t *testing.T) {
 	}
 	require.True(t, tmpl.tables.off.Load())
 	require.Nil(t, tmpl.tables.agreed.Load())
+}
+
+// What depends on a mutable global begins otherwise where that begins as Init left it. Extended constant
+// expressions let wazero take such modules, though the specification doesn't.
+func TestTemplateOfWhatVariesWithAMutableGlobal(t *testing.T) {
+	for name, c := range map[string]struct {
+		mutable  byte
+		global   []byte // the initial value of a second global
+		at       []byte // where the element goes
+		captured bool
+	}{
+		"constants":           {1, []byte{0x41, 0}, []byte{0x41, 0}, true},
+		"an immutable global": {0, []byte{0x23, 0}, []byte{0x23, 0}, true},
+		"a global does":       {1, []byte{0x23, 0}, []byte{0x41, 0}, false},
+		"a table does":        {1, []byte{0x41, 0}, []byte{0x41, 0, 0x23, 0, 0x6a}, false},
+	} {
+		var m wasmtest.Module
+		m.Func(m.Type(nil, nil), "f")
+		m.Section(4, []byte{1, 0x70, 0, 3})
+		m.Section(6, slices.Concat([]byte{2, 0x7f, c.mutable, 0x41, 0, 0x0b, 0x7f, 0}, c.global, []byte{0x0b}))
+		m.Section(9, slices.Concat([]byte{1, 0}, c.at, []byte{0x0b, 1, 0}))
+		module := NewModule(m.Bytes())
+		state, err := wasmbin.ReadState(module.wasm)
+		require.NoError(t, err)
+		if err = capturable(module, state); c.captured {
+			require.NoError(t, err, name)
+		} else {
+			require.ErrorContains(t, err, "depends on global 0, which is mutable", name)
+		}
+	}
 }

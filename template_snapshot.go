@@ -32,6 +32,11 @@ func capturable(m *Module, s *wasmbin.State) error {
 			return fmt.Errorf("it can't be captured: global %d is mutable and holds a reference", s.ImportedGlobals+i)
 		}
 	}
+	for _, i := range s.VariesWith { // which would begin with what Init leaves
+		if i >= len(s.Globals) || s.Globals[i].Mutable {
+			return fmt.Errorf("it can't be captured: what other globals or tables begin with depends on global %d, which is mutable", s.ImportedGlobals+i)
+		}
+	}
 	f, err := wasmbin.ScanEffects(m.wasm)
 	switch {
 	case err != nil:

@@ -11,7 +11,7 @@ type editor struct {
 	saved int // bytes by which the edits make the part shorter
 	log   edits
 
-	getsGlobal bool // a constant expression was read that depends on a global
+	onGlobal func(index uint32) // if set, is told of each global that a constant expression depends on
 }
 
 func newEditor(wasm []byte, start, end int) *editor {
@@ -176,8 +176,11 @@ func (e *editor) constExpr() {
 			e.skip(4)
 		case opF64Const:
 			e.skip(8)
-		case opGlobalGet, opRefFunc:
-			e.getsGlobal = e.getsGlobal || op == opGlobalGet
+		case opGlobalGet:
+			if i := e.u32(); e.onGlobal != nil && e.err == nil {
+				e.onGlobal(i)
+			}
+		case opRefFunc:
 			e.index()
 		case opRefNull:
 			e.heapType()

@@ -17,7 +17,8 @@ type State struct {
 	ImportsMutable      bool // a mutable global
 	Globals             []Global
 	HasTable, HasTag    bool
-	TablesVary          bool // what tables begin with depends on globals, and so maybe on imports
+	TablesVary          bool  // what tables begin with depends on globals, and so maybe on imports
+	VariesWith          []int // the module's own globals on which what other globals and tables begin with depends
 	hasDataCount, start bool
 	memoryAt            Section
 }
@@ -57,6 +58,12 @@ func ReadState(wasm []byte) (*State, error) {
 		sec := sc.section
 		s.sections = append(s.sections, sec)
 		e := newEditor(wasm, sec.Body, sec.End)
+		e.onGlobal = func(index uint32) {
+			s.TablesVary = s.TablesVary || sec.ID != globals
+			if own := int(index) - s.ImportedGlobals; own >= 0 {
+				s.VariesWith = append(s.VariesWith, own)
+			}
+		}
 		switch sec.ID {
 		case imports:
 			for left := e.u32(); left > 0 && e.err == nil; left-- {
@@ -72,7 +79,6 @@ func ReadState(wasm []byte) (*State, error) {
 		case tables, elements:
 			s.HasTable = s.HasTable || sec.ID == tables
 			err = e.section(sec.ID)
-			s.TablesVary = s.TablesVary || e.getsGlobal
 		case tags:
 			s.HasTag = true
 		case memories:
