@@ -37,9 +37,12 @@ type DiskOptions struct {
 	// instant. Each further process that adds at the same time may exceed it by
 	// 1/16, or one entry, before it notices. Files being written come on top. So
 	// does what others add where directories can't be listed, which an event says.
+	// If there is already more, as when MaxBytes was lowered, each Add evicts about 1,000 entries, or
+	// twice what it adds if that is more, until the bound holds; Trim evicts all that is too much.
 	MaxBytes int64
 	// MinFree is how much space Add leaves free on the file system; negative = none,
-	// 0 = 5 %, but at most 1 GiB.
+	// 0 = 5 %, but at most 1 GiB. If others leave less, Add evicts entries as it does
+	// for MaxBytes.
 	MinFree int64
 	// MaxAge is how long an entry may go unused before Trim, or the trim
 	// after OpenDisk, drops it; negative = forever, 0 = DefaultDiskMaxAge.

@@ -24,6 +24,7 @@ const (
 
 // reserve makes room for size more bytes and takes it.
 func (d *Disk) reserve(ctx context.Context, size int64) error {
+	var freed int64
 	walked, helps := false, false
 	for {
 		if err := ctx.Err(); err != nil {
@@ -37,7 +38,7 @@ func (d *Disk) reserve(ctx context.Context, size int64) error {
 		if _, bytes, _ := d.usage.Totals(); !helps && missing <= bytes {
 			ask = min(missing, max(1, bytes/probeShare))
 		}
-		switch room := d.usage.Take(size, d.o.MaxBytes, ask, walked); {
+		switch room := d.usage.Take(books.Ask{Size: size, Limit: d.o.MaxBytes, Missing: ask, Walked: walked, Freed: freed}); {
 		case room.Fits:
 			return nil
 		case room.Wait != nil:
@@ -47,7 +48,7 @@ func (d *Disk) reserve(ctx context.Context, size int64) error {
 			}
 		case len(room.Evict) > 0:
 			before := d.freeSpace()
-			d.evictAll(room.Evict, ReasonByteLimit)
+			freed += d.evictAll(ctx, room.Evict, ReasonByteLimit)
 			helps = missing <= 0 || d.freed(before, books.SizeOf(room.Evict))
 		case !room.Unknown && walked && missing > 0:
 			return fmt.Errorf("%w: the file system has too little free space", errNoRoom)
@@ -67,7 +68,7 @@ func (d *Disk) makeSpace(ctx context.Context, size int64) {
 	if _, err := d.walk(ctx); err != nil {
 		return
 	}
-	d.evictAll(d.usage.TakeOldest(size), ReasonByteLimit)
+	d.evictAll(ctx, d.usage.TakeOldest(size), ReasonByteLimit)
 }
 
 // toFree returns how many bytes short of MinFree the file system would be with size more,

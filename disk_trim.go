@@ -81,7 +81,7 @@ func (d *Disk) trim(ctx context.Context, expire bool) (TrimReport, error) {
 	if err == nil {
 		var before time.Time
 		before, since = books.Unused(d.usage.Oldest(), d.o.Now(), d.o.MaxAge, since, expire)
-		d.evictAll(d.usage.TakeUnusedSince(before), ReasonExpired)
+		d.evictAll(ctx, d.usage.TakeUnusedSince(before), ReasonExpired)
 		if err = d.reserve(ctx, 0); errors.Is(err, errNoRoom) {
 			err = nil // others fill the file system: there is no more to give
 		}
@@ -154,32 +154,38 @@ func (d *Disk) known(shards string) (found []books.Entry) {
 	return found
 }
 
-// evictAll evicts what the usage gave out for that.
-func (d *Disk) evictAll(victims []books.Entry, why Reason) {
+// evictAll evicts what the usage gave out for that, until the context ends. It returns the bytes of what is gone.
+func (d *Disk) evictAll(ctx context.Context, victims []books.Entry, why Reason) (freed int64) {
 	defer d.usage.Settle(victims)
 	for _, v := range victims {
-		d.evict(v, why)
+		if ctx.Err() != nil {
+			break
+		}
+		if d.evict(v, why) {
+			freed += v.Size
+		}
 	}
+	return freed
 }
 
 // evict removes an entry, unless it has been used or replaced since it was
-// listed. Whoever has it open goes on reading it.
-func (d *Disk) evict(v books.Entry, why Reason) {
+// listed, and reports whether it is gone. Whoever has it open goes on reading it.
+func (d *Disk) evict(v books.Entry, why Reason) bool {
 	pending := d.pending.Visible(v.Key)
 	fi, err := d.tree().Lstat(v.Name)
 	if err == nil && (!d.usedAt(v.Key, fi).Equal(v.Used) || fi.Size() != v.Length) {
-		return
+		return false
 	}
 	if err == nil {
 		err = d.tree().Remove(v.Name)
 	}
 	if errors.Is(err, fs.ErrNotExist) { // another process was faster
 		d.usage.Remove(v.Name)
-		return
+		return true
 	}
 	if err != nil {
 		_ = d.failed("evict", v.Key, err)
-		return
+		return false
 	}
 	d.usage.Remove(v.Name)
 	if !v.Old {
@@ -188,6 +194,7 @@ func (d *Disk) evict(v books.Entry, why Reason) {
 	d.counters.evictions.Add(1)
 	d.counters.evictedBytes.Add(uint64(v.Size))
 	d.notify(Event{Kind: EventEvicted, Key: v.Key, Reason: why, Bytes: v.Size, Duration: d.since(v.Used)})
+	return true
 }
 
 // since is how long ago t was; clocks that were set back don't make it negative.

@@ -1,6 +1,7 @@
 package modcache_test
 
 import (
+	"context"
 	"os"
 	"path/filepath"
 	"strings"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/modcache/modcache"
 	"github.com/modcache/modcache/internal/dirfs"
+	"github.com/modcache/modcache/internal/layout"
 )
 
 const (
@@ -200,6 +202,49 @@ func TestDiskKeepsWhatFits(t *testing.T) {
 	}
 	requireHit(t, d, diskKey(entries-1), diskCode(entries-1, small))
 	requireMiss(t, d, diskKey(99))
+}
+
+// TestDiskEvictsVeryManyInParts opens a directory of very many entries with a much lower bound.
+func TestDiskEvictsVeryManyInParts(t *testing.T) {
+	const entries, once, room = 1100, 1000, 10
+	clock := newDiskClock()
+	dir := t.TempDir()
+	d := openTrimmed(t, dir, &modcache.DiskOptions{Now: clock.Now, MaxBytes: room * block})
+	for i := range uint64(entries) {
+		file := filepath.Join(dir, layout.Entry(diskKey(i)))
+		require.NoError(t, os.MkdirAll(filepath.Dir(file), 0o700))
+		require.NoError(t, os.WriteFile(file, []byte("x"), 0o600))
+		used := clock.Now().Add(-time.Duration(entries-i) * time.Minute)
+		require.NoError(t, os.Chtimes(file, used, used))
+	}
+	exists := func(i uint64) bool {
+		_, err := os.Lstat(filepath.Join(dir, layout.Entry(diskKey(i))))
+		return err == nil
+	}
+	require.NoError(t, d.Add(bg, diskKey(5000), diskArtifact(5000, 100)))
+	require.EqualValues(t, once, d.Metrics().Evictions)
+	require.False(t, exists(once-1))
+	require.True(t, exists(once), "the oldest go first")
+	require.NoError(t, d.Add(bg, diskKey(5001), diskArtifact(5001, 100)))
+	left, bytes := diskUsage(t, dir)
+	require.Equal(t, room, left)
+	require.EqualValues(t, room*block, bytes)
+	requireHit(t, d, diskKey(5000), diskCode(5000, 100))
+
+	// Who gives up has no more evicted.
+	ctx, cancel := context.WithCancel(bg)
+	few := openDisk(t, dir, &modcache.DiskOptions{Now: clock.Now, MaxBytes: block, OnEvent: func(e modcache.Event) {
+		if e.Kind == modcache.EventEvicted {
+			cancel()
+		}
+	}})
+	_, err := few.Trim(ctx)
+	require.ErrorIs(t, err, context.Canceled)
+	require.EqualValues(t, 1, few.Metrics().Evictions)
+	_, err = few.Trim(bg)
+	require.NoError(t, err)
+	left, _ = diskUsage(t, dir)
+	require.Equal(t, 1, left)
 }
 
 func TestDiskDropsWhatWentUnused(t *testing.T) {

@@ -194,40 +194,55 @@ func KeepsAll(ctx context.Context) bool { return ctx.Value(keepAll{}) != nil }
 
 type keepAll struct{}
 
-// walkShare is the share of the limit that a process may add before it looks what
-// others have added meanwhile. Before it adds an entry that is larger, it always looks.
-const walkShare = 16
+const (
+	// walkShare is the share of the limit that a process may add before it looks what
+	// others have added meanwhile. Before it adds an entry that is larger, it always looks.
+	walkShare = 16
+	// evictAtOnce is how many entries are given out to be evicted at once.
+	evictAtOnce = 1000
+)
 
-// Take reserves size bytes within limit, which is negative if there is none, or says
+// Ask is what somebody asks of Take.
+type Ask struct {
+	Size    int64 // to be reserved; 0 asks that the bounds hold
+	Limit   int64 // of all entries; negative if there is none
+	Missing int64 // to be freed, unless evicting everything couldn't free that much
+	Walked  bool  // the caller has just walked
+	Freed   int64 // by the caller, for this
+}
+
+// Take reserves what is asked for within the limit, or says
 // what has to happen before: entries that could never fit go first, then those that went
-// unused longest. At least missing bytes are to be freed, unless evicting
-// everything couldn't free that much. walked says that the caller has just walked.
-func (u *Usage) Take(size, limit, missing int64, walked bool) Room {
+// unused longest. Where the bounds are exceeded without what is asked for, it is reserved once
+// the caller has freed twice as much, so that nobody has to wait until all that is too much is gone.
+func (u *Usage) Take(a Ask) Room {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if (limit >= 0 || missing > 0) && !u.walked || limit >= 0 && !walked && u.added+u.reserved+size > limit/walkShare {
+	if (a.Limit >= 0 || a.Missing > 0) && !u.walked || a.Limit >= 0 && !a.Walked && u.added+u.reserved+a.Size > a.Limit/walkShare {
 		return Room{Unknown: true}
 	}
-	over, hopeless := missing, missing > u.bytes
+	over, hopeless := a.Missing, a.Missing > u.bytes
 	if hopeless {
 		over = 0
 	}
-	if limit >= 0 {
-		over = max(over, u.bytes+u.reserved+size-limit)
+	exceeded := over > a.Size
+	if a.Limit >= 0 {
+		over = max(over, u.bytes+u.reserved+a.Size-a.Limit)
+		exceeded = exceeded || u.bytes+u.reserved > a.Limit
 	}
-	if over <= 0 {
+	if over <= 0 || exceeded && a.Size > 0 && a.Freed >= 2*a.Size {
 		if hopeless {
 			return Room{}
 		}
-		u.reserved += size
+		u.reserved += a.Size
 		return Room{Fits: true}
 	}
-	if limit >= 0 {
-		if evict := u.takeIf(func(e Entry) bool { return e.Size > limit }); len(evict) > 0 {
+	if a.Limit >= 0 {
+		if evict := u.takeIf(evictAtOnce, func(e Entry) bool { return e.Size > a.Limit }); len(evict) > 0 {
 			return Room{Evict: evict}
 		}
 	}
-	if evict := u.next(over - u.leaving); len(evict) > 0 || u.leaving == 0 {
+	if evict := u.next(over-u.leaving, evictAtOnce); len(evict) > 0 || u.leaving == 0 {
 		return Room{Evict: evict}
 	}
 	if u.left == nil {
@@ -244,7 +259,7 @@ func (u *Usage) TakeOldest(size int64) []Entry {
 	if size > u.bytes {
 		return nil
 	}
-	return u.next(size)
+	return u.next(size, len(u.victims))
 }
 
 // Oldest returns the time of the entry that the last walk found to be unused for longest.
@@ -269,13 +284,13 @@ func Oldest(entries []Entry) (oldest time.Time) {
 func (u *Usage) TakeUnusedSince(t time.Time) []Entry {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	return u.takeIf(func(e Entry) bool { return e.Used.Before(t) })
+	return u.takeIf(len(u.victims), func(e Entry) bool { return e.Used.Before(t) })
 }
 
-// takeIf takes the victims that are meant. It requires u.mu.
-func (u *Usage) takeIf(meant func(Entry) bool) (out []Entry) {
+// takeIf takes the victims that are meant, at most so many. It requires u.mu.
+func (u *Usage) takeIf(most int, meant func(Entry) bool) (out []Entry) {
 	u.victims = slices.DeleteFunc(u.victims, func(e Entry) bool {
-		if !meant(e) {
+		if len(out) == most || !meant(e) {
 			return false
 		}
 		out = append(out, e)
@@ -285,10 +300,10 @@ func (u *Usage) takeIf(meant func(Entry) bool) (out []Entry) {
 	return out
 }
 
-// next takes victims of size bytes, as far as there are any. It requires u.mu.
-func (u *Usage) next(size int64) []Entry {
+// next takes victims of size bytes, as far as there are any, and at most so many. It requires u.mu.
+func (u *Usage) next(size int64, most int) []Entry {
 	n := 0
-	for ; size > 0 && n < len(u.victims); n++ {
+	for ; size > 0 && n < min(most, len(u.victims)); n++ {
 		size -= u.victims[n].Size
 	}
 	out := u.victims[:n:n]
@@ -331,7 +346,7 @@ func Plan(found []Entry, now, unusedSince time.Time, limit, missing int64) []Ent
 	u.Settle(out)
 	missing -= SizeOf(out)
 	for {
-		room := u.Take(0, limit, missing, true)
+		room := u.Take(Ask{Limit: limit, Missing: missing, Walked: true})
 		if len(room.Evict) == 0 {
 			return out
 		}

@@ -58,58 +58,101 @@ func TestSortForEviction(t *testing.T) {
 
 func TestUsageTakesRoom(t *testing.T) {
 	var unknown books.Usage
-	require.Equal(t, books.Room{Unknown: true}, unknown.Take(1, 100, 0, false), "nobody has looked")
-	require.True(t, unknown.Take(1, -1, 0, false).Fits, "there is no limit")
+	require.Equal(t, books.Room{Unknown: true}, unknown.Take(books.Ask{Size: 1, Limit: 100}), "nobody has looked")
+	require.True(t, unknown.Take(books.Ask{Size: 1, Limit: -1}).Fits, "there is no limit")
 
 	u := walked(entries(5))
-	require.True(t, u.Take(500, -1, 0, true).Fits)
+	require.True(t, u.Take(books.Ask{Size: 500, Limit: -1, Walked: true}).Fits)
 	u.Release(500)
-	require.True(t, u.Take(50, 550, 0, true).Fits)
-	room := u.Take(120, 550, 0, true)
+	require.True(t, u.Take(books.Ask{Size: 50, Limit: 550, Walked: true}).Fits)
+	room := u.Take(books.Ask{Size: 120, Limit: 550, Walked: true})
 	require.False(t, room.Fits)
 	require.Equal(t, []string{"4", "3"}, names(room.Evict))
 
 	// Enough is on its way for somebody else with as much.
-	other := u.Take(120, 550, 0, true)
+	other := u.Take(books.Ask{Size: 120, Limit: 550, Walked: true})
 	require.NotNil(t, other.Wait)
 	u.Remove("4")
 	u.Settle(room.Evict)
 	<-other.Wait
-	require.Equal(t, []string{"2"}, names(u.Take(120, 550, 0, true).Evict), "3 stayed")
+	require.Equal(t, []string{"2"}, names(u.Take(books.Ask{Size: 120, Limit: 550, Walked: true}).Evict), "3 stayed")
 	requireTotals(t, u, 4, 400)
 }
 
 func TestUsageFreesSpace(t *testing.T) {
 	u := walked(entries(5))
-	room := u.Take(10, -1, 150, true)
+	room := u.Take(books.Ask{Size: 10, Limit: -1, Missing: 150, Walked: true})
 	require.Equal(t, []string{"4", "3"}, names(room.Evict))
-	require.Equal(t, books.Room{}, u.Take(10, -1, 501, true), "all of it isn't enough")
+	require.Equal(t, books.Room{}, u.Take(books.Ask{Size: 10, Limit: -1, Missing: 501, Walked: true}), "all of it isn't enough")
 	require.Empty(t, u.TakeOldest(501))
 	require.Equal(t, []string{"2"}, names(u.TakeOldest(1)))
+}
+
+// TestUsageEvictsInParts lowers the limit of very many entries.
+func TestUsageEvictsInParts(t *testing.T) {
+	const n, once = 5000, 1000
+	// rounds asks until there is room, and returns how often entries had to be evicted for that.
+	rounds := func(u *books.Usage, a books.Ask) (n int) {
+		for {
+			room := u.Take(a)
+			if room.Fits {
+				return n
+			}
+			n++
+			require.NotEmpty(t, room.Evict)
+			require.LessOrEqual(t, len(room.Evict), once)
+			oldest, _, _ := u.Totals()
+			for i, e := range room.Evict {
+				require.Equal(t, fmt.Sprint(oldest-1-i), e.Name)
+				u.Remove(e.Name)
+			}
+			u.Settle(room.Evict)
+			freed := books.SizeOf(room.Evict)
+			a.Freed += freed
+			a.Missing -= freed
+		}
+	}
+	u := walked(entries(n))
+	require.Equal(t, 2, rounds(u, books.Ask{Size: 60_000, Limit: 100_000, Walked: true}), "as much as it adds, twice")
+	u.Release(60_000)
+	requireTotals(t, u, n-2*once, 100*(n-2*once))
+	require.Equal(t, 2, rounds(u, books.Ask{Limit: 100_000, Walked: true}), "who adds nothing waits for all")
+	requireTotals(t, u, once, 100*once)
+
+	u = walked(entries(n))
+	require.Equal(t, 4, rounds(u, books.Ask{Size: 400_000, Limit: 500_000, Walked: true}), "a limit that holds is kept")
+	requireTotals(t, u, 1000, 100_000)
+
+	u = walked(entries(n))
+	require.Equal(t, 1, rounds(u, books.Ask{Size: 100, Limit: -1, Missing: 300_000}), "space is short without it")
+	requireTotals(t, u, n-once, 100*(n-once))
+	require.Equal(t, 3, rounds(u, books.Ask{Size: 300_000, Limit: -1, Missing: 300_000}), "only what it needs itself is missing")
+
+	require.Len(t, walked(entries(n)).Take(books.Ask{Size: 10, Limit: 99, Walked: true}).Evict, once, "none of them could ever fit")
 }
 
 func TestUsageLooksAgain(t *testing.T) {
 	const limit = 1600
 	u := walked(nil)
-	require.True(t, u.Take(100, limit, 0, false).Fits)
+	require.True(t, u.Take(books.Ask{Size: 100, Limit: limit}).Fits)
 	u.Commit("a", 100, 90)
-	require.True(t, u.Take(10, limit, 0, false).Fits)
-	require.True(t, u.Take(1, limit, 0, false).Unknown, "others may have added as much")
-	require.True(t, u.Take(1, limit, 0, true).Fits)
+	require.True(t, u.Take(books.Ask{Size: 10, Limit: limit}).Fits)
+	require.True(t, u.Take(books.Ask{Size: 1, Limit: limit}).Unknown, "others may have added as much")
+	require.True(t, u.Take(books.Ask{Size: 1, Limit: limit, Walked: true}).Fits)
 }
 
 func TestUsageDuringAWalk(t *testing.T) {
 	u := walked(entries(3))
 	u.BeginWalk()
 	u.Remove("0")
-	u.Take(10, -1, 0, false)
+	u.Take(books.Ask{Size: 10, Limit: -1})
 	u.Commit("new", 10, 7)
 	u.EndWalk(entries(2), noon) // it has seen 0, and not the new one
 	requireTotals(t, u, 2, 107)
 
 	u.BeginWalk()
 	u.FailWalk()
-	require.True(t, u.Take(1, 1000, 0, true).Unknown)
+	require.True(t, u.Take(books.Ask{Size: 1, Limit: 1000, Walked: true}).Unknown)
 	requireTotals(t, u, 2, 107)
 }
 
@@ -169,7 +212,7 @@ func TestUsageAgainstAModel(t *testing.T) {
 			u.Remove(name)
 		default:
 			size := 1 + rng.Int64N(300)
-			for room := u.Take(size, limit, 0, true); !room.Fits; room = u.Take(size, limit, 0, true) {
+			for room := u.Take(books.Ask{Size: size, Limit: limit, Walked: true}); !room.Fits; room = u.Take(books.Ask{Size: size, Limit: limit, Walked: true}) {
 				if len(room.Evict) == 0 { // all that the last walk found is gone
 					var found []books.Entry
 					for name, size := range there {
