@@ -360,32 +360,95 @@ func TestNew(t *testing.T) {
 	require.NoError(t, b.Close())
 }
 
-// TestRedirectCarriesNoCredentials to another port of the registry's host.
-func TestRedirectCarriesNoCredentials(t *testing.T) {
-	told := make(chan string, 1)
-	elsewhere := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		told <- r.Header.Get("Authorization")
-		_, _ = io.WriteString(w, "abc")
-	}))
-	t.Cleanup(elsewhere.Close)
+// TestStorageGetsNoCredentials has a registry lead to another port of its host, by a redirect or for an upload. What answers
+// there asks for credentials, in its own name or for a token server of its own, and leads back.
+func TestStorageGetsNoCredentials(t *testing.T) {
 	text, err := json.Marshal(manifestOf(layerOf("abc")))
 	require.NoError(t, err)
-	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		switch {
-		case r.Header.Get("Authorization") == "":
-			w.Header().Set("WWW-Authenticate", `Basic realm="registry"`)
-			w.WriteHeader(http.StatusUnauthorized)
-		case strings.Contains(r.URL.Path, "/manifests/"):
-			w.Header().Set("Content-Type", ocispec.MediaTypeImageManifest)
-			_, _ = w.Write(text)
-		default:
-			http.Redirect(w, r, elsewhere.URL, http.StatusTemporaryRedirect)
+	for name, challenge := range map[string]string{
+		"none":            "",
+		"for a password":  `Basic realm="storage"`,
+		"for a token":     `Bearer realm="STORAGE/token",service="x"`,
+		"for a new scope": `Bearer realm="STORAGE/token",service="x",scope="repository:other:pull"`,
+		"and leads back":  "back",
+	} {
+		for _, token := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s/token=%v", name, token), func(t *testing.T) {
+				var asked, returned atomic.Int64
+				var registry, storage *httptest.Server
+				storage = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					asked.Add(1)
+					if r.Header.Get("Authorization") != "" || r.URL.Path == "/token" {
+						t.Errorf("%s %s was sent, with %q", r.Method, r.URL, r.Header.Get("Authorization"))
+					}
+					switch {
+					case challenge == "back":
+						http.Redirect(w, r, registry.URL+"/back", http.StatusTemporaryRedirect)
+					case challenge != "":
+						w.Header().Set("WWW-Authenticate", strings.ReplaceAll(challenge, "STORAGE", storage.URL))
+						w.WriteHeader(http.StatusUnauthorized)
+					case r.Method == http.MethodPut:
+						w.WriteHeader(http.StatusCreated)
+					default:
+						_, _ = io.WriteString(w, "abc")
+					}
+				}))
+				defer storage.Close()
+				registry = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					user, password, _ := r.BasicAuth()
+					switch known := user == "fleet" && password == "secret"; {
+					case r.URL.Path == "/back":
+						returned.Add(1)
+						if r.Header.Get("Authorization") != "" {
+							t.Error("what comes from elsewhere is authorized")
+						}
+						w.WriteHeader(http.StatusNotFound)
+					case token && r.URL.Path == "/token" && known:
+						_, _ = io.WriteString(w, `{"token":"t"}`)
+					case token && r.Header.Get("Authorization") != "Bearer t":
+						w.Header().Set("WWW-Authenticate", `Bearer realm="`+registry.URL+`/token",service="registry"`)
+						w.WriteHeader(http.StatusUnauthorized)
+					case !token && !known:
+						w.Header().Set("WWW-Authenticate", `Basic realm="registry"`)
+						w.WriteHeader(http.StatusUnauthorized)
+					case strings.Contains(r.URL.Path, "/manifests/") && r.Method == http.MethodPut:
+						w.WriteHeader(http.StatusCreated)
+					case strings.Contains(r.URL.Path, "/manifests/"):
+						w.Header().Set("Content-Type", ocispec.MediaTypeImageManifest)
+						_, _ = w.Write(text)
+					case r.Method == http.MethodPost:
+						w.Header().Set("Location", storage.URL+"/upload")
+						w.WriteHeader(http.StatusAccepted)
+					case r.Method == http.MethodHead: // the config is there
+						w.Header().Set("Content-Length", "2")
+					default:
+						http.Redirect(w, r, storage.URL, http.StatusTemporaryRedirect)
+					}
+				}))
+				defer registry.Close()
+				dockerConfig(t, strings.TrimPrefix(registry.URL, "http://"), "fleet", "secret")
+				b := backend(t, repository(registry), nil)
+				for range 2 { // also when tokens are remembered
+					r, err := b.Get(t.Context(), key)
+					put := b.Put(t.Context(), key, []byte("abc"), true)
+					switch challenge {
+					case "":
+						require.NoError(t, err)
+						require.NoError(t, r.Close())
+						require.NoError(t, put)
+					case "back":
+						require.ErrorIs(t, err, fs.ErrNotExist)
+						require.Error(t, put)
+					default:
+						require.ErrorIs(t, err, fs.ErrPermission)
+						require.ErrorIs(t, put, fs.ErrPermission)
+					}
+				}
+				require.EqualValues(t, 4, asked.Load(), "nothing is asked twice")
+				if challenge == "back" {
+					require.EqualValues(t, 4, returned.Load())
+				}
+			})
 		}
-	}))
-	t.Cleanup(s.Close)
-	dockerConfig(t, strings.TrimPrefix(s.URL, "http://"), "fleet", "secret")
-	r, err := backend(t, repository(s), nil).Get(t.Context(), key)
-	require.NoError(t, err)
-	require.NoError(t, r.Close())
-	require.Empty(t, <-told)
+	}
 }

@@ -36,8 +36,10 @@ const maxManifest = 64 << 10 // one of ours has 600 bytes
 
 // Options configure a [Backend]. Nil and zero fields mean the defaults.
 type Options struct {
-	// Credential returns what to log in with at a registry. The default is what docker login has left: the
-	// configuration file of docker, in DOCKER_CONFIG or ~/.docker, with the helpers that it names.
+	// Credential returns what to log in with at a registry. It is sent to the registry, and to where that says that
+	// tokens are to be had; other hosts, to which the registry redirects or has layers uploaded, get nothing of it, even if they
+	// ask for it. The default is what docker login has left: the configuration file of docker, in DOCKER_CONFIG or
+	// ~/.docker, with the helpers that it names.
 	Credential auth.CredentialFunc
 
 	// PlainHTTP speaks http instead of https. Credentials are then sent in the clear. Without it,
@@ -84,13 +86,13 @@ func New(repository string, o *Options) (*Backend, error) {
 		v.Transport, b.close = own, own.CloseIdleConnections
 	}
 	client := &auth.Client{
-		Client:     &http.Client{Transport: guard{v.Transport, v.PlainHTTP}, CheckRedirect: withoutCredentials},
+		Client:     &http.Client{Transport: guard{v.Transport, ref.Host(), v.PlainHTTP}, CheckRedirect: withoutCredentials},
 		Credential: v.Credential,
 		Cache:      auth.NewCache(),
 	}
 	client.SetUserAgent("modcache")
 	b.repo = &orasremote.Repository{
-		Client: client, Reference: ref, PlainHTTP: v.PlainHTTP, MaxMetadataBytes: maxManifest,
+		Client: homebound{client, ref.Host()}, Reference: ref, PlainHTTP: v.PlainHTTP, MaxMetadataBytes: maxManifest,
 		ManifestMediaTypes: []string{ocispec.MediaTypeImageManifest},
 	}
 	return b, nil
@@ -265,16 +267,4 @@ func understood(err error) error {
 		return means(modcache.ErrTooLarge)
 	}
 	return err
-}
-
-// withoutCredentials follows a redirect, to another port or host without what the registry was told: net/http passes it on
-// to subdomains, and to any port.
-func withoutCredentials(req *http.Request, via []*http.Request) error {
-	if len(via) >= 10 {
-		return errors.New("stopped after 10 redirects")
-	}
-	if req.URL.Scheme != via[0].URL.Scheme || req.URL.Host != via[0].URL.Host {
-		req.Header.Del("Authorization")
-	}
-	return nil
 }

@@ -4,17 +4,20 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strconv"
 	"time"
 
+	"oras.land/oras-go/v2/registry/remote/auth"
 	"oras.land/oras-go/v2/registry/remote/errcode"
 )
 
 // guard is what each request goes through: those of the registry, those to where it redirects, and those to where it says that
 // tokens are to be had.
 type guard struct {
-	next  http.RoundTripper
-	plain bool
+	next     http.RoundTripper
+	registry string // its host and port
+	plain    bool
 }
 
 func (g guard) RoundTrip(r *http.Request) (*http.Response, error) {
@@ -32,7 +35,39 @@ func (g guard) RoundTrip(r *http.Request) (*http.Response, error) {
 		_ = resp.Body.Close()
 		return nil, &busyError{status: resp.Status, after: retryAfter(resp.Header.Get("Retry-After"), time.Now())}
 	}
+	if r.URL.Host != g.registry {
+		// oras would take it for the registry's, and send that one's password to wherever this host says.
+		resp.Header.Del("WWW-Authenticate")
+	}
 	return resp, nil
+}
+
+// homebound is a client that takes credentials along to the registry alone.
+type homebound struct {
+	*auth.Client
+	registry string
+}
+
+// Do implements [orasremote.Client]. An upload goes where the registry has said, and oras authorizes it like the request before.
+func (h homebound) Do(r *http.Request) (*http.Response, error) {
+	if r.URL.Host != h.registry {
+		r.Header.Del("Authorization")
+	}
+	return h.Client.Do(r)
+}
+
+// withoutCredentials follows a redirect, to another port or host without what the registry was told: net/http passes it on
+// to subdomains, and to any port.
+func withoutCredentials(req *http.Request, via []*http.Request) error {
+	if len(via) >= 10 {
+		return errors.New("stopped after 10 redirects")
+	}
+	first := via[0].URL
+	elsewhere := func(r *http.Request) bool { return r.URL.Scheme != first.Scheme || r.URL.Host != first.Host }
+	if elsewhere(req) || slices.ContainsFunc(via, elsewhere) {
+		req.Header.Del("Authorization")
+	}
+	return nil
 }
 
 // busyError is a server that wants to be left alone.
