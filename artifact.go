@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/modcache/modcache/internal/bounded"
 	"github.com/modcache/modcache/internal/plainfile"
 )
 
@@ -55,6 +56,7 @@ type Artifact struct {
 	src    io.ReaderAt
 	load   func() ([]byte, error) // reads all of src once, for all handles
 	refs   *atomic.Int32          // handles on src that are still open
+	lane   *bounded.Lane          // in which src is read by those who bound that; nil if it comes from no layer
 	mu     sync.RWMutex           // held for reading while src is used
 	closed bool                   // guarded by mu
 }
@@ -112,7 +114,16 @@ func (a *Artifact) share() (*Artifact, error) {
 		return nil, errArtifactClosed
 	}
 	a.refs.Add(1)
-	return &Artifact{info: a.info, size: a.size, src: a.src, load: a.load, refs: a.refs}, nil
+	return &Artifact{info: a.info, size: a.size, src: a.src, load: a.load, refs: a.refs, lane: a.lane}, nil
+}
+
+// shareIn is share, for a handle that is read in lane, unless a has one.
+func (a *Artifact) shareIn(lane *bounded.Lane) (*Artifact, error) {
+	own, err := a.share()
+	if err == nil && own.mem == nil && own.lane == nil {
+		own.lane = lane
+	}
+	return own, err
 }
 
 // readFull fills p from src, which may report EOF along with the last byte. A

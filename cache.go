@@ -267,7 +267,8 @@ func (c *Cache) Flush(ctx context.Context) error {
 // fails with [ErrClosed], or goes uncached with the drop-in.
 //
 // A store that hangs is waited for 5 seconds, and its directory as long again. Then Close returns an error, and what hangs
-// is left to itself: a few goroutines of this Cache, which end when the store answers.
+// is left to itself: a few goroutines of this Cache, which end when the store answers. What hangs in a layer of a [Layered]
+// isn't waited for.
 //
 // If ctx ends first, Close returns its cause, and closing goes on. Closing again waits for
 // that too, and returns what the first Close did.

@@ -1,6 +1,7 @@
 package modcache
 
 import (
+	"cmp"
 	"context"
 	"time"
 
@@ -37,6 +38,10 @@ func stores(s Store) (n int) {
 	return max(1, n)
 }
 
+// laneOf returns the lane in which an artifact is read: that of the layer that it comes from, if there are layers, so that
+// one that hangs when it is read keeps nobody from the others.
+func (c *Cache) laneOf(a *Artifact) *bounded.Lane { return cmp.Or(a.lane, c.reads) }
+
 // read has f read an artifact that get has returned. A file system may hang long after it has opened
 // a file: f goes on without the caller then, and what it returns goes to late. So it reads into memory
 // that is nobody else's.
@@ -44,7 +49,7 @@ func read[T any](ctx context.Context, c *Cache, a *Artifact, f func(*Artifact) (
 	if a.InMemory() {
 		return contain.Value(func() (T, error) { return f(a) })
 	}
-	return bounded.Do(ctx, c.reads, readWait(ctx), func(context.Context) (v T, err error) {
+	return bounded.Do(ctx, c.laneOf(a), readWait(ctx), func(context.Context) (v T, err error) {
 		own, err := a.share() // closing a waits for those who read a
 		if err != nil {
 			return v, err

@@ -11,8 +11,8 @@ import (
 )
 
 // verify returns what a Cache may use of a, which the store returned under key: of this engine,
-// at most so large, and sealed. most is 0 if it isn't known what module it is for. What is
-// fresh was returned by a store that readsFrames.
+// at most so large, and sealed. It takes a over unless it fails. Nothing is read but memory: what else is to be looked at comes
+// as unsealed. most is 0 if it isn't known what module it is for. What is fresh was returned by a store that readsFrames.
 func verify(key Key, engine string, a *Artifact, most int64, fresh bool) (*Artifact, error) {
 	if most > 0 && a.Size() > most {
 		return nil, fmt.Errorf("%w: %d bytes, where at most %d can be", ErrCorrupt, a.Size(), most)
@@ -24,30 +24,13 @@ func verify(key Key, engine string, a *Artifact, most int64, fresh bool) (*Artif
 		return a, nil
 	}
 	believed := cmp.Or(most, believedCode)
-	if _, ok := a.src.(selfVerifying); ok || a.Size() <= sealPiece || a.Size() > maxCode {
+	if e, ok := a.src.(selfVerifying); ok && e.verifies(key) || a.InMemory() && a.Size() <= sealPiece || a.Size() > maxCode {
 		return sealedCopy(key, a, believed)
 	}
-	own, err := a.share()
-	if err != nil {
-		return nil, err
-	}
-	return NewArtifactFrom(newUnsealed(key, own, believed), own.Size(), own.info), nil
+	return newUnsealed(key, a, believed), nil
 }
 
-// wholly returns a, having looked at its seal if that is only looked at when it is read. Or it closes a.
-func wholly(a *Artifact) (*Artifact, error) {
-	u, ok := a.src.(*unsealed)
-	if !ok {
-		return a, nil
-	}
-	if err := contain.Call(func() error { return checkSeal(u.key, u.a) }); err != nil {
-		contain.Close(a)
-		return nil, err
-	}
-	return a, nil
-}
-
-// unsealed is the source of a large artifact whose seal is looked at when it is read. Code is read from it into the memory in
+// unsealed is the source of an artifact whose seal is looked at when it is read. Code is read from it into the memory in
 // which it is used, and others get a sealed copy.
 type unsealed struct {
 	key      Key
@@ -56,8 +39,11 @@ type unsealed struct {
 	copy     func() (*Artifact, error)
 }
 
-func newUnsealed(key Key, a *Artifact, believed int64) *unsealed {
-	return &unsealed{key, a, believed, sync.OnceValues(func() (*Artifact, error) { return sealedCopy(key, a, believed) })}
+func newUnsealed(key Key, a *Artifact, believed int64) *Artifact {
+	u := &unsealed{key, a, believed, sync.OnceValues(func() (*Artifact, error) { return sealedCopy(key, a, believed) })}
+	lazy := NewArtifactFrom(u, a.Size(), a.info)
+	lazy.lane = a.lane
+	return lazy
 }
 
 // ReadAt implements [io.ReaderAt].

@@ -41,7 +41,9 @@ type lanes struct {
 
 func newLanes() lanes {
 	lane := func() *bounded.Lane { return bounded.NewLane(maxStoreCalls) }
-	return lanes{lane(), lane(), lane(), lane(), lane(), bounded.NewLane(1), lane()}
+	l := lanes{lane(), lane(), lane(), lane(), lane(), bounded.NewLane(1), lane()}
+	l.locks.Heeds = true
+	return l
 }
 
 // without calls f while no call is under way, or if ctx ends before: what hangs is then left to itself.
@@ -127,16 +129,6 @@ func (l *lookup) pass(key Key) (again bool) {
 	return true
 }
 
-// passSlow is pass where err is why that artifact couldn't be read. If it hangs, the layer does, and not the store.
-func (l *lookup) passSlow(key Key, err error) (again bool) {
-	again = l.pass(key)
-	if again && errors.Is(err, context.DeadlineExceeded) {
-		l.place(key).from.hangs()
-		l.c.reads.Forgive()
-	}
-	return again
-}
-
 // get returns the artifact under key, or nil. Whatever the store is, the artifact was
 // made for this key by this engine, its bytes are verified, now or as they are read, and
 // a seal ends them. The caller closes it, having called reject if it is of no use, and tries again if reject
@@ -158,43 +150,31 @@ func (l *lookup) ask(ctx context.Context, key Key) (a *Artifact, wrong error) {
 	type answer struct {
 		a     *Artifact
 		from  spot
-		wrong error // with what the store returned
+		fresh bool // from a store that readsFrames
 	}
 	c, p := l.c, l.place(key)
 	behind := p.behind
-	var at atomic.Pointer[spot] // where there is an artifact
 	ctx, end := c.begin(ctx, Step{Kind: StepLookup, Key: key, Name: l.name})
-	wait := waitFor(ctx, c.Store())
-	found, err := ask(ctx, c, c.reads, wait, func(ctx context.Context, s Store) (found answer, err error) {
-		a, from, err := getFrom(withSealed(c.forStore(ctx)), s, key, behind)
-		fresh := readsFrames(s)
-		if err == nil && a == nil {
-			a, _ = c.unmoved(key)
-			fresh = false
+	found, err := ask(ctx, c, c.reads, waitFor(ctx, c.Store()), func(ctx context.Context, s Store) (found answer, err error) {
+		found.fresh = readsFrames(s)
+		found.a, found.from, err = getFrom(withSealed(c.forStore(ctx)), s, key, behind)
+		if err == nil && found.a == nil {
+			found.fresh = false
+			found.a, _ = c.unmoved(key)
 		}
-		if a == nil {
-			return found, err
-		}
-		found.from = from
-		at.Store(&from)
-		found.a, found.wrong = contain.Value(func() (*Artifact, error) { return verify(key, c.engineID, a, l.most, fresh) })
-		if l.whole && found.wrong == nil {
-			found.a, found.wrong = wholly(found.a)
-		}
-		if found.a != a {
-			contain.Close(a)
-		}
-		return found, nil
+		return found, err
 	}, func(late answer) { closeArtifact(late.a) })
-	step := StepEnd{Err: cmp.Or(err, found.wrong)}
+	p.from = found.from
 	if found.a != nil {
-		step.Bytes = found.a.Size()
+		a, wrong = l.usable(ctx, key, found.a, found.fresh)
+	}
+	step := StepEnd{Err: cmp.Or(err, wrong)}
+	if a != nil {
+		step.Bytes = a.Size()
 	}
 	end(step)
-	p.from = found.from
-	if from := at.Load(); err != nil && from != nil && !from.last() && ctx.Err() == nil { // it was being read
-		p.from = *from
-		return nil, err
+	if ctx.Err() != nil && !isDamage(wrong) { // nobody waits for it any more
+		err, wrong = cmp.Or(err, wrong), nil
 	}
 	switch {
 	case err != nil && ctx.Err() == nil:
@@ -202,10 +182,31 @@ func (l *lookup) ask(ctx context.Context, key Key) (a *Artifact, wrong error) {
 		fallthrough
 	case err != nil:
 		l.note(err)
-	case found.wrong == nil:
+	case wrong == nil:
 		c.health.worked("get")
 	}
-	return found.a, found.wrong
+	return a, wrong
+}
+
+// usable returns what may be used of an artifact that the store has returned under key, which it takes over.
+func (l *lookup) usable(ctx context.Context, key Key, found *Artifact, fresh bool) (*Artifact, error) {
+	a, err := verify(key, l.c.engineID, found, l.most, fresh)
+	if err != nil {
+		l.c.release(found)
+		return nil, err
+	}
+	u, unread := a.src.(*unsealed)
+	switch {
+	case unread && a.Size() <= sealPiece:
+		defer l.c.release(a)
+		return read(ctx, l.c, a, func(*Artifact) (*Artifact, error) { return u.copy() }, nil)
+	case unread && l.whole:
+		if _, err := read(ctx, l.c, a, func(*Artifact) (struct{}, error) { return struct{}{}, checkSeal(u.key, u.a) }, nil); err != nil {
+			l.c.release(a)
+			return nil, err
+		}
+	}
+	return a, nil
 }
 
 // release closes an artifact that get has returned, if any. Some file systems wait for their server then.
@@ -213,7 +214,7 @@ func (c *Cache) release(a *Artifact) {
 	if a == nil || a.InMemory() {
 		return
 	}
-	_ = c.reads.GiveBack(storeWait, a.Close)
+	_ = c.laneOf(a).GiveBack(storeWait, a.Close)
 }
 
 func (l *lookup) note(err error) {
@@ -248,7 +249,7 @@ func (l *lookup) reject(key Key, err error) (again bool) {
 		if !c.Closed() {
 			c.storeFailed("read", key, l.name, err)
 		}
-		return l.passSlow(key, err)
+		return l.pass(key)
 	}
 	c.corrupt(key, l.name, err)
 	again = l.pass(key)

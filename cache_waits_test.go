@@ -294,6 +294,23 @@ func TestCacheRemembersWhatHangs(t *testing.T) {
 	}
 }
 
+// Whoever leaves while a lock doesn't return takes none of the time of others, however long they are to wait for one.
+func TestCacheRemembersALockThatNobodyWaitsFor(t *testing.T) {
+	needsCompiler(t)
+	synctest.Test(t, func(t *testing.T) {
+		ever := make(chan struct{})
+		s := &stuckStore{Memory: modcache.NewMemory(nil), in: "lock", stuck: func() { <-ever }}
+		c := newCache(t, s, &modcache.Options{LockWait: 24 * time.Hour, SmallModules: -1})
+		ctx, cancel := context.WithTimeout(bg, time.Second)
+		defer cancel()
+		_, err := newRuntime(t, c, nil).Compile(ctx, modcache.NewModule(wasmtest.Sum(4, 1)))
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		time.Sleep(time.Second)
+		require.Zero(t, runTime(t, c, 2))
+		close(ever)
+	})
+}
+
 // What a store said last is shown while it hangs or panics, so that counters don't go backwards.
 func TestCacheMetricsOfAStoreThatHangs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -45,8 +45,11 @@ func TestFSStoreIsReadInPlace(t *testing.T) {
 		require.NoError(t, err)
 		require.True(t, ok)
 		used, err := verify(c.under, "e", a, maxCode, c.fresh)
-		require.ErrorIs(t, err, c.err, "%+v", c)
 		require.Equal(t, c.same, used == a, "%+v", c)
+		if err == nil {
+			_, err = used.ReadAt(make([]byte, 1), 0)
+		}
+		require.ErrorIs(t, err, c.err, "%+v", c)
 		require.NoError(t, a.Close())
 	}
 }

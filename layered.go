@@ -115,7 +115,8 @@ func instant(s Store) bool {
 // of the others, which no single caller's context ends.
 //
 // Where a [Cache] can't use what a layer has under a key, or can't read it, it looks for the key in the layers
-// behind that. So it does in the layers of a layer that is a Layered itself, but not in those of one that
+// behind that; and while one artifact of a layer hangs when it is read, for a minute at a time, in place of reading another of
+// that layer. So it does in the layers of a layer that is a Layered itself, but not in those of one that
 // another type wraps: that hides which layer an artifact came from.
 //
 // A store may be a layer of several Layered at once, and the layers stay
@@ -195,7 +196,9 @@ func (l *Layered) newLayer(cfg Layer, o *LayeredOptions, names map[string]int) *
 	ly.writes = breaker.Breaker{Limit: o.BreakAfter, Pause: o.Cooldown}
 	ly.calls = semaphore.NewWeighted(int64(o.MaxCalls))
 	ly.locks = bounded.NewLane(int64(o.MaxCalls))
-	ly.locks.Hung = &ly.hung
+	ly.locks.Heeds = true
+	ly.artifacts = bounded.NewLane(maxStoreCalls)
+	ly.locks.Hung, ly.artifacts.Hung = &ly.hung, &ly.hung
 	ly.queue = queue.Queue[Key, write]{
 		Lock: &l.mu, Workers: &l.ops, Max: 1, Limit: o.QueueBytes,
 		Run:   func(j *queue.Job[Key, write]) error { return l.write(ly, j) },
@@ -390,7 +393,7 @@ func (l *Layered) Flush(ctx context.Context) error {
 
 // Close waits for calls and background writes under way, and leaves the layers
 // open. What they may take bounds how long it waits: when a layer hangs, its
-// Timeout for some queued writes, until the layer is skipped. Close
+// Timeout for some queued writes, until the layer is skipped; when an artifact hangs that is to be promoted, at most 30 seconds. Close
 // returns the deferred writes that were lost since the last Flush. Afterwards,
 // calls fail with [ErrClosed]. Calls that were given up may outlive it.
 func (l *Layered) Close() error {

@@ -33,6 +33,7 @@ type layer struct {
 
 	calls         *semaphore.Weighted // taken by calls under way, given up ones included
 	locks         *bounded.Lane       // for calls that wait for others by design
+	artifacts     *bounded.Lane       // for reads of what it has returned, or is to get
 	reads, writes breaker.Breaker
 
 	getTime, addTime stopwatch // of calls that aren't Direct
@@ -73,8 +74,12 @@ func (ly *layer) ask(ctx context.Context, key Key, behind spot) (a *Artifact, in
 		return nil, nil, err
 	case a == nil:
 		return nil, nil, errors.New("the store claims a hit without an artifact")
+	case a.InMemory() || a.lane != nil: // which is that of a layer in it
+		return a, in, nil
 	}
-	return a, in, nil
+	defer contain.Close(a)
+	a, err = a.shareIn(ly.artifacts)
+	return a, in, err
 }
 
 // closeArtifact closes a handle, if there is one, that nobody wants.

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"slices"
 	"sync"
-	"time"
 
 	"github.com/modcache/modcache/internal/bounded"
 	"github.com/modcache/modcache/internal/contain"
@@ -61,7 +60,7 @@ func (ly *layer) lock(ctx context.Context, locker Locker, key Key) (func(), erro
 	if ly.changesAtOnce() {
 		unlock, err = contain.Value(func() (func(), error) { return lock(ctx) })
 	} else {
-		unlock, err = bounded.Do(ctx, ly.locks, untilEnd(ctx), lock, ly.unlock)
+		unlock, err = bounded.Do(ctx, ly.locks, noLimit, lock, ly.unlock)
 	}
 	switch {
 	case err == nil:
@@ -73,14 +72,6 @@ func (ly *layer) lock(ctx context.Context, locker Locker, key Key) (func(), erro
 	}
 	ly.count(err)
 	return nil, ly.wrap("lock", key, err)
-}
-
-// untilEnd returns after what time a call hangs that is to return when its context ends: by then it has.
-func untilEnd(ctx context.Context) time.Duration {
-	if end, ok := ctx.Deadline(); ok {
-		return max(0, time.Until(end)) + 2*bounded.Grace
-	}
-	return noLimit
 }
 
 // unlock calls what a store returned from Lock, if anything, within the layer's Timeout.

@@ -5,7 +5,6 @@ import (
 	"slices"
 	"sync/atomic"
 
-	"github.com/modcache/modcache/internal/breaker"
 	"github.com/modcache/modcache/internal/contain"
 	"github.com/modcache/modcache/internal/flight"
 )
@@ -20,14 +19,6 @@ type spot struct {
 // last reports whether no layers are behind it.
 func (s spot) last() bool {
 	return s.layer == nil || s.layer.last && s.within(s.layer).last()
-}
-
-// hangs has the layer be skipped for a while, whose artifacts don't come when they are read.
-func (s spot) hangs() {
-	for s.in != nil && s.in.layer != nil {
-		s = *s.in
-	}
-	s.layer.reads.Fail(breaker.Hard, 0)
 }
 
 // within returns the spot in a layer's own layers, or nowhere if it is in another layer, or that has none.

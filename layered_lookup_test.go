@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/internal/bounded"
 	"github.com/modcache/modcache/internal/cachetest"
 	"github.com/modcache/modcache/internal/storetest"
 	"github.com/modcache/modcache/internal/wasmtest"
@@ -145,6 +146,49 @@ func TestLayeredThatHangsHidesNoOther(t *testing.T) {
 			require.Less(t, time.Since(start), time.Minute)
 			require.Zero(t, c.Metrics().Compiles)
 			close(answer)
+		})
+	}
+}
+
+// However many artifacts of a layer hang when they are read, all at once or one a minute, those of others are found.
+func TestLayeredWhoseArtifactsAllHang(t *testing.T) {
+	needsCompiler(t)
+	const most = 256
+	m, far := modcache.NewModule(wasmtest.Const(0)), &storetest.Fake{}
+	fill := newCache(t, far, nil)
+	require.NoError(t, fill.Warm(bg, nil, m))
+	for _, atOnce := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			answer := make(chan struct{})
+			near := &storetest.Fake{OnGet: func(context.Context, modcache.Key) (*modcache.Artifact, bool, error) {
+				src := storetest.Source{OnRead: func([]byte, int64) (int, error) { <-answer; return 0, io.EOF }}
+				return modcache.NewArtifactFrom(src, 500, modcache.Info{Engine: fill.EngineID()}), true, nil
+			}}
+			l := layered(t, nil, modcache.Layer{Store: near, Write: modcache.WriteNever}, modcache.Layer{Store: far})
+			r := newRuntime(t, newCache(t, l, nil), nil)
+			find := func() {
+				found, err := r.Stored(bg, m)
+				require.NoError(t, err)
+				require.True(t, found)
+			}
+			var finding sync.WaitGroup
+			for range most + 40 {
+				finding.Go(find)
+				if !atOnce {
+					finding.Wait()
+					time.Sleep(bounded.Pause)
+				}
+			}
+			finding.Wait()
+			require.EqualValues(t, most, l.Layers()[0].Hung)
+			require.True(t, l.Layers()[0].Open)
+			start := time.Now()
+			find()
+			require.Zero(t, time.Since(start))
+			close(answer)
+			synctest.Wait()
+			require.Zero(t, l.Layers()[0].Hung)
+			require.False(t, l.Layers()[0].Open)
 		})
 	}
 }
@@ -458,15 +502,15 @@ func TestLayeredPromotesAroundWhatHangs(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			answer := make(chan struct{})
 			far := &storetest.Fake{OnGet: func(_ context.Context, key modcache.Key) (*modcache.Artifact, bool, error) {
-				if key == keyNo(2) {
+				if key == keyNo(0) {
 					return code(key), true, nil
 				}
 				src := storetest.Source{OnRead: func([]byte, int64) (int, error) { <-answer; return 0, io.EOF }}
 				return modcache.NewArtifactFrom(src, 1000, modcache.Info{}), true, nil
 			}}
 			l := modcache.NewLayered(nil, modcache.Layer{Store: front}, modcache.Layer{Store: far, Write: modcache.WriteNever})
-			for i := range byte(2) {
-				a, ok, err := l.Get(bg, keyNo(1+i))
+			for i := range byte(100) {
+				a, ok, err := l.Get(bg, keyNo(99-i))
 				require.NoError(t, err)
 				require.True(t, ok)
 				require.NoError(t, a.Close())

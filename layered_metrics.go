@@ -38,7 +38,7 @@ func (l *Layered) Layers() []LayerMetrics {
 			Timeouts: ly.timeouts.Load(),
 			Skipped:  ly.skipped.Load(),
 			Hung:     uint64(max(ly.hung.Load(), 0)),
-			Open:     ly.reads.Open() || ly.writes.Open(),
+			Open:     ly.reads.Open() || ly.writes.Open() || ly.artifacts.Hangs(),
 			Get:      ly.getTime.read(),
 			Add:      ly.addTime.read(),
 			Store:    ly.metrics(),

@@ -46,7 +46,7 @@ func (l *Layered) enqueue(ly *layer, key Key, a *Artifact, w write) error {
 		ly.dropped++
 		return ly.wrap("add", key, fmt.Errorf("%w: %w", ErrUnavailable, err))
 	}
-	own, err := a.share()
+	own, err := a.shareIn(ly.artifacts)
 	if err != nil {
 		return ly.wrap("add", key, err)
 	}
@@ -81,23 +81,29 @@ func (l *Layered) write(ly *layer, j *queue.Job[Key, write]) error {
 	return err
 }
 
-// readable returns the artifact as the layer is to get it. Where that means to read it, it has the layer's Timeout for it:
-// what another store has returned may hang.
+// readable returns the artifact as the layer is to get it. What is promoted is read before: where it hangs, it is in the layer
+// that it comes from. A Cache waits no longer for that.
 func (ly *layer) readable(key Key, w *write) (*Artifact, error) {
 	seals := w.sealed && !instant(ly.Store)
-	if !seals && (w.a.InMemory() || !ly.changesAtOnce()) { // else Add is bounded
+	switch {
+	case w.a.InMemory() && seals:
+		return sealedCopy(key, w.a, believedCode)
+	case w.a.InMemory(), w.from == nil && !ly.changesAtOnce(): // Add is bounded
 		return w.a, nil
 	}
-	own, err := w.a.share()
-	if err != nil {
-		return nil, err
-	}
-	return bounded.Call(context.Background(), bounded.Limit{Wait: ly.Timeout}, func(context.Context) (*Artifact, error) {
-		defer contain.Close(own)
-		if seals {
-			return sealedCopy(key, own, believedCode)
+	return bounded.Do(context.Background(), w.a.lane, min(ly.Timeout, unknownWait), func(context.Context) (_ *Artifact, err error) {
+		own, err := w.a.share()
+		if err != nil {
+			return nil, err
 		}
-		b, err := own.Bytes()
+		defer contain.Close(own)
+		read := own
+		if seals {
+			if read, err = sealedCopy(key, own, believedCode); err != nil {
+				return nil, err
+			}
+		}
+		b, err := read.Bytes()
 		return NewArtifact(b, own.Info()), err
 	}, nil)
 }

@@ -3,6 +3,7 @@ package modcache_test
 import (
 	"context"
 	"errors"
+	"os"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -11,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/internal/wasmtest"
 	"github.com/modcache/modcache/modcachetest"
 )
 
@@ -303,5 +305,39 @@ func TestLayeredMissesHaveReasons(t *testing.T) {
 		l := layered(t, &modcache.LayeredOptions{OnEvent: func(e modcache.Event) { got = max(got, e.Reason) }}, modcache.Layer{Store: bad})
 		_, _, _ = l.Get(t.Context(), keyNo(1))
 		require.Equal(t, want, got)
+	}
+}
+
+// What lies in a file is promoted as a whole, sealed or not, into a file and into memory.
+func TestLayeredPromotesFiles(t *testing.T) {
+	needsCompiler(t)
+	m := modcache.NewModule(wasmtest.Sum(3000, 0)) // too large for an entry that is read at once
+	far := openDisk(t, tempCacheDir(t), nil)
+	require.NoError(t, newCache(t, far, nil).Warm(bg, nil, m))
+	files, err := modcache.OpenFS(os.DirFS(far.Dir()), nil)
+	require.NoError(t, err)
+	for _, from := range []modcache.Store{far, files} {
+		for _, into := range []modcache.Store{openDisk(t, tempCacheDir(t), nil), modcache.NewMemory(nil)} {
+			for _, sealed := range []bool{true, false} {
+				l := modcache.NewLayered(nil, modcache.Layer{Store: into}, modcache.Layer{Store: from, Write: modcache.WriteNever})
+				c := newCache(t, l, nil)
+				r := newRuntime(t, c, nil)
+				if sealed {
+					found, err := r.Stored(bg, m)
+					require.NoError(t, err)
+					require.True(t, found)
+				} else {
+					a, ok, err := l.Get(bg, r.Key(m))
+					require.NoError(t, err)
+					require.True(t, ok)
+					require.NoError(t, a.Close())
+				}
+				require.NoError(t, c.Close(bg))
+				require.NoError(t, l.Close())
+				require.NoError(t, l.PromotionReport().Last.Err)
+				require.EqualValues(t, 1, l.PromotionReport().Promoted)
+				require.NoError(t, into.Delete(bg, r.Key(m)))
+			}
+		}
 	}
 }

@@ -27,7 +27,9 @@ var errOver = fmt.Errorf("the time for an answer is over: %w", context.DeadlineE
 // Lane is for calls of one kind, such as all that read from one store. There are so many at once, and while one
 // hangs, hardly any: it is waited for once.
 type Lane struct {
-	Hung *atomic.Int64 // if set, before the first call, counts those that were given up and haven't ended
+	// Set before the first call, or never:
+	Hung  *atomic.Int64 // counts the calls that were given up and haven't ended
+	Heeds bool          // a call is to return when its caller's context ends: it hangs if it hasn't a Grace later
 
 	size  int64
 	slots *semaphore.Weighted // taken until a call ends, also if it was given up
@@ -41,9 +43,6 @@ func NewLane(size int64) *Lane {
 
 // Hangs reports whether calls are turned away.
 func (l *Lane) Hangs() bool { return l.hangs.Open() }
-
-// Forgive has calls made again, as it isn't all that they call what hangs.
-func (l *Lane) Forgive() { l.hangs.Succeed() }
 
 // Drain waits until no call is under way. If it returns no error, others begin after Refill only.
 func (l *Lane) Drain(ctx context.Context) error { return l.slots.Acquire(ctx, l.size) }
@@ -82,8 +81,10 @@ func Do[T any](ctx context.Context, l *Lane, wait time.Duration, f func(context.
 		l.hangs.Fail(breaker.Hard, 0)
 	case ctx.Err() != nil:
 		l.hangs.Abstain()
-		if left {
-			w.hungAfter(wait - time.Since(start))
+		if rest := wait - time.Since(start); left && l.Heeds {
+			w.hungAfter(min(rest, Grace))
+		} else if left {
+			w.hungAfter(rest)
 		}
 	case left:
 		w.hung()

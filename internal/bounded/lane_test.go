@@ -90,6 +90,31 @@ func TestLaneWhoseCallersLeave(t *testing.T) {
 	})
 }
 
+// A call that is to return when its caller leaves, and doesn't, is noticed soon after.
+func TestLaneWhoseCallsHeedTheirCallers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l, answer := NewLane(9), make(chan struct{})
+		l.Heeds = true
+		for _, heeds := range []bool{true, false} {
+			ctx, cancel := context.WithCancel(bg)
+			time.AfterFunc(time.Second, cancel)
+			_, err := Do(ctx, l, time.Hour, func(ctx context.Context) (struct{}, error) {
+				if <-ctx.Done(); !heeds {
+					<-answer
+				}
+				return struct{}{}, ctx.Err()
+			}, nil)
+			require.ErrorIs(t, err, context.Canceled)
+			require.False(t, l.Hangs())
+			time.Sleep(2 * Grace)
+			require.Equal(t, !heeds, l.Hangs())
+		}
+		close(answer)
+		synctest.Wait()
+		require.False(t, l.Hangs())
+	})
+}
+
 // However long something hangs, it is a bounded number of calls that do.
 func TestLaneBoundsWhatHangs(t *testing.T) {
 	const size = 3
