@@ -48,6 +48,22 @@ func TestDiskDirectoryMadeAnew(t *testing.T) {
 	unlock()
 }
 
+// TestDiskFlushForgetsADirectory deletes entries that are pending, and the shards that they were in.
+func TestDiskFlushForgetsADirectory(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "cache")
+	requireTrimmed(t, dir)
+	d := openDisk(t, dir, nil)
+	for shard := range byte(16) {
+		require.NoError(t, d.Add(bg, modcache.Key{shard << 4}, diskArtifact(1, 1000)))
+	}
+	require.NoError(t, os.RemoveAll(dir))
+	require.NoError(t, d.Flush(bg))
+	require.True(t, d.DurabilityReport().Durable)
+	require.NoError(t, d.Add(bg, diskKey(1), diskArtifact(1, 1000)))
+	require.NoError(t, d.Flush(bg))
+	require.True(t, d.DurabilityReport().Durable)
+}
+
 // TestDiskDirectoryMadeAnewIsChecked replaces the directory by one that others can write to.
 func TestDiskDirectoryMadeAnewIsChecked(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "cache")

@@ -138,12 +138,19 @@ func (d *Disk) rewrite(key Key) error {
 	return err
 }
 
-// syncDirs makes the names in some shards durable, and the shards' own names.
+// syncDirs makes the names in some shards durable, and the shards' own names. There are none in a
+// shard that is gone.
 func (d *Disk) syncDirs(shards []string) error {
 	if len(shards) == 0 {
 		return nil
 	}
-	errs := severalAtOnce(shards, d.tree().SyncDir)
+	errs := severalAtOnce(shards, func(shard string) error {
+		err := d.tree().SyncDir(shard)
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		return err
+	})
 	return errors.Join(append(errs, d.tree().SyncDir("."))...)
 }
 
