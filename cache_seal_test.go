@@ -1,9 +1,11 @@
 package modcache_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"sync/atomic"
 	"testing"
 
@@ -54,6 +56,52 @@ func TestCacheFindsBitsThatFlipAfterTheFirstUse(t *testing.T) {
 	}
 }
 
+// rereading is the source of an artifact, one byte of which is another one whenever it is read again.
+type rereading struct {
+	*bytes.Reader
+	at   int64
+	seen atomic.Bool
+}
+
+func (f *rereading) ReadAt(p []byte, off int64) (int, error) {
+	n, err := f.Reader.ReadAt(p, off)
+	if i := f.at - off; i >= 0 && i < int64(n) && f.seen.Swap(true) {
+		p[i] ^= 0x10
+	}
+	return n, err
+}
+
+// What was verified is what is used. Nothing is read a second time for that, but the beginning of what is large, which is compared.
+func TestCacheUsesWhatItHasVerified(t *testing.T) {
+	needsCompiler(t)
+	for functions, step := range map[int]int{4: 1, largeModule: 30_000} {
+		wasm := wasmtest.Sum(functions, 0)
+		for _, w := range ways {
+			t.Run(fmt.Sprint(w.Name, functions), func(t *testing.T) {
+				store := &storetest.Fake{}
+				want, err := w.Run(newCache(t, store, nil), wasm)
+				require.NoError(t, err)
+				key := store.Keys()[0]
+				a := store.Entry(key)
+				b, err := a.Bytes()
+				require.NoError(t, err)
+				for at := 0; at < len(b)-1; at += step { // the last one is read before, to find that it is there
+					store.OnGet = func(context.Context, modcache.Key) (*modcache.Artifact, bool, error) {
+						return modcache.NewArtifactFrom(&rereading{Reader: bytes.NewReader(b), at: int64(at)}, int64(len(b)), a.Info()), true, nil
+					}
+					seen := &witness{}
+					got, err := w.Run(newCache(t, store, seen.Options(modcache.Options{})), wasm)
+					require.NoError(t, err)
+					require.Equal(t, want, got)
+					if functions != largeModule {
+						require.Empty(t, seen.Saw(modcache.EventCorrupt), "byte %d", at)
+					}
+				}
+			})
+		}
+	}
+}
+
 // largeModule is how many functions of [wasmtest.Sum] have code that isn't copied before it is verified.
 const largeModule = 3000
 
@@ -82,7 +130,7 @@ func (s *hugeStore) Get(context.Context, modcache.Key) (*modcache.Artifact, bool
 // Nothing is allocated for what a store claims and no module can need, nor for what is plausible, but not sealed.
 func TestCacheRefusesAnArtifactOf60GiB(t *testing.T) {
 	needsCompiler(t)
-	for _, size := range []int64{60 << 30, 65 << 20} {
+	for _, size := range []int64{60 << 30, 65 << 20, math.MinInt64} {
 		for _, layered := range []bool{false, true} {
 			for _, w := range ways {
 				t.Run(fmt.Sprint(w.Name, size, layered), func(t *testing.T) {

@@ -33,7 +33,7 @@ func seal(key Key, engine string, code []byte) []byte {
 // found to be there, and sealed, in memory that doesn't grow with them.
 func sealedCopy(key Key, a *Artifact, believed int64) (*Artifact, error) {
 	size := a.Size() - sealSize
-	if size < 0 || a.Size() > maxCode {
+	if a.Size() < sealSize || a.Size() > maxCode {
 		return nil, fmt.Errorf("%w: %d bytes are none that were sealed", ErrCorrupt, a.Size())
 	}
 	if e, ok := a.src.(selfVerifying); ok && e.verifies(key) {
