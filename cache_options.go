@@ -140,7 +140,8 @@ const (
 	defaultSmallModules = 128
 )
 
-// Format implements [fmt.Formatter], so that any verb hides the Key of the Disk.
+// Format implements [fmt.Formatter], so that any verb hides the Key of the Disk, with the exception that
+// [DiskOptions.Format] has.
 func (o Options) Format(f fmt.State, verb rune) {
 	type plain Options // without this method
 	fmt.Fprintf(f, fmt.FormatString(f, verb), plain(o))

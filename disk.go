@@ -78,7 +78,8 @@ type DiskOptions struct {
 	auth func() frame.Auth
 }
 
-// Format implements [fmt.Formatter]: it hides the Key.
+// Format implements [fmt.Formatter]: it hides the Key. In an unexported field of another struct,
+// also behind a pointer, package fmt calls no method, and prints it.
 func (o DiskOptions) Format(f fmt.State, verb rune) {
 	type plain DiskOptions // without this method
 	if len(o.Key) > 0 {

@@ -33,7 +33,7 @@ type FSOptions struct {
 	auth func() frame.Auth
 }
 
-// Format implements [fmt.Formatter]: it hides the Key.
+// Format implements [fmt.Formatter]: it hides the Key, with the exception that [DiskOptions.Format] has.
 func (o FSOptions) Format(f fmt.State, verb rune) {
 	type plain FSOptions // without this method
 	if len(o.Key) > 0 {

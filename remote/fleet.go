@@ -21,7 +21,7 @@ type FleetOptions struct {
 	Cache  modcache.Options // of the Cache, and of the directory
 }
 
-// Format implements [fmt.Formatter], so that any verb hides secrets.
+// Format implements [fmt.Formatter], so that any verb hides secrets, with the exception that [Options.Format] has.
 func (o FleetOptions) Format(f fmt.State, verb rune) {
 	type plain FleetOptions // without this method
 	fmt.Fprintf(f, fmt.FormatString(f, verb), plain(o))

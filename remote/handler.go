@@ -67,7 +67,7 @@ type HandlerOptions struct {
 	Logger *slog.Logger
 }
 
-// Format implements [fmt.Formatter]: it hides the tokens.
+// Format implements [fmt.Formatter]: it hides the tokens, with the exception that [Options.Format] has.
 func (o HandlerOptions) Format(f fmt.State, verb rune) {
 	fmt.Fprintf(f, fmt.FormatString(f, verb), o.hidden())
 }

@@ -99,7 +99,8 @@ type Options struct {
 	OnEvent func(modcache.Event)
 }
 
-// Format implements [fmt.Formatter]: it hides the Secret and what is in the Header.
+// Format implements [fmt.Formatter]: it hides the Secret and what is in the Header. In an unexported field of
+// another struct, also behind a pointer, package fmt calls no method, and prints them. It never prints the key of the Signer.
 func (o Options) Format(f fmt.State, verb rune) {
 	type plain Options // without this method
 	if len(o.Secret) > 0 {

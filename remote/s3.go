@@ -53,7 +53,7 @@ type Credentials struct {
 // String returns the name of the access key, and no secret.
 func (c Credentials) String() string { return "S3 credentials " + c.AccessKey }
 
-// Format implements [fmt.Formatter] with String, for every verb.
+// Format implements [fmt.Formatter] with String, for every verb, with the exception that [Options.Format] has.
 func (c Credentials) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, c.String()) }
 
 // MarshalText implements [encoding.TextMarshaler] with String.
