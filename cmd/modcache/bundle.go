@@ -102,13 +102,18 @@ func (b *bundler) run(ctx context.Context, s *streams, operands []string) error 
 		}
 	}
 	if b.extend {
-		if _, err := os.Stat(b.file); err == nil {
+		if fi, err := os.Stat(b.file); err == nil && fi.Mode().IsRegular() {
 			bundles = append(bundles, b.file)
+		} else if err == nil {
+			return usagef("-append keeps what a file holds, and %s isn't a regular one", b.file)
 		} else if !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
 	}
 	if len(sources) > 0 {
+		if err := s.interruption.begin(ctx); err != nil {
+			return err
+		}
 		dir, err := os.MkdirTemp("", "modcache-bundle-")
 		if err != nil {
 			return err
@@ -129,7 +134,7 @@ func (b *bundler) run(ctx context.Context, s *streams, operands []string) error 
 			return err
 		}
 	}
-	return output(s, b.file, func(w io.Writer) error {
+	return output(ctx, s, b.file, func(w io.Writer) error {
 		err := b.push.push(ctx, w, s)
 		var left foundError
 		if errors.As(err, &left) { // a bundle with less than was asked for is none
@@ -150,7 +155,7 @@ func (b *bundler) compile(ctx context.Context, s *streams, dir string, sources [
 		return err
 	}
 	// Of several spellings of a module, it is always the first that is compiled.
-	first, others := firstSpellings(files)
+	first, others := firstSpellings(ctx, files)
 	done := append(b.all(ctx, s, first), b.all(ctx, s, others)...)
 	if err := ctx.Err(); err != nil {
 		return err
@@ -169,10 +174,10 @@ func (b *bundler) compile(ctx context.Context, s *streams, dir string, sources [
 }
 
 // firstSpellings tells the first file of each module from those that say the same in other ways.
-func firstSpellings(files []string) (first, others []string) {
+func firstSpellings(ctx context.Context, files []string) (first, others []string) {
 	seen := make(map[modcache.Fingerprint]bool)
 	for _, file := range files {
-		wasm, err := os.ReadFile(file)
+		wasm, err := readFile(ctx, file)
 		if err == nil {
 			if sum, err := modcache.Canonical(wasm); err == nil && seen[sum] {
 				others = append(others, file)

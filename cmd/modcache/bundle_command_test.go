@@ -85,7 +85,7 @@ func TestBundleCommandSharesSpellings(t *testing.T) {
 	require.NoError(t, err)
 	other := filepath.Join(dir, "other.wasm")
 	require.NoError(t, os.WriteFile(other, append(wasm, 0, 3, 1, 'x', 'y'), 0o600)) // a custom section
-	first, others := firstSpellings([]string{files[0], other})
+	first, others := firstSpellings(bg, []string{files[0], other})
 	require.Equal(t, [][]string{{files[0]}, {other}}, [][]string{first, others})
 	b := bundled(t, dir)
 	for range 3 {

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"cmp"
+	"context"
 	"errors"
 	"flag"
 	"fmt"
@@ -123,10 +124,21 @@ func mustBe(dir string, orNew bool) error {
 // readOnly opens a cache without ever writing to it.
 var readOnly = modcache.DiskOptions{ReadOnly: true}
 
+// writable refuses to write where the environment has programs not write.
+func (d *dirFlags) writable() error {
+	if mode := os.Getenv(environ.Mode); d.dir == "" && mode != "" {
+		return usagef("%s is %q: nothing is written to the directory that programs use by default; unset it for this command, or name a directory with -dir", environ.Mode, mode)
+	}
+	return nil
+}
+
 // open opens a cache. Unless o bounds it, it bounds nothing: the limits are those of the
 // programs that use the cache, which aren't known here.
-func (d *dirFlags) open(o modcache.DiskOptions, orNew bool) (*modcache.Disk, error) {
+func (d *dirFlags) open(ctx context.Context, s *streams, o modcache.DiskOptions, orNew bool) (*modcache.Disk, error) {
 	dir, err := d.path()
+	if err == nil && !o.ReadOnly {
+		err = d.writable()
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -135,6 +147,11 @@ func (d *dirFlags) open(o modcache.DiskOptions, orNew bool) (*modcache.Disk, err
 	}
 	if o.Key, err = readSecret(d.keyFile); err != nil {
 		return nil, err
+	}
+	if !o.ReadOnly {
+		if err := s.interruption.begin(ctx); err != nil {
+			return nil, err
+		}
 	}
 	o.MaxBytes, o.MaxAge, o.Group = cmp.Or(o.MaxBytes, -1), cmp.Or(o.MaxAge, -1), d.group
 	disk, err := modcache.OpenDisk(dir, &o)

@@ -116,7 +116,7 @@ func (d *doctor) examine(ctx context.Context, operands []string) error {
 	}
 	modules := make([]*modcache.Module, len(files))
 	for i, file := range files {
-		wasm, err := os.ReadFile(file)
+		wasm, err := readFile(ctx, file)
 		if err != nil {
 			return err
 		}
@@ -235,7 +235,7 @@ func (d *doctor) directory(ctx context.Context, files []string, modules []*modca
 		d.add(levelBad, "directory", "there is no cache in "+dir, "nothing was stored there yet, or -dir is wrong, or programs run as another user (the default is in the user's cache directory)")
 		return
 	}
-	disk, err := d.dir.open(readOnly, false)
+	disk, err := d.dir.open(ctx, nil, readOnly, false)
 	switch {
 	case errors.Is(err, modcache.ErrInsecureDir):
 		d.add(levelBad, "directory", plain(err), "programs refuse it as well: code in it runs in their processes")

@@ -29,7 +29,9 @@ the variables say, or the defaults. Programs may ignore the variables
 (Options.IgnoreEnv), name a directory of their own, or set another default for
 MODCACHE_MAX_BYTES, which can't be known here. A shell can read the output.
 
-  MODCACHE            off: no directory is used; ro: it is only read
+  MODCACHE            off: no directory is used; ro: it is only read. The other
+                      commands write to no default directory then (exit code
+                      2); a -dir on the command line is followed
   MODCACHE_DIR        the directory, an absolute path
   MODCACHE_MAX_BYTES  bound of the directory, such as 500MB or 2GiB
 

@@ -2,9 +2,12 @@ package main
 
 import (
 	"encoding/json"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -77,4 +80,62 @@ func TestDoctorTellsTheEnvironment(t *testing.T) {
 	require.Contains(t, o.out, dir+" is a cache")
 	t.Setenv(environ.Mode, "off")
 	require.Contains(t, call("doctor").want(t, exitOK).out, "use no directory")
+}
+
+// TestEnvForbidsWriting has every command find a directory by the environment that nothing is to be written to.
+func TestEnvForbidsWriting(t *testing.T) {
+	cache, files := warmed(t, 2)
+	bundle := filepath.Join(t.TempDir(), "bundle")
+	call("push", "-dir", cache, "-o", bundle).want(t, exitOK)
+	damage(t, entries(t, cache)[0])
+	key, _ := keypair(t)
+	url, signed, ring := fleetServer(t, "writer")
+	t.Setenv("MODCACHE_TOKEN", "writer")
+	call("push", "-dir", cache, "-sign", signed, url).want(t, exitFound)
+	t.Setenv(environ.Dir, cache)
+	out := func() string { return filepath.Join(t.TempDir(), "out") }
+	writers := [][]string{
+		{"warm", files[0]}, {"trim"}, {"rm", "-all"}, {"verify", "-quarantine"}, {"pull", bundle}, {"pull", "-keyring", ring, url, files[0]},
+	}
+	others := [][]string{
+		{"warm", "-require", files[0]}, {"warm", "-to", url, "-sign", signed, files[0]}, {"trim", "-n"}, {"rm", "-n", "-all"}, {"verify"}, {"pull", "-n", bundle},
+		{"ls"}, {"stat"}, {"key", files[0]}, {"bundle", "-o", out(), files[0]}, {"push", "-o", out()}, {"keygen", out()}, {"doctor"}, {"env"}, {"version"},
+	}
+	for _, c := range commands {
+		named := func(args []string) bool { return args[0] == c.name }
+		require.True(t, c.name == "serve" || slices.ContainsFunc(slices.Concat(writers, others), named), c.name)
+	}
+	before := snapshot(t, cache)
+	for _, mode := range []string{"ro", "off", "r0"} {
+		t.Setenv(environ.Mode, mode)
+		for _, args := range writers {
+			require.Contains(t, call(args...).want(t, exitUsage).err, `MODCACHE is "`+mode+`"`, args)
+			require.Equal(t, before, snapshot(t, cache), args)
+		}
+		// What is signed is kept in memory.
+		url := serving(t, "-sign", key)
+		resp, err := http.Get(url + "/" + strings.TrimSuffix(filepath.Base(entries(t, cache)[1]), ".v1"))
+		require.NoError(t, err)
+		require.NoError(t, resp.Body.Close())
+		require.Equal(t, http.StatusOK, resp.StatusCode)
+	}
+	t.Setenv(environ.Mode, "ro")
+	for _, args := range others {
+		require.NotEqual(t, exitUsage, call(args...).code, args)
+	}
+	require.Equal(t, before, snapshot(t, cache))
+	// Who names a directory means it, as with Open.
+	for _, args := range writers {
+		o := call(append(args, "-dir", cache)...)
+		require.Contains(t, []int{exitOK, exitFound}, o.code, "%v: %s", args, o.err)
+	}
+	require.NotEqual(t, before, snapshot(t, cache))
+}
+
+// TestEnvBoundsTrim has trim keep what programs may.
+func TestEnvBoundsTrim(t *testing.T) {
+	cache, _ := warmed(t, 3)
+	t.Setenv(environ.MaxBytes, "1kB")
+	require.Contains(t, call("trim", "-n", "-dir", cache).want(t, exitOK).out, "3 entries would be dropped")
+	require.Contains(t, call("trim", "-n", "-max-bytes", "1GiB", "-dir", cache).want(t, exitOK).out, "0 entries would be dropped")
 }

@@ -7,7 +7,6 @@ import (
 	"encoding/binary"
 	"flag"
 	"fmt"
-	"os"
 
 	"github.com/modcache/modcache"
 	"github.com/modcache/modcache/internal/bytesize"
@@ -66,7 +65,7 @@ differs first. That tells why a rebuilt module is compiled again.`,
 			var r keyReport
 			var modules [][]byte
 			for _, file := range files {
-				wasm, err := os.ReadFile(file)
+				wasm, err := readFile(ctx, file)
 				if err != nil {
 					return err
 				}

@@ -31,7 +31,7 @@ Whoever has the private key can run code in every process that trusts it.`,
 	make: func(fs *flag.FlagSet) action {
 		public := fs.Bool("public", false, "print the public key of the private key in the file")
 		comment := fs.String("comment", "", "a note behind the keys, such as who signs with them: `builder-2`")
-		return func(_ context.Context, s *streams, files []string) error {
+		return func(ctx context.Context, s *streams, files []string) error {
 			if len(files) != 1 {
 				return usagef("name one file for the private key")
 			}
@@ -55,7 +55,7 @@ Whoever has the private key can run code in every process that trusts it.`,
 					out = s.err
 				}
 			default:
-				key, err = newKeyFile(file, *comment)
+				key, err = newKeyFile(ctx, s, file, *comment)
 			}
 			if err != nil {
 				return err
@@ -76,9 +76,12 @@ func withComment(key, comment string) string {
 // maxKeyText is far more than a key and its comment have.
 const maxKeyText = 1 << 16
 
-func newKeyFile(file, comment string) (*remote.PrivateKey, error) {
+func newKeyFile(ctx context.Context, s *streams, file, comment string) (*remote.PrivateKey, error) {
 	key, err := remote.GenerateKey()
 	if err != nil {
+		return nil, err
+	}
+	if err := s.interruption.begin(ctx); err != nil {
 		return nil, err
 	}
 	f, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)

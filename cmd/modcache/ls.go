@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"flag"
 	"fmt"
-	"os"
 	"slices"
 	"strings"
 	"time"
@@ -65,7 +64,7 @@ func (sel *selection) pick(ctx context.Context, d *modcache.Disk, prefixes []str
 		}
 	}
 	if sel.module != "" {
-		wasm, err := os.ReadFile(sel.module)
+		wasm, err := readFile(ctx, sel.module)
 		if err != nil {
 			return nil, err
 		}
@@ -169,7 +168,7 @@ one line of JSON, with all that is known of it.`,
 		asJSON := fs.Bool("json", false, "one line of JSON per entry")
 		long := fs.Bool("l", false, "keys, modules and engines in full length")
 		return func(ctx context.Context, s *streams, keys []string) error {
-			d, err := dir.open(readOnly, false)
+			d, err := dir.open(ctx, s, readOnly, false)
 			if err != nil {
 				return err
 			}

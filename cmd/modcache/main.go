@@ -14,14 +14,13 @@ import (
 	"os/signal"
 	"slices"
 	"strings"
-	"syscall"
 	"text/tabwriter"
 
 	"github.com/modcache/modcache/internal/contain"
 )
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	ctx, stop := signal.NotifyContext(context.Background(), signals()...)
 	context.AfterFunc(ctx, stop) // a second signal ends the process at once
 	os.Exit(run(ctx, os.Args[1:], &streams{
 		in: os.Stdin, out: os.Stdout, err: os.Stderr,
@@ -34,6 +33,8 @@ type streams struct {
 	in                           io.Reader
 	out, err                     io.Writer
 	outIsTerminal, errIsTerminal bool
+
+	interruption *interruption // of the command that runs
 }
 
 // sticky keeps the first error of writing, so that commands write line by line and run
@@ -80,7 +81,7 @@ const (
 const exitCodes = `Exit codes:
   0  done
   1  something failed, or was interrupted; standard error says what
-  2  the command line is wrong; nothing was done
+  2  the command line is wrong, or a variable forbids it; nothing was done
   3  something is missing, damaged or would be cold
 `
 
@@ -121,27 +122,29 @@ func run(ctx context.Context, args []string, s *streams) int {
 		overview(s.err)
 		return exitUsage
 	}
-	name := args[0]
-	switch name {
-	case "-h", "-help", "--help", "help":
-		if len(args) == 1 || name != "help" {
-			overview(s.out)
-			return exitOK
-		}
-		name, args = args[1], []string{args[1], "-h"}
-	}
-	all := allCommands()
-	i := slices.IndexFunc(all, func(c command) bool { return c.name == name })
-	if i < 0 {
-		fmt.Fprintf(s.err, "modcache: there is no command %q; modcache -h lists them\n", name)
-		return exitUsage
+	name, args := args[0], args[1:]
+	if name == "help" && len(args) > 0 {
+		name, args = args[0], []string{"-h"}
 	}
 	out := &sticky{Writer: s.out}
-	s.out = out
-	err := all[i].run(ctx, args[1:], s)
-	err = cmp.Or(out.err, err) // nobody has seen the result
+	s.out, s.interruption = out, new(interruption)
+	do := func() error { overview(s.out); return nil }
+	switch name {
+	case "-h", "-help", "--help", "help":
+	default:
+		all := allCommands()
+		i := slices.IndexFunc(all, func(c command) bool { return c.name == name })
+		if i < 0 {
+			fmt.Fprintf(s.err, "modcache: there is no command %q; modcache -h lists them\n", name)
+			return exitUsage
+		}
+		do = func() error { return all[i].run(ctx, args, s) }
+	}
+	err := s.interruption.run(ctx, do)
 	if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
 		err = errors.New("interrupted; what was stored until then is complete")
+	} else {
+		err = cmp.Or(out.err, err) // nobody has seen the result
 	}
 	if err != nil {
 		fmt.Fprintf(s.err, "modcache %s: %s\n", name, plain(err))

@@ -5,11 +5,13 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"os"
 	"slices"
 	"time"
 
 	"github.com/modcache/modcache"
 	"github.com/modcache/modcache/internal/bytesize"
+	"github.com/modcache/modcache/internal/environ"
 )
 
 var verifyCommand = command{
@@ -29,7 +31,7 @@ be read, or is damaged and stays in spite of -quarantine.`,
 		asJSON := fs.Bool("json", false, "one JSON object")
 		quarantine := fs.Bool("quarantine", false, "move damaged entries to the quarantine")
 		return func(ctx context.Context, s *streams, _ []string) error {
-			d, err := dir.open(modcache.DiskOptions{ReadOnly: !*quarantine}, false)
+			d, err := dir.open(ctx, s, modcache.DiskOptions{ReadOnly: !*quarantine}, false)
 			if err != nil {
 				return err
 			}
@@ -110,7 +112,7 @@ What can't be removed keeps nothing else from it; then the exit code is 1.`,
 			if *all && (!sel.isEmpty() || len(keys) > 0) {
 				return usagef("-all leaves nothing to select")
 			}
-			d, err := dir.open(modcache.DiskOptions{ReadOnly: *dry}, false)
+			d, err := dir.open(ctx, s, modcache.DiskOptions{ReadOnly: *dry}, false)
 			if err != nil {
 				return err
 			}
@@ -199,23 +201,25 @@ var trimCommand = command{
 Drops entries that went unused for too long, then those that went unused
 longest until the rest fits, and what crashed processes left behind. Programs
 do that by themselves once an hour, with their own limits; the defaults here
-are those of modcache.DiskOptions, and some of the file system stays free. To
-drop the entries of old engines, see rm -other-engines. If the limits don't
-hold in the end, because entries can't be removed, the exit code is 1.
+are those of modcache.DiskOptions, with MODCACHE_MAX_BYTES, and some of the
+file system stays free. To drop the entries of old engines, see rm
+-other-engines. If the limits don't hold in the end, because entries can't be
+removed, the exit code is 1.
 
 With -n, nothing is changed: what would be dropped is listed, but for what
 crashed processes left behind.`,
 	make: func(fs *flag.FlagSet) action {
 		var dir dirFlags
 		dir.register(fs)
-		maxBytes, maxAge := byteCount(modcache.DefaultDiskMaxBytes), age(modcache.DefaultDiskMaxAge)
+		maxBytes, _ := boundOf(environ.Read(os.Getenv))
+		maxAge := age(modcache.DefaultDiskMaxAge)
 		fs.Var(&maxBytes, "max-bytes", "how much to keep, such as `2GiB` or 500MB")
 		fs.Var(&maxAge, "max-age", "how long an entry may go unused, such as `30d` or 12h")
 		dry := fs.Bool("n", false, "only print what would be dropped")
 		asJSON := fs.Bool("json", false, "one JSON object")
 		return func(ctx context.Context, s *streams, _ []string) error {
 			// A limit of 0 means the default to a Disk, and nothing at all here.
-			d, err := dir.open(modcache.DiskOptions{
+			d, err := dir.open(ctx, s, modcache.DiskOptions{
 				ReadOnly: *dry, MaxBytes: max(1, int64(maxBytes)), MaxAge: max(1, time.Duration(maxAge)),
 			}, false)
 			if err != nil {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -13,9 +14,9 @@ import (
 // or changes, when it is complete, behind a symbolic link too. All else, such as a device or
 // a pipe, isn't ours to replace and is written to; "-" is standard output. A foundError
 // completes the output.
-func output(s *streams, name string, write func(io.Writer) error) error {
+func output(ctx context.Context, s *streams, name string, write func(io.Writer) error) error {
 	if name == "-" {
-		return write(s.out)
+		return through(ctx, func() error { return write(s.out) })
 	}
 	fi, err := os.Stat(name)
 	switch {
@@ -23,24 +24,35 @@ func output(s *streams, name string, write func(io.Writer) error) error {
 		if _, err := os.Lstat(name); err == nil {
 			return fmt.Errorf("%s is a symbolic link to nothing: name the file itself", name)
 		}
-		return replace(name, write)
+		return replace(ctx, s, name, write)
 	case err != nil:
 		return err
 	case fi.Mode().IsRegular():
 		if name, err = filepath.EvalSymlinks(name); err != nil {
 			return err
 		}
-		return replace(name, write)
+		return replace(ctx, s, name, write)
 	}
-	f, err := os.OpenFile(name, os.O_WRONLY, 0)
-	if err != nil {
-		return err
-	}
-	return errors.Join(write(f), f.Close())
+	return through(ctx, func() error {
+		f, err := os.OpenFile(name, os.O_WRONLY, 0)
+		if err != nil {
+			return err
+		}
+		return errors.Join(write(f), f.Close())
+	})
+}
+
+// through writes to what somebody may have to read first.
+func through(ctx context.Context, write func() error) error {
+	_, err := unlessInterrupted(ctx, func() (struct{}, error) { return struct{}{}, write() })
+	return err
 }
 
 // replace writes a regular file beside the one that it then takes the name of.
-func replace(name string, write func(io.Writer) error) error {
+func replace(ctx context.Context, s *streams, name string, write func(io.Writer) error) error {
+	if err := s.interruption.begin(ctx); err != nil {
+		return err
+	}
 	f, err := os.CreateTemp(filepath.Dir(name), filepath.Base(name)+".part-*")
 	if err != nil {
 		return err

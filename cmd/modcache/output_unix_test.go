@@ -94,6 +94,10 @@ func TestOutputIsFull(t *testing.T) {
 		callWith(bg, &streams{out: full}, append(args, "-dir", cache)...).want(t, exitFailed)
 	}
 	require.Len(t, entries(t, cache), 1)
-	callWith(bg, &streams{out: full}, "key", files[0]).want(t, exitFailed)
-	callWith(bg, &streams{out: full}, "keygen", filepath.Join(t.TempDir(), "key")).want(t, exitFailed)
+	for _, args := range [][]string{
+		{"key", files[0]}, {"keygen", filepath.Join(t.TempDir(), "key")}, {"-h"}, {"--help"}, {"help"}, {"help", "warm"}, {"ls", "-h"},
+		{"env"}, {"env", "-json"}, {"version"}, {"version", "-json"}, {"completion", "bash"}, {"completion", "fish"},
+	} {
+		callWith(bg, &streams{out: full}, args...).want(t, exitFailed)
+	}
 }

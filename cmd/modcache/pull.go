@@ -128,7 +128,7 @@ func (p *puller) run(ctx context.Context, s *streams, operands []string) (err er
 		return cmp.Or(ctx.Err(), err)
 	}
 	if !p.dry {
-		if err := p.openDir(); err != nil {
+		if err := p.openDir(ctx, s); err != nil {
 			return err
 		}
 		defer p.disk.Close()
@@ -155,7 +155,7 @@ func (p *puller) run(ctx context.Context, s *streams, operands []string) (err er
 }
 
 // openDir opens the directory to store in, for the caller to close.
-func (p *puller) openDir() (err error) {
+func (p *puller) openDir(ctx context.Context, s *streams) (err error) {
 	if dir, err := p.dir.path(); err == nil {
 		p.mode.begin(dir)
 	}
@@ -165,7 +165,7 @@ func (p *puller) openDir() (err error) {
 			p.bytes.Add(e.Bytes)
 		}
 	}}
-	p.disk, err = p.dir.open(o, true)
+	p.disk, err = p.dir.open(ctx, s, o, true)
 	return err
 }
 

@@ -65,7 +65,7 @@ not who made it; a server gets nothing.
 			if err != nil {
 				return err
 			}
-			disk, err := dir.open(modcache.DiskOptions{ReadOnly: true, OnEvent: p.trouble.observe}, false)
+			disk, err := dir.open(ctx, s, modcache.DiskOptions{ReadOnly: true, OnEvent: p.trouble.observe}, false)
 			if err != nil {
 				return err
 			}
@@ -82,7 +82,7 @@ not who made it; a server gets nothing.
 			if url != "" {
 				return p.upload(ctx, s, to, o)
 			}
-			err = output(s, *file, func(w io.Writer) error { return p.push(ctx, w, s) })
+			err = output(ctx, s, *file, func(w io.Writer) error { return p.push(ctx, w, s) })
 			if found := foundError(""); p.asJSON && (err == nil || errors.As(err, &found)) {
 				_ = s.json(p.done)
 			}

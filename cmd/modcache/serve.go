@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"flag"
 	"fmt"
@@ -96,7 +97,14 @@ func (v *server) run(ctx context.Context, s *streams, _ []string) error {
 		return err
 	}
 	o.Logger = log
-	d, err := v.open(log)
+	secure, err := v.tls()
+	if err != nil {
+		return err
+	}
+	if err := s.interruption.begin(ctx); err != nil { // requests that are under way in the end have time
+		return err
+	}
+	d, err := v.open(ctx, s, log)
 	if err != nil {
 		return err
 	}
@@ -105,24 +113,24 @@ func (v *server) run(ctx context.Context, s *streams, _ []string) error {
 	if err != nil {
 		return err
 	}
-	err = v.serve(ctx, s, handler, log)
+	err = v.serve(ctx, s, handler, secure, log)
 	return errors.Join(err, handler.Close(), d.Flush(context.WithoutCancel(ctx)))
 }
 
 // open opens the directory. One to sign from may belong to somebody else, who lets us read it.
-func (v *server) open(log *slog.Logger) (*modcache.Disk, error) {
+func (v *server) open(ctx context.Context, s *streams, log *slog.Logger) (*modcache.Disk, error) {
 	uploads := v.sign == ""
 	o := modcache.DiskOptions{MaxBytes: int64(v.maxBytes), OnEvent: func(e modcache.Event) {
 		if e.Kind == modcache.EventCorrupt || e.Kind == modcache.EventStoreFailed || e.Kind == modcache.EventDegraded {
 			log.Warn("store", "what", e)
 		}
 	}}
-	d, err := v.dir.open(o, uploads)
+	d, err := v.dir.open(ctx, s, o, uploads)
 	if err == nil || uploads {
 		return d, err
 	}
 	o.ReadOnly = true
-	d, readErr := v.dir.open(o, false)
+	d, readErr := v.dir.open(ctx, s, o, false)
 	if readErr != nil {
 		return nil, err
 	}
@@ -162,6 +170,18 @@ func (v *server) options() (*remote.HandlerOptions, error) {
 	return o, err
 }
 
+// tls returns nil for a server without.
+func (v *server) tls() (*tls.Config, error) {
+	if v.cert == "" {
+		return nil, nil
+	}
+	cert, err := tls.LoadX509KeyPair(v.cert, v.certKey)
+	if err != nil {
+		return nil, fmt.Errorf("-tls-cert and -tls-key: %w", err)
+	}
+	return &tls.Config{Certificates: []tls.Certificate{cert}}, nil
+}
+
 // readTokens reads a file with a token in each line. Files, because everybody
 // sees the arguments of a process.
 func readTokens(file string) (tokens []string, err error) {
@@ -185,7 +205,7 @@ func readTokens(file string) (tokens []string, err error) {
 }
 
 // serve returns when ctx ends and the requests under way are done, or given up.
-func (v *server) serve(ctx context.Context, s *streams, h http.Handler, log *slog.Logger) error {
+func (v *server) serve(ctx context.Context, s *streams, h http.Handler, secure *tls.Config, log *slog.Logger) error {
 	l, err := net.Listen("tcp", v.addr)
 	if err != nil {
 		return fmt.Errorf("%w; name another address with -addr", err)
@@ -193,13 +213,13 @@ func (v *server) serve(ctx context.Context, s *streams, h http.Handler, log *slo
 	const slowest, patience = 15 * time.Minute, 10 * time.Second
 	srv := &http.Server{
 		Handler: h, ReadHeaderTimeout: patience, ReadTimeout: slowest, WriteTimeout: slowest, IdleTimeout: 2 * time.Minute,
-		MaxHeaderBytes: 64 << 10, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelWarn),
+		MaxHeaderBytes: 64 << 10, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelWarn), TLSConfig: secure,
 	}
 	scheme := "http"
 	listen := func() error { return srv.Serve(l) }
-	if v.cert != "" {
+	if secure != nil {
 		scheme = "https"
-		listen = func() error { return srv.ServeTLS(l, v.cert, v.certKey) }
+		listen = func() error { return srv.ServeTLS(l, "", "") }
 	}
 	failed := make(chan error, 1)
 	go func() { failed <- listen() }()

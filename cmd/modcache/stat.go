@@ -193,7 +193,7 @@ the default.`,
 			if err != nil && (en.program != "" || en.id != "") {
 				return err
 			}
-			d, err := dir.open(readOnly, false)
+			d, err := dir.open(ctx, s, readOnly, false)
 			if err != nil {
 				return err
 			}

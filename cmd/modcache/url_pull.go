@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 
 	"github.com/tetratelabs/wazero"
@@ -61,7 +60,7 @@ func (p *puller) fromServer(ctx context.Context, s *streams, url string, operand
 	}
 	d.store = server
 	if !p.dry {
-		if err := p.openDir(); err != nil {
+		if err := p.openDir(ctx, s); err != nil {
 			return err
 		}
 		defer p.disk.Close()
@@ -143,7 +142,7 @@ func (d *download) key(ctx context.Context, key modcache.Key) (bool, error) {
 
 // module does what a program does that must find the module: its key may stand for an alias.
 func (d *download) module(ctx context.Context, w *warmer, file string) (bool, error) {
-	wasm, err := os.ReadFile(file)
+	wasm, err := readFile(ctx, file)
 	if err != nil {
 		return false, err
 	}

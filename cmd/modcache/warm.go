@@ -103,7 +103,7 @@ func (w *warmer) run(ctx context.Context, s *streams, operands []string) error {
 	if dir, err := w.dir.path(); err == nil {
 		w.mode.begin(dir)
 	}
-	if w.disk, err = w.dir.open(o, !w.require); err != nil {
+	if w.disk, err = w.dir.open(ctx, s, o, !w.require); err != nil {
 		return err
 	}
 	defer w.disk.Close()
@@ -303,7 +303,7 @@ func (w *warmer) all(ctx context.Context, s *streams, files []string) []moduleRe
 // one warms a file and says what became of it. It has a Cache of its own, whose events
 // are about this file.
 func (w *warmer) one(ctx context.Context, p *progress, file string) (what, detail string) {
-	wasm, err := os.ReadFile(file)
+	wasm, err := readFile(ctx, file)
 	if err != nil {
 		return failed, ": " + plain(err)
 	}
