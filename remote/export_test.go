@@ -18,7 +18,7 @@ func ParseAction(msg []byte) (hash [32]byte, size int64, err error) {
 	return d.hash, d.size, err
 }
 
-const StalledAfter = stalledAfter
+const SendsNothing = sendsNothing
 
 // SameService is what decides whether a redirected request is signed.
 func SameService(ours, theirs string) bool { return sameService(ours, theirs) }

@@ -88,7 +88,6 @@ type Handler struct {
 	read, write [][sha256.Size]byte // hashes of tokens
 	trusted     []frame.Auth
 	max         int64
-	stall       time.Duration
 	uploads     *semaphore.Weighted // entries that are received
 	downloads   *semaphore.Weighted // entries that are sent
 	signing     *signing            // nil: the store holds entries
@@ -107,8 +106,8 @@ type Handler struct {
 //
 // Unless there is a Signer, the store holds entries as clients have signed
 // them, so that the server needs no keys and can't forge any. Use that store for nothing else: what a
-// Cache looks for isn't in it. A client from which nothing comes for 5 seconds, or which takes nothing for as
-// long, is cut off, as is one that needs more than half a minute and then a second for each
+// Cache looks for isn't in it. A client from which nothing comes for 5 seconds, or which takes nothing for a
+// minute, is cut off, as is one that needs more than half a minute and then a second for each
 // 32 KiB. Other timeouts are those of the http.Server.
 //
 // A store that doesn't answer within 5 seconds, or 30 for a PUT or DELETE, is left alone for a minute, unless it
@@ -127,7 +126,6 @@ func NewHandler(s modcache.Store, o *HandlerOptions) (*Handler, error) {
 		read:      hashTokens(v.ReadTokens),
 		write:     hashTokens(v.WriteTokens),
 		max:       v.MaxSize,
-		stall:     stalledAfter,
 		uploads:   semaphore.NewWeighted(int64(v.MaxUploads)),
 		downloads: semaphore.NewWeighted(int64(v.MaxDownloads)),
 		proven:    recent{ttl: provenFor},
@@ -317,7 +315,7 @@ func (h *Handler) put(w *recorder, r *http.Request, key modcache.Key) error {
 		return refuse(http.StatusServiceUnavailable, "too many uploads at once")
 	}
 	defer h.uploads.Release(1)
-	p := newPace(http.NewResponseController(w).SetReadDeadline, h.stall, serverOf(r).ReadTimeout)
+	p := newPace(http.NewResponseController(w).SetReadDeadline, sendsNothing, serverOf(r).ReadTimeout)
 	b, err := readBody(pacedReader{p, http.MaxBytesReader(w, r.Body, h.max)}, r.ContentLength)
 	h.counters.received.Add(uint64(len(b)))
 	var tooLarge *http.MaxBytesError

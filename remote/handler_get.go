@@ -72,7 +72,7 @@ func (h *Handler) send(w *recorder, r *http.Request, c *content) error {
 	w.Header().Set("ETag", `"`+hex.EncodeToString(sum[:16])+`"`)
 	w.Header().Set("Content-Type", "application/octet-stream")
 	w.Header().Set("X-Content-Type-Options", "nosniff")
-	p := newPace(http.NewResponseController(w).SetWriteDeadline, h.stall, serverOf(r).WriteTimeout)
+	p := newPace(http.NewResponseController(w).SetWriteDeadline, takesNothing, serverOf(r).WriteTimeout)
 	defer p.done()
 	out := &pacedWriter{pace: p, recorder: w}
 	http.ServeContent(out, r, "", time.Time{}, c)
@@ -97,7 +97,7 @@ func (w *pacedWriter) Write(b []byte) (int, error) {
 	return n, err
 }
 
-var buffers = sync.Pool{New: func() any { return new([256 << 10]byte) }}
+var buffers = sync.Pool{New: func() any { return new([piece]byte) }}
 
 // ReadFrom implements [io.ReaderFrom]: it leaves to the kernel what was verified before.
 func (w *pacedWriter) ReadFrom(src io.Reader) (int64, error) {
@@ -111,7 +111,7 @@ func (w *pacedWriter) ReadFrom(src io.Reader) (int64, error) {
 			}
 		}
 	}
-	buf := buffers.Get().(*[256 << 10]byte)
+	buf := buffers.Get().(*[piece]byte)
 	defer buffers.Put(buf)
 	n, err := io.CopyBuffer(struct{ io.Writer }{w}, struct{ io.Reader }{src}, buf[:])
 	w.err = cmp.Or(w.err, err)
@@ -131,7 +131,6 @@ func (t *taker) Write([]byte) (int, error) { return 0, errSeen }
 
 // TakeFile implements [plainfile.Taker]. The file was opened for this request.
 func (t *taker) TakeFile(f *os.File, off, n int64) (int64, error) {
-	const piece = 4 << 20
 	if _, err := f.Seek(off+t.from, io.SeekStart); err != nil {
 		return 0, err
 	}

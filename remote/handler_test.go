@@ -245,9 +245,10 @@ func TestHandlerEndsStalls(t *testing.T) {
 		begun         string // what is answered once the client holds its place
 		probe         int    // status of a request for nothing sound, when a place is free
 		end           string // what is answered at last
+		after         time.Duration
 	}{
-		"PUT": {fmt.Sprintf("Content-Length: %d\r\nExpect: 100-continue\r\n", len(b)), string(b[:1000]), "HTTP/1.1 100 ", 400, "408 Request Timeout"},
-		"GET": {"", "", "HTTP/1.1 200 ", 404, ""},
+		"PUT": {fmt.Sprintf("Content-Length: %d\r\nExpect: 100-continue\r\n", len(b)), string(b[:1000]), "HTTP/1.1 100 ", 400, "408 Request Timeout", remote.SendsNothing},
+		"GET": {"", "", "HTTP/1.1 200 ", 404, "", 30 * time.Second},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			h, err := remote.NewHandler(&storetest.Fake{}, &remote.HandlerOptions{WriteTokens: []string{token}, MaxUploads: 1, MaxDownloads: 1})
@@ -270,7 +271,7 @@ func TestHandlerEndsStalls(t *testing.T) {
 				require.NoError(t, err)
 			}
 			probe := func() int { return status(t, h, method, "/"+key(2).String(), nil, auth...) }
-			time.Sleep(remote.StalledAfter - 1)
+			time.Sleep(c.after - 1)
 			require.Equal(t, 503, probe(), method)
 			time.Sleep(time.Nanosecond)
 			synctest.Wait()
@@ -329,6 +330,82 @@ func (c *slowClient) Read(p []byte) (int, error) {
 	return 1, nil
 }
 
+// TestHandlerIsPatient has clients take entries that were proven and that weren't, just fast enough, from a kernel that keeps
+// nothing for them, or a lot.
+func TestHandlerIsPatient(t *testing.T) {
+	random := make([]byte, 8<<20)
+	_, _ = rand.NewChaCha8([32]byte{}).Read(random)
+	b := entryOf(t, remote.Options{Signer: generate(t)}, key(1), random, info)
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		disk, err := modcache.OpenDisk(dir, nil)
+		require.NoError(t, err)
+		defer disk.Close()
+		h, err := remote.NewHandler(disk, &remote.HandlerOptions{WriteTokens: []string{token}})
+		require.NoError(t, err)
+		path := "/" + key(1).String()
+		require.Equal(t, 201, status(t, h, "PUT", path, b, "Authorization", "Bearer "+token))
+		for _, proven := range []bool{false, true} {
+			for _, buffer := range []int{0, 4 << 20} {
+				client := &steadyClient{ResponseRecorder: httptest.NewRecorder(), buffer: buffer}
+				if proven {
+					require.Equal(t, b, content(t, request(t, h, "GET", path, nil)))
+				}
+				h.ServeHTTP(client, httptest.NewRequest("GET", path, nil))
+				require.Equal(t, len(b), client.Body.Len(), "proven %v, a buffer of %d bytes", proven, buffer)
+				require.Equal(t, b, client.Body.Bytes())
+				require.Equal(t, proven, client.copied, "the kernel copies what was proven")
+				time.Sleep(time.Hour) // nothing is proven any more
+			}
+		}
+	})
+}
+
+// steadyClient is a client that takes 33 KiB per second, and what a kernel does for it: it accepts bytes as long as its buffer is
+// less than two thirds full.
+type steadyClient struct {
+	*httptest.ResponseRecorder
+	deadline time.Time
+	buffer   int
+	taken    time.Time // when all is taken that was accepted
+	copied   bool      // by the kernel
+}
+
+func (c *steadyClient) SetWriteDeadline(t time.Time) error {
+	c.deadline = t
+	return nil
+}
+
+func (c *steadyClient) Write(p []byte) (n int, err error) {
+	const second = 33 << 10
+	took := func(n int) time.Duration { return time.Duration(n) * time.Second / second }
+	for len(p) > 0 {
+		if now := time.Now(); c.taken.Before(now) {
+			c.taken = now
+		}
+		time.Sleep(min(time.Until(c.taken)-took(c.buffer*2/3), time.Until(c.deadline)))
+		if !time.Now().Before(c.deadline) {
+			return n, os.ErrDeadlineExceeded
+		}
+		m := min(len(p), max(c.buffer/3, 1<<10))
+		_, _ = c.ResponseRecorder.Write(p[:m])
+		c.taken = c.taken.Add(took(m))
+		n, p = n+m, p[m:]
+	}
+	return n, nil
+}
+
+// ReadFrom has the kernel copy a file.
+func (c *steadyClient) ReadFrom(src io.Reader) (int64, error) {
+	c.copied = true
+	b, err := io.ReadAll(src)
+	if err != nil {
+		return 0, err
+	}
+	n, err := c.Write(b)
+	return int64(n), err
+}
+
 // TestHandlerKeepsConnections serves one request after the other although each was given
 // a deadline.
 func TestHandlerKeepsConnections(t *testing.T) {
@@ -354,7 +431,7 @@ func TestHandlerKeepsConnections(t *testing.T) {
 			require.Equal(t, map[string]int{"PUT": 201, "GET": 200}[method], resp.StatusCode)
 			_ = content(t, resp)
 			require.NoError(t, resp.Body.Close())
-			time.Sleep(3 * remote.StalledAfter)
+			time.Sleep(3 * time.Minute)
 		}
 		require.Equal(t, 1, dials)
 	})

@@ -6,8 +6,16 @@ import (
 	"time"
 )
 
-// stalledAfter is how long a client of a handler may make no headway.
-const stalledAfter = 5 * time.Second
+// For so long a client of a handler may send or take nothing. What it takes is seen late: the kernel accepts more
+// only when a third of its buffer is free, which on Linux grows to 4 MiB, and a client that is just fast enough
+// needs 43 seconds for that.
+const (
+	sendsNothing = 5 * time.Second
+	takesNothing = time.Minute
+)
+
+// piece is what a client is given that time for at once.
+const piece = 256 << 10
 
 // pace ends the transfer of a client that stalls, or crawls: it may take no longer than a
 // [Store] would for the same bytes. What the transfer holds is free again then.
