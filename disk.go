@@ -37,6 +37,7 @@ type DiskOptions struct {
 	// instant. Each further process that adds at the same time may exceed it by
 	// 1/16, or one entry, before it notices. Files being written come on top. So
 	// does what others add where directories can't be listed, which an event says.
+	// An Add that evicts makes room for 1/64 at once.
 	// If there is already more, as when MaxBytes was lowered, each Add evicts about 1,000 entries, or
 	// twice what it adds if that is more, until the bound holds; Trim evicts all that is too much.
 	MaxBytes int64
@@ -232,7 +233,7 @@ func openDisk(dir string, o *DiskOptions, open func(dir string) (dirfs.FS, error
 	if since == never {
 		d.sign()
 	}
-	if since > trimInterval || since < -books.ClockSkew {
+	if trimDue(since) {
 		d.background.Go(func() { d.trimInBackground(ctx) })
 	}
 	return d, nil
@@ -328,7 +329,9 @@ func (d *Disk) Close() error {
 		if d.tree() == nil {
 			return struct{}{}, nil
 		}
-		d.restamp()
+		if d.counters.adds.Load() > 0 {
+			d.restamp()
+		}
 		return struct{}{}, d.tree().Close()
 	}, nil)
 	if errors.Is(err, bounded.ErrNoAnswer) {

@@ -244,7 +244,7 @@ func TestDiskTransientErrorsDeleteNothing(t *testing.T) {
 }
 
 func TestDiskEvictsWhenTheFileSystemIsFull(t *testing.T) {
-	full := 2
+	full := false
 	dir := t.TempDir()
 	trimmed, err := modcache.OpenDisk(dir, nil)
 	require.NoError(t, err)
@@ -254,18 +254,17 @@ func TestDiskEvictsWhenTheFileSystemIsFull(t *testing.T) {
 	var faulty *dirfstest.Faulty
 	d, err := modcache.OpenDiskOn(dir, func(tree dirfs.FS) dirfs.FS {
 		faulty = dirfstest.NewFaulty(tree, func(o dirfstest.Op, n int) error {
-			if o == dirfstest.Write && full == 1 {
-				full = 0
+			if o == dirfstest.Write && full {
 				return syscall.ENOSPC
 			}
 			return nil
 		})
 		return faulty
-	}, &modcache.DiskOptions{MaxAge: -1})
+	}, &modcache.DiskOptions{MaxAge: -1, OnEvent: func(e modcache.Event) { full = full && e.Kind != modcache.EventEvicted }})
 	require.NoError(t, err)
 	defer d.Close()
 	require.NoError(t, d.Add(bg, diskKey(1), diskArtifact(1, 1000)))
-	full = 1
+	full = true
 	require.NoError(t, d.Add(bg, diskKey(2), diskArtifact(2, 1000)))
 	requireMiss(t, d, diskKey(1))
 	requireHit(t, d, diskKey(2), diskCode(2, 1000))
@@ -479,13 +478,14 @@ func TestDiskMakesSpaceForEachOnAFullFileSystem(t *testing.T) {
 	openTrimmed(t, dir, nil)
 	d, err := modcache.OpenDiskOn(dir, func(tree dirfs.FS) dirfs.FS {
 		return dirfstest.NewFaulty(tree, func(o dirfstest.Op, _ int) error {
-			if o == dirfstest.Write && full.Swap(false) {
+			if o == dirfstest.Write && full.Load() {
 				return syscall.ENOSPC
 			}
 			return nil
 		})
 	}, &modcache.DiskOptions{OnEvent: func(e modcache.Event) {
 		if e.Kind == modcache.EventEvicted {
+			full.Store(false)
 			evicting <- e.Key
 			<-release
 		}

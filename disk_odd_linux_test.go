@@ -20,7 +20,7 @@ import (
 func TestDiskOddNames(t *testing.T) {
 	key := modcache.Key{0x70}
 	for _, name := range []string{
-		layout.Trimmed, layout.Tag, layout.Shard(key), layout.Temp, layout.Locks, layout.Uses, layout.Quarantine,
+		layout.Trimmed, layout.Added, layout.Tag, layout.Shard(key), layout.Temp, layout.Locks, layout.Uses, layout.Quarantine,
 		layout.Entry(key), layout.Lock(key), layout.Use(key),
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -24,22 +24,26 @@ const (
 
 // reserve makes room for size more bytes and takes it.
 func (d *Disk) reserve(ctx context.Context, size int64) error {
+	told := size > 0 && d.tell(size)
 	var freed int64
-	walked, helps := false, false
+	walked, sure, helps := false, false, false
 	for {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
 		missing := d.toFree(size)
-		if _, bytes, _ := d.usage.Totals(); books.KeepsAll(ctx) && (missing > 0 || d.o.MaxBytes >= 0 && bytes+size > d.o.MaxBytes) {
+		if _, bytes, _ := d.usage.Totals(); books.KeepsAll(ctx) && d.usage.Walked() && (missing > 0 || d.o.MaxBytes >= 0 && bytes+size > d.o.MaxBytes) {
 			return fmt.Errorf("%w without evicting what is to stay", errNoRoom)
 		}
 		ask := missing
 		if _, bytes, _ := d.usage.Totals(); !helps && missing <= bytes {
 			ask = min(missing, max(1, bytes/probeShare))
 		}
-		switch room := d.usage.Take(books.Ask{Size: size, Limit: d.o.MaxBytes, Missing: ask, Walked: walked, Freed: freed}); {
+		switch room := d.usage.Take(books.Ask{Size: size, Limit: d.o.MaxBytes, Missing: ask, Walked: walked, Freed: freed, Told: told}); {
 		case room.Fits:
+			if size > 0 && (walked || freed > 0) && !trimDue(d.sinceTrim()) { // else a trim is under way
+				d.restamp()
+			}
 			return nil
 		case room.Wait != nil:
 			select {
@@ -50,22 +54,23 @@ func (d *Disk) reserve(ctx context.Context, size int64) error {
 			before := d.freeSpace()
 			freed += d.evictAll(ctx, room.Evict, ReasonByteLimit)
 			helps = missing <= 0 || d.freed(before, books.SizeOf(room.Evict))
-		case !room.Unknown && walked && missing > 0:
+		case !room.Unknown && sure && missing > 0:
 			return fmt.Errorf("%w: the file system has too little free space", errNoRoom)
-		case !room.Unknown && walked:
+		case !room.Unknown && sure:
 			return fmt.Errorf("%w for %d bytes beside what else is being added; MaxBytes is %d", errNoRoom, size, d.o.MaxBytes)
 		default:
-			if _, err := d.walk(ctx); err != nil {
+			_, shared, err := d.walk(ctx)
+			if err != nil {
 				return err
 			}
-			walked = true
+			walked, sure = true, walked || !shared
 		}
 	}
 }
 
 // makeSpace evicts entries of at least size bytes. What others evict is theirs.
 func (d *Disk) makeSpace(ctx context.Context, size int64) {
-	if _, err := d.walk(ctx); err != nil {
+	if _, _, err := d.walk(ctx); err != nil {
 		return
 	}
 	d.evictAll(ctx, d.usage.TakeOldest(size), ReasonByteLimit)

@@ -12,8 +12,10 @@ import (
 	"github.com/modcache/modcache/internal/layout"
 )
 
-// This file is what a trim leaves in the directory for processes that come later: its time is
-// that of the trim, its text a books.Stamp. All of it is a hint.
+// This file is what processes leave in the directory for those that come later. A trim leaves a file whose time is that of the
+// trim, and whose text is a books.Stamp: how much there was. Adds leave one whose length says how much was added, so that the
+// two together say whether there is room: whoever wants to add a little needn't look at all entries. All of it is a hint.
+// What it has wrong costs a walk, or lets the directory grow beyond its bound until the next trim is due.
 
 // DiskUsage is how full the directory of a [Disk] is.
 type DiskUsage struct {
@@ -79,26 +81,56 @@ func (d *Disk) lastStamp() books.Stamp {
 
 // stamp records that the directory was trimmed at the time at, and what is in it now.
 func (d *Disk) stamp(since, at time.Time) {
-	s := books.Stamp{Since: since, Futile: d.lastFutile()}
+	s := d.usage.Stamp()
+	s.Since, s.Futile = since, d.lastFutile()
 	// Nothing is cut off before it is known to be ours: what a longer text leaves isn't read.
 	f, err := d.tree().OpenFile(layout.Trimmed, os.O_WRONLY|os.O_CREATE, layout.FilePerm)
 	if err != nil {
 		return
 	}
-	s.Entries, s.Bytes, s.AsOf = d.usage.Totals()
 	_, _ = f.Write([]byte(s.String()))
 	_ = f.Close()
 	_ = d.tree().Chtimes(layout.Trimmed, at, at)
 }
 
 // restamp records what this Disk has made of the directory since it was trimmed, as far as it
-// has looked.
+// knows, unless somebody has looked later.
 func (d *Disk) restamp() {
-	since := d.sinceTrim()
-	if d.counters.adds.Load() > 0 && d.usage.Walked() && since != never {
-		d.stamp(d.lastStamp().Since, d.o.Now().Add(-since))
+	since, last, s := d.sinceTrim(), d.lastStamp(), d.usage.Stamp()
+	if since != never && !s.AsOf.IsZero() && s.AsOf.Unix() >= last.AsOf.Unix() {
+		d.stamp(last.Since, d.o.Now().Add(-since))
 	}
 }
+
+// tell has others know that size more bytes are going to be added, and reports whether what they and the last trim have told
+// may stand for a walk.
+func (d *Disk) tell(size int64) bool {
+	_, _, _ = d.totals() // what the last trim has told
+	blocks := (size + books.Block - 1) / books.Block
+	done := d.usage.Tell(blocks)
+	all := int64(-1)
+	if f, err := d.tree().OpenFile(layout.Added, os.O_WRONLY|os.O_APPEND|os.O_CREATE, layout.FilePerm); err == nil {
+		_, err = f.Write(make([]byte, blocks))
+		if fi, e := f.Stat(); err == nil && e == nil {
+			all = fi.Size()
+		}
+		_ = f.Close()
+	}
+	done(all)
+	return all >= 0 && !d.usage.Walked() && !trimDue(d.sinceTrim())
+}
+
+// told returns how many blocks all have told of.
+func (d *Disk) told() int64 {
+	fi, err := d.tree().Lstat(layout.Added)
+	if err != nil || !fi.Mode().IsRegular() {
+		return 0
+	}
+	return fi.Size()
+}
+
+// mostTold is how many blocks are told of before that begins anew.
+const mostTold = 1 << 20
 
 // sinceTrim is how long ago the last trim was. Without one, that is long.
 func (d *Disk) sinceTrim() time.Duration {

@@ -24,6 +24,9 @@ type TrimReport struct {
 // trimInterval is how often the directory is trimmed without being asked.
 const trimInterval = time.Hour
 
+// trimDue reports whether the directory is to be trimmed, so long after the last time.
+func trimDue(since time.Duration) bool { return since > trimInterval || since < -books.ClockSkew }
+
 // Trim drops entries that went unused for MaxAge, then, until the bounds hold, those
 // that went unused longest, and what dead processes left behind. It may
 // run in several processes at once. It leaves files alone that it doesn't
@@ -77,7 +80,7 @@ func (d *Disk) trim(ctx context.Context, expire bool) (TrimReport, error) {
 	evictions, evictedBytes := d.counters.evictions.Load(), d.counters.evictedBytes.Load()
 	var r TrimReport
 	since := d.lastStamp().Since
-	unlisted, err := d.walk(ctx)
+	unlisted, _, err := d.walk(ctx)
 	if err == nil {
 		var before time.Time
 		before, since = books.Unused(d.usage.Oldest(), d.o.Now(), d.o.MaxAge, since, expire)
@@ -99,20 +102,23 @@ func (d *Disk) trim(ctx context.Context, expire bool) (TrimReport, error) {
 		return r, d.failed("trim", Key{}, err)
 	}
 	d.sign() // should somebody have tidied up
+	if d.told() > mostTold && d.tree().Remove(layout.Added) == nil {
+		d.usage.TellAnew()
+	}
 	d.stamp(since, d.o.Now())
 	return r, nil
 }
 
 // walk looks at every entry and updates what is known. Whoever asks while a walk
-// is under way shares it. Shards that can't be listed are an error only for those whose
+// is under way shares it, and may miss what was added since it began. Shards that can't be listed are an error only for those whose
 // goal needs them: what is known to be there still counts, and can be evicted.
-func (d *Disk) walk(ctx context.Context) (unlisted, err error) {
+func (d *Disk) walk(ctx context.Context) (unlisted error, shared bool, err error) {
 	type result struct {
 		shards   string
 		unlisted error
 	}
-	v, err, _ := d.walks.Do("", func() (any, error) {
-		d.usage.BeginWalk()
+	v, err, shared := d.walks.Do("", func() (any, error) {
+		d.usage.BeginWalk(d.told())
 		// The one who came first must not fail the others by giving up.
 		found, shards, err := d.list(context.WithoutCancel(ctx), false)
 		if shards == layout.Shards {
@@ -126,13 +132,13 @@ func (d *Disk) walk(ctx context.Context) (unlisted, err error) {
 		return result{shards, err}, nil
 	})
 	if err != nil {
-		return nil, err
+		return nil, shared, err
 	}
 	r := v.(result)
 	if before, _ := d.unlisted.Swap(r.shards).(string); strings.Trim(r.shards, before) != "" {
 		_ = d.failed("list", Key{}, r.unlisted)
 	}
-	return r.unlisted, nil
+	return r.unlisted, shared, nil
 }
 
 // known looks at the entries that the last walk found in some shards, or that were added.

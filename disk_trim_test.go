@@ -2,11 +2,13 @@ package modcache_test
 
 import (
 	"context"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -68,6 +70,46 @@ func TestDiskEvictsWhatWasUsedLongestAgo(t *testing.T) {
 	require.EqualValues(t, entries, m.Entries)
 	require.EqualValues(t, bytes, m.Bytes)
 	require.EqualValues(t, 2, m.Evictions)
+}
+
+// stoppedWalk is a file system in which a walk stops before the last shard.
+type stoppedWalk struct {
+	dirfs.FS
+	stop chan struct{}
+}
+
+func (s stoppedWalk) ReadDir(name string) ([]fs.FileInfo, error) {
+	if name == "f" {
+		<-s.stop
+	}
+	return s.FS.ReadDir(name)
+}
+
+// TestDiskEvictsWhatAWalkHasMissed adds an entry during a walk, and then one that leaves no room for it.
+func TestDiskEvictsWhatAWalkHasMissed(t *testing.T) {
+	const limit = 16 * block
+	dir := t.TempDir()
+	requireTrimmed(t, dir)
+	synctest.Test(t, func(t *testing.T) {
+		tree := stoppedWalk{stop: make(chan struct{}, 1)}
+		d, err := modcache.OpenDiskOn(dir, func(real dirfs.FS) dirfs.FS { tree.FS = real; return tree }, &modcache.DiskOptions{MaxBytes: limit})
+		require.NoError(t, err)
+		defer d.Close()
+		defer close(tree.stop)
+		go func() { _, _ = d.Trim(bg) }()
+		tree.stop <- struct{}{}
+		synctest.Wait()
+		go func() { _, _ = d.Trim(bg) }()
+		synctest.Wait()
+		require.NoError(t, d.Add(bg, modcache.Key{}, diskArtifact(1, 100)))
+		added := make(chan error)
+		go func() { added <- d.Add(bg, modcache.Key{0x10}, diskArtifact(2, limit-frameOverhead)) }()
+		synctest.Wait()
+		tree.stop <- struct{}{} // for the walk that both wait for
+		tree.stop <- struct{}{}
+		require.NoError(t, <-added)
+		requireMiss(t, d, modcache.Key{})
+	})
 }
 
 func TestDiskAcceptsWhatFits(t *testing.T) {

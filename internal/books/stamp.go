@@ -18,6 +18,7 @@ type Stamp struct {
 	AsOf    time.Time
 	Entries int
 	Bytes   int64
+	Told    int64 // blocks that stores had told others of, which are part of that
 
 	Futile Futile
 }
@@ -29,7 +30,7 @@ type Futile struct {
 	Until time.Time
 }
 
-const stampFormat = "since %d, as of %d: %d entries, %d bytes; evict from %d free bytes, or from %d"
+const stampFormat = "since %d, as of %d: %d entries, %d bytes, %d blocks told; evict from %d free bytes, or from %d"
 
 // String is the text of the stamp.
 func (s Stamp) String() string {
@@ -43,7 +44,7 @@ const checked = "; checksum "
 func checksum(text string) string { return fmt.Sprintf("%016x\n", xxh3.HashString(text)) }
 
 func (s Stamp) text() string {
-	return fmt.Sprintf(stampFormat, seconds(s.Since), seconds(s.AsOf), s.Entries, s.Bytes, s.Futile.Free, seconds(s.Futile.Until))
+	return fmt.Sprintf(stampFormat, seconds(s.Since), seconds(s.AsOf), s.Entries, s.Bytes, s.Told, s.Futile.Free, seconds(s.Futile.Until))
 }
 
 // ParseStamp reads what String returned. A text that it doesn't know, or whose numbers can't
@@ -56,9 +57,9 @@ func ParseStamp(text string) Stamp {
 	const maxEntries, maxBytes = 1 << 30, 1 << 50
 	var s Stamp
 	var since, asOf, until int64
-	_, err := fmt.Sscanf(text, stampFormat, &since, &asOf, &s.Entries, &s.Bytes, &s.Futile.Free, &until)
+	_, err := fmt.Sscanf(text, stampFormat, &since, &asOf, &s.Entries, &s.Bytes, &s.Told, &s.Futile.Free, &until)
 	switch {
-	case err != nil, s.Entries < 0, s.Bytes < 0, s.Futile.Free < 0, s.Entries > maxEntries, s.Bytes > maxBytes,
+	case err != nil, s.Entries < 0, s.Bytes < 0, s.Told < 0, s.Futile.Free < 0, s.Entries > maxEntries, s.Bytes > maxBytes,
 		min(since, asOf, until) < 0, max(since, asOf, until) > maxSecond:
 		return Stamp{}
 	}

@@ -56,12 +56,20 @@ type Usage struct {
 
 	// What somebody else found, which counts until the first walk; and when entries, or
 	// else that, was found.
-	before Stamp
-	asOf   time.Time
+	before  Stamp
+	asOf    time.Time
+	stamped bool // it can be relied on: no walk has failed since
+
+	// What was told of Adds, in blocks: what all stores had told at asOf, what this one has since,
+	// and what all have as far as it was seen. telling is what this store is just about to tell.
+	told, ownTold, allTold, telling int64
 
 	// During a walk, which may or may not have seen them: the changes since it began, by
 	// name; -1 for what is gone.
 	changes map[string]int64
+
+	// What told and ownTold are going to be when the walk has ended.
+	walkTold, walkOwnTold int64
 
 	victims []Entry // of the last walk, the next to go first
 
@@ -84,8 +92,51 @@ func (u *Usage) Remember(s Stamp) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if u.asOf.IsZero() && !s.AsOf.IsZero() {
-		u.before, u.asOf = s, s.AsOf
+		u.before, u.asOf, u.stamped = s, s.AsOf, true
+		u.told, u.ownTold, u.allTold = s.Told, 0, s.Told
 	}
+}
+
+// Stamp returns what is known of all entries for processes that come later, with what is reserved; zero if that is
+// nothing.
+func (u *Usage) Stamp() Stamp {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if !u.walked && !u.stamped {
+		return Stamp{}
+	}
+	return Stamp{
+		AsOf: u.asOf, Entries: u.before.Entries + len(u.entries), Bytes: u.before.Bytes + u.bytes + u.reserved, Told: u.told + u.ownTold,
+	}
+}
+
+// Tell notes that this store tells others of so many blocks. It calls the function that is returned with how many
+// all stores have told then, or with -1 if it failed.
+func (u *Usage) Tell(blocks int64) (done func(all int64)) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.telling += blocks
+	return func(all int64) {
+		u.mu.Lock()
+		defer u.mu.Unlock()
+		u.telling -= blocks
+		if all < 0 {
+			return
+		}
+		u.ownTold += blocks
+		u.walkOwnTold += blocks
+		u.allTold = max(u.allTold, all)
+		if all < u.told {
+			u.stamped = false // somebody has begun anew
+		}
+	}
+}
+
+// TellAnew notes that nothing was told yet.
+func (u *Usage) TellAnew() {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.told, u.ownTold, u.allTold = 0, 0, 0
 }
 
 // Walked reports whether a walk was ended, and none has failed since.
@@ -142,11 +193,12 @@ func (u *Usage) set(name string, size int64) {
 	u.entries[name] = size
 }
 
-// BeginWalk notes that somebody begins to look at all entries. One walk at a time.
-func (u *Usage) BeginWalk() {
+// BeginWalk notes that somebody begins to look at all entries, when stores have told so much. One walk at a time.
+func (u *Usage) BeginWalk(told int64) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.added = 0
+	u.walkTold, u.walkOwnTold = max(0, told-u.telling), 0 // what is being told may be part of both
 	u.changes = make(map[string]int64)
 }
 
@@ -158,7 +210,8 @@ func (u *Usage) EndWalk(found []Entry, now time.Time) {
 	changes := u.changes
 	u.changes = nil
 	u.walked = true
-	u.before, u.asOf = Stamp{}, now
+	u.before, u.asOf, u.stamped = Stamp{}, now, false
+	u.told, u.ownTold = u.walkTold, u.walkOwnTold
 	u.victims = found
 	u.bytes = 0
 	u.entries = make(map[string]int64, len(found))
@@ -175,7 +228,7 @@ func (u *Usage) FailWalk() {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.changes = nil
-	u.walked = false
+	u.walked, u.stamped = false, false
 }
 
 // Room is what Take found. If all fields are zero, there is no room to be had.
@@ -200,7 +253,13 @@ const (
 	walkShare = 16
 	// evictAtOnce is how many entries are given out to be evicted at once.
 	evictAtOnce = 1000
+	// spareShare is the share of the limit that is evicted at once, where an entry doesn't fit. Otherwise each process
+	// would find a full directory, and would have to walk to know what to evict.
+	spareShare = 64
 )
+
+// Block is the unit in which stores tell each other what they add, in bytes.
+const Block = 4096
 
 // Ask is what somebody asks of Take.
 type Ask struct {
@@ -209,6 +268,7 @@ type Ask struct {
 	Missing int64 // to be freed, unless evicting everything couldn't free that much
 	Walked  bool  // the caller has just walked
 	Freed   int64 // by the caller, for this
+	Told    bool  // the caller has told others of it, and a stamp may stand for a walk
 }
 
 // Take reserves what is asked for within the limit, or says
@@ -218,7 +278,7 @@ type Ask struct {
 func (u *Usage) Take(a Ask) Room {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if (a.Limit >= 0 || a.Missing > 0) && !u.walked || a.Limit >= 0 && !a.Walked && u.added+u.reserved+a.Size > a.Limit/walkShare {
+	if !u.knows(a) {
 		return Room{Unknown: true}
 	}
 	over, hopeless := a.Missing, a.Missing > u.bytes
@@ -227,8 +287,12 @@ func (u *Usage) Take(a Ask) Room {
 	}
 	exceeded := over > a.Size
 	if a.Limit >= 0 {
-		over = max(over, u.bytes+u.reserved+a.Size-a.Limit)
 		exceeded = exceeded || u.bytes+u.reserved > a.Limit
+		if tooMuch := u.bytes + u.reserved + a.Size - a.Limit; tooMuch > 0 && a.Size > 0 {
+			over = max(over, tooMuch, a.Limit/spareShare)
+		} else {
+			over = max(over, tooMuch)
+		}
 	}
 	if over <= 0 || exceeded && a.Size > 0 && a.Freed >= 2*a.Size {
 		if hopeless {
@@ -249,6 +313,26 @@ func (u *Usage) Take(a Ask) Room {
 		u.left = make(chan struct{})
 	}
 	return Room{Wait: u.left}
+}
+
+// knows reports whether it is known if there is room: because somebody has looked not long ago, here or in another
+// process that has left a stamp. It requires u.mu.
+func (u *Usage) knows(a Ask) bool {
+	adding := u.reserved + a.Size
+	switch {
+	case a.Limit < 0 && a.Missing <= 0:
+		return true
+	case u.walked:
+		return a.Limit < 0 || a.Walked || u.added+adding <= a.Limit/walkShare
+	case !u.stamped || !a.Told || a.Missing > 0:
+		return false
+	}
+	others := max(0, u.allTold-u.told-u.ownTold)
+	if others > a.Limit/Block {
+		return false
+	}
+	adding += others * Block
+	return u.added+adding <= a.Limit/walkShare && u.before.Bytes+u.bytes+adding <= a.Limit
 }
 
 // TakeOldest returns entries of at least size bytes for the caller to evict and to

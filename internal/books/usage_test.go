@@ -31,7 +31,7 @@ func names(all []books.Entry) (out []string) {
 
 func walked(found []books.Entry) *books.Usage {
 	var u books.Usage
-	u.BeginWalk()
+	u.BeginWalk(0)
 	u.EndWalk(found, noon)
 	return &u
 }
@@ -141,16 +141,63 @@ func TestUsageLooksAgain(t *testing.T) {
 	require.True(t, u.Take(books.Ask{Size: 1, Limit: limit, Walked: true}).Fits)
 }
 
+// TestUsageBelievesAStamp has others tell what they add since it was made.
+func TestUsageBelievesAStamp(t *testing.T) {
+	const limit = 1600 * books.Block
+	stamp := books.Stamp{AsOf: noon, Entries: 10, Bytes: 10 * books.Block, Told: 7}
+	after := func(others, own int64) *books.Usage {
+		var u books.Usage
+		u.Remember(stamp)
+		u.Tell(own)(stamp.Told + others + own)
+		return &u
+	}
+	ask := func(blocks int64) books.Ask { return books.Ask{Size: blocks * books.Block, Limit: limit, Told: true} }
+	require.True(t, after(0, 1).Take(ask(1)).Fits)
+	require.True(t, after(60, 40).Take(ask(40)).Fits)
+	require.True(t, after(61, 40).Take(ask(40)).Unknown, "a sixteenth is told of")
+	require.True(t, after(1<<62, 1).Take(ask(1)).Unknown)
+	require.True(t, after(-7, 1).Take(ask(1)).Unknown, "somebody has begun anew")
+	untold, missing, unbounded := ask(1), ask(1), ask(1)
+	untold.Told, missing.Missing, unbounded.Limit = false, 1, -1
+	require.True(t, after(0, 1).Take(untold).Unknown)
+	require.True(t, after(0, 1).Take(missing).Unknown)
+	require.True(t, after(1<<62, 1).Take(unbounded).Fits)
+
+	u := after(5, 1)
+	require.True(t, u.Take(ask(1)).Fits)
+	now := stamp
+	now.Bytes, now.Told = now.Bytes+books.Block, now.Told+1
+	require.Equal(t, now, u.Stamp(), "what others told isn't part of it, and what is reserved is")
+	u.BeginWalk(stamp.Told + 6)
+	telling := u.Tell(2) // before it looks or after
+	u.FailWalk()
+	require.True(t, u.Take(ask(1)).Unknown)
+	require.Zero(t, u.Stamp())
+	u.BeginWalk(stamp.Told + 6)
+	telling(stamp.Told + 8)
+	u.EndWalk(entries(3), noon)
+	u.Release(books.Block)
+	require.Equal(t, books.Stamp{AsOf: noon, Entries: 3, Bytes: 300, Told: stamp.Told + 6}, u.Stamp())
+
+	full := stamp
+	full.Bytes = limit - 2*books.Block
+	u = new(books.Usage)
+	u.Remember(full)
+	require.True(t, u.Take(ask(1)).Fits)
+	u.Tell(1)(full.Told + 1 + 1)
+	require.True(t, u.Take(ask(1)).Unknown, "others have taken the last block")
+}
+
 func TestUsageDuringAWalk(t *testing.T) {
 	u := walked(entries(3))
-	u.BeginWalk()
+	u.BeginWalk(0)
 	u.Remove("0")
 	u.Take(books.Ask{Size: 10, Limit: -1})
 	u.Commit("new", 10, 7)
 	u.EndWalk(entries(2), noon) // it has seen 0, and not the new one
 	requireTotals(t, u, 2, 107)
 
-	u.BeginWalk()
+	u.BeginWalk(0)
 	u.FailWalk()
 	require.True(t, u.Take(books.Ask{Size: 1, Limit: 1000, Walked: true}).Unknown)
 	requireTotals(t, u, 2, 107)
@@ -204,7 +251,7 @@ func TestUsageAgainstAModel(t *testing.T) {
 			for name, size := range there {
 				found = append(found, books.Entry{Name: name, Size: size, Used: used})
 			}
-			u.BeginWalk()
+			u.BeginWalk(0)
 			u.EndWalk(found, used)
 		case 1:
 			name := fmt.Sprint(rng.IntN(30))
@@ -218,7 +265,7 @@ func TestUsageAgainstAModel(t *testing.T) {
 					for name, size := range there {
 						found = append(found, books.Entry{Name: name, Size: size, Used: used})
 					}
-					u.BeginWalk()
+					u.BeginWalk(0)
 					u.EndWalk(found, used)
 					continue
 				}
@@ -242,7 +289,7 @@ func TestUsageAgainstAModel(t *testing.T) {
 }
 
 func TestStamp(t *testing.T) {
-	s := books.Stamp{Since: noon.Local(), AsOf: noon.Add(time.Hour).Local(), Entries: 3, Bytes: 1 << 40, Futile: books.Futile{Free: 77, Until: noon.Local()}}
+	s := books.Stamp{Since: noon.Local(), AsOf: noon.Add(time.Hour).Local(), Entries: 3, Bytes: 1 << 40, Told: 5, Futile: books.Futile{Free: 77, Until: noon.Local()}}
 	require.Equal(t, s, books.ParseStamp(s.String()))
 	require.Equal(t, books.Stamp{}, books.ParseStamp(books.Stamp{}.String()))
 	for i := range len(s.String()) {
@@ -253,7 +300,7 @@ func TestStamp(t *testing.T) {
 	year10000 := time.Date(10000, 1, 1, 0, 0, 0, 0, time.UTC)
 	for _, wrong := range []books.Stamp{
 		{Since: year10000}, {AsOf: year10000}, {AsOf: time.Unix(-1, 0)}, {Futile: books.Futile{Until: year10000}},
-		{Entries: math.MaxInt}, {Bytes: math.MaxInt64}, {Bytes: -1}, {Entries: -1}, {Futile: books.Futile{Free: -1}},
+		{Entries: math.MaxInt}, {Bytes: math.MaxInt64}, {Bytes: -1}, {Told: -1}, {Entries: -1}, {Futile: books.Futile{Free: -1}},
 	} {
 		require.Zero(t, books.ParseStamp(wrong.String()), wrong)
 	}
@@ -269,7 +316,7 @@ func TestUsageRemembers(t *testing.T) {
 	u.Commit("a", 0, 10)
 	u.Remember(books.Stamp{Entries: 5, Bytes: 50, AsOf: noon})
 	requireTotals(t, &u, 6, 60)
-	u.BeginWalk()
+	u.BeginWalk(0)
 	u.EndWalk(entries(2), noon)
 	requireTotals(t, &u, 2, 200)
 	u.Remember(books.Stamp{Entries: 5, Bytes: 50, AsOf: noon})

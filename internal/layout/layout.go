@@ -2,6 +2,7 @@
 //
 //	README, CACHEDIR.TAG  for people, and for backup programs
 //	trimmed               its time is that of the last trim; it says what was left
+//	added                 a byte for each 4 KiB that was added: what there is more than trimmed says
 //	0 … f/                shards: entries by the first digit of their key: <key>.v1
 //	tmp/                  files being written, renamed into place when whole
 //	lock/                 one file per key that is being compiled
@@ -32,6 +33,7 @@ const (
 	Quarantine = "quarantine"
 	Uses       = "used"
 	Trimmed    = "trimmed"
+	Added      = "added"
 
 	// Shards are the names of the directories of entries, one digit each.
 	Shards = "0123456789abcdef"
