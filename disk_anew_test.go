@@ -15,6 +15,7 @@ import (
 	"github.com/modcache/modcache"
 	"github.com/modcache/modcache/internal/dirfs"
 	"github.com/modcache/modcache/internal/dirfs/dirfstest"
+	"github.com/modcache/modcache/internal/layout"
 )
 
 // TestDiskDirectoryMadeAnew deletes the directory of an open Disk, which goes on storing.
@@ -243,6 +244,25 @@ func TestDiskOpensWithoutWriting(t *testing.T) {
 		require.NoError(t, d.Add(bg, diskKey(2), diskArtifact(2, 100)))
 		require.NoError(t, d.Delete(bg, diskKey(2)))
 		require.NoError(t, d.Close())
+	}
+}
+
+// TestDiskSignsAnew has what says whose directory it is lose its text, as in a crash or on a full file system.
+// Texts of others stay.
+func TestDiskSignsAnew(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "cache")
+	d := openDisk(t, dir, nil)
+	tag := filepath.Join(dir, layout.Tag)
+	for _, text := range []string{"", "Signature: of another program"} {
+		require.NoError(t, os.WriteFile(tag, []byte(text), 0o600))
+		_, err := d.Trim(bg)
+		require.NoError(t, err)
+		got, err := os.ReadFile(tag)
+		require.NoError(t, err)
+		if text == "" {
+			text = layout.TagText
+		}
+		require.Equal(t, text, string(got))
 	}
 }
 

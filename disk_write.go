@@ -312,9 +312,13 @@ func mkdir(tree dirfs.FS, name string) error {
 	return nil
 }
 
-// writeFile makes a small file that no program depends on, if there is none.
+// writeFile makes a small file that no program depends on, if there is none, or nothing in it: its
+// writer crashed, or had no room.
 func writeFile(tree dirfs.FS, name, text string) {
-	f, err := tree.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, layout.FilePerm)
+	if fi, err := tree.Lstat(name); err == nil && fi.Size() > 0 {
+		return
+	}
+	f, err := tree.OpenFile(name, os.O_WRONLY|os.O_CREATE, layout.FilePerm)
 	if err != nil {
 		return
 	}

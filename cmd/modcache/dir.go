@@ -89,8 +89,8 @@ func kindOf(dir string) (dirKind, error) {
 			kind = isForeign
 		}
 		if f.Name() == layout.Tag && f.Type().IsRegular() {
-			if tag, err := readStart(filepath.Join(dir, layout.Tag)); err != nil || layout.IsTag(tag) {
-				return isCache, err
+			if tag, err := readStart(filepath.Join(dir, layout.Tag)); err != nil || layout.IsTag(tag) || len(tag) == 0 {
+				return isCache, err // also if it couldn't be written: the next trim does
 			}
 		}
 	}

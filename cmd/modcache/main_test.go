@@ -228,6 +228,19 @@ func TestForeignDirectory(t *testing.T) {
 	call("warm", "-dir", missing, src).want(t, exitOK)
 }
 
+// TestEmptyTag has a directory lack what says that it is a cache, because there was no room for it.
+func TestEmptyTag(t *testing.T) {
+	cache, files := warmed(t, 1)
+	tag := filepath.Join(cache, layout.Tag)
+	require.NoError(t, os.Truncate(tag, 0))
+	call("warm", "-dir", cache, "-require", files[0]).want(t, exitOK)
+	call("ls", "-dir", cache).want(t, exitOK)
+	call("trim", "-dir", cache).want(t, exitOK)
+	text, err := os.ReadFile(tag)
+	require.NoError(t, err)
+	require.Equal(t, layout.TagText, string(text))
+}
+
 // TestReadersChangeNothing runs what reads over a cache with damage in it.
 func TestReadersChangeNothing(t *testing.T) {
 	cache, files := warmed(t, 3)

@@ -24,14 +24,14 @@ func output(ctx context.Context, s *streams, name string, write func(io.Writer) 
 		if _, err := os.Lstat(name); err == nil {
 			return fmt.Errorf("%s is a symbolic link to nothing: name the file itself", name)
 		}
-		return replace(ctx, s, name, write)
+		return replace(ctx, s, name, 0o600, write)
 	case err != nil:
 		return err
 	case fi.Mode().IsRegular():
 		if name, err = filepath.EvalSymlinks(name); err != nil {
 			return err
 		}
-		return replace(ctx, s, name, write)
+		return replace(ctx, s, name, fi.Mode().Perm(), write)
 	}
 	return through(ctx, func() error {
 		f, err := os.OpenFile(name, os.O_WRONLY, 0)
@@ -49,7 +49,7 @@ func through(ctx context.Context, write func() error) error {
 }
 
 // replace writes a regular file beside the one that it then takes the name of.
-func replace(ctx context.Context, s *streams, name string, write func(io.Writer) error) error {
+func replace(ctx context.Context, s *streams, name string, mode fs.FileMode, write func(io.Writer) error) error {
 	if err := s.interruption.begin(ctx); err != nil {
 		return err
 	}
@@ -63,7 +63,7 @@ func replace(ctx context.Context, s *streams, name string, write func(io.Writer)
 	if result != nil && !errors.As(result, &found) {
 		return errors.Join(result, f.Close())
 	}
-	if err := errors.Join(f.Sync(), f.Close()); err != nil {
+	if err := errors.Join(f.Chmod(mode), f.Sync(), f.Close()); err != nil {
 		return err
 	}
 	if err := os.Rename(f.Name(), name); err != nil {

@@ -5,6 +5,7 @@ package main
 import (
 	"bytes"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"testing"
@@ -38,6 +39,18 @@ func TestOutputIsWrittenThrough(t *testing.T) {
 	b, err := os.ReadFile(file)
 	require.NoError(t, err)
 	require.True(t, bytes.Equal(bundle, b))
+
+	// Who may read a file stays as it was, and nobody else may read a new one.
+	requireMode := func(mode fs.FileMode) {
+		t.Helper()
+		fi, err := os.Stat(file)
+		require.NoError(t, err)
+		require.Equal(t, mode, fi.Mode())
+	}
+	requireMode(0o600)
+	require.NoError(t, os.Chmod(file, 0o644))
+	push(file).want(t, exitOK)
+	requireMode(0o644)
 	require.NoError(t, os.Remove(file))
 	require.Contains(t, push(link).want(t, exitFailed).err, "link to nothing")
 	require.NoFileExists(t, file)
