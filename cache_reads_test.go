@@ -20,13 +20,13 @@ import (
 )
 
 // hangingFS is a file system whose open files don't answer any more once it is armed. A read of
-// some size then waits for the answer, or Close, Lstat or a write does.
+// some size then waits for the answer, or one in the middle of a large file, or Close, Lstat or a write does.
 type hangingFS struct {
 	dirfs.FS
-	reads, closes, looks, writes atomic.Bool
-	hung, open                   atomic.Int64
-	slow                         atomic.Int64 // how long each read takes, in nanoseconds
-	answer                       chan struct{}
+	reads, middles, closes, looks, writes atomic.Bool
+	hung, open                            atomic.Int64
+	slow                                  atomic.Int64 // how long each read takes, in nanoseconds
+	answer                                chan struct{}
 }
 
 func (h *hangingFS) OpenFile(name string, flag int, perm os.FileMode) (dirfs.File, error) {
@@ -64,6 +64,9 @@ func (f *hangingFile) ReadAt(p []byte, off int64) (int, error) {
 	time.Sleep(time.Duration(f.h.slow.Load()))
 	if len(p) > 16<<10 { // more than the header, which Get reads
 		f.h.wait(&f.h.reads)
+		if fi, err := f.Stat(); err == nil && off > fi.Size()/4 && off < fi.Size()/2 {
+			f.h.wait(&f.h.middles)
+		}
 	}
 	return f.File.ReadAt(p, off)
 }
@@ -157,6 +160,31 @@ func TestCacheWhoseOpenFilesHang(t *testing.T) {
 			}
 		}
 	}
+}
+
+// What is around the code may be read before a file system hangs: who waited for the code has nothing to do with it then.
+func TestCacheWhoseCodeHangs(t *testing.T) {
+	needsCompiler(t)
+	dir, m := t.TempDir(), modcache.NewModule(wasmtest.Sum(7000, 0)) // whose entry is read in three pieces
+	synctest.Test(t, func(t *testing.T) {
+		h := &hangingFS{answer: make(chan struct{})}
+		d := openHanging(t, dir, h)
+		require.NoError(t, newCache(t, d, nil).Warm(bg, nil, m))
+		open := h.open.Load()
+		r := newRuntime(t, newCache(t, d, &modcache.Options{RequireHit: true}), nil)
+		h.middles.Store(true)
+		_, err := r.Compile(bg, m)
+		require.ErrorIs(t, err, modcache.ErrMiss)
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		require.EqualValues(t, 1, h.hung.Load())
+		h.middles.Store(false)
+		close(h.answer)
+		synctest.Wait()
+		require.Equal(t, open, h.open.Load(), "files that are left open")
+		cm, err := r.Compile(bg, m)
+		require.NoError(t, err)
+		require.NoError(t, cm.Close(bg))
+	})
 }
 
 // A file system that answers each read just in time doesn't take its time for each.

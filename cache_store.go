@@ -16,7 +16,7 @@ import (
 )
 
 // This file is how a Cache talks to its store: no panic, no damage and no delay of a store's
-// gets past it, and everything is counted and reported.
+// gets past it, and everything is counted and reported. Package bounded has the rule for what may hang.
 
 // What a Cache waits for a call of somebody else's code. The call goes on without it then.
 const (

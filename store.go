@@ -51,7 +51,8 @@ func parseHex32(dst *[32]byte, what, s string) error {
 // goroutines at once (a [Local] is the documented exception).
 //
 // A Store is a cache: it may drop any entry at any time, and it never returns
-// bytes other than those that were added under the key asked for.
+// bytes other than those that were added under the key asked for. Errors that it returns are kept, and asked what
+// they are and say: the methods of one must not block, and nothing bounds one that does.
 type Store interface {
 	// Get returns the artifact kept under key. A miss is ok=false with a nil
 	// error; an entry that turns out to be damaged is a miss too, which the

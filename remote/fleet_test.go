@@ -1,12 +1,16 @@
 package remote_test
 
 import (
+	"context"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime/debug"
+	"strings"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -170,4 +174,37 @@ func TestOpenFleetReadsWhatItCantWrite(t *testing.T) {
 		require.NoError(t, f.Close(t.Context()))
 		require.NoError(t, os.Chmod(dir, 0o700))
 	}
+}
+
+// TestFleetCloseOverADirectoryThatHangs when it is written to.
+func TestFleetCloseOverADirectoryThatHangs(t *testing.T) {
+	cachetest.NeedsCompiler(t)
+	dir := t.TempDir()
+	keyring := remote.Keyring{Keys: []remote.PublicKey{generate(t).Public()}}
+	synctest.Test(t, func(t *testing.T) {
+		answer := make(chan struct{})
+		now := func() time.Time { // what storing asks for that a test can have hang
+			if strings.Contains(string(debug.Stack()), "modcache.(*Disk).add") {
+				<-answer
+			}
+			return time.Now()
+		}
+		f, err := remote.OpenFleet(dir, "http://127.0.0.1:1", &remote.FleetOptions{
+			Remote: *patient(remote.Options{Keyring: keyring}),
+			Cache:  modcache.Options{SmallModules: -1, Disk: modcache.DiskOptions{Now: now}},
+		})
+		require.NoError(t, err)
+		r, err := f.NewRuntime(t.Context(), nil)
+		require.NoError(t, err)
+		_, err = r.Compile(t.Context(), modcache.NewModule(wasmtest.Sum(40, 1)))
+		require.NoError(t, err)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		start := time.Now()
+		err = f.Close(ctx)
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		require.Equal(t, time.Second, time.Since(start))
+		close(answer)
+		synctest.Wait()
+	})
 }

@@ -1,4 +1,18 @@
 // Package bounded calls code that may never return, and goes on without it.
+//
+// The rule for all that waits for others, here and in the packages above:
+//
+//   - One call is waited for as long as its caller says, by [Call]. Then it goes on by itself, on a goroutine of its own. So it
+//     has nothing that its caller uses, and what it returns at last is given back by the caller's late.
+//   - Calls that are made again and again are made in a [Lane], which is for one thing that may hang: what reads from one
+//     store, what changes it, the artifacts that one layer has returned. What hangs is waited for once: after it, no other such call is
+//     made for a minute, or until one has returned. Those that hang take a bounded number of slots, and when
+//     all are taken, nobody tries.
+//   - Lanes are apart where things can hang apart, so that what hangs in one keeps nobody from another. Where a call makes
+//     calls in other lanes, it is given longer than these.
+//   - What was taken is given back in any case, by [Lane.GiveBack].
+//
+// What fails, or is slow for other reasons, is for package breaker; and what panics or ends its goroutine, for package contain.
 package bounded
 
 import (

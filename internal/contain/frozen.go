@@ -127,8 +127,9 @@ func isStrange(err error) bool {
 	return false
 }
 
-// standard is where the standard library has its types of errors. A name without a dot may be anybody's.
-var standard = []string{"archive", "bufio", "compress", "context", "crypto", "encoding", "errors", "fmt", "internal", "io", "net", "os", "runtime", "strconv", "syscall", "time"}
+// standard is where the standard library has its types of errors. A name without a dot may be anybody's. Those of net are asked
+// as if they were, because an OpError has addresses, which anybody may implement.
+var standard = []string{"archive", "bufio", "compress", "context", "crypto", "encoding", "errors", "fmt", "internal", "io", "os", "runtime", "strconv", "syscall", "time"}
 
 // isForeign reports whether a type is neither of this module nor of the standard library.
 func isForeign(t reflect.Type) bool {

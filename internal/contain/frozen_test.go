@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net"
 	"runtime"
 	"testing"
 
@@ -22,6 +23,10 @@ type loose struct {
 func (l *loose) Error() string { return l.text("loose") }
 
 func (l *loose) Is(target error) bool { return l.text("") == "" && target == fs.ErrExist }
+
+func (l *loose) Network() string { return "net" }
+
+func (l *loose) String() string { return l.text("loose") }
 
 func (l *loose) text(s string) string {
 	if *l.strict && l.exits {
@@ -58,6 +63,11 @@ func TestFrozenErrorsStayAsTheyWere(t *testing.T) {
 		f := contain.Frozen(struct{ *loose }{inner}) // of a type that no package has
 		strict = true
 		require.Contains(t, f.Error(), "loose")
+		strict = false
+		f = contain.Frozen(&net.OpError{Op: "read", Net: "net", Addr: inner, Err: io.EOF}) // whose address is somebody's
+		strict = true
+		require.Contains(t, f.Error(), "loose")
+		require.ErrorIs(t, f, io.EOF)
 		var panicked *contain.Panic
 		require.ErrorAs(t, contain.Frozen(inner), &panicked, "it panics at once")
 	}
