@@ -164,3 +164,37 @@ func BenchmarkDiskOpen(b *testing.B) {
 		})
 	}
 }
+
+// BenchmarkDiskFirstAdd is what a process pays that adds one small entry to a directory of many, which an
+// earlier one has noted the size of, or not.
+func BenchmarkDiskFirstAdd(b *testing.B) {
+	for _, entries := range []int{100, 10_000} {
+		dir := b.TempDir()
+		d := openTrimmed(b, dir, nil)
+		for i := range entries {
+			require.NoError(b, d.Add(bg, diskKey(uint64(i)), diskArtifact(1, 10)))
+		}
+		require.NoError(b, d.Close())
+		for _, noted := range []bool{true, false} {
+			b.Run(fmt.Sprintf("entries=%d/noted=%v", entries, noted), func(b *testing.B) {
+				key := diskKey(1 << 32)
+				for b.Loop() {
+					b.StopTimer()
+					if !noted {
+						require.NoError(b, os.Remove(filepath.Join(dir, "trimmed")))
+					}
+					b.StartTimer()
+					d, err := modcache.OpenDisk(dir, nil)
+					require.NoError(b, err)
+					require.NoError(b, d.Add(bg, key, diskArtifact(1, 10)))
+					b.StopTimer()
+					_, err = d.Trim(bg)
+					require.NoError(b, err)
+					require.NoError(b, d.Delete(bg, key))
+					require.NoError(b, d.Close())
+					b.StartTimer()
+				}
+			})
+		}
+	}
+}

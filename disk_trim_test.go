@@ -369,6 +369,7 @@ func TestDiskReapsWhatTheDeadLeft(t *testing.T) {
 	strangers := []string{
 		write("tmp/notes.txt"), write("lock/mine"), write("quarantine/hello"), write(key[:1] + "/photo.jpg"),
 		write(key[:1] + "/" + key + ".bak"), write("letter.txt"), write("g/" + key + ".v1"), write("quarantine/sub/x"),
+		write(key[:1] + "/deep/down/" + key + ".v1"), write("tmp/deep/" + key + "-ABCDEFGHIJKLMNOPQRSTUVWXYZ"), write("used/notes.txt"),
 	}
 	other := write(key[:1] + "/" + key + ".v2") // of a later version of this package
 
