@@ -10,7 +10,8 @@ import (
 // Backend moves entries to and from one kind of server, as opaque bytes. A
 // [Store] does the rest: it authenticates, limits, retries and gives up. Methods
 // may be called from several goroutines at once, and return soon after their
-// context has ended.
+// context has ended, as does reading what Get returns. Calls that don't are left to themselves, up to
+// 256 of them, and as many Puts as there may be uploads at once.
 //
 // Errors say what to do by what they wrap: [io/fs.ErrNotExist], there is no such
 // entry; [io/fs.ErrExist], Put found one and left it; [io/fs.ErrPermission], the server

@@ -14,8 +14,8 @@ import (
 )
 
 // Get implements [modcache.Store]. Verifying and decompressing an entry overlap
-// its download. It returns within the limits of [Options], with an error if they
-// were exceeded or the server failed; an entry that is damaged or that no
+// its download. It returns within the limits of [Options], and a tenth of a second later if what it asks for
+// credentials hangs, with an error if they were exceeded or the server failed; an entry that is damaged or that no
 // trusted key has signed is a miss.
 func (s *Store) Get(ctx context.Context, key modcache.Key) (*modcache.Artifact, bool, error) {
 	s.counters.lookups.Add(1)
@@ -51,7 +51,7 @@ func (s *Store) get(ctx context.Context, key modcache.Key) (*modcache.Artifact, 
 	ctx, w := s.watch(ctx)
 	defer w.stop()
 	var a *modcache.Artifact
-	err := contain.Apart(func() (err error) { // the backend, or what signs its requests, may be anybody's
+	err := contain.Apart(func() (err error) { // the body may be anybody's
 		a, err = s.fetch(ctx, w, key)
 		return err
 	})
@@ -196,7 +196,7 @@ func (s *Store) probe(key modcache.Key) {
 		ctx, cancel := context.WithTimeout(s.ctx, min(4*s.o.FirstByte, maxProbe))
 		defer cancel()
 		// A server that refuses to say is there.
-		err := contain.Apart(func() error { _, err := s.backend.Has(ctx, key); return err })
+		_, err := s.backend.Has(ctx, key)
 		if err != nil && !errors.Is(err, fs.ErrPermission) {
 			s.blame(err)
 			return

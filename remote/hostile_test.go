@@ -2,11 +2,16 @@ package remote_test
 
 import (
 	"bytes"
+	"context"
+	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -211,4 +216,97 @@ func TestHandlerKeptEntriesThatLie(t *testing.T) {
 			require.Equal(t, 2, store.Usage().Entries)
 		})
 	}
+}
+
+// TestStoreOfCallsThatHang has a Backend, and a function for credentials, ignore their context. A lookup takes a tenth of a second longer for that, what
+// hangs is bounded, and Close says that it hangs.
+func TestStoreOfCallsThatHang(t *testing.T) {
+	signer := generate(t)
+	for name, over := range map[string]func(t *testing.T, wait func(), o remote.Options) *remote.Store{
+		"a backend": func(t *testing.T, wait func(), o remote.Options) *remote.Store {
+			f := newFake()
+			f.get = func(context.Context, modcache.Key) (io.ReadCloser, error) {
+				wait()
+				return io.NopCloser(strings.NewReader("late")), nil
+			}
+			f.has = func(context.Context, modcache.Key) (bool, error) { wait(); return false, nil }
+			return over(t, f, o)
+		},
+		"credentials": func(t *testing.T, wait func(), o remote.Options) *remote.Store {
+			o.Layout = remote.S3{Bucket: "fleet", Credentials: func(context.Context) (remote.Credentials, error) {
+				wait()
+				return remote.Credentials{}, errors.New("none")
+			}}
+			s, err := remote.New("http://127.0.0.1:1", &o)
+			require.NoError(t, err)
+			return s
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				answer := make(chan bool)
+				var hang atomic.Int64
+				s := over(t, func() { hang.Add(1); <-answer }, remote.Options{Signer: signer, Pause: -1})
+				for i := range 300 {
+					d := took(func() {
+						_, ok, err := s.Get(context.Background(), key(byte(i)))
+						require.False(t, ok)
+						require.ErrorIs(t, err, context.DeadlineExceeded)
+					})
+					require.Equal(t, 350*ms, d)
+				}
+				require.EqualValues(t, 256, hang.Load())
+				d := took(func() { require.ErrorIs(t, s.Delete(context.Background(), key(1)), context.DeadlineExceeded) })
+				require.Equal(t, 350*ms, d)
+				require.NoError(t, s.Add(t.Context(), key(1), newArtifact(nil)))
+				require.Equal(t, 5*time.Second+100*ms, took(func() { require.ErrorContains(t, s.Close(), "requests that hang are left to themselves") }))
+				close(answer)
+				synctest.Wait()
+				require.NoError(t, s.Close())
+			})
+		})
+	}
+}
+
+// TestStoreOfUploadsThatHang bounds how many hang, since each has an entry in memory.
+func TestStoreOfUploadsThatHang(t *testing.T) {
+	signer := generate(t)
+	synctest.Test(t, func(t *testing.T) {
+		answer := make(chan bool)
+		var hang atomic.Int64
+		f := newFake()
+		f.put = func(context.Context, modcache.Key, []byte, bool) error {
+			hang.Add(1)
+			<-answer
+			return nil
+		}
+		s := over(t, f, remote.Options{Signer: signer, Uploads: 3, Retries: -1, Pause: -1})
+		for i := range 10 {
+			require.NoError(t, s.Add(t.Context(), key(byte(i)), newArtifact(nil)))
+		}
+		require.ErrorIs(t, s.Flush(t.Context()), context.DeadlineExceeded)
+		require.EqualValues(t, 3, hang.Load())
+		require.Error(t, s.Close())
+		close(answer)
+	})
+}
+
+// TestFleetOfCallsThatHang closes as soon as a Cache over a directory that hangs.
+func TestFleetOfCallsThatHang(t *testing.T) {
+	signer, dir := generate(t), t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		answer := make(chan bool)
+		f, err := remote.OpenFleet(dir, "http://127.0.0.1:1", &remote.FleetOptions{Remote: remote.Options{Signer: signer, Layout: remote.S3{
+			Bucket: "fleet", Credentials: func(context.Context) (remote.Credentials, error) {
+				<-answer
+				return remote.Credentials{}, errors.New("none")
+			},
+		}}})
+		require.NoError(t, err)
+		require.NoError(t, f.Remote().Add(t.Context(), key(1), newArtifact(nil)))
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		require.Equal(t, 6*time.Second+100*ms, took(func() { require.ErrorContains(t, f.Close(ctx), "requests that hang are left to themselves") }))
+		close(answer)
+	})
 }

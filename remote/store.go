@@ -29,7 +29,7 @@ type Store struct {
 	o       Options
 	where   string // what errors name
 	kind    string // Report.Kind
-	backend Backend
+	backend *impatient
 	frame   frame.Options
 	write   bool // may add and delete
 
@@ -94,7 +94,7 @@ func newStore(b Backend, kind, where string, onEnd func(), o Options) (*Store, e
 	}
 	o.Secret, o.Header = nil, nil // package fmt looks into a program's own structs, and from there into a Store
 	s := &Store{
-		o: o, kind: kind, where: "remote " + where, backend: b, onEnd: onEnd,
+		o: o, kind: kind, where: "remote " + where, backend: newImpatient(b, o.Uploads), onEnd: onEnd,
 		frame:   frame.Options{Trusted: trusted, Compressor: frame.NewCompressor(), Compress: true},
 		write:   signer != nil && !o.ReadOnly,
 		breaker: o.breaker(),
@@ -129,7 +129,7 @@ func (s *Store) Delete(ctx context.Context, key modcache.Key) error {
 	}
 	ctx, w := s.watch(ctx)
 	defer w.stop()
-	if err := contain.Apart(func() error { return s.backend.Delete(ctx, key) }); err != nil {
+	if err := s.backend.Delete(ctx, key); err != nil {
 		if cause := w.cause(); cause != nil {
 			err = cause
 		}
@@ -146,14 +146,19 @@ func (s *Store) Delete(ctx context.Context, key modcache.Key) error {
 
 // Close ends the store: uploads that are queued or under way are given up, so
 // Flush first. It returns when nothing of the store runs any more. Closing again
-// does nothing.
+// does nothing. A request that hangs, because what it asks for credentials doesn't heed its context, is
+// waited for for 5 seconds; then it is an error, and the request is left to itself.
 func (s *Store) Close() error {
 	s.mu.Lock()
 	s.cancel()
 	s.mu.Unlock()
 	s.wg.Wait()
+	err := s.backend.drain()
 	s.onEnd()
-	return nil
+	if err != nil {
+		err = s.error("close", modcache.Key{}, err)
+	}
+	return err
 }
 
 // start runs f in a goroutine that Close waits for; false after Close.
