@@ -6,11 +6,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
+	"net/url"
 	"runtime"
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/iotest"
 	"testing/synctest"
 	"time"
 
@@ -309,4 +312,43 @@ func TestFleetOfCallsThatHang(t *testing.T) {
 		require.Equal(t, 6*time.Second+100*ms, took(func() { require.ErrorContains(t, f.Close(ctx), "requests that hang are left to themselves") }))
 		close(answer)
 	})
+}
+
+// TestStoreHidesQueries has a Backend quote URLs with signatures in its errors, as those do that package net/http helps.
+func TestStoreHidesQueries(t *testing.T) {
+	const to = "https://storage.example/a/b?sig=SECRET&X-Amz-Signature=SECRET"
+	for name, err := range map[string]error{
+		"refused":  &url.Error{Op: "Get", URL: to, Err: &net.OpError{Op: "dial", Err: errors.New("refused")}},
+		"a status": fmt.Errorf("GET %q: response status code 403", to),
+		"in text":  fmt.Errorf("once %s: and again <%s>, EOF", to, to),
+		"quotes":   fmt.Errorf("GET %q: 403", `https://storage.example/a/b?a="SECRET"&b=`+"SECRET"),
+		"busy":     fmt.Errorf("%w: %s", busy{time.Minute}, to),
+	} {
+		for _, reading := range []bool{false, true} {
+			synctest.Test(t, func(t *testing.T) {
+				f := newFake()
+				f.get = func(context.Context, modcache.Key) (io.ReadCloser, error) {
+					if reading {
+						return io.NopCloser(iotest.ErrReader(err)), nil
+					}
+					return nil, err
+				}
+				f.put = func(context.Context, modcache.Key, []byte, bool) error { return err }
+				told := &events{}
+				s := over(t, f, remote.Options{Signer: generate(t), Retries: -1, OnEvent: told.take})
+				defer s.Close()
+				_, _, got := s.Get(t.Context(), key(1))
+				require.NoError(t, add(t, s, key(2), 10))
+				failed := s.Flush(t.Context())
+				require.ErrorIs(t, got, err)
+				require.ErrorIs(t, failed, err)
+				for _, e := range []any{got, failed, told.all} {
+					for _, verb := range []string{"%v", "%+v", "%q"} {
+						require.NotContains(t, fmt.Sprintf(verb, e), "SECRET", name)
+					}
+				}
+				require.ErrorContains(t, got, "storage.example/a/b?…")
+			})
+		}
+	}
 }

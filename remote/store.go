@@ -191,7 +191,7 @@ func (s *Store) writable(ctx context.Context) error {
 }
 
 func (s *Store) error(op string, key modcache.Key, err error) error {
-	return &modcache.Error{Op: op, Store: s.where, Key: key, Err: err}
+	return &modcache.Error{Op: op, Store: s.where, Key: key, Err: withoutQueries(err)}
 }
 
 func (s *Store) notify(e modcache.Event) {

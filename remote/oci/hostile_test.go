@@ -311,10 +311,20 @@ func TestAuth(t *testing.T) {
 			require.ErrorIs(t, err, fs.ErrPermission, "no login")
 		})
 	}
+	s := guarded(t, false)
 	dir := t.TempDir()
+	token := base64.StdEncoding.EncodeToString([]byte("a-token-alone"))
+	text := fmt.Sprintf(`{"auths":{%q:{"auth":%q}}}`, strings.TrimPrefix(s.URL, "http://"), token)
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "config.json"), []byte(text), 0o600))
+	t.Setenv("DOCKER_CONFIG", dir)
+	_, err := backend(t, repository(s), nil).Get(t.Context(), key)
+	require.ErrorContains(t, err, "isn't a name and a password")
+	require.NotContains(t, err.Error(), "a-token-alone")
+
+	dir = t.TempDir()
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "config.json"), []byte("no JSON"), 0o600))
 	t.Setenv("DOCKER_CONFIG", dir)
-	_, err := oci.New("registry.example/x", nil)
+	_, err = oci.New("registry.example/x", nil)
 	require.ErrorContains(t, err, "modcache: docker's configuration can't be read")
 }
 

@@ -13,6 +13,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"strings"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -76,7 +77,7 @@ func New(repository string, o *Options) (*Backend, error) {
 		if err != nil {
 			return nil, fmt.Errorf("modcache: docker's configuration can't be read; mend it, or set Options.Credential: %w", err)
 		}
-		v.Credential = credentials.Credential(docker)
+		v.Credential = unquoted(credentials.Credential(docker))
 	}
 	b := &Backend{close: func() {}}
 	if v.Transport == nil {
@@ -267,4 +268,15 @@ func understood(err error) error {
 		return means(modcache.ErrTooLarge)
 	}
 	return err
+}
+
+// unquoted hides what docker's configuration has in the place of a name and a password, which oras quotes, decoded.
+func unquoted(login auth.CredentialFunc) auth.CredentialFunc {
+	return func(ctx context.Context, host string) (auth.Credential, error) {
+		c, err := login(ctx, host)
+		if err != nil && strings.Contains(err.Error(), "does not conform") {
+			err = fmt.Errorf("what docker's configuration has for %s isn't a name and a password: log in again, or set Options.Credential", host)
+		}
+		return c, err
+	}
 }
