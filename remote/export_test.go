@@ -2,6 +2,7 @@ package remote
 
 import (
 	"net/http"
+	"testing"
 	"time"
 )
 
@@ -25,3 +26,18 @@ func SameService(ours, theirs string) bool { return sameService(ours, theirs) }
 
 // KeepNothing has a handler with a Signer keep no entries in memory.
 func KeepNothing(h *Handler) { h.signing.memory.Resize(-1) }
+
+// NewTransport is that of the default Client.
+func NewTransport(o *Options) *http.Transport { return newTransport(o) }
+
+// Dialer limits how long dialing takes.
+func Dialer(limit time.Duration, dial dialFunc) dialFunc { return dialer(limit, dial) }
+
+// DialLimits are those of a Store: for a connection, for the first kind of address, and for an answer.
+func DialLimits(t testing.TB, o *Options) (limit, fallback, firstByte time.Duration) {
+	v, err := o.validate()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return v.DialTimeout, v.fallback(), v.FirstByte
+}

@@ -25,7 +25,8 @@ type Options struct {
 
 	// Client makes the requests, with whatever proxies, TLS settings and
 	// credentials its Transport brings. Its Timeout should be 0, because it would
-	// cut large transfers short. The default is a client of the store's own, that heeds
+	// cut large transfers short. Over HTTP/2, have the Transport send pings, or it doesn't notice a connection that is
+	// dead. The default is a client of the store's own, that does, and heeds
 	// the proxy settings of the environment.
 	Client *http.Client
 
@@ -52,7 +53,8 @@ type Options struct {
 	// The default is 512 MiB.
 	MaxSize int64
 
-	// DialTimeout bounds connecting with the default Client. The default is 200 ms.
+	// DialTimeout bounds connecting with the default Client, also for what nobody waits for: uploads, and lookups that were
+	// given up, whose connection is there for the next one. The default is 10 s.
 	DialTimeout time.Duration
 
 	// FirstByte bounds the time from asking to the head of the response, dialing
@@ -132,7 +134,7 @@ func (o *Options) validate() (Options, error) {
 	}
 	v.Name = cmp.Or(v.Name, "remote")
 	v.MaxSize = min(option.Number(v.MaxSize, 512<<20, frame.MaxSize), frame.MaxSize, math.MaxInt>>1) // it has to fit memory
-	v.DialTimeout = option.Number(v.DialTimeout, 200*time.Millisecond, 0)
+	v.DialTimeout = option.Number(v.DialTimeout, 10*time.Second, 0)
 	v.FirstByte = min(option.Number(v.FirstByte, 250*time.Millisecond, never), never)
 	v.Stall = min(option.Number(v.Stall, 250*time.Millisecond, never), never)
 	v.Budget = min(option.Number(v.Budget, 0, never), never)
@@ -143,6 +145,10 @@ func (o *Options) validate() (Options, error) {
 	v.Retries = option.Number(v.Retries, 4, 0)
 	return v, nil
 }
+
+// fallback is how long the first kind of address of a server is tried alone: short enough for a lookup to have an answer from the
+// second.
+func (o *Options) fallback() time.Duration { return min(300*time.Millisecond, o.FirstByte/3) }
 
 // softFaults is how many failures in a row that cost little stop a server from being asked.
 const softFaults = 3

@@ -2,6 +2,7 @@ package remote
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"sync"
 	"time"
@@ -101,16 +102,22 @@ func (r *running) stop() {
 }
 
 // dialer connects within a limit of such time.
-func dialer(limit time.Duration) func(ctx context.Context, network, addr string) (net.Conn, error) {
-	var d net.Dialer
+func dialer(limit time.Duration, dial dialFunc) dialFunc {
 	if limit <= 0 {
-		return d.DialContext
+		return dial
 	}
 	return func(ctx context.Context, network, addr string) (net.Conn, error) {
-		ctx, cancel := context.WithCancel(ctx)
-		defer cancel()
-		t := afterRunning(limit, cancel)
+		ctx, cancel := context.WithCancelCause(ctx)
+		defer cancel(nil)
+		late := &timeoutError{what: fmt.Sprintf("no connection within %v", limit)}
+		t := afterRunning(limit, func() { cancel(late) })
 		defer t.stop()
-		return d.DialContext(ctx, network, addr)
+		conn, err := dial(ctx, network, addr)
+		if err != nil && context.Cause(ctx) == error(late) {
+			err = &net.OpError{Op: "dial", Net: network, Err: late} // and not that somebody has canceled it
+		}
+		return conn, err
 	}
 }
+
+type dialFunc = func(ctx context.Context, network, addr string) (net.Conn, error)

@@ -10,6 +10,7 @@ import (
 	"io"
 	"io/fs"
 	"maps"
+	"net"
 	"net/http"
 	"net/url"
 	"runtime/debug"
@@ -76,7 +77,7 @@ func newWeb(rawURL string, o *Options) (*web, error) {
 		c := *o.Client
 		w.client = &c
 	} else {
-		t := newTransport(o.DialTimeout)
+		t := newTransport(o)
 		w.client, w.close = &http.Client{Transport: t}, t.CloseIdleConnections
 	}
 	next := w.client.CheckRedirect
@@ -105,11 +106,14 @@ func moduleVersion() string {
 	return "devel"
 }
 
-func newTransport(dial time.Duration) *http.Transport {
+func newTransport(o *Options) *http.Transport {
 	return &http.Transport{
-		Proxy:                  http.ProxyFromEnvironment,
-		DialContext:            dialer(dial),
-		ForceAttemptHTTP2:      true,
+		Proxy:             http.ProxyFromEnvironment,
+		DialContext:       dialer(o.DialTimeout, (&net.Dialer{FallbackDelay: o.fallback()}).DialContext),
+		ForceAttemptHTTP2: true,
+		// A connection that something on the way has forgotten is used for ever otherwise: a request that is
+		// given up leaves it open.
+		HTTP2:                  &http.HTTP2Config{SendPingTimeout: 10 * time.Second, PingTimeout: 10 * time.Second},
 		DisableCompression:     true,
 		MaxIdleConnsPerHost:    8,
 		IdleConnTimeout:        90 * time.Second,

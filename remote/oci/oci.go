@@ -82,7 +82,8 @@ func New(repository string, o *Options) (*Backend, error) {
 	b := &Backend{close: func() {}}
 	if v.Transport == nil {
 		own := http.DefaultTransport.(*http.Transport).Clone()
-		own.DisableCompression = true // entries are compressed, and a manifest without a length costs another request
+		own.DisableCompression = true                                                                   // entries are compressed, and a manifest without a length costs another request
+		own.HTTP2 = &http.HTTP2Config{SendPingTimeout: 10 * time.Second, PingTimeout: 10 * time.Second} // or a dead connection is used for ever
 		own.DialContext = (&net.Dialer{Timeout: 10 * time.Second}).DialContext
 		v.Transport, b.close = own, own.CloseIdleConnections
 	}
