@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// For so long a client of a handler may send or take nothing. What it takes is seen late: the kernel accepts more
-// only when a third of its buffer is free, which on Linux grows to 4 MiB, and a client that is just fast enough
+// For so long a client of a handler may send or take nothing, and a server nothing of an upload. What is taken is seen late: the kernel accepts more
+// only when a third of its buffer is free, which on Linux grows to 4 MiB, and who is just fast enough
 // needs 43 seconds for that.
 const (
 	sendsNothing = 5 * time.Second

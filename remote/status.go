@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"mime"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -65,7 +66,22 @@ func reasonIn(resp *http.Response) string {
 	if region := resp.Header.Get("X-Amz-Bucket-Region"); region != "" && resp.StatusCode/100 == 3 {
 		text += " The bucket is in region " + region + ": set S3.Region and the URL."
 	}
+	if resp.Request != nil && quotes(text, resp.Request.Header) {
+		return "" // a server that echoes requests, as some do for debugging
+	}
 	return printable(text)
+}
+
+// quotes reports whether a text has something of what was sent that may be secret.
+func quotes(text string, sent http.Header) bool {
+	for name, values := range sent {
+		for _, v := range strings.Fields(strings.Join(values, " ")) {
+			if len(v) >= 8 && !slices.Contains(harmless, name) && strings.Contains(text, v) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // printable is the start of a text, in one line and without what could steer a terminal.

@@ -3,8 +3,12 @@ package remote_test
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -93,4 +97,60 @@ func TestStoreDials(t *testing.T) {
 		require.LessOrEqual(t, fallback, 300*ms)
 		require.LessOrEqual(t, 3*fallback, firstByte)
 	}
+}
+
+// TestStoreUploadsToWhoTakesNothing has a server answer whoever asks, and take nothing of an upload, or not answer it. That is
+// found out long before the time is over in which the whole could have been sent.
+func TestStoreUploadsToWhoTakesNothing(t *testing.T) {
+	signer := generate(t)
+	random := make([]byte, 8<<20)
+	_, _ = rand.NewChaCha8([32]byte{}).Read(random)
+	for _, takes := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			end := make(chan bool)
+			server := servePipes(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if r.Method != http.MethodPut {
+					w.WriteHeader(http.StatusNotFound)
+					return
+				}
+				if takes {
+					_, _ = io.Copy(io.Discard, r.Body)
+				} else {
+					_, _ = r.Body.Read(make([]byte, 1))
+				}
+				<-end
+			}))
+			defer close(end)
+			transport := &http.Transport{DialContext: server.dial}
+			defer transport.CloseIdleConnections()
+			s := open(t, "http://server", &remote.Options{Signer: signer, Client: &http.Client{Transport: transport}})
+			require.NoError(t, s.Add(t.Context(), key(1), newArtifact(random)))
+			d := took(func() { require.ErrorContains(t, s.Flush(t.Context()), "takes nothing for 1m0s, or doesn't answer") })
+			require.Less(t, d, 6*time.Minute, "five attempts")
+		})
+	}
+}
+
+// TestStoreQuotesNoSecrets has a server echo what it is sent.
+func TestStoreQuotesNoSecrets(t *testing.T) {
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "text/plain")
+		w.WriteHeader(http.StatusBadRequest)
+		fmt.Fprintf(w, "a bad request: %v", r.Header)
+	}))
+	defer srv.Close()
+	signed := remote.S3{Bucket: "fleet", PathStyle: true, Credentials: func(context.Context) (remote.Credentials, error) {
+		return remote.Credentials{AccessKey: "access", SecretKey: "secret", SessionToken: "SECRET-SESSION"}, nil
+	}}
+	for _, o := range []remote.Options{
+		{Header: bearer("SECRET-TOKEN")}, {Header: http.Header{"X-Api-Key": {"other", "SECRET-KEY"}}}, {Layout: signed},
+	} {
+		o.Signer = generate(t)
+		_, _, err := open(t, srv.URL, patient(o)).Get(t.Context(), key(1))
+		require.ErrorContains(t, err, "status 400")
+		require.NotContains(t, err.Error(), "SECRET")
+		require.NotContains(t, err.Error(), "Signature")
+	}
+	_, _, err := open(t, srv.URL, patient(remote.Options{Signer: generate(t)})).Get(t.Context(), key(1))
+	require.ErrorContains(t, err, "a bad request: map[", "there is nothing to hide")
 }

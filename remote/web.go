@@ -150,6 +150,7 @@ type request struct {
 	body  []byte // of a PUT
 	once  bool   // leave what is there already
 	moved bool   // to where the server has redirected it
+	taken func() // called when some of body goes
 	sign  func(req *http.Request, now time.Time) error
 }
 
@@ -201,6 +202,13 @@ func (w *web) newRequest(ctx context.Context, method string, r request, expect b
 	req, err := http.NewRequestWithContext(ctx, method, r.url.String(), body)
 	if err != nil {
 		return nil, err
+	}
+	if again := req.GetBody; again != nil && len(r.body) > 0 {
+		req.GetBody = func() (io.ReadCloser, error) {
+			b, err := again()
+			return taking{b, r.taken}, err
+		}
+		req.Body, _ = req.GetBody()
 	}
 	for k, v := range w.header {
 		if !r.moved || slices.Contains(harmless, k) {
@@ -302,6 +310,12 @@ func (w *web) has(ctx context.Context, r request) (bool, error) {
 }
 
 func (w *web) put(ctx context.Context, r request) error {
+	// A server that takes nothing is not waited for as long as the whole would take.
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	t := afterRunning(takesNothing, func() { cancel(errTakesNothing) })
+	defer t.stop()
+	r.taken = func() { t.reset(takesNothing) }
 	err := w.send(ctx, http.MethodPut, r)
 	var status *statusError
 	if !r.once || !errors.As(err, &status) {
@@ -320,6 +334,19 @@ func (w *web) put(ctx context.Context, r request) error {
 		}
 	}
 	return err
+}
+
+var errTakesNothing = &timeoutError{what: fmt.Sprintf("the server takes nothing for %v, or doesn't answer", takesNothing)}
+
+// taking is a body that says when some of it goes.
+type taking struct {
+	io.ReadCloser
+	taken func()
+}
+
+func (t taking) Read(p []byte) (int, error) {
+	t.taken()
+	return t.ReadCloser.Read(p)
 }
 
 func (w *web) remove(ctx context.Context, r request) error {
