@@ -132,7 +132,9 @@ func sameService(ours, theirs string) bool {
 	return amazon(ours) != "" && amazon(ours) == amazon(theirs)
 }
 
-var amazonS3 = regexp.MustCompile(`(^|\.)s3([.-][a-z0-9.-]+)?$`)
+// amazonS3 is what S3's hosts have in front of Amazon's domain. Anybody may have others there, such as a load balancer whose name
+// begins with s3.
+var amazonS3 = regexp.MustCompile(`(^|\.)s3([.-](accelerate|dualstack|external-1|fips|[a-z]+(-[a-z]+)+-[0-9]+))*$`)
 
 const (
 	// maxSkew is by how much S3 lets clocks differ, with something to spare.

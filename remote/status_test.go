@@ -229,6 +229,12 @@ func TestS3SameService(t *testing.T) {
 	}{
 		{"s3.amazonaws.com", "bucket.s3.eu-west-1.amazonaws.com", true},
 		{"s3.eu-west-1.amazonaws.com", "bucket.s3-us-west-2.amazonaws.com", true},
+		{"s3.amazonaws.com", "bucket.s3-external-1.amazonaws.com", true},
+		{"s3.us-gov-west-1.amazonaws.com", "bucket.s3-fips.dualstack.us-gov-west-1.amazonaws.com", true},
+		{"s3.amazonaws.com", "bucket.s3-accelerate.dualstack.amazonaws.com", true},
+		{"s3.amazonaws.com", "s3-1234567890.us-east-1.elb.amazonaws.com", false},
+		{"s3.amazonaws.com", "s3.us-east-1.elb.amazonaws.com", false},
+		{"s3.amazonaws.com", "s3-x.us-east-1.amazonaws.com", false},
 		{"s3.amazonaws.com", "x.execute-api.us-east-1.amazonaws.com", false},
 		{"s3.amazonaws.com", "s3.amazonaws.com.evil.example", false},
 		{"s3.amazonaws.com", "bucket.s3.cn-north-1.amazonaws.com.cn", false},

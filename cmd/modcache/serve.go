@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/internal/bounded"
 	"github.com/modcache/modcache/remote"
 )
 
@@ -47,7 +48,7 @@ standard error.`,
 		fs.StringVar(&v.addr, "addr", "127.0.0.1:8077", "the address to listen on, such as `:8077`")
 		fs.StringVar(&v.sign, "sign", "", "the private key to sign with, in a file such as `signing.key`; see modcache keygen")
 		fs.StringVar(&v.keyring, "keyring", "", "refuse uploads that none of the public keys in this file, such as `trusted.keys`, has signed")
-		fs.StringVar(&v.readTokens, "read-tokens", "", "bearer tokens that may read, one in a line of a file such as `read.tokens`; by default everybody may")
+		fs.StringVar(&v.readTokens, "read-tokens", "", "bearer tokens that may read, one in a line of a file such as `read.tokens`, where # begins a comment; by default everybody may")
 		fs.StringVar(&v.writeTokens, "write-tokens", "", "bearer tokens that may upload, delete and read, in a file such as `write.tokens`; by default nobody may")
 		fs.Var(&v.maxBytes, "max-bytes", "drop what went unused longest beyond this size, such as `2GiB`; by default nothing is dropped")
 		fs.Var(&v.maxSize, "max-entry", "refuse uploads larger than this size, such as `64MiB`; by default 256 MiB")
@@ -114,8 +115,22 @@ func (v *server) run(ctx context.Context, s *streams, _ []string) error {
 		return err
 	}
 	err = v.serve(ctx, s, handler, secure, log)
-	return errors.Join(err, handler.Close(), d.Flush(context.WithoutCancel(ctx)))
+	return errors.Join(err, handler.Close(), flushAtEnd(ctx, d))
 }
+
+// flushAtEnd doesn't keep a server that is to end from that, where the file system hangs.
+func flushAtEnd(ctx context.Context, d modcache.Store) error {
+	_, err := bounded.Call(context.WithoutCancel(ctx), bounded.Limit{Wait: endPatience}, func(ctx context.Context) (struct{}, error) {
+		return struct{}{}, d.Flush(ctx)
+	}, nil)
+	if errors.Is(err, bounded.ErrNoAnswer) {
+		err = fmt.Errorf("what was stored last may not be durable: %w", err)
+	}
+	return err
+}
+
+// endPatience is for requests that are under way when a server is to end, and for its file system after them.
+const endPatience = 10 * time.Second
 
 // open opens the directory. One to sign from may belong to somebody else, who lets us read it.
 func (v *server) open(ctx context.Context, s *streams, log *slog.Logger) (*modcache.Disk, error) {
@@ -193,7 +208,7 @@ func readTokens(file string) (tokens []string, err error) {
 		return nil, err
 	}
 	for line := range strings.Lines(string(b)) {
-		if token := strings.TrimSpace(line); token != "" {
+		if token := strings.TrimSpace(line); token != "" && token[0] != '#' { // which begins a comment, as in files of keys
 			tokens = append(tokens, token)
 		}
 	}
@@ -236,8 +251,8 @@ func (v *server) serve(ctx context.Context, s *streams, h http.Handler, secure *
 		case <-ctx.Done():
 		}
 	}
-	log.Info("ending: no new requests are taken, those under way have time", "time", patience)
-	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience)
+	log.Info("ending: no new requests are taken, those under way have time", "time", endPatience)
+	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), endPatience)
 	defer cancel()
 	if late := srv.Shutdown(end); late != nil {
 		log.Warn("ending: what is still under way is cut off", "error", late)

@@ -9,11 +9,13 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/internal/storetest"
 	"github.com/modcache/modcache/internal/wasmtest"
 	"github.com/modcache/modcache/remote"
 )
@@ -175,7 +177,7 @@ func TestServeUploads(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "entries")
 	tokens, keyring := filepath.Join(t.TempDir(), "tokens"), filepath.Join(t.TempDir(), "keyring")
 	file, public := keypair(t)
-	require.NoError(t, os.WriteFile(tokens, []byte("one\n\n two \n"), 0o600))
+	require.NoError(t, os.WriteFile(tokens, []byte("# of the build\none\n\n two \n"), 0o600))
 	require.NoError(t, os.WriteFile(keyring, []byte(public.String()+"\n"), 0o600))
 	url := serving(t, "-dir", dir, "-write-tokens", tokens, "-keyring", keyring)
 
@@ -198,6 +200,7 @@ func TestServeUploads(t *testing.T) {
 		return store.Flush(bg)
 	}
 	require.Error(t, upload("three", signer))
+	require.Error(t, upload("# of the build", signer))
 	stranger, err := remote.GenerateKey()
 	require.NoError(t, err)
 	require.Error(t, upload("one", stranger))
@@ -206,6 +209,18 @@ func TestServeUploads(t *testing.T) {
 	require.NotEmpty(t, entries(t, dir))
 	c := fromServer(t, url, &remote.Options{Keyring: remote.Keyring{Keys: []remote.PublicKey{public}}})
 	require.NoError(t, c.Warm(bg, nil, m))
+}
+
+// TestServeEndsWhileTheStoreHangs says that something may be lost, and waits no longer.
+func TestServeEndsWhileTheStoreHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		answer := make(chan bool)
+		start := time.Now()
+		err := flushAtEnd(t.Context(), &storetest.Fake{OnFlush: func(context.Context) error { <-answer; return nil }})
+		require.ErrorContains(t, err, "may not be durable")
+		require.Equal(t, endPatience, time.Since(start))
+		close(answer)
+	})
 }
 
 func TestServeUsage(t *testing.T) {
