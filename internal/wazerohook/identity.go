@@ -10,6 +10,7 @@ import (
 	"reflect"
 	"runtime"
 	"runtime/debug"
+	"strconv"
 	"strings"
 	"sync"
 
@@ -32,9 +33,12 @@ var Identity = sync.OnceValues(func() (string, error) {
 	return identity(info, sourceFile, thisExecutable)
 })
 
+// wazerosCode is an address in it.
+func wazerosCode() uintptr { return reflect.ValueOf(wazero.NewRuntimeConfig).Pointer() }
+
 // sourceFile is the name of wazero's config.go at compile time.
 func sourceFile() string {
-	file, _ := runtime.FuncForPC(reflect.ValueOf(wazero.NewRuntimeConfig).Pointer()).FileLine(0)
+	file, _ := runtime.FuncForPC(wazerosCode()).FileLine(0)
 	return file
 }
 
@@ -68,7 +72,7 @@ func outside(info *debug.BuildInfo, found bool) bool {
 		return false
 	}
 	for _, s := range info.Settings {
-		if s.Key == "-buildmode" && s.Value == "c-shared" {
+		if s.Key == "-buildmode" && (s.Value == "c-shared" || s.Value == "c-archive" && runtime.GOOS != "linux") { // where thisExecutable looks
 			return true
 		}
 	}
@@ -123,14 +127,45 @@ func fromSourcePath(file string) (string, bool) {
 // thisExecutable tells the file that this process runs from all that contain other code. On Linux that is the very
 // file even if another has taken its name since, as a deployment does.
 func thisExecutable() (string, error) {
-	name, err := "/proc/self/exe", error(nil)
 	if runtime.GOOS != "linux" {
-		if name, err = os.Executable(); err != nil {
+		name, err := os.Executable()
+		if err != nil {
 			return "", err
 		}
+		return executable(name)
 	}
-	return executable(name)
+	const exe = "/proc/self/exe"
+	name, nameErr := os.Readlink(exe)
+	maps, mapsErr := os.ReadFile("/proc/self/maps") // which a profile of AppArmor may forbid
+	if nameErr == nil && mapsErr == nil {
+		if file := mappedFrom(string(maps), wazerosCode()); strings.HasPrefix(file, "/") && file != escaped(name) {
+			return "", fmt.Errorf("it isn't in the executable, %s, but in %s", name, file)
+		}
+	}
+	return executable(exe)
 }
+
+// mappedFrom returns which file a process has at an address, as far as its maps say. A library of a C program, a
+// plugin, and what was started by naming the dynamic linker aren't the executable.
+func mappedFrom(maps string, at uintptr) (file string) {
+	for line := range strings.Lines(maps) {
+		where, rest, _ := strings.Cut(line, " ")
+		from, to, _ := strings.Cut(where, "-")
+		start, startErr := strconv.ParseUint(from, 16, 64)
+		end, endErr := strconv.ParseUint(to, 16, 64)
+		if startErr != nil || endErr != nil || uint64(at) < start || uint64(at) >= end {
+			continue
+		}
+		for range 4 { // columns before the name
+			_, rest, _ = strings.Cut(strings.TrimLeft(rest, " "), " ")
+		}
+		return strings.Trim(rest, " \n")
+	}
+	return ""
+}
+
+// escaped is a file's name as maps have it.
+func escaped(name string) string { return strings.ReplaceAll(name, "\n", `\012`) }
 
 // executable returns the id that the go command gave to a program or, where that doesn't tell, a
 // hash of the file, which takes as long as reading all of it.

@@ -78,7 +78,7 @@ func TestIdentity(t *testing.T) {
 
 		{"library of a C program", library, "/src/wazero/config.go", unknown},
 		{"library of a C program, module cache", library, inCache, known},
-		{"archive in a C program", archive, "/app/vendor/" + wazeroPath + "/config.go", exe},
+		{"archive in a C program", archive, "/app/vendor/" + wazeroPath + "/config.go", map[bool]string{true: exe}[runtime.GOOS == "linux"]},
 		{"plugin", program(&debug.Module{Path: "example.com/x", Version: "v1.0.0", Sum: "h1:x="}), "/src/wazero/config.go", unknown},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -108,4 +108,30 @@ func TestIdentityOfThisTest(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, id, again)
 	t.Log(id)
+}
+
+// The code may be elsewhere than in the executable, which says nothing about it then.
+func TestMappedFrom(t *testing.T) {
+	const maps = `00400000-0040b000 r-xp 00000000 fe:00 1048602                            /usr/bin/python3.12
+7c100000-7c121000 rw-p 00000000 00:00 0 
+7c180000-7c190000 r-xp 00200000 fe:00 2230                       /opt/my  plugin.so (deleted)
+7d100000-7d110000 rw-p 00000000 00:00 0                          [stack]
+`
+	for at, want := range map[uintptr]string{
+		0x400000: "/usr/bin/python3.12", 0x40afff: "/usr/bin/python3.12", 0x40b000: "",
+		0x7c100000: "", 0x7c180001: "/opt/my  plugin.so (deleted)", 0x7d100000: "[stack]",
+	} {
+		require.Equal(t, want, mappedFrom(maps, at), "%x", at)
+	}
+	require.Empty(t, mappedFrom("damaged\n-\n", 1))
+	if runtime.GOOS == "linux" {
+		id, err := thisExecutable()
+		require.NoError(t, err, "a test is a program of its own")
+		require.NotEmpty(t, id)
+		own, err := os.ReadFile("/proc/self/maps")
+		require.NoError(t, err)
+		exe, err := os.Readlink("/proc/self/exe")
+		require.NoError(t, err)
+		require.Equal(t, escaped(exe), mappedFrom(string(own), wazerosCode()))
+	}
 }
