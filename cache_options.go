@@ -68,8 +68,8 @@ type Options struct {
 	//
 	// An experimental.MemoryAllocator in the context takes precedence. Where there are
 	// no addresses for a memory, it is on the heap, which
-	// [CacheMetrics] counts. So are those that would take more than half of the addresses that the process may have (RLIMIT_AS), or of
-	// the mappings that Linux allows it (vm.max_map_count): by default, beyond 10,921 memories at a time. On 32-bit platforms and on Windows all are, and those of modules that
+	// [CacheMetrics] counts. So are those that would take more than half of the addresses that the process may have (RLIMIT_AS)
+	// beside those that it has otherwise, or of the mappings that Linux allows it (vm.max_map_count): by default, beyond 10,921 memories at a time. On 32-bit platforms and on Windows all are, and those of modules that
 	// import a table or have a start section.
 	OffHeapMemory bool
 

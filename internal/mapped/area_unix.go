@@ -33,7 +33,7 @@ var (
 		}
 		return most
 	})}
-	addresses = share{what: "bytes of addresses", limit: func() int64 { return limitOf(unix.RLIMIT_AS) }}
+	addresses = share{what: "bytes of addresses", limit: func() int64 { return limitOf(unix.RLIMIT_AS) }, used: addressSpace}
 )
 
 // reserve takes addresses, and no memory. If it is for the whole, what is committed later counts as memory

@@ -4,6 +4,7 @@ package mapped
 
 import (
 	"os"
+	"runtime"
 	"testing"
 	"unsafe"
 
@@ -16,10 +17,27 @@ func areas() int64 { return mappings.taken.Load() / perArea }
 // lower has the process have less of something, so that there may be n more.
 func lower(t *testing.T, s *share, n int64) {
 	require.Positive(t, s.limit())
-	real := s.limit
+	limit, used := s.limit, s.used
 	most := 2*(s.taken.Load()+n) + 1
-	s.limit = func() int64 { return most }
-	t.Cleanup(func() { s.limit = real })
+	s.limit, s.used = func() int64 { return most }, nil
+	t.Cleanup(func() { s.limit, s.used = limit, used })
+}
+
+// TestMemoriesLeaveAddressesToOthers: half of those that are left is ours, and not half of all.
+func TestMemoriesLeaveAddressesToOthers(t *testing.T) {
+	if runtime.GOOS == "linux" {
+		require.Greater(t, addressSpace(), int64(1<<20), "of this process")
+	}
+	used := int64(70)
+	s := share{what: "bytes", limit: func() int64 { return 100 }, used: func() int64 { return used }}
+	require.NoError(t, s.take(15))
+	used += 15
+	require.ErrorContains(t, s.take(1), "15 bytes are taken, and 1 more would leave too few to the program, of 30")
+	s.give(1)
+	used--
+	require.NoError(t, s.take(1))
+	s.limit = func() int64 { return noLimit }
+	require.NoError(t, s.take(1000))
 }
 
 // TestMemoriesAreBounded by the mappings and the addresses that a process may have.

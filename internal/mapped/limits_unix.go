@@ -2,7 +2,12 @@
 
 package mapped
 
-import "golang.org/x/sys/unix"
+import (
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
 
 func fileLimit() int64 { return limitOf(unix.RLIMIT_NOFILE) }
 
@@ -13,4 +18,12 @@ func limitOf(resource int) int64 {
 		return noLimit
 	}
 	return int64(l.Cur)
+}
+
+// addressSpace is how many bytes of addresses the process has, or 0 where the system doesn't tell. Go's runtime alone
+// has more than a gigabyte.
+func addressSpace() (size int64) {
+	statm, _ := os.ReadFile("/proc/self/statm")
+	_, _ = fmt.Sscan(string(statm), &size)
+	return size * int64(os.Getpagesize())
 }

@@ -11,6 +11,7 @@ import (
 type share struct {
 	what  string
 	limit func() int64 // math.MaxInt64 if there is none
+	used  func() int64 // if set, how much the process has by now, taken or not
 	taken atomic.Int64
 }
 
@@ -19,9 +20,13 @@ var openFiles = share{what: "open files", limit: fileLimit}
 
 // take takes n more, until they are given back.
 func (s *share) take(n int64) error {
-	if all, most := s.taken.Add(n), s.limit()/2; all > most {
+	most := s.limit()
+	if s.used != nil && most != noLimit {
+		most -= max(0, s.used()-s.taken.Load()) // what others have
+	}
+	if all := s.taken.Add(n); all > most/2 {
 		s.taken.Add(-n)
-		return fmt.Errorf("%d %s are taken, and %d more would leave too few to the program, which may have %d", all-n, s.what, n, most*2)
+		return fmt.Errorf("%d %s are taken, and %d more would leave too few to the program, of %d that there are beside its own", all-n, s.what, n, most)
 	}
 	return nil
 }
