@@ -6,9 +6,9 @@ import "errors"
 // and costs it little.
 const absurdCount = 1 << 20
 
-// CheckCounts finds a vector in the module that is announced with more entries than there are
-// bytes to its end: nobody can accept that. But wazero allocates room for all entries before
-// it reads the first, up to hundreds of gigabytes. Bodies aren't looked into, and at anything
+// CheckCounts finds what the module announces with more entries or bytes than there are
+// bytes to its end: nobody can accept that. But wazero allocates room for all of a vector, a name, a body or a
+// section before it reads the first, up to hundreds of gigabytes. Bodies aren't looked into, and at anything
 // else that is wrong, the search ends without an error: that is for wazero to tell.
 func CheckCounts(wasm []byte) error {
 	if len(wasm) < len(header) {
@@ -24,8 +24,12 @@ func CheckCounts(wasm []byte) error {
 		switch id {
 		case custom:
 			e.countNames(size)
+			if e.err == nil {
+				e.pos = r.pos
+				e.skip(size)
+			}
 		case code:
-			e.count()
+			e.times(func(e *editor) { e.skip(e.reader.u32()) })
 		default:
 			_ = e.section(id)
 		}

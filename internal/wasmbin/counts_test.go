@@ -35,8 +35,17 @@ func TestCheckCounts(t *testing.T) {
 		"behind others": func(n uint32) []byte {
 			return append(wasmtest.Sum(3, 0), announced(types, n)[len(header):]...)
 		},
+		"import's name":  func(n uint32) []byte { return announced(imports, n, 1) },
+		"export's name":  func(n uint32) []byte { return announced(exports, n, 1) },
+		"body's bytes":   func(n uint32) []byte { return announced(code, n, 2, 2, 0, 0x0b) },
+		"data's bytes":   func(n uint32) []byte { return announced(data, n, 1, 1) },
+		"module's name":  func(n uint32) []byte { return announced(custom, n, 4, 'n', 'a', 'm', 'e', 0, 5) },
+		"section's name": func(n uint32) []byte { return announced(custom, n) },
+		"section": func(n uint32) []byte {
+			return slices.Concat([]byte(header), []byte{custom}, wasmtest.U32(n), []byte{1, 'x'})
+		},
 	} {
-		require.ErrorContains(t, CheckCounts(module(1<<32-1)), "4294967295 entries announced", name)
+		require.ErrorContains(t, CheckCounts(module(1<<32-1)), "4294967295 ", name)
 		require.NoError(t, CheckCounts(module(1000)), "%s: wazero says more", name)
 	}
 	for _, fine := range [][]byte{nil, []byte(header), wasmtest.Sum(1000, 0), announced(99, 1<<31), announced(custom, 1<<31, 3, 'n', 'o', 't')} {

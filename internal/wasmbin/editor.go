@@ -1,7 +1,5 @@
 package wasmbin
 
-import "fmt"
-
 // editor reads parts of a module and notes what could be spelled shorter.
 //
 // Every edit makes its part shorter, so what needs none is canonical as it is.
@@ -82,10 +80,7 @@ func (e *editor) reserved() {
 // count reads the length of a vector, each of whose elements takes a byte or more.
 func (e *editor) count() uint32 {
 	n := e.u32()
-	if left := e.end - e.pos; e.err == nil && uint64(n) > uint64(left) {
-		e.err = &Error{Offset: e.pos, Reason: fmt.Sprintf("%d entries announced, %d bytes left", n, left), Count: n}
-		e.pos = e.end
-	}
+	e.need(n, "entries")
 	return n
 }
 

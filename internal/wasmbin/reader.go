@@ -10,7 +10,7 @@ import (
 type Error struct {
 	Offset int // in bytes from the start of the module
 	Reason string
-	Count  uint32 // of entries, if that is more than there are bytes left
+	Count  uint32 // of entries or bytes, if that is more than there are bytes left
 }
 
 func (e *Error) Error() string { return fmt.Sprintf("wasm offset %#x: %s", e.Offset, e.Reason) }
@@ -64,12 +64,19 @@ func (r *reader) byte() byte {
 	return c
 }
 
-func (r *reader) skip(n uint32) {
-	if uint64(n) > uint64(r.end-r.pos) {
-		r.fail(r.pos, "%d bytes announced, %d left", n, r.end-r.pos)
-		return
+// need fails unless there are n bytes left, for as many of what takes a byte or more each.
+func (r *reader) need(n uint32, what string) bool {
+	if left := r.end - r.pos; r.err == nil && uint64(n) > uint64(left) {
+		r.err = &Error{Offset: r.pos, Reason: fmt.Sprintf("%d %s announced, %d bytes left", n, what, left), Count: n}
+		r.pos = r.end
 	}
-	r.pos += int(n)
+	return r.err == nil
+}
+
+func (r *reader) skip(n uint32) {
+	if r.need(n, "bytes") {
+		r.pos += int(n)
+	}
 }
 
 func (r *reader) u32() uint32 {
