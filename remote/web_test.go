@@ -405,18 +405,23 @@ func TestStoreHeaderStays(t *testing.T) {
 		"http://cache.example:8080/x": false,
 		"http://www.cache.example/x":  false,
 		"http://other.example/x":      false,
+		"http://other.example/back":   false, // which sends it back
 	} {
 		var asked, followed http.Header
 		o := patient(remote.Options{Signer: generate(t)})
 		o.Header = http.Header{"authorization": {"Bearer x"}, "x-api-key": {"secret"}, "X-Own": {"secret"}, "COOKIE": {"secret"}, "user-agent": {"modcache test"}}
 		o.Client = &http.Client{Transport: roundTripper(func(r *http.Request) (*http.Response, error) {
 			resp := &http.Response{StatusCode: 404, Header: http.Header{}, Body: http.NoBody, Request: r}
-			if r.URL.Path != "/x" {
+			switch r.URL.Path {
+			case "/x":
+				followed = r.Header.Clone()
+			case "/back":
+				resp.StatusCode = 307
+				resp.Header.Set("Location", "http://cache.example/x")
+			default:
 				asked = r.Header.Clone()
 				resp.StatusCode = 307
 				resp.Header.Set("Location", target)
-			} else {
-				followed = r.Header.Clone()
 			}
 			return resp, nil
 		})}
@@ -427,6 +432,7 @@ func TestStoreHeaderStays(t *testing.T) {
 			require.Equal(t, same, followed.Get(name) != "", "%s at %s", name, target)
 		}
 		require.Equal(t, same, strings.Contains(fmt.Sprint(followed), "secret"))
+		require.Equal(t, same, followed.Get("Referer") != "", "the path may be a secret too")
 		require.Equal(t, "modcache test", followed.Get("User-Agent"))
 		require.Equal(t, "identity", followed.Get("Accept-Encoding"))
 	}
