@@ -67,6 +67,7 @@ func (c *Cache) engineFor(ctx context.Context, rc wazero.RuntimeConfig, r *Runti
 		return nil, err
 	}
 	e.base = e.keyBase()
+	e.engines.Config = wazerohook.Compiled(rc) // as this one does
 	if alone {
 		r.inner, r.own = inner, own
 		return e, nil

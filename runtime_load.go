@@ -197,13 +197,19 @@ func (r *Runtime) native(cm wazero.CompiledModule) (any, error) {
 
 // compileInner has wazero compile, or take code if it is not nil. If the runtime was closed, the error is loaded.ErrClosed.
 func (r *Runtime) compileInner(ctx context.Context, wasm []byte, code *wazerohook.Code) (cm wazero.CompiledModule, err error) {
+	returned := false
 	defer func() {
+		if !returned && code == nil {
+			r.own.Forget(wazerohook.ModuleID(wasm, r.e.conf.CloseOnContextDone))
+		}
 		if cm == nil && r.loaded.Closed() {
 			_ = recover()
 			err = loaded.ErrClosed
 		}
 	}()
-	return r.own.Compile(ctx, r.inner, wasm, code)
+	cm, err = r.own.Compile(ctx, r.inner, wasm, code)
+	returned = true
+	return cm, err
 }
 
 // compileFull has wazero compile in this runtime's engine.

@@ -101,6 +101,15 @@ func (e *Engine) Compile(ctx context.Context, r wazero.Runtime, wasm []byte, cod
 	return compiled{cm, e}, nil
 }
 
+// Forget has the engine forget the module that it names id, as a compile of it that panicked may have left it incomplete.
+func (e *Engine) Forget(id [32]byte) {
+	e.using.RLock()
+	defer e.using.RUnlock()
+	if own := e.code(); own != nil && !e.ended {
+		own.Forget(id)
+	}
+}
+
 // compiled is a module that its engine forgets when it is closed, if it still has it.
 type compiled struct {
 	wazero.CompiledModule

@@ -64,20 +64,31 @@ func ReadConfig(rc wazero.RuntimeConfig) (Config, error) {
 	}, nil
 }
 
+// Compiled returns rc, which nobody else has, as one whose runtimes compile. By itself, wazero asks for each runtime whether
+// memory can be made executable by then, and one that interprets can't be told from others. If rc's shape is
+// unknown, it is returned as it is.
+func Compiled(rc wazero.RuntimeConfig) wazero.RuntimeConfig {
+	if kind := engineKind(wazero.NewRuntimeConfigCompiler()); engineKind(rc) != unknownKind && kind != unknownKind {
+		settable(reflect.ValueOf(rc).Elem().FieldByName("engineKind")).SetInt(kind)
+	}
+	return rc
+}
+
 // Interpreted reports whether rc asks for wazero's interpreter, which has no use
 // for a cache.
 func Interpreted(rc wazero.RuntimeConfig) bool {
 	return engineKind(rc) == engineKind(wazero.NewRuntimeConfigInterpreter())
 }
 
+const unknownKind = -1 << 32
+
 func engineKind(rc wazero.RuntimeConfig) int64 {
-	const unknown = -1 << 32
 	v := reflect.ValueOf(rc)
 	if v.Kind() != reflect.Pointer || v.IsNil() || v.Elem().Kind() != reflect.Struct {
-		return unknown
+		return unknownKind
 	}
 	if f := directField(v.Elem(), "engineKind"); f.IsValid() && f.CanInt() {
 		return f.Int()
 	}
-	return unknown
+	return unknownKind
 }

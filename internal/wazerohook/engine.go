@@ -174,6 +174,20 @@ func (e *Engine) leave(c *Code, entry reflect.Value) {
 	if now := e.code.MapIndex(id); !now.IsValid() || now.Pointer() != entry.Pointer() || count(entry, -1) > 0 {
 		return // or it was cleared
 	}
+	e.remove(id, entry)
+}
+
+// Forget has the engine forget the code that it has under id, whoever uses it.
+func (e *Engine) Forget(id [32]byte) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if entry := e.code.MapIndex(reflect.ValueOf(id)); entry.IsValid() {
+		e.remove(reflect.ValueOf(id), entry)
+	}
+}
+
+// remove removes an entry. The lock is held.
+func (e *Engine) remove(id, entry reflect.Value) {
 	e.code.SetMapIndex(id, reflect.Value{})
 	if at, ok := e.find(settable(entry.Elem().FieldByName("compiledModule")).UnsafePointer()); ok {
 		*e.sorted = slices.Delete(*e.sorted, at, at+1)

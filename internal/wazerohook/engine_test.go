@@ -227,3 +227,24 @@ func TestEngineOfAnotherShape(t *testing.T) {
 	_, err = OpenEngine(nil)
 	require.ErrorIs(t, err, ErrForeign)
 }
+
+// TestEngineForgets what a compile that panicked may have left incomplete, so that the next one begins anew.
+func TestEngineForgets(t *testing.T) {
+	r, e := opened(t, &files{})
+	defer r.Close(bg)
+	wasm := wasmtest.Const(7)
+	id := ModuleID(wasm, false)
+	e.Forget(id)
+	for range 2 {
+		cm, err := r.CompileModule(bg, wasm)
+		require.NoError(t, err)
+		_, err = e.Code(id)
+		require.NoError(t, err)
+		require.Len(t, *e.sorted, 1)
+		e.Forget(id)
+		_, err = e.Code(id)
+		require.ErrorIs(t, err, errNoCode)
+		require.Empty(t, *e.sorted)
+		require.NoError(t, cm.Close(bg))
+	}
+}
