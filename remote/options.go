@@ -70,7 +70,7 @@ type Options struct {
 	// the time that compiling the entry took, or FirstByte + Stall if that is more. A
 	// transfer is given up early when it would clearly take longer. Until the head of an
 	// entry has said how long it took, it is a quarter of the estimated time, between
-	// 250 ms and FirstByte + Stall.
+	// 250 ms and FirstByte + Stall. The estimate stands for what the head doesn't say.
 	Budget time.Duration
 
 	// AbsentFor is how long the store remembers that the server doesn't have an

@@ -1,6 +1,7 @@
 package remote
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -93,8 +94,9 @@ func (w *watch) cause() error { return context.Cause(w.ctx) }
 func (w *watch) responded() { w.wait() }
 
 // expect sets the limits of an entry of total more bytes that took that long to
-// compile.
+// compile; 0 if nobody knows, as of those in a bundle, which says no times.
 func (w *watch) expect(compile time.Duration, total int64) {
+	compile = cmp.Or(compile, modcache.CompileEstimate(w.parent))
 	w.total = w.got + total
 	w.stall = max(w.stall, compile/20)
 	w.grace = max(w.o.FirstByte, compile/20)

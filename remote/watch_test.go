@@ -86,6 +86,30 @@ func TestStoreHeadOutdoesTheEstimate(t *testing.T) {
 	}
 }
 
+// TestStoreHeadThatSaysNoTime leaves the estimate as it was: entries out of a bundle say 0.
+func TestStoreHeadThatSaysNoTime(t *testing.T) {
+	signer := generate(t)
+	o := remote.Options{Signer: signer}
+	b := entryOf(t, o, key(1), code(1<<20), modcache.Info{Engine: "e"})
+	for name, c := range map[string]struct {
+		estimate time.Duration
+		ok       bool
+	}{"estimated": {16 * time.Second, true}, "unknown": {0, false}} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				f := newFake()
+				f.get = func(ctx context.Context, _ modcache.Key) (io.ReadCloser, error) {
+					return &trickle{ctx, b, len(b) / 10, 200 * ms}, nil
+				}
+				s := over(t, f, o)
+				defer s.Close()
+				_, ok, err := s.Get(modcache.WithCompileEstimate(t.Context(), c.estimate), key(1))
+				require.Equal(t, c.ok, ok, err)
+			})
+		})
+	}
+}
+
 // TestStoreHeadThatTrickles is too slow whatever the estimate.
 func TestStoreHeadThatTrickles(t *testing.T) {
 	o := remote.Options{Signer: generate(t)}
