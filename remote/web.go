@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/internal/frame"
 )
 
 // web makes requests to an HTTP server, for all layouts.
@@ -29,7 +30,7 @@ type web struct {
 	signed *http.Client // for requests that are signed: it follows no redirect, since each needs a signature
 	skew   atomic.Int64 // nanoseconds by which the server's clock is ahead, if it has refused our time
 	header http.Header
-	max    int64  // length of a response that is worth reading
+	max    int64  // length of a response that is worth reading: a frame is longer than its artifact by its header
 	close  func() // closes connections that are our own
 }
 
@@ -38,8 +39,6 @@ const (
 	maxErrorBody = 4 << 10
 	// So long for its body, once the head has said that something is wrong.
 	errorBodyTime = time.Second
-	// A frame is longer than its artifact by its header at most.
-	maxOverhead = 16 << 20
 	// Below it, asking for permission to send costs more than sending.
 	expectContinue = 1 << 20
 )
@@ -72,7 +71,7 @@ func newWeb(rawURL string, o *Options) (*web, error) {
 	if header.Get("User-Agent") == "" {
 		header.Set("User-Agent", "modcache/"+moduleVersion())
 	}
-	w := &web{base: u, header: header, max: o.MaxSize + maxOverhead, close: func() {}}
+	w := &web{base: u, header: header, max: o.MaxSize + frame.MaxStreamHeader, close: func() {}}
 	if o.Client != nil {
 		c := *o.Client
 		w.client = &c

@@ -167,3 +167,18 @@ func TestLongHeaders(t *testing.T) {
 		}
 	}
 }
+
+// TestStreamHeadersAreBounded reads no long header of who has no key, whatever artifact it says to be of.
+func TestStreamHeadersAreBounded(t *testing.T) {
+	longest := texts{math.MaxUint8, math.MaxUint8}
+	require.LessOrEqual(t, headerSize(longest, MaxSize, defaultChunkLog, zstandard, Ed25519), int64(MaxStreamHeader), "of what is written")
+
+	signer := NewSigner(ed25519.NewKeyFromSeed(make([]byte, 32)))
+	h := &header{auth: signer.kind, keyID: signer.id, chunkLog: minChunkLog, size: MaxSize, encoded: MaxSize}
+	src := bytes.NewReader(append(h.appendTo(nil), make([]byte, 1<<20)...))
+	before := src.Len()
+	_, err := NewStream(src, [32]byte{}, MaxSize, &Options{Auth: signer})
+	require.ErrorIs(t, err, ErrCorrupt)
+	require.ErrorContains(t, err, "a header of")
+	require.Equal(t, fixedSize, before-src.Len(), "bytes read")
+}

@@ -20,9 +20,14 @@ type Stream struct {
 	err     error
 }
 
+// MaxStreamHeader bounds the header of a frame that arrives in order, which is in memory before its tag can be verified. In
+// the chunks that are written, there is room for an artifact of [MaxSize]; in smaller ones, a long artifact that somebody
+// only claims to have would fill it with hundreds of megabytes of digests.
+const MaxStreamHeader = 16 << 20
+
 // NewStream reads and verifies the header of a frame that is bound to key, and
 // whose artifact has at most limit bytes. It allocates no more for the header
-// than twice what has arrived of it.
+// than twice what has arrived of it, of at most [MaxStreamHeader] bytes.
 func NewStream(src io.Reader, key [32]byte, limit int64, o *Options) (*Stream, error) {
 	var buf bytes.Buffer
 	if err := fill(&buf, src, "header", fixedSize); err != nil {
@@ -34,6 +39,9 @@ func NewStream(src io.Reader, key [32]byte, limit int64, o *Options) (*Stream, e
 	}
 	if h.size > limit {
 		return nil, fmt.Errorf("%w: %d bytes, at most %d are taken", ErrTooLarge, h.size, limit)
+	}
+	if headerLen > MaxStreamHeader {
+		return nil, fmt.Errorf("%w: a header of %d bytes, at most %d are taken", ErrCorrupt, headerLen, MaxStreamHeader)
 	}
 	if err := fill(&buf, src, "header", headerLen-fixedSize); err != nil {
 		return nil, err
