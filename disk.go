@@ -52,7 +52,7 @@ type DiskOptions struct {
 	// checked. Without one, entries are protected against damage, not against
 	// somebody who writes to the directory. Entries sealed under another key, or
 	// under none, are misses, and replaced by the next Add. The secret isn't
-	// stored.
+	// stored. An empty one that isn't nil, as of a variable that isn't set, is an error.
 	Key []byte
 	// Group shares the directory with its group: all of its members may write to it, and so
 	// decide what programs that use it run. One that is made is open to the group of
@@ -95,7 +95,7 @@ func (o *DiskOptions) validate() (DiskOptions, error) {
 	if o != nil {
 		v = *o
 	}
-	if len(v.Key) > 0 {
+	if v.Key != nil { // one that is empty comes of a variable that isn't set
 		var err error
 		if v.auth, err = secretAuth("DiskOptions.Key", v.Key); err != nil {
 			return v, err

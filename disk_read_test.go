@@ -213,8 +213,10 @@ func TestDiskSeals(t *testing.T) {
 			requireMiss(t, w, diskKey(1))
 		}
 	}
-	_, err := modcache.OpenDisk(t.TempDir(), &modcache.DiskOptions{Key: []byte("short")})
-	require.ErrorContains(t, err, "at least 16")
+	for _, secret := range []string{"", "short"} {
+		_, err := modcache.OpenDisk(t.TempDir(), &modcache.DiskOptions{Key: []byte(secret)})
+		require.ErrorContains(t, err, "at least 16")
+	}
 }
 
 func TestDiskDamageAfterGet(t *testing.T) {

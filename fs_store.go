@@ -20,8 +20,9 @@ import (
 type FSOptions struct {
 	// Key is the secret of at least 16 bytes that the entries were sealed with: that of
 	// DiskOptions.Key, or of the bundle. Others are misses. The secret isn't stored.
+	// One that is empty and not nil is an error, and so are Signers.
 	Key []byte
-	// Signers are the public keys whose signatures count. With any, entries without a
+	// Signers are the public keys whose signatures count. Unless it is nil, entries without a
 	// signature of one of them are misses. remote.ParsePublicKey reads what modcache keygen
 	// prints, and PublicKey.Ed25519 gives the key.
 	Signers []ed25519.PublicKey
@@ -53,10 +54,13 @@ func (o *FSOptions) validate(name string) (v FSOptions, err error) {
 			return v, fmt.Errorf("modcache: FSOptions.Signers[%d] has %d bytes, want %d", i, len(k), ed25519.PublicKeySize)
 		}
 	}
-	if len(v.Key) > 0 && len(v.Signers) > 0 {
+	if v.Signers != nil && len(v.Signers) == 0 {
+		return v, errors.New("modcache: FSOptions.Signers is empty, and would trust everybody: name a key, or leave it nil")
+	}
+	if v.Key != nil && v.Signers != nil {
 		return v, errors.New("modcache: FSOptions.Key and Signers exclude each other: entries are sealed with one key")
 	}
-	if len(v.Key) > 0 {
+	if v.Key != nil {
 		v.auth, err = secretAuth("FSOptions.Key", v.Key)
 		v.Key = nil // the secret is the caller's, who may wipe it
 	}

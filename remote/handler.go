@@ -29,7 +29,7 @@ import (
 // HandlerOptions configure a handler; see [NewHandler]. Zero fields mean the defaults,
 // negative numbers no bound.
 type HandlerOptions struct {
-	// ReadTokens are the bearer tokens that allow GET and HEAD. Without any,
+	// ReadTokens are the bearer tokens that allow GET and HEAD. If it is nil,
 	// everybody may read; entries are signed, but not secret.
 	ReadTokens []string
 
@@ -37,7 +37,7 @@ type HandlerOptions struct {
 	// Without any, nobody may write.
 	WriteTokens []string
 
-	// Keyring, if it holds keys, refuses entries that none of them has signed.
+	// Keyring, if it isn't the zero one, refuses entries that none of its keys has signed.
 	// Clients verify entries in any case.
 	Keyring Keyring
 
@@ -134,12 +134,13 @@ func NewHandler(s modcache.Store, o *HandlerOptions) (*Handler, error) {
 		reports:   bounded.NewLane(4),
 		log:       v.Logger,
 	}
-	if len(v.Keyring.Keys) > 0 {
-		_, trusted, err := (&Options{Keyring: v.Keyring}).auth()
-		if err != nil {
+	if v.Keyring.Keys != nil || v.Keyring.Revoked != nil {
+		if h.trusted, err = v.Keyring.trusted(); err != nil {
 			return nil, err
 		}
-		h.trusted = trusted
+		if len(h.trusted) == 0 {
+			return nil, errors.New("modcache: HandlerOptions.Keyring trusts no key: add one, or leave the Keyring out")
+		}
 	}
 	if v.Signer != nil {
 		h.signing = newSigning(s, h.reads, v.Signer, v.MaxSize)
@@ -158,6 +159,8 @@ func (o *HandlerOptions) validate() (v HandlerOptions, err error) {
 	switch {
 	case slices.Contains(v.ReadTokens, ""), slices.Contains(v.WriteTokens, ""):
 		return v, errors.New("modcache: HandlerOptions holds an empty token")
+	case v.ReadTokens != nil && len(v.ReadTokens) == 0:
+		return v, errors.New("modcache: HandlerOptions.ReadTokens is empty, and would let everybody read: name a token, or leave it nil")
 	case v.Signer != nil && v.Signer.zero():
 		return v, errors.New("modcache: HandlerOptions.Signer is a zero PrivateKey")
 	case v.Signer != nil && len(v.WriteTokens) > 0:

@@ -120,11 +120,16 @@ func TestHandlerTokens(t *testing.T) {
 			require.Equal(t, want, got, "%s, %q", name, auth)
 		}
 	}
-	for _, o := range []remote.HandlerOptions{{ReadTokens: []string{""}}, {WriteTokens: []string{""}}, {Signer: generate(t), WriteTokens: []string{"w"}}} {
+	empty, err := remote.ParseKeyring([]byte("# all were revoked\n"))
+	require.NoError(t, err)
+	k := generate(t).Public()
+	for _, o := range []remote.HandlerOptions{{ReadTokens: []string{""}}, {WriteTokens: []string{""}}, {Signer: generate(t), WriteTokens: []string{"w"}},
+		{ReadTokens: []string{}}, {Keyring: empty}, {Keyring: remote.Keyring{Revoked: []remote.KeyID{k.ID()}}},
+		{Keyring: remote.Keyring{Keys: []remote.PublicKey{k}, Revoked: []remote.KeyID{k.ID()}}}} {
 		_, err := remote.NewHandler(&storetest.Fake{}, &o)
 		require.Error(t, err)
 	}
-	_, err := remote.NewHandler(nil, nil)
+	_, err = remote.NewHandler(nil, nil)
 	require.Error(t, err)
 }
 

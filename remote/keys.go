@@ -189,9 +189,10 @@ type Keyring struct {
 
 // ParseKeyring reads a file of public keys, one in a line as [PublicKey.String]
 // writes it, and of lines "revoked <id>". Blank lines and what follows a # are skipped;
-// anything else is an error, which names the line.
+// anything else is an error, which names the line. A file without a key makes a Keyring
+// that trusts nobody, and not the zero one.
 func ParseKeyring(text []byte) (Keyring, error) {
-	var r Keyring
+	r := Keyring{Keys: []PublicKey{}}
 	for i, line := range strings.Split(string(text), "\n") {
 		if err := r.parse(line); err != nil {
 			return Keyring{}, fmt.Errorf("%w (line %d of the keyring)", err, i+1)
@@ -217,6 +218,19 @@ func (r *Keyring) parse(line string) error {
 	id, err := ParseKeyID(f[1])
 	r.Revoked = append(r.Revoked, id)
 	return err
+}
+
+// trusted returns the keys that aren't revoked.
+func (r *Keyring) trusted() (trusted []frame.Auth, err error) {
+	for _, k := range r.Keys {
+		if k == (PublicKey{}) {
+			return nil, errors.New("modcache: the Keyring holds a zero PublicKey")
+		}
+		if !slices.Contains(r.Revoked, k.ID()) {
+			trusted = append(trusted, k.auth())
+		}
+	}
+	return trusted, nil
 }
 
 // minSecret is the length of a shared secret below which it could be guessed.
@@ -246,13 +260,9 @@ func (o *Options) auth() (signer *frame.Auth, trusted []frame.Auth, err error) {
 		signer = &a
 		keys = append(keys, o.Signer.Public())
 	}
-	for _, k := range keys {
-		if k == (PublicKey{}) {
-			return nil, nil, errors.New("modcache: Options.Keyring holds a zero PublicKey")
-		}
-		if !slices.Contains(o.Keyring.Revoked, k.ID()) {
-			trusted = append(trusted, k.auth())
-		}
+	ring := Keyring{keys, o.Keyring.Revoked}
+	if trusted, err = ring.trusted(); err != nil {
+		return nil, nil, err
 	}
 	if len(trusted) == 0 {
 		return nil, nil, errors.New("modcache: a remote store needs a key to verify with: set Options.Keyring, Signer or Secret")
