@@ -82,7 +82,10 @@ type Options struct {
 
 	// MaxCompiles is how many modules are compiled at once by all runtimes of the
 	// Cache; more wait. The default is GOMAXPROCS divided by Workers, at least 1;
-	// negative means no limit. Compiles under a listener factory are not counted and never wait: the
+	// negative means no limit. A compile whose callers have left goes on, and counts until it ends: wazero can't be
+	// stopped within a function. So where guests are hostile, a few modules that take minutes to compile keep all new
+	// ones waiting, but none that is stored; refuse them by their size, have them compiled in a process of their own, or set no
+	// limit. Compiles under a listener factory are not counted and never wait: the
 	// factory may compile modules itself.
 	MaxCompiles int
 
