@@ -117,6 +117,10 @@ func (d *Disk) tell(size int64) bool {
 		_ = f.Close()
 	}
 	done(all)
+	if all > mostTold {
+		d.tellAnew()
+		return false
+	}
 	return all >= 0 && !d.usage.Walked() && !trimDue(d.sinceTrim())
 }
 
@@ -129,8 +133,14 @@ func (d *Disk) told() int64 {
 	return fi.Size()
 }
 
-// mostTold is how many blocks are told of before that begins anew.
+// mostTold is how many blocks are told of before that begins anew, at the cost of a walk.
 const mostTold = 1 << 20
+
+func (d *Disk) tellAnew() {
+	if d.tree().Remove(layout.Added) == nil {
+		d.usage.TellAnew()
+	}
+}
 
 // sinceTrim is how long ago the last trim was. Without one, that is long.
 func (d *Disk) sinceTrim() time.Duration {

@@ -158,7 +158,7 @@ func (d *told) write(t *testing.T, name, text string) {
 	require.NoError(t, os.Chtimes(path, d.clock.Now(), d.clock.Now()))
 }
 
-// TestDiskTellsAnew has a trim find that very much was told.
+// TestDiskTellsAnew has a trim, and then an Add, find that very much was told.
 func TestDiskTellsAnew(t *testing.T) {
 	d := newTold(t, 3200)
 	long := d.open(t)
@@ -176,4 +176,9 @@ func TestDiskTellsAnew(t *testing.T) {
 	require.NoError(t, long.Close())
 	require.Zero(t, d.process(t, 1))
 	require.Equal(t, 2, d.open(t).Usage().Entries, "those that were closed have told how many")
+
+	require.NoError(t, os.Truncate(path, 2<<20))
+	require.Positive(t, d.process(t, 1))
+	require.NoFileExists(t, path)
+	require.Zero(t, d.process(t, 1))
 }

@@ -102,8 +102,8 @@ func (d *Disk) trim(ctx context.Context, expire bool) (TrimReport, error) {
 		return r, d.failed("trim", Key{}, err)
 	}
 	d.sign() // should somebody have tidied up
-	if d.told() > mostTold && d.tree().Remove(layout.Added) == nil {
-		d.usage.TellAnew()
+	if d.told() > mostTold {
+		d.tellAnew()
 	}
 	d.stamp(since, d.o.Now())
 	return r, nil
