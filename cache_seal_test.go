@@ -167,7 +167,7 @@ func TestCacheRefusesAnArtifactOf60GiB(t *testing.T) {
 					require.NoError(t, err)
 					require.NotEmpty(t, seen.Saw(modcache.EventCorrupt))
 					require.NoError(t, c.Flush(bg))
-					if w.Name == "Runtime" {
+					if w.Name == "Runtime" && !layered { // who copies it into the first layer reads it, a little at a time
 						require.Zero(t, store.most.Load(), "a Runtime knows that no module of that size needs it")
 					}
 					require.LessOrEqual(t, store.most.Load(), int64(1<<20))
