@@ -47,6 +47,19 @@ func (i *impatient) Get(ctx context.Context, key modcache.Key) (io.ReadCloser, e
 	})
 }
 
+// look has f read the start of an entry.
+func (i *impatient) look(ctx context.Context, key modcache.Key, f func(io.Reader) error) error {
+	_, err := bound(ctx, i.calls, func() (struct{}, error) {
+		body, err := i.backend.Get(ctx, key)
+		if err != nil {
+			return struct{}{}, err
+		}
+		defer contain.Close(body)
+		return struct{}{}, f(body)
+	}, nil)
+	return err
+}
+
 // Has implements [Backend].
 func (i *impatient) Has(ctx context.Context, key modcache.Key) (bool, error) {
 	return bound(ctx, i.calls, func() (bool, error) { return i.backend.Has(ctx, key) }, nil)

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"math/rand/v2"
 	"time"
@@ -160,21 +161,24 @@ func (s *Store) inVain() error {
 
 var errEncode = errors.New("the artifact can't be encoded")
 
-// attempt uploads the artifact unless an intact entry seems to be there.
+// attempt uploads the artifact unless an entry is there that can be used, as far as its head tells.
 func (s *Store) attempt(key modcache.Key, u *upload, entry *[]byte) error {
 	replace := s.bad.has(key)
 	if !replace {
 		ctx, cancel := context.WithTimeout(s.ctx, maxProbe)
-		there, err := s.backend.Has(ctx, key)
+		there, err := s.find(ctx, key)
 		cancel()
-		// Who may not ask, or only what is there, may still be allowed to write.
-		if err != nil && !errors.Is(err, fs.ErrPermission) {
-			return s.writeFailed(err)
-		}
-		if there {
+		switch {
+		case there:
 			s.uploaded(key)
 			s.counters.present.Add(1)
 			return nil
+		case errors.Is(err, frame.ErrCorrupt), errors.Is(err, frame.ErrAuth):
+			_ = s.damaged(key, err)
+			replace = true
+		case err != nil && !errors.Is(err, fs.ErrPermission):
+			// Who may not ask, or only what is there, may still be allowed to write.
+			return s.writeFailed(err)
 		}
 	}
 	if *entry == nil {
@@ -211,6 +215,25 @@ func (s *Store) attempt(key modcache.Key, u *upload, entry *[]byte) error {
 		return fmt.Errorf("%w: the server refuses an entry of %d bytes", modcache.ErrTooLarge, size)
 	}
 	return s.writeFailed(err)
+}
+
+// find reports whether the server has an entry that can be used, as far as its head tells, and fails if it has one that can't:
+// a signer that was revoked would keep all nodes cold. To read all of it would be a download for each entry that is there.
+func (s *Store) find(ctx context.Context, key modcache.Key) (bool, error) {
+	if there, err := s.backend.Has(ctx, key); err != nil || !there {
+		return false, err
+	}
+	err := s.backend.look(ctx, key, func(body io.Reader) error {
+		_, err := frame.NewStream(uncut{body}, key, s.o.MaxSize, &s.frame)
+		return err
+	})
+	switch {
+	case errors.Is(err, fs.ErrNotExist): // it has gone meanwhile
+		return false, nil
+	case errors.Is(err, fs.ErrPermission), errors.Is(err, frame.ErrTooLarge), errors.Is(err, modcache.ErrTooLarge): // nobody can tell
+		return true, nil
+	}
+	return err == nil, err
 }
 
 func (s *Store) uploaded(key modcache.Key) {

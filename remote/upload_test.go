@@ -1,6 +1,7 @@
 package remote_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -13,6 +14,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/iotest"
 	"testing/synctest"
 	"time"
 
@@ -37,7 +39,7 @@ func TestStoreUploadOnce(t *testing.T) {
 		require.NoError(t, add(t, s, key(1), 1000))
 		require.NoError(t, s.Flush(t.Context()))
 	}
-	require.Equal(t, []string{"has", "put", "has", "has"}, f.took())
+	require.Equal(t, []string{"has", "put", "has", "get", "has", "get"}, f.took())
 
 	f.has = func(context.Context, modcache.Key) (bool, error) { return false, nil }
 	f.put = func(context.Context, modcache.Key, []byte, bool) error { return fmt.Errorf("412: %w", fs.ErrExist) }
@@ -101,6 +103,52 @@ func TestStoreDamageIsReplaced(t *testing.T) {
 			require.NoError(t, s.Flush(t.Context()))
 			require.NotNil(t, get(t, s, key(1)))
 			require.Equal(t, []string{"get", "replace", "get"}, f.took())
+		})
+	}
+}
+
+// TestStoreUploadReplaces what nobody can use, though no lookup has found it: a fleet whose key was rotated would stay cold.
+func TestStoreUploadReplaces(t *testing.T) {
+	mine, theirs := generate(t), generate(t)
+	good := entry(t, remote.Options{Signer: mine}, key(1), 5000)
+	cut := func(ctx context.Context, _ modcache.Key) (io.ReadCloser, error) {
+		return io.NopCloser(io.MultiReader(bytes.NewReader(good[:50]), iotest.ErrReader(io.ErrUnexpectedEOF))), nil
+	}
+	answer := func(err error) func(context.Context, modcache.Key) (io.ReadCloser, error) {
+		return func(context.Context, modcache.Key) (io.ReadCloser, error) { return nil, err }
+	}
+	for name, c := range map[string]struct {
+		there []byte
+		get   func(context.Context, modcache.Key) (io.ReadCloser, error)
+		want  []string
+		fails bool
+	}{
+		"revoked":      {there: entry(t, remote.Options{Signer: theirs}, key(1), 5000), want: []string{"has", "get", "replace"}},
+		"html":         {there: []byte("<html>Welcome to the hotel network</html>"), want: []string{"has", "get", "replace"}},
+		"empty":        {there: []byte{}, want: []string{"has", "get", "replace"}},
+		"swapped":      {there: entry(t, remote.Options{Signer: mine}, key(2), 5000), want: []string{"has", "get", "replace"}},
+		"intact":       {there: good, want: []string{"has", "get"}},
+		"cut":          {there: good, get: cut, want: []string{"has", "get"}, fails: true},
+		"gone":         {there: good, get: answer(fs.ErrNotExist), want: []string{"has", "get", "put"}},
+		"not for us":   {there: good, get: answer(fs.ErrPermission), want: []string{"has", "get"}},
+		"too large":    {there: good, get: answer(modcache.ErrTooLarge), want: []string{"has", "get"}},
+		"out of order": {there: good, get: answer(errors.New("status 500")), want: []string{"has", "get"}, fails: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := newFake()
+			f.entries[key(1)], f.get = c.there, c.get
+			s := over(t, f, remote.Options{Signer: mine, Retries: -1})
+			defer s.Close()
+			require.NoError(t, add(t, s, key(1), 5000))
+			err := s.Flush(t.Context())
+			require.Equal(t, c.fails, err != nil, err)
+			require.Equal(t, c.want, f.took())
+			r := s.Report()
+			require.Equal(t, !c.fails && len(c.want) == 2, r.Present == 1)
+			require.EqualValues(t, len(c.want)-2, r.Uploads)
+			if f.get = nil; len(c.want) == 3 {
+				require.NotNil(t, get(t, s, key(1)))
+			}
 		})
 	}
 }

@@ -153,8 +153,20 @@ func (r *watched) Read(p []byte) (int, error) {
 	if n > 0 {
 		r.w.progress(n)
 	}
+	return n, asCut(err)
+}
+
+func asCut(err error) error {
 	if errors.Is(err, io.ErrUnexpectedEOF) {
-		err = errCut
+		return errCut
 	}
-	return n, err
+	return err
+}
+
+// uncut is a body in which a connection that is cut isn't the end of the entry.
+type uncut struct{ io.Reader }
+
+func (r uncut) Read(p []byte) (int, error) {
+	n, err := r.Reader.Read(p)
+	return n, asCut(err)
 }

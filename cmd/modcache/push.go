@@ -26,7 +26,8 @@ that pull reads on another machine: all of them, or those that keys or flags
 select. The bundle goes to standard output, or to the file of -o, which appears
 when it is complete; what isn't a regular file, such as a device or a pipe, is
 written to as it is. What can't be read or verified is left out, and reported
-with exit code 3. What is on the server already stays as it is.
+with exit code 3. What is on the server already, signed with the same key,
+stays as it is; what another has signed is replaced.
 
 Machine code runs in the programs that find it. With -sign, each entry is
 signed, and pull takes it only from those whose public key it trusts; keygen
