@@ -48,13 +48,13 @@ func (e *editor) countNames(size uint32) {
 	if string(e.utf8(e.u32())) != "name" {
 		return
 	}
-	for e.err == nil && e.pos-start < int(size) {
+	for e.err == nil && uint64(e.pos-start) < uint64(size) {
 		id, size := e.byte(), e.reader.u32()
-		next := e.pos + int(size)
+		next := uint64(e.pos) + uint64(size)
 		e.names(id)
-		if next > e.end {
+		if next > uint64(e.end) {
 			return
 		}
-		e.pos = next
+		e.pos = int(next)
 	}
 }

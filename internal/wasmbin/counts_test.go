@@ -51,6 +51,10 @@ func TestCheckCounts(t *testing.T) {
 	for _, fine := range [][]byte{nil, []byte(header), wasmtest.Sum(1000, 0), announced(99, 1<<31), announced(custom, 1<<31, 3, 'n', 'o', 't')} {
 		require.NoError(t, CheckCounts(fine))
 	}
+	// A subsection that would end before it begins, where addresses have 32 bits.
+	for _, size := range []uint32{1<<32 - 6, 1 << 31} {
+		require.NoError(t, CheckCounts(announced(custom, size, 4, 'n', 'a', 'm', 'e', 99)))
+	}
 }
 
 // TestCheckCountsOfRealModules: what wazero accepts is not refused.
