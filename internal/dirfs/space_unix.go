@@ -10,8 +10,16 @@ import (
 
 func space(d *os.File) (free, total int64, err error) {
 	var st unix.Statfs_t
-	if err := unix.Fstatfs(int(d.Fd()), &st); err != nil {
-		return 0, 0, os.NewSyscallError("fstatfs", err)
+	conn, err := d.SyscallConn() // which holds the descriptor, should the directory be closed meanwhile
+	if err != nil {
+		return 0, 0, err
+	}
+	var statErr error
+	if err := conn.Control(func(fd uintptr) { statErr = unix.Fstatfs(int(fd), &st) }); err != nil {
+		return 0, 0, err
+	}
+	if statErr != nil {
+		return 0, 0, os.NewSyscallError("fstatfs", statErr)
 	}
 	return int64(st.Bavail) * int64(st.Bsize), int64(st.Blocks) * int64(st.Bsize), nil
 }
