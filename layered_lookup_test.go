@@ -523,3 +523,27 @@ func TestLayeredPromotesAroundWhatHangs(t *testing.T) {
 		})
 	}
 }
+
+// What is promoted is read for as long as it takes, however little the layer in front may take: else the one that it comes from
+// would seem to hang.
+func TestLayeredPromotesFromASlowLayer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		far := &storetest.Fake{OnGet: func(_ context.Context, key modcache.Key) (*modcache.Artifact, bool, error) {
+			src := storetest.Source{OnRead: func(p []byte, off int64) (int, error) {
+				time.Sleep(time.Second)
+				return len(p), nil
+			}}
+			return modcache.NewArtifactFrom(src, 1000, modcache.Info{}), true, nil
+		}}
+		front := &storetest.Fake{}
+		l := modcache.NewLayered(nil, modcache.Layer{Store: front, Timeout: time.Millisecond}, modcache.Layer{Store: far, Write: modcache.WriteNever})
+		for i := range byte(3) {
+			a, ok, err := l.Get(bg, keyNo(i))
+			require.NoError(t, err)
+			require.True(t, ok)
+			require.NoError(t, a.Close())
+		}
+		require.NoError(t, l.Close())
+		require.Len(t, front.Keys(), 3)
+	})
+}

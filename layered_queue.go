@@ -91,7 +91,7 @@ func (ly *layer) readable(key Key, w *write) (*Artifact, error) {
 	case w.a.InMemory(), w.from == nil && !ly.changesAtOnce(): // Add is bounded
 		return w.a, nil
 	}
-	return bounded.Do(context.Background(), w.a.lane, min(ly.Timeout, unknownWait), func(context.Context) (_ *Artifact, err error) {
+	return bounded.Do(context.Background(), w.a.lane, unknownWait, func(context.Context) (_ *Artifact, err error) {
 		own, err := w.a.share()
 		if err != nil {
 			return nil, err
