@@ -462,3 +462,48 @@ func TestStorageGetsNoCredentials(t *testing.T) {
 		}
 	}
 }
+
+// transportFunc answers requests without a connection.
+type transportFunc func(*http.Request) (*http.Response, error)
+
+func (f transportFunc) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+// A registry may name itself in several ways when it says where an upload goes.
+func TestBackendKnowsTheRegistryByAllItsNames(t *testing.T) {
+	for location, want := range map[string]error{
+		"https://registry.example/upload":      nil,
+		"https://registry.example:443/upload":  nil,
+		"https://Registry.Example/upload":      nil,
+		"https://registry.example:8443/upload": fs.ErrPermission,
+		"https://registry.example.org/upload":  fs.ErrPermission,
+	} {
+		handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			switch user, password, _ := r.BasicAuth(); {
+			case user != "fleet" || password != "secret":
+				w.Header().Set("WWW-Authenticate", `Basic realm="registry"`)
+				w.WriteHeader(http.StatusUnauthorized)
+			case r.Method == http.MethodPost:
+				w.Header().Set("Location", location)
+				w.WriteHeader(http.StatusAccepted)
+			case r.Method == http.MethodPut:
+				w.WriteHeader(http.StatusCreated)
+			default:
+				w.WriteHeader(http.StatusNotFound)
+			}
+		})
+		b, err := oci.New("registry.example/entries", &oci.Options{
+			Credential: func(context.Context, string) (auth.Credential, error) {
+				return auth.Credential{Username: "fleet", Password: "secret"}, nil
+			},
+			Transport: transportFunc(func(r *http.Request) (*http.Response, error) {
+				w := httptest.NewRecorder()
+				handler.ServeHTTP(w, r)
+				resp := w.Result()
+				resp.Request = r
+				return resp, nil
+			}),
+		})
+		require.NoError(t, err)
+		require.ErrorIs(t, b.Put(t.Context(), key, []byte("abc"), true), want, location)
+	}
+}

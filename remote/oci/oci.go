@@ -87,14 +87,19 @@ func New(repository string, o *Options) (*Backend, error) {
 		own.DialContext = (&net.Dialer{Timeout: 10 * time.Second}).DialContext
 		v.Transport, b.close = own, own.CloseIdleConnections
 	}
+	scheme := "https"
+	if v.PlainHTTP {
+		scheme = "http"
+	}
+	home := origin(&url.URL{Scheme: scheme, Host: ref.Host()})
 	client := &auth.Client{
-		Client:     &http.Client{Transport: guard{v.Transport, ref.Host(), v.PlainHTTP}, CheckRedirect: withoutCredentials},
+		Client:     &http.Client{Transport: guard{v.Transport, home, v.PlainHTTP}, CheckRedirect: withoutCredentials},
 		Credential: v.Credential,
 		Cache:      auth.NewCache(),
 	}
 	client.SetUserAgent("modcache")
 	b.repo = &orasremote.Repository{
-		Client: homebound{client, ref.Host()}, Reference: ref, PlainHTTP: v.PlainHTTP, MaxMetadataBytes: maxManifest,
+		Client: homebound{client, home}, Reference: ref, PlainHTTP: v.PlainHTTP, MaxMetadataBytes: maxManifest,
 		ManifestMediaTypes: []string{ocispec.MediaTypeImageManifest},
 	}
 	return b, nil

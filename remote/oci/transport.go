@@ -3,9 +3,12 @@ package oci
 import (
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
+	"net/url"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"oras.land/oras-go/v2/registry/remote/auth"
@@ -16,7 +19,7 @@ import (
 // tokens are to be had.
 type guard struct {
 	next     http.RoundTripper
-	registry string // its host and port
+	registry string // its origin
 	plain    bool
 }
 
@@ -35,11 +38,24 @@ func (g guard) RoundTrip(r *http.Request) (*http.Response, error) {
 		_ = resp.Body.Close()
 		return nil, &busyError{status: resp.Status, after: retryAfter(resp.Header.Get("Retry-After"), time.Now())}
 	}
-	if r.URL.Host != g.registry {
+	if origin(r.URL) != g.registry {
 		// oras would take it for the registry's, and send that one's password to wherever this host says.
 		resp.Header.Del("WWW-Authenticate")
 	}
 	return resp, nil
+}
+
+// origin returns the host and port of a URL, which may be written in several ways.
+func origin(u *url.URL) string {
+	port := u.Port()
+	switch {
+	case port != "":
+	case u.Scheme == "http":
+		port = "80"
+	default:
+		port = "443"
+	}
+	return net.JoinHostPort(strings.ToLower(u.Hostname()), port)
 }
 
 // homebound is a client that takes credentials along to the registry alone.
@@ -50,7 +66,7 @@ type homebound struct {
 
 // Do implements [orasremote.Client]. An upload goes where the registry has said, and oras authorizes it like the request before.
 func (h homebound) Do(r *http.Request) (*http.Response, error) {
-	if r.URL.Host != h.registry {
+	if origin(r.URL) != h.registry {
 		r.Header.Del("Authorization")
 	}
 	return h.Client.Do(r)
@@ -63,7 +79,7 @@ func withoutCredentials(req *http.Request, via []*http.Request) error {
 		return errors.New("stopped after 10 redirects")
 	}
 	first := via[0].URL
-	elsewhere := func(r *http.Request) bool { return r.URL.Scheme != first.Scheme || r.URL.Host != first.Host }
+	elsewhere := func(r *http.Request) bool { return r.URL.Scheme != first.Scheme || origin(r.URL) != origin(first) }
 	if elsewhere(req) || slices.ContainsFunc(via, elsewhere) {
 		req.Header.Del("Authorization")
 	}
