@@ -317,6 +317,6 @@ func TestCollectorWithNamesThatAreNoText(t *testing.T) {
 		yield("files\xff", modcache.SlotMetrics{})
 	}})
 	families := gather(t, registry)
-	require.Equal(t, "near\uFFFD", families["modcache_layer_hits_total"].GetMetric()[0].GetLabel()[0].GetValue())
-	require.Equal(t, "files\uFFFD", families["modcache_slots_live"].GetMetric()[0].GetLabel()[0].GetValue())
+	require.Equal(t, `near\xff`, families["modcache_layer_hits_total"].GetMetric()[0].GetLabel()[0].GetValue())
+	require.Equal(t, `files\xff`, families["modcache_slots_live"].GetMetric()[0].GetLabel()[0].GetValue())
 }

@@ -2,8 +2,9 @@ package modcacheprom
 
 import (
 	"slices"
-	"strings"
+	"strconv"
 	"time"
+	"unicode/utf8"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -88,7 +89,10 @@ func (s *set[T]) collect(ch chan<- prometheus.Metric, v T, whose ...string) {
 // valid returns the values of labels, such as the names of layers, as Prometheus takes them.
 func valid(labels []string) []string {
 	for i, l := range labels {
-		labels[i] = strings.ToValidUTF8(l, "\uFFFD")
+		if !utf8.ValidString(l) {
+			l = strconv.Quote(l)
+			labels[i] = l[1 : len(l)-1]
+		}
 	}
 	return labels
 }
