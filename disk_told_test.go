@@ -114,7 +114,7 @@ func TestDiskWalksIfInDoubt(t *testing.T) {
 		"no trim":          {func(t *testing.T, d *told) { require.NoError(t, os.Remove(filepath.Join(d.dir, "trimmed"))) }, 1},
 		"rubbish":          {func(t *testing.T, d *told) { d.write(t, "trimmed", "rubbish") }, 1},
 		"begun anew":       {func(t *testing.T, d *told) { require.NoError(t, os.Remove(filepath.Join(d.dir, "added"))) }, 1},
-		"very much":        {func(t *testing.T, d *told) { require.NoError(t, os.Truncate(filepath.Join(d.dir, "added"), 1<<40)) }, 1},
+		"very much":        {func(t *testing.T, d *told) { require.NoError(t, os.Truncate(filepath.Join(d.dir, "added"), 2<<30)) }, 1},
 		"a sixteenth":      {func(t *testing.T, d *told) { d.write(t, "added", string(make([]byte, limit/16+2))) }, 1},
 		"too little space": {func(_ *testing.T, d *told) { d.o.MinFree = 1 << 60 }, 1},
 		"no file": {func(t *testing.T, d *told) {

@@ -63,7 +63,10 @@ func replace(ctx context.Context, s *streams, name string, mode fs.FileMode, wri
 	if result != nil && !errors.As(result, &found) {
 		return errors.Join(result, f.Close())
 	}
-	if err := errors.Join(f.Chmod(mode), f.Sync(), f.Close()); err != nil {
+	if mode != 0o600 { // which it has; not every file system can change that
+		err = f.Chmod(mode)
+	}
+	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
 		return err
 	}
 	if err := os.Rename(f.Name(), name); err != nil {

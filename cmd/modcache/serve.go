@@ -48,7 +48,7 @@ standard error.`,
 		fs.StringVar(&v.addr, "addr", "127.0.0.1:8077", "the address to listen on, such as `:8077`")
 		fs.StringVar(&v.sign, "sign", "", "the private key to sign with, in a file such as `signing.key`; see modcache keygen")
 		fs.StringVar(&v.keyring, "keyring", "", "refuse uploads that none of the public keys in this file, such as `trusted.keys`, has signed")
-		fs.StringVar(&v.readTokens, "read-tokens", "", "bearer tokens that may read, one in a line of a file such as `read.tokens`, where # begins a comment; by default everybody may")
+		fs.StringVar(&v.readTokens, "read-tokens", "", "bearer tokens that may read, one in a line of a file such as `read.tokens`, where # at its begin makes it a comment; by default everybody may")
 		fs.StringVar(&v.writeTokens, "write-tokens", "", "bearer tokens that may upload, delete and read, in a file such as `write.tokens`; by default nobody may")
 		fs.Var(&v.maxBytes, "max-bytes", "drop what went unused longest beyond this size, such as `2GiB`; by default nothing is dropped")
 		fs.Var(&v.maxSize, "max-entry", "refuse uploads larger than this size, such as `64MiB`; by default 256 MiB")
