@@ -16,9 +16,9 @@ import (
 	"github.com/modcache/modcache/internal/wasmtest"
 )
 
-// TestRuntimeWhereMemoryIsExecutableNoMore runs in a process of its own, which forbids itself to make memory
+// TestRuntimeInAProcessWithoutExecutableMemory runs in a process of its own, which forbids itself to make memory
 // executable. From then on, wazero interprets what would run on a stub's traps.
-func TestRuntimeWhereMemoryIsExecutableNoMore(t *testing.T) {
+func TestRuntimeInAProcessWithoutExecutableMemory(t *testing.T) {
 	needsCompiler(t)
 	if os.Getenv("MODCACHE_NO_EXECUTABLE") == "" {
 		cmd := exec.Command(os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v")
