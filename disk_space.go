@@ -32,11 +32,12 @@ func (d *Disk) reserve(ctx context.Context, size int64) error {
 			return err
 		}
 		missing := d.toFree(size)
-		if _, bytes, _ := d.usage.Totals(); books.KeepsAll(ctx) && d.usage.Walked() && (missing > 0 || d.o.MaxBytes >= 0 && bytes+size > d.o.MaxBytes) {
+		_, bytes, _ := d.usage.Totals()
+		if books.KeepsAll(ctx) && d.usage.Walked() && (missing > 0 || d.o.MaxBytes >= 0 && bytes+size > d.o.MaxBytes) {
 			return fmt.Errorf("%w without evicting what is to stay", errNoRoom)
 		}
 		ask := missing
-		if _, bytes, _ := d.usage.Totals(); !helps && missing <= bytes {
+		if !helps && missing <= bytes {
 			ask = min(missing, max(1, bytes/probeShare))
 		}
 		switch room := d.usage.Take(books.Ask{Size: size, Limit: d.o.MaxBytes, Missing: ask, Walked: walked, Freed: freed, Told: told}); {

@@ -81,9 +81,11 @@ func Do[T any](ctx context.Context, l *Lane, wait time.Duration, f func(context.
 		l.hangs.Fail(breaker.Hard, 0)
 	case ctx.Err() != nil:
 		l.hangs.Abstain()
-		if rest := wait - time.Since(start); left && l.Heeds {
-			w.hungAfter(min(rest, Grace))
-		} else if left {
+		if left {
+			rest := wait - time.Since(start)
+			if l.Heeds {
+				rest = min(rest, Grace)
+			}
 			w.hungAfter(rest)
 		}
 	case left:
