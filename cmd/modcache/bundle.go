@@ -177,7 +177,7 @@ func (b *bundler) compile(ctx context.Context, s *streams, dir string, sources [
 func firstSpellings(ctx context.Context, files []string) (first, others []string) {
 	seen := make(map[modcache.Fingerprint]bool)
 	for _, file := range files {
-		wasm, err := readFile(ctx, file)
+		wasm, err := readModule(ctx, file)
 		if err == nil {
 			if sum, err := modcache.Canonical(wasm); err == nil && seen[sum] {
 				others = append(others, file)

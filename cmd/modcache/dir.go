@@ -55,7 +55,7 @@ func readSecret(file string) ([]byte, error) {
 	if file == "" {
 		return nil, nil
 	}
-	b, err := os.ReadFile(file)
+	b, err := readText(file)
 	if err != nil {
 		return nil, fmt.Errorf("read the secret: %w", err)
 	}

@@ -116,7 +116,7 @@ func (d *doctor) examine(ctx context.Context, operands []string) error {
 	}
 	modules := make([]*modcache.Module, len(files))
 	for i, file := range files {
-		wasm, err := readFile(ctx, file)
+		wasm, err := readModule(ctx, file)
 		if err != nil {
 			return err
 		}

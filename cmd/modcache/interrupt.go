@@ -67,8 +67,3 @@ func unlessInterrupted[T any](ctx context.Context, f func() (T, error)) (T, erro
 	const forever = 10 * 365 * 24 * time.Hour
 	return bounded.Call(ctx, bounded.Limit{Wait: forever}, func(context.Context) (T, error) { return f() }, nil)
 }
-
-// readFile is os.ReadFile for a name on the command line.
-func readFile(ctx context.Context, name string) ([]byte, error) {
-	return unlessInterrupted(ctx, func() ([]byte, error) { return os.ReadFile(name) })
-}

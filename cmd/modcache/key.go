@@ -65,7 +65,7 @@ differs first. That tells why a rebuilt module is compiled again.`,
 			var r keyReport
 			var modules [][]byte
 			for _, file := range files {
-				wasm, err := readFile(ctx, file)
+				wasm, err := readModule(ctx, file)
 				if err != nil {
 					return err
 				}

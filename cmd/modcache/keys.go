@@ -44,7 +44,7 @@ Whoever has the private key can run code in every process that trusts it.`,
 			switch file := files[0]; {
 			case *public && file == "-":
 				var text []byte
-				if text, err = io.ReadAll(io.LimitReader(s.in, maxKeyText)); err == nil {
+				if text, err = io.ReadAll(io.LimitReader(s.in, maxText)); err == nil {
 					key, err = parseKey("standard input", text)
 				}
 			case *public:
@@ -73,9 +73,6 @@ func withComment(key, comment string) string {
 	return key + " # " + comment
 }
 
-// maxKeyText is far more than a key and its comment have.
-const maxKeyText = 1 << 16
-
 func newKeyFile(ctx context.Context, s *streams, file, comment string) (*remote.PrivateKey, error) {
 	key, err := remote.GenerateKey()
 	if err != nil {
@@ -100,7 +97,7 @@ func newKeyFile(ctx context.Context, s *streams, file, comment string) (*remote.
 
 // readKeyFile reads a private key, and refuses one that others can read too.
 func readKeyFile(file string) (*remote.PrivateKey, error) {
-	b, err := os.ReadFile(file)
+	b, err := readText(file)
 	if err != nil {
 		return nil, err
 	}
@@ -131,7 +128,7 @@ func parseKey(file string, text []byte) (*remote.PrivateKey, error) {
 
 // readKeyring reads a file of public keys, and refuses one without any.
 func readKeyring(file string) (remote.Keyring, error) {
-	text, err := os.ReadFile(file)
+	text, err := readText(file)
 	if err != nil {
 		return remote.Keyring{}, err
 	}

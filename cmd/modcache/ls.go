@@ -64,7 +64,7 @@ func (sel *selection) pick(ctx context.Context, d *modcache.Disk, prefixes []str
 		}
 	}
 	if sel.module != "" {
-		wasm, err := readFile(ctx, sel.module)
+		wasm, err := readModule(ctx, sel.module)
 		if err != nil {
 			return nil, err
 		}

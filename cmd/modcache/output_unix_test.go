@@ -114,3 +114,36 @@ func TestOutputIsFull(t *testing.T) {
 		callWith(bg, &streams{out: full}, args...).want(t, exitFailed)
 	}
 }
+
+// TestReadEndsEarly reads no more of a pipe than it may.
+func TestReadEndsEarly(t *testing.T) {
+	name := fifo(t)
+	const most = 1000
+	written := make(chan int64)
+	go func() {
+		f, err := os.OpenFile(name, os.O_WRONLY, 0)
+		if err != nil {
+			written <- 0
+			return
+		}
+		n, _ := f.Write(make([]byte, 1<<20))
+		_ = f.Close()
+		written <- int64(n)
+	}()
+	_, err := readUpTo(name, most, nil)
+	require.ErrorContains(t, err, "holds more than 1.0 kB")
+	require.Less(t, <-written, int64(1<<20))
+}
+
+// TestDevicesAreNoTerminals redirects to devices that nobody sits in front of.
+func TestDevicesAreNoTerminals(t *testing.T) {
+	for _, name := range []string{os.DevNull, "/dev/zero", "/dev/full"} {
+		f, err := os.OpenFile(name, os.O_WRONLY, 0)
+		if err != nil {
+			t.Log(err)
+			continue
+		}
+		require.False(t, isTerminal(f), name)
+		require.NoError(t, f.Close())
+	}
+}

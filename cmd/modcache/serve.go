@@ -10,7 +10,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"os"
 	"strings"
 	"time"
 
@@ -190,7 +189,15 @@ func (v *server) tls() (*tls.Config, error) {
 	if v.cert == "" {
 		return nil, nil
 	}
-	cert, err := tls.LoadX509KeyPair(v.cert, v.certKey)
+	chain, err := readText(v.cert)
+	if err != nil {
+		return nil, fmt.Errorf("-tls-cert: %w", err)
+	}
+	key, err := readText(v.certKey)
+	if err != nil {
+		return nil, fmt.Errorf("-tls-key: %w", err)
+	}
+	cert, err := tls.X509KeyPair(chain, key)
 	if err != nil {
 		return nil, fmt.Errorf("-tls-cert and -tls-key: %w", err)
 	}
@@ -203,7 +210,7 @@ func readTokens(file string) (tokens []string, err error) {
 	if file == "" {
 		return nil, nil
 	}
-	b, err := os.ReadFile(file)
+	b, err := readText(file)
 	if err != nil {
 		return nil, err
 	}

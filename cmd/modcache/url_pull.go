@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -142,12 +141,9 @@ func (d *download) key(ctx context.Context, key modcache.Key) (bool, error) {
 
 // module does what a program does that must find the module: its key may stand for an alias.
 func (d *download) module(ctx context.Context, w *warmer, file string) (bool, error) {
-	wasm, err := readFile(ctx, file)
+	wasm, err := readModule(ctx, file)
 	if err != nil {
 		return false, err
-	}
-	if !bytes.HasPrefix(wasm, []byte("\x00asm")) {
-		return false, errors.New("not a WebAssembly module")
 	}
 	_, err = loadStored(ctx, d.store, w.rc, w.engine, modcache.NewModule(wasm).Named(filepath.Base(file)))
 	return err == nil, err

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -303,12 +302,12 @@ func (w *warmer) all(ctx context.Context, s *streams, files []string) []moduleRe
 // one warms a file and says what became of it. It has a Cache of its own, whose events
 // are about this file.
 func (w *warmer) one(ctx context.Context, p *progress, file string) (what, detail string) {
-	wasm, err := readFile(ctx, file)
+	wasm, err := readModule(ctx, file)
+	if errors.Is(err, errNotModule) {
+		err = errNotModule // the name stands beside it
+	}
 	if err != nil {
 		return failed, ": " + plain(err)
-	}
-	if !bytes.HasPrefix(wasm, []byte("\x00asm")) {
-		return failed, ": not a WebAssembly module"
 	}
 	store, end, err := w.store()
 	if err != nil {
