@@ -17,6 +17,7 @@ import (
 	"github.com/modcache/modcache/internal/cachetest"
 	"github.com/modcache/modcache/internal/dirfs"
 	"github.com/modcache/modcache/internal/environ"
+	"github.com/modcache/modcache/internal/layout"
 	"github.com/modcache/modcache/internal/wasmtest"
 )
 
@@ -49,6 +50,12 @@ func TestLs(t *testing.T) {
 	require.NotContains(t, call("rm", "-n", "-dir", cache, "-unused-for", "0s").want(t, exitOK).out, "no entries", "0s is a filter too")
 	require.Equal(t, 4, strings.Count(call("ls", "-dir", cache, "-this-engine").want(t, exitOK).out, "\n"))
 
+	for _, args := range [][]string{{"ls"}, {"ls", "-json"}} {
+		w := new(writes)
+		callWith(bg, &streams{out: w}, append(args, "-dir", cache)...).want(t, exitOK)
+		require.EqualValues(t, 1, *w, "one for each cell or line takes longer than what is written")
+	}
+
 	// What a file says can't steer the terminal.
 	d, err := modcache.OpenDisk(cache, nil)
 	require.NoError(t, err)
@@ -62,6 +69,14 @@ func TestLs(t *testing.T) {
 		o := call(append(args, "-dir", cache)...).want(t, exitOK)
 		require.NotContains(t, o.out, "\x1b", args)
 	}
+}
+
+// writes counts how often something is written.
+type writes int
+
+func (w *writes) Write(p []byte) (int, error) {
+	*w++
+	return len(p), nil
 }
 
 func TestStat(t *testing.T) {
@@ -356,13 +371,16 @@ func TestValues(t *testing.T) {
 		"0": 0, "17": 17, "500MB": 500e6, "2GiB": 2 << 30, "1.5kB": 1500, "1 KiB": 1024, "3B": 3,
 		"-1": -1, "": -1, "x": -1, "1XB": -1, "NaN": -1, "9999999TB": -1, "Inf": -1,
 	} {
-		b := byteCount(-1)
+		b := keptBytes(-1)
 		if err := b.Set(text); want < 0 {
 			require.Error(t, err, text)
 		} else {
 			require.NoError(t, err, text)
 		}
 		require.Equal(t, want, int64(b), text)
+		c := byteCount(-1)
+		require.Equal(t, want > 0, c.Set(text) == nil, text)
+		require.Equal(t, want > 0, c > 0, text)
 	}
 	for text, want := range map[string]time.Duration{
 		"30d": 720 * time.Hour, "90m": 90 * time.Minute, "0": 0, "0.5d": 12 * time.Hour,
@@ -466,4 +484,38 @@ func TestEntriesThatStay(t *testing.T) {
 	require.Contains(t, call("rm", "-dir", cache, "-all").want(t, exitFailed).err, "1 entry could not be removed")
 	require.NoError(t, os.Chmod(shard, 0o700))
 	call("rm", "-dir", cache, "-all").want(t, exitOK)
+}
+
+// TestUnlisted has a part of a directory that can't be listed.
+func TestUnlisted(t *testing.T) {
+	cache, _ := warmed(t, 3)
+	var broken string
+	for _, digit := range layout.Shards {
+		if _, err := os.Stat(filepath.Join(cache, string(digit))); err != nil {
+			broken = filepath.Join(cache, string(digit))
+		}
+	}
+	require.NoError(t, os.WriteFile(broken, nil, 0o600))
+	fails := func(args ...string) outcome {
+		o := call(append(args, "-dir", cache)...).want(t, exitFailed)
+		require.Regexp(t, filepath.Base(broken)+": ", o.err, args)
+		return o
+	}
+	require.Equal(t, 4, strings.Count(fails("ls").out, "\n"))
+	require.Equal(t, 3, strings.Count(fails("ls", "-json").out, "\n"))
+	require.Equal(t, 3, told[summary](t, fails("stat", "-json")).Entries)
+	require.Contains(t, fails("stat").out, "entries ")
+	require.Equal(t, 3, told[verified](t, fails("verify", "-json")).Sound)
+	require.Contains(t, fails("verify").out, "3 entries are sound")
+	trimmed := fails("trim").out
+	require.Contains(t, trimmed, "3 entries stay")
+	require.NotContains(t, trimmed, ", within")
+	require.Equal(t, 4, strings.Count(fails("rm", "-n", "-all").out, "\n"))
+	fails("push", "-o", filepath.Join(t.TempDir(), "bundle"))
+	fails("rm", strings.Repeat(filepath.Base(broken), minPrefix))
+	require.Len(t, entries(t, cache), 3)
+
+	require.Contains(t, fails("rm", "-all").out, "3 entries removed")
+	require.Empty(t, entries(t, cache))
+	require.Equal(t, 0, told[rmReport](t, fails("rm", "-json", "-all")).Removed)
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"cmp"
 	"context"
 	"encoding/json"
@@ -41,7 +42,8 @@ func (sel *selection) isEmpty() bool {
 const minPrefix = 8
 
 // pick returns the entries that all flags and one of the prefixes, if there are
-// any, select. Entries that can't be read are selected by key and time only.
+// any, select. Entries that can't be read are selected by key and time only. If a part of
+// the directory can't be listed, it returns those of the others, and an error; otherwise nil with an error.
 func (sel *selection) pick(ctx context.Context, d *modcache.Disk, prefixes []string) ([]modcache.DiskEntry, error) {
 	if sel.mine && sel.others {
 		return nil, usagef("-this-engine and -other-engines exclude each other")
@@ -70,12 +72,14 @@ func (sel *selection) pick(ctx context.Context, d *modcache.Disk, prefixes []str
 		}
 		module = modcache.Sum(wasm)
 	}
-	var picked []modcache.DiskEntry
+	picked := []modcache.DiskEntry{}
 	met := make([]bool, len(prefixes))
 	now := time.Now()
+	var unlisted error
 	for e, err := range d.Walk(ctx) {
 		if err != nil {
-			return nil, err
+			unlisted = err
+			break // it comes last
 		}
 		at := slices.IndexFunc(prefixes, func(p string) bool { return strings.HasPrefix(e.Key.String(), p) })
 		switch {
@@ -96,9 +100,9 @@ func (sel *selection) pick(ctx context.Context, d *modcache.Disk, prefixes []str
 		return cmp.Or(b.Used.Compare(a.Used), slices.Compare(a.Key[:], b.Key[:]))
 	})
 	if i := slices.Index(met, false); i >= 0 {
-		return nil, foundError(fmt.Sprintf("no entry that is selected has a key that begins with %s", prefixes[i]))
+		return nil, cmp.Or(unlisted, error(foundError(fmt.Sprintf("no entry that is selected has a key that begins with %s", prefixes[i]))))
 	}
-	return picked, nil
+	return picked, cmp.Or(ctx.Err(), unlisted)
 }
 
 // entryJSON is how entries look to scripts.
@@ -159,7 +163,8 @@ digits or more. Names are those of files that modcache warm compiled, those
 that programs gave with Module.Named, or those in the modules' name sections.
 Other spellings of a module find its code by aliases, which are listed only if
 they are asked for by key, or if the code is gone. With -json, each entry is
-one line of JSON, with all that is known of it.`,
+one line of JSON, with all that is known of it. If a part of the directory
+can't be listed, the exit code is 1.`,
 	make: func(fs *flag.FlagSet) action {
 		var dir dirFlags
 		var sel selection
@@ -174,18 +179,20 @@ one line of JSON, with all that is known of it.`,
 			}
 			defer d.Close()
 			entries, err := sel.pick(ctx, d, keys)
-			if err != nil {
+			if entries == nil {
 				return err
 			}
 			if *asJSON {
-				out := json.NewEncoder(s.out)
+				lines := bufio.NewWriter(s.out)
+				out := json.NewEncoder(lines)
 				for _, e := range entries {
 					_ = out.Encode(jsonOf(e))
 				}
-				return nil
+				_ = lines.Flush()
+				return err
 			}
 			printEntries(s, entries, *long)
-			return nil
+			return err
 		}
 	},
 }

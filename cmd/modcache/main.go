@@ -3,6 +3,7 @@
 package main
 
 import (
+	"bufio"
 	"cmp"
 	"context"
 	"encoding/json"
@@ -50,8 +51,18 @@ func (w *sticky) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// table aligns columns that tabs separate, until it is flushed.
-func (s *streams) table() *tabwriter.Writer { return tabwriter.NewWriter(s.out, 0, 0, 2, ' ', 0) }
+// table aligns columns that tabs separate. Nothing is written before Flush.
+type table struct {
+	*tabwriter.Writer
+	out *bufio.Writer // to which the other writes each cell by itself
+}
+
+func (s *streams) table() table {
+	out := bufio.NewWriter(s.out)
+	return table{tabwriter.NewWriter(out, 0, 0, 2, ' ', 0), out}
+}
+
+func (t table) Flush() error { return cmp.Or(t.Writer.Flush(), t.out.Flush()) }
 
 // json writes one object over several lines.
 func (s *streams) json(v any) error {
@@ -60,14 +71,13 @@ func (s *streams) json(v any) error {
 	return out.Encode(v)
 }
 
-// isTerminal takes every character device for one, but for the one that swallows all.
+// isTerminal takes every character device for one, but for those that swallow or refuse all.
 func isTerminal(f *os.File) bool {
 	fi, err := f.Stat()
-	if err != nil || fi.Mode()&os.ModeCharDevice == 0 {
-		return false
-	}
-	null, err := os.Stat(os.DevNull)
-	return err != nil || !os.SameFile(fi, null)
+	return err == nil && fi.Mode()&os.ModeCharDevice != 0 && !slices.ContainsFunc([]string{os.DevNull, "/dev/zero", "/dev/full"}, func(name string) bool {
+		other, err := os.Stat(name)
+		return err == nil && os.SameFile(fi, other)
+	})
 }
 
 // Exit codes.

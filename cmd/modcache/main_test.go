@@ -173,6 +173,7 @@ func TestUsage(t *testing.T) {
 		{"warm", "-dir", cache, "-jobs", "-1", src}, {"warm", "-dir", cache, "-require", "-compress", src},
 		{"warm", "-dir", cache, "-max-bytes", "many", src}, {"ls", "-dir", cache, "-unused-for", "-1h"},
 		{"stat", "-dir", cache, "x"}, {"verify", "x"}, {"trim", "x"}, {"rm", "-dir", cache}, {"rm", "-dir", cache, "-all", "0123abcd"},
+		{"warm", "-dir", cache, "-max-bytes", "0", src}, {"pull", "-max-entry", "0", "a"}, {"serve", "-dir", cache, "-max-bytes", "0B"},
 		{"key"}, {"key", files[0], files[0], files[0]}, {"pull", "a", "b"},
 	} {
 		call(args...).want(t, exitUsage)

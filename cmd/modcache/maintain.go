@@ -24,7 +24,8 @@ one. Entries that were sealed with another secret than that of -key-file can't
 be judged, and count as found.
 
 The exit code is 3 if anything isn't what was stored, and 1 if an entry can't
-be read, or is damaged and stays in spite of -quarantine.`,
+be read, or is damaged and stays in spite of -quarantine, or if a part of the
+directory can't be listed; the others are verified all the same.`,
 	make: func(fs *flag.FlagSet) action {
 		var dir dirFlags
 		dir.register(fs)
@@ -36,10 +37,7 @@ be read, or is damaged and stays in spite of -quarantine.`,
 				return err
 			}
 			defer d.Close()
-			r, err := d.Verify(ctx)
-			if err != nil {
-				return err
-			}
+			r, err := d.Verify(ctx) // also if a directory can't be listed
 			if *asJSON {
 				_ = s.json(verifiedOf(r))
 			} else {
@@ -55,6 +53,8 @@ be read, or is damaged and stays in spite of -quarantine.`,
 				}
 			}
 			switch {
+			case err != nil:
+				return err
 			case len(r.Failed) > 0:
 				return fmt.Errorf("%s could not be read; see above", plural(len(r.Failed), "entry", "entries"))
 			case stay > 0:
@@ -96,7 +96,8 @@ example the code of wazero versions that nobody runs any more with
 -other-engines. Running programs are not disturbed: what they have loaded
 stays loaded, and what they need again they compile again.
 
-What can't be removed keeps nothing else from it; then the exit code is 1.`,
+What can't be removed or listed keeps nothing else from it; then the exit code
+is 1.`,
 	make: func(fs *flag.FlagSet) action {
 		var dir dirFlags
 		var sel selection
@@ -117,16 +118,17 @@ What can't be removed keeps nothing else from it; then the exit code is 1.`,
 				return err
 			}
 			defer d.Close()
-			entries, err := sel.pick(ctx, d, keys)
-			if err != nil {
-				return err
+			entries, unlisted := sel.pick(ctx, d, keys)
+			if entries == nil {
+				return unlisted
 			}
 			switch {
 			case *dry && *asJSON:
-				return s.json(foresee(entries))
+				_ = s.json(foresee(entries))
+				return unlisted
 			case *dry:
 				printEntries(s, entries, false)
-				return nil
+				return unlisted
 			}
 			r, err := remove(ctx, s, d, entries)
 			if *asJSON {
@@ -134,7 +136,7 @@ What can't be removed keeps nothing else from it; then the exit code is 1.`,
 			} else {
 				fmt.Fprintf(s.out, "%s removed, %s\n", plural(r.Removed, "entry", "entries"), bytesize.Format(r.Bytes))
 			}
-			return err
+			return errors.Join(unlisted, err)
 		}
 	},
 }
@@ -211,10 +213,11 @@ crashed processes left behind.`,
 	make: func(fs *flag.FlagSet) action {
 		var dir dirFlags
 		dir.register(fs)
-		maxBytes, _ := boundOf(environ.Read(os.Getenv))
+		limit, _ := boundOf(environ.Read(os.Getenv))
+		maxBytes := keptBytes(limit)
 		maxAge := age(modcache.DefaultDiskMaxAge)
-		fs.Var(&maxBytes, "max-bytes", "how much to keep, such as `2GiB` or 500MB")
-		fs.Var(&maxAge, "max-age", "how long an entry may go unused, such as `30d` or 12h")
+		fs.Var(&maxBytes, "max-bytes", "how much to keep, such as `2GiB` or 500MB; 0 keeps nothing")
+		fs.Var(&maxAge, "max-age", "how long an entry may go unused, such as `30d` or 12h; 0 keeps nothing")
 		dry := fs.Bool("n", false, "only print what would be dropped")
 		asJSON := fs.Bool("json", false, "one JSON object")
 		return func(ctx context.Context, s *streams, _ []string) error {
@@ -260,9 +263,13 @@ crashed processes left behind.`,
 				_ = s.json(report)
 				return err
 			}
-			fmt.Fprintf(s.out, "%s dropped, %s; %s stay, %s, within -max-bytes %s -max-age %s; %s of crashed processes removed\n",
+			within := "within"
+			if err != nil {
+				within = "which should be within"
+			}
+			fmt.Fprintf(s.out, "%s dropped, %s; %s stay, %s, %s -max-bytes %s -max-age %s; %s of crashed processes removed\n",
 				plural(int(m.Evictions), "entry", "entries"), bytesize.Format(int64(m.EvictedBytes)),
-				plural(r.Entries, "entry", "entries"), bytesize.Format(r.Bytes), &maxBytes, &maxAge, plural(r.Reaped, "file", "files"))
+				plural(r.Entries, "entry", "entries"), bytesize.Format(r.Bytes), within, &maxBytes, &maxAge, plural(r.Reaped, "file", "files"))
 			return err
 		}
 	},

@@ -72,13 +72,16 @@ type kindSummary struct {
 	Bytes int64  `json:"bytes"` // on disk
 }
 
-// summarize walks over the directory of d.
+// summarize walks over the directory of d. If a part of that can't be listed, it sums up the others, and
+// returns an error too.
 func summarize(ctx context.Context, d *modcache.Disk, mine string) (summary, error) {
 	sum := summary{Dir: d.Dir(), Engines: []engineSummary{}, Limits: limitsOf(environ.Read(os.Getenv))}
 	engines := make(map[string]*engineSummary)
+	var unlisted error
 	for e, err := range d.Walk(ctx) {
 		if err != nil {
-			return sum, err
+			unlisted = err
+			break // it comes last
 		}
 		sum.Entries++
 		sum.Bytes += e.Stored
@@ -121,7 +124,7 @@ func summarize(ctx context.Context, d *modcache.Disk, mine string) (summary, err
 	if free, total, err := freeSpace(d.Dir()); err == nil {
 		sum.FreeBytes, sum.TotalBytes = free, total
 	}
-	return sum, nil
+	return sum, unlisted
 }
 
 func stretch(oldest, latest, t time.Time) (time.Time, time.Time) {
@@ -181,7 +184,7 @@ in it. The engine of this tool, or that of -program or -engine-id, is marked
 with a star: programs with another one don't find those entries.
 
 The limits are those of programs that set none: MODCACHE_MAX_BYTES, or else
-the default.`,
+the default. If a part of the directory can't be listed, the exit code is 1.`,
 	make: func(fs *flag.FlagSet) action {
 		var dir dirFlags
 		var en engineFlags
@@ -199,14 +202,12 @@ the default.`,
 			}
 			defer d.Close()
 			sum, err := summarize(ctx, d, mine.id)
-			if err != nil {
-				return err
-			}
 			if *asJSON {
-				return s.json(sum)
+				_ = s.json(sum)
+			} else {
+				printSummary(s, sum)
 			}
-			printSummary(s, sum)
-			return nil
+			return err
 		}
 	},
 }

@@ -10,18 +10,35 @@ import (
 	"github.com/modcache/modcache/internal/bytesize"
 )
 
-// byteCount is a flag such as 2GiB or 500MB.
+// byteCount is a flag such as 2GiB or 500MB. Zero is one that isn't given.
 type byteCount int64
 
 func (b *byteCount) Set(s string) error {
-	n, err := bytesize.Parse(s)
+	var n keptBytes
+	err := n.Set(s)
+	if err == nil && n == 0 {
+		err = errors.New("want more than nothing, or leave the flag out")
+	}
 	if err == nil {
 		*b = byteCount(n)
 	}
 	return err
 }
 
-func (b *byteCount) String() string {
+func (b *byteCount) String() string { return (*keptBytes)(b).String() }
+
+// keptBytes is one that may be 0: then nothing is kept.
+type keptBytes int64
+
+func (b *keptBytes) Set(s string) error {
+	n, err := bytesize.Parse(s)
+	if err == nil {
+		*b = keptBytes(n)
+	}
+	return err
+}
+
+func (b *keptBytes) String() string {
 	if b == nil || *b < 0 {
 		return ""
 	}
