@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/internal/weburl"
 )
 
 // S3 is the layout of a bucket of Amazon S3 or a server of its protocol, whose URL
@@ -110,7 +111,7 @@ func (w *web) moved(from *url.URL, resp *http.Response) (*url.URL, error) {
 		return nil, fmt.Errorf("status %d, and where to isn't understood", resp.StatusCode)
 	case from.Scheme == "https" && to.Scheme != "https":
 		return nil, errors.New("redirect from https to http")
-	case to.RawQuery != "" || !sameService(w.base.Host, to.Host):
+	case to.RawQuery != "" || !sameService(weburl.Host(w.base), weburl.Host(to)):
 		return nil, fmt.Errorf("the server redirects to %s, which isn't sent credentials: if it is yours, put it into the URL", printable(to.Host))
 	}
 	to.User, to.Fragment = nil, ""

@@ -16,6 +16,7 @@ import (
 	"github.com/modcache/modcache/internal/frame"
 	"github.com/modcache/modcache/internal/queue"
 	"github.com/modcache/modcache/internal/watchers"
+	"github.com/modcache/modcache/internal/weburl"
 )
 
 // Store is a [modcache.Store] on a server that a fleet shares. Its methods may
@@ -191,7 +192,7 @@ func (s *Store) writable(ctx context.Context) error {
 }
 
 func (s *Store) error(op string, key modcache.Key, err error) error {
-	return &modcache.Error{Op: op, Store: s.where, Key: key, Err: withoutQueries(err)}
+	return &modcache.Error{Op: op, Store: s.where, Key: key, Err: weburl.Discreet(err)}
 }
 
 func (s *Store) notify(e modcache.Event) {

@@ -21,6 +21,7 @@ import (
 
 	"github.com/modcache/modcache"
 	"github.com/modcache/modcache/internal/frame"
+	"github.com/modcache/modcache/internal/weburl"
 )
 
 // web makes requests to an HTTP server, for all layouts.
@@ -54,7 +55,7 @@ func newWeb(rawURL string, o *Options) (*web, error) {
 	}
 	if u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.RawQuery != "" || u.Fragment != "" {
 		return nil, fmt.Errorf("modcache: remote store %q: want http://host/path or https://host/path, and nothing behind it",
-			(&url.URL{Scheme: u.Scheme, Host: u.Host, Path: u.Path}).String()) // what is left out may be secret
+			weburl.Shown(u))
 	}
 	header := http.Header{}
 	for _, name := range slices.Sorted(maps.Keys(o.Header)) {
@@ -136,7 +137,7 @@ func (w *web) redirect(req *http.Request, via []*http.Request) error {
 	if first.Scheme == "https" && req.URL.Scheme != "https" {
 		return errors.New("redirect from https to http")
 	}
-	elsewhere := func(r *http.Request) bool { return r.URL.Scheme != first.Scheme || r.URL.Host != first.Host }
+	elsewhere := func(r *http.Request) bool { return !weburl.Same(r.URL, first) }
 	if elsewhere(req) || slices.ContainsFunc(via, elsewhere) {
 		maps.DeleteFunc(req.Header, func(name string, _ []string) bool { return !slices.Contains(harmless, name) })
 	}

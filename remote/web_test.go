@@ -401,6 +401,7 @@ func TestStoreCredentialsStay(t *testing.T) {
 func TestStoreHeaderStays(t *testing.T) {
 	for target, same := range map[string]bool{
 		"http://cache.example/x":      true,
+		"http://cache.example:80/x":   true,
 		"https://cache.example/x":     false,
 		"http://cache.example:8080/x": false,
 		"http://www.cache.example/x":  false,

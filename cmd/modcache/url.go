@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/internal/weburl"
 	"github.com/modcache/modcache/remote"
 )
 
@@ -64,13 +65,13 @@ func parsePlace(raw string, getenv func(string) string) (*place, error) {
 		return nil, usagef("this URL can't be parsed: escape what isn't a letter or a digit in its user and password")
 	}
 	if u.Host == "" || u.RawQuery != "" || u.Fragment != "" {
-		return nil, usagef("%q isn't the URL of a server: it has to have a host, and nothing behind the path", shown(u))
+		return nil, usagef("%q isn't the URL of a server: it has to have a host, and nothing behind the path", weburl.Shown(u))
 	}
 	switch scheme, bazel := strings.CutPrefix(u.Scheme, "bazel+"); {
 	case u.Scheme == "s3":
 		return s3Place(u, getenv)
 	case scheme != "http" && scheme != "https":
-		return nil, usagef("%q isn't the URL of a server that is known here: begin with https://, http://, bazel+https:// or s3://", shown(u))
+		return nil, usagef("%q isn't the URL of a server that is known here: begin with https://, http://, bazel+https:// or s3://", weburl.Shown(u))
 	case bazel:
 		u.Scheme = scheme
 		fallthrough
@@ -88,7 +89,7 @@ func parsePlace(raw string, getenv func(string) string) (*place, error) {
 
 func s3Place(u *url.URL, getenv func(string) string) (*place, error) {
 	if u.User != nil || u.Port() != "" {
-		return nil, usagef("%q: want s3://bucket/prefix; credentials are in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and AWS_ENDPOINT_URL names a server", shown(u))
+		return nil, usagef("%q: want s3://bucket/prefix; credentials are in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and AWS_ENDPOINT_URL names a server", weburl.Shown(u))
 	}
 	c := remote.Credentials{AccessKey: getenv("AWS_ACCESS_KEY_ID"), SecretKey: getenv("AWS_SECRET_ACCESS_KEY"), SessionToken: getenv("AWS_SESSION_TOKEN")}
 	if (c.AccessKey == "") != (c.SecretKey == "") {
@@ -197,9 +198,4 @@ func (b *bundleFlags) placeAt(raw, flags string) (*place, *remote.Options, error
 		err = usagef("%v: give %s, or -bundle-key-file", err, flags)
 	}
 	return p, o, err
-}
-
-// shown is u without what may be secret: a password, or a token behind the path.
-func shown(u *url.URL) string {
-	return (&url.URL{Scheme: u.Scheme, Host: u.Host, Path: u.Path}).String()
 }

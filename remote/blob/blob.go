@@ -18,6 +18,7 @@ import (
 	"gocloud.dev/gcerrors"
 
 	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/internal/weburl"
 	"github.com/modcache/modcache/remote"
 )
 
@@ -34,7 +35,7 @@ var _ remote.Backend = (*Backend)(nil)
 func Open(ctx context.Context, url string) (*Backend, error) {
 	b, err := blob.OpenBucket(ctx, url)
 	if err != nil {
-		return nil, fmt.Errorf("modcache: the bucket can't be opened; is its driver imported? %w", err)
+		return nil, fmt.Errorf("modcache: the bucket can't be opened; is its driver imported? %w", weburl.Discreet(err))
 	}
 	return &Backend{b}, nil
 }
@@ -96,12 +97,14 @@ func (b *body) Read(p []byte) (int, error) {
 	if err == io.EOF && b.left > 0 {
 		err = io.ErrUnexpectedEOF
 	}
-	return n, err
+	return n, weburl.Discreet(err)
 }
 
 // understood has errors say what a store has to know.
 func understood(err error) error {
-	switch gcerrors.Code(err) {
+	code := gcerrors.Code(err)
+	err = weburl.Discreet(err)
+	switch code {
 	case gcerrors.NotFound:
 		return fmt.Errorf("%w: %w", fs.ErrNotExist, err)
 	case gcerrors.PermissionDenied:

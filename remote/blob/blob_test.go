@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -16,9 +17,11 @@ import (
 
 	"github.com/stretchr/testify/require"
 	gcblob "gocloud.dev/blob"
+	"gocloud.dev/blob/driver"
 	_ "gocloud.dev/blob/fileblob"
 	"gocloud.dev/blob/memblob"
 	_ "gocloud.dev/blob/s3blob"
+	"gocloud.dev/gcerrors"
 
 	"github.com/modcache/modcache"
 	"github.com/modcache/modcache/internal/backendtest"
@@ -102,6 +105,43 @@ func TestHostileServer(t *testing.T) {
 	_, err = io.ReadAll(r)
 	require.ErrorIs(t, err, io.ErrUnexpectedEOF)
 	require.NoError(t, r.Close())
+}
+
+// failing is a driver whose requests fail.
+type failing struct {
+	driver.Bucket
+	err error
+}
+
+func (f failing) NewRangeReader(context.Context, string, int64, int64, *driver.ReaderOptions) (driver.Reader, error) {
+	return nil, f.err
+}
+
+func (f failing) NewTypedWriter(context.Context, string, string, *driver.WriterOptions) (driver.Writer, error) {
+	return nil, f.err
+}
+
+func (f failing) Attributes(context.Context, string) (*driver.Attributes, error) { return nil, f.err }
+func (f failing) Delete(context.Context, string) error                           { return f.err }
+func (failing) ErrorCode(error) gcerrors.ErrorCode                               { return gcerrors.PermissionDenied }
+func (failing) Close() error                                                     { return nil }
+
+// TestHidesQueries asks a cloud with a query, which may be what lets its bearer in.
+func TestHidesQueries(t *testing.T) {
+	refused := &url.Error{Op: "Get", URL: "https://account.example/fleet/x?sig=SECRET", Err: io.ErrClosedPipe}
+	b, err := blob.New(gcblob.NewBucket(failing{err: refused}))
+	require.NoError(t, err)
+	defer b.Close()
+	_, got := b.Get(t.Context(), key)
+	_, has := b.Has(t.Context(), key)
+	for _, err := range []error{got, has, b.Put(t.Context(), key, []byte("entry"), false), b.Delete(t.Context(), key)} {
+		require.ErrorContains(t, err, "account.example/fleet/x?…")
+		require.NotContains(t, err.Error(), "SECRET")
+		require.ErrorIs(t, err, fs.ErrPermission)
+	}
+	_, err = blob.Open(t.Context(), "nosuch://user:SECRET@bucket?sig=SECRET")
+	require.Error(t, err)
+	require.NotContains(t, err.Error(), "SECRET")
 }
 
 func TestOpenMisuse(t *testing.T) {

@@ -463,6 +463,51 @@ func TestStorageGetsNoCredentials(t *testing.T) {
 	}
 }
 
+// TestHidesQueries has a registry redirect to storage, which then doesn't answer, or refuses.
+func TestHidesQueries(t *testing.T) {
+	text, err := json.Marshal(manifestOf(layerOf("abc")))
+	require.NoError(t, err)
+	for name, answer := range map[string]func() (*http.Response, error){
+		"nobody": func() (*http.Response, error) { return nil, errors.New("refused") },
+		"403": func() (*http.Response, error) {
+			return &http.Response{StatusCode: http.StatusForbidden, Body: http.NoBody}, nil
+		},
+	} {
+		b := backend(t, "registry.example/entries", &oci.Options{
+			Credential: func(context.Context, string) (auth.Credential, error) { return auth.EmptyCredential, nil },
+			Transport: transportFunc(func(r *http.Request) (*http.Response, error) {
+				w := httptest.NewRecorder()
+				switch {
+				case r.URL.Host == "storage.example":
+					resp, err := answer()
+					if resp != nil {
+						resp.Request = r
+					}
+					return resp, err
+				case strings.Contains(r.URL.Path, "/manifests/"):
+					w.Header().Set("Content-Type", ocispec.MediaTypeImageManifest)
+					w.Header().Set("Content-Length", strconv.Itoa(len(text)))
+					_, _ = w.Write(text)
+				case r.Method == http.MethodPost:
+					w.Header().Set("Location", "https://storage.example/upload?sig=SECRET")
+					w.WriteHeader(http.StatusAccepted)
+				default:
+					http.Redirect(w, r, "https://user:SECRET@storage.example/layer?sig=SECRET", http.StatusTemporaryRedirect)
+				}
+				resp := w.Result()
+				resp.Request = r
+				return resp, nil
+			}),
+		})
+		_, got := b.Get(t.Context(), key)
+		_, has := b.Has(t.Context(), key)
+		for _, err := range []error{got, has, b.Put(t.Context(), key, []byte("abc"), true)} {
+			require.ErrorContains(t, err, "storage.example", name)
+			require.NotContains(t, err.Error(), "SECRET", name)
+		}
+	}
+}
+
 // transportFunc answers requests without a connection.
 type transportFunc func(*http.Request) (*http.Response, error)
 

@@ -27,6 +27,7 @@ import (
 	"oras.land/oras-go/v2/registry/remote/errcode"
 
 	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/internal/weburl"
 	"github.com/modcache/modcache/remote"
 )
 
@@ -91,7 +92,7 @@ func New(repository string, o *Options) (*Backend, error) {
 	if v.PlainHTTP {
 		scheme = "http"
 	}
-	home := origin(&url.URL{Scheme: scheme, Host: ref.Host()})
+	home := &url.URL{Scheme: scheme, Host: ref.Host()}
 	client := &auth.Client{
 		Client:     &http.Client{Transport: guard{v.Transport, home, v.PlainHTTP}, CheckRedirect: withoutCredentials},
 		Credential: v.Credential,
@@ -255,7 +256,7 @@ func (b *body) Read(p []byte) (int, error) {
 	if err == io.EOF && b.left > 0 {
 		err = io.ErrUnexpectedEOF
 	}
-	return n, err
+	return n, weburl.Discreet(err)
 }
 
 // understood has errors say what a store has to know.
@@ -263,6 +264,7 @@ func understood(err error) error {
 	if err == nil {
 		return nil
 	}
+	err = weburl.Discreet(err) // storage, to which registries redirect, is asked with a signed query
 	means := func(what error) error { return fmt.Errorf("%w: %w", what, err) }
 	switch status := statusOf(err); {
 	case errors.Is(err, errdef.ErrNotFound), status == http.StatusNotFound:

@@ -3,23 +3,23 @@ package oci
 import (
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"net/url"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"oras.land/oras-go/v2/registry/remote/auth"
 	"oras.land/oras-go/v2/registry/remote/errcode"
+
+	"github.com/modcache/modcache/internal/weburl"
 )
 
 // guard is what each request goes through: those of the registry, those to where it redirects, and those to where it says that
 // tokens are to be had.
 type guard struct {
 	next     http.RoundTripper
-	registry string // its origin
+	registry *url.URL
 	plain    bool
 }
 
@@ -38,35 +38,22 @@ func (g guard) RoundTrip(r *http.Request) (*http.Response, error) {
 		_ = resp.Body.Close()
 		return nil, &busyError{status: resp.Status, after: retryAfter(resp.Header.Get("Retry-After"), time.Now())}
 	}
-	if origin(r.URL) != g.registry {
+	if !weburl.Same(r.URL, g.registry) {
 		// oras would take it for the registry's, and send that one's password to wherever this host says.
 		resp.Header.Del("WWW-Authenticate")
 	}
 	return resp, nil
 }
 
-// origin returns the host and port of a URL, which may be written in several ways.
-func origin(u *url.URL) string {
-	port := u.Port()
-	switch {
-	case port != "":
-	case u.Scheme == "http":
-		port = "80"
-	default:
-		port = "443"
-	}
-	return net.JoinHostPort(strings.ToLower(u.Hostname()), port)
-}
-
 // homebound is a client that takes credentials along to the registry alone.
 type homebound struct {
 	*auth.Client
-	registry string
+	registry *url.URL
 }
 
 // Do implements [orasremote.Client]. An upload goes where the registry has said, and oras authorizes it like the request before.
 func (h homebound) Do(r *http.Request) (*http.Response, error) {
-	if origin(r.URL) != h.registry {
+	if !weburl.Same(r.URL, h.registry) {
 		r.Header.Del("Authorization")
 	}
 	return h.Client.Do(r)
@@ -79,7 +66,7 @@ func withoutCredentials(req *http.Request, via []*http.Request) error {
 		return errors.New("stopped after 10 redirects")
 	}
 	first := via[0].URL
-	elsewhere := func(r *http.Request) bool { return r.URL.Scheme != first.Scheme || origin(r.URL) != origin(first) }
+	elsewhere := func(r *http.Request) bool { return !weburl.Same(r.URL, first) }
 	if elsewhere(req) || slices.ContainsFunc(via, elsewhere) {
 		req.Header.Del("Authorization")
 	}
