@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"slices"
 	"strings"
 	"testing"
 
@@ -390,10 +391,11 @@ func FuzzCanonical(f *testing.F) {
 	})
 }
 
-// What is allocated doesn't grow with the number of functions.
+// What is allocated doesn't grow with the number of functions, nor of custom sections.
 func TestAllocations(t *testing.T) {
 	wasm := realModules(t)[0].wasm
 	padded := mangle(wasm, 1)
+	sections := append(slices.Clone(wasm), bytes.Repeat([]byte("\x00\x03\x01x."), 100_000)...)
 	tag := make([]byte, 64)
 	for name, c := range map[string]struct {
 		most float64
@@ -402,6 +404,9 @@ func TestAllocations(t *testing.T) {
 		"scan":             {2, func() { Scan(wasm) }},
 		"stub":             {2, func() { Stub(wasm, tag) }},
 		"canonical":        {30, func() { WriteCanonical(io.Discard, wasm) }},
+		"scan sections":    {2, func() { Scan(sections) }},
+		"stub of sections": {2, func() { Stub(sections, tag) }},
+		"count sections":   {100, func() { CheckCounts(sections) }},
 		"canonical padded": {60, func() { WriteCanonical(io.Discard, padded) }},
 	} {
 		require.LessOrEqual(t, testing.AllocsPerRun(5, c.f), c.most, name)

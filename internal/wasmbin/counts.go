@@ -1,7 +1,5 @@
 package wasmbin
 
-import "errors"
-
 // absurdCount is from where on a count is worth an error of ours: below, wazero's says more,
 // and costs it little.
 const absurdCount = 1 << 20
@@ -20,21 +18,19 @@ func CheckCounts(wasm []byte) error {
 		if r.err != nil {
 			return nil
 		}
-		e := newEditor(wasm, r.pos, len(wasm))
-		switch id {
-		case custom:
-			e.countNames(size)
-			if e.err == nil {
-				e.pos = r.pos
-				e.skip(size)
+		var err error
+		if id == custom {
+			err = countCustom(newReader(wasm, r.pos, len(wasm)), size)
+		} else {
+			e := newEditor(wasm, r.pos, len(wasm))
+			if id == code {
+				e.times(func(e *editor) { e.skip(e.reader.u32()) })
+			} else {
+				_ = e.section(id)
 			}
-		case code:
-			e.times(func(e *editor) { e.skip(e.reader.u32()) })
-		default:
-			_ = e.section(id)
+			err = e.err
 		}
-		var wrong *Error
-		if errors.As(e.err, &wrong) && wrong.Count >= absurdCount {
+		if wrong, ok := err.(*Error); ok && wrong.Count >= absurdCount {
 			return wrong
 		}
 		r.skip(size)
@@ -42,12 +38,23 @@ func CheckCounts(wasm []byte) error {
 	return nil
 }
 
-// countNames reads a custom section of so many bytes, if it is the one with names.
-func (e *editor) countNames(size uint32) {
-	start := e.pos
-	if string(e.utf8(e.u32())) != "name" {
-		return
+// countCustom reads a custom section of so many bytes.
+func countCustom(r reader, size uint32) error {
+	start := r.pos
+	if string(r.utf8(r.u32())) == "name" {
+		e := newEditor(r.b, r.pos, r.end)
+		e.countNames(start, size)
+		r.err = e.err
 	}
+	if r.err == nil {
+		r.pos = start
+		r.skip(size)
+	}
+	return r.err
+}
+
+// countNames reads a custom section with names, of so many bytes from start on.
+func (e *editor) countNames(start int, size uint32) {
 	for e.err == nil && uint64(e.pos-start) < uint64(size) {
 		id, size := e.byte(), e.reader.u32()
 		next := uint64(e.pos) + uint64(size)

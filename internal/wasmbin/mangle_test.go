@@ -65,10 +65,11 @@ func check(err error) {
 // relocatable returns a module with the padding that linkers leave: wide indices
 // of functions and globals, wide addresses.
 func relocatable(wasm []byte) []byte {
-	o, err := Scan(wasm)
+	sc, err := newScanner(wasm)
 	check(err)
 	out := []byte(header)
-	for _, s := range o.Sections {
+	for sc.next() {
+		s := sc.section
 		if s.ID != code {
 			out = append(out, wasm[s.Start:s.End]...)
 			continue
@@ -78,6 +79,7 @@ func relocatable(wasm []byte) []byte {
 		out = append(out, code)
 		out = append(uleb(out, uint64(len(m.out))), m.out...)
 	}
+	check(sc.err)
 	return out
 }
 

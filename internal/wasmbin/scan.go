@@ -4,7 +4,10 @@
 // Nothing here modifies the bytes it is given.
 package wasmbin
 
-import "bytes"
+import (
+	"bytes"
+	"unicode/utf8"
+)
 
 // Section ids.
 const (
@@ -39,7 +42,8 @@ type Section struct {
 
 // Outline is what the section headers tell about a module.
 type Outline struct {
-	Sections      []Section // in the order of the module
+	Sections      []Section // in the order of the module, without custom ones, of which there may be millions
+	Custom        int       // bytes in those
 	Types         uint32
 	ImportedFuncs uint32
 	DefinedFuncs  uint32
@@ -59,10 +63,11 @@ func (o *Outline) CodeSize() (n int) {
 // Described returns how many bytes of the module say what is in it, and how many are copied
 // as they are: data and custom sections. The rest is code.
 func (o *Outline) Described() (described, copied int) {
+	copied = o.Custom
 	for _, s := range o.Sections {
 		switch n := s.End - s.Body; s.ID {
 		case code:
-		case data, custom:
+		case data:
 			copied += n
 		default:
 			described += n
@@ -83,10 +88,13 @@ func Scan(wasm []byte) (Outline, error) {
 	codes := uint32(0)
 	for sc.next() {
 		s := sc.section
+		if s.ID == custom {
+			o.HasDebug = o.HasDebug || bytes.HasPrefix(s.Name, []byte(".debug_"))
+			o.Custom += s.End - s.Body
+			continue
+		}
 		r := newReader(wasm, s.Body, s.End)
 		switch s.ID {
-		case custom:
-			o.HasDebug = o.HasDebug || bytes.HasPrefix(s.Name, []byte(".debug_"))
 		case types:
 			o.Types = r.u32()
 		case imports:
@@ -151,7 +159,8 @@ func (s *scanner) next() bool {
 	if s.done() || s.err != nil {
 		return false
 	}
-	sec := Section{Start: s.pos}
+	sec := &s.section
+	*sec = Section{Start: s.pos}
 	sec.ID = s.byte()
 	switch {
 	case sec.ID > tags:
@@ -167,12 +176,23 @@ func (s *scanner) next() bool {
 	s.skip(size)
 	sec.End, sec.Data = s.pos, sec.Body
 	if sec.ID == custom && s.err == nil {
-		r := newReader(s.b, sec.Body, sec.End)
-		sec.Name = r.utf8(r.u32())
-		sec.Data, s.err = r.pos, r.err
+		sec.Name, sec.Data, s.err = readName(s.b, sec.Body, sec.End)
 	}
-	s.section = sec
 	return s.err == nil
+}
+
+// readName reads the name that a custom section begins with, and returns where that ends. There may be millions.
+func readName(b []byte, start, end int) (name []byte, next int, err error) {
+	if start < end && b[start] < 0x80 {
+		if next = start + 1 + int(b[start]); next <= end {
+			if name = b[start+1 : next : next]; utf8.Valid(name) {
+				return name, next, nil
+			}
+		}
+	}
+	r := newReader(b, start, end)
+	name = r.utf8(r.u32())
+	return name, r.pos, r.err
 }
 
 // rank orders the sections as they must follow each other: tags stand between
