@@ -91,18 +91,25 @@ func (c *Cache) engineFor(ctx context.Context, rc wazero.RuntimeConfig, r *Runti
 // prove checks what wazero does by compiling and running tiny modules, before the first module
 // is compiled. It takes about a millisecond, and nothing that is found in a store needs it: who
 // stored that under a key of this engine's proved the same wazero before. If wazero fails, all
-// runtimes of the configuration are those of a drop-in from here on.
+// runtimes of the configuration are those of a drop-in from here on; if it failed for what may pass, those
+// that exist.
 func (e *engine) prove() error {
-	e.proving.Do(func() {
-		if err := e.check(); err != nil {
-			e.c.degrade("runtime", fmt.Errorf("%w: %w", errDropInOnly, err))
-			e.unproven.Store(true)
-		}
-	})
+	e.proving.Do(func() { e.judge(e.check()) })
 	if e.unproven.Load() {
 		return errUnproven
 	}
 	return nil
+}
+
+func (e *engine) judge(err error) {
+	if err == nil {
+		return
+	}
+	e.c.degrade("runtime", fmt.Errorf("%w: %w", errDropInOnly, err))
+	e.unproven.Store(true)
+	if wazerohook.Passes(err) {
+		e.c.engines.CompareAndDelete(e.conf.Fields, e)
+	}
 }
 
 // errUnproven means that nothing can be cached for runtimes of a configuration, as was reported.

@@ -3,11 +3,13 @@ package modcache
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"os"
 	"runtime/debug"
 	"strconv"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -343,3 +345,41 @@ type loan struct {
 }
 
 func (l *loan) Close() error { l.s.closed.Add(1); return nil }
+
+// TestRuntimeAfterAShortageOfMemory: the check before a first compile is made again for the next runtime of the configuration
+// if it failed for want of memory, and not if it failed for good.
+func TestRuntimeAfterAShortageOfMemory(t *testing.T) {
+	ctx := t.Context()
+	for want, err := range map[uint64]error{
+		0: fmt.Errorf("%w: another layout", wazerohook.ErrShape),
+		1: fmt.Errorf("%w: compiling a probe panicked: %v", wazerohook.ErrShape, syscall.ENOMEM),
+	} {
+		c, newErr := New(NewMemory(nil), nil)
+		require.NoError(t, newErr)
+		if c.unsupported != nil {
+			t.Skip("NOT TESTED: checks of wazero:", c.unsupported)
+		}
+		runs := func(r *Runtime, wasm []byte, result uint64) {
+			mod, err := r.InstantiateWithConfig(ctx, wasm, wazero.NewModuleConfig().WithName(""))
+			require.NoError(t, err)
+			got, err := mod.ExportedFunction("f").Call(ctx)
+			require.NoError(t, err)
+			require.Equal(t, []uint64{result}, got)
+		}
+		r, newErr := c.NewRuntime(ctx, nil)
+		require.NoError(t, newErr)
+		if r.e == nil {
+			t.Skip("NOT TESTED: checks of wazero, which compiles nothing here")
+		}
+		r.e.proving.Do(func() { r.e.judge(err) })
+		runs(r, wasmtest.Const(7), 7)
+		next, newErr := c.NewRuntime(ctx, nil)
+		require.NoError(t, newErr)
+		runs(next, wasmtest.Const(8), 8)
+		runs(r, wasmtest.Const(9), 9)
+		require.Equal(t, want, c.Metrics().Stubbed, "%v", err)
+		require.NoError(t, r.Close(ctx))
+		require.NoError(t, next.Close(ctx))
+		require.NoError(t, c.Close(ctx))
+	}
+}

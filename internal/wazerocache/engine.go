@@ -155,11 +155,7 @@ func (e *Engine) Code(id [32]byte) *wazerohook.Code {
 
 // SharingWorks finds out, once per process, whether code that one engine of this wazero has loaded
 // runs in another.
-func SharingWorks() error {
-	return sharing.of(checkSharing)
-}
-
-var sharing finding
+func SharingWorks() error { return works(&sharing, checkSharing) }
 
 func checkSharing() error {
 	ctx, engines := context.Background(), &Engines{Config: wazero.NewRuntimeConfig()}

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"sync"
 
 	"github.com/tetratelabs/wazero"
 
@@ -17,22 +16,13 @@ import (
 
 // StubsWork finds out, once per process, whether the wazero in it runs a module
 // that was loaded through a stub, and refuses a stub whose code it doesn't get.
-func StubsWork() error {
-	return stubs.of(checkStubs)
-}
+func StubsWork() error { return works(&stubs, checkStubs) }
 
-var stubs finding
+var stubs, sharing wazerohook.Finding[struct{}]
 
-// finding is what is found out once per process. It isn't a sync.OnceValue, for the reason that
-// wazerohook.Probe isn't one.
-type finding struct {
-	once sync.Once
-	err  error
-}
-
-func (f *finding) of(check func() error) error {
-	f.once.Do(func() { f.err = contain.Call(check) })
-	return f.err
+func works(f *wazerohook.Finding[struct{}], check func() error) error {
+	_, err := f.Of(func() (struct{}, error) { return struct{}{}, contain.Call(check) })
+	return err
 }
 
 func checkStubs() error {

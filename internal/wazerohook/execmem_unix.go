@@ -18,5 +18,9 @@ func tryExecutableMemory() error {
 		return nil // it is memory that is short
 	}
 	defer func() { _ = unix.MunmapPtr(page, size) }()
-	return os.NewSyscallError("mprotect", unix.Mprotect(unsafe.Slice((*byte)(page), size), unix.PROT_READ|unix.PROT_EXEC))
+	err = unix.Mprotect(unsafe.Slice((*byte)(page), size), unix.PROT_READ|unix.PROT_EXEC)
+	if err == unix.ENOMEM {
+		return nil
+	}
+	return os.NewSyscallError("mprotect", err)
 }

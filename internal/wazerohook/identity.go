@@ -12,7 +12,6 @@ import (
 	"runtime/debug"
 	"strconv"
 	"strings"
-	"sync"
 
 	"github.com/tetratelabs/wazero"
 	"github.com/zeebo/blake3"
@@ -28,10 +27,14 @@ const wazeroPath = "github.com/tetratelabs/wazero"
 //
 // It takes the word of the go command: sources in the module cache that were
 // edited in place, or overlaid with -overlay, go unnoticed.
-var Identity = sync.OnceValues(func() (string, error) {
-	info, _ := debug.ReadBuildInfo()
-	return identity(info, sourceFile, thisExecutable)
-})
+func Identity() (string, error) {
+	return ourIdentity.Of(func() (string, error) {
+		info, _ := debug.ReadBuildInfo()
+		return identity(info, sourceFile, thisExecutable)
+	})
+}
+
+var ourIdentity Finding[string]
 
 // wazerosCode is an address in it.
 func wazerosCode() uintptr { return reflect.ValueOf(wazero.NewRuntimeConfig).Pointer() }

@@ -18,13 +18,18 @@ import (
 // plugged into its caches, and that it has a compiler for this platform.
 func Supported() error {
 	learnVersion()
-	if !slices.Contains(compilers, runtime.GOOS+"/"+runtime.GOARCH) || tryExecutableMemory() != nil {
+	if !canCompile() {
 		if _, err := Probe(); err != nil { // a new wazero may know more platforms, and what else is wrong is told there
 			return err
 		}
 	}
 	_, err := Plug(wazero.NewCompilationCache(), &probeCache{})
 	return err
+}
+
+// canCompile reports whether wazero has a compiler for this platform, and may make its code executable.
+func canCompile() bool {
+	return slices.Contains(compilers, runtime.GOOS+"/"+runtime.GOARCH) && tryExecutableMemory() == nil
 }
 
 // learnVersion has wazero find out its version before there are runtimes. It keeps that in a variable without

@@ -39,22 +39,17 @@ type Wazero struct {
 var ErrInterpreter = fmt.Errorf("wazero has no compiler for this platform")
 
 // Probe compiles a module of a few bytes and watches what wazero does. What it
-// learns are constants of the process, so it does this once. It takes half a millisecond, which
-// the start of a program should not wait for: see [Look].
-func Probe() (*Wazero, error) {
-	process.once.Do(func() {
-		process.w, process.err = probe()
-		process.err = diagnose(process.err)
-	})
-	return process.w, process.err
-}
+// learns are constants of the process, so it does this once, unless that fails for what may pass. It takes half a
+// millisecond, which the start of a program should not wait for: see [Look].
+func Probe() (*Wazero, error) { return process.Of(diagnosed) }
 
 // process isn't a sync.OnceValues, because that would have every program that
 // imports this package link all of wazero.
-var process struct {
-	once sync.Once
-	w    *Wazero
-	err  error
+var process Finding[*Wazero]
+
+func diagnosed() (*Wazero, error) {
+	w, err := probe()
+	return w, diagnose(err)
 }
 
 // canary is (module (func (export "f") (result i32) i32.const 42)).
