@@ -4,6 +4,7 @@ import (
 	"context"
 	"sync/atomic"
 
+	"github.com/tetratelabs/wazero"
 	"github.com/tetratelabs/wazero/api"
 	"github.com/tetratelabs/wazero/experimental"
 
@@ -26,6 +27,7 @@ type guestMemory struct {
 	since  int64  // in Runtime.links, when it was made
 	name   string // of the instance, once it is complete
 	named  atomic.Bool
+	ends   bool // with what endsWith returned
 }
 
 // mappingWeight is what a mapping that waits for the garbage collector counts for: the kernel
@@ -148,7 +150,7 @@ func (g *guestMemory) Reallocate(size uint64) []byte { return g.mem.Resize(size)
 
 // Free implements experimental.LinearMemory. Modules that import the memory go on with
 // it; then it ends when they are collected as well. wazero refers to g no more, and maybe hasn't
-// returned the instance yet, nor ever will: only belongsTo knows when the addresses can go.
+// returned the instance yet, nor ever will: only belongsTo and endsWith know when the addresses can go.
 func (g *guestMemory) Free() {
 	g.discard()
 	g.mem.Leak()
@@ -171,16 +173,35 @@ func (g *guestMemory) discard() {
 	}
 }
 
-// belongsTo has the memory end with the instance, or now if there is none.
-func (g *guestMemory) belongsTo(mod api.Module) {
+// mapped reports whether the memory is outside of Go's heap.
+func (g *guestMemory) mapped() bool { return g != nil && g.mem != nil }
+
+// endsWith returns what the instance is to be made of, with which the memory ends then, although others may have it before
+// wazero returns it, or without that.
+func (g *guestMemory) endsWith(cm wazero.CompiledModule, isMarked bool) wazero.CompiledModule {
+	if !isMarked {
+		marked, _, ok := wazerohook.Mark(cm)
+		if !ok {
+			return cm
+		}
+		cm = marked
+	}
+	wazerohook.OnCollectOf(cm, (*mapped.Memory).Unmap, g.mem)
+	g.ends = true
+	return cm
+}
+
+// belongsTo has the memory end with the instance, or now if wazero returned without one. If it didn't return, there may
+// be one that nobody else knows.
+func (g *guestMemory) belongsTo(mod api.Module, returned bool) {
 	switch {
-	case g == nil || g.mem == nil:
-	case mod == nil || !g.given.Load():
+	case !g.mapped():
+	case !g.given.Load() || mod == nil && returned:
 		g.mem.Unmap()
-	default:
+	case mod != nil:
 		g.name = mod.Name()
 		g.named.Store(true)
-		if !wazerohook.OnCollect(mod, (*mapped.Memory).Unmap, g.mem) {
+		if !g.ends && !wazerohook.OnCollect(mod, (*mapped.Memory).Unmap, g.mem) {
 			g.mem.Leak()
 		}
 	}

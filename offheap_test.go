@@ -23,6 +23,7 @@ import (
 
 	"github.com/modcache/modcache"
 	"github.com/modcache/modcache/internal/cachetest"
+	"github.com/modcache/modcache/internal/contain"
 	"github.com/modcache/modcache/internal/storetest"
 	"github.com/modcache/modcache/internal/wasmtest"
 )
@@ -408,6 +409,63 @@ func TestRuntimeOffHeapMemoryIsGivenBack(t *testing.T) {
 	}
 	require.EqualValues(t, 2000, c.Metrics().OffHeap)
 	require.NoError(t, r.Close(bg)) // the other half of the last
+	requireMappings(t, before)
+}
+
+// TestRuntimeOffHeapMemoryOfStartsThatDoNotReturn: a host function that a start function calls may end its goroutine, as a
+// test's FailNow does. wazero keeps such an instance until its runtime is closed, and others find it by its name.
+func TestRuntimeOffHeapMemoryOfStartsThatDoNotReturn(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("SKIPPED: mappings are counted in /proc")
+	}
+	needsCompiler(t) // for templates with an image
+	r, c := offHeapRuntime(t, nil)
+	_, err := r.NewHostModuleBuilder("host").NewFunctionBuilder().
+		WithFunc(func(ctx context.Context, m api.Module) {
+			if m.Name() == "closed" {
+				_ = m.Close(ctx)
+			}
+			runtime.Goexit()
+		}).Export("exit").Instantiate(bg)
+	require.NoError(t, err)
+	wasm := startingModule("exit", []byte{0x41, 7, 0x41, 1, 0x3a, 0, 0, 0x10, 0}, 1, 4, 9) // after it has stored a byte
+	compiled := compile(t, r, wasm)
+	tmpl, err := r.NewTemplate(bg, modcache.NewModule(wasm), nil)
+	require.NoError(t, err)
+	host, err := modcache.NewSlotHost[int](bg, r)
+	require.NoError(t, err)
+	ways := []func(wazero.ModuleConfig) (api.Module, error){
+		func(config wazero.ModuleConfig) (api.Module, error) { return r.InstantiateModule(bg, compiled, config) },
+		func(config wazero.ModuleConfig) (api.Module, error) { return tmpl.Instantiate(bg, config) },
+		func(config wazero.ModuleConfig) (api.Module, error) {
+			return host.InstantiateTemplate(bg, tmpl, config, nil)
+		},
+	}
+	const times = 40
+	before := mappings(t)
+	for i := range times {
+		for _, name := range []string{"", "named", "closed"} {
+			for _, instantiate := range ways {
+				err := contain.Apart(func() error {
+					_, err := instantiate(wazero.NewModuleConfig().WithName(name))
+					return err
+				})
+				require.ErrorIs(t, err, contain.ErrExited)
+				mod := r.Module(name)
+				if mod == nil {
+					continue
+				}
+				if i%20 == 0 {
+					runtime.GC()
+				}
+				require.Equal(t, "[1]", invoke(mod, "load", 7))
+				require.NoError(t, mod.Close(bg))
+			}
+		}
+	}
+	require.EqualValues(t, times*3*len(ways), c.Metrics().OffHeap)
+	require.NoError(t, tmpl.Close(bg))
+	require.NoError(t, r.Close(bg))
 	requireMappings(t, before)
 }
 

@@ -133,26 +133,30 @@ func (r *Runtime) InstantiateModule(ctx context.Context, compiled wazero.Compile
 	}
 	l := h.linkage()
 	ctx, memory := r.offHeap(ctx, l)
-	mod, err := r.instantiate(ctx, cm, l, config, h.m.Release)
-	memory.belongsTo(mod)
-	return mod, err
+	if memory.mapped() && !wazerohook.Unseen(cm, config) {
+		cm = memory.endsWith(cm, isMarked)
+	}
+	return r.instantiate(ctx, cm, l, config, memory, h.m.Release)
 }
 
 var errModuleClosed = &Error{Op: "instantiate", Err: fmt.Errorf("the compiled module was %w", ErrClosed)}
 
 // instantiate has wazero instantiate cm, and release called once: when the instance
-// is found closed, or now if there is none.
-func (r *Runtime) instantiate(ctx context.Context, cm wazero.CompiledModule, l wasmbin.Linkage, config wazero.ModuleConfig, release func()) (api.Module, error) {
-	pinned := false
+// is found closed, or now if there is none. The memory ends with it. A host function that a start function calls may
+// end the goroutine.
+func (r *Runtime) instantiate(ctx context.Context, cm wazero.CompiledModule, l wasmbin.Linkage, config wazero.ModuleConfig, memory *guestMemory, release func()) (mod api.Module, err error) {
+	returned, pinned := false, false
 	defer func() {
 		if !pinned {
 			release()
 		}
+		memory.belongsTo(mod, returned)
 	}()
 	if l.Imports() {
 		defer r.links.begin(ctx, l.From)()
 	}
-	mod, err := r.inner.InstantiateModule(ctx, cm, config)
+	mod, err = r.inner.InstantiateModule(ctx, cm, config)
+	returned = true
 	if err != nil || mod == nil || mod.IsClosed() {
 		return mod, err
 	}

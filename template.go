@@ -278,10 +278,14 @@ func (t *Template) instantiate(ctx context.Context, config wazero.ModuleConfig, 
 	if err := h.m.Hold(); err != nil {
 		return nil, t.r.closedError(t.key, err)
 	}
-	inner, finish := t.tables.pick(wazerocache.Inner(t.bare), config)
+	unseen := wazerohook.Unseen(wazerocache.Inner(t.bare), config)
+	inner, finish := t.tables.pick(wazerocache.Inner(t.bare), unseen)
+	cm := mark(inner)
 	ctx, memory := t.r.imageMemory(ctx, t.linkage, t.image)
-	mod, err := t.r.instantiate(ctx, mark(inner), t.linkage, config, h.m.Release)
-	memory.belongsTo(mod)
+	if memory.mapped() && !unseen {
+		cm = memory.endsWith(cm, cm != inner)
+	}
+	mod, err := t.r.instantiate(ctx, cm, t.linkage, config, memory, h.m.Release)
 	if mod != nil && finish != nil && !finish(mod) {
 		_ = mod.Close(ctx)
 		return t.instantiate(ctx, config, mark)

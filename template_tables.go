@@ -36,9 +36,9 @@ func newTableImage(bare wazero.CompiledModule) *tableImage {
 	return &tableImage{empty: empty, most: leastFull*less + smallTable}
 }
 
-// pick returns what an instance is to be made of, and what is to be done with it before anybody gets it.
-func (i *tableImage) pick(bare wazero.CompiledModule, config wazero.ModuleConfig) (cm wazero.CompiledModule, finish func(api.Module) bool) {
-	if i == nil || i.off.Load() || !wazerohook.Unseen(bare, config) {
+// pick returns what an instance that is unseen is to be made of, and what is to be done with it before anybody gets it.
+func (i *tableImage) pick(bare wazero.CompiledModule, unseen bool) (cm wazero.CompiledModule, finish func(api.Module) bool) {
+	if i == nil || i.off.Load() || !unseen {
 		return bare, nil
 	}
 	if tables := i.agreed.Load(); tables != nil {

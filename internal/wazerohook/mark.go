@@ -2,6 +2,7 @@ package wazerohook
 
 import (
 	"reflect"
+	"runtime"
 
 	"github.com/tetratelabs/wazero"
 	"github.com/tetratelabs/wazero/api"
@@ -22,8 +23,8 @@ func Mark(cm wazero.CompiledModule) (marked wazero.CompiledModule, isInstance fu
 		return nil, nil, false
 	}
 	ids = settable(ids)
-	// An instance has the very slice, which is never written.
-	own := reflect.MakeSlice(ids.Type(), ids.Len(), ids.Len()+1)
+	// An instance has the very slice, which is never written. It isn't so small that it shares a block with others.
+	own := reflect.MakeSlice(ids.Type(), ids.Len(), max(ids.Len()+1, 16))
 	reflect.Copy(own, ids)
 	ids.Set(own)
 	return twin.Interface().(wazero.CompiledModule), func(mod api.Module) bool {
@@ -34,4 +35,10 @@ func Mark(cm wazero.CompiledModule) (marked wazero.CompiledModule, isInstance fu
 		f := directField(v.Elem(), "TypeIDs")
 		return f.IsValid() && f.Type() == own.Type() && f.Pointer() == own.Pointer()
 	}, true
+}
+
+// OnCollectOf is [OnCollect] for the instance of a marked module, also for one that wazero never returns.
+func OnCollectOf[T any](marked wazero.CompiledModule, f func(T), arg T) {
+	own := directField(reflect.ValueOf(marked).Elem(), "typeIDs")
+	runtime.AddCleanup((*byte)(own.UnsafePointer()), f, arg)
 }
