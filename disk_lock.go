@@ -43,7 +43,7 @@ func (d *Disk) lock(ctx context.Context, key Key) (lock, error) {
 	for wait := first; ; wait = min(2*wait, longest) {
 		l, err := bounded.Do(ctx, d.locks, storeWait, try, func(late lock) {
 			if late.file != nil {
-				late.unlock(key)
+				_ = late.unlock(layout.Lock(key))
 			}
 		})
 		if err != nil || l.file != nil {
@@ -64,7 +64,7 @@ func (d *Disk) lock(ctx context.Context, key Key) (lock, error) {
 }
 
 func (d *Disk) unlock(key Key, l lock) {
-	_ = d.locks.GiveBack(storeWait, func() error { l.unlock(key); return nil })
+	_ = d.locks.GiveBack(storeWait, func() error { return l.unlock(layout.Lock(key)) })
 }
 
 // lock is a lock file that is held, and the directory that it is in: the Disk may have opened
@@ -76,18 +76,27 @@ type lock struct {
 }
 
 // unlock removes the lock file before it unlocks it: whoever waits for it finds that it is no
-// longer the one under the name.
-func (l lock) unlock(key Key) {
-	_ = l.tree.Remove(layout.Lock(key))
+// longer the one under the name. A file system that doesn't remove what is open removes it
+// afterwards, unless somebody else has opened it.
+func (l lock) unlock(name string) error {
+	err := l.tree.Remove(name)
 	_ = l.file.Close()
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		err = l.tree.Remove(name)
+	}
+	return err
 }
+
+// lockTries is how often in a row the file of a lock may be removed by another one, who has unlocked it, while it is
+// opened and locked. Some file systems have other inode numbers for a file each time.
+const lockTries = 100
 
 // tryLock opens and locks the file of a key, unless somebody else holds it.
 func (d *Disk) tryLock(key Key) (l lock, err error) {
 	if err := d.findMoved(true); err != nil {
 		return l, err
 	}
-	for {
+	for range lockTries {
 		f, err := d.create(layout.Lock(key), os.O_RDWR)
 		if err != nil {
 			return l, err
@@ -110,6 +119,7 @@ func (d *Disk) tryLock(key Key) (l lock, err error) {
 			return l, err
 		} // or else it is the file of somebody who has unlocked and removed it
 	}
+	return l, errors.New("a file isn't the one of its name, again and again")
 }
 
 // holderLen is the length of what a lock file says, whoever holds it.
@@ -152,12 +162,17 @@ func (d *Disk) removeLock(name string) error {
 	if err != nil {
 		return err
 	}
-	defer f.Close()
-	if ok, err := f.TryLock(); err != nil || !ok {
+	l := lock{tree: tree, file: f}
+	ok, err := f.TryLock()
+	if err != nil {
+		return l.unlock(name) // where there are no locks, nobody holds one
+	}
+	if ok {
+		ok, err = isCurrent(tree, f, name)
+	}
+	if err != nil || !ok {
+		_ = f.Close()
 		return errors.Join(err, errHeld)
 	}
-	if ok, err := isCurrent(tree, f, name); err != nil || !ok {
-		return errors.Join(err, errHeld)
-	}
-	return tree.Remove(name)
+	return l.unlock(name)
 }

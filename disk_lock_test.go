@@ -2,11 +2,13 @@ package modcache_test
 
 import (
 	"context"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -15,6 +17,7 @@ import (
 
 	"github.com/modcache/modcache"
 	"github.com/modcache/modcache/internal/dirfs"
+	"github.com/modcache/modcache/internal/layout"
 )
 
 func TestDiskLock(t *testing.T) {
@@ -253,4 +256,96 @@ func TestCacheWhoseLocksHang(t *testing.T) {
 		require.Zero(t, runTime(t, c, 3))
 		require.EqualValues(t, 2, c.Metrics().StoreErrors)
 	})
+}
+
+// oddLocks is a file system that can't lock files, or doesn't remove what is open, or has another file under a lock's
+// name each time that one looks.
+type oddLocks struct {
+	dirfs.FS
+	cantLock error
+	busy     error
+	elusive  string
+	open     map[string]int
+	locks    int
+}
+
+type oddLock struct {
+	dirfs.File
+	fs   *oddLocks
+	name string
+}
+
+func (o *oddLocks) OpenFile(name string, flag int, perm os.FileMode) (dirfs.File, error) {
+	f, err := o.FS.OpenFile(name, flag, perm)
+	if err != nil || filepath.Dir(name) != "lock" {
+		return f, err
+	}
+	o.open[name]++
+	return oddLock{f, o, name}, nil
+}
+
+func (o *oddLocks) Lstat(name string) (fs.FileInfo, error) {
+	if o.elusive != "" && filepath.Dir(name) == "lock" {
+		name = o.elusive
+	}
+	return o.FS.Lstat(name)
+}
+
+func (o *oddLocks) Remove(name string) error {
+	if o.busy != nil && o.open[name] > 0 {
+		return o.busy
+	}
+	return o.FS.Remove(name)
+}
+
+func (l oddLock) Close() error {
+	l.fs.open[l.name]--
+	return l.File.Close()
+}
+
+func (l oddLock) TryLock() (bool, error) {
+	l.fs.locks++
+	if l.fs.cantLock != nil {
+		return false, l.fs.cantLock
+	}
+	return l.File.TryLock()
+}
+
+// TestDiskLocksOnOddFileSystems leaves no lock file for ever.
+func TestDiskLocksOnOddFileSystems(t *testing.T) {
+	for name, odd := range map[string]*oddLocks{
+		"no locks":          {cantLock: syscall.ENOLCK},
+		"open files stay":   {busy: syscall.EBUSY},
+		"names are elusive": {elusive: layout.Readme},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			requireTrimmed(t, dir)
+			clock := newDiskClock()
+			odd.open = make(map[string]int)
+			d, err := modcache.OpenDiskOn(dir, func(tree dirfs.FS) dirfs.FS { odd.FS = tree; return odd }, &modcache.DiskOptions{Now: clock.Now})
+			require.NoError(t, err)
+			defer d.Close()
+			left := func() []string {
+				names, err := filepath.Glob(filepath.Join(dir, "lock", "*"))
+				require.NoError(t, err)
+				return names
+			}
+			unlock, err := d.Lock(bg, diskKey(1))
+			if odd.busy != nil {
+				require.NoError(t, err)
+				unlock()
+				require.Empty(t, left())
+			} else {
+				require.Error(t, err)
+				require.LessOrEqual(t, odd.locks, 100)
+			}
+			odd.elusive = ""
+			require.NoError(t, os.WriteFile(filepath.Join(dir, "lock", diskKey(2).String()), nil, 0o600))
+			clock.Advance(2 * time.Hour)
+			_, err = d.Trim(bg)
+			require.NoError(t, err)
+			require.Empty(t, left())
+		})
+	}
 }
