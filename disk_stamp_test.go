@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -13,6 +14,8 @@ import (
 	"github.com/modcache/modcache"
 	"github.com/modcache/modcache/internal/books"
 	"github.com/modcache/modcache/internal/dirfs"
+	"github.com/modcache/modcache/internal/dirfs/dirfstest"
+	"github.com/modcache/modcache/internal/layout"
 )
 
 // openTrimmed opens a Disk after a trim: none is under way in the background.
@@ -261,4 +264,26 @@ func TestDiskUsesEntriesOfOthers(t *testing.T) {
 	requireHit(t, other, diskKey(0), diskCode(0, size))
 	requireMiss(t, other, diskKey(1))
 	requireMiss(t, other, diskKey(2))
+}
+
+// TestDiskStampDespiteWhatStays trims a directory where something of a dead process can't be removed.
+func TestDiskStampDespiteWhatStays(t *testing.T) {
+	dir := t.TempDir()
+	clock := newDiskClock()
+	d, err := modcache.OpenDiskOn(dir, func(tree dirfs.FS) dirfs.FS {
+		return dirfstest.NewFaulty(tree, func(op dirfstest.Op, _ int) error {
+			if op == dirfstest.Remove {
+				return syscall.EPERM
+			}
+			return nil
+		})
+	}, &modcache.DiskOptions{Now: clock.Now})
+	require.NoError(t, err)
+	defer d.Close()
+	require.NoError(t, d.Add(bg, diskKey(1), diskArtifact(1, 1000)))
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "tmp", layout.Unique(diskKey(1))), nil, 0o600))
+	clock.Advance(2 * time.Hour)
+	_, err = d.Trim(bg)
+	require.ErrorIs(t, err, syscall.EPERM)
+	require.WithinDuration(t, clock.Now(), openDisk(t, dir, &modcache.DiskOptions{Now: clock.Now}).Usage().AsOf, time.Second)
 }

@@ -91,6 +91,13 @@ func (d *Disk) trim(ctx context.Context, expire bool) (TrimReport, error) {
 		err = errors.Join(unlisted, err)
 	}
 	reaped, reapErr := d.reap(ctx)
+	if err == nil { // whatever couldn't be reaped: it would keep each process from knowing what the walk found
+		d.sign() // should somebody have tidied up
+		if d.told() > mostTold {
+			d.tellAnew()
+		}
+		d.stamp(since, d.o.Now())
+	}
 	r.Reaped = reaped
 	r.Evicted = int(d.counters.evictions.Load() - evictions)
 	r.EvictedBytes = int64(d.counters.evictedBytes.Load() - evictedBytes)
@@ -101,11 +108,6 @@ func (d *Disk) trim(ctx context.Context, expire bool) (TrimReport, error) {
 		}
 		return r, d.failed("trim", Key{}, err)
 	}
-	d.sign() // should somebody have tidied up
-	if d.told() > mostTold {
-		d.tellAnew()
-	}
-	d.stamp(since, d.o.Now())
 	return r, nil
 }
 
