@@ -299,9 +299,11 @@ func (d *Disk) findMoved(make bool) error {
 	named, err := os.Stat(d.dir)
 	if err != nil {
 		if make && errors.Is(err, fs.ErrNotExist) {
-			return d.reopen(tree)
+			if err := d.reopen(tree); tree == nil || errors.Is(err, ErrClosed) {
+				return err
+			}
 		}
-		return nil // as far as can be told
+		return nil // what is open may still be there, where this process can't name it any more
 	}
 	if tree != nil && os.SameFile(named, d.place.Load().Info) {
 		if _, err := tree.Lstat("."); err == nil {

@@ -49,6 +49,30 @@ func TestDiskDirectoryMadeAnew(t *testing.T) {
 	unlock()
 }
 
+// TestDiskOutOfReach has its directory where this process can't name it any more, nor make another one, as after chroot.
+func TestDiskOutOfReach(t *testing.T) {
+	above := filepath.Join(t.TempDir(), "above")
+	dir := filepath.Join(above, "cache")
+	requireTrimmed(t, dir)
+	var events diskEvents
+	d := openDisk(t, dir, &modcache.DiskOptions{OnEvent: events.observe})
+	require.NoError(t, os.Rename(above, above+".old"))
+	require.NoError(t, os.Symlink("nowhere", above))
+	for n := range uint64(2) {
+		unlock, err := d.Lock(bg, diskKey(n))
+		require.NoError(t, err)
+		require.NoError(t, d.Add(bg, diskKey(n), diskArtifact(n, 1000)))
+		unlock()
+		requireHit(t, d, diskKey(n), diskCode(n, 1000))
+	}
+	require.Empty(t, events.take(modcache.EventStoreFailed))
+	require.NoError(t, os.RemoveAll(above+".old"))
+	require.Error(t, d.Add(bg, diskKey(1), diskArtifact(1, 1000)))
+	require.NoError(t, os.Remove(above))
+	require.NoError(t, d.Add(bg, diskKey(1), diskArtifact(1, 1000)))
+	require.DirExists(t, dir)
+}
+
 // TestDiskFlushForgetsADirectory deletes entries that are pending, and the shards that they were in.
 func TestDiskFlushForgetsADirectory(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "cache")
