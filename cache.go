@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -41,7 +42,7 @@ type Cache struct {
 
 	store      atomic.Pointer[Store]
 	owning     sync.Mutex     // guards owned, and that nothing begins in the background after Close
-	owned      *Disk          // the store, if Open opened it
+	owned      []*Disk        // what Open has opened: the store is the last
 	background sync.WaitGroup // what Close waits for: moves from memory into a directory, and Prepare
 	env        environ.Settings
 	memory     *Memory                  // nil unless memory stood in for the store at first, as it may still do
@@ -93,7 +94,7 @@ var (
 //
 // A directory that can't be had is no reason not to run: the Cache goes on without. If there
 // is a cache in it that can be read, it is only read. Else up to 256 MiB of machine code are kept in
-// memory instead, and the directory is tried again after a second, and then less often, down to
+// memory instead. The directory is tried again after a second, and then less often, down to
 // once a minute, when a module is looked up; once it can be had, it takes what is in memory. One
 // [EventDegraded] says so, and [Cache.Status] at any time. With Options.MustStore, it is an error.
 //
@@ -281,17 +282,18 @@ func (c *Cache) Close(ctx context.Context) error {
 			c.loaded.Wait()
 			defer stopObserving(c.observing.stop)
 			c.owning.Lock()
-			owned := c.owned
+			owned := slices.Clone(c.owned)
 			c.owning.Unlock()
 			c.background.Wait()
 			// Nothing is to be under way in the store when it is closed, but what hangs.
 			ended, cancel := context.WithTimeout(context.Background(), storeWait)
 			defer cancel()
 			c.closeErr = c.without(ended, func() error {
-				if owned == nil {
-					return nil
+				var errs []error
+				for _, d := range owned {
+					errs = append(errs, d.Close())
 				}
-				return owned.Close()
+				return errors.Join(errs...)
 			})
 		}()
 	})

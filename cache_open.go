@@ -35,10 +35,15 @@ func (c *Cache) useMemory() {
 	c.use(c.memory)
 }
 
-// writes reports whether what is compiled is stored. ReadOnly is about a directory, not about the
+// readOnly reports whether the directory is only read: as was asked for, or until it can be written.
+func (c *Cache) readOnly() bool {
+	return c.opts.ReadOnly || c.memory == nil && c.late != nil && !c.late.done.Load()
+}
+
+// writes reports whether what is compiled is stored. readOnly is about a directory, not about the
 // memory that stands in for it.
 func (c *Cache) writes() bool {
-	return !c.opts.ReadOnly || c.memory != nil && c.Store() == Store(c.memory)
+	return !c.readOnly() || c.memory != nil && c.Store() == Store(c.memory)
 }
 
 // stop remembers why nothing is stored, or not where it was to be.
@@ -62,7 +67,7 @@ func (c *Cache) openDirectory(dir string) error {
 	if err == nil {
 		var d *Disk
 		if d, err = c.openDisk(dir, c.opts.ReadOnly); err == nil {
-			c.owned = d
+			c.owned = append(c.owned, d)
 			c.use(d)
 			return nil
 		}
@@ -70,9 +75,10 @@ func (c *Cache) openDirectory(dir string) error {
 	if c.opts.MustStore {
 		return err
 	}
+	late := &lateDisk{dir: dir, wait: firstRetry, next: c.now().Add(firstRetry)}
 	if d := c.openExisting(dir); d != nil {
-		c.opts.ReadOnly = true
-		c.owned = d
+		c.late = late
+		c.owned = append(c.owned, d)
 		c.use(d)
 		c.stop(err)
 		c.degrade("storing in the directory, which is only read", err)
@@ -83,7 +89,7 @@ func (c *Cache) openDirectory(dir string) error {
 	}
 	c.stop(err)
 	if dir != "" {
-		c.late = &lateDisk{dir: dir, wait: firstRetry, next: c.now().Add(firstRetry)}
+		c.late = late
 	}
 	c.useMemory()
 	c.degrade("directory to store code in, so that it is kept in memory, up to 256 MiB of it", err)
@@ -143,7 +149,7 @@ func (c *Cache) openExisting(dir string) *Disk {
 	return nil
 }
 
-// lateDisk is a directory that couldn't be had yet.
+// lateDisk is a directory that couldn't be had yet, or only be read.
 type lateDisk struct {
 	dir  string
 	done atomic.Bool // it could be had
@@ -154,7 +160,7 @@ type lateDisk struct {
 }
 
 // tryDirectory opens the directory that couldn't be had when the Cache was opened, if it is time to try
-// that again. Whoever looks something up meanwhile does so in memory.
+// that again. Whoever looks something up meanwhile does so in what stands in for it.
 func (c *Cache) tryDirectory() {
 	l := c.late
 	if l == nil || l.done.Load() || !l.trying.CompareAndSwap(false, true) {
@@ -177,11 +183,13 @@ func (c *Cache) tryDirectory() {
 		_ = d.Close()
 		return
 	}
-	c.owned = d
+	c.owned = append(c.owned, d)
 	c.use(d)
 	c.idle.Store(nil)
 	l.done.Store(true)
-	c.background.Go(func() { c.move(c.memory, d) })
+	if c.memory != nil {
+		c.background.Go(func() { c.move(c.memory, d) })
+	}
 }
 
 // move adds what memory holds to the directory that it stood in for. What the directory doesn't
@@ -205,7 +213,7 @@ func (c *Cache) move(from *Memory, to *Disk) {
 
 // unmoved returns what memory still holds that the directory doesn't have.
 func (c *Cache) unmoved(key Key) (*Artifact, bool) {
-	if c.late == nil || !c.late.done.Load() {
+	if c.memory == nil || c.late == nil || !c.late.done.Load() {
 		return nil, false
 	}
 	return c.memory.peek(key)

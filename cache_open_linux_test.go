@@ -8,6 +8,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"github.com/tetratelabs/wazero"
@@ -23,7 +24,8 @@ import (
 func TestCacheOpenReadsWhatItCantWrite(t *testing.T) {
 	needsCompiler(t)
 	const variable, nobody = "MODCACHE_TEST_READS", 65534
-	same := modcache.Options{EngineID: "the same in both processes", Retain: forget}
+	clock := newClock()
+	same := modcache.Options{EngineID: "the same in both processes", Retain: forget, Disk: modcache.DiskOptions{Now: clock.Now}}
 	if dir := os.Getenv(variable); dir != "" {
 		var seen witness
 		c := openCache(t, dir, seen.Options(same))
@@ -47,7 +49,19 @@ func TestCacheOpenReadsWhatItCantWrite(t *testing.T) {
 		// Where there is no cache, there is nothing to read.
 		if os.Geteuid() != 0 {
 			require.True(t, openCache(t, filepath.Dir(dir), &same).Status().InMemory)
+			return
 		}
+		// The directory is tried again.
+		out, err := exec.Command("mount", "-o", "remount,bind,rw", dir).CombinedOutput()
+		require.NoError(t, err, "%s", out)
+		clock.pass(time.Second)
+		requireRuns(t, ways[1], c, otherWasm, otherWant)
+		s = c.Status()
+		require.True(t, s.Storing)
+		require.False(t, s.ReadOnly)
+		require.EqualValues(t, 1, c.Metrics().Store.Adds)
+		requireRuns(t, ways[1], c, chainWasm, chainWant)
+		require.EqualValues(t, 2, c.Metrics().Hits)
 		return
 	}
 	if os.Geteuid() != 0 {

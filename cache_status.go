@@ -107,7 +107,7 @@ func (c *Cache) Status() Status {
 	store := c.Store()
 	s := Status{
 		InMemory: c.memory != nil && store == Store(c.memory),
-		Store:    storeName(store), ReadOnly: c.opts.ReadOnly,
+		Store:    storeName(store), ReadOnly: c.readOnly(),
 		EngineID: c.engineID, EngineKnown: !strings.HasPrefix(c.engineID, unknownEngine),
 		Entries: -1, Bytes: -1, Env: slices.Clone(c.env.Set),
 	}

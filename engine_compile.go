@@ -153,7 +153,7 @@ func (c *Cache) withWorkers(ctx context.Context) context.Context {
 // else may have been there before.
 func (c *Cache) lock(ctx context.Context, key Key, name string) (unlock func(), locked bool) {
 	locker, ok := c.Store().(Locker)
-	if !ok || c.opts.LockWait < 0 || c.opts.ReadOnly {
+	if !ok || c.opts.LockWait < 0 || c.readOnly() {
 		return func() {}, false
 	}
 	type answer struct {
