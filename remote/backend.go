@@ -11,7 +11,8 @@ import (
 // [Store] does the rest: it authenticates, limits, retries and gives up. Methods
 // may be called from several goroutines at once, and return soon after their
 // context has ended, as does reading what Get returns. Calls that don't are left to themselves, up to
-// 256 of them, and as many Puts as there may be uploads at once.
+// 256 of them, and as many Puts as there may be uploads at once. But what Get returns is read by whoever asked: where reading or
+// closing it doesn't return, neither does [Store.Get].
 //
 // Errors say what to do by what they wrap: [io/fs.ErrNotExist], there is no such
 // entry; [io/fs.ErrExist], Put found one and left it; [io/fs.ErrPermission], the server
@@ -26,7 +27,8 @@ type Backend interface {
 	// Has reports whether there is an entry under key.
 	Has(ctx context.Context, key modcache.Key) (bool, error)
 
-	// Put stores an entry. Unless replace is set, it may leave an entry that is
+	// Put stores an entry. Its context ends after half a minute, and a second for each 32 KiB; to give up before, on a server that
+	// takes nothing, is its own to do. Unless replace is set, it may leave an entry that is
 	// there already. Readers see all of an entry or nothing.
 	Put(ctx context.Context, key modcache.Key, entry []byte, replace bool) error
 

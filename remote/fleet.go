@@ -186,7 +186,11 @@ func (f *Fleet) Close(ctx context.Context) error {
 	if !f.Closed() {
 		flushed = f.Flush(ctx)
 	}
-	return errors.Join(flushed, f.Cache.Close(ctx), f.closeStores())
+	err := errors.Join(flushed, f.Cache.Close(ctx), f.closeStores())
+	if err != nil {
+		err = &modcache.Error{Op: "close", Store: "fleet", Err: err}
+	}
+	return err
 }
 
 func (f *Fleet) closeStores() error {

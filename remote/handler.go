@@ -112,7 +112,8 @@ type Handler struct {
 //
 // A store that doesn't answer within 5 seconds, or 30 for a PUT or DELETE, is left alone for a minute, unless it
 // answers before; requests get a 503. Whatever clients do, at most 256 reads hang in it, MaxUploads changes, and
-// MaxDownloads requests whose file the kernel was about to send.
+// MaxDownloads requests whose file the kernel was about to send. A [modcache.Layered] is one store: while a file of one of its
+// layers hangs, what others have isn't served either.
 func NewHandler(s modcache.Store, o *HandlerOptions) (*Handler, error) {
 	if s == nil {
 		return nil, errors.New("modcache: NewHandler needs a Store")

@@ -309,7 +309,11 @@ func TestFleetOfCallsThatHang(t *testing.T) {
 		require.NoError(t, f.Remote().Add(t.Context(), key(1), newArtifact(nil)))
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
-		require.Equal(t, 6*time.Second+100*ms, took(func() { require.ErrorContains(t, f.Close(ctx), "requests that hang are left to themselves") }))
+		require.Equal(t, 6*time.Second+100*ms, took(func() { err = f.Close(ctx) }))
+		require.Regexp(t, `^modcache: fleet: close: .*; .*requests that hang are left to themselves`, err.Error())
+		require.NotContains(t, err.Error(), "\n", "one line for all that failed")
+		require.IsType(t, &modcache.Error{}, err)
+		require.ErrorIs(t, err, context.DeadlineExceeded)
 		close(answer)
 	})
 }

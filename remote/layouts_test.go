@@ -214,6 +214,14 @@ func TestS3Signatures(t *testing.T) {
 	require.ErrorContains(t, err, "403")
 	require.EqualValues(t, 1, st.Report().Refused)
 
+	for _, c := range []remote.Credentials{{}, {AccessKey: "access"}, {SecretKey: "secret"}, {SessionToken: "session"}} {
+		layout.Credentials = static(c.AccessKey, c.SecretKey, c.SessionToken)
+		st = open(t, url, patient(remote.Options{Layout: layout, Signer: generate(t)}))
+		_, _, err = st.Get(t.Context(), key(1))
+		require.ErrorContains(t, err, "S3.Credentials has returned no error, and not both")
+		require.NotContains(t, err.Error(), "secret")
+	}
+
 	layout.Credentials = func(context.Context) (remote.Credentials, error) {
 		return remote.Credentials{}, errors.New("no role attached")
 	}

@@ -40,7 +40,7 @@ type S3 struct {
 	// Credentials returns what to sign a request with, for the time of this machine, or, once the server refuses
 	// that, the server's, if the two differ by no more than 26 hours. It is called for each, from
 	// several goroutines at once, so it should remember what it found, until that
-	// expires. Without it, requests aren't signed.
+	// expires. Without it, requests aren't signed. What it returns has to have both keys, or the request fails.
 	Credentials func(context.Context) (Credentials, error)
 }
 
@@ -93,6 +93,9 @@ func (l S3) backend(w *web) (Backend, error) {
 				c, err := l.Credentials(req.Context())
 				if err != nil {
 					return fmt.Errorf("S3 credentials: %w", err)
+				}
+				if c.AccessKey == "" || c.SecretKey == "" {
+					return errors.New("S3.Credentials has returned no error, and not both an AccessKey and a SecretKey: leave it nil where requests aren't to be signed")
 				}
 				signV4(req, sha256.Sum256(body), c, l.Region, now)
 				return nil

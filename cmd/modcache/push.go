@@ -27,7 +27,9 @@ select. The bundle goes to standard output, or to the file of -o, which appears
 when it is complete; what isn't a regular file, such as a device or a pipe, is
 written to as it is. What can't be read or verified is left out, and reported
 with exit code 3. What is on the server already, signed with the same key,
-stays as it is; what another has signed is replaced.
+stays as it is, as far as its first bytes tell: warm -to reads all of it, and
+replaces what is damaged. What another has signed is replaced, so let one key
+sign what is at one URL.
 
 Machine code runs in the programs that find it. With -sign, each entry is
 signed, and pull takes it only from those whose public key it trusts; keygen
