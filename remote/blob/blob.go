@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net/http"
 
 	"gocloud.dev/blob"
 	"gocloud.dev/gcerrors"
@@ -22,7 +23,8 @@ import (
 	"github.com/modcache/modcache/remote"
 )
 
-// Backend is a [remote.Backend] in a bucket. Names of objects are those of [remote.S3]:
+// Backend is a [remote.Backend] in a bucket. What is wrong there is what the driver says: some take a bucket that is missing, or that may not
+// be read, for one that has no entries; docs/remote.md names them. Names of objects are those of [remote.S3]:
 // <first two digits of the key>/<key>.
 type Backend struct {
 	bucket *blob.Bucket
@@ -102,13 +104,27 @@ func (b *body) Read(p []byte) (int, error) {
 
 // understood has errors say what a store has to know.
 func understood(err error) error {
-	code := gcerrors.Code(err)
+	code, refused := gcerrors.Code(err), amazonRefuses(err)
 	err = weburl.Discreet(err)
-	switch code {
-	case gcerrors.NotFound:
-		return fmt.Errorf("%w: %w", fs.ErrNotExist, err)
-	case gcerrors.PermissionDenied:
+	switch {
+	case refused, code == gcerrors.PermissionDenied:
 		return fmt.Errorf("%w: %w", fs.ErrPermission, err)
+	case code == gcerrors.NotFound:
+		return fmt.Errorf("%w: %w", fs.ErrNotExist, err)
 	}
 	return err
+}
+
+// amazonRefuses reports whether S3 has refused what the driver takes for an entry that isn't there, or for a failure that may pass:
+// a bucket that is missing or in another region, and keys that it doesn't know.
+func amazonRefuses(err error) bool {
+	var status interface{ HTTPStatusCode() int }
+	var code interface{ ErrorCode() string }
+	if errors.As(err, &status) {
+		switch status.HTTPStatusCode() {
+		case http.StatusMovedPermanently, http.StatusUnauthorized, http.StatusForbidden:
+			return true
+		}
+	}
+	return errors.As(err, &code) && code.ErrorCode() == "NoSuchBucket"
 }

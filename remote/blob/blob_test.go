@@ -3,6 +3,7 @@ package blob_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"io"
 	"io/fs"
 	"net"
@@ -105,6 +106,40 @@ func TestHostileServer(t *testing.T) {
 	_, err = io.ReadAll(r)
 	require.ErrorIs(t, err, io.ErrUnexpectedEOF)
 	require.NoError(t, r.Close())
+}
+
+// TestAmazonRefuses what isn't about one entry: a fleet whose bucket is missing, or in another region, would stay cold, and nobody
+// would know why.
+func TestAmazonRefuses(t *testing.T) {
+	var status int
+	var code string
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "application/xml")
+		w.WriteHeader(status)
+		_, _ = io.WriteString(w, "<Error><Code>"+code+"</Code><Message>m</Message></Error>")
+	}))
+	defer s.Close()
+	b := amazon(t, s.URL, "id", "secret")
+	for _, c := range []struct {
+		status int
+		code   string
+		want   error
+	}{
+		{404, "NoSuchKey", fs.ErrNotExist},
+		{404, "NoSuchBucket", fs.ErrPermission},
+		{301, "PermanentRedirect", fs.ErrPermission},
+		{403, "AccessDenied", fs.ErrPermission},
+		{403, "InvalidAccessKeyId", fs.ErrPermission},
+		{403, "SignatureDoesNotMatch", fs.ErrPermission},
+		{400, "ExpiredToken", nil}, // there may be a new one
+	} {
+		status, code = c.status, c.code
+		_, err := b.Get(t.Context(), key)
+		require.ErrorContains(t, err, c.code)
+		for _, known := range []error{fs.ErrNotExist, fs.ErrPermission} {
+			require.Equal(t, known == c.want, errors.Is(err, known), "%v", err)
+		}
+	}
 }
 
 // failing is a driver whose requests fail.
