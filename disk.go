@@ -38,6 +38,7 @@ type DiskOptions struct {
 	// 1/16, or one entry, before it notices. Files being written come on top. So
 	// does what others add where directories can't be listed, which an event says.
 	// An Add that evicts makes room for 1/64 at once.
+	// None of that needs a trim: where no process is long enough for one, each Add looks at all entries.
 	// If there is already more, as when MaxBytes was lowered, each Add evicts about 1,000 entries, or
 	// twice what it adds if that is more, until the bound holds; Trim evicts all that is too much.
 	MaxBytes int64
@@ -46,7 +47,8 @@ type DiskOptions struct {
 	// for MaxBytes.
 	MinFree int64
 	// MaxAge is how long an entry may go unused before Trim, or the trim
-	// after OpenDisk, drops it; negative = forever, 0 = DefaultDiskMaxAge.
+	// after OpenDisk, drops it; negative = forever, 0 = DefaultDiskMaxAge. Nothing is dropped for its age where
+	// all processes end before that trim does, which looks at all entries: see OpenDisk.
 	MaxAge time.Duration
 	// Key is a secret of at least 16 bytes with which entries are sealed and
 	// checked. Without one, entries are protected against damage, not against
@@ -194,7 +196,9 @@ var (
 
 // OpenDisk opens the store in dir, which it creates if need be, along with
 // the directories above it. It doesn't look at the entries: when the last trim
-// is more than an hour old, one is started in the background. A directory that
+// is more than an hour old, one is started in the background. It takes some half a second for 100,000 entries, and
+// Close ends it; then a later process begins anew. Where all are too short, have Trim or the command modcache trim
+// drop what went unused, and remove what crashed processes left. A directory that
 // others could write to or replace is refused with [ErrInsecureDir], and nothing is made on
 // the way: docs/trust.md has the rules. Symbolic links are followed if they are this
 // user's or root's. In a directory of another user, root makes nothing.

@@ -99,7 +99,7 @@ func BenchmarkDiskRead(b *testing.B) {
 // BenchmarkDiskAdd compares with writing a file, syncing and renaming it,
 // which is what wazero's directory cache does.
 func BenchmarkDiskAdd(b *testing.B) {
-	for _, size := range []int{2 << 20, 16 << 20} {
+	for _, size := range []int{2 << 10, 2 << 20, 16 << 20} {
 		code := modcache.NewArtifact(diskCode(1, size), diskInfo)
 		for name, o := range map[string]*modcache.DiskOptions{
 			// Without evictions: file systems are slow to reuse what was just freed.

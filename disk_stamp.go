@@ -103,7 +103,7 @@ func (d *Disk) restamp() {
 }
 
 // tell has others know that size more bytes are going to be added, and reports whether what they and the last trim have told
-// may stand for a walk.
+// may stand for a walk. That takes 8 µs, where all of an Add of 2 KiB takes 75 without a storage device.
 func (d *Disk) tell(size int64) bool {
 	_, _, _ = d.totals() // what the last trim has told
 	blocks := (size + books.Block - 1) / books.Block

@@ -14,6 +14,7 @@ import (
 	"github.com/modcache/modcache"
 	"github.com/modcache/modcache/internal/books"
 	"github.com/modcache/modcache/internal/dirfs"
+	"github.com/modcache/modcache/internal/layout"
 )
 
 // walks counts how often a directory is walked.
@@ -99,6 +100,31 @@ func TestDiskAddsWithoutAWalk(t *testing.T) {
 	_ = d.process(t, limit/8) // which is so much that it looks
 	_, bytes = diskUsage(t, d.dir)
 	require.LessOrEqual(t, bytes, d.o.MaxBytes)
+}
+
+// trimless is a directory in which no trim comes to its end.
+type trimless struct{ dirfs.FS }
+
+func (t trimless) OpenFile(name string, flag int, perm fs.FileMode) (dirfs.File, error) {
+	if name == layout.Trimmed && flag != os.O_RDONLY {
+		return nil, os.ErrPermission
+	}
+	return t.FS.OpenFile(name, flag, perm)
+}
+
+// TestDiskKeepsTheBoundWithoutATrim has processes that are too short for one.
+func TestDiskKeepsTheBoundWithoutATrim(t *testing.T) {
+	const limit = 32
+	d := newTold(t, limit)
+	d.clock.Advance(2 * time.Hour)
+	for i := range uint64(3 * limit) {
+		disk, err := modcache.OpenDiskOn(d.dir, func(tree dirfs.FS) dirfs.FS { return trimless{tree} }, &d.o)
+		require.NoError(t, err)
+		require.NoError(t, disk.Add(bg, diskKey(i), diskArtifact(i, 100)))
+		require.NoError(t, disk.Close())
+		entries, _ := diskUsage(t, d.dir)
+		require.LessOrEqual(t, entries, limit)
+	}
 }
 
 // TestDiskWalksIfInDoubt changes what a trim and Adds have left for later processes.

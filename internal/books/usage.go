@@ -318,21 +318,25 @@ func (u *Usage) Take(a Ask) Room {
 // knows reports whether it is known if there is room: because somebody has looked not long ago, here or in another
 // process that has left a stamp. It requires u.mu.
 func (u *Usage) knows(a Ask) bool {
-	adding := u.reserved + a.Size
+	asked := u.reserved + a.Size // which nobody has found yet
+	own, untilWalk := u.added+asked, a.Limit/walkShare
 	switch {
 	case a.Limit < 0 && a.Missing <= 0:
-		return true
+		return true // there are no bounds
 	case u.walked:
-		return a.Limit < 0 || a.Walked || u.added+adding <= a.Limit/walkShare
-	case !u.stamped || !a.Told || a.Missing > 0:
-		return false
+		return a.Limit < 0 || a.Walked || own <= untilWalk
+	case a.Missing > 0 || !a.Told:
+		return false // only a walk says what to evict, and a stamp nothing of what others weren't told
 	}
-	others := max(0, u.allTold-u.told-u.ownTold)
-	if others > a.Limit/Block {
-		return false
-	}
-	adding += others * Block
-	return u.added+adding <= a.Limit/walkShare && u.before.Bytes+u.bytes+adding <= a.Limit
+	others, ok := u.sinceStamp(a.Limit)
+	return ok && own+others <= untilWalk && u.before.Bytes+u.bytes+asked+others <= a.Limit
+}
+
+// sinceStamp returns how many bytes other stores have told of since the stamp that this one goes by; not ok if there is
+// none, or if they are more than the limit. It requires u.mu.
+func (u *Usage) sinceStamp(limit int64) (bytes int64, ok bool) {
+	blocks := max(0, u.allTold-u.told-u.ownTold)
+	return blocks * Block, u.stamped && blocks <= limit/Block
 }
 
 // TakeOldest returns entries of at least size bytes for the caller to evict and to
