@@ -157,7 +157,7 @@ func NewLayered(o *LayeredOptions, layers ...Layer) *Layered {
 	v := o.validate()
 	l := &Layered{observe: v.OnEvent, deleting: map[Key]int{}}
 	l.lookups = flight.Group[lookupKey, *found]{Lock: &l.mu, Running: &l.ops, Grant: grant}
-	names := map[string]int{}
+	names := map[string]bool{}
 	for _, cfg := range layers {
 		if cfg.Store != nil {
 			l.layers = append(l.layers, l.newLayer(cfg, &v, names))
@@ -173,15 +173,16 @@ func NewLayered(o *LayeredOptions, layers ...Layer) *Layered {
 	return l
 }
 
-func (l *Layered) newLayer(cfg Layer, o *LayeredOptions, names map[string]int) *layer {
+func (l *Layered) newLayer(cfg Layer, o *LayeredOptions, names map[string]bool) *layer {
 	if cfg.Name == "" {
 		t, _, _ := strings.Cut(reflect.TypeOf(cfg.Store).String(), "[") // without type arguments
 		cfg.Name = strings.ToLower(t[strings.LastIndexByte(t, '.')+1:])
 	}
-	names[cfg.Name]++
-	if n := names[cfg.Name]; n > 1 {
-		cfg.Name = fmt.Sprintf("%s#%d", cfg.Name, n)
+	given := cfg.Name
+	for n := 2; names[cfg.Name]; n++ {
+		cfg.Name = fmt.Sprintf("%s#%d", given, n)
 	}
+	names[cfg.Name] = true
 	watched := false
 	if instant(cfg.Store) && cfg.Timeout == 0 {
 		watched = !cfg.Direct && observed(cfg.Store)

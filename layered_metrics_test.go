@@ -78,4 +78,15 @@ func TestLayeredLayerNames(t *testing.T) {
 		names = append(names, ly.Name)
 	}
 	require.Equal(t, []string{"shelf", "readonly", "shelf#2", "far"}, names)
+	for _, given := range [][]string{{"a#2", "a", "a"}, {"a", "a", "a#2"}, {"a", "a", "a"}, {"a", "a#2", "a#2", "a"}} {
+		var layers []modcache.Layer
+		for _, name := range given {
+			layers = append(layers, modcache.Layer{Store: newShelf(), Name: name})
+		}
+		distinct := map[string]bool{}
+		for _, ly := range layered(t, nil, layers...).Layers() {
+			distinct[ly.Name] = true
+		}
+		require.Len(t, distinct, len(given), "%q: %v", given, distinct)
+	}
 }
