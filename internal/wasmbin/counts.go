@@ -23,6 +23,7 @@ func CheckCounts(wasm []byte) error {
 			err = countCustom(newReader(wasm, r.pos, len(wasm)), size)
 		} else {
 			e := newEditor(wasm, r.pos, len(wasm))
+			e.absurd = absurdCount // wazero reads on as well
 			if id == code {
 				e.times(func(e *editor) { e.skip(e.reader.u32()) })
 			} else {
@@ -43,6 +44,7 @@ func countCustom(r reader, size uint32) error {
 	start := r.pos
 	if string(r.utf8(r.u32())) == "name" {
 		e := newEditor(r.b, r.pos, r.end)
+		e.absurd = absurdCount
 		e.countNames(start, size)
 		r.err = e.err
 	}

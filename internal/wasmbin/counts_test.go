@@ -41,6 +41,13 @@ func TestCheckCounts(t *testing.T) {
 		"data's bytes":   func(n uint32) []byte { return announced(data, n, 1, 1) },
 		"module's name":  func(n uint32) []byte { return announced(custom, n, 4, 'n', 'a', 'm', 'e', 0, 5) },
 		"section's name": func(n uint32) []byte { return announced(custom, n) },
+		// wazero makes room for a thousand, and reads on.
+		"name behind too many imports":       func(n uint32) []byte { return announced(imports, n, 0xe8, 7) },
+		"items behind too many elements":     func(n uint32) []byte { return announced(elements, n, 0xe8, 7, 0, 0x41, 0, 0x0b) },
+		"parameters behind too many types":   func(n uint32) []byte { return announced(types, n, 0xe8, 7, 0x60) },
+		"results behind too many parameters": func(n uint32) []byte { return announced(types, n, 1, 0x60, 2, 0x7f, 0x7f) },
+		"names behind too many names":        func(n uint32) []byte { return announced(custom, n, 4, 'n', 'a', 'm', 'e', 2, 9, 0xe8, 7, 0) },
+		"bytes behind too many bodies":       func(n uint32) []byte { return announced(code, n, 0xe8, 7) },
 		"section": func(n uint32) []byte {
 			return slices.Concat([]byte(header), []byte{custom}, wasmtest.U32(n), []byte{1, 'x'})
 		},
