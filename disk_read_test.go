@@ -2,6 +2,8 @@ package modcache_test
 
 import (
 	"bytes"
+	"encoding/binary"
+	"math"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -11,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/internal/cachetest"
 )
 
 // slow turns on the long variants of tests: MODCACHE_SLOW_TESTS=1.
@@ -272,4 +275,27 @@ func TestDiskReadOnlyLeavesDamage(t *testing.T) {
 	requireMiss(t, r, diskKey(1))
 	require.EqualValues(t, 2, r.Metrics().Corrupt)
 	entryFile(t, dir, diskKey(1))
+}
+
+// TestDiskLeavesWhatHasNoAddresses: an entry that only processes with more addresses can read is a miss, and stays.
+func TestDiskLeavesWhatHasNoAddresses(t *testing.T) {
+	if math.MaxInt > math.MaxInt32 {
+		t.Skip("SKIPPED: addresses have 64 bits here")
+	}
+	dir := t.TempDir()
+	d := openDisk(t, dir, nil)
+	require.NoError(t, d.Add(bg, diskKey(1), modcache.NewArtifact([]byte("code"), modcache.Info{})))
+	files := cachetest.Entries(t, dir)
+	require.Len(t, files, 1)
+	b, err := os.ReadFile(files[0])
+	require.NoError(t, err)
+	for _, at := range []int{16, 24} { // docs/format.md: the length, and that as it is encoded
+		binary.LittleEndian.PutUint64(b[at:], 3<<30)
+	}
+	require.NoError(t, os.WriteFile(files[0], b, 0o600))
+	_, ok, err := d.Get(bg, diskKey(1))
+	require.False(t, ok)
+	require.ErrorContains(t, err, "no addresses")
+	require.Zero(t, d.Metrics().Corrupt)
+	require.Equal(t, files, cachetest.Entries(t, dir))
 }

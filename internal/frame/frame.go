@@ -102,7 +102,10 @@ const (
 
 	// MaxSize bounds the artifact's length, so that it fits an int, no sum of
 	// lengths overflows and header lengths fit 32 bits.
-	MaxSize = min(1<<36, math.MaxInt)
+	MaxSize = min(maxAnywhere, math.MaxInt)
+
+	// maxAnywhere is MaxSize where addresses have 64 bits.
+	maxAnywhere = 1 << 36
 )
 
 // header is a frame's header, decoded; it can be encoded again bit by bit.
@@ -228,6 +231,8 @@ func parseFixed(b []byte) (h *header, headerLen int64, t texts, err error) {
 		return bad(fmt.Sprintf("unknown authentication kind %d", h.auth))
 	case h.chunkLog < minChunkLog || h.chunkLog > maxChunkLog:
 		return bad("chunk size out of range")
+	case h.size > MaxSize && h.size <= maxAnywhere:
+		return nil, 0, texts{}, fmt.Errorf("%w: %d bytes, for which this process has no addresses", ErrTooLarge, h.size)
 	case h.size < 0 || h.size > MaxSize || h.encoded < 0 || h.encoded > h.size:
 		return bad("length out of range")
 	case h.codec == raw && h.encoded != h.size:
