@@ -76,7 +76,7 @@ type Options struct {
 	// Workers is how many goroutines compile the functions of one module. The
 	// default is 1, as in wazero: a bug in its compiler that panics is then a panic
 	// in the goroutine that asked. With more, compiling is faster by nearly that
-	// factor, but such a panic ends the process. A caller's
+	// factor, but such a panic ends the process. More than 256 are 256. A caller's
 	// experimental.WithCompilationWorkers takes precedence.
 	Workers int
 
@@ -141,6 +141,8 @@ const (
 	defaultLockWait = time.Minute
 
 	defaultSmallModules = 128
+
+	maxWorkers = 256 // each has the state of a compiler, and wazero panics where there are very many
 )
 
 // Format implements [fmt.Formatter], so that any verb hides the Key of the Disk, with the exception that
@@ -159,7 +161,7 @@ func (o *Options) validate() (Options, error) {
 	if len(v.EngineID) > maxEngineID {
 		return v, fmt.Errorf("modcache: Options.EngineID has %d bytes, at most %d fit", len(v.EngineID), maxEngineID)
 	}
-	v.Workers = max(1, v.Workers)
+	v.Workers = min(max(1, v.Workers), maxWorkers)
 	v.MaxCompiles = option.Number(v.MaxCompiles, max(1, runtime.GOMAXPROCS(0)/v.Workers), -1)
 	v.Retain = option.Number(v.Retain, defaultRetain, 0)
 	v.SmallModules = option.Number(v.SmallModules, defaultSmallModules, math.MaxInt)

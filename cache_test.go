@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"math"
+	"reflect"
 	"sync/atomic"
 	"testing"
 
@@ -451,6 +453,56 @@ func TestCacheOfErrorsThatPanicLater(t *testing.T) {
 				require.NoError(t, err, "%s: the drop-in, at call %d", what, n)
 				require.EqualValues(t, 15, got)
 				require.NoError(t, c.Close(bg))
+			}
+		}
+	}
+}
+
+// TestCacheOptionsOfAnySize changes nothing of what a compile gives, whatever number an option is, nor the stores.
+func TestCacheOptionsOfAnySize(t *testing.T) {
+	for option := range sizes[modcache.Options] {
+		runsAllWays(t, openCache(t, t.TempDir(), option))
+	}
+	for option := range sizes[modcache.DiskOptions] {
+		runsAllWays(t, openCache(t, t.TempDir(), &modcache.Options{Disk: *option}))
+	}
+	for option := range sizes[modcache.MemoryOptions] {
+		runsAllWays(t, newCache(t, modcache.NewMemory(option), nil))
+	}
+	for option := range sizes[modcache.LayeredOptions] {
+		l := modcache.NewLayered(option, modcache.Layer{Store: modcache.NewMemory(nil)}, modcache.Layer{Store: &storetest.Fake{}})
+		runsAllWays(t, newCache(t, l, nil))
+		require.NoError(t, l.Close())
+	}
+	for option := range sizes[modcache.SlotOptions[int]] {
+		table := modcache.NewSlotTable(option)
+		h, err := table.Insert(7)
+		require.NoError(t, err)
+		v, ok := table.Get(h)
+		require.True(t, ok)
+		require.Equal(t, 7, v)
+	}
+}
+
+func runsAllWays(t *testing.T, c *modcache.Cache) {
+	t.Helper()
+	for _, w := range ways {
+		requireRuns(t, w, c, chainWasm, chainWant)
+	}
+}
+
+// sizes yields options of which one number is very large or small.
+func sizes[T any](yield func(*T) bool) {
+	for i := range reflect.TypeFor[T]().NumField() {
+		for _, n := range []int64{math.MaxInt64, math.MinInt64, -1, 1, math.MaxInt32} {
+			var o T
+			f := reflect.ValueOf(&o).Elem().Field(i)
+			if !f.CanInt() || !f.CanSet() || f.OverflowInt(n) {
+				continue
+			}
+			f.SetInt(n)
+			if !yield(&o) {
+				return
 			}
 		}
 	}

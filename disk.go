@@ -75,7 +75,7 @@ type DiskOptions struct {
 
 	Name    string           // of the store in events; "" = "disk"
 	OnEvent func(Event)      // see Event
-	Now     func() time.Time // the clock; nil = time.Now
+	Now     func() time.Time // the clock; nil = time.Now. It must not use the Disk, nor a Cache over it, which may wait for it
 
 	// What validate makes of Key: a function, into which package fmt doesn't look.
 	auth func() frame.Auth

@@ -159,7 +159,8 @@ func (r *Runtime) Key(m *Module) Key {
 
 // CompileModule implements wazero.Runtime. The returned module is a handle of its own:
 // closing it, even twice, releases nothing of anybody else's. The bytes may be reused
-// afterwards.
+// afterwards, and must not change before: copy them out of a memory that a guest can write to. They are read more than
+// once, and what is loaded might not fit what was read first.
 func (r *Runtime) CompileModule(ctx context.Context, wasm []byte) (wazero.CompiledModule, error) {
 	if r.e == nil {
 		return r.inner.CompileModule(ctx, wasm)
