@@ -2,6 +2,7 @@ package modcache
 
 import (
 	"context"
+	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -15,7 +16,7 @@ type links struct {
 	mu   sync.Mutex  // guards what follows
 
 	open, ended int64                 // modules that are being instantiated, and those that have been
-	byName      map[string]*importers // of the instances that are imported from
+	byName      map[string]*importers // of the instances that are imported from, by the prefix of their name
 	forgotten   int64                 // until then, names were imported from that aren't in byName any more
 }
 
@@ -28,13 +29,19 @@ type importers struct {
 // anybody is imported from if it can't be told who is. No instance has that name: it is no UTF-8.
 const anybody = "\xff"
 
-// mostNames is how many are remembered; those that are being imported from don't count.
-const mostNames = 1000
+// What guests import from is of their choice, and is remembered when they are gone: so many names, those that are being imported from
+// don't count, and so many bytes of each. Names that begin alike share what is known of them.
+const (
+	mostNames = 1000
+	longest   = 256
+)
+
+func prefix(name string) string { return name[:min(len(name), longest)] }
 
 // begin takes note of a module that is about to be instantiated under ctx, and imports from those called names, or
 // from anybody if there are none. end is called when it has been.
 func (s *links) begin(ctx context.Context, names []string) (end func()) {
-	if len(names) == 0 || wazerohook.ResolvesImports(ctx) {
+	if len(names) == 0 || len(names) > mostNames || wazerohook.ResolvesImports(ctx) {
 		names = []string{anybody}
 	}
 	s.some.Store(true)
@@ -46,6 +53,7 @@ func (s *links) begin(ctx context.Context, names []string) (end func()) {
 		if name == "" { // which nothing is found by
 			continue
 		}
+		name = prefix(name)
 		of := s.byName[name]
 		if of == nil {
 			if len(s.byName) >= mostNames {
@@ -55,7 +63,7 @@ func (s *links) begin(ctx context.Context, names []string) (end func()) {
 			if s.byName == nil {
 				s.byName = map[string]*importers{}
 			}
-			s.byName[name] = of
+			s.byName[strings.Clone(name)] = of // without what is behind the prefix
 		}
 		of.open++
 		begun = append(begun, of)
@@ -112,7 +120,7 @@ func (s *links) imported(name string, since int64) bool {
 	if s.forgotten > since && name != "" {
 		return true
 	}
-	for _, name := range []string{name, anybody} {
+	for _, name := range []string{prefix(name), anybody} {
 		if of := s.byName[name]; of != nil && (of.open > 0 || of.last > since) {
 			return true
 		}

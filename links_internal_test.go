@@ -3,6 +3,7 @@ package modcache
 import (
 	"context"
 	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -30,4 +31,41 @@ func TestLinksForgetNames(t *testing.T) {
 	require.True(t, s.imported("kept", since))
 	require.False(t, s.imported("kept", s.now()))
 	require.False(t, s.any(s.now()))
+}
+
+// TestLinksOfAnySize that guests choose are remembered in little room, and none of them is forgotten.
+func TestLinksOfAnySize(t *testing.T) {
+	var s links
+	start, long := s.now(), strings.Repeat("x", 10*longest)
+	for i := range 2 * mostNames {
+		s.begin(context.Background(), []string{fmt.Sprint(i, long)})()
+	}
+	s.begin(context.Background(), []string{long + "one"})()
+	require.LessOrEqual(t, len(s.byName), mostNames)
+	for name := range s.byName {
+		require.LessOrEqual(t, len(name), longest)
+	}
+	require.True(t, s.imported(long+"one", start))
+	require.True(t, s.imported(long+"another", start), "it can't be told apart")
+	require.False(t, s.imported(long+"one", s.now()))
+
+	since := s.now()
+	end := s.begin(context.Background(), []string{long + "one"})
+	require.True(t, s.imported(long+"one", since))
+	require.False(t, s.imported("short", since))
+	end()
+	require.True(t, s.imported(long+"one", since))
+	require.False(t, s.imported(long+"one", s.now()))
+
+	many := make([]string, 10*mostNames)
+	for i := range many {
+		many[i] = fmt.Sprint(i)
+	}
+	since = s.now()
+	end = s.begin(context.Background(), many)
+	require.True(t, s.imported("9", since))
+	require.LessOrEqual(t, len(s.byName), mostNames+1)
+	end()
+	require.True(t, s.imported("9", since))
+	require.False(t, s.imported("9", s.now()))
 }
