@@ -72,7 +72,7 @@ func New(url string, o *Options) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	return newStore(b, v.Layout.kind(), w.base.String(), w.close, v)
+	return newStore(b, v.Layout.kind(), weburl.Shown(w.base), w.close, v)
 }
 
 // NewWithBackend returns a Store over another protocol. Of the options, Layout, Client,

@@ -230,10 +230,11 @@ func TestURLWrong(t *testing.T) {
 	}{
 		{"begin with https://", []string{"push", "-dir", cache, "-sign", key, "ftp://host/x"}},
 		{"a URL begins with https://", []string{"push", "-dir", cache, "-sign", key, "cache.example/x"}},
-		{"isn't a URL", []string{"warm", "-to", "cache.example/x", "-sign", key, files[0]}},
+		{"isn't a URL", []string{"warm", "-to", "user:hush@cache.example/x", "-sign", key, files[0]}},
 		{"has to have a host", []string{"push", "-dir", cache, "-sign", key, "https:///x"}},
 		{"nothing behind the path", []string{"push", "-dir", cache, "-sign", key, "https://user:hush@host/x?y=z"}},
 		{"can't be parsed", []string{"push", "-dir", cache, "-sign", key, "https://user:hu%sh@host/x"}},
+		{"S3.Bucket", []string{"push", "-dir", cache, "-sign", key, "s3://user:/hush@bucket"}},
 		{"has to be signed: give -sign", []string{"push", "-dir", cache, url}},
 		{"has to be signed: give a -keyring", []string{"pull", "-dir", to, url, files[0]}},
 		{"has to be signed: give a -keyring", []string{"doctor", url, files[0]}},

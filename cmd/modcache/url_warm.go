@@ -22,7 +22,7 @@ func (w *warmer) toServer(ctx context.Context, s *streams, operands []string) er
 	case w.to == "":
 		return usagef("-sign and -bundle-key-file are for a server: name it with -to")
 	case !urlStart.MatchString(w.to):
-		return usagef("%q isn't a URL, which begins with https:// or another scheme", w.to)
+		return usagef("-to isn't a URL, which begins with https:// or another scheme")
 	case w.require:
 		return usagef("-require and -to exclude each other: modcache doctor, with the URL and the modules, says what a server lacks")
 	case w.dir != dirFlags{} || w.compress || w.maxBytes > 0 || w.mode.mode != 0:

@@ -22,9 +22,15 @@ func Host(u *url.URL) string {
 // Same reports whether two URLs have one origin, to which the same credentials may go: another scheme or port is elsewhere.
 func Same(a, b *url.URL) bool { return a.Scheme == b.Scheme && Host(a) == Host(b) }
 
-// Shown returns u without what may be secret: a user and a password, or what is behind the path.
+// Shown returns u without what may be secret: a user and a password, or what is behind the path; and without a path in which there may be
+// a password, as there is if somebody has left a slash in it as it is.
 func Shown(u *url.URL) string {
-	return (&url.URL{Scheme: u.Scheme, Host: u.Host, Path: u.Path}).String()
+	shown := url.URL{Scheme: u.Scheme, Host: u.Host}
+	if u.Path != "" && (u.Host == "" || strings.Contains(u.Path, "@")) {
+		return shown.String() + "/…"
+	}
+	shown.Path = u.Path
+	return shown.String()
 }
 
 // discreet is an error whose text leaves out what in URLs may let their bearer in.
@@ -37,12 +43,27 @@ func (d *discreet) Error() string { return d.text }
 
 func (d *discreet) Unwrap() error { return d.error }
 
-var (
-	// users are a user and a password in a URL.
-	users = regexp.MustCompile(`://[^\s/?#"<>]*@`)
-	// queries are a URL up to its query, and the query, in quotes or not.
-	queries = regexp.MustCompile(`(://[^\s?"]*)\?(?:[^\s"\\]|\\.)*`)
-)
+// urls are the URLs in a text: up to the quote where they are in quotes, which may be in quotes themselves, or else up to a space.
+var urls = regexp.MustCompile(`"[\w+.-]*://(?:[^"\\]|\\.)*|\\"[\w+.-]*://(?:[^\s"\\]|\\.)*|://\S*`)
+
+// discreetly returns what urls found without what may be secret. What isn't escaped in a password makes it look like a path or a query.
+func discreetly(found string) string {
+	scheme, path, _ := strings.Cut(found, "://")
+	query := ""
+	if i := strings.IndexAny(path, "?#"); i >= 0 {
+		path, query = path[:i+1], path[i+1:]
+	}
+	if user := strings.LastIndex(path, "@"); user >= 0 {
+		path = "…" + path[user:]
+	}
+	switch {
+	case strings.Contains(query, "@"):
+		path = "…"
+	case query != "":
+		path += "…"
+	}
+	return scheme + "://" + path
+}
 
 // Discreet returns an error whose text leaves out users, passwords and queries of the URLs in that of err, which it wraps: those to
 // which a server redirects, or with which a cloud is asked, may have what lets their bearer in.
@@ -51,7 +72,7 @@ func Discreet(err error) error {
 		return nil
 	}
 	said := err.Error()
-	text := queries.ReplaceAllString(users.ReplaceAllString(said, "://…@"), "$1?…")
+	text := urls.ReplaceAllStringFunc(said, discreetly)
 	if text == said {
 		return err
 	}

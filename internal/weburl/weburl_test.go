@@ -49,6 +49,10 @@ func TestSame(t *testing.T) {
 
 func TestShown(t *testing.T) {
 	require.Equal(t, "https://host:1/path", Shown(parse(t, "https://SECRET:SECRET@host:1/path?SECRET#SECRET")))
+	require.Equal(t, "https://host", Shown(parse(t, "https://host")))
+	require.Equal(t, "s3://AKIA:/…", Shown(parse(t, "s3://AKIA:/SECRET@bucket")))
+	require.Equal(t, "https:/…", Shown(parse(t, "https:///u:SECRET@host")))
+	require.Equal(t, "https:", Shown(parse(t, "https:u:SECRET@host")))
 }
 
 func TestDiscreet(t *testing.T) {
@@ -60,8 +64,17 @@ func TestDiscreet(t *testing.T) {
 		"GET https://host/a?SECRET: EOF":   "GET https://host/a?… EOF",
 		`GET "https://u:SECRET@host/a": 4`: `GET "https://…@host/a": 4`,
 		`"https://SECRET@host/a?SECRET" "https://SECRET@host?SECRET"`: `"https://…@host/a?…" "https://…@host?…"`,
-		"https://u:SE@CRET@host/a@b":                                  "https://…@host/a@b",
+		"https://u:SE@CRET@host/a@b":                                  "https://…@b",
 		`once \"https://host/a?SE\"CRET\" and`:                        `once \"https://host/a?… and`,
+		`open "s3://AKIA:SE/CRET@bucket": port`:                       `open "s3://…@bucket": port`,
+		`open s3://AKIA:SE?CRET@bucket: port`:                         `open s3://… port`,
+		`open s3://AKIA:SE"CRET@bucket: port`:                         `open s3://…@bucket: port`,
+		`open "s3://AKIA:SE#CRET@bucket": port`:                       `open "s3://…": port`,
+		`https://u:SECRET@host/a?SECRET@SECRET`:                       `https://…`,
+		`s3://b?region=R&bogus="SECRET": no`:                          `s3://b?… no`,
+		`Get "https://host/a b?SECRET \"SECRET\" SECRET": EOF`:        `Get "https://host/a b?…": EOF`,
+		`{"at":"https://host/a#SECRET","why":"denied"}`:               `{"at":"https://host/a#…","why":"denied"}`,
+		`https://host/a?`:                                             `https://host/a?`,
 	} {
 		err := errors.New(said)
 		got := Discreet(err)

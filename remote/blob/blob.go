@@ -14,6 +14,7 @@ import (
 	"io"
 	"io/fs"
 	"net/http"
+	"net/url"
 
 	"gocloud.dev/blob"
 	"gocloud.dev/gcerrors"
@@ -34,12 +35,30 @@ var _ remote.Backend = (*Backend)(nil)
 
 // Open returns a Backend in the bucket at a URL such as s3://fleet?region=eu-central-1&prefix=modcache/, gs://fleet or azblob://fleet;
 // the drivers' documentation has their parameters. Whether the bucket is there isn't asked. Close it after the store.
-func Open(ctx context.Context, url string) (*Backend, error) {
-	b, err := blob.OpenBucket(ctx, url)
+func Open(ctx context.Context, bucket string) (*Backend, error) {
+	escaped, err := escape(bucket)
+	if err != nil {
+		return nil, err
+	}
+	b, err := blob.OpenBucket(ctx, escaped)
 	if err != nil {
 		return nil, fmt.Errorf("modcache: the bucket can't be opened; is its driver imported? %w", weburl.Discreet(err))
 	}
 	return &Backend{b}, nil
+}
+
+// escape returns a URL whose query is escaped, so that it can be told from the text of an error around it.
+func escape(raw string) (string, error) {
+	u, err := url.Parse(raw)
+	if err == nil {
+		var query url.Values
+		query, err = url.ParseQuery(u.RawQuery)
+		u.RawQuery = query.Encode()
+	}
+	if err != nil { // it quotes the URL, which may hold a password
+		return "", errors.New("modcache: the URL of the bucket can't be parsed: escape what isn't a letter or a digit in it")
+	}
+	return u.String(), nil
 }
 
 // New returns a Backend in a bucket that the program has opened. Close closes it.

@@ -174,12 +174,22 @@ func TestHidesQueries(t *testing.T) {
 		require.NotContains(t, err.Error(), "SECRET")
 		require.ErrorIs(t, err, fs.ErrPermission)
 	}
-	_, err = blob.Open(t.Context(), "nosuch://user:SECRET@bucket?sig=SECRET")
-	require.Error(t, err)
-	require.NotContains(t, err.Error(), "SECRET")
+	for _, wrong := range []string{
+		"nosuch://user:SECRET@bucket?sig=SECRET", "nosuch://user:/SECRET@bucket", "nosuch://user:x/SECRET@bucket", "nosuch://user:?SECRET@bucket",
+		"nosuch://bucket?sig=%zzSECRET", "nosuch://bucket?a=\"SECRET\"&b=a SECRET", "nosuch://bucket#SECRET", "nosuch://user:%zzSECRET@bucket",
+	} {
+		_, err = blob.Open(t.Context(), wrong)
+		require.ErrorContains(t, err, "modcache: the ")
+		require.NotContains(t, err.Error(), "SECRET", wrong)
+	}
 }
 
 func TestOpenMisuse(t *testing.T) {
+	for _, right := range []string{"mem://", "mem://?prefix=a/", "file://" + filepath.ToSlash(t.TempDir()) + "?prefix=a+b/"} {
+		b, err := blob.Open(t.Context(), right)
+		require.NoError(t, err, right)
+		require.NoError(t, b.Close())
+	}
 	_, err := blob.Open(t.Context(), "nosuch://bucket")
 	require.ErrorContains(t, err, "modcache: the bucket can't be opened")
 	_, err = blob.New(nil)

@@ -326,6 +326,10 @@ func TestAuth(t *testing.T) {
 	t.Setenv("DOCKER_CONFIG", dir)
 	_, err = oci.New("registry.example/x", nil)
 	require.ErrorContains(t, err, "modcache: docker's configuration can't be read")
+
+	_, err = oci.New("https://user:SECRET@registry.example/x", nil)
+	require.ErrorContains(t, err, "modcache: repository")
+	require.NotContains(t, err.Error(), "SECRET")
 }
 
 // roundTrip has one store upload and another one download.

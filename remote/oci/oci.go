@@ -71,7 +71,8 @@ func New(repository string, o *Options) (*Backend, error) {
 	}
 	ref, err := registry.ParseReference(repository)
 	if err != nil || ref.Reference != "" {
-		return nil, fmt.Errorf("modcache: repository %.200q: want registry/name, without a tag or digest", repository)
+		// Which isn't quoted: it may be a URL, with a password.
+		return nil, errors.New("modcache: repository: want registry/name, without a scheme, tag or digest")
 	}
 	if v.Credential == nil {
 		docker, err := credentials.NewStoreFromDocker(credentials.StoreOptions{})
