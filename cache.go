@@ -306,7 +306,7 @@ func (c *Cache) Close(ctx context.Context) error {
 	case <-c.closed:
 		return c.closeErr
 	case <-ctx.Done():
-		return &Error{Op: "close", Err: fmt.Errorf("compiles are still under way: %w", context.Cause(ctx))}
+		return &Error{Op: "close", Err: fmt.Errorf("not done yet, and goes on: %w", context.Cause(ctx))}
 	}
 }
 

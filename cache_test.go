@@ -284,6 +284,7 @@ func TestCacheCloseHonoursItsContext(t *testing.T) {
 	cancel(hurry)
 	require.ErrorIs(t, c.Close(ctx), hurry)
 	require.ErrorIs(t, c.Close(ctx), hurry, "it is still under way")
+	require.EqualError(t, c.Close(ctx), "modcache: close: not done yet, and goes on: the pod is going down")
 	require.True(t, c.Closed())
 	require.ErrorIs(t, (<-begun).err, modcache.ErrClosed)
 	close(g.open)

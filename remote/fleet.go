@@ -67,6 +67,9 @@ func OpenFleet(dir, url string, o *FleetOptions) (*Fleet, error) {
 	if f.remote, err = New(url, &v.Remote); err != nil {
 		return nil, err
 	}
+	if err := f.remote.degraded(); err != nil {
+		v.degraded(err)
+	}
 	front := modcache.Layer{Name: "disk"}
 	switch {
 	case !env.Off:

@@ -181,7 +181,8 @@ func ParsePrivateKey(line string) (*PrivateKey, error) {
 // Keyring says whose entries are used. To rotate a key, trust the new one
 // everywhere, then sign with it, and drop the old one when its entries have
 // aged out. To revoke a key, add its id to Revoked: it is refused from then on,
-// whoever still lists it under Keys.
+// whoever still lists it under Keys. A [Store] whose keyring revokes all of its keys has nothing but misses, and says so once, in an
+// EventDegraded; but a Signer that is revoked is an error.
 type Keyring struct {
 	Keys    []PublicKey
 	Revoked []KeyID
@@ -236,7 +237,7 @@ func (r *Keyring) trusted() (trusted []frame.Auth, err error) {
 // minSecret is the length of a shared secret below which it could be guessed.
 const minSecret = 16
 
-// auth returns what to seal with, if anything, and what to accept.
+// auth returns what to seal with, if anything, and what to accept, which is nothing where the Keyring revokes all of its keys.
 func (o *Options) auth() (signer *frame.Auth, trusted []frame.Auth, err error) {
 	if len(o.Secret) > 0 {
 		if o.Signer != nil || len(o.Keyring.Keys) > 0 {
@@ -264,7 +265,7 @@ func (o *Options) auth() (signer *frame.Auth, trusted []frame.Auth, err error) {
 	if trusted, err = ring.trusted(); err != nil {
 		return nil, nil, err
 	}
-	if len(trusted) == 0 {
+	if len(trusted) == 0 && len(o.Keyring.Keys) == 0 { // where all are revoked, there is nothing to read
 		return nil, nil, errors.New("modcache: a remote store needs a key to verify with: set Options.Keyring, Signer or Secret")
 	}
 	return signer, trusted, nil

@@ -55,7 +55,7 @@ var _ modcache.Store = (*Store)(nil)
 
 // New returns a Store at a URL such as https://cache.example/modcache, of a kind
 // that Options.Layout names. It makes no request: a server that is down doesn't
-// keep a program from starting. A user and password in the URL are sent as basic
+// keep a program from starting, nor does a [Keyring] that revokes all of its keys. A user and password in the URL are sent as basic
 // authentication.
 //
 // A whole program: examples/layered.
@@ -110,7 +110,18 @@ func newStore(b Backend, kind, where string, onEnd func(), o Options) (*Store, e
 		s.frame.Auth = *signer
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
+	if err := s.degraded(); err != nil {
+		s.notify(modcache.Event{Kind: modcache.EventDegraded, Err: err})
+	}
 	return s, nil
+}
+
+// degraded returns why nothing that is on the server can be used, if so.
+func (s *Store) degraded() error {
+	if len(s.frame.Trusted) > 0 {
+		return nil
+	}
+	return s.error("open", modcache.Key{}, errors.New("nothing of it is used: the Keyring revokes all of its keys; add the public key of whoever signs now"))
 }
 
 // Format implements [fmt.Formatter]: it prints which store this is, and no secret.

@@ -342,8 +342,34 @@ func TestStoreRevokedKey(t *testing.T) {
 	require.EqualValues(t, 1, s.Report().Untrusted)
 	_, err := remote.NewWithBackend(f, "", &remote.Options{Keyring: ring, Signer: old})
 	require.ErrorContains(t, err, "revoked")
-	_, err = remote.NewWithBackend(f, "", &remote.Options{Keyring: remote.Keyring{Keys: ring.Keys[:1], Revoked: ring.Revoked}})
-	require.ErrorContains(t, err, "needs a key")
+}
+
+// TestStoreTrustsNobody starts with a keyring whose only key is revoked, and has misses, without a request.
+func TestStoreTrustsNobody(t *testing.T) {
+	old := generate(t)
+	ring, err := remote.ParseKeyring([]byte(old.Public().String() + "\nrevoked " + old.Public().ID().String()))
+	require.NoError(t, err)
+	f, told := newFake(), &events{}
+	f.entries[key(1)] = entry(t, remote.Options{Signer: old}, key(1), 10)
+	s := over(t, f, remote.Options{Keyring: ring, OnEvent: told.take})
+	require.Nil(t, get(t, s, key(1)))
+	require.ErrorIs(t, s.Add(t.Context(), key(2), modcache.NewArtifact([]byte("code"), modcache.Info{})), modcache.ErrReadOnly)
+	require.Empty(t, f.took())
+	degraded := told.of(modcache.EventDegraded)
+	require.Len(t, degraded, 1)
+	require.ErrorContains(t, degraded[0].Err, "revokes all of its keys")
+	require.Equal(t, modcache.ReasonAuth, told.of(modcache.EventMiss)[0].Reason)
+	require.NoError(t, s.Close())
+
+	told = &events{}
+	fleet, err := remote.OpenFleet(t.TempDir(), "http://127.0.0.1:1", &remote.FleetOptions{
+		Remote: remote.Options{Keyring: ring}, Cache: modcache.Options{OnEvent: told.take, IgnoreEnv: true},
+	})
+	require.NoError(t, err)
+	defer func() { require.NoError(t, fleet.Close(context.Background())) }()
+	degraded = told.of(modcache.EventDegraded)
+	require.NotEmpty(t, degraded)
+	require.ErrorContains(t, degraded[0].Err, "revokes all of its keys")
 }
 
 // TestStoreCredentialsStay follows redirects to another host without what is secret.
