@@ -18,12 +18,15 @@ func ScanEffects(wasm []byte) (f Effects, err error) {
 		}
 		e := newEditor(wasm, sc.section.Body, sc.section.End)
 		for left := e.u32(); left > 0 && e.err == nil; left-- {
-			end := int(e.u32())
-			body := newEditor(wasm, e.pos, min(e.pos+end, e.end))
+			size := e.u32()
+			start := e.pos
+			if e.skip(size); e.err != nil {
+				break
+			}
+			body := newEditor(wasm, start, e.pos)
 			if err := body.effects(&f); err != nil {
 				return f, err
 			}
-			e.pos += end
 		}
 		if err := e.finish(); err != nil {
 			return f, err

@@ -172,3 +172,15 @@ func FuzzSnapshot(f *testing.F) {
 	f.Add((&Snapshot{MemorySize: 4 * page, Globals: make([]Value, 2)}).Marshal())
 	f.Fuzz(checkSnapshot)
 }
+
+// TestScanEffectsStaysInside reads bodies that announce more than their section has.
+func TestScanEffectsStaysInside(t *testing.T) {
+	for _, size := range []string{"\x20", "\x03", "\xff\xff\xff\xff\x07", "\xff\xff\xff\xff\x0f"} {
+		bodies := "\x02" + size + "\x00\x0b"
+		_, err := ScanEffects([]byte("\x00asm\x01\x00\x00\x00\x0a" + string(rune(len(bodies))) + bodies))
+		require.ErrorContains(t, err, "bytes left")
+	}
+	f, err := ScanEffects([]byte("\x00asm\x01\x00\x00\x00\x0a\x07\x01\x05\x00\xfc\x09\x00\x0b"))
+	require.NoError(t, err)
+	require.Equal(t, Effects{Drops: "data.drop"}, f)
+}
