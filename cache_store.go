@@ -157,7 +157,7 @@ func (l *lookup) ask(ctx context.Context, key Key) (a *Artifact, wrong error) {
 	ctx, end := c.begin(ctx, Step{Kind: StepLookup, Key: key, Name: l.name})
 	found, err := ask(ctx, c, c.reads, waitFor(ctx, c.Store()), func(ctx context.Context, s Store) (found answer, err error) {
 		found.fresh = readsFrames(s)
-		found.a, found.from, err = getFrom(withSealed(c.forStore(ctx)), s, key, behind)
+		found.a, found.from, err = getFrom(withCache(c.forStore(ctx)), s, key, behind)
 		if err == nil && found.a == nil {
 			found.fresh = false
 			found.a, _ = c.unmoved(key)
@@ -308,7 +308,7 @@ func (c *Cache) put(key Key, code []byte, info Info) (a *Artifact, added <-chan 
 	start := time.Now()
 	add := func(_ context.Context, s Store) (took time.Duration, err error) {
 		defer end()
-		err = contain.Call(func() error { return s.Add(c.ctx, key, a) }) // not given up with us
+		err = contain.Call(func() error { return s.Add(withCache(c.ctx), key, a) }) // not given up with us
 		if err == nil {
 			took = max(1, time.Since(start))
 		}

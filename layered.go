@@ -63,6 +63,9 @@ type Layer struct {
 	// that doesn't return by then is left to itself, and what it returns later is
 	// dropped. 0 means DefaultLayerTimeout, for each layer of a store that is a Layered; negative means no limit, for stores that
 	// have limits of their own.
+	//
+	// Where a [Cache] has waited 5 seconds or more for a Get or a WriteThrough Add that was given up, the layer is skipped for a minute,
+	// or until the call returns after all, if it was answered since the last one. A shorter Timeout makes a failure of it like others.
 	Timeout time.Duration
 
 	// Direct has the store called on the caller's goroutine, without a Timeout. It is

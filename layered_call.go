@@ -19,7 +19,10 @@ import (
 )
 
 // tooSlowError is a deadline of the layer's, not of a caller.
-type tooSlowError struct{ annotated }
+type tooSlowError struct {
+	annotated
+	limit time.Duration
+}
 
 func (*tooSlowError) Is(target error) bool { return target == context.DeadlineExceeded }
 
@@ -91,7 +94,7 @@ func closeArtifact(a *Artifact) {
 
 // share is how long the layer may take. One that hangs hides none behind it from a Cache, which waits so long for each.
 func (ly *layer) share(ctx context.Context) time.Duration {
-	if ly.last || !wantsSealed(ctx) { // as only a Cache does
+	if ly.last || !fromCache(ctx) { // as only a Cache does
 		return ly.Timeout
 	}
 	return min(ly.Timeout, waitFor(ctx, ly.Store))
@@ -113,9 +116,6 @@ func (ly *layer) get(ctx context.Context, key Key, behind spot, limit time.Durat
 		a, in, err = ly.getWithin(ctx, key, behind, limit)
 	}
 	if err != nil {
-		if limit < ly.Timeout && ctx.Err() == nil && errors.As(err, new(*tooSlowError)) {
-			ly.reads.Fail(breaker.Hard, 0) // a Cache's next module has no more time to lose
-		}
 		return nil, nil, ly.failed(ctx, &ly.reads, "get", key, err)
 	}
 	ly.reads.Succeed()
@@ -142,6 +142,7 @@ func (ly *layer) getWithin(ctx context.Context, key Key, behind spot, limit time
 	}
 	got, err := within(ctx, ly, ly.calls, limit, func(ctx context.Context) (got answer, err error) {
 		got.a, got.in, err = ly.ask(ctx, key, behind)
+		answered(ctx, &ly.reads, err)
 		return got, err
 	}, func(late answer) { closeArtifact(late.a) })
 	return got.a, got.in, err
@@ -162,7 +163,9 @@ func (ly *layer) add(ctx context.Context, key Key, a *Artifact) error {
 			return err
 		}
 		defer contain.Close(own)
-		return ly.Store.Add(ctx, key, own)
+		err = contain.Call(func() error { return ly.Store.Add(ctx, key, own) })
+		answered(ctx, &ly.writes, err)
+		return err
 	})
 	if err != nil {
 		return ly.failed(ctx, &ly.writes, "add", key, err)
@@ -242,7 +245,24 @@ func within[T any](ctx context.Context, ly *layer, bound *semaphore.Weighted, li
 	case time.Since(start) < limit:
 		return v, err
 	}
-	return v, &tooSlowError{annotated{before: fmt.Sprintf("too slow: no answer in %v: ", limit), err: err}}
+	return v, &tooSlowError{annotated{before: fmt.Sprintf("too slow: no answer in %v: ", limit), err: err}, limit}
+}
+
+// answered has a layer that answers too late be asked again, unless it did so before: one that is always too late is skipped.
+func answered(ctx context.Context, b *breaker.Breaker, err error) {
+	if err != nil || ctx.Err() == nil {
+		return
+	}
+	if pauses, _ := b.Pauses(); pauses == 1 {
+		b.Recover()
+	}
+}
+
+// hangs reports whether an error says that a Cache has waited for a layer as long as for a store that hangs, which it does
+// once. Only this layer's own: in one that is a Layered, others may answer.
+func hangs(ctx context.Context, err error) bool {
+	slow, ok := err.(*tooSlowError)
+	return ok && slow.limit >= storeWait && fromCache(ctx)
 }
 
 // failed counts and reports an error of the store, and says what failed where. ctx is the caller's: if it has ended, the store is not to blame.
@@ -258,6 +278,10 @@ func (ly *layer) failed(ctx context.Context, b *breaker.Breaker, op string, key 
 		kind = EventCorrupt
 	case refused(err):
 		b.Succeed()
+	case hangs(ctx, err):
+		if b.Fail(breaker.Hard, bounded.Pause) {
+			err = &annotated{err: err, after: fmt.Sprintf(" (the layer is skipped for %v, or until it answers)", bounded.Pause)}
+		}
 	case b.Fail(breaker.Soft, 0):
 		err = &annotated{err: err, after: fmt.Sprintf(" (failure %d in a row: the layer is skipped for a while)", b.Limit)}
 	}

@@ -88,7 +88,7 @@ func (ly *layer) unlock(unlock func()) {
 		err = ly.locks.GiveBack(ly.Timeout, call)
 	}
 	if err == bounded.ErrNoAnswer {
-		err = &tooSlowError{annotated{err: err}}
+		err = &tooSlowError{annotated: annotated{err: err}}
 	}
 	if err != nil {
 		_ = ly.report(EventStoreFailed, "unlock", Key{}, err)

@@ -188,7 +188,7 @@ func (l *Layered) join(ctx context.Context, key Key, seen uint64) (*flight.Fligh
 		return nil, nil
 	}
 	var f *flight.Flight[*found]
-	f, _ = l.lookups.Join(context.WithoutCancel(ctx), lookupKey{key, wantsSealed(ctx)}, func(ctx context.Context) (*found, error) {
+	f, _ = l.lookups.Join(context.WithoutCancel(ctx), lookupKey{key, fromCache(ctx)}, func(ctx context.Context) (*found, error) {
 		defer l.changes.Add(1)
 		return l.search(ctx, key, spot{}, asked, func() bool { return ctx.Err() != nil || f.Forgotten() })
 	})
@@ -228,7 +228,7 @@ func (l *Layered) search(ctx context.Context, key Key, behind spot, asked *layer
 			}
 		}
 		if a != nil {
-			l.promote(key, a, write{from: ly, sealed: wantsSealed(ctx)}, stale)
+			l.promote(key, a, write{from: ly, sealed: fromCache(ctx)}, stale)
 			return &found{a: a, from: spot{ly, at}}, nil
 		}
 		if ctx.Err() != nil { // nobody is waiting any more

@@ -2,6 +2,7 @@ package modcache_test
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"sync"
 	"sync/atomic"
@@ -148,6 +149,99 @@ func TestLayeredThatHangsHidesNoOther(t *testing.T) {
 			close(answer)
 		})
 	}
+}
+
+// A layer that hangs when it is asked, or when it is given code, has a Cache wait once a minute, or until it answers, whether or
+// not it heeds its context.
+func TestLayeredThatHangsIsWaitedForOnceAMinute(t *testing.T) {
+	needsCompiler(t)
+	for _, w := range ways {
+		for i := range 8 {
+			get, heeds, nested := i&1 != 0, i&2 != 0, i&4 != 0
+			t.Run(fmt.Sprintf("%s get=%v heeds=%v nested=%v", w.Name, get, heeds, nested), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					answer := make(chan struct{})
+					answers := sync.OnceFunc(func() { close(answer) })
+					defer answers()
+					hang := func(ctx context.Context) error {
+						if !heeds {
+							ctx = context.Background()
+						}
+						select {
+						case <-answer:
+							return nil
+						case <-ctx.Done():
+							return ctx.Err()
+						}
+					}
+					near := &storetest.Fake{}
+					if get {
+						near.OnGet = func(ctx context.Context, _ modcache.Key) (*modcache.Artifact, bool, error) {
+							return nil, false, hang(ctx)
+						}
+					} else {
+						near.OnAdd = func(ctx context.Context, _ modcache.Key, _ *modcache.Artifact) error { return hang(ctx) }
+					}
+					far := &storetest.Fake{}
+					l := layered(t, nil, modcache.Layer{Store: near}, modcache.Layer{Store: far})
+					if nested {
+						l = layered(t, nil, modcache.Layer{Store: l}, modcache.Layer{Store: &storetest.Fake{}})
+					}
+					c := newCache(t, l, &modcache.Options{SmallModules: -1})
+					var n int32
+					start, waited := time.Now(), 0
+					next := func() {
+						began := time.Now()
+						_, err := w.Run(c, wasmtest.Const(n))
+						require.NoError(t, err)
+						if n++; time.Since(began) > time.Second {
+							waited++
+						}
+						time.Sleep(time.Second)
+					}
+					for time.Since(start) < 60*time.Second {
+						next()
+					}
+					require.Equal(t, 1, waited)
+					require.Equal(t, get, near.Calls().Get < int(n))
+					if heeds { // it has answered, in its way
+						for time.Since(start) < 100*time.Second {
+							next()
+						}
+						require.Equal(t, 2, waited)
+					}
+					answers()
+					synctest.Wait()
+					if !heeds {
+						if nested {
+							time.Sleep(bounded.Pause) // the layers around it have failed too, for all that they know
+						}
+						before := near.Calls()
+						next()
+						require.Greater(t, near.Calls().Get, before.Get)
+						require.Greater(t, near.Calls().Add, before.Add)
+						require.Equal(t, 1, waited)
+					}
+				})
+			})
+		}
+	}
+}
+
+// A Timeout that is less than what a Cache waits is a failure like others: the layer isn't skipped for one.
+func TestLayeredWithAShortTimeout(t *testing.T) {
+	needsCompiler(t)
+	synctest.Test(t, func(t *testing.T) {
+		slow, _ := faulty(modcachetest.Fault{Op: modcachetest.OpGet, Delay: time.Hour, Nth: 1})
+		l := layered(t, nil, modcache.Layer{Store: slow, Timeout: time.Second}, modcache.Layer{Store: &storetest.Fake{}})
+		c := newCache(t, l, &modcache.Options{SmallModules: -1})
+		for n := range int32(4) {
+			_, err := ways[0].Run(c, wasmtest.Const(n))
+			require.NoError(t, err)
+		}
+		require.EqualValues(t, 1, l.Layers()[0].Timeouts)
+		require.Zero(t, l.Layers()[0].Skipped)
+	})
 }
 
 // However many artifacts of a layer hang when they are read, all at once or one a minute, those of others are found.

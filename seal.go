@@ -111,11 +111,11 @@ func newSeal(key Key, engine string) *blake3.Hasher {
 }
 
 // A Disk vouches for what it was given, and a Layered gives it what another store returned before
-// the Cache that asked has checked that. So the Cache says that it uses nothing without a seal.
-type sealedOnly struct{}
+// the Cache that asked has checked that. So a Cache says that it is one, which uses nothing without a seal; and which waits for no layer twice.
+type forCache struct{}
 
-func withSealed(ctx context.Context) context.Context {
-	return context.WithValue(ctx, sealedOnly{}, true)
+func withCache(ctx context.Context) context.Context {
+	return context.WithValue(ctx, forCache{}, true)
 }
 
-func wantsSealed(ctx context.Context) bool { return ctx.Value(sealedOnly{}) != nil }
+func fromCache(ctx context.Context) bool { return ctx.Value(forCache{}) != nil }
