@@ -49,9 +49,9 @@ func (c *Cache) Stub(ctx context.Context, config wazero.RuntimeConfig, m *Module
 	if stored, err := r.keep(ctx, src); !stored || err != nil {
 		return m.wasm, err
 	}
-	image, stubbed := src.image()
-	if !stubbed {
-		return m.wasm, nil
+	image, stubbed, err := src.image()
+	if err != nil || !stubbed {
+		return m.wasm, err
 	}
 	s := &standIn{e: r.e, key: src.key, sum: src.sum, name: src.name(), functions: src.functions(), most: mostCode(src.size())}
 	right, wrong := r.e.wazero.KeysOfStub(image, s.functions, r.e.conf.CloseOnContextDone)

@@ -119,7 +119,7 @@ func (l *loading) loadStored(ctx context.Context, a *Artifact, at Key) (code *lo
 		l.src.found.Store(true)
 		l.look.hit(l.src.key, a)
 		return code, false, nil
-	case errors.Is(err, loaded.ErrClosed):
+	case errors.Is(err, loaded.ErrClosed), errors.Is(err, errModified):
 		return nil, false, err
 	case ctx.Err() != nil: // nobody waits for it any more
 		return nil, false, nil
@@ -175,7 +175,10 @@ func (l *loading) loadEntry(ctx context.Context, entry wazerocache.Source) (_ *l
 	_, end := l.c.begin(ctx, Step{Kind: StepLoad, Key: l.src.key, Name: l.src.name()})
 	defer func() { end(StepEnd{Bytes: codeLen, Err: err}) }()
 	e := l.e
-	image, stubbed := l.src.image()
+	image, stubbed, err := l.src.image()
+	if err != nil {
+		return nil, err
+	}
 	// wazero decodes the image before it asks for the key, which is time enough to
 	// predict it on another core, if it takes long.
 	id := sync.OnceValue(func() [32]byte { return wazerohook.ModuleID(image, e.conf.CloseOnContextDone) })

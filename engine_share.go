@@ -93,9 +93,12 @@ func (e *engine) provenOne(ctx context.Context, src *source, look *lookup, a *Ar
 	if src.found.Load() {
 		return a.Size(), false // it was loaded a moment ago
 	}
+	image, _, err := src.image()
+	if err != nil {
+		return 0, false
+	}
 	entry, err := e.entry(ctx, a, at, src)
 	if err == nil {
-		image, _ := src.image()
 		err = wazerocache.Load(ctx, e.config, image, e.wazero.Key(image, e.conf.CloseOnContextDone), entry)
 		entry.Discard()
 	}

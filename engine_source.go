@@ -28,6 +28,7 @@ type source struct {
 
 	given  string // name
 	wanted bool   // in the store, or known to be there
+	lent   bool   // the bytes may change before the call ends, by mistake or by a guest whose memory they are in
 
 	mu    sync.RWMutex
 	wasm  []byte // guarded by mu
@@ -41,6 +42,7 @@ type source struct {
 	outlined  *wasmbin.Outline // set by scan; nil if the module is malformed
 	draft     sync.Once
 	drafted   *wasmbin.Draft // set by draft; nil if there can't be a stub
+	draftSum  Fingerprint    // of what was drafted, if the bytes are lent; set by draft
 	complete  sync.Once
 	completed []byte // set by complete
 	encode    sync.Once
@@ -55,26 +57,41 @@ func (e *engine) source(m *Module) *source {
 	return &source{e: e, sum: m.sum, key: e.key(m.sum), given: m.name, wasm: m.wasm}
 }
 
-// draftFrom is the size of a module from which it pays to start another goroutine.
+// draftFrom is the size of a module from which it pays to start another goroutine, which hashes it once more.
 const draftFrom = 256 << 10
 
 // prepare takes the fingerprint of a module. If it looks like one that has to be loaded, its
-// stub is drafted on another core meanwhile: of a herd, by a single member. done is called
+// stub is drafted before, or on another core meanwhile: of a herd, by a single member. done is called
 // once the module is loaded, or isn't wanted any more.
 func (e *engine) prepare(wasm []byte) (s *source, done func()) {
-	s, done = &source{e: e, wasm: wasm}, func() {}
+	s, done = &source{e: e, wasm: wasm, lent: true}, func() {}
 	var drafting sync.WaitGroup
 	size := len(wasm)
-	if e.stubs && size >= draftFrom && runtime.GOMAXPROCS(0) > 1 && e.loaded.Claim(size) {
+	if e.stubs && e.loaded.Claim(size) {
 		done = func() {
 			drafting.Wait()
 			e.loaded.Unclaim(size)
 		}
-		drafting.Go(func() { s.stubDraft() })
+		if size >= draftFrom && runtime.GOMAXPROCS(0) > 1 {
+			drafting.Go(func() { s.stubDraft() })
+		} else if s.stubDraft() != nil {
+			s.sum = s.draftSum
+		}
 	}
-	s.sum = Sum(wasm)
+	if s.sum == (Fingerprint{}) {
+		s.sum = Sum(wasm)
+	}
 	s.key = e.key(s.sum)
 	return s, done
+}
+
+// sumOfDraft is [Sum] of the module that a draft was made of, whose bytes may have changed since.
+func sumOfDraft(d *wasmbin.Draft, wasm []byte) (sum Fingerprint) {
+	h := newHash()
+	defer hashers.Put(h)
+	d.WriteModule(h, wasm)
+	h.Sum(sum[:0])
+	return sum
 }
 
 // failed returns the error of a compile of the module.
@@ -213,8 +230,12 @@ func (s *source) stubDraft() *wasmbin.Draft {
 			d, err := contain.Value(func() (wasmbin.Draft, error) {
 				return wasmbin.NewDraft(wasm, tagSize)
 			})
-			if err == nil {
-				s.drafted = &d
+			if err != nil {
+				return
+			}
+			s.drafted = &d
+			if s.lent {
+				s.draftSum = sumOfDraft(&d, wasm)
 			}
 		})
 	})
@@ -222,17 +243,19 @@ func (s *source) stubDraft() *wasmbin.Draft {
 }
 
 // image returns what stands for the module in the engine: its stub, or a copy where there
-// can't be one. It outlives the caller's bytes.
-func (s *source) image() (image []byte, stubbed bool) {
+// can't be one. It outlives the caller's bytes. The code of the module is that of the image, whatever has become of
+// the bytes since they were fingerprinted.
+func (s *source) image() (image []byte, stubbed bool, err error) {
 	d := s.stubDraft()
-	if d == nil {
-		return s.own(), false
+	if d == nil || s.lent && s.draftSum != s.sum {
+		image, err = s.verified()
+		return image, false, err
 	}
 	s.complete.Do(func() {
 		tag := s.e.c.tag("stub", s.key)
 		s.completed = d.Stub(tag[:])
 	})
-	return s.completed, true
+	return s.completed, true, nil
 }
 
 // tagSize is the length of the tags of stubs.

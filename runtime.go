@@ -1,6 +1,7 @@
 package modcache
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -169,7 +170,7 @@ func (r *Runtime) CompileModule(ctx context.Context, wasm []byte) (wazero.Compil
 		return nil, err
 	}
 	if r.e.wazero.Listeners(ctx) != nil {
-		return r.Compile(ctx, NewModule(wasm))
+		return r.Compile(ctx, NewModule(bytes.Clone(wasm)))
 	}
 	src, done := r.e.prepare(wasm)
 	defer done()

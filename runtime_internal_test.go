@@ -68,7 +68,8 @@ func TestRuntimeWithAGuestThatIsAStub(t *testing.T) {
 				r := internalRuntime(t, o)
 				wasm := wasmtest.Const(7)
 				m := NewModule(wasm)
-				guest, stubbed := r.e.source(m).image()
+				guest, stubbed, err := r.e.source(m).image()
+				require.NoError(t, err)
 				require.True(t, stubbed)
 				for range 2 {
 					if guestFirst {
@@ -91,9 +92,44 @@ func TestRuntimeStubsDifferByCache(t *testing.T) {
 	a, b := internalRuntime(t, nil), internalRuntime(t, nil)
 	m := NewModule(wasmtest.Const(7))
 	require.Equal(t, a.Key(m), b.Key(m))
-	one, _ := a.e.source(m).image()
-	two, _ := b.e.source(m).image()
+	one, _, _ := a.e.source(m).image()
+	two, _, _ := b.e.source(m).image()
 	require.NotEqual(t, one, two)
+}
+
+// TestRuntimeBytesThatChange changes each byte of a module when its fingerprint has been taken: the code that is found by
+// that must not get other types than those that it was compiled for.
+func TestRuntimeBytesThatChange(t *testing.T) {
+	r := internalRuntime(t, nil)
+	const header, typ, fun, mem, body = "\x00asm\x01\x00\x00\x00", "\x01\x04\x01\x60\x00\x00", "\x03\x02\x01\x00", "\x05\x03\x01\x00\x01", "\x0a\x04\x01\x02\x00\x0b"
+	for name, original := range map[string][]byte{
+		"functions": wasmtest.Const(7),
+		"data":      []byte(header + typ + fun + mem + body + "\x0b\x0f\x02\x00\x41\x00\x0b\x02ab\x00\x41\x04\x0b\x02cd\x00\x03\x01xy"),
+		"no stub":   []byte(header + mem),
+	} {
+		want, _, err := r.e.source(NewModule(bytes.Clone(original))).image()
+		require.NoError(t, err)
+		for i := range original {
+			for _, others := range []bool{true, false} { // are about to load one of that size
+				if others {
+					r.e.loaded.Claim(len(original))
+				}
+				wasm := bytes.Clone(original)
+				src, done := r.e.prepare(wasm)
+				require.Equal(t, Sum(original), src.sum)
+				wasm[i] ^= 0x20
+				got, _, err := src.image()
+				if err != nil {
+					require.ErrorIs(t, err, errModified)
+					require.True(t, others || name == "no stub", "%s: what was drafted before is whole", name)
+				} else {
+					require.Equal(t, want, got, "%s: byte %d", name, i)
+				}
+				done()
+				r.e.loaded.Unclaim(len(original))
+			}
+		}
+	}
 }
 
 // TestRuntimeEngineIsNoCache: whatever nobody announced fails, so that a stub is
@@ -101,7 +137,7 @@ func TestRuntimeStubsDifferByCache(t *testing.T) {
 func TestRuntimeEngineIsNoCache(t *testing.T) {
 	r := internalRuntime(t, nil)
 	m := NewModule(wasmtest.Const(7))
-	stub, _ := r.e.source(m).image()
+	stub, _, _ := r.e.source(m).image()
 	for _, wasm := range [][]byte{stub, m.wasm} {
 		_, err := r.inner.CompileModule(context.Background(), wasm)
 		require.ErrorIs(t, err, wazerocache.ErrUnexpected)

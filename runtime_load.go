@@ -174,7 +174,7 @@ func (d decoder) image(kept []byte, code *wazerohook.Code) []byte {
 	if kept != nil {
 		return kept
 	}
-	if stub, stubbed := d.src.image(); stubbed && is(stub) {
+	if stub, stubbed, err := d.src.image(); err == nil && stubbed && is(stub) {
 		return stub
 	}
 	if own := d.src.own(); is(own) {

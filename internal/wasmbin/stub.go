@@ -1,6 +1,9 @@
 package wasmbin
 
-import "errors"
+import (
+	"errors"
+	"io"
+)
 
 // ErrNoFunctions is returned by [Stub] for a module that defines no function.
 var ErrNoFunctions = errors.New("the module defines no function")
@@ -35,6 +38,9 @@ type Draft struct {
 	bytes  []byte
 	tagAt  int // where the body with the tag is
 	tagLen int
+
+	omissions [2]omission
+	omit      int // how many there are
 }
 
 // Stub completes the draft, which can't be used again, with a tag of the length
@@ -43,6 +49,79 @@ func (d Draft) Stub(tag []byte) []byte {
 	appendTagged(d.bytes[:d.tagAt], tag[:d.tagLen:d.tagLen])
 	return d.bytes
 }
+
+// omission is a section that a draft has with another content: its bodies, or data segments that are put together.
+type omission struct {
+	module     Section // where it is there
+	start, end int     // in the draft
+	header     [1 + maxU32]byte
+}
+
+// maxU32 is the length of the longest encoding of a size.
+const maxU32 = 5
+
+// omitted lists them, in the order of the module.
+func (d *Draft) omitted() []omission { return d.omissions[:d.omit] }
+
+// replace notes that the draft has its own section in the place of one of the module, from start to its end.
+func (d *Draft) replace(wasm []byte, section Section, start, end int) {
+	o := omission{module: section, start: start, end: end}
+	copy(o.header[:], wasm[section.Start:section.Body])
+	d.omissions[d.omit] = o
+	d.omit++
+}
+
+// headerBytes are those of the section in the module, as they were read.
+func (o *omission) headerBytes() []byte { return o.header[:o.module.Body-o.module.Start] }
+
+// WriteModule writes the module that the draft was made of, as the draft has read it, but for what it has omitted, which
+// it takes from wasm. Should wasm have changed meanwhile, so that this isn't what was there before or after, then it is
+// still a module that has the same sections as the draft, and the same in them but for that.
+func (d *Draft) WriteModule(w io.Writer, wasm []byte) {
+	at := 0
+	for i := range d.omitted() {
+		o := &d.omissions[i]
+		w.Write(d.bytes[at:o.start])
+		w.Write(o.headerBytes())
+		w.Write(wasm[o.module.Body:o.module.End])
+		at = o.end
+	}
+	w.Write(d.bytes[at:])
+}
+
+// check finds out whether the sections of the draft are where they were looked for: the module may have changed between
+// that and when they were copied.
+func (d *Draft) check() error {
+	sc, err := newScanner(d.bytes)
+	if err != nil {
+		return err
+	}
+	met := 0
+	for sc.next() {
+		for _, o := range d.omitted() {
+			if s := sc.section; s.ID == o.module.ID && s.Start == o.start && s.End == o.end {
+				met++
+			}
+		}
+	}
+	if sc.err != nil {
+		return sc.err
+	}
+	for i := range d.omitted() {
+		o := &d.omissions[i]
+		header := o.headerBytes()
+		r := newReader(header, 0, len(header))
+		if r.byte() != o.module.ID || int(r.u32()) != o.module.End-o.module.Body || r.finish() != nil {
+			return errChanged
+		}
+	}
+	if met != d.omit {
+		return errChanged
+	}
+	return nil
+}
+
+var errChanged = errors.New("the module changes while it is read")
 
 // NewDraft is the work of [Stub] that needs no tag yet.
 func NewDraft(wasm []byte, tagLen int) (d Draft, err error) {
@@ -97,6 +176,7 @@ func NewDraft(wasm []byte, tagLen int) (d Draft, err error) {
 
 	stub := make([]byte, 0, total)
 	stub = append(stub, wasm[:section.Start]...)
+	codeAt := len(stub)
 	stub = append(stub, code)
 	stub = uleb(stub, size)
 	stub = uleb(stub, uint64(funcs))
@@ -106,14 +186,17 @@ func NewDraft(wasm []byte, tagLen int) (d Draft, err error) {
 	for range funcs - 1 {
 		stub = append(stub, stubBody...)
 	}
+	d.replace(wasm, section, codeAt, len(stub))
 	rest := wasm[section.End:]
 	if merged {
 		stub = append(stub, wasm[section.End:segments.section.Start]...)
+		dataAt := len(stub)
 		stub = segments.appendTo(stub, wasm)
+		d.replace(wasm, segments.section, dataAt, len(stub))
 		rest = wasm[segments.section.End:]
 	}
 	d.bytes = append(stub, rest...)
-	return d, nil
+	return d, d.check()
 }
 
 // tagConsts returns how many constants hold a tag. The first byte of them is its

@@ -32,6 +32,11 @@ func TestStubCorpus(t *testing.T) {
 		if err == nil {
 			stubs++
 			require.Equal(t, len(stub), cap(stub), m.name)
+			d, err := NewDraft(m.wasm, len(tag))
+			require.NoError(t, err, m.name)
+			var whole bytes.Buffer
+			d.WriteModule(&whole, m.wasm)
+			require.True(t, bytes.Equal(m.wasm, whole.Bytes()), m.name)
 		}
 		if cerr != nil {
 			invalid++
@@ -164,4 +169,31 @@ func FuzzStub(f *testing.F) {
 			require.Error(t, serr, "the module was refused: %v", cerr)
 		}
 	})
+}
+
+// A draft that was copied while the module changed stands for none.
+func TestDraftOfAModuleThatChanges(t *testing.T) {
+	const typ, fun, mem, body = "\x01\x04\x01\x60\x00\x00", "\x03\x02\x01\x00", "\x05\x03\x01\x00\x01", "\x0a\x04\x01\x02\x00\x0b"
+	const segments = "\x0b\x0f\x02\x00\x41\x00\x0b\x02ab\x00\x41\x04\x0b\x02cd"
+	wasm := module(typ, fun, mem, "\x00\x03\x01xy", body, segments, "\x00\x03\x01xy")
+	draft := func() Draft {
+		d, err := NewDraft(wasm, 0)
+		require.NoError(t, err)
+		require.Len(t, d.omitted(), 2)
+		return d
+	}
+	for i := range 2 {
+		first := draft()
+		for at := range first.omissions[i].headerBytes() {
+			d := draft()
+			d.omissions[i].header[at]++
+			require.Error(t, d.check())
+		}
+	}
+	custom := bytes.Index(wasm, []byte("\x00\x03\x01xy")) + 1
+	for size := byte(3); size < 60; size++ {
+		d := draft()
+		d.bytes[custom] = size
+		require.Equal(t, size == 3, d.check() == nil, "another section swallows the code: %d", size)
+	}
 }
