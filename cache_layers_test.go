@@ -201,3 +201,14 @@ func TestLayeredForgetsWhatItPasses(t *testing.T) {
 	require.GreaterOrEqual(t, n, 10_000-5000)
 	require.Less(t, n, 10_000-100)
 }
+
+// A Layered without layers is always empty, and costs a Cache nothing but compiles.
+func TestCacheOverNoLayers(t *testing.T) {
+	needsCompiler(t)
+	for _, w := range ways {
+		c := newCache(t, modcache.NewLayered(nil), nil)
+		requireRuns(t, w, c, chainWasm, chainWant)
+		require.NoError(t, c.Close(bg))
+		require.EqualValues(t, 1, c.Metrics().Compiles)
+	}
+}

@@ -39,3 +39,36 @@ func TestHandlerReadsNoFileForEver(t *testing.T) {
 		require.Equal(t, 50, n)
 	})
 }
+
+// A transfer gets some time for its next bytes, but in all no more than what has arrived so far may take, nor than the
+// server lets it.
+func TestPace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		start := time.Now()
+		var due time.Time
+		set := func(deadline time.Time) error { due = deadline; return nil }
+		after := func() time.Duration { return due.Sub(start) }
+
+		p := newPace(set, 5*time.Second, 0)
+		body := pacedReader{p, bytes.NewReader(make([]byte, slowest*20))}
+		p.step()
+		require.Equal(t, 5*time.Second, after())
+		time.Sleep(28 * time.Second)
+		p.step()
+		require.Equal(t, minUpload, after(), "nothing has arrived")
+		_, _ = body.Read(make([]byte, slowest*3))
+		p.step()
+		require.Equal(t, minUpload+3*time.Second, after())
+		p.done()
+		require.True(t, due.IsZero())
+
+		start = time.Now()
+		p = newPace(set, 5*time.Second, 10*time.Second)
+		time.Sleep(7 * time.Second)
+		p.step()
+		require.Equal(t, 10*time.Second, after())
+		require.NoError(t, set(time.Time{}))
+		p.done()
+		require.Equal(t, 10*time.Second, after())
+	})
+}

@@ -176,3 +176,71 @@ func TestLaneGivesBackInAnyCase(t *testing.T) {
 		require.ErrorContains(t, l.GiveBack(5*time.Second, func() error { panic("boom") }), "boom")
 	})
 }
+
+// What was tried again and answers, be it with an error, doesn't hang any more; what its caller has left says nothing, and
+// the next one tries.
+func TestLaneTriesAgain(t *testing.T) {
+	own := errors.New("its own")
+	synctest.Test(t, func(t *testing.T) {
+		l, answer := NewLane(9), make(chan struct{})
+		defer close(answer)
+		_, err := call(t, l, func(context.Context) error { <-answer; return nil })
+		require.Equal(t, ErrNoAnswer, err)
+		time.Sleep(Pause)
+		ctx, cancel := context.WithTimeout(bg, time.Second)
+		defer cancel()
+		_, err = Do(ctx, l, 5*time.Second, func(ctx context.Context) (struct{}, error) { <-ctx.Done(); return struct{}{}, ctx.Err() }, nil)
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		_, err = call(t, l, func(context.Context) error { return own })
+		require.Equal(t, own, err, "it was made")
+		_, err = call(t, l, func(context.Context) error { return own })
+		require.Equal(t, own, err, "it has answered")
+	})
+}
+
+// A call that found no slot is waited for once, like one that hangs; and what is only tried needs one too.
+func TestLaneThatIsFull(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l, answer := NewLane(1), make(chan struct{})
+		go func() {
+			_, _ = Do(bg, l, time.Hour, func(context.Context) (struct{}, error) { <-answer; return struct{}{}, nil }, nil)
+		}()
+		synctest.Wait()
+		took, err := call(t, l, nil)
+		require.Equal(t, 5*time.Second, took)
+		require.Equal(t, ErrFull, err)
+		took, err = call(t, l, nil)
+		require.Zero(t, took)
+		require.Equal(t, ErrHangs, err)
+		_, err = Try(bg, l, Grace, func(context.Context) (struct{}, error) { return struct{}{}, nil }, nil)
+		require.Equal(t, ErrFull, err)
+		close(answer)
+		synctest.Wait()
+		require.False(t, l.Hangs())
+	})
+}
+
+// What comes too late goes to who gives it back, who has the call's slot until then: a Drain waits for it.
+func TestLaneOfWhatComesLate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l, answer := NewLane(1), make(chan struct{})
+		var late int
+		_, err := Do(bg, l, 5*time.Second, func(context.Context) (int, error) { <-answer; return 7, nil }, func(v int) {
+			require.False(t, l.slots.TryAcquire(1))
+			late = v
+		})
+		require.Equal(t, ErrNoAnswer, err)
+		close(answer)
+		synctest.Wait()
+		require.Equal(t, 7, late)
+		require.NoError(t, l.Drain(bg))
+		l.Refill()
+
+		stuck := make(chan struct{})
+		require.Equal(t, ErrNoAnswer, l.GiveBack(5*time.Second, func() error { <-stuck; return nil }))
+		require.True(t, l.Hangs())
+		close(stuck)
+		synctest.Wait()
+		require.False(t, l.Hangs())
+	})
+}

@@ -31,7 +31,10 @@ func TestCheckCounts(t *testing.T) {
 		"names":           func(n uint32) []byte { return announced(custom, n, 4, 'n', 'a', 'm', 'e', 1, 5) },
 		"locals' names":   func(n uint32) []byte { return announced(custom, n, 4, 'n', 'a', 'm', 'e', 2, 9) },
 		"names of locals": func(n uint32) []byte { return announced(custom, n, 4, 'n', 'a', 'm', 'e', 2, 9, 1, 0) },
-		"cut short":       func(n uint32) []byte { return slices.Concat([]byte(header), []byte{types, 99}, wasmtest.U32(n)) },
+		"names behind others": func(n uint32) []byte {
+			return announced(custom, n, 4, 'n', 'a', 'm', 'e', 99, 2, 7, 7, 1, 5)
+		},
+		"cut short": func(n uint32) []byte { return slices.Concat([]byte(header), []byte{types, 99}, wasmtest.U32(n)) },
 		"behind others": func(n uint32) []byte {
 			return append(wasmtest.Sum(3, 0), announced(types, n)[len(header):]...)
 		},

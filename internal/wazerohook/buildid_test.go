@@ -2,6 +2,7 @@ package wazerohook
 
 import (
 	"bytes"
+	"encoding/binary"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -91,4 +92,45 @@ func TestBuildIDOfDamagedFiles(t *testing.T) {
 		}
 	}
 	require.Empty(t, buildID(bytes.NewReader([]byte("#!/bin/sh\n"))))
+}
+
+// TestBuildIDOfANote reads notes that others have made, for which a file can claim any length.
+func TestBuildIDOfANote(t *testing.T) {
+	id := strings.Join([]string{strings.Repeat("a", 20), strings.Repeat("b", 20), strings.Repeat("c", 20), strings.Repeat("d", 20)}, "/")
+	note := func(owner string, textLen uint32, kind uint32) []byte {
+		b := binary.LittleEndian.AppendUint32(nil, 4)
+		b = binary.LittleEndian.AppendUint32(b, textLen)
+		b = binary.LittleEndian.AppendUint32(b, kind)
+		return append(append(b, owner...), id+"\x00"...)
+	}
+	program := func(headerSize uint16, size uint64, notes []byte) []byte {
+		b := make([]byte, 64+56, 1<<17)
+		copy(b, "\x7fELF\x02\x01")
+		binary.LittleEndian.PutUint64(b[0x20:], 64)
+		binary.LittleEndian.PutUint16(b[0x36:], headerSize)
+		binary.LittleEndian.PutUint16(b[0x38:], 1)
+		binary.LittleEndian.PutUint32(b[64:], 4)
+		binary.LittleEndian.PutUint64(b[64+0x08:], uint64(len(b)))
+		binary.LittleEndian.PutUint64(b[64+0x20:], size)
+		b = append(b, notes...)
+		return b[:cap(b)]
+	}
+	const goes, length = "Go\x00\x00", 83
+	own := note(goes, length, 4)
+	for name, c := range map[string]struct {
+		file []byte
+		want string
+	}{
+		"as it should be":    {program(56, uint64(len(own)), own), id},
+		"behind another":     {program(56, uint64(2*len(own)), append(note("GNU\x00", length, 4), own...)), id},
+		"somebody else's":    {program(56, uint64(len(own)), note("GNU\x00", length, 4)), ""},
+		"another kind":       {program(56, uint64(len(own)), note(goes, length, 3)), ""},
+		"beyond its end":     {program(56, uint64(len(own)), note(goes, 1<<20, 4)), ""},
+		"beyond 32 bits":     {program(56, uint64(len(own)), note(goes, 1<<32-1, 4)), ""},
+		"too many":           {program(56, 1<<16+4, own), ""},
+		"more than there is": {program(56, 1<<63, own), ""},
+		"a short header":     {program(32, uint64(len(own)), own), ""},
+	} {
+		require.Equal(t, c.want, buildID(bytes.NewReader(c.file)), name)
+	}
 }
