@@ -67,6 +67,16 @@ func TestDiskAccessControlLists(t *testing.T) {
 		require.ErrorIs(t, err, modcache.ErrInsecureDir)
 		require.NoDirExists(t, dir)
 	})
+	t.Run("a user, above it", func(t *testing.T) {
+		above := shared(t)
+		dir := filepath.Join(above, "shared")
+		require.NoError(t, os.Mkdir(dir, 0o700))
+		require.NoError(t, os.Chmod(dir, 0o770|fs.ModeSetgid))
+		setList(t, above, access, user)
+		_, err := modcache.OpenDisk(dir, &modcache.DiskOptions{Group: true})
+		require.ErrorIs(t, err, modcache.ErrInsecureDir)
+		require.ErrorContains(t, err, above+" above it can be written by")
+	})
 	t.Run("an entry", func(t *testing.T) {
 		dir := shared(t)
 		d := openTrimmed(t, dir, &modcache.DiskOptions{Group: true})

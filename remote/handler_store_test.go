@@ -3,6 +3,7 @@ package remote
 import (
 	"bytes"
 	"context"
+	"io"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -27,13 +28,15 @@ func TestHandlerReadsNoFileForEver(t *testing.T) {
 		s, reads := make(stuck), bounded.NewLane(4)
 		r := section(context.Background(), reads, modcache.NewArtifactFrom(s, 1000, modcache.Info{}))
 		start := time.Now()
-		_, err := r.ReadAt(make([]byte, 100), 0)
+		own := bytes.Repeat([]byte{1}, 100)
+		_, err := r.ReadAt(own, 0)
 		require.True(t, hangs(err), "%v", err)
 		_, err = r.ReadAt(make([]byte, 100), 0)
 		require.True(t, hangs(err), "%v", err)
 		require.Equal(t, patience, time.Since(start))
 		close(s)
 		synctest.Wait()
+		require.Equal(t, bytes.Repeat([]byte{1}, 100), own, "what has hung has a buffer of its own")
 		n, err := r.ReadAt(make([]byte, 100), 950)
 		require.Error(t, err)
 		require.Equal(t, 50, n)
@@ -70,5 +73,40 @@ func TestPace(t *testing.T) {
 		require.NoError(t, set(time.Time{}))
 		p.done()
 		require.Equal(t, 10*time.Second, after())
+	})
+}
+
+// lateBackend answers a Get once it may, and counts the bodies that nobody has closed.
+type lateBackend struct {
+	Backend
+	may  chan struct{}
+	open int
+}
+
+func (b *lateBackend) Get(context.Context, modcache.Key) (io.ReadCloser, error) {
+	<-b.may
+	b.open++
+	return lateBody{b}, nil
+}
+
+type lateBody struct{ b *lateBackend }
+
+func (lateBody) Read([]byte) (int, error) { return 0, io.EOF }
+func (l lateBody) Close() error           { l.b.open--; return nil }
+
+// Bodies are closed, be it that they come too late, or that only their start was wanted.
+func TestImpatientClosesBodies(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := &lateBackend{may: make(chan struct{})}
+		i := newImpatient(b, 1)
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		_, err := i.Get(ctx, modcache.Key{})
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		close(b.may)
+		synctest.Wait()
+		require.Zero(t, b.open)
+		require.NoError(t, i.look(context.Background(), modcache.Key{}, func(io.Reader) error { require.Equal(t, 1, b.open); return nil }))
+		require.Zero(t, b.open)
 	})
 }
