@@ -292,8 +292,11 @@ func (d *Disk) reopen(gone dirfs.FS) error {
 	if d.tree() != gone {
 		return nil
 	}
+	if err := d.openTree(); err != nil {
+		return err
+	}
 	d.usage.FailWalk() // nothing is known of what is there now
-	return d.openTree()
+	return nil
 }
 
 // findMoved opens what has the directory's name by now, if that is another directory than the

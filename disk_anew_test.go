@@ -56,6 +56,9 @@ func TestDiskOutOfReach(t *testing.T) {
 	requireTrimmed(t, dir)
 	var events diskEvents
 	d := openDisk(t, dir, &modcache.DiskOptions{OnEvent: events.observe})
+	require.NoError(t, d.Add(bg, diskKey(9), diskArtifact(9, 1000)))
+	looked := d.Usage().AsOf
+	require.NotZero(t, looked)
 	require.NoError(t, os.Rename(above, above+".old"))
 	require.NoError(t, os.Symlink("nowhere", above))
 	for n := range uint64(2) {
@@ -66,6 +69,7 @@ func TestDiskOutOfReach(t *testing.T) {
 		requireHit(t, d, diskKey(n), diskCode(n, 1000))
 	}
 	require.Empty(t, events.take(modcache.EventStoreFailed))
+	require.Equal(t, looked, d.Usage().AsOf, "nothing was walked over")
 	require.NoError(t, os.RemoveAll(above+".old"))
 	require.Error(t, d.Add(bg, diskKey(1), diskArtifact(1, 1000)))
 	require.NoError(t, os.Remove(above))

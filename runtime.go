@@ -160,8 +160,8 @@ func (r *Runtime) Key(m *Module) Key {
 
 // CompileModule implements wazero.Runtime. The returned module is a handle of its own:
 // closing it, even twice, releases nothing of anybody else's. The bytes may be reused
-// afterwards, and must not change before: copy them out of a memory that a guest can write to. They are read more than
-// once, and what is loaded might not fit what was read first.
+// afterwards. If they change before, as in a memory that another thread of a guest writes to, it is
+// an error, or the module is what they were at a time, but never code with the types of another module.
 func (r *Runtime) CompileModule(ctx context.Context, wasm []byte) (wazero.CompiledModule, error) {
 	if r.e == nil {
 		return r.inner.CompileModule(ctx, wasm)
