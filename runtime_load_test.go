@@ -13,7 +13,6 @@ import (
 	"github.com/stretchr/testify/require"
 	"github.com/tetratelabs/wazero"
 	"github.com/tetratelabs/wazero/api"
-	"github.com/tetratelabs/wazero/experimental"
 
 	"github.com/modcache/modcache"
 	"github.com/modcache/modcache/internal/storetest"
@@ -444,21 +443,4 @@ func TestRuntimeLookupThatHangs(t *testing.T) {
 		<-got
 		require.Zero(t, c.Metrics().Compiles)
 	})
-}
-
-// TestRuntimeRefusesAbsurdCounts before wazero, which would allocate hundreds of gigabytes to
-// refuse them.
-func TestRuntimeRefusesAbsurdCounts(t *testing.T) {
-	absurd := []byte("\x00asm\x01\x00\x00\x00\x01\x05\xff\xff\xff\xff\x0f")
-	listening := experimental.WithFunctionListenerFactory(bg, experimental.FunctionListenerFactoryFunc(
-		func(api.FunctionDefinition) experimental.FunctionListener { return nil }))
-	for _, o := range []modcache.Options{{}, {ExactKeys: true}, {FullDecode: true}} {
-		c := newCache(t, &storetest.Fake{}, &o)
-		r := newRuntime(t, c, nil)
-		for _, ctx := range []context.Context{bg, listening} {
-			_, err := r.CompileModule(ctx, absurd)
-			require.ErrorContains(t, err, "4294967295 entries announced, 0 bytes left")
-		}
-		require.Zero(t, c.Metrics().Compiles)
-	}
 }

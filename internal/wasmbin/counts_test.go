@@ -1,7 +1,9 @@
 package wasmbin
 
 import (
+	"context"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -54,6 +56,26 @@ func TestCheckCounts(t *testing.T) {
 		"section": func(n uint32) []byte {
 			return slices.Concat([]byte(header), []byte{custom}, wasmtest.U32(n), []byte{1, 'x'})
 		},
+		"names behind a wrong size": func(n uint32) []byte {
+			return announced(custom, n, 4, 'n', 'a', 'm', 'e', 1, 0, 1, 0, 1, 'f', 1, 9)
+		},
+		// What only wazero reads.
+		"import behind a table of no type": func(n uint32) []byte {
+			return announced(imports, n, 2, 0, 0, kindTable, 0x11, 0, 0)
+		},
+		"import behind a table with a value": func(n uint32) []byte {
+			return announced(imports, n, 2, 0, 0, kindTable, 0x40, 0, funcref, 0, 0, opRefNull, funcref, opEnd)
+		},
+		"items behind a long constant": func(n uint32) []byte {
+			return announced(elements, n, 1, 0, opI32Const, 0x80, 0x80, 0x80, 0x80, 0x38, opEnd)
+		},
+		"items behind a type's index": func(n uint32) []byte {
+			return announced(elements, n, 1, 0, opRefNull, 0x6e, opEnd)
+		},
+		"results behind a long type": func(n uint32) []byte { return announced(types, n, 1, 0x60, 1, ref, 0xf0, 0x7f) },
+		"results behind the longest type": func(n uint32) []byte {
+			return announced(types, n, 1, 0x60, 1, ref, 0xf0, 0xff, 0xff, 0xff, 0xff)
+		},
 	} {
 		require.ErrorContains(t, CheckCounts(module(1<<32-1)), "4294967295 ", name)
 		require.NoError(t, CheckCounts(module(1000)), "%s: wazero says more", name)
@@ -67,9 +89,44 @@ func TestCheckCounts(t *testing.T) {
 	}
 }
 
+// TestCheckCountsReadsNamesLikeWazero, which goes on where the names end that it has read, whatever their size.
+func TestCheckCountsReadsNamesLikeWazero(t *testing.T) {
+	// At byte 3 of the first subsection, where the second should be, lies a name that looks like one with many entries.
+	names := append([]byte{1, 3, 1, 0, 7}, "\x01\x09\u0080\u0080\x04"...)
+	wasm := append([]byte(header), wasmtest.CustomSection("name", names)...)
+	c, err := compile(decoder(t, allFeatures), wasm)
+	require.NoError(t, err)
+	c.Close(t.Context())
+	require.NoError(t, CheckCounts(wasm))
+}
+
 // TestCheckCountsOfRealModules: what wazero accepts is not refused.
 func TestCheckCountsOfRealModules(t *testing.T) {
 	for _, m := range wholeCorpus(t) {
 		require.NoError(t, CheckCounts(m.wasm), m.name)
 	}
+}
+
+// TestCheckCountsToTheEnd looks behind all that wazero reads.
+func TestCheckCountsToTheEnd(t *testing.T) {
+	r := decoder(t, 0)
+	last := announced(custom, 1<<32-1)[len(header):]
+	n := 0
+	for _, m := range wholeCorpus(t) {
+		c, err := compile(r, m.wasm)
+		if err != nil {
+			continue
+		}
+		c.Close(context.Background())
+		n++
+		require.NoError(t, CheckCounts(m.wasm), m.name)
+		require.ErrorContains(t, CheckCounts(append(slices.Clip(m.wasm), last...)), "4294967295 ", m.name)
+	}
+	require.Greater(t, n, 1000)
+}
+
+// TestCheckCountsReadsOnce has sections that announce as many entries as there are bytes to the end.
+func TestCheckCountsReadsOnce(t *testing.T) {
+	wasm := append([]byte(header), strings.Repeat("\x03\x03\xff\xff\x3f", 1<<20)...)
+	require.NoError(t, CheckCounts(wasm)) // which takes hours to read each time
 }

@@ -27,12 +27,14 @@ func errorAt(offset int, format string, args ...any) error {
 //
 // Integers are read as the specification has them: never more bytes than their
 // width needs, and the unused bits of the last byte a proper extension. wazero
-// is more lenient here and there; what only wazero accepts is an error.
+// is more lenient here and there; what only wazero accepts is an error, unless
+// the reader is asked to read on where wazero does.
 type reader struct {
-	b   []byte
-	pos int
-	end int
-	err error
+	b       []byte
+	pos     int
+	end     int
+	err     error
+	lenient bool
 }
 
 func newReader(b []byte, start, end int) reader { return reader{b: b[:end:end], pos: start, end: end} }
@@ -113,6 +115,10 @@ func (r *reader) signed(bits uint) int64 {
 	shift := uint(0)
 	for i, c := range r.b[r.pos:] {
 		if left := bits - shift; left < 7 {
+			if r.lenient && (c < 0x80 || bits == 33) {
+				r.pos += i + 1
+				return v
+			}
 			// The sign bit and all bits above it must agree, without continuation.
 			if top := int8(c<<1) >> left; c >= 0x80 || top != 0 && top != -1 {
 				r.fail(r.pos, "integer of more than %d bits", bits)

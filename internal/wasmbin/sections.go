@@ -11,6 +11,11 @@ const (
 
 // section reads the content of a section. Code sections are read body by body.
 func (e *editor) section(id byte) error {
+	e.content(id)
+	return e.finish()
+}
+
+func (e *editor) content(id byte) {
 	switch id {
 	case types:
 		e.times((*editor).typeDef)
@@ -37,7 +42,6 @@ func (e *editor) section(id byte) error {
 	default:
 		e.fail(e.pos, "unknown section %d", id)
 	}
-	return e.finish()
 }
 
 func (e *editor) typeDef() {
@@ -69,7 +73,11 @@ func (e *editor) importDef() (kind byte) {
 	case kindFunc:
 		e.index()
 	case kindTable:
-		e.tableType()
+		if e.lenient {
+			e.tableDef()
+		} else {
+			e.tableType()
+		}
 	case kindMemory:
 		e.limits()
 	case kindGlobal:

@@ -49,7 +49,7 @@ func (r *reader) heapType() int64 {
 	at := r.pos
 	v := r.signed(33)
 	abstract := v == funcref-0x80 || v == externref-0x80 || v == exnref-0x80
-	if v < 0 && !(abstract && r.pos == at+1) {
+	if v < 0 && !(abstract && r.pos == at+1) && !r.lenient {
 		r.fail(at, "unknown heap type")
 	}
 	return v
