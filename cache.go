@@ -34,6 +34,8 @@ import (
 //
 // Whatever happens to the store, compiles succeed; problems are counted and
 // reported. Only Options.RequireHit refuses.
+//
+// A test in a bubble of testing/synctest needs a Cache, and stores, of its own, which are closed before it ends.
 type Cache struct {
 	opts     Options
 	now      func() time.Time

@@ -24,7 +24,7 @@ const cacheBytes = 1 << 30
 //
 //	r, err := modcachetest.Cache(t).NewRuntime(ctx, nil)
 //
-// Machine code is kept in modcache-test in [os.UserCacheDir], at most 1 GiB of it,
+// Machine code is kept in modcache-test in [os.UserCacheDir], as it was when the process began, at most 1 GiB of it,
 // for all packages and programs of the user. Tests may run in parallel, several times
 // (-count), under the race detector, and beside other packages' tests. The cache
 // stays warm when the tested code is edited, but for builds that hide where
@@ -36,7 +36,10 @@ const cacheBytes = 1 << 30
 // in its Metrics are those of the whole process. Runtimes made with it are
 // the test's to close, as ever.
 //
-// Cache never makes a test fail. If the directory can't be used, or can't be opened within 5 seconds, modules are
+// In a bubble of [testing/synctest], this Cache isn't for use: it outlives the bubble, which the testing package doesn't
+// forgive. Make one there with [modcache.New], and close it before the bubble ends.
+//
+// Elsewhere, Cache never makes a test fail. If the directory can't be used, or can't be opened within 5 seconds, modules are
 // compiled once per process and not kept, which is logged to the first test that asks.
 //
 // Tests that use it: examples/testharness.
@@ -67,6 +70,9 @@ var (
 	warned    atomic.Bool
 )
 
+// cacheDir is looked for before a test sets HOME to a directory that is removed when it ends.
+var cacheDir, errCacheDir = os.UserCacheDir()
+
 // patience is how long the file system of the directory may take.
 const patience = 5 * time.Second
 
@@ -75,11 +81,10 @@ const patience = 5 * time.Second
 // files are complete whenever the process ends.
 func openTestStore(open func(string, *modcache.DiskOptions) (*modcache.Disk, error)) (modcache.Store, error) {
 	d, err := bounded.Call(context.Background(), bounded.Limit{Wait: patience}, func(context.Context) (*modcache.Disk, error) {
-		base, err := os.UserCacheDir()
-		if err != nil {
-			return nil, err
+		if errCacheDir != nil {
+			return nil, errCacheDir
 		}
-		return open(filepath.Join(base, "modcache-test"), &modcache.DiskOptions{MaxBytes: cacheBytes})
+		return open(filepath.Join(cacheDir, "modcache-test"), &modcache.DiskOptions{MaxBytes: cacheBytes})
 	}, func(late *modcache.Disk) {
 		if late != nil {
 			_ = late.Close()

@@ -42,20 +42,26 @@ func ExampleCache() {
 }
 
 // TestMain gives the tests of this package a cache directory of their own, so that
-// they leave the user's alone.
+// they leave the user's alone. It is that of the environment when a process begins.
 func TestMain(m *testing.M) {
+	const again = "MODCACHETEST_AGAIN"
+	if os.Getenv(again) != "" {
+		os.Exit(m.Run())
+	}
 	dir, err := os.MkdirTemp("", "modcachetest")
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
-	for _, v := range cacheDirEnv(dir) {
-		name, value, _ := strings.Cut(v, "=")
-		_ = os.Setenv(name, value)
-	}
-	code := m.Run()
+	cmd := exec.Command(os.Args[0], os.Args[1:]...)
+	cmd.Env = append(os.Environ(), append(cacheDirEnv(dir), again+"=1")...)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	err = cmd.Run()
 	_ = os.RemoveAll(dir)
-	os.Exit(code)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
 }
 
 // cacheDirEnv makes dir the user's cache directory, and names the directories of the
@@ -74,6 +80,18 @@ func cacheDirEnv(dir string) []string {
 		env = append(env, names[i]+"="+strings.TrimSpace(value))
 	}
 	return env
+}
+
+// TestCacheIsNoTests runs where a test has a HOME of its own.
+func TestCacheIsNoTests(t *testing.T) {
+	for _, v := range cacheDirEnv(t.TempDir()) {
+		name, value, _ := strings.Cut(v, "=")
+		t.Setenv(name, value)
+	}
+	here, err := os.UserCacheDir()
+	require.NoError(t, err)
+	require.NotContains(t, modcachetest.Cache(t).Status().Dir, here)
+	require.NoDirExists(t, filepath.Join(here, "modcache-test"))
 }
 
 func TestCacheIsShared(t *testing.T) {
