@@ -13,7 +13,7 @@ import (
 // another is fine if something (a channel, a mutex) orders their calls. Every
 // method writes to the Local, so that the race detector finds misuse. Without it, a call
 // that finds another one under way returns an error or does nothing, but many are not
-// found.
+// found. A [Cache] calls its store from goroutines of its own: give it a Memory.
 type Local struct {
 	budget memoryBudget
 	busy   bool
