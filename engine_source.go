@@ -151,7 +151,7 @@ func (s *source) verified() ([]byte, error) {
 func (s *source) compilable() ([]byte, error) {
 	wasm, err := s.verified()
 	if err == nil {
-		if absurd := wasmbin.CheckCounts(wasm); absurd != nil {
+		if absurd := wasmbin.CheckCounts(wasm, wazerohook.ByteTables); absurd != nil {
 			return nil, s.failed(absurd)
 		}
 	}

@@ -244,7 +244,7 @@ func (r *Runtime) compileListening(ctx context.Context, factory experimental.Fun
 	case r.c.opts.RequireHit:
 		return nil, failed(fmt.Errorf("with listeners, which are never cached: %w", ErrMiss))
 	}
-	if absurd := wasmbin.CheckCounts(m.wasm); absurd != nil {
+	if absurd := wasmbin.CheckCounts(m.wasm, wazerohook.ByteTables); absurd != nil {
 		return nil, failed(absurd)
 	}
 	// It takes no slot of Options.MaxCompiles: wazero calls the factory, which may compile another module.

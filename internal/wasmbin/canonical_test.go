@@ -406,7 +406,7 @@ func TestAllocations(t *testing.T) {
 		"canonical":        {30, func() { WriteCanonical(io.Discard, wasm) }},
 		"scan sections":    {2, func() { Scan(sections) }},
 		"stub of sections": {2, func() { Stub(sections, tag) }},
-		"count sections":   {100, func() { CheckCounts(sections) }},
+		"count sections":   {100, func() { CheckCounts(sections, nil) }},
 		"canonical padded": {60, func() { WriteCanonical(io.Discard, padded) }},
 	} {
 		require.LessOrEqual(t, testing.AllocsPerRun(5, c.f), c.most, name)

@@ -9,7 +9,9 @@ const absurdCount = 1 << 16
 // section before it reads the first, up to hundreds of gigabytes. Bodies aren't looked into, and at anything
 // else at which wazero stops, the search ends without an error: that is for wazero to tell. Where wazero
 // reads on, behind a smaller count that can't be or a spelling that nobody else accepts, so does this.
-func CheckCounts(wasm []byte) error {
+//
+// byteTables reports whether wazero takes one byte for the type of a table, whatever it is, as it did before v1.12.
+func CheckCounts(wasm []byte, byteTables func() bool) error {
 	if len(wasm) < len(header) {
 		return nil
 	}
@@ -25,6 +27,7 @@ func CheckCounts(wasm []byte) error {
 			at, err = countCustom(newReader(wasm, start, len(wasm)), size)
 		} else {
 			e := newLenient(wasm, start)
+			e.byteTables = byteTables
 			if id == code {
 				e.times(func(e *editor) { e.skip(e.reader.u32()) })
 			} else {

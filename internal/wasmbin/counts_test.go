@@ -9,6 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/modcache/modcache/internal/wasmtest"
+	"github.com/modcache/modcache/internal/wazerohook"
 )
 
 // announced is a section of its own whose content begins with so many entries.
@@ -77,15 +78,15 @@ func TestCheckCounts(t *testing.T) {
 			return announced(types, n, 1, 0x60, 1, ref, 0xf0, 0xff, 0xff, 0xff, 0xff)
 		},
 	} {
-		require.ErrorContains(t, CheckCounts(module(1<<32-1)), "4294967295 ", name)
-		require.NoError(t, CheckCounts(module(1000)), "%s: wazero says more", name)
+		require.ErrorContains(t, CheckCounts(module(1<<32-1), nil), "4294967295 ", name)
+		require.NoError(t, CheckCounts(module(1000), nil), "%s: wazero says more", name)
 	}
 	for _, fine := range [][]byte{nil, []byte(header), wasmtest.Sum(1000, 0), announced(99, 1<<31), announced(custom, 1<<31, 3, 'n', 'o', 't')} {
-		require.NoError(t, CheckCounts(fine))
+		require.NoError(t, CheckCounts(fine, nil))
 	}
 	// A subsection that would end before it begins, where addresses have 32 bits.
 	for _, size := range []uint32{1<<32 - 6, 1 << 31} {
-		require.NoError(t, CheckCounts(announced(custom, size, 4, 'n', 'a', 'm', 'e', 99)))
+		require.NoError(t, CheckCounts(announced(custom, size, 4, 'n', 'a', 'm', 'e', 99), nil))
 	}
 }
 
@@ -97,13 +98,13 @@ func TestCheckCountsReadsNamesLikeWazero(t *testing.T) {
 	c, err := compile(decoder(t, allFeatures), wasm)
 	require.NoError(t, err)
 	c.Close(t.Context())
-	require.NoError(t, CheckCounts(wasm))
+	require.NoError(t, CheckCounts(wasm, nil))
 }
 
 // TestCheckCountsOfRealModules: what wazero accepts is not refused.
 func TestCheckCountsOfRealModules(t *testing.T) {
 	for _, m := range wholeCorpus(t) {
-		require.NoError(t, CheckCounts(m.wasm), m.name)
+		require.NoError(t, CheckCounts(m.wasm, nil), m.name)
 	}
 }
 
@@ -119,8 +120,8 @@ func TestCheckCountsToTheEnd(t *testing.T) {
 		}
 		c.Close(context.Background())
 		n++
-		require.NoError(t, CheckCounts(m.wasm), m.name)
-		require.ErrorContains(t, CheckCounts(append(slices.Clip(m.wasm), last...)), "4294967295 ", m.name)
+		require.NoError(t, CheckCounts(m.wasm, nil), m.name)
+		require.ErrorContains(t, CheckCounts(append(slices.Clip(m.wasm), last...), nil), "4294967295 ", m.name)
 	}
 	require.Greater(t, n, 1000)
 }
@@ -128,5 +129,18 @@ func TestCheckCountsToTheEnd(t *testing.T) {
 // TestCheckCountsReadsOnce has sections that announce as many entries as there are bytes to the end.
 func TestCheckCountsReadsOnce(t *testing.T) {
 	wasm := append([]byte(header), strings.Repeat("\x03\x03\xff\xff\x3f", 1<<20)...)
-	require.NoError(t, CheckCounts(wasm)) // which takes hours to read each time
+	require.NoError(t, CheckCounts(wasm, nil)) // which takes hours to read each time
+}
+
+// TestCheckCountsOfTablesOfOldWazeros reads what looks like an absurd length only if a table's type is more than one byte.
+func TestCheckCountsOfTablesOfOldWazeros(t *testing.T) {
+	imports := "\x02" + "\x01a\x01b\x01\x63\x00\x01" + "\x06A\xf0\x9f\x98\x80\x01\x01c\x00\x00"
+	wasm := module("\x01\x04\x01\x60\x00\x00", "\x02"+string(wasmtest.U32(uint32(len(imports))))+imports)
+	require.Error(t, CheckCounts(wasm, func() bool { return false }))
+	require.NoError(t, CheckCounts(wasm, func() bool { return true }))
+	c, err := compile(decoder(t, allFeatures), wasm)
+	if err == nil {
+		c.Close(t.Context())
+	}
+	require.Equal(t, err == nil, CheckCounts(wasm, wazerohook.ByteTables) == nil, err)
 }

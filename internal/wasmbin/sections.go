@@ -103,6 +103,16 @@ func countImports(wasm []byte, s Section, wanted byte) (n uint32, err error) {
 
 func (e *editor) tableDef() {
 	const withInit = 0x40
+	if e.pos < e.end && e.byteTables != nil {
+		switch e.b[e.pos] {
+		case withInit, refNull, ref:
+			if e.byteTables() {
+				e.pos++
+				e.limits()
+				return
+			}
+		}
+	}
 	if e.pos >= e.end || e.b[e.pos] != withInit {
 		e.tableType()
 		return

@@ -16,7 +16,7 @@ import (
 // reports whether the module was valid, and had a state.
 func checkState(t *testing.T, r wazero.Runtime, wasm []byte) bool {
 	t.Helper()
-	_ = CheckCounts(wasm)
+	_ = CheckCounts(wasm, nil)
 	linkage, linkageErr := ScanLinkage(wasm)
 	_, _ = ScanEffects(wasm)
 	s, err := ReadState(wasm)

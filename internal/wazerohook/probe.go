@@ -87,6 +87,16 @@ func probe() (w *Wazero, err error) {
 	return w, nil
 }
 
+// ByteTables reports whether this wazero takes one byte for the type of a table, whatever it is, as before v1.12.
+var ByteTables = sync.OnceValue(func() bool {
+	const imported = "\x00asm\x01\x00\x00\x00" + "\x02\x09\x01\x01a\x01b\x01" + "\x63\x00\x00" // or a type that has no limits
+	ctx := context.Background()
+	r := wazero.NewRuntimeWithConfig(ctx, wazero.NewRuntimeConfigInterpreter())
+	defer r.Close(ctx)
+	_, err := r.CompileModule(ctx, []byte(imported))
+	return err == nil
+})
+
 // readVersion takes the version from the canary's entry.
 func readVersion(entry []byte) (string, error) {
 	if len(entry) < len(entryMagic)+1 || string(entry[:len(entryMagic)]) != entryMagic {
