@@ -334,10 +334,10 @@ func (c *Cache) Metrics() CacheMetrics {
 	remember := func(store Metrics) { c.storeMetrics.Store(&store) }
 	store, err := ask(context.Background(), c, c.reports, storeWait, func(_ context.Context, s Store) (Metrics, error) {
 		store := s.Metrics()
-		if c.memory == nil || s == Store(c.memory) {
+		if c.late == nil || c.late.standIn == s {
 			return store, nil
 		}
-		before := c.memory.Metrics() // counters don't go backwards when a directory comes late
+		before := c.late.standIn.Metrics() // counters don't go backwards when a directory comes late
 		before.Entries, before.Bytes = 0, 0
 		return store.Plus(before)
 	}, remember)

@@ -77,7 +77,7 @@ func (c *Cache) openDirectory(dir string) error {
 	}
 	late := &lateDisk{dir: dir, wait: firstRetry, next: c.now().Add(firstRetry)}
 	if d := c.openExisting(dir); d != nil {
-		c.late = late
+		c.late, late.standIn = late, d
 		c.owned = append(c.owned, d)
 		c.use(d)
 		c.stop(err)
@@ -88,10 +88,10 @@ func (c *Cache) openDirectory(dir string) error {
 		return err
 	}
 	c.stop(err)
-	if dir != "" {
-		c.late = late
-	}
 	c.useMemory()
+	if dir != "" {
+		c.late, late.standIn = late, c.memory
+	}
 	c.degrade("directory to store code in, so that it is kept in memory, up to 256 MiB of it", err)
 	return nil
 }
@@ -151,8 +151,9 @@ func (c *Cache) openExisting(dir string) *Disk {
 
 // lateDisk is a directory that couldn't be had yet, or only be read.
 type lateDisk struct {
-	dir  string
-	done atomic.Bool // it could be had
+	dir     string
+	standIn Store       // what is used meanwhile: memory, or the directory as it can be read
+	done    atomic.Bool // it could be had
 
 	trying atomic.Bool // held by the one who may touch what follows
 	next   time.Time   // when to try again

@@ -52,6 +52,7 @@ func TestCacheOpenReadsWhatItCantWrite(t *testing.T) {
 			return
 		}
 		// The directory is tried again.
+		before := c.Metrics().Store
 		out, err := exec.Command("mount", "-o", "remount,bind,rw", dir).CombinedOutput()
 		require.NoError(t, err, "%s", out)
 		clock.pass(time.Second)
@@ -60,6 +61,8 @@ func TestCacheOpenReadsWhatItCantWrite(t *testing.T) {
 		require.True(t, s.Storing)
 		require.False(t, s.ReadOnly)
 		require.EqualValues(t, 1, c.Metrics().Store.Adds)
+		_, err = c.Metrics().Store.Sub(before)
+		require.NoError(t, err, "counters go forward")
 		requireRuns(t, ways[1], c, chainWasm, chainWant)
 		require.EqualValues(t, 2, c.Metrics().Hits)
 		return
