@@ -161,7 +161,7 @@ func (r *Runtime) Key(m *Module) Key {
 // CompileModule implements wazero.Runtime. The returned module is a handle of its own:
 // closing it, even twice, releases nothing of anybody else's. The bytes may be reused
 // afterwards. If they change before, as in a memory that another thread of a guest writes to, it is
-// an error, or the module is what they were at a time, but never code with the types of another module.
+// an error, or the module is what they were at a time.
 func (r *Runtime) CompileModule(ctx context.Context, wasm []byte) (wazero.CompiledModule, error) {
 	if r.e == nil {
 		return r.inner.CompileModule(ctx, wasm)

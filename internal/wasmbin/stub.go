@@ -1,6 +1,7 @@
 package wasmbin
 
 import (
+	"bytes"
 	"errors"
 	"io"
 )
@@ -50,11 +51,12 @@ func (d Draft) Stub(tag []byte) []byte {
 	return d.bytes
 }
 
-// omission is a section that a draft has with another content: its bodies, or data segments that are put together.
+// omission is a section that a draft has with another content: stubs of its bodies, or data segments that are put together.
 type omission struct {
 	module     Section // where it is there
 	start, end int     // in the draft
 	header     [1 + maxU32]byte
+	content    []byte // as it was read; nil for bodies, of which the draft has nothing
 }
 
 // maxU32 is the length of the longest encoding of a size.
@@ -64,8 +66,8 @@ const maxU32 = 5
 func (d *Draft) omitted() []omission { return d.omissions[:d.omit] }
 
 // replace notes that the draft has its own section in the place of one of the module, from start to its end.
-func (d *Draft) replace(wasm []byte, section Section, start, end int) {
-	o := omission{module: section, start: start, end: end}
+func (d *Draft) replace(wasm []byte, section Section, start, end int, content []byte) {
+	o := omission{module: section, start: start, end: end, content: content}
 	copy(o.header[:], wasm[section.Start:section.Body])
 	d.omissions[d.omit] = o
 	d.omit++
@@ -74,30 +76,36 @@ func (d *Draft) replace(wasm []byte, section Section, start, end int) {
 // headerBytes are those of the section in the module, as they were read.
 func (o *omission) headerBytes() []byte { return o.header[:o.module.Body-o.module.Start] }
 
-// WriteModule writes the module that the draft was made of, as the draft has read it, but for what it has omitted, which
-// it takes from wasm. Should wasm have changed meanwhile, so that this isn't what was there before or after, then it is
-// still a module that has the same sections as the draft, and the same in them but for that.
+// WriteModule writes the module that the draft was made of, as the draft has read it, but for the bodies, which it takes
+// from wasm. Should wasm have changed meanwhile, so that this isn't what was there before or after, then it is
+// still a module that differs in nothing but its bodies from the one that the draft stands for.
 func (d *Draft) WriteModule(w io.Writer, wasm []byte) {
 	at := 0
 	for i := range d.omitted() {
 		o := &d.omissions[i]
 		w.Write(d.bytes[at:o.start])
 		w.Write(o.headerBytes())
-		w.Write(wasm[o.module.Body:o.module.End])
+		if o.content != nil {
+			w.Write(o.content)
+		} else {
+			w.Write(wasm[o.module.Body:o.module.End])
+		}
 		at = o.end
 	}
 	w.Write(d.bytes[at:])
 }
 
-// check finds out whether the sections of the draft are where they were looked for: the module may have changed between
-// that and when they were copied.
-func (d *Draft) check() error {
+// check finds out whether the sections of the draft are where they were looked for, and let data segments be put together
+// as they did then: the module may have changed between that and when they were copied.
+func (d *Draft) check(then *dataSection) error {
 	sc, err := newScanner(d.bytes)
 	if err != nil {
 		return err
 	}
 	met := 0
+	var now dataSection
 	for sc.next() {
+		now.see(d.bytes, sc.section)
 		for _, o := range d.omitted() {
 			if s := sc.section; s.ID == o.module.ID && s.Start == o.start && s.End == o.end {
 				met++
@@ -115,7 +123,7 @@ func (d *Draft) check() error {
 			return errChanged
 		}
 	}
-	if met != d.omit {
+	if met != d.omit || now.fixed != then.fixed || now.memory != then.memory {
 		return errChanged
 	}
 	return nil
@@ -165,10 +173,15 @@ func NewDraft(wasm []byte, tagLen int) (d Draft, err error) {
 		return d, err
 	}
 	total := uint64(section.Start+1+ulebLen(size)) + size + uint64(len(wasm)-section.End)
-	merged := segments.merge(wasm)
+	old, content, merged := segments.section, []byte(nil), segments.merge(wasm)
 	if merged {
+		content = bytes.Clone(wasm[old.Body:old.End])
+		segments.section, segments.runs = Section{ID: data, End: len(content)}, segments.runs[:0]
+		if !segments.merge(content) {
+			return d, errChanged
+		}
 		total += uint64(1+ulebLen(segments.size)) + segments.size
-		total -= uint64(segments.section.End - segments.section.Start)
+		total -= uint64(old.End - old.Start)
 	}
 	if err := checkSize(section.Start, total); err != nil {
 		return d, err
@@ -186,17 +199,17 @@ func NewDraft(wasm []byte, tagLen int) (d Draft, err error) {
 	for range funcs - 1 {
 		stub = append(stub, stubBody...)
 	}
-	d.replace(wasm, section, codeAt, len(stub))
+	d.replace(wasm, section, codeAt, len(stub), nil)
 	rest := wasm[section.End:]
 	if merged {
-		stub = append(stub, wasm[section.End:segments.section.Start]...)
+		stub = append(stub, wasm[section.End:old.Start]...)
 		dataAt := len(stub)
-		stub = segments.appendTo(stub, wasm)
-		d.replace(wasm, segments.section, dataAt, len(stub))
-		rest = wasm[segments.section.End:]
+		stub = segments.appendTo(stub, content)
+		d.replace(wasm, old, dataAt, len(stub), content)
+		rest = wasm[old.End:]
 	}
 	d.bytes = append(stub, rest...)
-	return d, d.check()
+	return d, d.check(&segments)
 }
 
 // tagConsts returns how many constants hold a tag. The first byte of them is its

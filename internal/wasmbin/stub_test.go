@@ -187,13 +187,23 @@ func TestDraftOfAModuleThatChanges(t *testing.T) {
 		for at := range first.omissions[i].headerBytes() {
 			d := draft()
 			d.omissions[i].header[at]++
-			require.Error(t, d.check())
+			require.Error(t, d.check(&dataSection{memory: page}))
 		}
 	}
+	d := draft()
+	require.NoError(t, d.check(&dataSection{memory: page}))
+	require.Error(t, d.check(&dataSection{memory: 2 * page}))
+	require.Error(t, d.check(&dataSection{memory: page, fixed: true}))
+	changed := slices.Clone(wasm)
+	changed[bytes.Index(changed, []byte("ab"))] = 'x'
+	var module bytes.Buffer
+	d.WriteModule(&module, changed)
+	require.Equal(t, wasm, module.Bytes(), "data is as it was read")
+
 	custom := bytes.Index(wasm, []byte("\x00\x03\x01xy")) + 1
 	for size := byte(3); size < 60; size++ {
 		d := draft()
 		d.bytes[custom] = size
-		require.Equal(t, size == 3, d.check() == nil, "another section swallows the code: %d", size)
+		require.Equal(t, size == 3, d.check(&dataSection{memory: page}) == nil, "another section swallows the code: %d", size)
 	}
 }
