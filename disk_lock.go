@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/modcache/modcache/internal/bounded"
@@ -164,10 +165,10 @@ func (d *Disk) removeLock(name string) error {
 	}
 	l := lock{tree: tree, file: f}
 	ok, err := f.TryLock()
-	if err != nil {
+	if errors.Is(err, errors.ErrUnsupported) || errors.Is(err, syscall.ENOLCK) {
 		return l.unlock(name) // where there are no locks, nobody holds one
 	}
-	if ok {
+	if err == nil && ok {
 		ok, err = isCurrent(tree, f, name)
 	}
 	if err != nil || !ok {

@@ -124,6 +124,11 @@ func (l *loading) loadStored(ctx context.Context, a *Artifact, at Key) (code *lo
 	case ctx.Err() != nil: // nobody waits for it any more
 		return nil, false, nil
 	}
+	if l.src.lent {
+		if _, changed := l.src.verified(); changed != nil {
+			return nil, false, changed // the artifact may be right
+		}
+	}
 	l.c.suspects.Store(at, nil)
 	return nil, l.look.reject(at, err), nil
 }

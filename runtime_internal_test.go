@@ -34,7 +34,12 @@ func (nothing) Metrics() Metrics                                  { return Metri
 
 func internalRuntime(t *testing.T, o *Options) *Runtime {
 	t.Helper()
-	c, err := New(nothing{}, o)
+	return internalRuntimeOver(t, nothing{}, o)
+}
+
+func internalRuntimeOver(t *testing.T, s Store, o *Options) *Runtime {
+	t.Helper()
+	c, err := New(s, o)
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, c.Close(context.Background())) })
 	r, err := c.NewRuntime(context.Background(), nil)
@@ -130,6 +135,23 @@ func TestRuntimeBytesThatChange(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestRuntimeBytesThatChangeCostNoEntry: what then doesn't fit the code isn't the code's fault.
+func TestRuntimeBytesThatChangeCostNoEntry(t *testing.T) {
+	const types, two, one = "\x00asm\x01\x00\x00\x00\x01\x04\x01\x60\x00\x00", "\x03\x03\x02\x00\x00\x0a\x07\x02\x02\x00\x0b\x02\x00\x0b", "\x03\x03\x01\x80\x00\x0a\x07\x01\x05\x00\x01\x01\x01\x0b"
+	r := internalRuntimeOver(t, NewMemory(nil), &Options{Retain: -1, SmallModules: -1})
+	cm, err := r.CompileModule(context.Background(), []byte(types+two))
+	require.NoError(t, err)
+	require.NoError(t, cm.Close(context.Background()))
+	wasm := []byte(types + two)
+	src, done := r.e.prepare(wasm)
+	defer done()
+	copy(wasm, types+one)
+	_, err = newLoading(r, src).run(context.Background())
+	require.ErrorIs(t, err, errModified)
+	require.Zero(t, r.c.Metrics().Corrupt)
+	require.EqualValues(t, 1, r.c.Metrics().Store.Entries)
 }
 
 // TestRuntimeEngineIsNoCache: whatever nobody announced fails, so that a stub is

@@ -26,7 +26,10 @@ func Same(a, b *url.URL) bool { return a.Scheme == b.Scheme && Host(a) == Host(b
 // a password, as there is if somebody has left a slash in it as it is.
 func Shown(u *url.URL) string {
 	shown := url.URL{Scheme: u.Scheme, Host: u.Host}
-	if u.Path != "" && (u.Host == "" || strings.Contains(u.Path, "@")) {
+	if strings.Contains(u.Path, "@") { // behind a password with a slash, whose beginning was taken for a port
+		return u.Scheme + "://…"
+	}
+	if u.Path != "" && u.Host == "" {
 		return shown.String() + "/…"
 	}
 	shown.Path = u.Path

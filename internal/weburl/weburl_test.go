@@ -50,8 +50,8 @@ func TestSame(t *testing.T) {
 func TestShown(t *testing.T) {
 	require.Equal(t, "https://host:1/path", Shown(parse(t, "https://SECRET:SECRET@host:1/path?SECRET#SECRET")))
 	require.Equal(t, "https://host", Shown(parse(t, "https://host")))
-	require.Equal(t, "s3://AKIA:/…", Shown(parse(t, "s3://AKIA:/SECRET@bucket")))
-	require.Equal(t, "https:/…", Shown(parse(t, "https:///u:SECRET@host")))
+	require.Equal(t, "s3://…", Shown(parse(t, "s3://AKIA:/SECRET@bucket")))
+	require.Equal(t, "https://…", Shown(parse(t, "https:///u:SECRET@host")))
 	require.Equal(t, "https:", Shown(parse(t, "https:u:SECRET@host")))
 }
 
