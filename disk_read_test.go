@@ -293,6 +293,7 @@ func TestDiskLeavesWhatHasNoAddresses(t *testing.T) {
 		binary.LittleEndian.PutUint64(b[at:], 3<<30)
 	}
 	require.NoError(t, os.WriteFile(files[0], b, 0o600))
+	require.NoError(t, os.Truncate(files[0], 3<<30+1<<20)) // which takes no more room
 	_, ok, err := d.Get(bg, diskKey(1))
 	require.False(t, ok)
 	require.ErrorContains(t, err, "no addresses")

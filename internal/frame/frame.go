@@ -231,7 +231,7 @@ func parseFixed(b []byte) (h *header, headerLen int64, t texts, err error) {
 		return bad(fmt.Sprintf("unknown authentication kind %d", h.auth))
 	case h.chunkLog < minChunkLog || h.chunkLog > maxChunkLog:
 		return bad("chunk size out of range")
-	case h.size > MaxSize && h.size <= maxAnywhere:
+	case h.size > MaxSize && h.size <= maxAnywhere && h.size == h.encoded:
 		return nil, 0, texts{}, fmt.Errorf("%w: %d bytes, for which this process has no addresses", ErrTooLarge, h.size)
 	case h.size < 0 || h.size > MaxSize || h.encoded < 0 || h.encoded > h.size:
 		return bad("length out of range")

@@ -1,6 +1,7 @@
 package frame
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"sync/atomic"
@@ -85,6 +86,9 @@ func readHeader(src io.ReaderAt, size int64, check func(h *header, headerLen int
 		return nil, nil, texts{}, err
 	}
 	h, headerLen, t, err := parseFixed(buf)
+	if errors.Is(err, ErrTooLarge) && size <= MaxSize { // it only says so
+		err = fmt.Errorf("%w: length out of range", ErrCorrupt)
+	}
 	if err != nil {
 		return nil, nil, texts{}, err
 	}
