@@ -10,6 +10,10 @@ type editor struct {
 	log   edits
 
 	onGlobal func(index uint32) // if set, is told of each global that a constant expression depends on
+
+	// byteTables reports whether the type of a table is one byte, whatever it is, as to wazero before v1.12. It is asked
+	// where that matters.
+	byteTables func() bool
 }
 
 func newEditor(wasm []byte, start, end int) *editor {

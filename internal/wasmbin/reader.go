@@ -35,10 +35,6 @@ type reader struct {
 	end     int
 	err     error
 	lenient bool
-
-	// byteTables reports whether the type of a table is one byte, whatever it is, as to wazero before v1.12. It is asked
-	// where that matters.
-	byteTables func() bool
 }
 
 func newReader(b []byte, start, end int) reader { return reader{b: b[:end:end], pos: start, end: end} }
