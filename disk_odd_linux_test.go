@@ -16,7 +16,8 @@ import (
 	"github.com/modcache/modcache/internal/layout"
 )
 
-// TestDiskOddNames puts a FIFO, which would block who opens it, in the place of each file and directory.
+// TestDiskOddNames puts a FIFO, which would block who opens it, in the place of each file and directory: the next Add
+// stores its entry all the same.
 func TestDiskOddNames(t *testing.T) {
 	key := modcache.Key{0x70}
 	for _, name := range []string{
@@ -39,7 +40,10 @@ func TestDiskOddNames(t *testing.T) {
 			now = now.Add(time.Hour)
 
 			_, _, _ = d.Get(bg, key)
-			_ = add()
+			require.NoError(t, add())
+			_, ok, err := d.Get(bg, key)
+			require.NoError(t, err)
+			require.True(t, ok)
 			if unlock, err := d.Lock(bg, key); err == nil {
 				unlock()
 			}

@@ -289,7 +289,7 @@ func (d *Disk) rename(from, to string) error {
 func (d *Disk) withDir(name string, f func() error) error {
 	tree := d.tree()
 	err := f()
-	if !errors.Is(err, fs.ErrNotExist) {
+	if err == nil || !errors.Is(err, fs.ErrNotExist) && !removeNoDir(tree, path.Dir(name)) {
 		return err
 	}
 	err = mkdir(tree, path.Dir(name))
@@ -303,6 +303,13 @@ func (d *Disk) withDir(name string, f func() error) error {
 	}
 	d.sign()
 	return f()
+}
+
+// removeNoDir removes what is in the place of a directory of the store and reports whether it did. A symbolic
+// link stays: somebody wants it there.
+func removeNoDir(tree dirfs.FS, name string) bool {
+	fi, err := tree.Lstat(name)
+	return err == nil && fi.Mode()&(fs.ModeDir|fs.ModeSymlink) == 0 && tree.Remove(name) == nil
 }
 
 func mkdir(tree dirfs.FS, name string) error {

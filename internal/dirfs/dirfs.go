@@ -16,7 +16,7 @@ import (
 type FS interface {
 	// OpenFile and Mkdir are given the owner's part of the mode of what they make. What is
 	// no regular file isn't opened: see ErrNotFile. A FIFO keeps nobody waiting. With O_CREATE,
-	// a file that has further names isn't opened either.
+	// a file that exists and has further names isn't opened either.
 	OpenFile(name string, flag int, perm fs.FileMode) (File, error)
 	Mkdir(name string, perm fs.FileMode) error
 	Rename(oldName, newName string) error
@@ -115,7 +115,7 @@ func (r *rootFS) OpenFile(name string, flag int, perm fs.FileMode) (File, error)
 	case err != nil:
 	case !fi.Mode().IsRegular():
 		err = &fs.PathError{Op: "open", Path: name, Err: ErrNotFile}
-	case flag&os.O_CREATE != 0 && links(fi) > 1:
+	case flag&os.O_CREATE != 0 && !made && links(fi) > 1:
 		err = &fs.PathError{Op: "open", Path: name, Err: errLinked}
 	}
 	if err != nil {
