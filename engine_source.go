@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"reflect"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -135,11 +136,11 @@ func (s *source) own() []byte {
 	return s.wasm
 }
 
-// verified is own, or [errModified] if the copy isn't what was fingerprinted.
+// verified is own, or [errModified] if the copy isn't what was fingerprinted, or outlined.
 func (s *source) verified() ([]byte, error) {
 	wasm := s.own()
 	s.verify.Do(func() {
-		if Sum(wasm) != s.sum {
+		if Sum(wasm) != s.sum || s.lent && !reflect.DeepEqual(s.outline(), outlineOf(wasm)) {
 			s.modified = s.failed(errModified)
 		}
 	})
@@ -160,14 +161,16 @@ func (s *source) compilable() ([]byte, error) {
 
 // outline returns what the section headers tell, or nil if the module is malformed.
 func (s *source) outline() *wasmbin.Outline {
-	s.scan.Do(func() {
-		s.read(func(wasm []byte) {
-			if o, err := wasmbin.Scan(wasm); err == nil {
-				s.outlined = &o
-			}
-		})
-	})
+	s.scan.Do(func() { s.read(func(wasm []byte) { s.outlined = outlineOf(wasm) }) })
 	return s.outlined
+}
+
+func outlineOf(wasm []byte) *wasmbin.Outline {
+	o, err := wasmbin.Scan(wasm)
+	if err != nil {
+		return nil
+	}
+	return &o
 }
 
 // functions returns how many the module defines, or [wazerohook.AnyFunctions].

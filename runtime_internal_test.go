@@ -144,14 +144,19 @@ func TestRuntimeBytesThatChangeCostNoEntry(t *testing.T) {
 	cm, err := r.CompileModule(context.Background(), []byte(types+two))
 	require.NoError(t, err)
 	require.NoError(t, cm.Close(context.Background()))
-	wasm := []byte(types + two)
-	src, done := r.e.prepare(wasm)
-	defer done()
-	copy(wasm, types+one)
-	_, err = newLoading(r, src).run(context.Background())
-	require.ErrorIs(t, err, errModified)
-	require.Zero(t, r.c.Metrics().Corrupt)
-	require.EqualValues(t, 1, r.c.Metrics().Store.Entries)
+	for what, change := range map[string]func(src *source, wasm []byte){
+		"for good":       func(_ *source, wasm []byte) { copy(wasm, types+one) },
+		"while outlined": func(src *source, wasm []byte) { copy(wasm, types+one); src.outline(); copy(wasm, types+two) },
+	} {
+		wasm := []byte(types + two)
+		src, done := r.e.prepare(wasm)
+		change(src, wasm)
+		_, err = newLoading(r, src).run(context.Background())
+		require.ErrorIs(t, err, errModified, what)
+		require.Zero(t, r.c.Metrics().Corrupt, what)
+		require.EqualValues(t, 1, r.c.Metrics().Store.Entries, what)
+		done()
+	}
 }
 
 // TestRuntimeEngineIsNoCache: whatever nobody announced fails, so that a stub is

@@ -58,7 +58,7 @@ func countCustom(r reader, size uint32) (end int, err error) {
 	if name := r.utf8(r.u32()); string(name) == "name" && uint64(size) >= uint64(r.pos-start) {
 		e := newLenient(r.b, r.pos)
 		e.countNames(uint64(size) - uint64(r.pos-start))
-		r.err = e.err
+		return e.pos, e.err
 	}
 	if r.err == nil {
 		r.pos = start
