@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"slices"
 	"sync"
@@ -42,9 +43,9 @@ type Cache struct {
 	born     time.Time
 	engineID string // part of every key
 
-	store      atomic.Pointer[Store]
-	owning     sync.Mutex     // guards owned, and that nothing begins in the background after Close
-	owned      []*Disk        // what Open has opened: the store is the last
+	inUse      atomic.Pointer[inUse]
+	owning     sync.Mutex     // guards owned and observing.stop, and that nothing begins in the background after Close
+	owned      []io.Closer    // what Open has opened, each before what it uses
 	background sync.WaitGroup // what Close waits for: moves from memory into a directory, and Prepare
 	env        environ.Settings
 	memory     *Memory                  // nil unless memory stood in for the store at first, as it may still do
@@ -98,7 +99,8 @@ var (
 // is a cache in it that can be read, it is only read. Else up to 256 MiB of machine code are kept in
 // memory instead. The directory is tried again after a second, and then less often, down to
 // once a minute, when a module is looked up; once it can be had, it takes what is in memory. One
-// [EventDegraded] says so, and [Cache.Status] at any time. With Options.MustStore, it is an error.
+// [EventDegraded] says so, and [Cache.Status] at any time. With Options.MustStore, it is an error. Stores in Options.Behind are
+// used with the directory and without.
 //
 // Where dir is empty, operators have a say, unless Options.IgnoreEnv is set. MODCACHE_DIR
 // names the directory, as an absolute path. MODCACHE=ro has it only read, as by
@@ -165,7 +167,7 @@ func New(s Store, o *Options) (*Cache, error) {
 		c.use(s)
 		c.observe(s)
 	} else {
-		c.useMemory()
+		c.useMemory(nil)
 	}
 	return c, nil
 }
@@ -241,8 +243,9 @@ func engineID() (string, error) {
 }
 
 // Store returns the store that is in use: that of [New] or the [Disk] of [Open], or the
-// [Memory] that stands in for it, which a Disk may replace at any time.
-func (c *Cache) Store() Store { return *c.store.Load() }
+// [Memory] that stands in for it, which a Disk may replace at any time. With Options.Behind, it is a [Layered] of that
+// and those, and another Layered after that.
+func (c *Cache) Store() Store { return c.inUse.Load().store }
 
 // EngineID returns the identity of the wazero in this program, which is a part of
 // every key: artifacts of another one are never used.
@@ -282,9 +285,9 @@ func (c *Cache) Close(ctx context.Context) error {
 		go func() {
 			defer close(c.closed)
 			c.loaded.Wait()
-			defer stopObserving(c.observing.stop)
 			c.owning.Lock()
 			owned := slices.Clone(c.owned)
+			defer stopObserving(c.observing.stop)
 			c.owning.Unlock()
 			c.background.Wait()
 			// Nothing is to be under way in the store when it is closed, but what hangs.
@@ -292,8 +295,8 @@ func (c *Cache) Close(ctx context.Context) error {
 			defer cancel()
 			c.closeErr = c.without(ended, func() error {
 				var errs []error
-				for _, d := range owned {
-					errs = append(errs, d.Close())
+				for _, o := range owned {
+					errs = append(errs, o.Close())
 				}
 				return errors.Join(errs...)
 			})
@@ -334,12 +337,10 @@ func (c *Cache) Metrics() CacheMetrics {
 	remember := func(store Metrics) { c.storeMetrics.Store(&store) }
 	store, err := ask(context.Background(), c, c.reports, storeWait, func(_ context.Context, s Store) (Metrics, error) {
 		store := s.Metrics()
-		if c.late == nil || c.late.standIn == s {
+		if c.late == nil || c.late.standIn.store == s {
 			return store, nil
 		}
-		before := c.late.standIn.Metrics() // counters don't go backwards when a directory comes late
-		before.Entries, before.Bytes = 0, 0
-		return store.Plus(before)
+		return store.Plus(c.late.standIn.counters()) // which don't go backwards when a directory comes late
 	}, remember)
 	if err == nil {
 		remember(store)

@@ -76,29 +76,105 @@ func TestCacheOpenRemembersWhereItWas(t *testing.T) {
 // TestCacheMetricsGoForward compares snapshots from before and after a directory has come late.
 func TestCacheMetricsGoForward(t *testing.T) {
 	needsCompiler(t)
-	dir, mend := cantBeHad(t)
-	clock := newClock()
-	c := openCache(t, dir, &modcache.Options{Retain: forget, Disk: modcache.DiskOptions{Now: clock.Now}})
-	before := c.Metrics().Store
-	forward := func() {
-		t.Helper()
-		now := c.Metrics().Store
-		_, err := now.Sub(before)
-		require.NoError(t, err)
-		before = now
-	}
-	for range 5 {
-		_, err := ways[1].Run(c, distinct())
-		require.NoError(t, err)
+	evicting := modcache.NewMemory(nil)
+	require.NoError(t, evicting.Add(bg, modcache.Key{1}, modcache.NewArtifact([]byte("code"), modcache.Info{})))
+	evicting.Resize(1)
+	for _, behind := range [][]modcache.Layer{nil, {{Store: evicting}}} {
+		dir, mend := cantBeHad(t)
+		clock := newClock()
+		c := openCache(t, dir, &modcache.Options{Behind: behind, Retain: forget, Disk: modcache.DiskOptions{Now: clock.Now}})
+		before := c.Metrics().Store
+		forward := func() {
+			t.Helper()
+			now := c.Metrics().Store
+			_, err := now.Sub(before)
+			require.NoError(t, err)
+			before = now
+		}
+		for range 5 {
+			_, err := ways[1].Run(c, distinct())
+			require.NoError(t, err)
+			forward()
+		}
+		mend()
+		clock.pass(time.Second)
+		requireRuns(t, ways[1], c, chainWasm, chainWant)
+		require.False(t, c.Status().InMemory)
 		forward()
+		requireRuns(t, ways[1], c, chainWasm, chainWant)
+		forward()
+		if behind != nil {
+			require.EqualValues(t, 1, before.Evictions, "those of a store behind both count once")
+		}
 	}
-	mend()
-	clock.pass(time.Second)
-	requireRuns(t, ways[1], c, chainWasm, chainWant)
-	require.False(t, c.Status().InMemory)
-	forward()
-	requireRuns(t, ways[1], c, chainWasm, chainWant)
-	forward()
+}
+
+// TestCacheOpenBehind has a store behind a directory that comes late.
+func TestCacheOpenBehind(t *testing.T) {
+	needsCompiler(t)
+	for _, w := range ways {
+		t.Run(w.Name, func(t *testing.T) {
+			dir, mend := cantBeHad(t)
+			clock := newClock()
+			var seen witness
+			fleet := modcache.NewMemory(nil)
+			o := seen.Options(modcache.Options{
+				EngineID: "the same", Behind: []modcache.Layer{{Store: fleet, Name: "fleet"}}, Retain: forget, Disk: modcache.DiskOptions{Now: clock.Now},
+			})
+			c, err := modcache.Open(dir, o)
+			require.NoError(t, err)
+			requireRuns(t, w, c, chainWasm, chainWant)
+			s := c.Status()
+			require.False(t, s.Storing)
+			require.True(t, s.InMemory)
+			require.Equal(t, dir, s.Dir)
+			require.Contains(t, s.Why, dir)
+			require.Len(t, s.Off, 1)
+			require.Len(t, seen.Saw(modcache.EventDegraded), 1)
+			require.EqualValues(t, 1, fleet.Metrics().Entries)
+			require.Equal(t, []string{"memory", "fleet"}, layerNames(c))
+
+			mend()
+			clock.pass(time.Second)
+			requireRuns(t, w, c, otherWasm, otherWant)
+			s = c.Status()
+			require.True(t, s.Storing, s.String())
+			require.False(t, s.InMemory)
+			require.Equal(t, dir, s.Dir)
+			require.Equal(t, "layered", s.Store)
+			require.Equal(t, []string{"disk", "fleet"}, layerNames(c))
+			require.EqualValues(t, 2, fleet.Metrics().Entries)
+			require.NoError(t, c.Close(bg))
+			require.Empty(t, seen.Saw(modcache.EventStoreFailed))
+
+			// The directory has got both, and so has who finds nothing in his.
+			for _, c := range []*modcache.Cache{
+				openCache(t, dir, &modcache.Options{EngineID: "the same", RequireHit: true}),
+				openCache(t, t.TempDir(), &modcache.Options{EngineID: "the same", RequireHit: true, Behind: o.Behind}),
+			} {
+				requireRuns(t, w, c, otherWasm, otherWant)
+				requireRuns(t, w, c, chainWasm, chainWant)
+			}
+			unwritable, _ := cantBeHad(t)
+			c = openCache(t, unwritable, &modcache.Options{EngineID: "the same", RequireHit: true, Behind: o.Behind})
+			requireRuns(t, w, c, chainWasm, chainWant)
+
+			// What is read only gets nothing.
+			c = openCache(t, dir, &modcache.Options{EngineID: "the same", ReadOnly: true, Behind: o.Behind, SmallModules: -1})
+			_, err = w.Run(c, distinct())
+			require.NoError(t, err)
+			require.NoError(t, c.Flush(bg))
+			require.EqualValues(t, 2, fleet.Metrics().Entries)
+			require.Zero(t, c.Metrics().StoreErrors)
+		})
+	}
+}
+
+func layerNames(c *modcache.Cache) (names []string) {
+	for _, l := range c.Store().(*modcache.Layered).Layers() {
+		names = append(names, l.Name)
+	}
+	return names
 }
 
 // TestCacheStatusOfAStoreThatIsTooSmall has each artifact refused.

@@ -26,7 +26,7 @@ type observing struct {
 // quiet is how long a trouble has to be away to be news again.
 const quiet = time.Minute
 
-// observe has the store report to this Cache too.
+// observe has the store report to this Cache too, in place of the one before.
 func (c *Cache) observe(s Store) {
 	watched, ok := s.(Observable)
 	if !ok {
@@ -45,6 +45,7 @@ func (c *Cache) observe(s Store) {
 	if err != nil {
 		c.degrade("reports of what happens in the store", err)
 	}
+	stopObserving(c.observing.stop)
 	c.observing.stop = stop
 }
 

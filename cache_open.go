@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"path/filepath"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -26,25 +28,68 @@ const (
 	firstRetry, lastRetry = time.Second, time.Minute
 )
 
-// use makes s the store.
-func (c *Cache) use(s Store) { c.store.Store(&s) }
+// inUse are the store, and the first of its layers where there are some behind the directory; else that is the store, too.
+type inUse struct{ store, front Store }
 
-// useMemory makes memory stand in for the store.
-func (c *Cache) useMemory() {
-	c.memory = NewMemory(&MemoryOptions{MaxBytes: standInBytes})
-	c.use(c.memory)
+// counters are those of the store without what it holds, and without what the layers behind the first have counted themselves.
+func (u *inUse) counters() Metrics {
+	m := u.store.Metrics()
+	if u.front != u.store {
+		own := u.front.Metrics()
+		m.Corrupt, m.Evictions, m.EvictedBytes = own.Corrupt, own.Evictions, own.EvictedBytes
+	}
+	m.Entries, m.Bytes = 0, 0
+	return m
 }
 
-// readOnly reports whether the directory is only read: as was asked for, or until it can be written.
+// use makes s the store.
+func (c *Cache) use(s Store) { c.inUse.Store(&inUse{s, s}) }
+
+// useBefore makes front the store, before those that are to be behind it, if there are any. Close closes their Layered.
+func (c *Cache) useBefore(front Store, behind []Layer) {
+	if len(behind) == 0 {
+		c.use(front)
+		return
+	}
+	first := Layer{Store: front}
+	if d, ok := front.(*Disk); ok && d.o.ReadOnly {
+		first.Write = WriteNever
+	}
+	l := NewLayered(nil, append([]Layer{first}, behind...)...)
+	c.owned = slices.Insert(c.owned, 0, io.Closer(boundedCloser{l}))
+	c.observe(l)
+	c.inUse.Store(&inUse{l, front})
+}
+
+// boundedCloser is a Layered whose layers are left to themselves if they hang when it is closed.
+type boundedCloser struct{ *Layered }
+
+func (l boundedCloser) Close() error {
+	_, err := bounded.Call(context.Background(), bounded.Limit{Wait: storeWait},
+		func(context.Context) (struct{}, error) { return struct{}{}, l.Layered.Close() }, nil)
+	if errors.Is(err, bounded.ErrNoAnswer) {
+		err = &Error{Op: "close", Store: "layered", Err: fmt.Errorf("what is under way in a layer is left to itself: %w", err)}
+	}
+	return err
+}
+
+// useMemory makes memory stand in for the store, before those that are to be behind it.
+func (c *Cache) useMemory(behind []Layer) {
+	c.memory = NewMemory(&MemoryOptions{MaxBytes: standInBytes})
+	c.useBefore(c.memory, behind)
+}
+
+// inMemory reports whether memory stands in for the directory, or for the store of New.
+func (c *Cache) inMemory() bool { return c.memory != nil && c.inUse.Load().front == Store(c.memory) }
+
+// readOnly reports whether the store is only read: as was asked for, or until the directory can be written.
 func (c *Cache) readOnly() bool {
-	return c.opts.ReadOnly || c.memory == nil && c.late != nil && !c.late.done.Load()
+	return c.opts.ReadOnly || len(c.opts.Behind) == 0 && c.memory == nil && c.late != nil && !c.late.done.Load()
 }
 
 // writes reports whether what is compiled is stored. readOnly is about a directory, not about the
 // memory that stands in for it.
-func (c *Cache) writes() bool {
-	return !c.readOnly() || c.memory != nil && c.Store() == Store(c.memory)
-}
+func (c *Cache) writes() bool { return !c.readOnly() || c.inMemory() }
 
 // stop remembers why nothing is stored, or not where it was to be.
 func (c *Cache) stop(why error) { c.idle.Store(&stoppage{c.now(), why}) }
@@ -52,15 +97,15 @@ func (c *Cache) stop(why error) { c.idle.Store(&stoppage{c.now(), why}) }
 // openDirectory gives the Cache its store.
 func (c *Cache) openDirectory(dir string) error {
 	if c.idle.Load() != nil {
-		c.useMemory() // as was reported when the Cache was made
+		c.useMemory(nil) // as was reported when the Cache was made
 		return nil
 	}
 	if c.env.Off {
-		if c.opts.MustStore || c.opts.RequireHit {
+		if c.opts.MustStore || c.needsDirectory() {
 			return fmt.Errorf("modcache: %w, but Options.MustStore or RequireHit asks for a directory", errOff)
 		}
 		c.stop(errOff) // which is what was asked for: no event
-		c.useMemory()
+		c.useMemory(c.opts.Behind)
 		return nil
 	}
 	dir, err := chosenDir(dir)
@@ -68,7 +113,7 @@ func (c *Cache) openDirectory(dir string) error {
 		var d *Disk
 		if d, err = c.openDisk(dir, c.opts.ReadOnly); err == nil {
 			c.owned = append(c.owned, d)
-			c.use(d)
+			c.useBefore(d, c.opts.Behind)
 			return nil
 		}
 	}
@@ -77,24 +122,27 @@ func (c *Cache) openDirectory(dir string) error {
 	}
 	late := &lateDisk{dir: dir, wait: firstRetry, next: c.now().Add(firstRetry)}
 	if d := c.openExisting(dir); d != nil {
-		c.late, late.standIn = late, d
 		c.owned = append(c.owned, d)
-		c.use(d)
+		c.useBefore(d, c.opts.Behind)
+		c.late, late.standIn = late, c.inUse.Load()
 		c.stop(err)
 		c.degrade("storing in the directory, which is only read", err)
 		return nil
 	}
-	if c.opts.RequireHit {
+	if c.needsDirectory() {
 		return err
 	}
 	c.stop(err)
-	c.useMemory()
+	c.useMemory(c.opts.Behind)
 	if dir != "" {
-		c.late, late.standIn = late, c.memory
+		c.late, late.standIn = late, c.inUse.Load()
 	}
 	c.degrade("directory to store code in, so that it is kept in memory, up to 256 MiB of it", err)
 	return nil
 }
+
+// needsDirectory reports whether without a directory, nothing could be a hit, as is required.
+func (c *Cache) needsDirectory() bool { return c.opts.RequireHit && len(c.opts.Behind) == 0 }
 
 // chosenDir is the directory that Open is to open. It is absolute, so that it is the same one when it
 // is tried again, wherever the program has gone meanwhile.
@@ -117,7 +165,11 @@ var errOff = errors.New("the environment says MODCACHE=off")
 func (c *Cache) openDisk(dir string, readOnly bool) (*Disk, error) {
 	o := c.opts.Disk
 	o.ReadOnly = o.ReadOnly || readOnly
-	d, err := bounded.Do(c.ctx, c.opens, storeWait, func(context.Context) (*Disk, error) { return openDisk(dir, &o, dirfs.Open, c.forward) },
+	var observers []func(Event)
+	if len(c.opts.Behind) == 0 { // else the Layered passes on what the Disk tells
+		observers = []func(Event){c.forward}
+	}
+	d, err := bounded.Do(c.ctx, c.opens, storeWait, func(context.Context) (*Disk, error) { return openDisk(dir, &o, dirfs.Open, observers...) },
 		func(d *Disk) {
 			if d != nil {
 				_ = d.Close()
@@ -152,7 +204,7 @@ func (c *Cache) openExisting(dir string) *Disk {
 // lateDisk is a directory that couldn't be had yet, or only be read.
 type lateDisk struct {
 	dir     string
-	standIn Store       // what is used meanwhile: memory, or the directory as it can be read
+	standIn *inUse      // what is used meanwhile: memory, or the directory as it can be read
 	done    atomic.Bool // it could be had
 
 	trying atomic.Bool // held by the one who may touch what follows
@@ -185,7 +237,7 @@ func (c *Cache) tryDirectory() {
 		return
 	}
 	c.owned = append(c.owned, d)
-	c.use(d)
+	c.useBefore(d, c.opts.Behind)
 	c.idle.Store(nil)
 	l.done.Store(true)
 	if c.memory != nil {
@@ -212,10 +264,11 @@ func (c *Cache) move(from *Memory, to *Disk) {
 	}
 }
 
-// unmoved returns what memory still holds that the directory doesn't have.
-func (c *Cache) unmoved(key Key) (*Artifact, bool) {
+// unmoved returns what memory still holds that the directory doesn't have, or nil.
+func (c *Cache) unmoved(key Key) *Artifact {
 	if c.memory == nil || c.late == nil || !c.late.done.Load() {
-		return nil, false
+		return nil
 	}
-	return c.memory.peek(key)
+	a, _ := c.memory.peek(key)
+	return a
 }

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"math"
 	"runtime"
+	"slices"
 	"time"
 
 	"github.com/modcache/modcache/internal/option"
@@ -16,6 +17,11 @@ import (
 type Options struct {
 	// Disk configures the store that [Open] opens; [New] ignores it.
 	Disk DiskOptions
+
+	// Behind are further stores of [Open], fastest first: layers behind the directory, or what stands in for it, in a
+	// [Layered] with the default options. They stay the caller's to close after the Cache. With ReadOnly,
+	// nothing is written to them. [New] ignores them.
+	Behind []Layer
 
 	// RequireHit makes every compile of a module that isn't in the cache fail with
 	// [ErrMiss], before any compiling starts: for images that were warmed when they
@@ -34,7 +40,7 @@ type Options struct {
 
 	// MustStore has [Open] fail where it would go on without the directory: for build steps
 	// that fill it, and where a start without a cache is worse than no start.
-	// RequireHit needs a directory too, but is content with one that can only be read.
+	// RequireHit needs a directory too, or a store in Behind, but is content with one that can only be read.
 	MustStore bool
 
 	// IgnoreEnv has [Open] ignore MODCACHE, MODCACHE_DIR and MODCACHE_MAX_BYTES.
@@ -160,6 +166,12 @@ func (o *Options) validate() (Options, error) {
 	}
 	if len(v.EngineID) > maxEngineID {
 		return v, fmt.Errorf("modcache: Options.EngineID has %d bytes, at most %d fit", len(v.EngineID), maxEngineID)
+	}
+	v.Behind = slices.Clone(v.Behind)
+	for i := range v.Behind {
+		if v.ReadOnly {
+			v.Behind[i].Write = WriteNever
+		}
 	}
 	v.Workers = min(max(1, v.Workers), maxWorkers)
 	v.MaxCompiles = option.Number(v.MaxCompiles, max(1, runtime.GOMAXPROCS(0)/v.Workers), -1)

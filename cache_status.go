@@ -27,7 +27,7 @@ type Status struct {
 	Err     error     `json:"-"`              // Why, for errors.Is; nil if Storing
 
 	// Store is what is in use: "disk", "memory", "layered" or a type of Go. Dir is the directory
-	// of a Disk, or the one that memory stands in for.
+	// of a Disk, or the one that memory stands in for; also where Options.Behind has stores behind it.
 	Store    string `json:"store"`
 	Dir      string `json:"dir,omitempty"`
 	InMemory bool   `json:"in_memory"` // memory stands in for the directory, or for the store of New
@@ -104,10 +104,10 @@ func (s Status) String() string {
 // Status says what the Cache is doing. It looks at no entry, so that it may be called often; for a
 // store that hangs, it waits for at most five seconds.
 func (c *Cache) Status() Status {
-	store := c.Store()
+	now := c.inUse.Load()
 	s := Status{
-		InMemory: c.memory != nil && store == Store(c.memory),
-		Store:    storeName(store), ReadOnly: c.readOnly(),
+		InMemory: c.inMemory(),
+		Store:    storeName(now.store), ReadOnly: c.readOnly(),
 		EngineID: c.engineID, EngineKnown: !strings.HasPrefix(c.engineID, unknownEngine),
 		Entries: -1, Bytes: -1, Env: slices.Clone(c.env.Set),
 	}
@@ -120,7 +120,7 @@ func (c *Cache) Status() Status {
 	}
 	s.why(c)
 	s.levels(c)
-	if d, ok := store.(*Disk); ok {
+	if d, ok := now.front.(*Disk); ok {
 		s.Dir = d.dir
 	}
 	if c.late != nil && !c.late.done.Load() {

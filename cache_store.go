@@ -158,12 +158,11 @@ func (l *lookup) ask(ctx context.Context, key Key) (a *Artifact, wrong error) {
 	found, err := ask(ctx, c, c.reads, waitFor(ctx, c.Store()), func(ctx context.Context, s Store) (found answer, err error) {
 		found.fresh = readsFrames(s)
 		found.a, found.from, err = getFrom(withCache(c.forStore(ctx)), s, key, behind)
-		if err == nil && found.a == nil {
-			found.fresh = false
-			found.a, _ = c.unmoved(key)
-		}
 		return found, err
 	}, func(late answer) { closeArtifact(late.a) })
+	if found.a == nil {
+		found.a, found.fresh = c.unmoved(key), false
+	}
 	p.from = found.from
 	if found.a != nil {
 		a, wrong = l.usable(ctx, key, found.a, found.fresh)

@@ -140,6 +140,40 @@ func TestOpenFleetOverOddDirectories(t *testing.T) {
 	})
 }
 
+// TestOpenFleetTakesADirectoryThatComesLate says until then that code is in memory only.
+func TestOpenFleetTakesADirectoryThatComesLate(t *testing.T) {
+	cachetest.NeedsCompiler(t)
+	above := filepath.Join(t.TempDir(), "volume")
+	require.NoError(t, os.WriteFile(above, nil, 0o600))
+	dir, now := filepath.Join(above, "cache"), time.Now()
+	f, err := remote.OpenFleet(dir, "http://127.0.0.1:1", &remote.FleetOptions{
+		Remote: *patient(remote.Options{Keyring: remote.Keyring{Keys: []remote.PublicKey{generate(t).Public()}}}),
+		Cache:  modcache.Options{SmallModules: -1, Retain: -1, Disk: modcache.DiskOptions{Now: func() time.Time { return now }}},
+	})
+	require.NoError(t, err)
+	compile := func() {
+		r, err := f.NewRuntime(t.Context(), nil)
+		require.NoError(t, err)
+		_, err = r.Compile(t.Context(), modcache.NewModule(wasmtest.Sum(200, 1)))
+		require.NoError(t, err)
+		require.NoError(t, r.Close(t.Context()))
+	}
+	compile()
+	s := f.Status()
+	require.False(t, s.Storing)
+	require.True(t, s.InMemory)
+	require.Equal(t, dir, s.Dir)
+	require.Len(t, s.Off, 1)
+	require.NoError(t, os.Remove(above))
+	now = now.Add(time.Second)
+	compile()
+	require.EqualValues(t, 1, f.Metrics().Compiles)
+	require.True(t, f.Status().Storing, f.Status().String())
+	require.Equal(t, "disk", f.Layers()[0].Name)
+	require.NoError(t, f.Close(t.Context()))
+	require.Len(t, cachetest.Entries(t, dir), 1)
+}
+
 // TestOpenFleetReadsWhatItCantWrite uses the code in a directory that can't be written to, where there is any.
 func TestOpenFleetReadsWhatItCantWrite(t *testing.T) {
 	cachetest.NeedsCompiler(t)

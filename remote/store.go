@@ -216,8 +216,13 @@ func (s *Store) notify(e modcache.Event) {
 	}
 }
 
-// Observe implements [modcache.Observable].
-func (s *Store) Observe(observer func(modcache.Event)) (stop func()) { return s.watchers.Add(observer) }
+// Observe implements [modcache.Observable]. The observer is told at once if nothing on the server is of use.
+func (s *Store) Observe(observer func(modcache.Event)) (stop func()) {
+	if err := s.degraded(); err != nil {
+		observer(modcache.Event{Kind: modcache.EventDegraded, Err: err})
+	}
+	return s.watchers.Add(observer)
+}
 
 // counters are what Metrics and Report return.
 type counters struct {
