@@ -18,6 +18,7 @@ type links struct {
 	open, ended int64                 // modules that are being instantiated, and those that have been
 	byName      map[string]*importers // of the instances that are imported from, by the prefix of their name
 	forgotten   int64                 // until then, names were imported from that aren't in byName any more
+	left        int                   // names that the last forget left
 }
 
 // importers are the modules that import from one name.
@@ -29,8 +30,8 @@ type importers struct {
 // anybody is imported from if it can't be told who is. No instance has that name: it is no UTF-8.
 const anybody = "\xff"
 
-// What guests import from is of their choice, and is remembered when they are gone: so many names, those that are being imported from
-// don't count, and so many bytes of each. Names that begin alike share what is known of them.
+// What guests import from is of their choice, and is remembered when they are gone: so many names, or twice as many
+// as are being imported from, and so many bytes of each. Names that begin alike share what is known of them.
 const (
 	mostNames = 1000
 	longest   = 256
@@ -56,7 +57,7 @@ func (s *links) begin(ctx context.Context, names []string) (end func()) {
 		name = prefix(name)
 		of := s.byName[name]
 		if of == nil {
-			if len(s.byName) >= mostNames {
+			if len(s.byName) >= max(mostNames, 2*s.left) { // so that each new name pays for two that forget looks at
 				s.forget()
 			}
 			of = &importers{}
@@ -98,6 +99,7 @@ func (s *links) forget() {
 			delete(s.byName, name)
 		}
 	}
+	s.left = len(s.byName)
 }
 
 // any reports whether somebody may have imported from any instance since.

@@ -69,3 +69,22 @@ func TestLinksOfAnySize(t *testing.T) {
 	require.True(t, s.imported("9", since))
 	require.False(t, s.imported("9", s.now()))
 }
+
+// TestLinksForgetSeldom where most names stay: each new name costs the same, however many are being imported from.
+func TestLinksForgetSeldom(t *testing.T) {
+	var s links
+	for i := range mostNames {
+		s.begin(context.Background(), []string{fmt.Sprint("kept", i)})
+	}
+	looked := 0 // at names, by forget
+	for i := range 10 * mostNames {
+		before := len(s.byName)
+		s.begin(context.Background(), []string{fmt.Sprint(i)})()
+		if len(s.byName) <= before {
+			looked += before
+		}
+		require.LessOrEqual(t, len(s.byName), 2*mostNames)
+	}
+	require.NotZero(t, looked)
+	require.LessOrEqual(t, looked, 2*11*mostNames)
+}
