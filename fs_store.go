@@ -23,7 +23,7 @@ type FSOptions struct {
 	// One that is empty and not nil is an error, and so are Signers.
 	Key []byte
 	// Signers are the public keys whose signatures count. Unless it is nil, entries without a
-	// signature of one of them are misses. remote.ParsePublicKey reads what modcache keygen
+	// signature of one of them are misses. One for which anybody can sign, as for a key of zeros, is an error. remote.ParsePublicKey reads what modcache keygen
 	// prints, and PublicKey.Ed25519 gives the key.
 	Signers []ed25519.PublicKey
 
@@ -50,8 +50,8 @@ func (o *FSOptions) validate(name string) (v FSOptions, err error) {
 	}
 	v.Name = cmp.Or(v.Name, name)
 	for i, k := range v.Signers {
-		if len(k) != ed25519.PublicKeySize {
-			return v, fmt.Errorf("modcache: FSOptions.Signers[%d] has %d bytes, want %d", i, len(k), ed25519.PublicKeySize)
+		if err := frame.CheckPublic(k); err != nil {
+			return v, fmt.Errorf("modcache: FSOptions.Signers[%d]: %w", i, err)
 		}
 	}
 	if v.Signers != nil && len(v.Signers) == 0 {

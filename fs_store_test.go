@@ -558,12 +558,13 @@ func TestFSStoreTrusts(t *testing.T) {
 
 func TestFSStoreOptions(t *testing.T) {
 	short := &modcache.FSOptions{Key: []byte("short")}
-	both := &modcache.FSOptions{Key: make([]byte, 16), Signers: []ed25519.PublicKey{make([]byte, 32)}}
+	both := &modcache.FSOptions{Key: make([]byte, 16), Signers: []ed25519.PublicKey{bytes.Repeat([]byte{7}, 32)}}
 	noKey := &modcache.FSOptions{Signers: []ed25519.PublicKey{nil}}
+	zeroKey := &modcache.FSOptions{Signers: []ed25519.PublicKey{make([]byte, 32)}}
 	noSigner, noSecret := &modcache.FSOptions{Signers: []ed25519.PublicKey{}}, &modcache.FSOptions{Key: []byte("")}
 	files := fstest.MapFS{"CACHEDIR.TAG": &fstest.MapFile{}}
-	for o, want := range map[*modcache.FSOptions]string{short: "FSOptions.Key has 5 bytes", both: "exclude each other", noKey: "Signers[0] has 0 bytes",
-		noSigner: "Signers is empty", noSecret: "FSOptions.Key has 0 bytes"} {
+	for o, want := range map[*modcache.FSOptions]string{short: "FSOptions.Key has 5 bytes", both: "exclude each other", noKey: "Signers[0]: the key has 0 bytes",
+		zeroKey: "Signers[0]: the key is zero", noSigner: "Signers is empty", noSecret: "FSOptions.Key has 0 bytes"} {
 		_, err := modcache.OpenFS(files, o)
 		require.ErrorContains(t, err, want)
 		_, err = modcache.OpenBundle(bytes.NewReader(nil), 0, o)

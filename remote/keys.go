@@ -36,7 +36,7 @@ func ParseKeyID(s string) (KeyID, error) {
 }
 
 // PublicKey verifies what the owner of the private key has signed. The zero
-// PublicKey verifies nothing. Keys can be compared with ==.
+// PublicKey verifies nothing, and is an error where keys are trusted, as is one for which anybody can sign. Keys can be compared with ==.
 type PublicKey struct{ key [ed25519.PublicKeySize]byte }
 
 // ID returns the key's id.
@@ -49,6 +49,14 @@ func (k PublicKey) String() string { return format(publicPrefix, k.ID(), k.key[:
 
 // Ed25519 returns the key itself, as FSOptions.Signers of package modcache takes it.
 func (k PublicKey) Ed25519() ed25519.PublicKey { return slices.Clone(k.key[:]) }
+
+// check returns what is wrong with a key, before it is trusted.
+func (k PublicKey) check() error {
+	if err := frame.CheckPublic(k.key[:]); err != nil {
+		return fmt.Errorf("modcache: public key %v: %w", k.ID(), err)
+	}
+	return nil
+}
 
 func (k PublicKey) auth() frame.Auth { return frame.NewVerifier(slices.Clone(k.key[:])) }
 
@@ -161,7 +169,10 @@ func ParsePublicKey(line string) (PublicKey, error) {
 		return PublicKey{}, err
 	}
 	k := PublicKey{[ed25519.PublicKeySize]byte(b)}
-	return k, checkID(id, k.ID())
+	if err := checkID(id, k.ID()); err != nil {
+		return PublicKey{}, err
+	}
+	return k, k.check()
 }
 
 // ParsePrivateKey reads a line made by [PrivateKey.Secret]. What follows a #
@@ -181,7 +192,8 @@ func ParsePrivateKey(line string) (*PrivateKey, error) {
 // Keyring says whose entries are used. To rotate a key, trust the new one
 // everywhere, then sign with it, and drop the old one when its entries have
 // aged out. To revoke a key, add its id to Revoked: it is refused from then on,
-// whoever still lists it under Keys. A [Store] whose keyring revokes all of its keys has nothing but misses, and says so once, in an
+// whoever still lists it under Keys. What a node fetched before is in its directory, under the directory's own seal, and goes on
+// being used: delete the directories, too. A [Store] whose keyring revokes all of its keys has nothing but misses, and says so once, in an
 // EventDegraded; but a Signer that is revoked is an error.
 type Keyring struct {
 	Keys    []PublicKey
@@ -224,8 +236,8 @@ func (r *Keyring) parse(line string) error {
 // trusted returns the keys that aren't revoked.
 func (r *Keyring) trusted() (trusted []frame.Auth, err error) {
 	for _, k := range r.Keys {
-		if k == (PublicKey{}) {
-			return nil, errors.New("modcache: the Keyring holds a zero PublicKey")
+		if err := k.check(); err != nil {
+			return nil, err
 		}
 		if !slices.Contains(r.Revoked, k.ID()) {
 			trusted = append(trusted, k.auth())

@@ -153,6 +153,10 @@ func TestKeysZero(t *testing.T) {
 	require.Equal(t, remote.PublicKey{}, k.Public())
 	_, err := remote.ParsePrivateKey(k.Secret())
 	require.Error(t, err)
+	_, err = remote.ParsePublicKey(k.Public().String())
+	require.ErrorContains(t, err, "never set")
+	_, err = remote.ParseKeyring([]byte(k.Public().String()))
+	require.ErrorContains(t, err, "line 1 of the keyring")
 	_, err = remote.NewHandler(&storetest.Fake{}, &remote.HandlerOptions{Signer: &k})
 	require.Error(t, err)
 }
