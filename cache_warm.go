@@ -32,7 +32,7 @@ type WarmResult struct {
 // compiled at once. The code stays loaded within Options.Retain.
 //
 // It returns the errors of all modules that don't compile, joined, and says so where a
-// module could not be stored. If memory stands in for a directory, it is stored there: a build step
+// module could not be stored. In a [Layered], one layer that has it is enough, and the others don't get it. If memory stands in for a directory, it is stored there: a build step
 // sets Options.MustStore. With Options.RequireHit it only checks; with Options.ReadOnly, it compiles
 // and doesn't store. [Cache.WarmEach] tells of each module as it comes.
 func (c *Cache) Warm(ctx context.Context, config wazero.RuntimeConfig, modules ...*Module) error {

@@ -5,10 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/modcache/modcache"
 	"github.com/modcache/modcache/internal/breaker"
@@ -48,7 +48,8 @@ type Store struct {
 
 	mu           sync.Mutex // guards these
 	uploads      queue.Queue[modcache.Key, upload]
-	leastRefused int64 // length of the shortest entry that the server found too large
+	leastRefused int64     // length of the shortest entry that the server found too large
+	refusedUntil time.Time // when that is forgotten
 }
 
 var _ modcache.Store = (*Store)(nil)
@@ -102,8 +103,6 @@ func newStore(b Backend, kind, where string, onEnd func(), o Options) (*Store, e
 		puts:    o.breaker(),
 		absent:  recent{ttl: o.AbsentFor},
 		bad:     recent{ttl: rememberBad},
-
-		leastRefused: math.MaxInt64,
 	}
 	s.uploads = queue.Queue[modcache.Key, upload]{Lock: &s.mu, Workers: &s.wg, Max: o.Uploads, Limit: o.Queue, Run: s.upload}
 	if signer != nil {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math"
 	"math/rand/v2"
 	"time"
 
@@ -189,10 +190,7 @@ func (s *Store) attempt(key modcache.Key, u *upload, entry *[]byte) error {
 		*entry = b
 	}
 	size := int64(len(*entry))
-	s.mu.Lock()
-	n := s.leastRefused
-	s.mu.Unlock()
-	if size >= n {
+	if n := s.tooLarge(); size >= n {
 		return fmt.Errorf("%w: the server refused an entry of %d bytes before, this one has %d", modcache.ErrTooLarge, n, size)
 	}
 	ctx, cancel := context.WithTimeout(s.ctx, uploadTime(size))
@@ -209,12 +207,34 @@ func (s *Store) attempt(key modcache.Key, u *upload, entry *[]byte) error {
 		s.counters.present.Add(1)
 		return nil
 	case errors.Is(err, modcache.ErrTooLarge):
-		s.mu.Lock()
-		s.leastRefused = min(s.leastRefused, size)
-		s.mu.Unlock()
+		s.refuses(size)
 		return fmt.Errorf("%w: the server refuses an entry of %d bytes", modcache.ErrTooLarge, size)
 	}
 	return s.writeFailed(err)
+}
+
+// rememberTooLarge is how long no entry is uploaded of a size that the server refused: whoever runs it may raise its limit.
+const rememberTooLarge = time.Hour
+
+// tooLarge returns from which length on the server refuses entries, as far as is remembered.
+func (s *Store) tooLarge() int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if time.Now().Before(s.refusedUntil) {
+		return s.leastRefused
+	}
+	return math.MaxInt64
+}
+
+// refuses remembers that the server refused an entry of that length.
+func (s *Store) refuses(size int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := time.Now()
+	if !now.Before(s.refusedUntil) || size < s.leastRefused {
+		s.leastRefused = size
+	}
+	s.refusedUntil = now.Add(rememberTooLarge)
 }
 
 // find reports whether the server has an entry that can be used, as far as its head tells, and fails if it has one that can't:

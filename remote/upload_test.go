@@ -277,6 +277,28 @@ func TestStoreUploadsThatAreNotTriedAgain(t *testing.T) {
 	require.Equal(t, []string{"has", "put"}, f.took())
 }
 
+// TestStoreForgetsThatItWasTooLarge uploads again what a server refused for a moment, or until its limit was raised.
+func TestStoreForgetsThatItWasTooLarge(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake()
+		f.put = func(context.Context, modcache.Key, []byte, bool) error {
+			return fmt.Errorf("413: %w", modcache.ErrTooLarge)
+		}
+		s := over(t, f, remote.Options{Signer: generate(t)})
+		defer s.Close()
+		upload := func() error {
+			require.NoError(t, add(t, s, key(1), 1000))
+			return s.Flush(t.Context())
+		}
+		require.ErrorIs(t, upload(), modcache.ErrTooLarge)
+		f.put = nil
+		time.Sleep(59 * time.Minute)
+		require.ErrorIs(t, upload(), modcache.ErrTooLarge)
+		time.Sleep(time.Minute)
+		require.NoError(t, upload())
+	})
+}
+
 func TestStoreQueueIsBounded(t *testing.T) {
 	signer := generate(t)
 	f := newFake()

@@ -486,6 +486,25 @@ func TestEntriesThatStay(t *testing.T) {
 	call("rm", "-dir", cache, "-all").want(t, exitOK)
 }
 
+// TestTrimBesideOthers stores an entry between a trim and the look at what is left: it goes, and nothing stays.
+func TestTrimBesideOthers(t *testing.T) {
+	cache := filepath.Join(t.TempDir(), "cache")
+	d, err := modcache.OpenDisk(cache, &modcache.DiskOptions{MaxBytes: 1})
+	require.NoError(t, err)
+	defer d.Close()
+	other, err := modcache.OpenDisk(cache, nil)
+	require.NoError(t, err)
+	defer other.Close()
+	r, err := d.Trim(bg)
+	require.NoError(t, err)
+	require.NoError(t, other.Add(bg, modcache.Key{1}, modcache.NewArtifact([]byte("x"), modcache.Info{Engine: "e"})))
+	r, stay, err := trimAgain(bg, d, r)
+	require.NoError(t, err)
+	require.Empty(t, stay)
+	require.Zero(t, r.Entries)
+	require.EqualValues(t, 1, d.Metrics().Evictions)
+}
+
 // TestUnlisted has a part of a directory that can't be listed.
 func TestUnlisted(t *testing.T) {
 	cache, _ := warmed(t, 3)

@@ -50,6 +50,7 @@ func TestJSONPushAndPull(t *testing.T) {
 	damage(t, entries(t, cache)[1])
 	file := filepath.Join(t.TempDir(), "bundle")
 	require.Contains(t, call("push", "-json", "-dir", cache).want(t, exitUsage).err, "-o")
+	require.NotContains(t, call("push", "-dir", cache, "http:user:SECRET@host").want(t, exitUsage).err, "SECRET")
 	o := call("push", "-json", "-dir", cache, "-o", file).want(t, exitFound)
 	require.NotContains(t, o.err, "in the bundle")
 	p := told[pushReport](t, o)

@@ -8,6 +8,7 @@ import (
 	"flag"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 	"unicode"
@@ -50,11 +51,14 @@ func (sel *selection) pick(ctx context.Context, d *modcache.Disk, prefixes []str
 	}
 	for _, p := range prefixes {
 		if len(p) < minPrefix || len(p) > 64 || strings.Trim(p, "0123456789abcdef") != "" {
-			hint := ""
-			if strings.ContainsAny(p, "./") {
+			shown, hint := strconv.Quote(p), ""
+			if strings.ContainsAny(p, "./:@") {
 				hint = "; a URL begins with https:// or another scheme"
 			}
-			return nil, usagef("%q is not a key: give at least the first %d of its lowercase hexadecimal digits, as ls prints them%s", p, minPrefix, hint)
+			if strings.Contains(p, "@") { // behind a password
+				shown = "an operand"
+			}
+			return nil, usagef("%s is not a key: give at least the first %d of its lowercase hexadecimal digits, as ls prints them%s", shown, minPrefix, hint)
 		}
 	}
 	var en engine

@@ -249,7 +249,7 @@ crashed processes left behind.`,
 			r, err := d.Trim(ctx)
 			if err == nil {
 				var left []modcache.DiskEntry
-				if left, _, err = d.PlanTrim(ctx); len(left) > 0 {
+				if r, left, err = trimAgain(ctx, d, r); len(left) > 0 {
 					err = fmt.Errorf("the limits don't hold: %s left that should have gone, the first is %s; may this user remove it?",
 						plural(len(left), "entry is", "entries are"), left[0].Key)
 				}
@@ -273,4 +273,24 @@ crashed processes left behind.`,
 			return err
 		}
 	},
+}
+
+// trimAgain finds the entries that should have gone and stay, after a trim that r tells of. What others stored or used meanwhile goes with a second one.
+func trimAgain(ctx context.Context, d *modcache.Disk, r modcache.TrimReport) (_ modcache.TrimReport, stay []modcache.DiskEntry, err error) {
+	first, _, err := d.PlanTrim(ctx)
+	if err != nil || len(first) == 0 {
+		return r, first, err
+	}
+	second, err := d.Trim(ctx)
+	if err != nil {
+		return r, nil, err
+	}
+	second.Reaped += r.Reaped
+	left, _, err := d.PlanTrim(ctx)
+	for _, e := range left {
+		if slices.ContainsFunc(first, func(f modcache.DiskEntry) bool { return f.Key == e.Key && f.Used.Equal(e.Used) }) {
+			stay = append(stay, e)
+		}
+	}
+	return second, stay, err
 }

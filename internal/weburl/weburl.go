@@ -22,11 +22,11 @@ func Host(u *url.URL) string {
 // Same reports whether two URLs have one origin, to which the same credentials may go: another scheme or port is elsewhere.
 func Same(a, b *url.URL) bool { return a.Scheme == b.Scheme && Host(a) == Host(b) }
 
-// Shown returns u without what may be secret: a user and a password, or what is behind the path; and without a path in which there may be
-// a password, as there is if somebody has left a slash in it as it is.
+// Shown returns u without what may be secret: a user and a password, or what is behind the path; and with nothing but the scheme where there may be
+// a password elsewhere, as there is if somebody has left a slash, a question mark or a # in it as it is.
 func Shown(u *url.URL) string {
 	shown := url.URL{Scheme: u.Scheme, Host: u.Host}
-	if strings.Contains(u.Path, "@") { // behind a password with a slash, whose beginning was taken for a port
+	if strings.Contains(u.Path+u.RawQuery+u.Fragment, "@") { // behind a password with a slash or the like, whose beginning was taken for a host or a port
 		return u.Scheme + "://…"
 	}
 	if u.Path != "" && u.Host == "" {

@@ -52,6 +52,8 @@ func TestShown(t *testing.T) {
 	require.Equal(t, "https://host", Shown(parse(t, "https://host")))
 	require.Equal(t, "s3://…", Shown(parse(t, "s3://AKIA:/SECRET@bucket")))
 	require.Equal(t, "https://…", Shown(parse(t, "https:///u:SECRET@host")))
+	require.Equal(t, "https://…", Shown(parse(t, "https://SECRET?x@host")))
+	require.Equal(t, "https://…", Shown(parse(t, "https://SECRET#x@host")))
 	require.Equal(t, "https:", Shown(parse(t, "https:u:SECRET@host")))
 }
 
