@@ -12,6 +12,7 @@ import (
 	"path"
 	"runtime"
 	"strconv"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -367,9 +368,8 @@ func TestStoreTrustsNobody(t *testing.T) {
 	})
 	require.NoError(t, err)
 	defer func() { require.NoError(t, fleet.Close(context.Background())) }()
-	degraded = told.of(modcache.EventDegraded)
-	require.NotEmpty(t, degraded)
-	require.ErrorContains(t, degraded[0].Err, "revokes all of its keys")
+	degraded = slices.DeleteFunc(told.of(modcache.EventDegraded), func(e modcache.Event) bool { return !strings.Contains(e.Err.Error(), "revokes all of its keys") })
+	require.Len(t, degraded, 1)
 }
 
 // TestStoreCredentialsStay follows redirects to another host without what is secret.
