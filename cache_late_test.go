@@ -166,6 +166,14 @@ func TestCacheOpenBehind(t *testing.T) {
 			require.NoError(t, c.Flush(bg))
 			require.EqualValues(t, 2, fleet.Metrics().Entries)
 			require.Zero(t, c.Metrics().StoreErrors)
+			t.Setenv("MODCACHE_DIR", unwritable)
+			t.Setenv("MODCACHE", "ro")
+			c = openCache(t, "", &modcache.Options{EngineID: "the same", Behind: o.Behind, SmallModules: -1})
+			require.True(t, c.Status().InMemory)
+			_, err = w.Run(c, distinct())
+			require.NoError(t, err)
+			require.NoError(t, c.Flush(bg))
+			require.EqualValues(t, 2, fleet.Metrics().Entries)
 		})
 	}
 }

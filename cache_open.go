@@ -55,7 +55,13 @@ func (c *Cache) useBefore(front Store, behind []Layer) {
 	if d, ok := front.(*Disk); ok && d.o.ReadOnly {
 		first.Write = WriteNever
 	}
-	l := NewLayered(nil, append([]Layer{first}, behind...)...)
+	layers := append([]Layer{first}, behind...)
+	if c.opts.ReadOnly {
+		for i := range layers[1:] {
+			layers[1+i].Write = WriteNever
+		}
+	}
+	l := NewLayered(nil, layers...)
 	c.owned = slices.Insert(c.owned, 0, io.Closer(boundedCloser{l}))
 	c.observe(l)
 	c.inUse.Store(&inUse{l, front})

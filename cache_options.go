@@ -167,12 +167,7 @@ func (o *Options) validate() (Options, error) {
 	if len(v.EngineID) > maxEngineID {
 		return v, fmt.Errorf("modcache: Options.EngineID has %d bytes, at most %d fit", len(v.EngineID), maxEngineID)
 	}
-	v.Behind = slices.Clone(v.Behind)
-	for i := range v.Behind {
-		if v.ReadOnly {
-			v.Behind[i].Write = WriteNever
-		}
-	}
+	v.Behind = slices.DeleteFunc(slices.Clone(v.Behind), func(l Layer) bool { return l.Store == nil })
 	v.Workers = min(max(1, v.Workers), maxWorkers)
 	v.MaxCompiles = option.Number(v.MaxCompiles, max(1, runtime.GOMAXPROCS(0)/v.Workers), -1)
 	v.Retain = option.Number(v.Retain, defaultRetain, 0)

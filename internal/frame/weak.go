@@ -22,7 +22,7 @@ func CheckPublic(key ed25519.PublicKey) error {
 }
 
 // weak reports whether a key is a point of order 1, 2, 4 or 8, in any encoding. crypto/ed25519 takes such for keys, and a signature
-// for a quarter of all texts, or more, that nobody needs a private key for.
+// for an eighth of all texts, or more, that nobody needs a private key for.
 func weak(key ed25519.PublicKey) bool {
 	y := slices.Clone(key)
 	y[len(y)-1] &= 0x7f // without the sign of x
