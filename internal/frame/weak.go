@@ -24,14 +24,9 @@ func CheckPublic(key ed25519.PublicKey) error {
 // weak reports whether a key is a point of order 1, 2, 4 or 8, in any encoding. crypto/ed25519 takes such for keys, and a signature
 // for an eighth of all texts, or more, that nobody needs a private key for.
 func weak(key ed25519.PublicKey) bool {
-	y := slices.Clone(key)
+	y := [ed25519.PublicKeySize]byte(key)
 	y[len(y)-1] &= 0x7f // without the sign of x
-	for _, small := range smallOrder {
-		if bytes.Equal(y, []byte(small)) {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(smallOrder, string(y[:]))
 }
 
 // smallOrder are the y of these points, of less than 255 bits. The prime is 2^255-19.
