@@ -261,7 +261,16 @@ func (c *Cache) Flush(ctx context.Context) error {
 			return &Error{Op: "flush", Err: fmt.Errorf("an add is still under way: %w", context.Cause(ctx))}
 		}
 	}
-	if err := c.write(ctx, noLimit, func(ctx context.Context, s Store) error { return s.Flush(ctx) }); err != nil {
+	former, err := c.settled(ctx)
+	if err != nil {
+		return &Error{Op: "flush", Err: err}
+	}
+	if err := c.write(ctx, noLimit, func(ctx context.Context, s Store) error {
+		if former == nil {
+			return s.Flush(ctx)
+		}
+		return errors.Join(former.Flush(ctx), s.Flush(ctx))
+	}); err != nil {
 		return &Error{Op: "flush", Err: err}
 	}
 	return nil

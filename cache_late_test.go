@@ -2,14 +2,17 @@ package modcache_test
 
 import (
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/internal/cachetest"
 	"github.com/modcache/modcache/internal/storetest"
 )
 
@@ -142,6 +145,7 @@ func TestCacheOpenBehind(t *testing.T) {
 			require.False(t, s.InMemory)
 			require.Equal(t, dir, s.Dir)
 			require.Equal(t, "layered", s.Store)
+			require.Equal(t, int64(modcache.DefaultDiskMaxBytes), s.MaxBytes)
 			require.Equal(t, []string{"disk", "fleet"}, layerNames(c))
 			require.EqualValues(t, 2, fleet.Metrics().Entries)
 			require.NoError(t, c.Close(bg))
@@ -155,6 +159,10 @@ func TestCacheOpenBehind(t *testing.T) {
 				requireRuns(t, w, c, otherWasm, otherWant)
 				requireRuns(t, w, c, chainWasm, chainWant)
 			}
+			c = openCache(t, t.TempDir(), &modcache.Options{EngineID: "another", RequireHit: true, Behind: o.Behind})
+			_, err = w.Run(c, chainWasm)
+			require.ErrorIs(t, err, modcache.ErrMiss)
+			require.ErrorContains(t, err, "is empty")
 			unwritable, _ := cantBeHad(t)
 			c = openCache(t, unwritable, &modcache.Options{EngineID: "the same", RequireHit: true, Behind: o.Behind})
 			requireRuns(t, w, c, chainWasm, chainWant)
@@ -174,6 +182,65 @@ func TestCacheOpenBehind(t *testing.T) {
 			require.NoError(t, err)
 			require.NoError(t, c.Flush(bg))
 			require.EqualValues(t, 2, fleet.Metrics().Entries)
+		})
+	}
+}
+
+// TestCacheOpenBehindWhatStoodIn has a write under way while the directory comes, that fails later.
+func TestCacheOpenBehindWhatStoodIn(t *testing.T) {
+	needsCompiler(t)
+	for _, ending := range []string{"told", "flushed", "closed"} {
+		t.Run(ending, func(t *testing.T) {
+			dir, mend := cantBeHad(t)
+			clock := newClock()
+			var seen witness
+			slow := &storetest.Fake{}
+			begun, release := make(chan struct{}), make(chan struct{})
+			var once sync.Once
+			broken := errors.New("broken")
+			slow.OnAdd = func(context.Context, modcache.Key, *modcache.Artifact) error {
+				first := false
+				once.Do(func() { first = true })
+				if !first {
+					return nil
+				}
+				close(begun)
+				<-release
+				return broken
+			}
+			c := openCache(t, dir, seen.Options(modcache.Options{
+				Behind: []modcache.Layer{{Store: slow, Name: "slow", Write: modcache.WriteBehind}}, Retain: forget, Disk: modcache.DiskOptions{Now: clock.Now},
+			}))
+			requireRuns(t, ways[1], c, chainWasm, chainWant)
+			<-begun
+			mend()
+			clock.pass(time.Second)
+			requireRuns(t, ways[1], c, otherWasm, otherWant)
+			require.Equal(t, []string{"disk", "slow"}, layerNames(c))
+			switch ending {
+			case "told":
+				close(release)
+				require.Eventually(t, func() bool { return len(seen.Saw(modcache.EventStoreFailed)) > 0 }, time.Minute, time.Millisecond)
+				require.ErrorIs(t, seen.Saw(modcache.EventStoreFailed)[0], broken)
+				require.ErrorIs(t, c.Flush(bg), broken)
+				require.NoError(t, c.Flush(bg), "once")
+			case "flushed":
+				impatient, cancel := context.WithCancel(bg)
+				cancel()
+				require.ErrorIs(t, c.Flush(impatient), context.Canceled)
+				go func() {
+					time.Sleep(10 * time.Millisecond)
+					close(release)
+				}()
+				require.ErrorIs(t, c.Flush(bg), broken)
+			case "closed":
+				go func() {
+					time.Sleep(10 * time.Millisecond)
+					close(release)
+				}()
+				require.ErrorIs(t, c.Close(bg), broken)
+			}
+			require.Len(t, cachetest.Entries(t, dir), 2)
 		})
 	}
 }

@@ -36,9 +36,9 @@ func (l *lookup) missing(module Fingerprint) error {
 	return err
 }
 
-// explain says what is in the store in place of the module's code; "" if that can't be seen.
+// explain says what is in the store, or the first of its layers, in place of the module's code; "" if that can't be seen.
 func (c *Cache) explain(module Fingerprint) string {
-	s := c.Store()
+	s := c.inUse.Load().front
 	seen, _ := bounded.Try(c.ctx, c.reports, explainTime, func(ctx context.Context) (string, error) {
 		switch s := s.(type) {
 		case *Disk:

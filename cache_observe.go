@@ -26,7 +26,7 @@ type observing struct {
 // quiet is how long a trouble has to be away to be news again.
 const quiet = time.Minute
 
-// observe has the store report to this Cache too, in place of the one before.
+// observe has the store report to this Cache too. It is for the caller to stop the one before.
 func (c *Cache) observe(s Store) {
 	watched, ok := s.(Observable)
 	if !ok {
@@ -45,7 +45,6 @@ func (c *Cache) observe(s Store) {
 	if err != nil {
 		c.degrade("reports of what happens in the store", err)
 	}
-	stopObserving(c.observing.stop)
 	c.observing.stop = stop
 }
 

@@ -15,6 +15,7 @@ import (
 	"github.com/modcache/modcache/internal/dirfs"
 	"github.com/modcache/modcache/internal/environ"
 	"github.com/modcache/modcache/internal/layout"
+	"github.com/modcache/modcache/internal/queue"
 )
 
 // This file is where a Cache of Open keeps its code: in a directory; or in memory, while the
@@ -126,7 +127,7 @@ func (c *Cache) openDirectory(dir string) error {
 	if c.opts.MustStore {
 		return err
 	}
-	late := &lateDisk{dir: dir, wait: firstRetry, next: c.now().Add(firstRetry)}
+	late := &lateDisk{dir: dir, settled: make(chan struct{}), wait: firstRetry, next: c.now().Add(firstRetry)}
 	if d := c.openExisting(dir); d != nil {
 		c.owned = append(c.owned, d)
 		c.useBefore(d, c.opts.Behind)
@@ -210,8 +211,9 @@ func (c *Cache) openExisting(dir string) *Disk {
 // lateDisk is a directory that couldn't be had yet, or only be read.
 type lateDisk struct {
 	dir     string
-	standIn *inUse      // what is used meanwhile: memory, or the directory as it can be read
-	done    atomic.Bool // it could be had
+	standIn *inUse        // what is used meanwhile: memory, or the directory as it can be read
+	done    atomic.Bool   // it could be had
+	settled chan struct{} // closed after that, when nothing more comes from what stood in
 
 	trying atomic.Bool // held by the one who may touch what follows
 	next   time.Time   // when to try again
@@ -242,12 +244,34 @@ func (c *Cache) tryDirectory() {
 		_ = d.Close()
 		return
 	}
+	stop := c.observing.stop
 	c.owned = append(c.owned, d)
 	c.useBefore(d, c.opts.Behind)
 	c.idle.Store(nil)
 	l.done.Store(true)
-	if c.memory != nil {
-		c.background.Go(func() { c.move(c.memory, d) })
+	c.background.Go(func() {
+		defer close(l.settled)
+		if c.memory != nil {
+			c.move(c.memory, d)
+		}
+		if former, ok := l.standIn.store.(*Layered); ok {
+			_ = queue.Wait(c.ctx, former.underWay()) // so that the Cache hears how that ends
+			stopObserving(stop)
+		}
+	})
+}
+
+// settled waits until a directory that came late has what was to be in it, and returns what stood in for it; nil if
+// nothing has.
+func (c *Cache) settled(ctx context.Context) (former Store, err error) {
+	if c.late == nil || !c.late.done.Load() {
+		return nil, nil
+	}
+	select {
+	case <-c.late.settled:
+		return c.late.standIn.store, nil
+	case <-ctx.Done():
+		return nil, fmt.Errorf("what was kept in memory is still being moved: %w", context.Cause(ctx))
 	}
 }
 

@@ -33,7 +33,7 @@ type Status struct {
 	InMemory bool   `json:"in_memory"` // memory stands in for the directory, or for the store of New
 	ReadOnly bool   `json:"read_only"`
 
-	// What the store holds, -1 if that isn't known: nobody has looked at all entries yet, or
+	// What the store holds, or with Options.Behind its first layer; -1 if that isn't known: nobody has looked at all entries yet, or
 	// the store doesn't tell. AsOf is when somebody looked, if that was in another process or long ago; see
 	// [DiskUsage]. MaxBytes is the limit; -1 is none, 0 is unknown.
 	Entries  int64     `json:"entries"`
@@ -172,8 +172,8 @@ var (
 
 // levels says what is in the store, as far as it is known without looking.
 func (s *Status) levels(c *Cache) {
-	u, err := ask(context.Background(), c, c.reports, storeWait, func(_ context.Context, store Store) (u DiskUsage, _ error) {
-		switch store := store.(type) {
+	u, err := ask(context.Background(), c, c.reports, storeWait, func(context.Context, Store) (u DiskUsage, _ error) {
+		switch store := c.inUse.Load().front.(type) {
 		case *Disk:
 			u = store.Usage()
 			if u.AsOf.IsZero() {

@@ -172,7 +172,10 @@ func ParsePublicKey(line string) (PublicKey, error) {
 	if err := checkID(id, k.ID()); err != nil {
 		return PublicKey{}, err
 	}
-	return k, k.check()
+	if err := k.check(); err != nil {
+		return PublicKey{}, err
+	}
+	return k, nil
 }
 
 // ParsePrivateKey reads a line made by [PrivateKey.Secret]. What follows a #
