@@ -150,10 +150,11 @@ func (b *bundler) compile(ctx context.Context, s *streams, dir string, sources [
 	if err != nil {
 		return err
 	}
-	b.disk, err = modcache.OpenDisk(dir, &modcache.DiskOptions{MaxBytes: -1, MaxAge: -1, MinFree: -1, OnEvent: b.push.trouble.observe})
+	disk, err := modcache.OpenDisk(dir, &modcache.DiskOptions{MaxBytes: -1, MaxAge: -1, MinFree: -1, OnEvent: b.push.trouble.observe})
 	if err != nil {
 		return err
 	}
+	b.disk = &keeper{Disk: disk}
 	// Of several spellings of a module, it is always the first that is compiled.
 	first, others := firstSpellings(ctx, files)
 	done := append(b.all(ctx, s, first), b.all(ctx, s, others)...)

@@ -69,7 +69,7 @@ type puller struct {
 	mode               modeFlag
 
 	frame *frame.Options
-	disk  *modcache.Disk // nil if dry
+	disk  *keeper // nil if dry
 
 	// Outcomes.
 	sound, bad int
@@ -150,6 +150,8 @@ func (p *puller) run(ctx context.Context, s *streams, operands []string) (err er
 		return fmt.Errorf("%w; what was stored until then is complete, pull again", err)
 	case p.bad > 0:
 		return foundError(plural(p.bad, "entry was", "entries were") + " left out; see above")
+	case !p.dry:
+		return p.disk.missed(ctx)
 	}
 	return nil
 }
@@ -165,7 +167,8 @@ func (p *puller) openDir(ctx context.Context, s *streams) (err error) {
 			p.bytes.Add(e.Bytes)
 		}
 	}}
-	p.disk, err = p.dir.open(ctx, s, o, true)
+	disk, err := p.dir.open(ctx, s, o, true)
+	p.disk = &keeper{Disk: disk, bounded: p.maxBytes > 0}
 	return err
 }
 

@@ -49,7 +49,7 @@ standard error.`,
 		fs.StringVar(&v.keyring, "keyring", "", "refuse uploads that none of the public keys in this file, such as `trusted.keys`, has signed")
 		fs.StringVar(&v.readTokens, "read-tokens", "", "bearer tokens that may read, one in a line of a file such as `read.tokens`, where # at its begin makes it a comment; by default everybody may")
 		fs.StringVar(&v.writeTokens, "write-tokens", "", "bearer tokens that may upload, delete and read, in a file such as `write.tokens`; by default nobody may")
-		fs.Var(&v.maxBytes, "max-bytes", "drop what went unused longest beyond this size, such as `2GiB`; by default nothing is dropped")
+		fs.Var(&v.maxBytes, "max-bytes", "drop what went unused longest beyond this size, such as `2GiB`; by default only what leaves 5 %, at most 1 GiB, of the file system free")
 		fs.Var(&v.maxSize, "max-entry", "refuse uploads larger than this size, such as `64MiB`; by default 256 MiB")
 		fs.IntVar(&v.downloads, "max-downloads", 0, "answer so many downloads at once, such as `100`, and send others away, who then compile; 0 = 1024")
 		fs.BoolVar(&v.asJSON, "json", false, "print the URL that it serves as one JSON object; -log json is for what follows")

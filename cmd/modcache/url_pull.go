@@ -64,7 +64,7 @@ func (p *puller) fromServer(ctx context.Context, s *streams, url string, operand
 		}
 		defer p.disk.Close()
 		// A directory has no time limit here: nobody waits who could compile.
-		l := modcache.NewLayered(&modcache.LayeredOptions{BreakAfter: -1},
+		l := modcache.NewLayered(&modcache.LayeredOptions{BreakAfter: -1, OnEvent: d.trouble.observe},
 			modcache.Layer{Store: p.disk, Timeout: -1}, modcache.Layer{Store: server, Timeout: -1})
 		defer l.Close()
 		d.store = l
@@ -87,7 +87,10 @@ func (p *puller) fromServer(ctx context.Context, s *streams, url string, operand
 	if n := d.missing + d.bad; n > 0 {
 		return foundError(fmt.Sprintf("%d of %d could not be had; see above", n, d.found+n))
 	}
-	return nil
+	if p.dry {
+		return nil
+	}
+	return p.disk.missed(ctx)
 }
 
 // all takes one after the other. Its error is the server's, or that of storing.

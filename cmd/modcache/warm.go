@@ -84,7 +84,7 @@ type warmer struct {
 	to                        string
 	trust                     trustFlags
 
-	disk   *modcache.Disk
+	disk   *keeper
 	server *uploader // if set, in the place of disk
 	engine string
 	rc     wazero.RuntimeConfig
@@ -102,10 +102,12 @@ func (w *warmer) run(ctx context.Context, s *streams, operands []string) error {
 	if dir, err := w.dir.path(); err == nil {
 		w.mode.begin(dir)
 	}
-	if w.disk, err = w.dir.open(ctx, s, o, !w.require); err != nil {
+	disk, err := w.dir.open(ctx, s, o, !w.require)
+	if err != nil {
 		return err
 	}
-	defer w.disk.Close()
+	defer disk.Close()
+	w.disk = &keeper{Disk: disk, bounded: w.maxBytes > 0}
 
 	done := w.all(ctx, s, files)
 	if !w.require {
@@ -115,7 +117,10 @@ func (w *warmer) run(ctx context.Context, s *streams, operands []string) error {
 	if err = cmp.Or(err, ctx.Err()); err != nil {
 		return err
 	}
-	return w.outcome(s, done)
+	if err := w.outcome(s, done); err != nil || w.require {
+		return err
+	}
+	return w.disk.missed(ctx)
 }
 
 // prepare finds out for whom to compile what.

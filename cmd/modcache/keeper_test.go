@@ -1,0 +1,42 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// TestKeepsWhatItSays fills a directory with more than its bound.
+func TestKeepsWhatItSays(t *testing.T) {
+	cache, files := warmed(t, 3)
+	src := filepath.Dir(files[0])
+	var taken int64
+	for _, file := range entries(t, cache) {
+		fi, err := os.Stat(file)
+		require.NoError(t, err)
+		taken += (fi.Size() + 4095) / 4096 * 4096 // on most file systems
+	}
+	room := fmt.Sprint(taken / 2)
+	file := filepath.Join(t.TempDir(), "bundle")
+	call("push", "-dir", cache, "-o", file).want(t, exitOK)
+	for name, args := range map[string][]string{
+		"warm":       {"warm", "-jobs", "1", src},
+		"warm -json": {"warm", "-jobs", "1", "-json", src},
+		"drop-in":    {"warm", "-jobs", "1", "-drop-in", src},
+		"pull":       {"pull", file},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := filepath.Join(t.TempDir(), "cache")
+			bounded := append([]string{args[0], "-dir", dir, "-max-bytes", room}, args[1:]...)
+			o := call(bounded...).want(t, exitFailed)
+			require.Regexp(t, "entr(y was|ies were) stored or found before, and not there any more: -max-bytes leaves no room for all", o.err)
+			call(bounded...).want(t, exitFailed)
+			bounded[4] = "1GiB"
+			call(bounded...).want(t, exitOK)
+			call(bounded...).want(t, exitOK)
+		})
+	}
+}
