@@ -55,9 +55,16 @@ func newLenient(wasm []byte, start int) *editor {
 // countCustom reads a custom section of so many bytes.
 func countCustom(r reader, size uint32) (end int, err error) {
 	start := r.pos
-	if name := r.utf8(r.u32()); string(name) == "name" && uint64(size) >= uint64(r.pos-start) {
+	n := r.u32()
+	beforeData := uint64(r.pos-start) + uint64(n)
+	if r.need(n, "bytes") && beforeData > uint64(size) {
+		// wazero stops behind this name. To go on with the next section, whose name could again reach to the end of the
+		// module, would take quadratic time.
+		return r.pos + int(n), nil
+	}
+	if name := r.utf8(n); string(name) == "name" {
 		e := newLenient(r.b, r.pos)
-		e.countNames(uint64(size) - uint64(r.pos-start))
+		e.countNames(uint64(size) - beforeData)
 		return e.pos, e.err
 	}
 	if r.err == nil {

@@ -131,6 +131,7 @@ func TestCheckCountsReadsOnce(t *testing.T) {
 	for _, section := range []string{
 		"\x03\x03\xff\xff\x3f",                 // as many entries as there are bytes to the end
 		"\x00\x0a\x04name\x01\x03\xdf\xbf\x01", // a name of ten bytes in each of the following ones
+		"\x00\x04\xef\xbf\xbf\x01",             // a name of 3 MiB for a section of 4 bytes
 	} {
 		require.NoError(t, CheckCounts(append([]byte(header), strings.Repeat(section, 1<<20)...), nil))
 	}
