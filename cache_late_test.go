@@ -186,6 +186,49 @@ func TestCacheOpenBehind(t *testing.T) {
 	}
 }
 
+// TestCacheOpenReadOnlyDeletesNothingBehind has a store behind the directory whose entries are damaged.
+func TestCacheOpenReadOnlyDeletesNothingBehind(t *testing.T) {
+	needsCompiler(t)
+	for _, w := range ways {
+		t.Run(w.Name, func(t *testing.T) {
+			fleet := &storetest.Fake{}
+			o := modcache.Options{EngineID: "the same", Behind: []modcache.Layer{{Store: fleet, Name: "fleet"}}, Retain: forget, SmallModules: -1}
+			c := openCache(t, t.TempDir(), &o)
+			requireRuns(t, w, c, chainWasm, chainWant)
+			require.NoError(t, c.Close(bg))
+			keys := fleet.Keys()
+			require.NotEmpty(t, keys)
+			for _, key := range keys {
+				fleet.Set(key, modcache.NewArtifact([]byte("not sealed"), fleet.Entry(key).Info()))
+			}
+
+			unwritable, _ := cantBeHad(t)
+			t.Setenv("MODCACHE", "ro")
+			for _, dir := range []string{t.TempDir(), unwritable} {
+				t.Setenv("MODCACHE_DIR", dir)
+				readOnly := o
+				readOnly.ReadOnly = true
+				for _, c := range []*modcache.Cache{openCache(t, dir, &readOnly), openCache(t, "", &o)} {
+					for range 2 {
+						requireRuns(t, w, c, chainWasm, chainWant)
+					}
+					require.NoError(t, c.Flush(bg))
+					require.NotZero(t, c.Metrics().Corrupt)
+					require.Equal(t, keys, fleet.Keys())
+					require.Zero(t, fleet.Calls().Delete)
+					if c.Status().InMemory {
+						require.EqualValues(t, 1, c.Metrics().Compiles, "memory has sound code in the place of a damaged entry")
+					}
+				}
+			}
+
+			// One that writes deletes them.
+			requireRuns(t, w, openCache(t, unwritable, &o), chainWasm, chainWant)
+			require.NotZero(t, fleet.Calls().Delete)
+		})
+	}
+}
+
 // TestCacheOpenBehindWhatStoodIn has a write under way while the directory comes, that fails later.
 func TestCacheOpenBehindWhatStoodIn(t *testing.T) {
 	needsCompiler(t)

@@ -258,7 +258,12 @@ func (l *lookup) reject(key Key, err error) (again bool) {
 	if c.memory != nil {
 		_ = c.memory.Delete(c.ctx, key)
 	}
-	err = c.write(c.ctx, storeWait, func(ctx context.Context, s Store) error { return deleteFrom(ctx, s, key, from) })
+	err = c.write(c.ctx, storeWait, func(ctx context.Context, s Store) error {
+		if l, ok := s.(*Layered); ok && c.readOnly() { // the first layer is memory, which is written; those behind it aren't
+			return l.delete(ctx, key, spot{layer: l.layers[0]})
+		}
+		return deleteFrom(ctx, s, key, from)
+	})
 	if err != nil {
 		c.storeFailed("delete", key, l.name, err)
 	}
