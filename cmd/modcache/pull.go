@@ -53,7 +53,7 @@ code on this machine; signed ones are refused. A server's entries need one.
 		p.engineFlags.register(fs)
 		p.configFlags.register(fs)
 		fs.Var(&p.maxBytes, "max-bytes", "drop what went unused longest beyond this size, such as `2GiB`; by default nothing is dropped")
-		fs.Var(&p.maxEntry, "max-entry", "refuse machine code larger than this size, such as `256MiB`, which is how much memory a pull may take")
+		fs.Var(&p.maxEntry, "max-entry", "refuse machine code larger than this size, such as `256MiB`; a pull may take two and a half times as much memory")
 		return p.run
 	},
 }
