@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -92,6 +93,26 @@ func TestBundle(t *testing.T) {
 	call("pull", "-dir", to, filepath.Join(file, "x")).want(t, exitFailed)
 	o = pull(bundle, "-dir", filepath.Join(t.TempDir(), "cache"), "-max-entry", "1kB").want(t, exitFound)
 	require.Contains(t, o.err, "too large")
+}
+
+// TestPullSaysWhatFollows the end of a bundle.
+func TestPullSaysWhatFollows(t *testing.T) {
+	bundle, _, _ := pushed(t, 2)
+	for name, behind := range map[string][]byte{
+		"another bundle": bundle, "a byte": {1}, "behind zeros": append(make([]byte, 100_000), 1),
+	} {
+		to := filepath.Join(t.TempDir(), "cache")
+		o := pull(append(slices.Clip(bundle), behind...), "-dir", to).want(t, exitFailed)
+		require.Contains(t, o.err, "something follows", name)
+		require.Contains(t, o.out, "2 sound, 2 stored", name)
+		pull(append(slices.Clip(bundle), behind...), "-n").want(t, exitFailed)
+	}
+	pull(append(slices.Clip(bundle), make([]byte, 100_000)...), "-n").want(t, exitOK)
+
+	// Nobody waits for long for a pipe that stays open.
+	open, w := io.Pipe()
+	defer w.Close()
+	require.NoError(t, nothingFollows(open, time.Millisecond))
 }
 
 // TestPushTakesSnapshots of templates along: those of a module with its code.

@@ -13,6 +13,7 @@ import (
 	"os"
 	"strings"
 	"sync/atomic"
+	"time"
 
 	"github.com/modcache/modcache"
 	"github.com/modcache/modcache/internal/bundle"
@@ -134,6 +135,9 @@ func (p *puller) run(ctx context.Context, s *streams, operands []string) (err er
 		defer p.disk.Close()
 	}
 	err = p.all(ctx, s, t)
+	if err == nil {
+		err = nothingFollows(pipe, behindEnd)
+	}
 	if !p.dry {
 		err = errors.Join(err, p.closeDir(ctx))
 	}
@@ -254,6 +258,27 @@ func (p *puller) checkEnd(t *tar.Reader) error {
 		return fmt.Errorf("the bundle is damaged: after %s, %w", plural(p.sound+p.bad, "entry", "entries"), err)
 	}
 	return nil
+}
+
+// behindEnd is how long pull looks at what follows a bundle. A pipe may stay open for ever.
+const behindEnd = 3 * time.Second
+
+// nothingFollows reads on behind the end of a tar file, where there are at most zeros. It takes no longer than wait, and closes
+// the pipe then.
+func nothingFollows(pipe *io.PipeReader, wait time.Duration) error {
+	defer time.AfterFunc(wait, func() { pipe.Close() }).Stop()
+	b := make([]byte, 32<<10)
+	for {
+		n, err := pipe.Read(b)
+		switch {
+		case len(bytes.Trim(b[:n], "\x00")) > 0:
+			return errors.New("something follows the end of the bundle, and was left out: pull bundles one at a time")
+		case err == io.EOF || err == io.ErrClosedPipe:
+			return nil
+		case err != nil:
+			return err
+		}
+	}
 }
 
 // decode reads and verifies the entry of one member.
