@@ -195,7 +195,10 @@ const (
 	heapOfModule   = 2 << 10
 	heapPerType    = 192 // its entry points, which are code
 	heapPerFunc    = 80  // its body in a stub, and where its code begins
-	heapPerByte    = 16  // of types, imports, exports, globals, elements
+	heapPerElement = 40  // or half of that, where their indices take two bytes each
+	heapPerData    = 72  // segment
+	heapPerName    = 32  // of a function or a local
+	heapPerByte    = 16  // of types, imports, exports, globals
 	heapPerRawByte = 1   // of data and custom sections, and of bodies
 )
 
@@ -209,8 +212,8 @@ func (s *source) heap(stubbed bool) int64 {
 	if !stubbed {
 		raw += o.CodeSize()
 	}
-	return heapOfModule + heapPerType*int64(o.Types) + heapPerFunc*int64(o.DefinedFuncs) +
-		heapPerByte*int64(described) + heapPerRawByte*int64(raw)
+	return heapOfModule + heapPerType*int64(o.Types) + heapPerFunc*int64(o.DefinedFuncs) + heapPerElement*int64(o.ElementsSize()) +
+		heapPerData*int64(o.DataSegments) + heapPerName*int64(o.Names) + heapPerByte*int64(described) + heapPerRawByte*int64(raw)
 }
 
 // compilePerByte is what wazero takes for a byte of the code section, on one core: from

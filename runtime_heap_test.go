@@ -1,7 +1,9 @@
 package modcache_test
 
 import (
+	"bytes"
 	"runtime"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -79,4 +81,60 @@ func collected(m *runtime.MemStats) {
 		runtime.GC()
 	}
 	runtime.ReadMemStats(m)
+}
+
+// TestRuntimeRetainsNoMoreThanItSays of modules that are made of what is small in a module and large in memory, and of one that
+// many runtimes have used.
+func TestRuntimeRetainsNoMoreThanItSays(t *testing.T) {
+	needsCompiler(t)
+	if cachetest.RaceEnabled {
+		t.Skip("SKIPPED, NOTHING PROVEN: the race detector takes memory of its own")
+	}
+	const many = 20_000
+	entries := func(each string) []byte { return append(wasmtest.U32(many), strings.Repeat(each, many)...) }
+	names := append(wasmtest.U32(uint32(len(entries("\x00\x00")))), entries("\x00\x00")...)
+	for name, fill := range map[string]func(m *wasmtest.Module){
+		"data": func(m *wasmtest.Module) {
+			m.Section(12, wasmtest.U32(many))
+			m.Section(11, entries("\x01\x00"))
+		},
+		"functions with names of locals": func(m *wasmtest.Module) { m.Custom("name", append([]byte{2}, names...)) },
+		"names of functions":             func(m *wasmtest.Module) { m.Custom("name", append([]byte{1}, names...)) },
+		"elements":                       func(m *wasmtest.Module) { m.Section(9, []byte{1, 1, 0}, entries("\x00")) },
+		"of others": func(m *wasmtest.Module) {
+			typ := m.Type(nil, nil)
+			for range many {
+				m.Func(typ, "")
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := newCache(t, modcache.NewMemory(&modcache.MemoryOptions{MaxBytes: 1}), nil)
+			r := newRuntime(t, c, nil)
+			use := func(i int) {
+				var m wasmtest.Module
+				m.Func(m.Type(nil, nil), "", bytes.Repeat([]byte{1}, 17_000+i)...) // more than is small
+				fill(&m)
+				if name == "of others" {
+					r, m = newRuntime(t, c, nil), wasmtest.Module{}
+					fill(&m)
+				}
+				require.NoError(t, compile(t, r, m.Bytes()).Close(bg))
+			}
+			use(0)
+			var before, after runtime.MemStats
+			collected(&before)
+			retained := c.Metrics().RetainedBytes
+			for i := range 20 {
+				use(1 + i)
+			}
+			retained = c.Metrics().RetainedBytes - retained
+			cachetest.GivesBack(t, func() bool {
+				collected(&after)
+				return float64(after.HeapAlloc)-float64(before.HeapAlloc) < 1.5*float64(retained)
+			})
+			t.Logf("%d bytes by the metrics, %d more on the heap", retained, after.HeapAlloc-before.HeapAlloc)
+			require.Greater(t, retained, uint64(20*many*8))
+		})
+	}
 }

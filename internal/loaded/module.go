@@ -1,6 +1,7 @@
 package loaded
 
 import (
+	"container/list"
 	"errors"
 	"runtime"
 	"sync"
@@ -41,7 +42,9 @@ type use struct {
 	l    *ledger
 	code *Code
 
-	holds int // handles and instances; guarded by Registry.mu
+	// Guarded by Registry.mu.
+	holds int           // handles and instances
+	spare *list.Element // while holds is 0, if another runtime had the code first
 }
 
 // Decoder has a runtime make a module of what another has loaded. Image and native are nil if they
@@ -136,8 +139,7 @@ func (m *Module) hold() {
 		m.holds++
 		return
 	}
-	m.use.holds++
-	m.use.code.hold(1)
+	m.use.hold()
 }
 
 // Release ends one hold.
@@ -148,8 +150,7 @@ func (m *Module) Release() {
 	switch {
 	case m.gone:
 	case m.use != nil:
-		m.use.holds--
-		free = m.use.code.release(1)
+		free = m.use.release()
 	default:
 		if m.holds--; m.holds == 0 {
 			free = m.remove()
@@ -179,6 +180,38 @@ func (m *Module) remove() (free []wazero.CompiledModule) {
 	return append(free, m.use.end()...)
 }
 
+// hold keeps u and its code from being freed. The lock is held.
+func (u *use) hold() {
+	u.holds++
+	u.keep()
+	u.code.hold(1)
+}
+
+// release is the inverse of hold; it returns what is to be closed once the lock is free. What the first runtime has of
+// the code counts with that, but what others have in addition by itself: any number of them may have it, and hold it no more.
+func (u *use) release() (free []wazero.CompiledModule) {
+	if u.holds--; u.holds == 0 && u.code.only != u {
+		r := u.l.e.r
+		u.spare = r.unused.PushFront(u)
+		r.bytes += u.size()
+		free = r.shrink()
+	}
+	return append(free, u.code.release(1)...)
+}
+
+// keep takes u out of what is unused.
+func (u *use) keep() {
+	if u.spare != nil {
+		r := u.l.e.r
+		r.unused.Remove(u.spare)
+		u.spare = nil
+		r.bytes -= u.size()
+	}
+}
+
+// size is what u counts for while its runtime doesn't hold it.
+func (u *use) size() int64 { return u.code.heap - int64(len(u.code.image)) }
+
 // drop takes u and its module out of the books, with all holds, and returns what is to be closed. The
 // lock is held.
 func (u *use) drop() (free []wazero.CompiledModule) {
@@ -191,6 +224,7 @@ func (u *use) drop() (free []wazero.CompiledModule) {
 // end takes u out of the books, with all holds. The lock is held.
 func (u *use) end() (free []wazero.CompiledModule) {
 	c := u.code
+	u.keep()
 	delete(u.l.uses, u)
 	c.leave(u)
 	if u.holds > 0 {
@@ -229,8 +263,7 @@ func (u *use) forget() {
 	r.mu.Lock()
 	var free []wazero.CompiledModule
 	if _, ok := u.l.uses[u]; ok {
-		u.holds--
-		free = u.code.release(1)
+		free = u.release()
 		if u.code.native == nil {
 			free = append(free, u.code.forget()...)
 		}

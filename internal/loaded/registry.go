@@ -28,7 +28,7 @@ type Registry struct {
 
 	mu     sync.Mutex
 	closed bool
-	unused list.List            // of *Code, most recently used in front
+	unused list.List            // of *Code, and of *use of code that others use or had first; most recently used in front
 	bytes  int64                // in unused
 	idle   list.List            // of *Engine that no runtime uses, most recently used in front
 	pinned map[*ledger]struct{} // that have pins
@@ -119,10 +119,16 @@ func (r *Registry) Retained() int {
 	r.releaseClosed()
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.unused.Len()
+	n := 0
+	for e := r.unused.Front(); e != nil; e = e.Next() {
+		if _, ok := e.Value.(*Code); ok {
+			n++
+		}
+	}
+	return n
 }
 
-// RetainedBytes returns what that code takes.
+// RetainedBytes returns what that code takes, and what runtimes have that use some no more, though others do.
 func (r *Registry) RetainedBytes() int64 {
 	r.releaseClosed()
 	r.mu.Lock()
@@ -147,9 +153,13 @@ func (r *Registry) Wait() { r.running.Wait() }
 // unused, and returns what is to be closed when the lock is free.
 func (r *Registry) shrink() (free []wazero.CompiledModule) {
 	for r.bytes > r.retain || (r.retain == 0 && r.unused.Len() > 0) {
-		c := r.unused.Back().Value.(*Code)
-		r.reuse(c)
-		free = append(free, c.drop()...)
+		switch v := r.unused.Back().Value.(type) {
+		case *Code:
+			r.reuse(v)
+			free = append(free, v.drop()...)
+		case *use:
+			free = append(free, v.drop()...)
+		}
 	}
 	return free
 }

@@ -232,3 +232,67 @@ func (c *Code) uses() int {
 	}
 	return n
 }
+
+// TestRegistryBoundsWhatRuntimesHaveOfTheSameCode, whether or not one of them uses it.
+func TestRegistryBoundsWhatRuntimesHaveOfTheSameCode(t *testing.T) {
+	const heap, idle = 10 << 10, 20
+	for _, used := range []bool{false, true} {
+		r := New(5 * heap)
+		e := r.NewEngine()
+		first := open(e)
+		m, own := first.loadAs(t, Key{1}, Loaded{Image: []byte("image"), Native: "native", CodeLen: 100, Heap: heap})
+		if !used {
+			m.Release()
+		}
+		alone := r.RetainedBytes()
+		var all []*fixture
+		for range idle {
+			f := open(e)
+			all = append(all, f)
+			theirs := f.Find(Key{1})
+			_, err := f.compiled(theirs)
+			require.NoError(t, err)
+			require.Equal(t, 0, f.decoded[0].closed, "it is held")
+			before := r.RetainedBytes()
+			require.NoError(t, theirs.Hold())
+			theirs.Release()
+			require.Equal(t, before, r.RetainedBytes(), "it still is")
+			theirs.Release()
+			require.LessOrEqual(t, r.RetainedBytes(), int64(5*heap))
+		}
+		require.Greater(t, r.RetainedBytes(), alone+2*heap)
+		stay := 0
+		for _, f := range all {
+			stay += 1 - f.decoded[0].closed
+		}
+		require.InDelta(t, 4, stay, 1)
+		require.Zero(t, own.closed)
+
+		// Who comes back has what stayed, and a new one of what didn't. Neither counts while it is held.
+		last, gone := all[idle-1], all[0]
+		full := r.RetainedBytes()
+		m2, m3 := last.Find(Key{1}), gone.Find(Key{1})
+		cm, err := last.compiled(m2)
+		require.NoError(t, err)
+		require.Same(t, last.decoded[0], cm)
+		require.Less(t, r.RetainedBytes(), full)
+		_, err = gone.compiled(m3)
+		require.NoError(t, err)
+		require.Len(t, gone.decoded, 2)
+		m2.Release()
+		m3.Release()
+		for _, f := range all {
+			require.NoError(t, closed(f))
+		}
+		require.Equal(t, alone, r.RetainedBytes())
+		if used {
+			require.Zero(t, alone)
+			require.Zero(t, r.Retained())
+			m.Release()
+		}
+		require.Equal(t, 1, r.Retained())
+		r.Close()
+		require.Zero(t, r.RetainedBytes())
+		require.Equal(t, 1, own.closed)
+	}
+}

@@ -47,13 +47,20 @@ type Outline struct {
 	Types         uint32
 	ImportedFuncs uint32
 	DefinedFuncs  uint32
+	DataSegments  uint32
+	Names         int  // of functions, of locals, and functions that have named locals
 	HasDebug      bool // there is a custom section whose name starts with ".debug_"
 }
 
 // CodeSize returns the length of all bodies.
-func (o *Outline) CodeSize() (n int) {
+func (o *Outline) CodeSize() int { return o.size(code) }
+
+// ElementsSize returns the length of what fills tables.
+func (o *Outline) ElementsSize() int { return o.size(elements) }
+
+func (o *Outline) size(id byte) (n int) {
 	for _, s := range o.Sections {
-		if s.ID == code {
+		if s.ID == id {
 			n += s.End - s.Body
 		}
 	}
@@ -61,12 +68,12 @@ func (o *Outline) CodeSize() (n int) {
 }
 
 // Described returns how many bytes of the module say what is in it, and how many are copied
-// as they are: data and custom sections. The rest is code.
+// as they are: data and custom sections. The rest is code, and elements.
 func (o *Outline) Described() (described, copied int) {
 	copied = o.Custom
 	for _, s := range o.Sections {
 		switch n := s.End - s.Body; s.ID {
-		case code:
+		case code, elements:
 		case data:
 			copied += n
 		default:
@@ -91,6 +98,9 @@ func Scan(wasm []byte) (Outline, error) {
 		if s.ID == custom {
 			o.HasDebug = o.HasDebug || bytes.HasPrefix(s.Name, []byte(".debug_"))
 			o.Custom += s.End - s.Body
+			if string(s.Name) == "name" {
+				o.Names += entriesOfNames(newReader(wasm, s.Data, s.End))
+			}
 			continue
 		}
 		r := newReader(wasm, s.Body, s.End)
@@ -103,6 +113,8 @@ func Scan(wasm []byte) (Outline, error) {
 			o.DefinedFuncs = r.u32()
 		case code:
 			codes = r.u32()
+		case data:
+			o.DataSegments = r.u32()
 		}
 		if r.err != nil {
 			return o, r.err
@@ -113,6 +125,37 @@ func Scan(wasm []byte) (Outline, error) {
 		return o, errorAt(len(wasm), "%d functions but %d bodies", o.DefinedFuncs, codes)
 	}
 	return o, sc.err
+}
+
+// entriesOfNames counts what a section of names has, as far as it can be read. Like wazero, it looks for the next subsection where
+// the names of the last one end, whatever size that has.
+func entriesOfNames(r reader) (n int) {
+	const module, functions, locals = 0, 1, 2
+	for !r.done() && r.err == nil {
+		switch id, size := r.byte(), r.u32(); id {
+		case module:
+			r.skip(r.u32())
+		case functions:
+			n += entriesOfMap(&r)
+		case locals:
+			for f := r.u32(); f > 0 && r.err == nil; f-- {
+				r.u32()
+				n += 1 + entriesOfMap(&r)
+			}
+		default:
+			r.skip(size)
+		}
+	}
+	return n
+}
+
+func entriesOfMap(r *reader) (n int) {
+	for i := r.u32(); i > 0 && r.err == nil; i-- {
+		r.u32()
+		r.skip(r.u32())
+		n++
+	}
+	return n
 }
 
 // SameCode reports whether two modules have the same bodies and the same data, byte for byte.
