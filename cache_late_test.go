@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -237,7 +238,7 @@ func TestCacheOpenBehindWhatStoodIn(t *testing.T) {
 			dir, mend := cantBeHad(t)
 			clock := newClock()
 			var seen witness
-			slow := &storetest.Fake{}
+			slow := &observedStore{}
 			begun, release := make(chan struct{}), make(chan struct{})
 			var once sync.Once
 			broken := errors.New("broken")
@@ -260,6 +261,7 @@ func TestCacheOpenBehindWhatStoodIn(t *testing.T) {
 			clock.pass(time.Second)
 			requireRuns(t, ways[1], c, otherWasm, otherWant)
 			require.Equal(t, []string{"disk", "slow"}, layerNames(c))
+			require.EqualValues(t, 1, slow.observers.Load(), "else all is told twice")
 			switch ending {
 			case "told":
 				close(release)
@@ -285,6 +287,45 @@ func TestCacheOpenBehindWhatStoodIn(t *testing.T) {
 			}
 			require.Len(t, cachetest.Entries(t, dir), 2)
 		})
+	}
+}
+
+// observedStore counts its observers.
+type observedStore struct {
+	storetest.Fake
+	observers atomic.Int64
+}
+
+func (s *observedStore) Observe(func(modcache.Event)) (stop func()) {
+	s.observers.Add(1)
+	return func() { s.observers.Add(-1) }
+}
+
+// TestCacheOpenBehindHearsTheDirectory from the start: a trim may be due then.
+func TestCacheOpenBehindHearsTheDirectory(t *testing.T) {
+	for range 20 {
+		dir := t.TempDir()
+		d := openDisk(t, dir, &modcache.DiskOptions{Now: func() time.Time { return time.Now().Add(-48 * time.Hour) }})
+		for i := range uint64(20) {
+			require.NoError(t, d.Add(bg, diskKey(i), diskArtifact(i, 5000)))
+		}
+		_, err := d.Trim(bg)
+		require.NoError(t, err)
+		require.NoError(t, d.Close())
+
+		var told atomic.Int64
+		c, err := modcache.Open(dir, &modcache.Options{
+			Behind: []modcache.Layer{{Store: modcache.NewMemory(nil)}}, Disk: modcache.DiskOptions{MaxBytes: 5 * onDisk(5000)},
+			OnEvent: func(e modcache.Event) {
+				if e.Kind == modcache.EventEvicted && e.Layer == "disk" {
+					told.Add(1)
+				}
+			},
+		})
+		require.NoError(t, err)
+		require.Eventually(t, func() bool { return c.Metrics().Store.Evictions >= 15 }, time.Minute, time.Millisecond)
+		require.NoError(t, c.Close(bg))
+		require.EqualValues(t, 15, told.Load())
 	}
 }
 

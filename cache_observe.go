@@ -26,26 +26,36 @@ type observing struct {
 // quiet is how long a trouble has to be away to be news again.
 const quiet = time.Minute
 
-// observe has the store report to this Cache too. It is for the caller to stop the one before.
+// observe has the store report to this Cache too.
 func (c *Cache) observe(s Store) {
 	watched, ok := s.(Observable)
 	if !ok {
 		return
 	}
-	forward := c.forward
-	if _, isDisk := s.(*Disk); !isDisk {
-		forward = c.forwardAll
+	tell := c.forwardAll
+	if _, isDisk := s.(*Disk); isDisk {
+		tell = c.forward
 	}
-	stop, err := bounded.Call(c.ctx, bounded.Limit{Wait: storeWait}, func(context.Context) (func(), error) {
-		return watched.Observe(func(e Event) {
-			e.Err = contain.Frozen(e.Err)
-			forward(e)
-		}), nil
-	}, stopObserving)
+	c.observeBy(func() (stop func()) { return watched.Observe(frozen(tell)) })
+}
+
+// observeBy calls what has the store report, in place of the one before.
+func (c *Cache) observeBy(observe func() (stop func())) {
+	stop, err := bounded.Call(c.ctx, bounded.Limit{Wait: storeWait},
+		func(context.Context) (func(), error) { return observe(), nil }, stopObserving)
 	if err != nil {
 		c.degrade("reports of what happens in the store", err)
 	}
+	stopObserving(c.observing.stop)
 	c.observing.stop = stop
+}
+
+// frozen returns an observer that tells events whose errors no longer change.
+func frozen(tell func(Event)) func(Event) {
+	return func(e Event) {
+		e.Err = contain.Frozen(e.Err)
+		tell(e)
+	}
 }
 
 // stopObserving calls what a store's Observe has returned, which may be nil.

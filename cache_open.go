@@ -15,7 +15,6 @@ import (
 	"github.com/modcache/modcache/internal/dirfs"
 	"github.com/modcache/modcache/internal/environ"
 	"github.com/modcache/modcache/internal/layout"
-	"github.com/modcache/modcache/internal/queue"
 )
 
 // This file is where a Cache of Open keeps its code: in a directory; or in memory, while the
@@ -62,9 +61,9 @@ func (c *Cache) useBefore(front Store, behind []Layer) {
 			layers[1+i].Write = WriteNever
 		}
 	}
-	l := NewLayered(nil, layers...)
+	l := NewLayered(&LayeredOptions{OnEvent: frozen(c.forwardAll)}, layers...)
 	c.owned = slices.Insert(c.owned, 0, io.Closer(boundedCloser{l}))
-	c.observe(l)
+	c.observeBy(func() (stop func()) { return l.observeStores(frozen(c.forwardAll), front) })
 	c.inUse.Store(&inUse{l, front})
 }
 
@@ -172,11 +171,14 @@ var errOff = errors.New("the environment says MODCACHE=off")
 func (c *Cache) openDisk(dir string, readOnly bool) (*Disk, error) {
 	o := c.opts.Disk
 	o.ReadOnly = o.ReadOnly || readOnly
-	var observers []func(Event)
-	if len(c.opts.Behind) == 0 { // else the Layered passes on what the Disk tells
-		observers = []func(Event){c.forward}
+	tell := c.forward
+	if len(c.opts.Behind) > 0 { // so that it is the first layer
+		tell = func(e Event) {
+			e.Layer = "disk"
+			c.forwardAll(e)
+		}
 	}
-	d, err := bounded.Do(c.ctx, c.opens, storeWait, func(context.Context) (*Disk, error) { return openDisk(dir, &o, dirfs.Open, observers...) },
+	d, err := bounded.Do(c.ctx, c.opens, storeWait, func(context.Context) (*Disk, error) { return openDisk(dir, &o, dirfs.Open, tell) },
 		func(d *Disk) {
 			if d != nil {
 				_ = d.Close()
@@ -213,7 +215,7 @@ type lateDisk struct {
 	dir     string
 	standIn *inUse        // what is used meanwhile: memory, or the directory as it can be read
 	done    atomic.Bool   // it could be had
-	settled chan struct{} // closed after that, when nothing more comes from what stood in
+	settled chan struct{} // closed after that, when what memory held has been moved
 
 	trying atomic.Bool // held by the one who may touch what follows
 	next   time.Time   // when to try again
@@ -244,7 +246,6 @@ func (c *Cache) tryDirectory() {
 		_ = d.Close()
 		return
 	}
-	stop := c.observing.stop
 	c.owned = append(c.owned, d)
 	c.useBefore(d, c.opts.Behind)
 	c.idle.Store(nil)
@@ -253,10 +254,6 @@ func (c *Cache) tryDirectory() {
 		defer close(l.settled)
 		if c.memory != nil {
 			c.move(c.memory, d)
-		}
-		if former, ok := l.standIn.store.(*Layered); ok {
-			_ = queue.Wait(c.ctx, former.underWay()) // so that the Cache hears how that ends
-			stopObserving(stop)
 		}
 	})
 }

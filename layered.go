@@ -215,9 +215,19 @@ func (l *Layered) newLayer(cfg Layer, o *LayeredOptions, names map[string]bool) 
 // Observe implements [Observable]. What layers that are Observable tell is passed on too, under the
 // names of the layers.
 func (l *Layered) Observe(observer func(Event)) (stop func()) {
-	stops := []func(){l.watchers.Add(observer)}
+	stops := []func(){l.watchers.Add(observer), l.observeStores(observer, nil)}
+	return func() {
+		for _, stop := range stops {
+			stop()
+		}
+	}
+}
+
+// observeStores has all stores but one report to observer, under the names of their layers.
+func (l *Layered) observeStores(observer func(Event), but Store) (stop func()) {
+	var stops []func()
 	for _, ly := range l.layers {
-		if store, ok := ly.Store.(Observable); ok {
+		if store, ok := ly.Store.(Observable); ok && ly.Store != but {
 			_ = contain.Apart(func() error { // else the others still report
 				stop := store.Observe(func(e Event) {
 					e.Layer = ly.Name

@@ -13,6 +13,7 @@ import (
 // Lock implements [Locker]: it takes the lock of every layer that has locks,
 // fastest first, so that both the processes of a machine and those of a fleet
 // hold back. Layers that fail are passed over; it is an error only if none locks.
+// One that refuses with [ErrReadOnly] counts as one without locks.
 // Without layers that have locks it succeeds at once. How long it waits is up
 // to ctx, not to the layers' Timeout. A layer whose lock doesn't return when ctx has ended is passed over
 // for a minute, or until it returns; so is one that doesn't return from unlocking within its Timeout.
@@ -34,6 +35,9 @@ func (l *Layered) Lock(ctx context.Context, key Key) (unlock func(), err error) 
 			continue
 		}
 		unlock, err := ly.lock(ctx, locker, key)
+		if errors.Is(err, ErrReadOnly) {
+			continue
+		}
 		if err != nil {
 			errs = append(errs, err)
 			continue
@@ -69,6 +73,8 @@ func (ly *layer) lock(ctx context.Context, locker Locker, key Key) (func(), erro
 		return nil, ly.wrap("lock", key, ctx.Err())
 	case err == bounded.ErrHangs, err == bounded.ErrFull:
 		return nil, ly.skip("lock", key)
+	case errors.Is(err, ErrReadOnly):
+		return nil, err
 	}
 	ly.count(err)
 	return nil, ly.wrap("lock", key, err)

@@ -139,3 +139,15 @@ type badUnlock struct{ modcache.Store }
 func (badUnlock) Lock(context.Context, modcache.Key) (func(), error) {
 	return func() { panic("boom") }, nil
 }
+
+// TestLayeredLockOfWhatIsOnlyRead is for nobody to hold.
+func TestLayeredLockOfWhatIsOnlyRead(t *testing.T) {
+	dir := t.TempDir()
+	require.NoError(t, openDisk(t, dir, nil).Add(bg, diskKey(1), diskArtifact(1, 100)))
+	l := modcache.NewLayered(nil, modcache.Layer{Store: openDisk(t, dir, &modcache.DiskOptions{ReadOnly: true})}, modcache.Layer{Store: modcache.NewMemory(nil)})
+	defer l.Close()
+	unlock, err := l.Lock(bg, diskKey(1))
+	require.NoError(t, err)
+	unlock()
+	require.Zero(t, l.Metrics().Errors)
+}
