@@ -35,7 +35,7 @@ type Report struct {
 	Uploaded    uint64 `json:"uploaded"`    // bytes of them, as they were transferred
 	Present     uint64 `json:"present"`     // uploads that found an entry on the server
 	Retries     uint64 `json:"retries"`     // attempts to upload after the first
-	Lost        uint64 `json:"lost"`        // uploads given up
+	Lost        uint64 `json:"lost"`        // uploads given up, or that found the queue full
 	Pauses      uint64 `json:"pauses"`      // times that the server was left alone
 	Probes      uint64 `json:"probes"`      // times that it was asked whether it is back
 

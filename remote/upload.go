@@ -27,7 +27,7 @@ type upload struct {
 // Add implements [modcache.Store]. It queues the artifact and returns; see
 // [Store.Flush]. An artifact in memory isn't copied. Add fails if the artifact is
 // larger than what the store or the server takes, or, with [modcache.ErrUnavailable], if
-// the queue is full.
+// the queue is full; the next Flush says so, too.
 func (s *Store) Add(ctx context.Context, key modcache.Key, a *modcache.Artifact) error {
 	err := s.writable(ctx)
 	if err == nil {
@@ -73,7 +73,10 @@ func (s *Store) admit(key modcache.Key, size int64) (bool, error) {
 		return false, nil
 	}
 	if err := s.uploads.Fits(size); err != nil {
-		return false, fmt.Errorf("%w: %w", modcache.ErrUnavailable, err)
+		err = fmt.Errorf("%w: %w", modcache.ErrUnavailable, err)
+		s.uploads.Lose(key, err) // for who waits for Flush, and doesn't see what Add returns
+		s.counters.lost.Add(1)
+		return false, err
 	}
 	return true, nil
 }
