@@ -258,6 +258,14 @@ func TestStoreURLs(t *testing.T) {
 		require.ErrorContains(t, err, "begin with http://", raw)
 		require.NotContains(t, err.Error(), "secret")
 	}
+	for _, raw := range []string{"https://secret/x@host", "http://u:secret://x@host", "https://u:secret/@host/x"} {
+		_, err := remote.New(raw, &remote.Options{Signer: generate(t)})
+		require.Error(t, err, raw)
+		require.NotContains(t, err.Error(), "secret")
+	}
+	s, err := remote.New("https://host/%40x", &remote.Options{Signer: generate(t)})
+	require.NoError(t, err)
+	require.NoError(t, s.Close())
 }
 
 // TestStoreEndlessLimits survives the largest numbers.

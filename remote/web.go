@@ -57,6 +57,9 @@ func newWeb(rawURL string, o *Options) (*web, error) {
 		return nil, fmt.Errorf("modcache: remote store %q: want http://host/path or https://host/path, and nothing behind it",
 			weburl.Shown(u))
 	}
+	if weburl.Torn(u) {
+		return nil, errors.New("modcache: the URL of the remote store has an @ in its path: write it as %40 there, and a slash in a password as %2F")
+	}
 	header := http.Header{}
 	for _, name := range slices.Sorted(maps.Keys(o.Header)) {
 		canonical := http.CanonicalHeaderKey(name)

@@ -76,6 +76,9 @@ func parsePlace(raw string, getenv func(string) string) (*place, error) {
 		u.Scheme = scheme
 		fallthrough
 	default:
+		if weburl.Torn(u) {
+			return nil, usagef("there is an @ in the path of this URL: write it as %%40 there, and a slash in a password as %%2F")
+		}
 		p := &place{url: u.String(), advice: "does MODCACHE_TOKEN, or the password in the URL, allow that?"}
 		if bazel {
 			p.layout = remote.BazelCAS

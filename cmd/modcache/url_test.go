@@ -234,6 +234,8 @@ func TestURLWrong(t *testing.T) {
 		{"has to have a host", []string{"push", "-dir", cache, "-sign", key, "https:///x"}},
 		{"nothing behind the path", []string{"push", "-dir", cache, "-sign", key, "https://user:hush@host/x?y=z"}},
 		{"can't be parsed", []string{"push", "-dir", cache, "-sign", key, "https://user:hu%sh@host/x"}},
+		{"an @ in the path", []string{"push", "-dir", cache, "-sign", key, "https://hush/x@host"}},
+		{"an @ in the path", []string{"push", "-dir", cache, "-sign", key, "https://user:hush://x@host"}},
 		{"S3.Bucket", []string{"push", "-dir", cache, "-sign", key, "s3://user:/hush@bucket"}},
 		{"has to be signed: give -sign", []string{"push", "-dir", cache, url}},
 		{"has to be signed: give a -keyring", []string{"pull", "-dir", to, url, files[0]}},

@@ -22,6 +22,10 @@ func Host(u *url.URL) string {
 // Same reports whether two URLs have one origin, to which the same credentials may go: another scheme or port is elsewhere.
 func Same(a, b *url.URL) bool { return a.Scheme == b.Scheme && Host(a) == Host(b) }
 
+// Torn reports whether there is an @ in the path: then what was taken for the host may be a piece of a password, in which a slash
+// was left as it is. Asking for it would tell it to name servers, and to whoever reads the error.
+func Torn(u *url.URL) bool { return strings.Contains(u.EscapedPath(), "@") }
+
 // Shown returns u without what may be secret: a user and a password, or what is behind the path; and with nothing but the scheme where there may be
 // a password elsewhere, as there is if somebody has left a slash, a question mark or a # in it as it is.
 func Shown(u *url.URL) string {
