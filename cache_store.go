@@ -304,6 +304,11 @@ func (c *Cache) put(key Key, code []byte, info Info) (a *Artifact, added <-chan 
 		close(ended)
 		return a, ended
 	}
+	if most := mostCode(int(info.WasmSize)); info.WasmSize > 0 && a.Size() > most {
+		c.storeFailed("add", key, info.Name, fmt.Errorf("%w: %d bytes of code for %d of wasm would not be loaded again", ErrTooLarge, a.Size(), info.WasmSize))
+		close(ended)
+		return a, ended
+	}
 	c.adding.Store(ended, true)
 	end := sync.OnceFunc(func() {
 		c.adding.Delete(ended)

@@ -241,12 +241,13 @@ func (l *Layered) search(ctx context.Context, key Key, behind spot, asked *layer
 	return new(found), nil
 }
 
-// behind returns the layers that have something behind a spot; nowhere means all.
+// behind returns the layers that have something behind a spot; nowhere means all, and so does a spot in the store that a Cache
+// used before.
 func (l *Layered) behind(s spot) []*layer {
-	if s == (spot{}) {
+	i := slices.Index(l.layers, s.layer)
+	if i < 0 {
 		return l.layers
 	}
-	i := slices.Index(l.layers, s.layer)
 	if s.within(s.layer).last() {
 		i++
 	}

@@ -27,3 +27,28 @@ func TestSealedCopyOfMoreThanIsBelieved(t *testing.T) {
 		}
 	}
 }
+
+// TestCacheStoresNothingThatItWouldRefuse: it would be written anew at each start.
+func TestCacheStoresNothingThatItWouldRefuse(t *testing.T) {
+	s := NewMemory(&MemoryOptions{MaxBytes: 1 << 40})
+	var told []Event
+	c, err := New(s, &Options{EngineID: "engine", OnEvent: func(e Event) { told = append(told, e) }})
+	require.NoError(t, err)
+	if c.unsupported != nil {
+		t.Skip("NOT TESTED: what is stored:", c.unsupported)
+	}
+	const wasm = 100
+	for more, want := range map[int]uint64{0: 1, 1: 0} {
+		told = nil
+		_, added := c.put(Key{byte(more)}, make([]byte, int(mostCode(wasm))-sealSize+more), Info{WasmSize: wasm})
+		<-added
+		_, there := s.peek(Key{byte(more)})
+		require.Equal(t, want == 1, there)
+		require.Len(t, told, 1)
+		if want == 0 {
+			require.Equal(t, EventStoreFailed, told[0].Kind)
+			require.ErrorIs(t, told[0].Err, ErrTooLarge)
+		}
+	}
+	require.NoError(t, c.Close(t.Context()))
+}
