@@ -119,10 +119,13 @@ func (b *bundler) run(ctx context.Context, s *streams, operands []string) error 
 			return err
 		}
 		defer os.RemoveAll(dir)
-		if err := b.compile(ctx, said, dir, sources); err != nil {
+		err = b.compile(ctx, said, dir, sources)
+		if b.disk != nil { // before the directory is removed
+			defer b.disk.Close()
+		}
+		if err != nil {
 			return err
 		}
-		defer b.disk.Close()
 	}
 	for _, name := range bundles {
 		f, err := os.Open(name)
