@@ -33,7 +33,8 @@ type WarmResult struct {
 //
 // It returns the errors of all modules that don't compile, joined, and says so where a
 // module could not be stored. In a [Layered], one layer that has it is enough, and the others don't get it. If memory stands in for a directory, it is stored there: a build step
-// sets Options.MustStore. With Options.RequireHit it only checks; with Options.ReadOnly, it compiles
+// sets Options.MustStore. What a store evicts of that again, because it has no room for all, isn't told: a build step gives it
+// no bound, and looks at Metrics().Store.Evictions. With Options.RequireHit it only checks; with Options.ReadOnly, it compiles
 // and doesn't store. [Cache.WarmEach] tells of each module as it comes.
 func (c *Cache) Warm(ctx context.Context, config wazero.RuntimeConfig, modules ...*Module) error {
 	r, err := c.warmRuntime(ctx, config)

@@ -198,21 +198,25 @@ const (
 	heapPerElement = 40  // or half of that, where their indices take two bytes each
 	heapPerData    = 72  // segment
 	heapPerName    = 32  // of a function or a local
+	heapPerLocal   = 8   // that is declared, in a module that is decoded in full
 	heapPerByte    = 16  // of types, imports, exports, globals
 	heapPerRawByte = 1   // of data and custom sections, and of bodies
 )
 
 // heap returns about how much memory wazero takes to describe the module, or its stub.
 func (s *source) heap(stubbed bool) int64 {
-	o := s.outline()
+	o, locals := s.outline(), int64(0)
+	if !stubbed {
+		s.read(func(wasm []byte) { locals = wasmbin.DeclaredLocals(wasm) })
+	}
 	if o == nil {
-		return heapOfModule + heapPerByte*int64(s.size())
+		return heapOfModule + heapPerElement*int64(s.size()) + heapPerLocal*locals // whatever is in it
 	}
 	described, raw := o.Described()
 	if !stubbed {
 		raw += o.CodeSize()
 	}
-	return heapOfModule + heapPerType*int64(o.Types) + heapPerFunc*int64(o.DefinedFuncs) + heapPerElement*int64(o.ElementsSize()) +
+	return heapOfModule + heapPerLocal*locals + heapPerType*int64(o.Types) + heapPerFunc*int64(o.DefinedFuncs) + heapPerElement*int64(o.ElementsSize()) +
 		heapPerData*int64(o.DataSegments) + heapPerName*int64(o.Names) + heapPerByte*int64(described) + heapPerRawByte*int64(raw)
 }
 

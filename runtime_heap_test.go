@@ -100,7 +100,10 @@ func TestRuntimeRetainsNoMoreThanItSays(t *testing.T) {
 		},
 		"functions with names of locals": func(m *wasmtest.Module) { m.Custom("name", append([]byte{2}, names...)) },
 		"names of functions":             func(m *wasmtest.Module) { m.Custom("name", append([]byte{1}, names...)) },
-		"elements":                       func(m *wasmtest.Module) { m.Section(9, []byte{1, 1, 0}, entries("\x00")) },
+		"locals, decoded in full": func(m *wasmtest.Module) {
+			m.Body(0, "", append(append([]byte{1}, wasmtest.U32(many*10)...), wasmtest.I32, 0x0b))
+		},
+		"elements": func(m *wasmtest.Module) { m.Section(9, []byte{1, 1, 0}, entries("\x00")) },
 		"of others": func(m *wasmtest.Module) {
 			typ := m.Type(nil, nil)
 			for range many {
@@ -109,7 +112,8 @@ func TestRuntimeRetainsNoMoreThanItSays(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			c := newCache(t, modcache.NewMemory(&modcache.MemoryOptions{MaxBytes: 1}), nil)
+			full := strings.HasSuffix(name, "in full")
+			c := newCache(t, modcache.NewMemory(&modcache.MemoryOptions{MaxBytes: 1}), &modcache.Options{FullDecode: full})
 			r := newRuntime(t, c, nil)
 			use := func(i int) {
 				var m wasmtest.Module

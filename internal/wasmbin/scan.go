@@ -158,6 +158,41 @@ func entriesOfMap(r *reader) (n int) {
 	return n
 }
 
+// DeclaredLocals counts the locals that functions declare, as far as they can be read, in whatever order sections come.
+func DeclaredLocals(wasm []byte) (n int64) {
+	for r := newReader(wasm, min(len(header), len(wasm)), len(wasm)); !r.done(); {
+		id, size := r.byte(), r.u32()
+		start := r.pos
+		if r.skip(size); r.err != nil {
+			break
+		}
+		if id == code {
+			n += localsOf(newReader(wasm, start, r.pos))
+		}
+	}
+	return n
+}
+
+// localsOf counts those of a code section.
+func localsOf(r reader) (n int64) {
+	for bodies := r.u32(); bodies > 0; bodies-- {
+		size := r.u32()
+		start := r.pos
+		if r.skip(size); r.err != nil {
+			break
+		}
+		body := newReader(r.b, start, r.pos)
+		for groups := body.u32(); groups > 0; groups-- {
+			of := body.u32()
+			if body.valueType(); body.err != nil {
+				break
+			}
+			n += int64(of)
+		}
+	}
+	return n
+}
+
 // SameCode reports whether two modules have the same bodies and the same data, byte for byte.
 func SameCode(a, b []byte) bool {
 	ofA, errA := hidden(a)

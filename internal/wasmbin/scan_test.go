@@ -32,7 +32,23 @@ func TestScanCountsWhatTakesMemory(t *testing.T) {
 		require.Equal(t, want, o.Names, "%q", names)
 		require.EqualValues(t, 3, o.DataSegments)
 		require.Equal(t, 6, o.ElementsSize())
+		require.Zero(t, DeclaredLocals(n.Bytes()))
 		described, copied := o.Described()
 		require.Equal(t, []int{1, 7 + o.Custom}, []int{described, copied})
 	}
+}
+
+func TestDeclaredLocals(t *testing.T) {
+	var m wasmtest.Module
+	typ := m.Type(nil, nil)
+	m.Body(typ, "", []byte{0, 0x0b})
+	m.Body(typ, "", []byte{2, 3, wasmtest.I32, 4, wasmtest.I64, 0x0b})
+	m.Body(typ, "", append(append([]byte{1}, wasmtest.U32(10_000_000)...), 0x6f, 0x0b)) // references
+	wasm := m.Bytes()
+	require.EqualValues(t, 10_000_007, DeclaredLocals(wasm))
+	require.EqualValues(t, 10_000_007, DeclaredLocals(append(wasm, "\x01\x00"...)), "whatever the order")
+	for n := range wasm {
+		require.LessOrEqual(t, DeclaredLocals(wasm[:n]), int64(10_000_007))
+	}
+	require.EqualValues(t, 1, DeclaredLocals([]byte(header+"\x0a\x07\x05\x04\x09\x01\x7f\x0b\x00")), "of groups, there is one")
 }
