@@ -211,7 +211,7 @@ func (l *loading) loadEntry(ctx context.Context, entry wazerocache.Source) (_ *l
 		l.c.counters.stubbed.Add(1)
 	}
 	code := loaded.Loaded{
-		Linkage: linkage(image), CodeLen: codeLen, Heap: l.src.heap(stubbed), WasmSize: l.src.size(),
+		Linkage: linkage(image), CodeLen: codeLen, Heap: l.src.heap(image, stubbed), WasmSize: l.src.size(),
 	}
 	if code.WasmSize > lightModule || l.c.opts.RequireHit {
 		code.Image = image
@@ -269,7 +269,7 @@ func (l *loading) direct(ctx context.Context, once bool) (*loaded.Code, error) {
 		return nil, err
 	}
 	code := loaded.Loaded{
-		Linkage: linkage(image), CodeLen: codeGrowth * int64(len(image)), Heap: l.src.heap(false), WasmSize: len(image), Once: once,
+		Linkage: linkage(image), CodeLen: codeGrowth * int64(len(image)), Heap: l.src.heap(image, false), WasmSize: len(image), Once: once,
 	}
 	if !once {
 		code.Image = image

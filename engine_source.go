@@ -198,26 +198,35 @@ const (
 	heapPerElement = 40  // or half of that, where their indices take two bytes each
 	heapPerData    = 72  // segment
 	heapPerName    = 32  // of a function or a local
+	heapPerCustom  = 64  // section
 	heapPerLocal   = 8   // that is declared, in a module that is decoded in full
 	heapPerByte    = 16  // of types, imports, exports, globals
 	heapPerRawByte = 1   // of data and custom sections, and of bodies
 )
 
-// heap returns about how much memory wazero takes to describe the module, or its stub.
-func (s *source) heap(stubbed bool) int64 {
-	o, locals := s.outline(), int64(0)
-	if !stubbed {
-		s.read(func(wasm []byte) { locals = wasmbin.DeclaredLocals(wasm) })
-	}
+// heap returns about how much memory wazero takes to describe the module, or the stub that is its image.
+func (s *source) heap(image []byte, stubbed bool) int64 {
+	o, more := s.outline(), int64(0)
+	s.read(func(wasm []byte) {
+		if !stubbed {
+			more = heapPerLocal * wasmbin.DeclaredLocals(wasm)
+		}
+		if s.e.conf.DebugInfo && (o == nil || o.HasDebug) {
+			more += wasmbin.DebugSize(wasm)
+		}
+	})
 	if o == nil {
-		return heapOfModule + heapPerElement*int64(s.size()) + heapPerLocal*locals // whatever is in it
+		return heapOfModule + heapPerElement*int64(s.size()) + more // whatever is in it
 	}
 	described, raw := o.Described()
+	segments := o.DataSegments
 	if !stubbed {
 		raw += o.CodeSize()
+	} else if of := outlineOf(image); of != nil {
+		segments = of.DataSegments // some of which a stub has put together
 	}
-	return heapOfModule + heapPerLocal*locals + heapPerType*int64(o.Types) + heapPerFunc*int64(o.DefinedFuncs) + heapPerElement*int64(o.ElementsSize()) +
-		heapPerData*int64(o.DataSegments) + heapPerName*int64(o.Names) + heapPerByte*int64(described) + heapPerRawByte*int64(raw)
+	return heapOfModule + more + heapPerCustom*int64(o.Customs) + heapPerType*int64(o.Types) + heapPerFunc*int64(o.DefinedFuncs) + heapPerElement*int64(o.ElementsSize()) +
+		heapPerData*int64(segments) + heapPerName*int64(o.Names) + heapPerByte*int64(described) + heapPerRawByte*int64(raw)
 }
 
 // compilePerByte is what wazero takes for a byte of the code section, on one core: from

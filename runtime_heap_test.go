@@ -2,6 +2,7 @@ package modcache_test
 
 import (
 	"bytes"
+	"encoding/binary"
 	"runtime"
 	"strings"
 	"testing"
@@ -140,5 +141,30 @@ func TestRuntimeRetainsNoMoreThanItSays(t *testing.T) {
 			t.Logf("%d bytes by the metrics, %d more on the heap", retained, after.HeapAlloc-before.HeapAlloc)
 			require.Greater(t, retained, uint64(20*many*8))
 		})
+	}
+}
+
+// TestRuntimeRetainsNoOverlappingDWARF: modules of 50 kB take 75 MB each.
+func TestRuntimeRetainsNoOverlappingDWARF(t *testing.T) {
+	needsCompiler(t)
+	const tables = 100
+	var info, abbrevs []byte
+	for i := range tables {
+		info = append(info, 8, 0, 0, 0, 4, 0)
+		info = append(binary.LittleEndian.AppendUint32(info, uint32(len(abbrevs))), 4, 0)
+		abbrevs = append(append(abbrevs, wasmtest.U32(uint32(1+i))...), 0x11, 0, 0, 0)
+	}
+	c := newCache(t, modcache.NewMemory(nil), nil)
+	r := newRuntime(t, c, nil)
+	require.NoError(t, compile(t, r, chainWasm).Close(bg))
+	require.EqualValues(t, 1, c.Metrics().Retained)
+	for i, abbrevs := range [][]byte{append(abbrevs, 0), {1, 0x11, 0, 0, 0, 0}} { // overlapping, and a single one
+		var m wasmtest.Module
+		m.Func(m.Type(nil, nil), "", bytes.Repeat([]byte{1}, 17_000+i)...)
+		for name, content := range map[string][]byte{".debug_info": info[:12*(1+(1-i)*(tables-1))], ".debug_abbrev": abbrevs, ".debug_line": {0}, ".debug_str": {0}, ".debug_ranges": {0}} {
+			m.Custom(name, content)
+		}
+		require.NoError(t, compile(t, r, m.Bytes()).Close(bg))
+		require.EqualValues(t, 1+i, c.Metrics().Retained, "and it has nothing else dropped")
 	}
 }

@@ -93,11 +93,12 @@ func (c *Code) release(n int) (free []wazero.CompiledModule) {
 	if c.users > 0 || c.unused != nil {
 		return nil
 	}
-	if c.e.retired || c.once || c.lost() {
+	r := c.e.r
+	if c.e.retired || c.once || c.lost() || c.size() > r.retain { // which would take the place of all others, and go with them
 		return c.drop()
 	}
-	r := c.e.r
 	c.unused = r.unused.PushFront(c)
+	r.retained++
 	r.bytes += c.size()
 	return r.shrink()
 }

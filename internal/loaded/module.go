@@ -190,8 +190,12 @@ func (u *use) hold() {
 // release is the inverse of hold; it returns what is to be closed once the lock is free. What the first runtime has of
 // the code counts with that, but what others have in addition by itself: any number of them may have it, and hold it no more.
 func (u *use) release() (free []wazero.CompiledModule) {
-	if u.holds--; u.holds == 0 && u.code.only != u {
-		r := u.l.e.r
+	r := u.l.e.r
+	switch u.holds--; {
+	case u.holds != 0 || u.code.only == u:
+	case u.size() > r.retain:
+		free = u.drop()
+	default:
 		u.spare = r.unused.PushFront(u)
 		r.bytes += u.size()
 		free = r.shrink()

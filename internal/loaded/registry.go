@@ -26,12 +26,13 @@ type Registry struct {
 	retain  int64          // bytes that code which nobody uses may take
 	running sync.WaitGroup // loads and checks
 
-	mu     sync.Mutex
-	closed bool
-	unused list.List            // of *Code, and of *use of code that others use or had first; most recently used in front
-	bytes  int64                // in unused
-	idle   list.List            // of *Engine that no runtime uses, most recently used in front
-	pinned map[*ledger]struct{} // that have pins
+	mu       sync.Mutex
+	closed   bool
+	unused   list.List            // of *Code, and of *use of code that others use or had first; most recently used in front
+	bytes    int64                // in unused
+	retained int                  // of *Code in unused
+	idle     list.List            // of *Engine that no runtime uses, most recently used in front
+	pinned   map[*ledger]struct{} // that have pins
 }
 
 // New returns the books for engines that retain up to so many bytes of code that nobody
@@ -119,13 +120,7 @@ func (r *Registry) Retained() int {
 	r.releaseClosed()
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	n := 0
-	for e := r.unused.Front(); e != nil; e = e.Next() {
-		if _, ok := e.Value.(*Code); ok {
-			n++
-		}
-	}
-	return n
+	return r.retained
 }
 
 // RetainedBytes returns what that code takes, and what runtimes have that use some no more, though others do.
@@ -200,6 +195,7 @@ func (e *Engine) retire() (free []wazero.CompiledModule) {
 func (r *Registry) reuse(c *Code) {
 	r.unused.Remove(c.unused)
 	c.unused = nil
+	r.retained--
 	r.bytes -= c.size()
 }
 

@@ -44,6 +44,7 @@ type Section struct {
 type Outline struct {
 	Sections      []Section // in the order of the module, without custom ones, of which there may be millions
 	Custom        int       // bytes in those
+	Customs       int       // how many those are
 	Types         uint32
 	ImportedFuncs uint32
 	DefinedFuncs  uint32
@@ -98,6 +99,7 @@ func Scan(wasm []byte) (Outline, error) {
 		if s.ID == custom {
 			o.HasDebug = o.HasDebug || bytes.HasPrefix(s.Name, []byte(".debug_"))
 			o.Custom += s.End - s.Body
+			o.Customs++
 			if string(s.Name) == "name" {
 				o.Names += entriesOfNames(newReader(wasm, s.Data, s.End))
 			}
