@@ -120,7 +120,7 @@ type CacheMetrics struct {
 	Coalesced        uint64        `json:"coalesced"`          // callers that were served by somebody else's compile
 	Stubbed          uint64        `json:"stubbed"`            // modules loaded without decoding their bodies
 	Retained         uint64        `json:"retained"`           // compiled modules kept for the next caller, now
-	RetainedBytes    uint64        `json:"retained_bytes"`     // what they take, counted as Options.Retain says, now
+	RetainedBytes    uint64        `json:"retained_bytes"`     // what they take, and what runtimes keep of modules that others use, as Options.Retain says, now
 	RetainedMaxBytes uint64        `json:"retained_max_bytes"` // the limit of RetainedBytes: Options.Retain or its default; 0 if nothing is kept
 	DroppedEvents    uint64        `json:"dropped_events"`     // not reported, because an observer or a logger didn't return from a call
 	Templates        uint64        `json:"templates"`          // made

@@ -27,7 +27,7 @@ func cacheSet(constant prometheus.Labels) set[modcache.CacheMetrics] {
 	s.counter("coalesced_total", "Callers that were served by somebody else's compile.", func(m M) uint64 { return m.Coalesced })
 	s.counter("stubbed_total", "Modules loaded without decoding their bodies.", func(m M) uint64 { return m.Stubbed })
 	s.gauge("retained_modules", "Compiled modules kept for the next caller.", func(m M) uint64 { return m.Retained })
-	s.gauge("retained_bytes", "Memory that they take: machine code and what describes it.", func(m M) uint64 { return m.RetainedBytes })
+	s.gauge("retained_bytes", "Memory that they take, and what runtimes keep of modules that others use: machine code and what describes it.", func(m M) uint64 { return m.RetainedBytes })
 	s.gauge("retained_max_bytes", "The limit of that; 0 if nothing is kept.", func(m M) uint64 { return m.RetainedMaxBytes })
 	s.counter("dropped_events_total", "Events not reported, because an observer or a logger did not return.", func(m M) uint64 { return m.DroppedEvents })
 	s.counter("templates_total", "Templates made.", func(m M) uint64 { return m.Templates })

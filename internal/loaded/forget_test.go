@@ -88,3 +88,22 @@ func TestCodeIsDroppedBeforeItsOwnerIsFound(t *testing.T) {
 	f.forget()
 	require.Zero(t, e.owners)
 }
+
+// TestHandleThatIsForgotten counts what its runtime has of the code as one that is closed does.
+func TestHandleThatIsForgotten(t *testing.T) {
+	r := New(1 << 20)
+	e := r.NewEngine()
+	first, second := open(e), open(e)
+	m, _ := first.loadAs(t, Key{1}, Loaded{Native: "native", CodeLen: 100, Heap: 10 << 10})
+	theirs := second.Find(Key{1})
+	theirs.use.forget()
+	require.EqualValues(t, 10<<10, r.RetainedBytes())
+	require.Zero(t, r.Retained(), "the other runtime uses the module")
+	require.Same(t, theirs, second.Find(Key{1}))
+	require.Zero(t, r.RetainedBytes())
+	theirs.Release()
+	m.Release()
+	require.Equal(t, 1, r.Retained())
+	require.NoError(t, closed(first))
+	require.NoError(t, closed(second))
+}
