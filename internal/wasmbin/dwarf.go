@@ -37,7 +37,10 @@ func DebugSize(wasm []byte) int64 {
 	size, read := int64(0), 0
 	tables := map[uint64]bool{}
 	for len(info) > 0 {
-		at, rest := unit(info, order)
+		at, rest, ok := unit(info, order)
+		if !ok {
+			return tooMuch
+		}
 		info = rest
 		size += dwarfUnit
 		if tables[at] || at >= uint64(len(abbrevs)) {
@@ -46,35 +49,37 @@ func DebugSize(wasm []byte) int64 {
 		tables[at] = true
 		r := newReader(abbrevs, int(at), len(abbrevs))
 		size += r.abbrevs()
-		if read += r.pos - int(at); read > 2*len(abbrevs) {
+		if read += r.pos - int(at); read > 2*len(abbrevs) || r.err != nil { // in whose place another reader may go on
 			return tooMuch
 		}
-		size = min(size, tooMuch)
 	}
 	return size
 }
 
-// unit returns where the abbreviations of the first unit are, and what is behind the unit.
-func unit(info []byte, order binary.ByteOrder) (abbrevs uint64, rest []byte) {
-	const none = math.MaxUint64
+// unit returns where the abbreviations of the first unit are, and what is behind the unit. ok is false where another reader may
+// see another unit.
+func unit(info []byte, order binary.ByteOrder) (abbrevs uint64, rest []byte, ok bool) {
 	offset := func(b []byte) uint64 { return uint64(order.Uint32(b)) }
 	wide := 4
 	if len(info) >= 4 && order.Uint32(info) == math.MaxUint32 {
 		info, offset, wide = info[4:], order.Uint64, 8
 	}
 	if len(info) < wide || offset(info) > uint64(len(info)-wide) {
-		return none, nil
+		return 0, nil, false
 	}
 	size := int(offset(info))
 	u, rest := info[wide:][:size], info[wide+size:]
+	if size == 0 { // padding
+		return math.MaxUint64, rest, true
+	}
 	at := 2
 	if len(u) >= 2 && order.Uint16(u) >= 5 {
 		at = 4 // behind a type and the size of an address
 	}
 	if len(u) < at+wide {
-		return none, nil
+		return 0, nil, false
 	}
-	return offset(u[at:]), rest
+	return offset(u[at:]), rest, true
 }
 
 // abbrevs reads one table and returns about what it takes.
@@ -95,9 +100,6 @@ func (r *reader) abbrevs() (size int64) {
 			}
 			size += dwarfField
 		}
-	}
-	if r.err != nil { // in a way in which another reader may go on
-		return tooMuch
 	}
 	return size
 }

@@ -1,6 +1,7 @@
 package wasmbin
 
 import (
+	"debug/dwarf"
 	"encoding/binary"
 	"os"
 	"path/filepath"
@@ -59,4 +60,27 @@ func TestDebugSize(t *testing.T) {
 	require.NoError(t, err)
 	require.Greater(t, DebugSize(wasm), int64(10_000))
 	require.Less(t, DebugSize(wasm), int64(len(wasm)))
+}
+
+// FuzzDebugSize: whoever else reads it in whatever way, it has a size, and at least that of an entry that is found.
+func FuzzDebugSize(f *testing.F) {
+	f.Add([]byte("\x08\x00\x00\x00\x04\x00\x00\x00\x00\x00\x08\x00"), []byte("\x01\x11\x00\x03\x08\x00\x00\x00"))
+	f.Add([]byte("\x00\x00\x00\x0a\x00\x05\x01\x08\x00\x00\x00\x00\x08\x00"), []byte("\x01\x11\x00\x03\x21\x7f\x00\x00\x00"))
+	f.Add([]byte("\xff\xff\xff\xff\x0c\x00\x00\x00\x00\x00\x00\x00\x04\x00\x00\x00\x00\x00\x00\x00\x00\x00\x08\x00"), []byte{0})
+	f.Add([]byte("\xff\xff\xff\xff\x0c\x00\x00\x000000\x04\x00\x00\x00\x00\x00\x00\x00\x00\x0000"), []byte("000"))
+	f.Fuzz(func(t *testing.T, info, abbrevs []byte) {
+		var m wasmtest.Module
+		m.Custom(".debug_info", info)
+		m.Custom(".debug_abbrev", abbrevs)
+		size := DebugSize(m.Bytes())
+		require.GreaterOrEqual(t, size, int64(0))
+		require.LessOrEqual(t, size, tooMuch)
+		d, err := dwarf.New(abbrevs, nil, nil, info, nil, nil, nil, nil)
+		if err != nil {
+			return
+		}
+		if e, _ := d.Reader().Next(); e != nil && e.Tag != 0 {
+			require.GreaterOrEqual(t, size, int64(dwarfUnit+dwarfAbbrev))
+		}
+	})
 }
