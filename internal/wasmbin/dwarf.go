@@ -18,15 +18,17 @@ const (
 // in several tables, as no compiler makes them, may take millions of times their bytes: more than anybody wants to keep.
 func DebugSize(wasm []byte) int64 {
 	var info, abbrevs []byte
-	sc, err := newScanner(wasm)
-	for err == nil && sc.next() {
-		switch s := sc.section; string(s.Name) { // wazero takes the last
-		case ".debug_info":
-			info = wasm[s.Data:s.End]
-		case ".debug_abbrev":
-			abbrevs = wasm[s.Data:s.End]
+	eachSection(wasm, func(id byte, start, end int) {
+		if id != custom {
+			return
 		}
-	}
+		switch name, data, _ := readName(wasm, start, end); string(name) { // wazero takes the last
+		case ".debug_info":
+			info = wasm[data:end]
+		case ".debug_abbrev":
+			abbrevs = wasm[data:end]
+		}
+	})
 	if len(info) < 6 {
 		return 0
 	}

@@ -47,6 +47,7 @@ func TestDebugSize(t *testing.T) {
 		padded := "\x81\x80\x80\x80\x80\x80\x80\x80\x80\x80\x80\x80\x00" + one[1:]
 		require.EqualValues(t, tooMuch, DebugSize(withDWARF(order, padded+"\x00", 0)), "another reader goes on")
 	}
+	require.EqualValues(t, dwarfUnit+2*abbrev, DebugSize(append([]byte(header+"\x03\x00\x01\x00"), withDWARF(binary.LittleEndian, table, 0)[len(header):]...)), "in whatever order")
 	whole := withDWARF(binary.LittleEndian, table, 0, 0)
 	for n := range whole {
 		DebugSize(whole[:n])

@@ -160,18 +160,25 @@ func entriesOfMap(r *reader) (n int) {
 	return n
 }
 
-// DeclaredLocals counts the locals that functions declare, as far as they can be read, in whatever order sections come.
-func DeclaredLocals(wasm []byte) (n int64) {
+// eachSection calls f for all sections that can be read, in whatever order they are: some releases of wazero take any.
+func eachSection(wasm []byte, f func(id byte, start, end int)) {
 	for r := newReader(wasm, min(len(header), len(wasm)), len(wasm)); !r.done(); {
 		id, size := r.byte(), r.u32()
 		start := r.pos
 		if r.skip(size); r.err != nil {
-			break
+			return
 		}
-		if id == code {
-			n += localsOf(newReader(wasm, start, r.pos))
-		}
+		f(id, start, r.pos)
 	}
+}
+
+// DeclaredLocals counts the locals that functions declare, as far as they can be read.
+func DeclaredLocals(wasm []byte) (n int64) {
+	eachSection(wasm, func(id byte, start, end int) {
+		if id == code {
+			n += localsOf(newReader(wasm, start, end))
+		}
+	})
 	return n
 }
 
