@@ -208,8 +208,9 @@ const (
 func (s *source) heap(image []byte, stubbed bool) int64 {
 	o, more := s.outline(), int64(0)
 	s.read(func(wasm []byte) {
+		more = heapPerName * int64(wasmbin.Names(wasm))
 		if !stubbed {
-			more = heapPerLocal * wasmbin.DeclaredLocals(wasm)
+			more += heapPerLocal * wasmbin.DeclaredLocals(wasm)
 		}
 		if s.e.conf.DebugInfo && (o == nil || o.HasDebug) {
 			more += wasmbin.DebugSize(wasm)
@@ -226,7 +227,7 @@ func (s *source) heap(image []byte, stubbed bool) int64 {
 		segments = of.DataSegments // some of which a stub has put together
 	}
 	return heapOfModule + more + heapPerCustom*int64(o.Customs) + heapPerType*int64(o.Types) + heapPerFunc*int64(o.DefinedFuncs) + heapPerElement*int64(o.ElementsSize()) +
-		heapPerData*int64(segments) + heapPerName*int64(o.Names) + heapPerByte*int64(described) + heapPerRawByte*int64(raw)
+		heapPerData*int64(segments) + heapPerByte*int64(described) + heapPerRawByte*int64(raw)
 }
 
 // compilePerByte is what wazero takes for a byte of the code section, on one core: from

@@ -24,25 +24,27 @@ func (k *keeper) Add(ctx context.Context, key modcache.Key, a *modcache.Artifact
 		ctx = books.KeepAll(ctx)
 	}
 	err := k.Disk.Add(ctx, key, a)
-	k.note(key, err == nil)
+	if err == nil {
+		k.note(key)
+	}
 	return err
 }
 
 func (k *keeper) Get(ctx context.Context, key modcache.Key) (*modcache.Artifact, bool, error) {
 	a, ok, err := k.Disk.Get(ctx, key)
-	k.note(key, ok)
+	if ok {
+		k.note(key)
+	}
 	return a, ok, err
 }
 
-func (k *keeper) note(key modcache.Key, there bool) {
+func (k *keeper) note(key modcache.Key) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if there {
-		if k.keys == nil {
-			k.keys = map[modcache.Key]bool{}
-		}
-		k.keys[key] = true
+	if k.keys == nil {
+		k.keys = map[modcache.Key]bool{}
 	}
+	k.keys[key] = true
 }
 
 // missed says what was stored or found and isn't there any more.

@@ -66,11 +66,14 @@ func unit(info []byte, order binary.ByteOrder) (abbrevs uint64, rest []byte, ok 
 	if len(info) >= 4 && order.Uint32(info) == math.MaxUint32 {
 		info, offset, wide = info[4:], order.Uint64, 8
 	}
-	if len(info) < wide || offset(info) > uint64(len(info)-wide) {
+	if len(info) < wide {
 		return 0, nil, false
 	}
-	size := int(offset(info))
-	u, rest := info[wide:][:size], info[wide+size:]
+	size := offset(info) // once: the bytes may change meanwhile
+	if size > uint64(len(info)-wide) {
+		return 0, nil, false
+	}
+	u, rest := info[wide:][:size], info[wide:][size:]
 	if size == 0 { // padding
 		return math.MaxUint64, rest, true
 	}

@@ -49,7 +49,6 @@ type Outline struct {
 	ImportedFuncs uint32
 	DefinedFuncs  uint32
 	DataSegments  uint32
-	Names         int  // of functions, of locals, and functions that have named locals
 	HasDebug      bool // there is a custom section whose name starts with ".debug_"
 }
 
@@ -100,9 +99,6 @@ func Scan(wasm []byte) (Outline, error) {
 			o.HasDebug = o.HasDebug || bytes.HasPrefix(s.Name, []byte(".debug_"))
 			o.Custom += s.End - s.Body
 			o.Customs++
-			if string(s.Name) == "name" {
-				o.Names += entriesOfNames(newReader(wasm, s.Data, s.End))
-			}
 			continue
 		}
 		r := newReader(wasm, s.Body, s.End)
@@ -127,6 +123,19 @@ func Scan(wasm []byte) (Outline, error) {
 		return o, errorAt(len(wasm), "%d functions but %d bodies", o.DefinedFuncs, codes)
 	}
 	return o, sc.err
+}
+
+// Names counts the entries of sections of names: functions, locals, and functions that have named locals.
+func Names(wasm []byte) (n int) {
+	eachSection(wasm, func(id byte, start, end int) {
+		if id != custom {
+			return
+		}
+		if name, data, _ := readName(wasm, start, end); string(name) == "name" {
+			n += entriesOfNames(newReader(wasm, data, end))
+		}
+	})
+	return n
 }
 
 // entriesOfNames counts what a section of names has, as far as it can be read. Like wazero, it looks for the next subsection where

@@ -29,7 +29,7 @@ func TestScanCountsWhatTakesMemory(t *testing.T) {
 		n.Custom("other", []byte(functions))
 		o, err := Scan(n.Bytes())
 		require.NoError(t, err)
-		require.Equal(t, want, o.Names, "%q", names)
+		require.Equal(t, want, Names(n.Bytes()), "%q", names)
 		require.EqualValues(t, 3, o.DataSegments)
 		require.Equal(t, 6, o.ElementsSize())
 		require.Zero(t, DeclaredLocals(n.Bytes()))
