@@ -58,6 +58,9 @@ type Options struct {
 type Backend struct {
 	repo  *orasremote.Repository
 	close func()
+	// Held while the config is uploaded, which all entries share: docker's registry answers 400 and 500 to those who
+	// upload the same blob at once, or ask for it meanwhile.
+	config chan struct{}
 }
 
 var _ remote.Backend = (*Backend)(nil)
@@ -81,7 +84,7 @@ func New(repository string, o *Options) (*Backend, error) {
 		}
 		v.Credential = unquoted(credentials.Credential(docker))
 	}
-	b := &Backend{close: func() {}}
+	b := &Backend{close: func() {}, config: make(chan struct{}, 1)}
 	if v.Transport == nil {
 		own := http.DefaultTransport.(*http.Transport).Clone()
 		own.DisableCompression = true                                                                   // entries are compressed, and a manifest without a length costs another request
@@ -146,8 +149,7 @@ func (b *Backend) Put(ctx context.Context, key modcache.Key, entry []byte, repla
 	if err := b.push(ctx, layer, entry, replace); err != nil {
 		return understood(err)
 	}
-	// Some registries refuse a manifest without the config that it names.
-	if err := b.push(ctx, ocispec.DescriptorEmptyJSON, ocispec.DescriptorEmptyJSON.Data, false); err != nil {
+	if err := b.pushConfig(ctx); err != nil {
 		return understood(err)
 	}
 	text, err := json.Marshal(ocispec.Manifest{
@@ -171,6 +173,17 @@ func (b *Backend) push(ctx context.Context, d ocispec.Descriptor, content []byte
 		}
 	}
 	return b.repo.Blobs().Push(ctx, d, bytes.NewReader(content))
+}
+
+// pushConfig uploads what the manifests of all entries name, as some registries refuse one without it.
+func (b *Backend) pushConfig(ctx context.Context) error {
+	select {
+	case b.config <- struct{}{}:
+		defer func() { <-b.config }()
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	return b.push(ctx, ocispec.DescriptorEmptyJSON, ocispec.DescriptorEmptyJSON.Data, false)
 }
 
 // Delete implements [remote.Backend]. It deletes the manifest; the registry's garbage collection frees the layer. Many

@@ -2,6 +2,7 @@ package oci_test
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -9,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
@@ -85,6 +87,22 @@ func TestServerDockerRegistry(t *testing.T) {
 	require.EqualValues(t, 1, s.Report().Refused)
 	require.NoError(t, s.Add(t.Context(), key, modcache.NewArtifact([]byte("code"), modcache.Info{})))
 	require.ErrorContains(t, s.Flush(t.Context()), "401")
+}
+
+// TestServerDockerRegistryFirstUploads has the first entries of a repository come at once.
+func TestServerDockerRegistryFirstUploads(t *testing.T) {
+	addr := dockerRegistry(t)
+	dockerConfig(t, addr, "fleet", "secret")
+	for n := range 40 {
+		b := backend(t, fmt.Sprintf("%s/example/%d", addr, n), nil)
+		var errs [8]error
+		var wg sync.WaitGroup
+		for i := range errs {
+			wg.Go(func() { errs[i] = b.Put(t.Context(), modcache.Key{byte(i)}, fmt.Append(nil, n, i), false) })
+		}
+		wg.Wait()
+		require.NoError(t, errors.Join(errs[:]...), "repository %d", n)
+	}
 }
 
 // TestServerDockerRegistryConforms has a repository of its own for each store.
