@@ -140,4 +140,5 @@ func TestCacheRefusesNilModules(t *testing.T) {
 	require.EqualError(t, err, want)
 	_, err = cachetest.NewRuntime(t, c, wazero.NewRuntimeConfigInterpreter()).Compile(t.Context(), nil)
 	require.EqualError(t, err, want)
+	require.Zero(t, r.Key(nil))
 }

@@ -150,9 +150,9 @@ func (c *Cache) pickEngine(ctx context.Context, config wazero.RuntimeConfig, r *
 }
 
 // Key returns the key under which the module's machine code is stored for this
-// runtime. It is zero for a plain wazero runtime.
+// runtime. It is zero for a plain wazero runtime, and for no module.
 func (r *Runtime) Key(m *Module) Key {
-	if r.e == nil {
+	if r.e == nil || m == nil {
 		return Key{}
 	}
 	return r.e.key(m.sum)

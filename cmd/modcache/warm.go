@@ -185,8 +185,12 @@ func findModules(ctx context.Context, operands []string) ([]string, error) {
 		before := len(seen)
 		// The slash makes it walk into a directory behind a symbolic link.
 		err = filepath.WalkDir(operand+string(filepath.Separator), func(name string, d fs.DirEntry, err error) error {
-			if err != nil || ctx.Err() != nil {
-				return cmp.Or(err, ctx.Err())
+			switch {
+			case ctx.Err() != nil:
+				return ctx.Err()
+			case err != nil: // the others can be had: this one fails when it is to be read
+				add(name)
+				return nil
 			}
 			if strings.EqualFold(filepath.Ext(name), ".wasm") && isFile(name, d) {
 				add(name)

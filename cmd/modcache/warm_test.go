@@ -15,6 +15,7 @@ import (
 	"github.com/tetratelabs/wazero/experimental"
 
 	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/internal/cachetest"
 	"github.com/modcache/modcache/internal/wasmtest"
 	"github.com/modcache/modcache/internal/wazerohook"
 )
@@ -53,6 +54,21 @@ func TestWarm(t *testing.T) {
 	results, err := m.ExportedFunction("f").Call(bg)
 	require.NoError(t, err)
 	require.Equal(t, uint64(40*41/2+1), results[0])
+}
+
+func TestWarmWhatCanBeRead(t *testing.T) {
+	needsCompiler(t)
+	if !cachetest.Unprivileged(t) {
+		return
+	}
+	src, _ := modules(t, 2)
+	sub := filepath.Join(src, "closed")
+	require.NoError(t, os.Mkdir(sub, 0))
+	cache := filepath.Join(t.TempDir(), "cache")
+	o := call("warm", "-dir", cache, src).want(t, exitFailed)
+	require.Contains(t, o.out, "2 compiled, 0 present, 1 failed\n")
+	require.Contains(t, o.out+o.err, sub+": permission denied")
+	call("warm", "-dir", cache, "-require", src).want(t, exitFailed)
 }
 
 // TestWarmConfig checks that each flag means the setting of its name.
