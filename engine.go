@@ -54,6 +54,7 @@ func (c *Cache) engineFor(ctx context.Context, rc wazero.RuntimeConfig, r *Runti
 		c: c, conf: conf, config: rc, engines: &wazerocache.Engines{Config: rc},
 		stubs: !c.opts.FullDecode, loaded: c.loaded.NewEngine(),
 	}
+	e.loaded.Tidy = wazerocache.ForgetLines
 	inner, own, err := e.engines.Open(ctx)
 	if err != nil {
 		return nil, err

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"sync"
 
+	"github.com/tetratelabs/wazero"
+
 	"github.com/modcache/modcache/internal/loaded"
 	"github.com/modcache/modcache/internal/wazerocache"
 	"github.com/modcache/modcache/internal/wazerohook"
@@ -211,8 +213,9 @@ func (l *loading) loadEntry(ctx context.Context, entry wazerocache.Source) (_ *l
 		l.c.counters.stubbed.Add(1)
 	}
 	code := loaded.Loaded{
-		Linkage: linkage(image), CodeLen: codeLen, Heap: l.src.heap(image, stubbed), WasmSize: l.src.size(),
+		Linkage: linkage(image), CodeLen: codeLen, Heap: l.src.heap(image, stubbed) + got.Heap(), WasmSize: l.src.size(),
 	}
+	l.trace(&code, cm)
 	if code.WasmSize > lightModule || l.c.opts.RequireHit {
 		code.Image = image
 		if code.Native, err = l.r.native(cm); err != nil {
@@ -220,6 +223,18 @@ func (l *loading) loadEntry(ctx context.Context, entry wazerocache.Source) (_ *l
 		}
 	}
 	return l.r.loaded.NewCode(l.src.key, code, cm), nil
+}
+
+// trace has the lines that wazero reads for stack traces forgotten while nobody uses the code. Where that can't be, it isn't
+// retained.
+func (l *loading) trace(code *loaded.Loaded, cm wazero.CompiledModule) {
+	if o := l.src.outline(); !l.e.conf.DebugInfo || o != nil && !o.HasDebug {
+		return
+	}
+	code.Traced = true
+	if !wazerohook.ForgetLines(wazerocache.Inner(cm)) {
+		code.Once = true
+	}
 }
 
 // predictFrom is the size of an image from which it pays to start another goroutine.
@@ -271,6 +286,7 @@ func (l *loading) direct(ctx context.Context, once bool) (*loaded.Code, error) {
 	code := loaded.Loaded{
 		Linkage: linkage(image), CodeLen: codeGrowth * int64(len(image)), Heap: l.src.heap(image, false), WasmSize: len(image), Once: once,
 	}
+	l.trace(&code, cm)
 	if !once {
 		code.Image = image
 		if code.Native, err = l.r.native(cm); err != nil {

@@ -190,17 +190,20 @@ func (s *source) codeSize() int {
 }
 
 // What wazero takes to describe a module. With it, a module counts for 0.95 to 1.25 times what
-// the process grows by: with 10 to 10,000 functions, 300 types, 1,000 exports, or much data.
+// the process grows by, with 10 to 10,000 functions, 300 types, 1,000 exports, or much data, and for the definitions
+// of its functions, which may be made at any time.
 const (
 	heapOfModule   = 2 << 10
 	heapPerType    = 192 // its entry points, which are code
 	heapPerFunc    = 80  // its body in a stub, and where its code begins
+	heapPerDef     = 192 // of a function, which has the name of the module: made of all, once one is asked for or a call fails
 	heapPerElement = 40  // or half of that, where their indices take two bytes each
 	heapPerData    = 72  // segment
-	heapPerName    = 32  // of a function or a local
+	heapPerName    = 48  // of a function or a local
 	heapPerCustom  = 64  // section
 	heapPerLocal   = 8   // that is declared, in a module that is decoded in full
 	heapPerByte    = 16  // of types, imports, exports, globals
+	heapPerParam   = 16  // byte of types, in code that enters a function
 	heapPerRawByte = 1   // of data and custom sections, and of bodies
 )
 
@@ -208,7 +211,13 @@ const (
 func (s *source) heap(image []byte, stubbed bool) int64 {
 	o, more := s.outline(), int64(0)
 	s.read(func(wasm []byte) {
-		more = heapPerName * int64(wasmbin.Names(wasm))
+		names := wasmbin.NamesIn(wasm)
+		more = heapPerName*int64(names.Entries) + int64(names.Functions)
+		funcs := int64(len(wasm)) / 4 // no more have room
+		if o != nil {
+			funcs = int64(o.ImportedFuncs) + int64(o.DefinedFuncs)
+		}
+		more += (heapPerDef + int64(names.Module)) * funcs
 		if !stubbed {
 			more += heapPerLocal * wasmbin.DeclaredLocals(wasm)
 		}
@@ -227,7 +236,7 @@ func (s *source) heap(image []byte, stubbed bool) int64 {
 		segments = of.DataSegments // some of which a stub has put together
 	}
 	return heapOfModule + more + heapPerCustom*int64(o.Customs) + heapPerType*int64(o.Types) + heapPerFunc*int64(o.DefinedFuncs) + heapPerElement*int64(o.ElementsSize()) +
-		heapPerData*int64(segments) + heapPerByte*int64(described) + heapPerRawByte*int64(raw)
+		heapPerData*int64(segments) + heapPerByte*int64(described) + heapPerParam*int64(o.TypesSize()) + heapPerRawByte*int64(raw)
 }
 
 // compilePerByte is what wazero takes for a byte of the code section, on one core: from

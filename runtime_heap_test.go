@@ -111,9 +111,22 @@ func TestRuntimeRetainsNoMoreThanItSays(t *testing.T) {
 				m.Func(typ, "")
 			}
 		},
+		"trap, all functions having the name of the module": func(m *wasmtest.Module) {
+			typ := m.Type(nil, nil)
+			for range 1000 {
+				m.Func(typ, "")
+			}
+			m.Body(typ, "trap", []byte{0, 0, 0x0b})
+			name := append(wasmtest.U32(many/10), strings.Repeat("m", many/10)...)
+			m.Custom("name", append(append([]byte{0}, wasmtest.U32(uint32(len(name)))...), name...))
+		},
+		"trap with lines": func(m *wasmtest.Module) {
+			m.Body(m.Type(nil, nil), "trap", []byte{0, 0, 0x0b})
+			linesOf(m, 2*many)
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			full := strings.HasSuffix(name, "in full")
+			full, traps := strings.HasSuffix(name, "in full"), strings.HasPrefix(name, "trap")
 			c := newCache(t, modcache.NewMemory(&modcache.MemoryOptions{MaxBytes: 1}), &modcache.Options{FullDecode: full})
 			r := newRuntime(t, c, nil)
 			use := func(i int) {
@@ -124,7 +137,16 @@ func TestRuntimeRetainsNoMoreThanItSays(t *testing.T) {
 					r, m = newRuntime(t, c, nil), wasmtest.Module{}
 					fill(&m)
 				}
-				require.NoError(t, compile(t, r, m.Bytes()).Close(bg))
+				compiled := compile(t, r, m.Bytes())
+				if traps {
+					mod, err := r.InstantiateModule(bg, compiled, anonymous())
+					require.NoError(t, err)
+					_, err = mod.ExportedFunction("trap").Call(bg)
+					require.ErrorContains(t, err, "unreachable")
+					require.Equal(t, name == "trap with lines", strings.Contains(err.Error(), "file.c"))
+					require.NoError(t, mod.Close(bg))
+				}
+				require.NoError(t, compiled.Close(bg))
 			}
 			use(0)
 			var before, after runtime.MemStats
@@ -139,8 +161,29 @@ func TestRuntimeRetainsNoMoreThanItSays(t *testing.T) {
 				return float64(after.HeapAlloc)-float64(before.HeapAlloc) < 1.5*float64(retained)
 			})
 			t.Logf("%d bytes by the metrics, %d more on the heap", retained, after.HeapAlloc-before.HeapAlloc)
-			require.Greater(t, retained, uint64(20*many*8))
+			if name != "trap with lines" {
+				require.Greater(t, retained, uint64(20*many*8))
+			}
 		})
+	}
+}
+
+// linesOf adds debug info to a module: a single unit, and a table of so many lines.
+func linesOf(m *wasmtest.Module, lines int) {
+	u32 := func(n int) []byte { return binary.LittleEndian.AppendUint32(nil, uint32(n)) }
+	sized := func(parts ...[]byte) []byte {
+		all := bytes.Join(parts, nil)
+		return append(u32(len(all)), all...)
+	}
+	header := []byte{1, 1, 1, 0xff, 4, 13, 0, 1, 1, 1, 1, 0, 0, 0, 1, 0, 0, 1, 0, 'f', 'i', 'l', 'e', '.', 'c', 0, 0, 0, 0, 0}
+	line := bytes.Repeat([]byte{13 + 4 + 2}, lines) // opcodes: each is one byte and one line further
+	for name, content := range map[string][]byte{
+		".debug_abbrev": {1, 0x11, 0, 0x11, 1, 0x12, 6, 0x10, 0x17, 0, 0, 0}, // a unit with low_pc, high_pc and stmt_list
+		".debug_info":   sized([]byte{4, 0}, u32(0), []byte{4, 1}, u32(1), u32(1<<20), u32(0)),
+		".debug_line":   sized([]byte{4, 0}, sized(header), line, []byte{0, 1, 1}),
+		".debug_str":    {0}, ".debug_ranges": {0},
+	} {
+		m.Custom(name, content)
 	}
 }
 

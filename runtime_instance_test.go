@@ -5,7 +5,6 @@ import (
 	"errors"
 	"runtime"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -85,17 +84,12 @@ func TestRuntimeRetainedCodeSurvivesIt(t *testing.T) {
 func TestRuntimeRetainIsLRU(t *testing.T) {
 	needsCompiler(t)
 	modules := [][]byte{wasmtest.Sum(1000, 1000), wasmtest.Sum(1000, 2000), wasmtest.Sum(1000, 3000)}
-	var size atomic.Int64
 	s := &storetest.Fake{}
-	cold := newCache(t, s, &modcache.Options{OnEvent: func(e modcache.Event) {
-		if e.Kind == modcache.EventStored {
-			size.Store(e.Bytes)
-		}
-	}})
-	require.NoError(t, cold.Warm(bg, nil, modcache.NewModule(modules[0]), modcache.NewModule(modules[1]), modcache.NewModule(modules[2])))
-
-	const perCode = 2 // wazero's description of so many functions takes as much as their code
-	c := newCache(t, s, &modcache.Options{Retain: perCode * size.Load() * 5 / 2})
+	roomy := newCache(t, s, nil)
+	for _, wasm := range modules {
+		require.NoError(t, compile(t, newRuntime(t, roomy, nil), wasm).Close(bg))
+	}
+	c := newCache(t, s, &modcache.Options{Retain: int64(roomy.Metrics().RetainedBytes) / 3 * 5 / 2})
 	r := newRuntime(t, c, nil)
 	use := func(i int) (lookups uint64) {
 		before := c.Metrics().Lookups

@@ -21,6 +21,7 @@ type Loaded struct {
 	CodeLen  int64
 	Heap     int64 // about what wazero takes beside the code and the image
 	WasmSize int   // bytes of the module
+	Traced   bool  // [Engine.Tidy] is to see it while nobody uses it
 	Once     bool  // it isn't retained
 }
 
@@ -33,6 +34,7 @@ type Code struct {
 	wasmSize int
 	e        *Engine
 	key      Key
+	traced   bool
 	once     bool
 
 	// Guarded by Registry.mu.
@@ -41,6 +43,7 @@ type Code struct {
 	others map[*use]struct{} // those of all others; nil until there are any
 	users  int               // handles and instances over all runtimes, and callers who wait for them
 	unused *list.Element     // while users is 0
+	tidied *list.Element     // while users is 0, if it is traced
 	by     *Owner            // whose runtime compiled cm; nil once the code is in the books
 	cm     wazero.CompiledModule
 }
@@ -49,7 +52,7 @@ type Code struct {
 func (o *Owner) NewCode(key Key, l Loaded, cm wazero.CompiledModule) *Code {
 	return &Code{
 		image: l.Image, native: l.Native, linkage: l.Linkage, mapped: Footprint(l.CodeLen), heap: int64(len(l.Image)) + l.Heap,
-		wasmSize: l.WasmSize, once: l.Once, e: o.e, key: key, by: o, cm: cm,
+		wasmSize: l.WasmSize, traced: l.Traced, once: l.Once, e: o.e, key: key, by: o, cm: cm,
 	}
 }
 
@@ -100,7 +103,36 @@ func (c *Code) release(n int) (free []wazero.CompiledModule) {
 	c.unused = r.unused.PushFront(c)
 	r.retained++
 	r.bytes += c.size()
+	if c.traced {
+		r.tidy(c)
+	}
 	return r.shrink()
+}
+
+// tidy tidies c, which nobody uses any more, and a few of those that were tidied before: an instance may be closed
+// before its last call ends.
+func (r *Registry) tidy(c *Code) {
+	c.tidied = r.traced.PushFront(c)
+	for range min(step, r.traced.Len()) {
+		next := r.traced.Front()
+		r.traced.MoveToBack(next)
+		next.Value.(*Code).tidy()
+	}
+}
+
+// tidy has wazero forget what it has gathered in c and its modules.
+func (c *Code) tidy() {
+	tidy := c.e.Tidy
+	if tidy == nil {
+		return
+	}
+	tidy(nil, c.native)
+	if c.only != nil {
+		tidy(c.only.module(), nil)
+	}
+	for u := range c.others {
+		tidy(u.module(), nil)
+	}
 }
 
 // forget is drop if c is retained.

@@ -31,6 +31,7 @@ type Registry struct {
 	unused   list.List            // of *Code, and of *use of code that others use or had first; most recently used in front
 	bytes    int64                // in unused
 	retained int                  // of *Code in unused
+	traced   list.List            // of *Code in unused to tidy again
 	idle     list.List            // of *Engine that no runtime uses, most recently used in front
 	pinned   map[*ledger]struct{} // that have pins
 }
@@ -50,6 +51,10 @@ type Engine struct {
 	// Share, if set before the first owner, returns the code of a module for the engines of other runtimes,
 	// or nil if it can't be had. It must not use the books.
 	Share func(wazero.CompiledModule) (native any)
+
+	// Tidy, if set before the first owner, has wazero forget what it gathers in a module of [Loaded.Traced] code, and in the code, while they are in
+	// use; either may be nil. It is called under the lock, and must not use the books.
+	Tidy func(cm wazero.CompiledModule, native any)
 
 	r      *Registry
 	loads  flight.Group[Key, *Code]
@@ -195,6 +200,10 @@ func (e *Engine) retire() (free []wazero.CompiledModule) {
 func (r *Registry) reuse(c *Code) {
 	r.unused.Remove(c.unused)
 	c.unused = nil
+	if c.tidied != nil {
+		r.traced.Remove(c.tidied)
+		c.tidied = nil
+	}
 	r.retained--
 	r.bytes -= c.size()
 }

@@ -58,6 +58,9 @@ func (o *Outline) CodeSize() int { return o.size(code) }
 // ElementsSize returns the length of what fills tables.
 func (o *Outline) ElementsSize() int { return o.size(elements) }
 
+// TypesSize returns the length of the section of types.
+func (o *Outline) TypesSize() int { return o.size(types) }
+
 func (o *Outline) size(id byte) (n int) {
 	for _, s := range o.Sections {
 		if s.ID == id {
@@ -125,48 +128,64 @@ func Scan(wasm []byte) (Outline, error) {
 	return o, sc.err
 }
 
-// Names counts the entries of sections of names: functions, locals, and functions that have named locals.
-func Names(wasm []byte) (n int) {
+// Names is what sections of names have.
+type Names struct {
+	Entries   int // functions, locals, and functions that have named locals
+	Functions int // bytes of their names
+	Module    int // bytes of the longest of its name
+}
+
+// NamesIn returns what the sections of names in a module have, as far as they can be read.
+func NamesIn(wasm []byte) (n Names) {
 	eachSection(wasm, func(id byte, start, end int) {
 		if id != custom {
 			return
 		}
 		if name, data, _ := readName(wasm, start, end); string(name) == "name" {
-			n += entriesOfNames(newReader(wasm, data, end))
+			n.add(newReader(wasm, data, end))
 		}
 	})
 	return n
 }
 
-// entriesOfNames counts what a section of names has, as far as it can be read. Like wazero, it looks for the next subsection where
+// add adds what a section of names has. Like wazero, it looks for the next subsection where
 // the names of the last one end, whatever size that has.
-func entriesOfNames(r reader) (n int) {
+func (n *Names) add(r reader) {
 	const module, functions, locals = 0, 1, 2
 	for !r.done() && r.err == nil {
 		switch id, size := r.byte(), r.u32(); id {
 		case module:
-			r.skip(r.u32())
+			n.Module = max(n.Module, r.name())
 		case functions:
-			n += entriesOfMap(&r)
+			n.Functions += n.addMap(&r)
 		case locals:
 			for f := r.u32(); f > 0 && r.err == nil; f-- {
 				r.u32()
-				n += 1 + entriesOfMap(&r)
+				n.Entries++
+				n.addMap(&r)
 			}
 		default:
 			r.skip(size)
 		}
 	}
-	return n
 }
 
-func entriesOfMap(r *reader) (n int) {
+// addMap adds the entries of a map, and returns the bytes of their names.
+func (n *Names) addMap(r *reader) (size int) {
 	for i := r.u32(); i > 0 && r.err == nil; i-- {
 		r.u32()
-		r.skip(r.u32())
-		n++
+		size += r.name()
+		n.Entries++
 	}
-	return n
+	return size
+}
+
+// name skips a name, and returns its length.
+func (r *reader) name() int {
+	size := r.u32()
+	start := r.pos
+	r.skip(size)
+	return r.pos - start
 }
 
 // eachSection calls f for all sections that can be read, in whatever order they are: some releases of wazero take any.

@@ -15,21 +15,22 @@ func TestScanCountsWhatTakesMemory(t *testing.T) {
 	m.Section(11, []byte{3, 1, 0, 1, 0, 1, 0})
 	m.Section(9, []byte{1, 1, 0, 2, 0, 0})
 	const module, functions, locals, others = "\x00\x02\x01m", "\x01\x07\x02\x00\x01a\x01\x01b", "\x02\x09\x02\x00\x01\x00\x01x\x01\x00", "\x07\x02\x00\x00"
-	for names, want := range map[string]int{
-		"":                                      0,
-		functions:                               2,
-		locals:                                  3,
-		module + functions + locals + others:    5,
-		others + locals + functions:             5,
-		"\x02\x00\x02\x00\x01\x00\x01x\x01\x00": 3, // without the size
-		"\x01\x80":                              0,
+	for names, want := range map[string]Names{
+		"":                                      {},
+		functions:                               {2, 2, 0},
+		locals:                                  {3, 0, 0},
+		module + functions + locals + others:    {5, 2, 1},
+		module + others + "\x00\x04\x03mod":     {0, 0, 3},
+		others + locals + functions:             {5, 2, 0},
+		"\x02\x00\x02\x00\x01\x00\x01x\x01\x00": {3, 0, 0}, // without the size
+		"\x01\x80":                              {},
 	} {
 		n := m
 		n.Custom("name", []byte(names))
 		n.Custom("other", []byte(functions))
 		o, err := Scan(n.Bytes())
 		require.NoError(t, err)
-		require.Equal(t, want, Names(n.Bytes()), "%q", names)
+		require.Equal(t, want, NamesIn(n.Bytes()), "%q", names)
 		require.EqualValues(t, 3, o.DataSegments)
 		require.Equal(t, 6, o.ElementsSize())
 		require.Zero(t, DeclaredLocals(n.Bytes()))

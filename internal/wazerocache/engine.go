@@ -138,6 +138,16 @@ func CodeOf(cm wazero.CompiledModule) *wazerohook.Code {
 	return c.e.Code(id)
 }
 
+// ForgetLines is [wazerohook.ForgetLines] for a module that Compile has returned, and for the code of one. Either may be nil.
+func ForgetLines(cm wazero.CompiledModule, code any) {
+	if c, ok := cm.(compiled); ok {
+		wazerohook.ForgetLines(c.CompiledModule)
+	}
+	if c, ok := code.(*wazerohook.Code); ok {
+		c.ForgetLines()
+	}
+}
+
 // Code returns the code that the engine has loaded under id, or nil if it can't be had.
 func (e *Engine) Code(id [32]byte) *wazerohook.Code {
 	e.using.RLock()

@@ -30,7 +30,8 @@ type Entry struct {
 	head    []byte
 	codeLen int64
 	tail    []byte
-	fetched // the code, if it was
+	heap    int64 // see Heap
+	fetched       // the code, if it was
 }
 
 // AnyFunctions tells ReadEntry that the module isn't at hand to compare with.
@@ -105,6 +106,7 @@ func (e *Entry) checkTail() error {
 			return entryError("source map of %d pairs in %d bytes", count, len(t.b))
 		}
 		pairs := t.next(16 * int(count))
+		e.heap += int64(len(pairs))
 		last := uint64(0)
 		for i := 0; i < len(pairs); i += 16 { // an offset in the wasm, one in the code
 			offset := binary.LittleEndian.Uint64(pairs[i+8:])
@@ -121,6 +123,7 @@ func (e *Entry) checkTail() error {
 		}
 		for i := range tables {
 			clauses := t.uint32()
+			e.heap += 24 + 8*int64(clauses)
 			if uint64(clauses) > uint64(len(t.b)/5) {
 				return entryError("catch table %d has %d clauses in %d bytes", i, clauses, len(t.b))
 			}
@@ -180,6 +183,10 @@ func (e *Entry) CodeLen() int64 {
 	}
 	return e.codeLen
 }
+
+// Heap returns about what wazero keeps of the entry beside the code, apart from where functions begin: the source
+// map of a module with debug info, and tables of catch clauses.
+func (e *Entry) Heap() int64 { return e.heap }
 
 // Equal reports whether content is the entry.
 func (e *Entry) Equal(content io.Reader) bool {

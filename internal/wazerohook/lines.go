@@ -1,0 +1,60 @@
+package wazerohook
+
+import (
+	"reflect"
+	"sync"
+	"unsafe"
+
+	"github.com/tetratelabs/wazero"
+)
+
+// ForgetLines has wazero forget the lines that it has read of a compiled module's debug info: all those of each unit that a stack
+// trace led to, and the module keeps them. Each takes more than a hundred times its bytes, and units may share them. It
+// doesn't wait for a stack trace that is made meanwhile. ok is false if this wazero may keep them where
+// they aren't known to be.
+func ForgetLines(cm wazero.CompiledModule) (ok bool) {
+	v := reflect.ValueOf(cm)
+	if v.Kind() != reflect.Pointer || v.IsNil() || v.Elem().Kind() != reflect.Struct || v.Type().Elem().PkgPath() != wazeroPath {
+		return false
+	}
+	return forgetLines(directField(v.Elem(), "module"))
+}
+
+// ForgetLines is [ForgetLines] for the module that the code was loaded with.
+func (c *Code) ForgetLines() (ok bool) { return forgetLines(directField(c.module, "module")) }
+
+// forgetLines is [ForgetLines] for what a *wasm.Module should be.
+func forgetLines(module reflect.Value) (ok bool) {
+	lines := structIn(module, "DWARFLines")
+	if !lines.IsValid() {
+		return false
+	}
+	if lines.IsNil() {
+		return true
+	}
+	mux, byUnit := directField(lines.Elem(), "mux"), directField(lines.Elem(), "linesPerEntry")
+	if !mux.IsValid() || mux.Type() != reflect.TypeFor[sync.Mutex]() || byUnit.Kind() != reflect.Map {
+		return false
+	}
+	if mu := (*sync.Mutex)(unsafe.Pointer(mux.UnsafeAddr())); mu.TryLock() {
+		defer mu.Unlock()
+		if byUnit.Len() > 0 {
+			settable(byUnit).Set(reflect.MakeMap(byUnit.Type()))
+		}
+	}
+	return true
+}
+
+// structIn returns the field of that name in what pointer points to, if both are pointers to structs.
+func structIn(pointer reflect.Value, name string) reflect.Value {
+	to := func(v reflect.Value) bool {
+		return v.IsValid() && v.Kind() == reflect.Pointer && v.Type().Elem().Kind() == reflect.Struct
+	}
+	if !to(pointer) || pointer.IsNil() {
+		return reflect.Value{}
+	}
+	if f := directField(pointer.Elem(), name); to(f) {
+		return f
+	}
+	return reflect.Value{}
+}
