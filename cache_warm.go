@@ -149,7 +149,7 @@ func (r *Runtime) warm(ctx context.Context, src *source) (size int64, err error)
 		look.miss(src.key)
 		return 0, src.failed(fmt.Errorf("module %v is %w", src.sum, look.missing(src.sum)))
 	}
-	_, keep, err := r.e.compile(ctx, src)
+	_, keep, err := r.e.compile(ctx, src, look)
 	if err != nil {
 		return 0, err
 	}

@@ -21,8 +21,8 @@ import (
 
 // compile compiles the module in an engine of its own. The entry is nil if wazero never offered the
 // code, as its interpreter doesn't. keep stores the code, and must be called; it does nothing if the code can't be
-// checked.
-func (e *engine) compile(ctx context.Context, src *source) (_ *wazerohook.Entry, keep func(), err error) {
+// checked. look hasn't found any.
+func (e *engine) compile(ctx context.Context, src *source, look *lookup) (_ *wazerohook.Entry, keep func(), err error) {
 	c, keep := e.c, func() {}
 	if err := e.prove(); err != nil { // Warm comes here directly
 		return nil, keep, err
@@ -52,6 +52,7 @@ func (e *engine) compile(ctx context.Context, src *source) (_ *wazerohook.Entry,
 		return wazerohook.Unchecked(code), keep, nil
 	}
 	return entry, func() {
+		look.deleteAliases()
 		// It is worth keeping even if everybody has left by now.
 		_, src.added = c.put(src.key, code, Info{Module: src.sum, Name: src.name(), WasmSize: int64(len(wasm)), CompileTime: took})
 		if shared {

@@ -93,7 +93,7 @@ func (l *loading) build(ctx context.Context) (*loaded.Code, error) {
 	if l.small() {
 		l.c.newcomers.stored()
 	}
-	entry, keep, err := l.e.compile(ctx, l.src)
+	entry, keep, err := l.e.compile(ctx, l.src, l.look)
 	if err != nil {
 		return nil, err
 	}

@@ -36,6 +36,7 @@ func (e *engine) fetch(ctx context.Context, key Key, look *lookup) (a *Artifact,
 		}
 		e.c.release(a)
 		if err == nil {
+			look.alias(key)
 			at = e.key(module)
 			if a = look.get(ctx, at); a == nil {
 				again = look.pass(key)

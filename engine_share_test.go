@@ -3,6 +3,7 @@ package modcache_test
 import (
 	"bytes"
 	"encoding/binary"
+	"fmt"
 	"slices"
 	"testing"
 
@@ -222,5 +223,57 @@ func TestRuntimeLyingAliases(t *testing.T) {
 			require.EqualValues(t, 300*301/2+5, call(t, r, compiled))
 			require.LessOrEqual(t, c.Metrics().Compiles, uint64(1))
 		})
+	}
+}
+
+// TestCacheReplacesIdleAliases: the code that an alias led to goes, in whatever way, and the next start compiles. The one after
+// that finds what it has stored, which the alias must not keep out.
+func TestCacheReplacesIdleAliases(t *testing.T) {
+	needsCompiler(t)
+	all := spellings(t)
+	stores := map[string]func(dir string) modcache.Store{
+		"disk": func(dir string) modcache.Store { return openDisk(t, dir, nil) },
+		"layers": func(dir string) modcache.Store {
+			return layered(t, nil, modcache.Layer{Store: modcache.NewMemory(nil)}, modcache.Layer{Store: openDisk(t, dir, nil)})
+		},
+	}
+	spoil := map[string]func(s modcache.Store, code modcache.Key){
+		"deleted": func(s modcache.Store, code modcache.Key) { require.NoError(t, s.Delete(bg, code)) },
+		"code of something else": func(s modcache.Store, code modcache.Key) {
+			require.NoError(t, s.Delete(bg, code))
+			require.NoError(t, s.Add(bg, code, modcache.NewArtifact([]byte("no code"), modcache.Info{})))
+		},
+	}
+	for over, open := range stores {
+		for name, spoil := range spoil {
+			for _, warm := range []bool{false, true} {
+				t.Run(fmt.Sprint(over, " ", name, " warm=", warm), func(t *testing.T) {
+					dir := t.TempDir()
+					start := func(wasm []byte) (s modcache.Store, key modcache.Key, compiles uint64) {
+						s = open(dir)
+						c := newCache(t, s, nil)
+						r := newRuntime(t, c, nil)
+						m := modcache.NewModule(wasm)
+						if warm {
+							require.NoError(t, c.Warm(bg, nil, m))
+						} else {
+							require.NoError(t, compile(t, r, wasm).Close(bg))
+						}
+						require.NoError(t, c.Flush(bg))
+						return s, r.Key(m), c.Metrics().Compiles
+					}
+					s, code, _ := start(all[0])
+					_, _, compiles := start(all[1])
+					require.Zero(t, compiles, "it is an alias")
+					spoil(s, code)
+					for want := range 2 {
+						_, _, compiles = start(all[1])
+						require.EqualValues(t, 1-want, compiles)
+					}
+					_, _, compiles = start(all[0])
+					require.Zero(t, compiles, "it finds the code of the other")
+				})
+			}
+		}
 	}
 }
