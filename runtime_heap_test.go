@@ -168,6 +168,31 @@ func TestRuntimeRetainsNoMoreThanItSays(t *testing.T) {
 	}
 }
 
+// TestRuntimeFreesWhatItDoesNotRetain, as other runtimes have used others since.
+func TestRuntimeFreesWhatItDoesNotRetain(t *testing.T) {
+	needsCompiler(t)
+	const retain, modules, runtimes = 12 << 20, 5, 15
+	c := newCache(t, modcache.NewMemory(&modcache.MemoryOptions{MaxBytes: 1}), &modcache.Options{Retain: retain})
+	var before, after runtime.MemStats
+	collected(&before)
+	var r *modcache.Runtime
+	for i := range modules * runtimes {
+		if i%modules == 0 {
+			r = newRuntime(t, c, nil)
+		}
+		var m wasmtest.Module
+		m.Memory(20)
+		m.Func(m.Type(nil, nil), "", bytes.Repeat([]byte{1}, 17_000+i)...)
+		m.Data(bytes.Repeat([]byte{byte(1 + i)}, 1<<20))
+		require.NoError(t, compile(t, r, m.Bytes()).Close(bg))
+	}
+	require.LessOrEqual(t, c.Metrics().RetainedBytes, uint64(retain))
+	cachetest.GivesBack(t, func() bool {
+		collected(&after)
+		return int64(after.HeapAlloc)-int64(before.HeapAlloc) < 2*retain
+	})
+}
+
 // linesOf adds debug info to a module: a single unit, and a table of so many lines.
 func linesOf(m *wasmtest.Module, lines int) {
 	u32 := func(n int) []byte { return binary.LittleEndian.AppendUint32(nil, uint32(n)) }

@@ -120,18 +120,11 @@ func (r *Registry) tidy(c *Code) {
 	}
 }
 
-// tidy has wazero forget what it has gathered in c and its modules.
+// tidy has wazero forget what it has gathered in c. Where several runtimes have c, they have the native code in common, and
+// what is gathered is in that.
 func (c *Code) tidy() {
-	tidy := c.e.Tidy
-	if tidy == nil {
-		return
-	}
-	tidy(nil, c.native)
-	if c.only != nil {
-		tidy(c.only.module(), nil)
-	}
-	for u := range c.others {
-		tidy(u.module(), nil)
+	if c.e.Tidy != nil {
+		c.e.Tidy(c.module(), c.native)
 	}
 }
 

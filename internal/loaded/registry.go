@@ -52,8 +52,8 @@ type Engine struct {
 	// or nil if it can't be had. It must not use the books.
 	Share func(wazero.CompiledModule) (native any)
 
-	// Tidy, if set before the first owner, has wazero forget what it gathers in a module of [Loaded.Traced] code, and in the code, while they are in
-	// use; either may be nil. It is called under the lock, and must not use the books.
+	// Tidy, if set before the first owner, has wazero forget what it gathers in [Loaded.Traced] code while it is in use. It has a
+	// module of the code, or the native code, or both. It is called under the lock, and must not use the books.
 	Tidy func(cm wazero.CompiledModule, native any)
 
 	r      *Registry

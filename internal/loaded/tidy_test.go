@@ -7,13 +7,15 @@ import (
 	"github.com/tetratelabs/wazero"
 )
 
-// TestRegistryTidies what nobody uses any more, in all runtimes, and now and then what nobody has used for longer.
+// TestRegistryTidies what nobody uses any more, once for all runtimes, and now and then what nobody has used for longer.
 func TestRegistryTidies(t *testing.T) {
 	r := New(1 << 20)
 	e := r.NewEngine()
 	tidied := map[any]int{}
 	e.Tidy = func(cm wazero.CompiledModule, native any) {
-		tidied[cm]++
+		if cm != nil {
+			tidied[cm]++
+		}
 		tidied[native]++
 	}
 	a, b := open(e), open(e)
@@ -22,12 +24,12 @@ func TestRegistryTidies(t *testing.T) {
 	}
 	first, own := traced(Key{1})
 	other := b.Find(Key{1})
-	others, err := b.compiled(other)
+	_, err := b.compiled(other)
 	require.NoError(t, err)
 	first.Release()
 	require.Empty(t, tidied, "it is in use")
 	other.Release()
-	for _, of := range []any{Key{1}, own, others} {
+	for _, of := range []any{Key{1}, own} {
 		require.Equal(t, 1, tidied[of])
 	}
 	plain, untraced := a.load(t, Key{2})

@@ -122,7 +122,11 @@ func (c compiled) Close(ctx context.Context) error {
 	if c.e.ended {
 		return nil
 	}
-	return c.CompiledModule.Close(ctx)
+	err := c.CompiledModule.Close(ctx)
+	if own := c.e.code(); own != nil {
+		own.ClearTail()
+	}
+	return err
 }
 
 // Inner returns wazero's own module of one that Compile has returned.

@@ -239,6 +239,15 @@ func (e *Engine) Clear() bool {
 	return !shared.IsNil() && shared.Elem().FieldByName("listenerTrampolines").Len() == 0
 }
 
+// ClearTail has the engine let go of code that it has deleted: wazero only shortens its list, and what is behind the new end
+// stays in memory.
+func (e *Engine) ClearTail() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	list := *e.sorted
+	clear(list[len(list):cap(list)])
+}
+
 // start returns the address of a compiledModule's code, or 0 if it has none.
 func (e *Engine) start(module unsafe.Pointer) uintptr {
 	executables := reflect.NewAt(e.module, module).Elem().FieldByName("executables")
