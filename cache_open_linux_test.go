@@ -123,6 +123,17 @@ func TestCacheWithoutExecutableMemory(t *testing.T) {
 		got, err := cachetest.Run(r, chainWasm)
 		require.NoError(t, err)
 		require.EqualValues(t, chainWant, got)
+
+		r, err = c.NewRuntime(bg, wazero.NewRuntimeConfigCompiler())
+		require.Nil(t, r)
+		require.ErrorIs(t, err, modcache.ErrUnsupportedWazero)
+		require.ErrorContains(t, err, "modcache: make runtime: ")
+		require.ErrorContains(t, err, "MemoryDenyWriteExecute")
+		for _, config := range []wazero.RuntimeConfig{nil, wazero.NewRuntimeConfigCompiler()} { // from v1.12 on, wazero interprets if it isn't told to compile
+			m := modcache.NewModule(chainWasm)
+			require.ErrorIs(t, c.Warm(bg, config, m), modcache.ErrUnsupportedWazero)
+			require.ErrorIs(t, (<-c.Prepare(bg, config, m)).Err, modcache.ErrUnsupportedWazero)
+		}
 		return
 	}
 	needsCompiler(t)

@@ -67,7 +67,8 @@ var _ wazero.Runtime = (*Runtime)(nil)
 //
 // Where nothing can be cached (wazero's interpreter, a build of wazero that
 // modcache doesn't know), this is a plain wazero runtime, which is reported once. With
-// Options.RequireHit, it is an error that wraps [ErrMiss] and [ErrUnsupportedWazero].
+// Options.RequireHit, it is an error that wraps [ErrMiss] and [ErrUnsupportedWazero]. Where wazero itself would panic, as
+// it does before v1.12 if the process may not make memory executable, it is an error that wraps ErrUnsupportedWazero.
 //
 // A whole program: examples/wasi.
 func (c *Cache) NewRuntime(ctx context.Context, config wazero.RuntimeConfig) (*Runtime, error) {
@@ -89,7 +90,10 @@ func (c *Cache) NewRuntime(ctx context.Context, config wazero.RuntimeConfig) (*R
 	default:
 		c.degrade("runtime", err)
 	}
-	r.inner = wazero.NewRuntimeWithConfig(ctx, config)
+	var err error
+	if r.inner, err = wazerohook.NewRuntime(ctx, config); err != nil {
+		return nil, &Error{Op: "make runtime", Err: fmt.Errorf("%w: %w", ErrUnsupportedWazero, err)}
+	}
 	return r, nil
 }
 

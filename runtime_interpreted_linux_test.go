@@ -17,7 +17,7 @@ import (
 )
 
 // TestRuntimeInAProcessWithoutExecutableMemory runs in a process of its own, which forbids itself to make memory
-// executable. From then on, wazero interprets what would run on a stub's traps.
+// executable. From then on, wazero interprets what would run on a stub's traps, or panics.
 func TestRuntimeInAProcessWithoutExecutableMemory(t *testing.T) {
 	needsCompiler(t)
 	if os.Getenv("MODCACHE_NO_EXECUTABLE") == "" {
@@ -51,8 +51,12 @@ func TestRuntimeInAProcessWithoutExecutableMemory(t *testing.T) {
 	if err := unix.Prctl(unix.PR_SET_MDWE, refuseGain, 0, 0, 0); err != nil {
 		t.Skip("NOT TESTED: this kernel doesn't forbid a process to make memory executable:", err)
 	}
-	if err := contain.Call(func() error { wazero.NewRuntime(ctx); return nil }); err != nil {
-		t.Skip("NOT TESTED: this wazero can't run where memory can't be made executable:", err)
+	if err := contain.Call(func() error { wazero.NewRuntime(ctx); return nil }); err != nil { // before v1.12
+		_, err = c.NewRuntime(ctx, nil)
+		require.ErrorIs(t, err, modcache.ErrUnsupportedWazero)
+		require.ErrorContains(t, err, "MemoryDenyWriteExecute")
+		require.Error(t, (<-c.Prepare(ctx, nil, modcache.NewModule(wasmtest.Const(10)))).Err)
+		return
 	}
 	for range 3 {
 		got, err := run()

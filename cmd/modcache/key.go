@@ -115,8 +115,10 @@ func newKeyer(ctx context.Context, e *engineFlags, c *configFlags) (*keyer, erro
 	if k.cache, err = modcache.New(modcache.NewMemory(nil), o); err != nil {
 		return nil, err
 	}
-	k.r, err = k.cache.NewRuntime(ctx, rc)
-	return k, err
+	if k.r, err = k.cache.NewRuntime(ctx, rc); err != nil {
+		k.degraded = append(k.degraded, err)
+	}
+	return k, nil
 }
 
 // key fails where there are no keys.
@@ -124,7 +126,10 @@ func (k *keyer) key(m *modcache.Module) (modcache.Key, error) {
 	if k.mismatch != nil {
 		return modcache.Key{}, k.mismatch
 	}
-	key := k.r.Key(m)
+	var key modcache.Key
+	if k.r != nil {
+		key = k.r.Key(m)
+	}
 	if key == (modcache.Key{}) {
 		return key, cmp.Or(append(k.degraded, modcache.ErrUnsupportedWazero)...)
 	}

@@ -156,28 +156,32 @@ func newHost(ctx context.Context, dir string, wasm []byte, o *modcache.Options) 
 	h := &host{cache: cache, prepared: make(chan struct{})}
 	module := modcache.NewModule(wasm)
 	fast, err := cache.NewRuntime(ctx, nil)
-	if err != nil {
-		return nil, errors.Join(err, cache.Close(ctx))
-	}
-	if stored, _ := fast.Stored(ctx, module); stored { // loading it is faster than interpreting
-		defer close(h.prepared)
-		t, err := newTier(ctx, machineCode, fast, wasm)
-		if err != nil {
-			return nil, errors.Join(err, cache.Close(ctx))
+	closeFast := func() error { return nil }
+	switch {
+	case err == nil:
+		closeFast = func() error { return fast.Close(ctx) }
+		if stored, _ := fast.Stored(ctx, module); stored { // loading it is faster than interpreting
+			defer close(h.prepared)
+			t, err := newTier(ctx, machineCode, fast, wasm)
+			if err != nil {
+				return nil, errors.Join(err, cache.Close(ctx))
+			}
+			h.current.Store(t)
+			return h, nil
 		}
-		h.current.Store(t)
-		return h, nil
+	case !errors.Is(err, modcache.ErrUnsupportedWazero): // else nothing can be compiled here, as Prepare says too
+		return nil, errors.Join(err, cache.Close(ctx))
 	}
 	slow, err := newTier(ctx, interpreter, wazero.NewRuntimeWithConfig(ctx, wazero.NewRuntimeConfigInterpreter()), wasm)
 	if err != nil {
-		return nil, errors.Join(err, fast.Close(ctx), cache.Close(ctx))
+		return nil, errors.Join(err, closeFast(), cache.Close(ctx))
 	}
 	h.current.Store(slow)
 	result := cache.Prepare(ctx, nil, module)
 	go func() {
 		defer close(h.prepared)
 		if w := <-result; w.Err != nil {
-			h.failed = errors.Join(w.Err, fast.Close(ctx))
+			h.failed = errors.Join(w.Err, closeFast())
 			return
 		}
 		t, err := newTier(ctx, machineCode, fast, wasm)

@@ -21,7 +21,7 @@ func NewRuntime(ctx context.Context, config wazero.RuntimeConfig, files wazeroho
 	if _, err := wazerohook.Plug(cc, files); err != nil {
 		return nil, err
 	}
-	return wazero.NewRuntimeWithConfig(ctx, config.WithCompilationCache(cc)), nil
+	return wazerohook.NewRuntime(ctx, config.WithCompilationCache(cc))
 }
 
 // Compile returns the code that wazero compiles wasm to, with capacity for spare more

@@ -8,7 +8,6 @@ import (
 
 	"github.com/tetratelabs/wazero"
 
-	"github.com/modcache/modcache/internal/contain"
 	"github.com/modcache/modcache/internal/wazerohook"
 )
 
@@ -50,9 +49,7 @@ func (x *Engines) Open(ctx context.Context) (wazero.Runtime, *Engine, error) {
 			return nil, nil, err
 		}
 	}
-	r, err := contain.Value(func() (wazero.Runtime, error) {
-		return wazero.NewRuntimeWithConfig(ctx, x.Config.WithCompilationCache(e.Cache)), nil
-	})
+	r, err := wazerohook.NewRuntime(ctx, x.Config.WithCompilationCache(e.Cache))
 	if err != nil {
 		return nil, nil, fmt.Errorf("%w: making a runtime: %w", wazerohook.ErrShape, err)
 	}
