@@ -145,8 +145,11 @@ func (l *lookup) deleteAliases() {
 		return
 	}
 	for _, p := range l.places {
-		if p.alias != nil {
-			l.delete(p.key, *p.alias)
+		if p.alias == nil {
+			continue
+		}
+		if err := l.delete(p.key, *p.alias); err != nil && !errors.Is(err, ErrReadOnly) { // a layer that is only read is passed
+			l.c.storeFailed("delete", p.key, l.name, err)
 		}
 	}
 }
@@ -276,27 +279,27 @@ func (l *lookup) reject(key Key, err error) (again bool) {
 	}
 	c.corrupt(key, l.name, err)
 	again = l.pass(key)
-	if c.writes() {
-		l.delete(key, from)
+	if !c.writes() {
+		return again
+	}
+	if err := l.delete(key, from); err != nil {
+		c.storeFailed("delete", key, l.name, err)
 	}
 	return again
 }
 
 // delete deletes what was found under key, and is of no use, where it was found.
-func (l *lookup) delete(key Key, from spot) {
+func (l *lookup) delete(key Key, from spot) error {
 	c := l.c
 	if c.memory != nil {
 		_ = c.memory.Delete(c.ctx, key)
 	}
-	err := c.write(c.ctx, storeWait, func(ctx context.Context, s Store) error {
+	return c.write(c.ctx, storeWait, func(ctx context.Context, s Store) error {
 		if l, ok := s.(*Layered); ok && c.readOnly() { // the first layer is memory, which is written; those behind it aren't
 			return l.delete(ctx, key, spot{layer: l.layers[0]})
 		}
 		return deleteFrom(ctx, s, key, from)
 	})
-	if err != nil {
-		c.storeFailed("delete", key, l.name, err)
-	}
 }
 
 // hit reports that the artifact could be used.

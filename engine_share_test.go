@@ -226,6 +226,26 @@ func TestRuntimeLyingAliases(t *testing.T) {
 	}
 }
 
+// TestCachePassesIdleAliases where it may only read: that isn't a fault of the store.
+func TestCachePassesIdleAliases(t *testing.T) {
+	needsCompiler(t)
+	all, dir, own := spellings(t), t.TempDir(), openDisk(t, t.TempDir(), nil)
+	shared := openDisk(t, dir, nil)
+	r := newRuntime(t, newCache(t, shared, nil), nil)
+	for _, wasm := range all[:2] {
+		require.NoError(t, compile(t, r, wasm).Close(bg))
+	}
+	require.NoError(t, shared.Delete(bg, r.Key(modcache.NewModule(all[0]))))
+	for want := range 2 {
+		s := layered(t, nil, modcache.Layer{Store: own},
+			modcache.Layer{Store: openDisk(t, dir, &modcache.DiskOptions{ReadOnly: true}), Write: modcache.WriteNever})
+		c := newCache(t, s, nil)
+		require.NoError(t, compile(t, newRuntime(t, c, nil), all[1]).Close(bg))
+		require.EqualValues(t, 1-want, c.Metrics().Compiles)
+		require.Zero(t, c.Metrics().StoreErrors)
+	}
+}
+
 // TestCacheReplacesIdleAliases: the code that an alias led to goes, in whatever way, and the next start compiles. The one after
 // that finds what it has stored, which the alias must not keep out.
 func TestCacheReplacesIdleAliases(t *testing.T) {
