@@ -4,6 +4,8 @@ import (
 	"context"
 
 	"github.com/tetratelabs/wazero"
+
+	"github.com/modcache/modcache/internal/contain"
 )
 
 // Prepare is [Cache.Warm] for one module, in the background: it returns at once, and the channel gets the
@@ -21,8 +23,14 @@ func (c *Cache) Prepare(ctx context.Context, config wazero.RuntimeConfig, m *Mod
 		ctx, cancel := context.WithCancelCause(ctx)
 		defer cancel(nil)
 		defer context.AfterFunc(c.ctx, func() { cancel(errCacheClosed) })()
-		for w := range c.WarmEach(ctx, config, m) {
-			result <- w
+		err := contain.Call(func() error { // nobody can catch it here
+			for w := range c.WarmEach(ctx, config, m) {
+				result <- w
+			}
+			return nil
+		})
+		if err != nil && len(result) == 0 {
+			result <- WarmResult{Module: m, Err: &Error{Op: "prepare", Err: err}}
 		}
 	}
 	c.owning.Lock()

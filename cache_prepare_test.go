@@ -51,6 +51,8 @@ func TestCachePrepare(t *testing.T) {
 	require.EqualValues(t, 1, c.Metrics().Compiles)
 
 	require.ErrorIs(t, (<-c.Prepare(t.Context(), wazero.NewRuntimeConfigInterpreter(), m)).Err, modcache.ErrUnsupportedWazero)
+	type notWazeros struct{ wazero.RuntimeConfig }
+	require.Error(t, (<-c.Prepare(t.Context(), notWazeros{wazero.NewRuntimeConfig()}, m)).Err, "wazero panics")
 	require.Error(t, (<-c.Prepare(t.Context(), nil, modcache.NewModule([]byte("no module")))).Err)
 	cause := errors.New("not wanted any more")
 	ended, end := context.WithCancelCause(t.Context())
