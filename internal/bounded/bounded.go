@@ -90,10 +90,10 @@ func attempt[T any](ctx context.Context, l Limit, f func(context.Context) (T, er
 			if l.Hung != nil {
 				l.Hung.Add(-1)
 			}
+			defer free()
 			if late != nil {
-				late(r.v)
+				_ = contain.Call(func() error { late(r.v); return nil })
 			}
-			free()
 		}()
 		r.v, r.err = contain.Value(func() (T, error) { return f(callCtx) })
 	}()

@@ -3,6 +3,7 @@ package bounded
 import (
 	"context"
 	"errors"
+	"runtime"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -243,4 +244,18 @@ func TestLaneOfWhatComesLate(t *testing.T) {
 		synctest.Wait()
 		require.False(t, l.Hangs())
 	})
+}
+
+// Whoever gives back what comes too late may panic, or end the goroutine: the slot is free again.
+func TestLaneOutlivesWhoGivesBack(t *testing.T) {
+	for _, end := range []func(){func() { panic("closed twice") }, runtime.Goexit} {
+		synctest.Test(t, func(t *testing.T) {
+			l, answer := NewLane(1), make(chan struct{})
+			_, err := Do(bg, l, 5*time.Second, func(context.Context) (int, error) { <-answer; return 7, nil }, func(int) { end() })
+			require.Equal(t, ErrNoAnswer, err)
+			close(answer)
+			synctest.Wait()
+			require.NoError(t, l.Drain(bg))
+		})
+	}
 }
