@@ -33,8 +33,10 @@ func (d *Disk) reserve(ctx context.Context, size int64) error {
 		}
 		missing := d.toFree(size)
 		_, bytes, _ := d.usage.Totals()
-		if books.KeepsAll(ctx) && d.usage.Walked() && (missing > 0 || d.o.MaxBytes >= 0 && bytes+size > d.o.MaxBytes) {
-			return fmt.Errorf("%w without evicting what is to stay", errNoRoom)
+		if keep := books.KeepsAll(ctx) && d.usage.Walked(); keep && missing > 0 {
+			return fmt.Errorf("%w: the file system has too little free space, and nothing is to be dropped", errNoRoom)
+		} else if keep && d.o.MaxBytes >= 0 && bytes+size > d.o.MaxBytes {
+			return fmt.Errorf("%w for %d bytes: MaxBytes is %d, and nothing is to be dropped", errNoRoom, size, d.o.MaxBytes)
 		}
 		ask := missing
 		if !helps && missing <= bytes {
