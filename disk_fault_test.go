@@ -244,7 +244,7 @@ func TestDiskTransientErrorsDeleteNothing(t *testing.T) {
 }
 
 func TestDiskEvictsWhenTheFileSystemIsFull(t *testing.T) {
-	full := false
+	var full atomic.Bool
 	dir := t.TempDir()
 	trimmed, err := modcache.OpenDisk(dir, nil)
 	require.NoError(t, err)
@@ -254,17 +254,21 @@ func TestDiskEvictsWhenTheFileSystemIsFull(t *testing.T) {
 	var faulty *dirfstest.Faulty
 	d, err := modcache.OpenDiskOn(dir, func(tree dirfs.FS) dirfs.FS {
 		faulty = dirfstest.NewFaulty(tree, func(o dirfstest.Op, n int) error {
-			if o == dirfstest.Write && full {
+			if o == dirfstest.Write && full.Load() {
 				return syscall.ENOSPC
 			}
 			return nil
 		})
 		return faulty
-	}, &modcache.DiskOptions{MaxAge: -1, OnEvent: func(e modcache.Event) { full = full && e.Kind != modcache.EventEvicted }})
+	}, &modcache.DiskOptions{MaxAge: -1, OnEvent: func(e modcache.Event) {
+		if e.Kind == modcache.EventEvicted {
+			full.Store(false)
+		}
+	}})
 	require.NoError(t, err)
 	defer d.Close()
 	require.NoError(t, d.Add(bg, diskKey(1), diskArtifact(1, 1000)))
-	full = true
+	full.Store(true)
 	require.NoError(t, d.Add(bg, diskKey(2), diskArtifact(2, 1000)))
 	requireMiss(t, d, diskKey(1))
 	requireHit(t, d, diskKey(2), diskCode(2, 1000))
@@ -377,11 +381,11 @@ func TestDiskAddThatKeepsAll(t *testing.T) {
 	const minFree, size = 1 << 20, 100_000
 	var tree freeSpace
 	tree.free.Store(1 << 30)
-	var full error
+	var full atomic.Bool
 	d, err := modcache.OpenDiskOn(t.TempDir(), func(real dirfs.FS) dirfs.FS {
 		tree.FS = dirfstest.NewFaulty(real, func(op dirfstest.Op, _ int) error {
-			if op == dirfstest.Write && full == syscall.ENOSPC {
-				return full
+			if op == dirfstest.Write && full.Load() {
+				return syscall.ENOSPC
 			}
 			return nil
 		})
@@ -402,12 +406,12 @@ func TestDiskAddThatKeepsAll(t *testing.T) {
 	tree.free.Store(minFree + size/2)
 	refused("within one entry of MinFree")
 	tree.free.Store(1 << 30)
-	full = syscall.ENOSPC
+	full.Store(true)
 	refused("a full file system")
-	full = nil
+	full.Store(false)
 	require.NoError(t, d.Add(ctx, diskKey(2), diskArtifact(2, size)))
 	require.NoError(t, d.Add(ctx, diskKey(3), diskArtifact(3, size)))
-	require.ErrorContains(t, d.Add(ctx, diskKey(4), diskArtifact(4, size)), "without evicting", "within one entry of MaxBytes")
+	require.ErrorContains(t, d.Add(ctx, diskKey(4), diskArtifact(4, size)), "nothing is to be dropped", "within one entry of MaxBytes")
 	require.Zero(t, d.Metrics().Evictions)
 	require.NoError(t, d.Add(bg, diskKey(4), diskArtifact(4, size)))
 	require.EqualValues(t, 1, d.Metrics().Evictions)
