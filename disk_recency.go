@@ -30,10 +30,11 @@ func (d *Disk) touch(key Key, fi fs.FileInfo) {
 		// A time is set back only if it is wrong: see books.SortForEviction.
 		return unused > interval || unused < -books.ClockSkew && !d.clockIsBehind()
 	}
-	if !due(fi.ModTime()) || !due(d.usedAt(key, fi)) {
+	aside := d.tree().CopiesUp()
+	if !aside && !due(fi.ModTime()) || !due(d.usedAt(key, fi)) {
 		return
 	}
-	if d.tree().CopiesUp() || d.tree().Chtimes(layout.Entry(key), now, now) != nil {
+	if aside || d.tree().Chtimes(layout.Entry(key), now, now) != nil {
 		d.touchAside(key, now)
 	}
 }

@@ -308,12 +308,22 @@ func TestDiskDropsWhatWentUnused(t *testing.T) {
 
 // TestDiskSurvivesClocks moves the clock far forward and back.
 func TestDiskSurvivesClocks(t *testing.T) {
+	t.Run("times of files", func(t *testing.T) { survivesClocks(t, func(tree dirfs.FS) dirfs.FS { return tree }) })
+	t.Run("times beside files", func(t *testing.T) { survivesClocks(t, func(tree dirfs.FS) dirfs.FS { return union{tree} }) })
+}
+
+// union is a file system of layers, where changing a file copies it.
+type union struct{ dirfs.FS }
+
+func (union) CopiesUp() bool { return true }
+
+func survivesClocks(t *testing.T, tree func(dirfs.FS) dirfs.FS) {
 	const size, room, year = 10_000, 4, 365 * 24 * time.Hour
 	clock := newDiskClock()
 	dir := t.TempDir()
 	o := &modcache.DiskOptions{MaxBytes: room * onDisk(size), Now: clock.Now}
 	open := func() *modcache.Disk { // and wait for the trim in the background
-		d, err := modcache.OpenDisk(dir, o)
+		d, err := modcache.OpenDiskOn(dir, tree, o)
 		require.NoError(t, err)
 		return d
 	}
