@@ -97,7 +97,6 @@ type lookup struct {
 	why   error  // the first reason that is more than absence
 	ended bool   // reported as a hit or a miss
 	whole bool   // what is found isn't loaded, so that it is verified at once
-	fails int    // gets that don't tell whether there is an artifact
 
 	places []place // by key
 }
@@ -106,8 +105,8 @@ type lookup struct {
 type place struct {
 	key    Key
 	from   spot
-	behind spot  // what is there and before it is of no use; nowhere at first
-	alias  *spot // where the last alias was
+	behind spot        // what is there and before it is of no use; nowhere at first
+	leads  Fingerprint // the module that the alias names which was found last, if any
 }
 
 // place returns what is known of key.
@@ -129,29 +128,6 @@ func (l *lookup) pass(key Key) (again bool) {
 	}
 	p.behind = p.from
 	return true
-}
-
-// alias notes that the last get of the key has found an alias.
-func (l *lookup) alias(key Key) {
-	p := l.place(key)
-	from := p.from
-	p.alias = &from
-}
-
-// deleteAliases deletes the aliases that were found, as none led to code: a store keeps what it has, also when it
-// is given the code.
-func (l *lookup) deleteAliases() {
-	if l.fails > 0 || !l.c.writes() { // or one may lead there yet
-		return
-	}
-	for _, p := range l.places {
-		if p.alias == nil {
-			continue
-		}
-		if err := l.delete(p.key, *p.alias); err != nil && !errors.Is(err, ErrReadOnly) { // a layer that is only read is passed
-			l.c.storeFailed("delete", p.key, l.name, err)
-		}
-	}
 }
 
 // get returns the artifact under key, or nil. Whatever the store is, the artifact was
@@ -205,7 +181,6 @@ func (l *lookup) ask(ctx context.Context, key Key) (a *Artifact, wrong error) {
 		c.storeFailed("get", key, l.name, err)
 		fallthrough
 	case err != nil:
-		l.fails++
 		l.note(err)
 	case wrong == nil:
 		c.health.worked("get")
@@ -271,7 +246,6 @@ func (l *lookup) reject(key Key, err error) (again bool) {
 	err = entryDamage(err)
 	l.note(err)
 	if !isDamage(err) {
-		l.fails++
 		if !c.Closed() {
 			c.storeFailed("read", key, l.name, err)
 		}
@@ -282,24 +256,19 @@ func (l *lookup) reject(key Key, err error) (again bool) {
 	if !c.writes() {
 		return again
 	}
-	if err := l.delete(key, from); err != nil {
-		c.storeFailed("delete", key, l.name, err)
-	}
-	return again
-}
-
-// delete deletes what was found under key, and is of no use, where it was found.
-func (l *lookup) delete(key Key, from spot) error {
-	c := l.c
 	if c.memory != nil {
 		_ = c.memory.Delete(c.ctx, key)
 	}
-	return c.write(c.ctx, storeWait, func(ctx context.Context, s Store) error {
+	err = c.write(c.ctx, storeWait, func(ctx context.Context, s Store) error {
 		if l, ok := s.(*Layered); ok && c.readOnly() { // the first layer is memory, which is written; those behind it aren't
 			return l.delete(ctx, key, spot{layer: l.layers[0]})
 		}
 		return deleteFrom(ctx, s, key, from)
 	})
+	if err != nil {
+		c.storeFailed("delete", key, l.name, err)
+	}
+	return again
 }
 
 // hit reports that the artifact could be used.

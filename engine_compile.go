@@ -52,11 +52,17 @@ func (e *engine) compile(ctx context.Context, src *source, look *lookup) (_ *waz
 		return wazerohook.Unchecked(code), keep, nil
 	}
 	return entry, func() {
-		look.deleteAliases()
-		// It is worth keeping even if everybody has left by now.
-		_, src.added = c.put(src.key, code, Info{Module: src.sum, Name: src.name(), WasmSize: int64(len(wasm)), CompileTime: took})
+		home, aliases := src.sum, []Key(nil)
 		if shared {
-			c.putAlias(src.canonical().key, src.sum, src.name())
+			home, aliases = e.home(src, look), []Key{src.key, src.canonical().key}
+		}
+		at := e.key(home)
+		// It is worth keeping even if everybody has left by now.
+		_, src.added = c.put(at, code, Info{Module: home, Name: src.name(), WasmSize: int64(len(wasm)), CompileTime: took})
+		for _, key := range aliases {
+			if key != at {
+				c.putAlias(key, home, src.name())
+			}
 		}
 	}, nil
 }

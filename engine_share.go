@@ -23,7 +23,7 @@ import (
 const aliasMagic = "modcache alias 1\x00"
 
 // fetch returns the artifact with the code for key, and the key that it lies under.
-// An alias that leads nowhere is a miss, and so is one that leads to another. It
+// An alias that leads nowhere is a miss, until the code is stored where it leads, and one that leads to another is damage. It
 // names a module, not a key, so that it can't lead to code of another engine or configuration.
 func (e *engine) fetch(ctx context.Context, key Key, look *lookup) (a *Artifact, at Key) {
 	for again := true; again; {
@@ -36,13 +36,14 @@ func (e *engine) fetch(ctx context.Context, key Key, look *lookup) (a *Artifact,
 		}
 		e.c.release(a)
 		if err == nil {
-			look.alias(key)
+			look.place(key).leads = module
 			at = e.key(module)
 			if a = look.get(ctx, at); a == nil {
 				again = look.pass(key)
 				continue
 			}
 			if _, alias, err = readAlias(a); alias {
+				look.place(key).leads = Fingerprint{}
 				err = fmt.Errorf("%w: an alias leads to another alias", ErrCorrupt)
 			}
 			if err == nil {
@@ -111,6 +112,17 @@ func (e *engine) provenOne(ctx context.Context, src *source, look *lookup, a *Ar
 	}
 	e.c.suspects.Store(at, nil)
 	return 0, look.reject(at, err)
+}
+
+// home returns the module under whose key the code is stored that src shares: that of an alias which leads nowhere, if look has
+// found any. A store keeps what it has: code that is given in the place of the alias would be lost.
+func (e *engine) home(src *source, look *lookup) Fingerprint {
+	for _, key := range []Key{src.key, src.canonical().key} {
+		if module := look.place(key).leads; module != (Fingerprint{}) {
+			return module
+		}
+	}
+	return src.sum
 }
 
 // readAlias returns the module that a verified artifact is an alias for, if it is one.

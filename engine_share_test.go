@@ -2,8 +2,12 @@ package modcache_test
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
 	"slices"
 	"testing"
 
@@ -226,74 +230,63 @@ func TestRuntimeLyingAliases(t *testing.T) {
 	}
 }
 
-// TestCachePassesIdleAliases where it may only read: that isn't a fault of the store.
-func TestCachePassesIdleAliases(t *testing.T) {
-	needsCompiler(t)
-	all, dir, own := spellings(t), t.TempDir(), openDisk(t, t.TempDir(), nil)
-	shared := openDisk(t, dir, nil)
-	r := newRuntime(t, newCache(t, shared, nil), nil)
-	for _, wasm := range all[:2] {
-		require.NoError(t, compile(t, r, wasm).Close(bg))
-	}
-	require.NoError(t, shared.Delete(bg, r.Key(modcache.NewModule(all[0]))))
-	for want := range 2 {
-		s := layered(t, nil, modcache.Layer{Store: own},
-			modcache.Layer{Store: openDisk(t, dir, &modcache.DiskOptions{ReadOnly: true}), Write: modcache.WriteNever})
-		c := newCache(t, s, nil)
-		require.NoError(t, compile(t, newRuntime(t, c, nil), all[1]).Close(bg))
-		require.EqualValues(t, 1-want, c.Metrics().Compiles)
-		require.Zero(t, c.Metrics().StoreErrors)
-	}
-}
+// undeletable is a store that refuses to delete, as some servers do.
+type undeletable struct{ modcache.Store }
 
-// TestCacheReplacesIdleAliases: the code that an alias led to goes, in whatever way, and the next start compiles. The one after
-// that finds what it has stored, which the alias must not keep out.
-func TestCacheReplacesIdleAliases(t *testing.T) {
+func (undeletable) Delete(context.Context, modcache.Key) error { return fs.ErrPermission }
+
+// TestCacheStoresWhereAliasesLead: the code that an alias led to goes, in whatever way, and the next start compiles. All later ones
+// find what it has stored, which the alias must not keep out.
+func TestCacheStoresWhereAliasesLead(t *testing.T) {
 	needsCompiler(t)
 	all := spellings(t)
 	stores := map[string]func(dir string) modcache.Store{
-		"disk": func(dir string) modcache.Store { return openDisk(t, dir, nil) },
+		"disk":            func(dir string) modcache.Store { return openDisk(t, dir, nil) },
+		"refuses deletes": func(dir string) modcache.Store { return undeletable{openDisk(t, dir, nil)} },
 		"layers": func(dir string) modcache.Store {
 			return layered(t, nil, modcache.Layer{Store: modcache.NewMemory(nil)}, modcache.Layer{Store: openDisk(t, dir, nil)})
 		},
-	}
-	spoil := map[string]func(s modcache.Store, code modcache.Key){
-		"deleted": func(s modcache.Store, code modcache.Key) { require.NoError(t, s.Delete(bg, code)) },
-		"code of something else": func(s modcache.Store, code modcache.Key) {
-			require.NoError(t, s.Delete(bg, code))
-			require.NoError(t, s.Add(bg, code, modcache.NewArtifact([]byte("no code"), modcache.Info{})))
+		"behind what is only read": func(dir string) modcache.Store {
+			if _, err := os.Stat(dir + "/own"); err != nil { // it is yet to be filled
+				return openDisk(t, dir, nil)
+			}
+			return layered(t, nil, modcache.Layer{Store: openDisk(t, dir, &modcache.DiskOptions{ReadOnly: true}), Write: modcache.WriteNever},
+				modcache.Layer{Store: openDisk(t, dir+"/own", nil)})
 		},
 	}
 	for over, open := range stores {
-		for name, spoil := range spoil {
-			for _, warm := range []bool{false, true} {
-				t.Run(fmt.Sprint(over, " ", name, " warm=", warm), func(t *testing.T) {
-					dir := t.TempDir()
-					start := func(wasm []byte) (s modcache.Store, key modcache.Key, compiles uint64) {
-						s = open(dir)
-						c := newCache(t, s, nil)
-						r := newRuntime(t, c, nil)
-						m := modcache.NewModule(wasm)
-						if warm {
-							require.NoError(t, c.Warm(bg, nil, m))
-						} else {
-							require.NoError(t, compile(t, r, wasm).Close(bg))
-						}
-						require.NoError(t, c.Flush(bg))
-						return s, r.Key(m), c.Metrics().Compiles
+		for _, warm := range []bool{false, true} {
+			t.Run(fmt.Sprint(over, " warm=", warm), func(t *testing.T) {
+				dir := filepath.Join(t.TempDir(), "cache")
+				start := func(n int) (key modcache.Key, compiles uint64) {
+					c := newCache(t, open(dir), nil)
+					r := newRuntime(t, c, nil)
+					m := modcache.NewModule(all[n])
+					if warm {
+						require.NoError(t, c.Warm(bg, nil, m))
 					}
-					s, code, _ := start(all[0])
-					_, _, compiles := start(all[1])
-					require.Zero(t, compiles, "it is an alias")
-					spoil(s, code)
-					for want := range 2 {
-						_, _, compiles = start(all[1])
-						require.EqualValues(t, 1-want, compiles)
-					}
-					_, _, compiles = start(all[0])
-					require.Zero(t, compiles, "it finds the code of the other")
-				})
-			}
+					compiled, err := r.Compile(bg, m)
+					require.NoError(t, err)
+					require.EqualValues(t, 300*301/2+5, call(t, r, compiled))
+					require.NoError(t, c.Flush(bg))
+					require.Zero(t, c.Metrics().StoreErrors)
+					require.Zero(t, c.Metrics().Corrupt)
+					return r.Key(m), c.Metrics().Compiles
+				}
+				code, _ := start(0)
+				_, compiles := start(1)
+				require.Zero(t, compiles, "it is an alias")
+				require.NoError(t, openDisk(t, dir, nil).Delete(bg, code))
+				if over == "behind what is only read" {
+					require.NoError(t, os.Mkdir(dir+"/own", 0o700))
+				}
+				_, compiles = start(1)
+				require.EqualValues(t, 1, compiles)
+				for _, n := range []int{1, 0, 2, 3, 1} {
+					_, compiles = start(n)
+					require.Zero(t, compiles, "spelling %d", n)
+				}
+			})
 		}
 	}
 }
