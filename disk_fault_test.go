@@ -437,7 +437,7 @@ func (s *slowToFree) Remove(name string) error {
 // one by one. The space that the last Add wants is there after all of them.
 func TestDiskWaitsForSpaceAsLongAsOthersMakeIt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		const evicting, entries, minFree = 3, 30, 1 << 20
+		const evicting, entries, minFree = 3, 90, 1 << 20
 		tree := slowToFree{release: make(chan struct{})}
 		tree.free.Store(1 << 30)
 		d, err := modcache.OpenDiskOn(t.TempDir(), func(real dirfs.FS) dirfs.FS {
@@ -556,7 +556,7 @@ func TestDiskEvictsInVainOnce(t *testing.T) {
 		require.NoError(t, err)
 		require.Empty(t, plan)
 		require.NoError(t, d.Close())
-		require.Equal(t, entries-entries/8, left())
+		require.InDelta(t, entries-entries/8, left(), 3, "an eighth, in three parts")
 		tree.free.Add(-1) // others write a little
 		clock.Advance(time.Hour)
 	}
@@ -572,7 +572,7 @@ func TestDiskEvictsInVainOnce(t *testing.T) {
 	clock.Advance(25 * time.Hour)
 	_, err = d.Trim(bg)
 	require.NoError(t, err)
-	require.Equal(t, before-(before+7)/8, left(), "it is tried once a day")
+	require.InDelta(t, before-before/8, left(), 3, "it is tried once a day")
 	tree.free.Store(minFree + 2*block)
 	require.NoError(t, d.Add(bg, diskKey(1000), diskArtifact(1000, size)))
 }
@@ -606,6 +606,42 @@ func TestDiskBelievesNoLongFutility(t *testing.T) {
 			require.NoError(t, err)
 			require.NotZero(t, r.Evicted)
 		})
+	}
+}
+
+// crowded is a file system on which others write as much as is removed, as often as crowd says.
+type crowded struct {
+	freeSpace
+	crowd atomic.Int64
+}
+
+func (c *crowded) Remove(name string) error {
+	if filepath.Ext(name) == ".v1" && c.crowd.Add(-1) < 0 {
+		c.free.Add(2 * block)
+	}
+	return c.FS.Remove(name)
+}
+
+// TestDiskEvictsBesideOthersWhoWrite: what they take of what was freed doesn't make evicting futile.
+func TestDiskEvictsBesideOthersWhoWrite(t *testing.T) {
+	const size, entries, minFree = 1000, 80, 1 << 30
+	var tree crowded
+	tree.free.Store(1 << 40)
+	d, err := modcache.OpenDiskOn(t.TempDir(), func(real dirfs.FS) dirfs.FS {
+		tree.FS = real
+		return &tree
+	}, &modcache.DiskOptions{MinFree: minFree, MaxBytes: 2 * entries * block})
+	require.NoError(t, err)
+	defer d.Close()
+	for i := range uint64(entries) {
+		require.NoError(t, d.Add(bg, diskKey(i), diskArtifact(i, size)))
+	}
+	_, err = d.Trim(bg)
+	require.NoError(t, err)
+	for i := range uint64(10) {
+		tree.free.Store(minFree)
+		tree.crowd.Store(1)
+		require.NoError(t, d.Add(bg, diskKey(1000+i), diskArtifact(i, size)))
 	}
 }
 

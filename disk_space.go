@@ -15,9 +15,12 @@ import (
 var errNoRoom = errors.New("no room left")
 
 const (
-	// probeShare is the share of all entries that is evicted for free space before it is
-	// known whether that frees any.
-	probeShare = 8
+	// probes are made before evicting counts as futile: what others write meanwhile, or still have open, may take what one frees. For
+	// each, a probeShare of all entries is evicted.
+	probes     = 3
+	probeShare = 8 * probes
+	// freeing is how long a file system may take to free what was removed.
+	freeing = 50 * time.Millisecond
 	// futileFor is how long no entries are evicted for free space after that freed none.
 	futileFor = 24 * time.Hour
 )
@@ -25,8 +28,8 @@ const (
 // reserve makes room for size more bytes and takes it.
 func (d *Disk) reserve(ctx context.Context, size int64) error {
 	told := size > 0 && d.tell(size)
-	var freed int64
-	walked, sure, helps := false, false, false
+	var evicted, gained int64
+	walked, sure, helps, vain := false, false, false, 0
 	for {
 		if err := ctx.Err(); err != nil {
 			return err
@@ -42,9 +45,9 @@ func (d *Disk) reserve(ctx context.Context, size int64) error {
 		if !helps && missing <= bytes {
 			ask = min(missing, max(1, bytes/probeShare))
 		}
-		switch room := d.usage.Take(books.Ask{Size: size, Limit: d.o.MaxBytes, Missing: ask, Walked: walked, Freed: freed, Told: told}); {
+		switch room := d.usage.Take(books.Ask{Size: size, Limit: d.o.MaxBytes, Missing: ask, Walked: walked, Freed: gained, Told: told}); {
 		case room.Fits:
-			if size > 0 && (walked || freed > 0) && !trimDue(d.sinceTrim()) { // else a trim is under way
+			if size > 0 && (walked || evicted > 0) && !trimDue(d.sinceTrim()) { // else a trim is under way
 				d.restamp()
 			}
 			return nil
@@ -55,8 +58,14 @@ func (d *Disk) reserve(ctx context.Context, size int64) error {
 			}
 		case len(room.Evict) > 0:
 			before := d.freeSpace()
-			freed += d.evictAll(ctx, room.Evict, ReasonByteLimit)
-			helps = missing <= 0 || d.freed(before, books.SizeOf(room.Evict))
+			n := d.evictAll(ctx, room.Evict, ReasonByteLimit)
+			evicted += n
+			if helps = missing <= 0 || d.freed(before); helps {
+				gained += n
+				vain = 0
+			} else if vain++; vain == probes {
+				d.noteFutile(books.SizeOf(room.Evict))
+			}
 		case !room.Unknown && sure && missing > 0:
 			return fmt.Errorf("%w: the file system has too little free space", errNoRoom)
 		case !room.Unknown && sure:
@@ -105,16 +114,23 @@ func (d *Disk) freeSpace() int64 {
 	return free + d.written.Load() // as if this Disk had written nothing
 }
 
-// freed reports whether there is more free space than before, now that so many bytes were
-// evicted. If not, it notes that evicting is futile: a snapshot may hold the files, or another
-// process; or the file system frees them late, and then the space turns up.
-func (d *Disk) freed(before, evicted int64) bool {
-	after := d.freeSpace()
-	if after > before {
-		return true
+// freed reports whether there is more free space than before, now that entries were evicted.
+func (d *Disk) freed(before int64) bool {
+	for end := time.Now().Add(freeing); ; time.Sleep(freeing / 10) {
+		if d.freeSpace() > before {
+			return true
+		}
+		if time.Now().After(end) {
+			return false
+		}
 	}
+}
+
+// noteFutile notes that evicting so many bytes was of no use: a snapshot may hold the files, or another process; or the file system
+// frees them late, and then the space turns up.
+func (d *Disk) noteFutile(evicted int64) {
+	after := d.freeSpace()
 	d.futile.Store(&books.Futile{Free: after - d.written.Load() + max(1, evicted/2), Until: d.o.Now().Add(futileFor)})
-	return false
 }
 
 // lastFutile returns what was noted last, perhaps by another process. A time that is further
