@@ -59,7 +59,7 @@ type Backend struct {
 	repo  *orasremote.Repository
 	close func()
 	// Held while the config is uploaded, which all entries share: docker's registry answers 400 and 500 to those who
-	// upload the same blob at once, or ask for it meanwhile.
+	// upload the same blob at once, or ask for it meanwhile. Another process may still be one of them: the store tries again.
 	config chan struct{}
 }
 
