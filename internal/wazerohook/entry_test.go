@@ -227,6 +227,11 @@ func TestReadEntryChecksEveryField(t *testing.T) {
 		e, err := read(raw, version, AnyFunctions)
 		require.NoError(t, err, name)
 		require.NoError(t, e.CheckCode(), name)
+		heap := 16 * len(b.sourceMap)
+		for _, clauses := range b.catch {
+			heap += 24 + 8*len(clauses)
+		}
+		require.EqualValues(t, heap, e.Heap(), name)
 		for n := range raw {
 			e, err := read(raw[:n], version, AnyFunctions)
 			if err == nil && e.endsEarly() && !b.old {
