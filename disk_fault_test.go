@@ -612,18 +612,24 @@ func TestDiskBelievesNoLongFutility(t *testing.T) {
 // crowded is a file system on which others write as much as is removed, as often as crowd says.
 type crowded struct {
 	freeSpace
-	crowd atomic.Int64
+	crowd  atomic.Int64
+	faster atomic.Int64 // so many are removed by others a moment before
 }
 
 func (c *crowded) Remove(name string) error {
-	if filepath.Ext(name) == ".v1" && c.crowd.Add(-1) < 0 {
+	if filepath.Ext(name) != ".v1" {
+		return c.FS.Remove(name)
+	}
+	if c.faster.Add(-1) >= 0 {
+		_ = c.FS.Remove(name)
+	} else if c.crowd.Add(-1) < 0 {
 		c.free.Add(2 * block)
 	}
 	return c.FS.Remove(name)
 }
 
-// TestDiskEvictsBesideOthersWhoWrite: what they take of what was freed doesn't make evicting futile.
-func TestDiskEvictsBesideOthersWhoWrite(t *testing.T) {
+// TestDiskEvictsBesideOthers, who take what was freed, or were there before: neither makes evicting futile.
+func TestDiskEvictsBesideOthers(t *testing.T) {
 	const size, entries, minFree = 1000, 80, 1 << 30
 	var tree crowded
 	tree.free.Store(1 << 40)
@@ -638,10 +644,11 @@ func TestDiskEvictsBesideOthersWhoWrite(t *testing.T) {
 	}
 	_, err = d.Trim(bg)
 	require.NoError(t, err)
-	for i := range uint64(10) {
+	for i, others := range []struct{ crowd, faster int64 }{{1, 0}, {1, 0}, {2, 0}, {0, 1}, {0, 20}, {1, 5}} {
 		tree.free.Store(minFree)
-		tree.crowd.Store(1)
-		require.NoError(t, d.Add(bg, diskKey(1000+i), diskArtifact(i, size)))
+		tree.crowd.Store(others.crowd)
+		tree.faster.Store(others.faster)
+		require.NoError(t, d.Add(bg, diskKey(1000+uint64(i)), diskArtifact(uint64(i), size)), "%+v", others)
 	}
 }
 

@@ -15,10 +15,12 @@ import (
 var errNoRoom = errors.New("no room left")
 
 const (
-	// probes are made before evicting counts as futile: what others write meanwhile, or still have open, may take what one frees. For
-	// each, a probeShare of all entries is evicted.
-	probes     = 3
-	probeShare = 8 * probes
+	// Evicting is futile once that share of all entries was evicted and freed nothing, four times as much each time, but not more at once
+	// than a third of the share: what others write meanwhile, or still have open, may take what a few entries free.
+	probeShare = 8
+	probeMost  = 3 * probeShare
+	// mostMissed is how often an Add tries to evict what others have evicted before, or use.
+	mostMissed = 1000
 	// freeing is how long a file system may take to free what was removed.
 	freeing = 50 * time.Millisecond
 	// futileFor is how long no entries are evicted for free space after that freed none.
@@ -29,7 +31,9 @@ const (
 func (d *Disk) reserve(ctx context.Context, size int64) error {
 	told := size > 0 && d.tell(size)
 	var evicted, gained int64
-	walked, sure, helps, vain := false, false, false, 0
+	walked, sure, helps := false, false, false
+	var vain, vainly int64 // evictions in a row that freed nothing, and their bytes
+	missed := 0            // evictions of what was gone or in use
 	for {
 		if err := ctx.Err(); err != nil {
 			return err
@@ -43,7 +47,7 @@ func (d *Disk) reserve(ctx context.Context, size int64) error {
 		}
 		ask := missing
 		if !helps && missing <= bytes {
-			ask = min(missing, max(1, bytes/probeShare))
+			ask = min(missing<<min(2*vain, 16), max(1, bytes/probeMost))
 		}
 		switch room := d.usage.Take(books.Ask{Size: size, Limit: d.o.MaxBytes, Missing: ask, Walked: walked, Freed: gained, Told: told}); {
 		case room.Fits:
@@ -58,13 +62,23 @@ func (d *Disk) reserve(ctx context.Context, size int64) error {
 			}
 		case len(room.Evict) > 0:
 			before := d.freeSpace()
+			removed := d.counters.evictedBytes.Load()
 			n := d.evictAll(ctx, room.Evict, ReasonByteLimit)
+			removed = d.counters.evictedBytes.Load() - removed // the others were gone, or are in use
 			evicted += n
-			if helps = missing <= 0 || d.freed(before); helps {
+			switch helps = missing <= 0 || removed > 0 && d.freed(before); {
+			case helps:
 				gained += n
-				vain = 0
-			} else if vain++; vain == probes {
-				d.noteFutile(books.SizeOf(room.Evict))
+				vain, vainly = 0, 0
+			case removed == 0:
+				if missed++; missed > mostMissed {
+					return fmt.Errorf("%w: the file system has too little free space", errNoRoom)
+				}
+			default:
+				vain, vainly = vain+1, vainly+int64(removed)
+				if vainly >= bytes/probeShare {
+					d.noteFutile(vainly)
+				}
 			}
 		case !room.Unknown && sure && missing > 0:
 			return fmt.Errorf("%w: the file system has too little free space", errNoRoom)
