@@ -160,8 +160,9 @@ var errNoTrust = errors.New("what is on a server has to be signed")
 // open returns the store at the place. What it can't make of the URL or the bucket is the
 // command line's fault.
 func (p *place) open(o *remote.Options) (*remote.Store, error) {
-	o.Queue = -1 // commands wait for what they queue
-	store, err := remote.New(p.url, o)
+	v := *o
+	v.Queue = -1 // commands wait for what they queue
+	store, err := remote.New(p.url, &v)
 	if err != nil {
 		return nil, usageError(plain(err))
 	}
