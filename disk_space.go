@@ -62,20 +62,18 @@ func (d *Disk) reserve(ctx context.Context, size int64) error {
 			}
 		case len(room.Evict) > 0:
 			before := d.freeSpace()
-			removed := d.counters.evictedBytes.Load()
-			n := d.evictAll(ctx, room.Evict, ReasonByteLimit)
-			removed = d.counters.evictedBytes.Load() - removed // the others were gone, or are in use
-			evicted += n
+			gone, removed := d.evictAll(ctx, room.Evict, ReasonByteLimit) // the others were gone before, or are in use
+			evicted += gone
 			switch helps = missing <= 0 || removed > 0 && d.freed(before); {
 			case helps:
-				gained += n
+				gained += gone
 				vain, vainly = 0, 0
 			case removed == 0:
 				if missed++; missed > mostMissed {
 					return fmt.Errorf("%w: the file system has too little free space", errNoRoom)
 				}
 			default:
-				vain, vainly = vain+1, vainly+int64(removed)
+				vain, vainly = vain+1, vainly+removed
 				if vainly >= bytes/probeShare {
 					d.noteFutile(vainly)
 				}

@@ -162,38 +162,43 @@ func (d *Disk) known(shards string) (found []books.Entry) {
 	return found
 }
 
-// evictAll evicts what the usage gave out for that, until the context ends. It returns the bytes of what is gone.
-func (d *Disk) evictAll(ctx context.Context, victims []books.Entry, why Reason) (freed int64) {
+// evictAll evicts what the usage gave out for that, until the context ends. It returns the bytes of what is gone, and of what it
+// has removed of that itself.
+func (d *Disk) evictAll(ctx context.Context, victims []books.Entry, why Reason) (gone, removed int64) {
 	defer d.usage.Settle(victims)
 	for _, v := range victims {
 		if ctx.Err() != nil {
 			break
 		}
-		if d.evict(v, why) {
-			freed += v.Size
+		isGone, byUs := d.evict(v, why)
+		if isGone {
+			gone += v.Size
+		}
+		if byUs {
+			removed += v.Size
 		}
 	}
-	return freed
+	return gone, removed
 }
 
 // evict removes an entry, unless it has been used or replaced since it was
-// listed, and reports whether it is gone. Whoever has it open goes on reading it.
-func (d *Disk) evict(v books.Entry, why Reason) bool {
+// listed, and reports whether it is gone, and wasn't before. Whoever has it open goes on reading it.
+func (d *Disk) evict(v books.Entry, why Reason) (gone, removed bool) {
 	pending := d.pending.Visible(v.Key)
 	fi, err := d.tree().Lstat(v.Name)
 	if err == nil && (!d.usedAt(v.Key, fi).Equal(v.Used) || fi.Size() != v.Length) {
-		return false
+		return false, false
 	}
 	if err == nil {
 		err = d.tree().Remove(v.Name)
 	}
 	if errors.Is(err, fs.ErrNotExist) { // another process was faster
 		d.usage.Remove(v.Name)
-		return true
+		return true, false
 	}
 	if err != nil {
 		_ = d.failed("evict", v.Key, err)
-		return false
+		return false, false
 	}
 	d.usage.Remove(v.Name)
 	if !v.Old {
@@ -202,7 +207,7 @@ func (d *Disk) evict(v books.Entry, why Reason) bool {
 	d.counters.evictions.Add(1)
 	d.counters.evictedBytes.Add(uint64(v.Size))
 	d.notify(Event{Kind: EventEvicted, Key: v.Key, Reason: why, Bytes: v.Size, Duration: d.since(v.Used)})
-	return true
+	return true, true
 }
 
 // since is how long ago t was; clocks that were set back don't make it negative.
