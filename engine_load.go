@@ -228,7 +228,7 @@ func (l *loading) loadEntry(ctx context.Context, entry wazerocache.Source) (_ *l
 // trace has the lines that wazero reads for stack traces forgotten while nobody uses the code. Where that can't be, it isn't
 // retained.
 func (l *loading) trace(code *loaded.Loaded, cm wazero.CompiledModule) {
-	if o := l.src.outline(); !l.e.conf.DebugInfo || o != nil && !o.HasDebug {
+	if !l.src.debugged() {
 		return
 	}
 	code.Traced = true

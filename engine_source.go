@@ -173,6 +173,12 @@ func outlineOf(wasm []byte) *wasmbin.Outline {
 	return &o
 }
 
+// debugged reports whether wazero reads debug info in the module, or may.
+func (s *source) debugged() bool {
+	o := s.outline()
+	return s.e.conf.DebugInfo && (o == nil || o.HasDebug)
+}
+
 // functions returns how many the module defines, or [wazerohook.AnyFunctions].
 func (s *source) functions() int {
 	if o := s.outline(); o != nil {
@@ -221,7 +227,7 @@ func (s *source) heap(image []byte, stubbed bool) int64 {
 		if !stubbed {
 			more += heapPerLocal * wasmbin.DeclaredLocals(wasm)
 		}
-		if s.e.conf.DebugInfo && (o == nil || o.HasDebug) {
+		if s.debugged() {
 			more += wasmbin.DebugSize(wasm)
 		}
 	})
@@ -315,7 +321,7 @@ func (s *source) canonical() *canonical {
 		if err != nil {
 			return // the compile will tell
 		}
-		if o := s.outline(); o == nil || o.HasDebug && s.e.conf.DebugInfo {
+		if s.outline() == nil || s.debugged() {
 			return
 		}
 		if b, err := wasmbin.Canonical(wasm); err == nil {

@@ -18,15 +18,12 @@ const (
 // in several tables, as no compiler makes them, may take millions of times their bytes: more than anybody wants to keep.
 func DebugSize(wasm []byte) int64 {
 	var info, abbrevs []byte
-	eachSection(wasm, func(id byte, start, end int) {
-		if id != custom {
-			return
-		}
-		switch name, data, _ := readName(wasm, start, end); string(name) { // wazero takes the last
+	eachCustom(wasm, func(name []byte, start, end int) {
+		switch string(name) { // wazero takes the last
 		case ".debug_info":
-			info = wasm[data:end]
+			info = wasm[start:end]
 		case ".debug_abbrev":
-			abbrevs = wasm[data:end]
+			abbrevs = wasm[start:end]
 		}
 	})
 	if len(info) < 6 {

@@ -137,12 +137,9 @@ type Names struct {
 
 // NamesIn returns what the sections of names in a module have, as far as they can be read.
 func NamesIn(wasm []byte) (n Names) {
-	eachSection(wasm, func(id byte, start, end int) {
-		if id != custom {
-			return
-		}
-		if name, data, _ := readName(wasm, start, end); string(name) == "name" {
-			n.add(newReader(wasm, data, end))
+	eachCustom(wasm, func(name []byte, start, end int) {
+		if string(name) == "name" {
+			n.add(newReader(wasm, start, end))
 		}
 	})
 	return n
@@ -198,6 +195,16 @@ func eachSection(wasm []byte, f func(id byte, start, end int)) {
 		}
 		f(id, start, r.pos)
 	}
+}
+
+// eachCustom calls f for the content of each custom section that can be read.
+func eachCustom(wasm []byte, f func(name []byte, start, end int)) {
+	eachSection(wasm, func(id byte, start, end int) {
+		if id == custom {
+			name, data, _ := readName(wasm, start, end)
+			f(name, data, end)
+		}
+	})
 }
 
 // DeclaredLocals counts the locals that functions declare, as far as they can be read.

@@ -131,14 +131,33 @@ func (e *Engine) Code(id [32]byte) (*Code, error) {
 	return c, nil
 }
 
+// isStruct reports whether v is a pointer to a struct, and not nil.
+func isStruct(v reflect.Value) bool {
+	return v.IsValid() && v.Kind() == reflect.Pointer && v.Type().Elem().Kind() == reflect.Struct && !v.IsNil()
+}
+
+// structOf returns the struct of a compiled module of wazero's own, or the zero Value.
+func structOf(cm wazero.CompiledModule) reflect.Value {
+	v := reflect.ValueOf(cm)
+	if !isStruct(v) || v.Type().Elem().PkgPath() != wazeroPath {
+		return reflect.Value{}
+	}
+	return v.Elem()
+}
+
+// moduleOf returns the module that wazero has decoded for a compiled one, or the zero Value.
+func moduleOf(cm wazero.CompiledModule) reflect.Value {
+	v := structOf(cm)
+	if !v.IsValid() {
+		return v
+	}
+	return directField(v, "module")
+}
+
 // ID returns the name that wazero's engine has for a compiled module.
 func ID(cm wazero.CompiledModule) (id [32]byte, ok bool) {
-	v := reflect.ValueOf(cm)
-	if v.Kind() != reflect.Pointer || v.IsNil() || v.Elem().Kind() != reflect.Struct || v.Type().Elem().PkgPath() != wazeroPath {
-		return id, false
-	}
-	module := directField(v.Elem(), "module")
-	if !module.IsValid() || module.Kind() != reflect.Pointer || module.IsNil() || module.Type().Elem().Kind() != reflect.Struct {
+	module := moduleOf(cm)
+	if !isStruct(module) {
 		return id, false
 	}
 	f := directField(module.Elem(), "ID")

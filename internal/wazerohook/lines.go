@@ -12,21 +12,18 @@ import (
 // trace led to, and the module keeps them. Each takes more than a hundred times its bytes, and units may share them. It
 // doesn't wait for a stack trace that is made meanwhile. ok is false if this wazero may keep them where
 // they aren't known to be.
-func ForgetLines(cm wazero.CompiledModule) (ok bool) {
-	v := reflect.ValueOf(cm)
-	if v.Kind() != reflect.Pointer || v.IsNil() || v.Elem().Kind() != reflect.Struct || v.Type().Elem().PkgPath() != wazeroPath {
-		return false
-	}
-	return forgetLines(directField(v.Elem(), "module"))
-}
+func ForgetLines(cm wazero.CompiledModule) (ok bool) { return forgetLines(moduleOf(cm)) }
 
 // ForgetLines is [ForgetLines] for the module that the code was loaded with.
 func (c *Code) ForgetLines() (ok bool) { return forgetLines(directField(c.module, "module")) }
 
 // forgetLines is [ForgetLines] for what a *wasm.Module should be.
 func forgetLines(module reflect.Value) (ok bool) {
-	lines := structIn(module, "DWARFLines")
-	if !lines.IsValid() {
+	if !isStruct(module) {
+		return false
+	}
+	lines := directField(module.Elem(), "DWARFLines")
+	if !lines.IsValid() || lines.Kind() != reflect.Pointer || lines.Type().Elem().Kind() != reflect.Struct {
 		return false
 	}
 	if lines.IsNil() {
@@ -43,18 +40,4 @@ func forgetLines(module reflect.Value) (ok bool) {
 		}
 	}
 	return true
-}
-
-// structIn returns the field of that name in what pointer points to, if both are pointers to structs.
-func structIn(pointer reflect.Value, name string) reflect.Value {
-	to := func(v reflect.Value) bool {
-		return v.IsValid() && v.Kind() == reflect.Pointer && v.Type().Elem().Kind() == reflect.Struct
-	}
-	if !to(pointer) || pointer.IsNil() {
-		return reflect.Value{}
-	}
-	if f := directField(pointer.Elem(), name); to(f) {
-		return f
-	}
-	return reflect.Value{}
 }

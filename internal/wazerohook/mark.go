@@ -12,12 +12,12 @@ import (
 // others of the same module, also while it is starting. The copy need not be closed. ok
 // is false if the module isn't wazero's own, or looks different.
 func Mark(cm wazero.CompiledModule) (marked wazero.CompiledModule, isInstance func(api.Module) bool, ok bool) {
-	v := reflect.ValueOf(cm)
-	if v.Kind() != reflect.Pointer || v.IsNil() || v.Elem().Kind() != reflect.Struct || v.Type().Elem().PkgPath() != wazeroPath {
+	v := structOf(cm)
+	if !v.IsValid() {
 		return nil, nil, false
 	}
-	twin := reflect.New(v.Type().Elem())
-	twin.Elem().Set(v.Elem())
+	twin := reflect.New(v.Type())
+	twin.Elem().Set(v)
 	ids := directField(twin.Elem(), "typeIDs")
 	if !ids.IsValid() || ids.Kind() != reflect.Slice || ids.Type().Elem().Size() == 0 {
 		return nil, nil, false
@@ -29,7 +29,7 @@ func Mark(cm wazero.CompiledModule) (marked wazero.CompiledModule, isInstance fu
 	ids.Set(own)
 	return twin.Interface().(wazero.CompiledModule), func(mod api.Module) bool {
 		v := reflect.ValueOf(mod)
-		if v.Kind() != reflect.Pointer || v.IsNil() || v.Elem().Kind() != reflect.Struct {
+		if !isStruct(v) {
 			return false
 		}
 		f := directField(v.Elem(), "TypeIDs")

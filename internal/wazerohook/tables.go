@@ -219,12 +219,8 @@ func (t *Tables) Write(mod api.Module) bool {
 // have less. The copy need not be closed, and must not be instantiated after cm was closed. Nobody may use cm meanwhile.
 // ok is false if the module isn't wazero's own, or looks different.
 func WithoutElements(cm wazero.CompiledModule) (copied wazero.CompiledModule, less int, ok bool) {
-	v := reflect.ValueOf(cm)
-	if v.Kind() != reflect.Pointer || v.IsNil() || v.Elem().Kind() != reflect.Struct || v.Type().Elem().PkgPath() != wazeroPath {
-		return nil, 0, false
-	}
-	module := directField(v.Elem(), "module")
-	if !module.IsValid() || module.Kind() != reflect.Pointer || module.IsNil() || module.Type().Elem().Kind() != reflect.Struct {
+	module := moduleOf(cm)
+	if !isStruct(module) {
 		return nil, 0, false
 	}
 	segments := directField(module.Elem(), "ElementSection")
@@ -245,10 +241,11 @@ func WithoutElements(cm wazero.CompiledModule) (copied wazero.CompiledModule, le
 			init.SetZero() // with which wazero has nothing to do
 		}
 	}
-	twin, inside := reflect.New(v.Type().Elem()), reflect.New(module.Type().Elem())
+	compiled := structOf(cm)
+	twin, inside := reflect.New(compiled.Type()), reflect.New(module.Type().Elem())
 	inside.Elem().Set(settable(module.Elem()))
 	directField(inside.Elem(), "ElementSection").Set(empty)
-	twin.Elem().Set(v.Elem())
+	twin.Elem().Set(compiled)
 	settable(directField(twin.Elem(), "module")).Set(inside)
 	return twin.Interface().(wazero.CompiledModule), less, true
 }
