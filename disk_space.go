@@ -32,8 +32,8 @@ func (d *Disk) reserve(ctx context.Context, size int64) error {
 	told := size > 0 && d.tell(size)
 	var evicted, gained int64
 	walked, sure, helps := false, false, false
-	var vain, vainly int64 // evictions in a row that freed nothing, and their bytes
-	missed := 0            // evictions of what was gone or in use
+	vainly := int64(0) // bytes evicted since evicting last freed any
+	missed := 0        // evictions of what was gone or in use
 	for {
 		if err := ctx.Err(); err != nil {
 			return err
@@ -47,7 +47,7 @@ func (d *Disk) reserve(ctx context.Context, size int64) error {
 		}
 		ask := missing
 		if !helps && missing <= bytes {
-			ask = min(missing<<min(2*vain, 16), max(1, bytes/probeMost))
+			ask = min(max(missing, 3*vainly), max(1, bytes/probeMost))
 		}
 		switch room := d.usage.Take(books.Ask{Size: size, Limit: d.o.MaxBytes, Missing: ask, Walked: walked, Freed: gained, Told: told}); {
 		case room.Fits:
@@ -64,17 +64,17 @@ func (d *Disk) reserve(ctx context.Context, size int64) error {
 			before := d.freeSpace()
 			gone, removed := d.evictAll(ctx, room.Evict, ReasonByteLimit) // the others were gone before, or are in use
 			evicted += gone
-			switch helps = missing <= 0 || removed > 0 && d.freed(before); {
+			helps = missing <= 0 || removed > 0 && d.freed(before)
+			switch {
 			case helps:
 				gained += gone
-				vain, vainly = 0, 0
+				vainly = 0
 			case removed == 0:
 				if missed++; missed > mostMissed {
 					return fmt.Errorf("%w: the file system has too little free space", errNoRoom)
 				}
 			default:
-				vain, vainly = vain+1, vainly+removed
-				if vainly >= bytes/probeShare {
+				if vainly += removed; vainly >= bytes/probeShare {
 					d.noteFutile(vainly)
 				}
 			}
@@ -141,8 +141,11 @@ func (d *Disk) freed(before int64) bool {
 // noteFutile notes that evicting so many bytes was of no use: a snapshot may hold the files, or another process; or the file system
 // frees them late, and then the space turns up.
 func (d *Disk) noteFutile(evicted int64) {
-	after := d.freeSpace()
-	d.futile.Store(&books.Futile{Free: after - d.written.Load() + max(1, evicted/2), Until: d.o.Now().Add(futileFor)})
+	free, _, err := d.tree().Space()
+	if err != nil {
+		return
+	}
+	d.futile.Store(&books.Futile{Free: free + max(1, evicted/2), Until: d.o.Now().Add(futileFor)})
 }
 
 // lastFutile returns what was noted last, perhaps by another process. A time that is further
