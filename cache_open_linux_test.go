@@ -5,14 +5,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 	"github.com/tetratelabs/wazero"
-	"golang.org/x/sys/unix"
 
 	"github.com/modcache/modcache"
 	"github.com/modcache/modcache/internal/cachetest"
@@ -101,48 +99,37 @@ func TestCacheOpenReadsWhatItCantWrite(t *testing.T) {
 
 // TestCacheWithoutExecutableMemory runs in a process that may not make memory executable.
 func TestCacheWithoutExecutableMemory(t *testing.T) {
-	const variable = "MODCACHE_TEST_NO_EXEC"
-	if os.Getenv(variable) != "" {
-		if err := unix.Prctl(unix.PR_SET_MDWE, unix.PR_MDWE_REFUSE_EXEC_GAIN, 0, 0, 0); err != nil {
-			t.Skip(err)
-		}
-		var seen witness
-		c := openCache(t, filepath.Join(t.TempDir(), "c"), seen.Options(modcache.Options{}))
-		s := c.Status()
-		require.False(t, s.Storing)
-		require.ErrorIs(t, s.Err, modcache.ErrUnsupportedWazero)
-		require.Contains(t, s.Unsupported, "may not make memory executable")
-		require.Equal(t, 1, seen.Warned())
-		_, err := modcache.Open(filepath.Join(t.TempDir(), "c"), &modcache.Options{RequireHit: true})
-		require.ErrorIs(t, err, modcache.ErrUnsupportedWazero)
-		require.ErrorContains(t, err, "MemoryDenyWriteExecute")
-
-		r, err := c.NewRuntime(bg, wazero.NewRuntimeConfigInterpreter())
-		require.NoError(t, err)
-		defer r.Close(bg)
-		got, err := cachetest.Run(r, chainWasm)
-		require.NoError(t, err)
-		require.EqualValues(t, chainWant, got)
-
-		r, err = c.NewRuntime(bg, wazero.NewRuntimeConfigCompiler())
-		require.Nil(t, r)
-		require.ErrorIs(t, err, modcache.ErrUnsupportedWazero)
-		require.ErrorContains(t, err, "modcache: make runtime: ")
-		require.ErrorContains(t, err, "MemoryDenyWriteExecute")
-		for _, config := range []wazero.RuntimeConfig{nil, wazero.NewRuntimeConfigCompiler()} { // from v1.12 on, wazero interprets if it isn't told to compile
-			m := modcache.NewModule(chainWasm)
-			require.ErrorIs(t, c.Warm(bg, config, m), modcache.ErrUnsupportedWazero)
-			require.ErrorIs(t, (<-c.Prepare(bg, config, m)).Err, modcache.ErrUnsupportedWazero)
-		}
+	if !cachetest.Apart(t) {
 		return
 	}
-	needsCompiler(t)
-	cmd := exec.Command("/proc/self/exe", "-test.run=^TestCacheWithoutExecutableMemory$", "-test.v")
-	cmd.Env = append(os.Environ(), variable+"=1")
-	out, err := cmd.CombinedOutput()
-	require.NoError(t, err, "%s", out)
-	if strings.Contains(string(out), "--- SKIP") {
-		t.Skipf("NOT TESTED: denied executable memory, which needs Linux 6.3: %s", out)
+	cachetest.DenyExecutable(t)
+	var seen witness
+	c := openCache(t, filepath.Join(t.TempDir(), "c"), seen.Options(modcache.Options{}))
+	s := c.Status()
+	require.False(t, s.Storing)
+	require.ErrorIs(t, s.Err, modcache.ErrUnsupportedWazero)
+	require.Contains(t, s.Unsupported, "may not make memory executable")
+	require.Equal(t, 1, seen.Warned())
+	_, err := modcache.Open(filepath.Join(t.TempDir(), "c"), &modcache.Options{RequireHit: true})
+	require.ErrorIs(t, err, modcache.ErrUnsupportedWazero)
+	require.ErrorContains(t, err, "MemoryDenyWriteExecute")
+
+	r, err := c.NewRuntime(bg, wazero.NewRuntimeConfigInterpreter())
+	require.NoError(t, err)
+	defer r.Close(bg)
+	got, err := cachetest.Run(r, chainWasm)
+	require.NoError(t, err)
+	require.EqualValues(t, chainWant, got)
+
+	r, err = c.NewRuntime(bg, wazero.NewRuntimeConfigCompiler())
+	require.Nil(t, r)
+	require.ErrorIs(t, err, modcache.ErrUnsupportedWazero)
+	require.ErrorContains(t, err, "modcache: make runtime: ")
+	require.ErrorContains(t, err, "MemoryDenyWriteExecute")
+	for _, config := range []wazero.RuntimeConfig{nil, wazero.NewRuntimeConfigCompiler()} { // from v1.12 on, wazero interprets if it isn't told to compile
+		m := modcache.NewModule(chainWasm)
+		require.ErrorIs(t, c.Warm(bg, config, m), modcache.ErrUnsupportedWazero)
+		require.ErrorIs(t, (<-c.Prepare(bg, config, m)).Err, modcache.ErrUnsupportedWazero)
 	}
 }
 
