@@ -61,7 +61,8 @@ type Options struct {
 
 	// ExactKeys gives every module machine code of its own, unless all of its bytes are those of another. Without it, a
 	// [Runtime] lets modules that differ only in names, notes and the way that
-	// integers are written share one artifact; see [Canonicalize].
+	// integers are written share one artifact; see [Canonicalize]. Where others fill the store without it,
+	// what they share is used.
 	ExactKeys bool
 
 	// OffHeapMemory has a [Runtime] keep the memories of instances outside of Go's heap.

@@ -242,7 +242,7 @@ func (l *lookup) hit(key Key, a *Artifact) {
 // reject reports that an artifact couldn't be used, and again says whether the next get may find a better one. One that
 // is wrong is deleted where it was found, so that the next compile replaces it; one that merely couldn't be read stays.
 func (l *lookup) reject(key Key, err error) (again bool) {
-	c, from := l.c, l.place(key).from
+	c := l.c
 	err = entryDamage(err)
 	l.note(err)
 	if !isDamage(err) {
@@ -253,13 +253,20 @@ func (l *lookup) reject(key Key, err error) (again bool) {
 	}
 	c.corrupt(key, l.name, err)
 	again = l.pass(key)
+	l.delete(key)
+	return again
+}
+
+// delete deletes what get has found last under key, where it was found, if the Cache may write.
+func (l *lookup) delete(key Key) {
+	c, from := l.c, l.place(key).from
 	if !c.writes() {
-		return again
+		return
 	}
 	if c.memory != nil {
 		_ = c.memory.Delete(c.ctx, key)
 	}
-	err = c.write(c.ctx, storeWait, func(ctx context.Context, s Store) error {
+	err := c.write(c.ctx, storeWait, func(ctx context.Context, s Store) error {
 		if l, ok := s.(*Layered); ok && c.readOnly() { // the first layer is memory, which is written; those behind it aren't
 			return l.delete(ctx, key, spot{layer: l.layers[0]})
 		}
@@ -268,7 +275,6 @@ func (l *lookup) reject(key Key, err error) (again bool) {
 	if err != nil {
 		c.storeFailed("delete", key, l.name, err)
 	}
-	return again
 }
 
 // hit reports that the artifact could be used.

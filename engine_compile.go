@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 
@@ -53,8 +54,11 @@ func (e *engine) compile(ctx context.Context, src *source, look *lookup) (_ *waz
 	}
 	return entry, func() {
 		home, aliases := src.sum, []Key(nil)
-		if shared {
-			home, aliases = e.home(src, look), []Key{src.key, src.canonical().key}
+		switch {
+		case shared:
+			home, aliases = e.home(src, look), slices.Compact([]Key{src.key, src.canonical().key})
+		case look.place(src.key).leads != Fingerprint{}:
+			look.delete(src.key) // its alias, which leads nowhere, or to code that isn't to be shared
 		}
 		at := e.key(home)
 		// It is worth keeping even if everybody has left by now.
@@ -79,13 +83,12 @@ func (c *Cache) compileSlot(ctx context.Context) (free func(), err error) {
 }
 
 // compileSource compiles the canonical encoding where other spellings may share
-// the code, and else the module itself. shared says that they may, and don't find it
-// under its key.
+// the code, which shared says, and else the module itself.
 func (e *engine) compileSource(ctx context.Context, src *source) (code []byte, took time.Duration, shared bool, err error) {
 	s := src.canonical()
 	if s == nil || s.key == src.key {
 		code, took, err = e.compileScratch(ctx, src, src.own())
-		return code, took, false, err
+		return code, took, s != nil, err
 	}
 	// By default, compiling leaves a core free.
 	refused := errPanicked

@@ -31,7 +31,7 @@ func spellings(t *testing.T) [][]byte {
 			wasmtest.CustomSection("name", append(name, producer...)),
 			wasmtest.CustomSection("producers", []byte(producer)))
 	}
-	all := [][]byte{noted("left"), noted("righ"), padded(t, plain), plain}
+	all := [][]byte{noted("left"), noted("righ"), padded(t, plain), plain} // the last one is the canonical encoding
 	canonical, err := modcache.Canonical(plain)
 	require.NoError(t, err)
 	for _, wasm := range all {
@@ -255,8 +255,9 @@ func TestCacheStoresWhereAliasesLead(t *testing.T) {
 		},
 	}
 	for over, open := range stores {
-		for _, warm := range []bool{false, true} {
-			t.Run(fmt.Sprint(over, " warm=", warm), func(t *testing.T) {
+		for i := range 4 {
+			warm, first := i%2 > 0, 1+i/2*2
+			t.Run(fmt.Sprint(over, " warm=", warm, " spelling ", first), func(t *testing.T) {
 				dir := filepath.Join(t.TempDir(), "cache")
 				start := func(n int) (key modcache.Key, compiles uint64) {
 					c := newCache(t, open(dir), nil)
@@ -274,19 +275,44 @@ func TestCacheStoresWhereAliasesLead(t *testing.T) {
 					return r.Key(m), c.Metrics().Compiles
 				}
 				code, _ := start(0)
-				_, compiles := start(1)
-				require.Zero(t, compiles, "it is an alias")
+				_, compiles := start(first)
+				require.Zero(t, compiles, "there is an alias")
 				require.NoError(t, openDisk(t, dir, nil).Delete(bg, code))
 				if over == "behind what is only read" {
 					require.NoError(t, os.Mkdir(dir+"/own", 0o700))
 				}
-				_, compiles = start(1)
+				_, compiles = start(first)
 				require.EqualValues(t, 1, compiles)
-				for _, n := range []int{1, 0, 2, 3, 1} {
+				for _, n := range []int{first, 0, 1, 2, 3, 1} {
 					_, compiles = start(n)
 					require.Zero(t, compiles, "spelling %d", n)
 				}
 			})
 		}
 	}
+}
+
+// TestCacheWithExactKeysReplacesIdleAliases that others have left, for whom the code of an odd spelling isn't.
+func TestCacheWithExactKeysReplacesIdleAliases(t *testing.T) {
+	needsCompiler(t)
+	all, disk := spellings(t), openDisk(t, t.TempDir(), nil)
+	start := func(n int, exact bool) (key modcache.Key, compiles uint64) {
+		c := newCache(t, disk, &modcache.Options{ExactKeys: exact})
+		r := newRuntime(t, c, nil)
+		require.NoError(t, compile(t, r, all[n]).Close(bg))
+		require.NoError(t, c.Flush(bg))
+		return r.Key(modcache.NewModule(all[n])), c.Metrics().Compiles
+	}
+	code, _ := start(0, false)
+	_, compiles := start(1, false)
+	require.Zero(t, compiles, "it is an alias")
+	require.NoError(t, disk.Delete(bg, code))
+	_, compiles = start(1, true)
+	require.EqualValues(t, 1, compiles)
+	_, compiles = start(1, true)
+	require.Zero(t, compiles)
+	_, compiles = start(0, false)
+	require.EqualValues(t, 1, compiles, "the other is of this spelling alone")
+	_, compiles = start(2, false)
+	require.Zero(t, compiles)
 }
