@@ -43,10 +43,16 @@ and no roles.`
 
 var urlStart = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9+.-]*://`)
 
-// splitURL tells the URL of a server, of which there may be one, from other operands.
+// secretive is what begins like a URL without its scheme, with a user and a password.
+var secretive = regexp.MustCompile(`^[^/\\]*:[^/\\]*@`)
+
+// splitURL tells the URL of a server, of which there may be one, from other operands. It quotes none.
 func splitURL(operands []string) (url string, others []string, err error) {
 	for _, o := range operands {
+		_, absent := os.Lstat(o)
 		switch {
+		case !urlStart.MatchString(o) && secretive.MatchString(o) && absent != nil:
+			return "", nil, usagef("there is no such file, and a URL begins with https://, http://, bazel+https:// or s3://")
 		case !urlStart.MatchString(o):
 			others = append(others, o)
 		case url != "":
@@ -91,8 +97,8 @@ func parsePlace(raw string, getenv func(string) string) (*place, error) {
 }
 
 func s3Place(u *url.URL, getenv func(string) string) (*place, error) {
-	if u.User != nil || u.Port() != "" {
-		return nil, usagef("%q: want s3://bucket/prefix; credentials are in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and AWS_ENDPOINT_URL names a server", weburl.Shown(u))
+	if u.User != nil || u.Port() != "" || weburl.Torn(u) {
+		return nil, usagef("%q: want s3://bucket/prefix, with %%40 for an @ in it; credentials are in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and AWS_ENDPOINT_URL names a server", weburl.Shown(u))
 	}
 	c := remote.Credentials{AccessKey: getenv("AWS_ACCESS_KEY_ID"), SecretKey: getenv("AWS_SECRET_ACCESS_KEY"), SessionToken: getenv("AWS_SESSION_TOKEN")}
 	if (c.AccessKey == "") != (c.SecretKey == "") {
