@@ -18,7 +18,7 @@ type Info struct {
 	Engine      string        // identity of the engine that compiled it, at most 255 bytes
 	Module      Fingerprint   // of the module's bytes; zero if they weren't at hand (drop-in)
 	Name        string        // of the module, as in [Module.Name], at most 255 bytes; "" if unknown
-	WasmSize    int64         // bytes of the module; 0 if unknown
+	WasmSize    int64         // bytes of the module; 0 if unknown, and if this is an alias
 	CompileTime time.Duration // what compiling it took; 0 if unknown
 	Created     time.Time     // when it was compiled; zero if the store has no such date
 }

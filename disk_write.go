@@ -42,7 +42,9 @@ func (d *Disk) put(ctx context.Context, key Key, a *Artifact, replace bool) erro
 		if !replace {
 			if present, err := d.load("add", key); err == nil {
 				_ = present.Close()
-				return nil
+				if !frame.GivesWay(present.info, a.info) {
+					return nil
+				}
 			}
 		}
 		err = d.add(ctx, key, a)

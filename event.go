@@ -59,7 +59,7 @@ const (
 	ReasonByteLimit  // too many bytes
 	ReasonBoth       // too many of both
 	ReasonRejected   // the policy preferred what it had
-	ReasonDeleted    // Delete was called
+	ReasonDeleted    // Delete was called, or code came in the place of an alias
 	ReasonResized    // the budget was lowered
 	ReasonExpired    // not used for too long
 )

@@ -147,6 +147,7 @@ type Layered struct {
 	mu       sync.Mutex // guards these and the layers' queues
 	lookups  flight.Group[lookupKey, *found]
 	deleting map[Key]int // deletes under way
+	deleted  uint64      // how many have ended
 	last     PromotionEvent
 }
 
@@ -374,6 +375,7 @@ func (l *Layered) delete(ctx context.Context, key Key, upTo spot) error {
 
 	l.mu.Lock()
 	l.forgetLookups(key)
+	l.deleted++
 	if l.deleting[key]--; l.deleting[key] == 0 {
 		delete(l.deleting, key)
 	}

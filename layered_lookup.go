@@ -93,8 +93,7 @@ func (l *Layered) get(ctx context.Context, key Key) (a *Artifact, from spot, err
 	return nil, spot{}, l.miss(key, joined("get", key, frontErr, err))
 }
 
-// getBehind is get in what is behind a spot, where the entry is of no use; nowhere means all. What it finds behind one isn't promoted: the
-// next lookup does that.
+// getBehind is get in what is behind a spot, where the entry is of no use; nowhere means all.
 func (l *Layered) getBehind(ctx context.Context, key Key, behind spot) (a *Artifact, from spot, err error) {
 	if behind == (spot{}) {
 		return l.get(ctx, key)
@@ -103,7 +102,10 @@ func (l *Layered) getBehind(ctx context.Context, key Key, behind spot) (a *Artif
 		return nil, spot{}, l.miss(key, err)
 	}
 	defer l.ops.Done()
-	f, err := l.search(ctx, key, behind, nil, func() bool { return true })
+	l.mu.Lock()
+	deleted := l.deleted
+	l.mu.Unlock()
+	f, err := l.search(ctx, key, behind, nil, func() bool { return l.deleted != deleted })
 	if err != nil || f.a == nil {
 		return nil, spot{}, l.miss(key, err)
 	}

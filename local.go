@@ -61,7 +61,7 @@ func (l *Local) Add(ctx context.Context, key Key, a *Artifact) error {
 	if l.busy {
 		return errLocalShared
 	}
-	if l.budget.index.lookup(&key) != nil {
+	if l.budget.keeps(&key, a) {
 		return nil
 	}
 	return addToMemory(ctx, key, a, l.change)

@@ -82,7 +82,7 @@ func (m *Memory) peek(key Key) (*Artifact, bool) {
 // The errors are [ErrTooLarge], an Info beyond its limits, and whatever loading an
 // artifact that is not in memory fails with.
 func (m *Memory) Add(ctx context.Context, key Key, a *Artifact) error {
-	if m.budget.index.lookup(&key) != nil {
+	if m.budget.keeps(&key, a) {
 		return nil
 	}
 	return addToMemory(ctx, key, a, m.change)

@@ -10,6 +10,7 @@ import (
 
 	"github.com/zeebo/xxh3"
 
+	"github.com/modcache/modcache/internal/frame"
 	"github.com/modcache/modcache/internal/option"
 )
 
@@ -157,12 +158,13 @@ func (b *memoryBudget) admits(key Key, a *Artifact) (bool, error) {
 
 // add puts an artifact that is in memory under key, unless there is one.
 func (b *memoryBudget) add(key Key, a *Artifact) error {
-	if b.index.lookup(&key) != nil {
+	if b.keeps(&key, a) {
 		return nil
 	}
 	if ok, err := b.admits(key, a); !ok {
 		return err
 	}
+	_ = b.delete(key)
 	size := a.Size()
 	for why := b.shortage(size); why != 0; why = b.shortage(size) {
 		b.evict(why)
@@ -248,6 +250,12 @@ func (b *memoryBudget) resize(maxBytes int64) error {
 	return nil
 }
 
+// keeps reports whether something is there which doesn't give way to a.
+func (b *memoryBudget) keeps(key *Key, a *Artifact) bool {
+	e := b.index.lookup(key)
+	return e != nil && !frame.GivesWay(e.art.info, a.info)
+}
+
 // addToMemory adds a to the budget that change gives access to. If a must be loaded, that
 // happens without access: reading runs code of others and takes time.
 func addToMemory(ctx context.Context, key Key, a *Artifact, change func(func(*memoryBudget) error) error) error {
@@ -256,7 +264,7 @@ func addToMemory(ctx context.Context, key Key, a *Artifact, change func(func(*me
 	}
 	wanted := false
 	err := change(func(b *memoryBudget) (err error) {
-		if b.index.lookup(&key) == nil {
+		if !b.keeps(&key, a) {
 			wanted, err = b.admits(key, a)
 		}
 		return err

@@ -170,7 +170,7 @@ func (s *Store) attempt(key modcache.Key, u *upload, entry *[]byte) error {
 	replace := s.bad.has(key)
 	if !replace {
 		ctx, cancel := context.WithTimeout(s.ctx, maxProbe)
-		there, err := s.find(ctx, key)
+		there, err := s.find(ctx, key, u.info)
 		cancel()
 		switch {
 		case there:
@@ -179,6 +179,8 @@ func (s *Store) attempt(key modcache.Key, u *upload, entry *[]byte) error {
 			return nil
 		case errors.Is(err, frame.ErrCorrupt), errors.Is(err, frame.ErrAuth):
 			_ = s.damaged(key, err)
+			replace = true
+		case err == errAlias:
 			replace = true
 		case err != nil && !errors.Is(err, fs.ErrPermission):
 			// Who may not ask, or only what is there, may still be allowed to write.
@@ -240,14 +242,20 @@ func (s *Store) refuses(size int64) {
 	s.refusedUntil = now.Add(rememberTooLarge)
 }
 
-// find reports whether the server has an entry that can be used, as far as its head tells, and fails if it has one that can't:
+// errAlias means that code is to take the place of an alias.
+var errAlias = errors.New("an alias is there")
+
+// find reports whether the server has an entry that can be used in the place of one with that Info, as far as its head tells, and fails if it has one that can't:
 // a signer that was revoked would keep all nodes cold. To read all of it would be a download for each entry that is there.
-func (s *Store) find(ctx context.Context, key modcache.Key) (bool, error) {
+func (s *Store) find(ctx context.Context, key modcache.Key, info modcache.Info) (bool, error) {
 	if there, err := s.backend.Has(ctx, key); err != nil || !there {
 		return false, err
 	}
 	err := s.backend.look(ctx, key, func(body io.Reader) error {
-		_, err := frame.NewStream(uncut{body}, key, s.o.MaxSize, &s.frame)
+		there, err := frame.NewStream(uncut{body}, key, s.o.MaxSize, &s.frame)
+		if err == nil && frame.GivesWay(frame.InfoOf[modcache.Info](there.Meta()), info) {
+			err = errAlias
+		}
 		return err
 	})
 	switch {

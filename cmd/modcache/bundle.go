@@ -15,6 +15,7 @@ import (
 
 	"github.com/modcache/modcache"
 	"github.com/modcache/modcache/internal/bundle"
+	"github.com/modcache/modcache/internal/frame"
 )
 
 var bundleCommand = command{
@@ -222,8 +223,13 @@ func (b *bundler) merge(ctx context.Context, name string, f *os.File) error {
 			return err
 		case e.Err != nil:
 			return fmt.Errorf("%s, %s  %s; it has to be sealed or signed as the new one", name, e.Key, troubleText(e.Err))
-		case !slices.ContainsFunc(b.push.entries, func(p outgoing) bool { return p.key == e.Key }):
-			b.push.entries = append(b.push.entries, outgoing{e.Key, e.Info, store})
+		}
+		i := slices.IndexFunc(b.push.entries, func(p outgoing) bool { return p.key == e.Key })
+		switch taken := (outgoing{e.Key, e.Info, store}); {
+		case i < 0:
+			b.push.entries = append(b.push.entries, taken)
+		case frame.GivesWay(b.push.entries[i].info, e.Info):
+			b.push.entries[i] = taken
 		}
 	}
 	return nil

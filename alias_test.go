@@ -1,0 +1,80 @@
+package modcache_test
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/internal/storetest"
+)
+
+// TestStoresPreferCodeToAliases, which are added before and after it.
+func TestStoresPreferCodeToAliases(t *testing.T) {
+	key, module := diskKey(1), modcache.Fingerprint{1}
+	alias := modcache.NewArtifact([]byte("alias"), modcache.Info{Engine: "e", Module: module})
+	code := func(text string) *modcache.Artifact {
+		return modcache.NewArtifact([]byte(text), modcache.Info{Engine: "e", Module: module, WasmSize: 9})
+	}
+	behind := modcache.NewArtifactFrom(strings.NewReader("code"), 4, modcache.Info{Engine: "e", Module: module, WasmSize: 9})
+	holds := func(s modcache.Store) string {
+		a, ok, err := s.Get(bg, key)
+		require.NoError(t, err)
+		require.True(t, ok)
+		defer a.Close()
+		b, err := a.Bytes()
+		require.NoError(t, err)
+		return string(b)
+	}
+	for name, s := range map[string]modcache.Store{
+		"Memory": modcache.NewMemory(nil), "Local": modcache.NewLocal(nil), "Disk": openDisk(t, t.TempDir(), nil),
+		"Layered": layered(t, nil, modcache.Layer{Store: modcache.NewMemory(nil)}, modcache.Layer{Store: openDisk(t, t.TempDir(), nil)}),
+	} {
+		for _, added := range []*modcache.Artifact{code("code"), behind} {
+			require.NoError(t, s.Delete(bg, key))
+			require.NoError(t, s.Add(bg, key, alias))
+			require.Equal(t, "alias", holds(s))
+			before := s.Metrics()
+			require.NoError(t, s.Add(bg, key, added))
+			require.Equal(t, "code", holds(s), name)
+			require.Equal(t, before.Entries, s.Metrics().Entries, name)
+			for _, other := range []*modcache.Artifact{alias, code("other")} {
+				require.NoError(t, s.Add(bg, key, other))
+				require.Equal(t, "code", holds(s))
+			}
+		}
+	}
+}
+
+// TestCacheKeepsWhatIdleAliasesHide: a directory has an alias whose code is gone, where the store behind it has that code. It is
+// asked for it once.
+func TestCacheKeepsWhatIdleAliasesHide(t *testing.T) {
+	needsCompiler(t)
+	all := spellings(t)
+	for _, n := range []int{1, 3} {
+		local, server := openDisk(t, t.TempDir(), nil), &storetest.Fake{}
+		start := func(n int, s modcache.Store) (modcache.Key, modcache.CacheMetrics) {
+			c := newCache(t, s, nil)
+			r := newRuntime(t, c, nil)
+			require.NoError(t, compile(t, r, all[n]).Close(bg))
+			require.NoError(t, c.Flush(bg))
+			return r.Key(modcache.NewModule(all[n])), c.Metrics()
+		}
+		start(n, server)
+		code, _ := start(0, local)
+		start(n, local)
+		require.NoError(t, local.Delete(bg, code))
+		both := func() modcache.Store {
+			return layered(t, nil, modcache.Layer{Store: local}, modcache.Layer{Store: server, Write: modcache.WriteNever})
+		}
+		_, m := start(n, both())
+		require.Zero(t, m.Compiles)
+		asked := server.Calls().Get
+		for range 2 {
+			_, m = start(n, both())
+			require.Zero(t, m.Compiles)
+		}
+		require.Equal(t, asked, server.Calls().Get)
+	}
+}
