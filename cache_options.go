@@ -29,6 +29,8 @@ type Options struct {
 	// of it, nothing can be a hit, and [Open] and [New] fail with
 	// [ErrUnsupportedWazero]; so does a [Runtime] that is to interpret. What a runtime of wazero's own
 	// does that interprets, the drop-in can't see. The error says what is in the directory instead.
+	// A store is waited for up to 30 seconds, and so long for each of its layers, unless the [Layer] or the store has a limit of its own: one
+	// of package remote gives up only servers that are silent.
 	// The snapshot of a [Template] that isn't there is no miss: Init runs.
 	// A whole program: examples/readonly.
 	RequireHit bool

@@ -97,6 +97,7 @@ type lookup struct {
 	why   error  // the first reason that is more than absence
 	ended bool   // reported as a hit or a miss
 	whole bool   // what is found isn't loaded, so that it is verified at once
+	spare bool   // what isn't found is made, also where modules have to be there
 
 	places []place // by key
 }
@@ -155,6 +156,9 @@ func (l *lookup) ask(ctx context.Context, key Key) (a *Artifact, wrong error) {
 	}
 	c, p := l.c, l.place(key)
 	behind := p.behind
+	if c.opts.RequireHit && !l.spare { // there is no compile that could be faster than the store
+		ctx = WithCompileEstimate(ctx, -1)
+	}
 	ctx, end := c.begin(ctx, Step{Kind: StepLookup, Key: key, Name: l.name})
 	found, err := ask(ctx, c, c.reads, waitFor(ctx, c.Store()), func(ctx context.Context, s Store) (found answer, err error) {
 		found.fresh = readsFrames(s)

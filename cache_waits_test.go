@@ -423,6 +423,53 @@ func TestCacheThatRequiresAHitWaitsForIt(t *testing.T) {
 	})
 }
 
+// A store is told whether there is a compile that it could be slower than, by whoever looks a module up. Snapshots are made where
+// there are none.
+func TestCacheTellsItsStoreWhatACompileTakes(t *testing.T) {
+	needsCompiler(t)
+	m := modcache.NewModule(wasmtest.Sum(4, 0))
+	snapshot := false
+	for name, look := range map[string]func(t *testing.T, c *modcache.Cache){
+		"Runtime": func(t *testing.T, c *modcache.Cache) { requireRuns(t, ways[1], c, m.Bytes(), 10) },
+		"drop-in": func(t *testing.T, c *modcache.Cache) { requireRuns(t, ways[0], c, m.Bytes(), 10) },
+		"Warm":    func(t *testing.T, c *modcache.Cache) { require.NoError(t, c.Warm(bg, nil, m)) },
+		"Stored": func(t *testing.T, c *modcache.Cache) {
+			_, err := newRuntime(t, c, nil).Stored(bg, m)
+			require.NoError(t, err)
+		},
+		"Template": func(t *testing.T, c *modcache.Cache) {
+			r := newRuntime(t, c, nil)
+			_, err := r.Compile(bg, m)
+			require.NoError(t, err)
+			snapshot = true
+			require.NoError(t, (&initTest{r, m}).make(bg, "a", nothing))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := &storetest.Fake{}
+			for _, w := range ways {
+				requireRuns(t, w, newCache(t, s, nil), m.Bytes(), 10)
+			}
+			for _, required := range []bool{false, true} {
+				var told []bool
+				snapshot = false
+				s.OnGet = func(ctx context.Context, key modcache.Key) (*modcache.Artifact, bool, error) {
+					if !snapshot {
+						told = append(told, modcache.CompileEstimate(ctx) < 0)
+					} else if modcache.CompileEstimate(ctx) != 0 {
+						t.Error("there is an Init")
+					}
+					return s.Below().Get(ctx, key)
+				}
+				look(t, newCache(t, s, &modcache.Options{RequireHit: required}))
+				require.NotEmpty(t, told)
+				require.NotContains(t, told, !required)
+				s.Heal()
+			}
+		})
+	}
+}
+
 // Warm only checks where a hit is required, also for what is in memory.
 func TestCacheWarmCompilesNothingThatIsRequired(t *testing.T) {
 	needsCompiler(t)

@@ -33,7 +33,7 @@ func (l *loading) run(ctx context.Context) (*loaded.Code, error) {
 		return l.once(ctx)
 	}
 	defer l.look.miss(l.src.key) // if it fails, or wazero panics, before that is known
-	if !l.c.opts.RequireHit {    // else there is no compile that could be faster than the store
+	if !l.c.opts.RequireHit {
 		ctx = WithCompileEstimate(ctx, l.src.estimate(ctx))
 	}
 	if code, err := l.find(ctx); code != nil || err != nil {

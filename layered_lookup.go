@@ -36,10 +36,12 @@ type found struct {
 	holds atomic.Int32 // callers that haven't taken their handle
 }
 
-// lookupKey is what lookups are shared by. A layer may take longer than a Cache waits, where none does.
+// lookupKey is what lookups are shared by. A layer may take longer than a Cache waits, where none does, and longer than a
+// compile, where there is none.
 type lookupKey struct {
-	key    Key
-	caches bool
+	key      Key
+	caches   bool
+	compiles bool
 }
 
 // grant gives each of n callers a hold on what was found.
@@ -190,7 +192,7 @@ func (l *Layered) join(ctx context.Context, key Key, seen uint64) (*flight.Fligh
 		return nil, nil
 	}
 	var f *flight.Flight[*found]
-	f, _ = l.lookups.Join(context.WithoutCancel(ctx), lookupKey{key, fromCache(ctx)}, func(ctx context.Context) (*found, error) {
+	f, _ = l.lookups.Join(context.WithoutCancel(ctx), lookupKey{key, fromCache(ctx), CompileEstimate(ctx) >= 0}, func(ctx context.Context) (*found, error) {
 		defer l.changes.Add(1)
 		return l.search(ctx, key, spot{}, asked, func() bool { return ctx.Err() != nil || f.Forgotten() })
 	})
@@ -207,8 +209,11 @@ func (l *Layered) forget(key Key) {
 
 // forgetLookups is forget with mu held.
 func (l *Layered) forgetLookups(key Key) {
-	l.lookups.Forget(lookupKey{key, false})
-	l.lookups.Forget(lookupKey{key, true})
+	for _, caches := range []bool{false, true} {
+		for _, compiles := range []bool{false, true} {
+			l.lookups.Forget(lookupKey{key, caches, compiles})
+		}
+	}
 }
 
 // search asks the layers behind a spot in order, and what is on its way into them first; nowhere means all. A layer that

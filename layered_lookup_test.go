@@ -84,6 +84,39 @@ func TestLayeredLookupsOfAKeyAskTheSlowLayerOnce(t *testing.T) {
 	})
 }
 
+// TestLayeredLookupWithoutACompileIsItsOwn: a store that has less time for another caller may give up.
+func TestLayeredLookupWithoutACompileIsItsOwn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		disk := newFileShelf()
+		put(t, disk, keyNo(1))
+		g := newGated(disk)
+		under := g.OnGet
+		g.OnGet = func(ctx context.Context, key modcache.Key) (*modcache.Artifact, bool, error) {
+			if modcache.CompileEstimate(ctx) >= 0 {
+				return nil, false, context.DeadlineExceeded
+			}
+			return under(ctx, key)
+		}
+		l := layered(t, nil, modcache.Layer{Store: g})
+		needed := modcache.WithCompileEstimate(t.Context(), -1)
+		var wg sync.WaitGroup
+		for range 2 {
+			wg.Go(func() {
+				a, ok, err := l.Get(needed, keyNo(1))
+				require.NoError(t, err)
+				require.True(t, ok)
+				require.NoError(t, a.Close())
+			})
+		}
+		synctest.Wait()
+		_, _, err := l.Get(t.Context(), keyNo(1))
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		close(g.pass)
+		wg.Wait()
+		require.EqualValues(t, 2, g.Calls().Get)
+	})
+}
+
 func TestLayeredContextFreesItsCallerAlone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		disk := newFileShelf()

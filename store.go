@@ -101,7 +101,8 @@ type Replacer interface {
 
 // WithCompileEstimate returns a context for [Store].Get that says how long compiling
 // takes if the entry isn't there, so that a store which may be slower can give up in
-// time. A [Runtime] says so in each lookup.
+// time. A [Runtime] says so in each lookup. A negative one says that nothing is going to be compiled, as Options.RequireHit
+// has it: such a store gives up only what has come to a halt.
 func WithCompileEstimate(ctx context.Context, d time.Duration) context.Context {
 	return context.WithValue(ctx, estimateKey{}, d)
 }

@@ -98,7 +98,7 @@ func snapshotKey(key Key, id string) Key {
 // findSnapshot returns the snapshot under key, or nil if there is none that is sound.
 func (t *Template) findSnapshot(ctx context.Context, key Key, m *Module, s *wasmbin.State) *wasmbin.Snapshot {
 	c := t.r.c
-	look := &lookup{c: c, name: m.Name(), most: believedCode + int64(s.Memory.Max)}
+	look := &lookup{c: c, name: m.Name(), most: believedCode + int64(s.Memory.Max), spare: true}
 	for again := true; again; {
 		a := look.get(ctx, key)
 		if a == nil {

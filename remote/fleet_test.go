@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io/fs"
+	"net/http"
 	"os"
 	"path/filepath"
 	"runtime/debug"
@@ -241,4 +242,69 @@ func TestFleetCloseOverADirectoryThatHangs(t *testing.T) {
 		close(answer)
 		synctest.Wait()
 	})
+}
+
+// TestOpenFleetThatRequiresHits takes what a healthy server sends over a slow line, where others compile.
+func TestOpenFleetThatRequiresHits(t *testing.T) {
+	cachetest.NeedsCompiler(t)
+	signer := generate(t)
+	m := modcache.NewModule(wasmtest.Sum(20_000, 1))
+	server := &storetest.Fake{}
+	builder, err := remote.OpenFleet(t.TempDir(), serve(t, server, &remote.HandlerOptions{WriteTokens: []string{token}}),
+		&remote.FleetOptions{Remote: *patient(remote.Options{Signer: signer, Header: bearer(token)})})
+	require.NoError(t, err)
+	require.NoError(t, builder.Warm(t.Context(), nil, m))
+	require.NoError(t, builder.Close(t.Context()))
+	for _, required := range []bool{true, false} {
+		dir := t.TempDir()
+		synctest.Test(t, func(t *testing.T) {
+			h, err := remote.NewHandler(server, &remote.HandlerOptions{WriteTokens: []string{token}})
+			require.NoError(t, err)
+			p := servePipes(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				h.ServeHTTP(&paced{w, r.Context(), 2048, 150 * ms}, r)
+			}))
+			client := &http.Client{Transport: &http.Transport{DialContext: p.dial}}
+			defer client.CloseIdleConnections()
+			f, err := remote.OpenFleet(dir, "http://cache.example", &remote.FleetOptions{
+				Remote: remote.Options{Keyring: remote.Keyring{Keys: []remote.PublicKey{signer.Public()}}, Client: client},
+				Cache:  modcache.Options{RequireHit: required},
+			})
+			require.NoError(t, err)
+			r, err := f.NewRuntime(t.Context(), nil)
+			require.NoError(t, err)
+			d := took(func() {
+				_, err = r.Compile(t.Context(), m)
+				require.NoError(t, err)
+			})
+			if required {
+				require.Greater(t, d, 2*time.Second, "the line is slow enough for this test")
+				require.Zero(t, f.Metrics().Compiles)
+			} else {
+				require.EqualValues(t, 1, f.Metrics().Compiles)
+			}
+			require.NoError(t, f.Close(t.Context()))
+		})
+	}
+}
+
+// paced is a response of which so many bytes are sent, then none for a while, over and over.
+type paced struct {
+	http.ResponseWriter
+	ctx   context.Context
+	n     int
+	pause time.Duration
+}
+
+func (p *paced) Write(b []byte) (n int, err error) {
+	for err == nil && n < len(b) {
+		var m int
+		m, err = p.ResponseWriter.Write(b[n:min(len(b), n+p.n)])
+		n += m
+		p.ResponseWriter.(http.Flusher).Flush()
+		select {
+		case <-time.After(p.pause):
+		case <-p.ctx.Done():
+		}
+	}
+	return n, err
 }

@@ -70,7 +70,9 @@ type Options struct {
 	// the time that compiling the entry took, or FirstByte + Stall if that is more. A
 	// transfer is given up early when it would clearly take longer. Until the head of an
 	// entry has said how long it took, it is a quarter of the estimated time, between
-	// 250 ms and FirstByte + Stall. The estimate stands for what the head doesn't say.
+	// 250 ms and FirstByte + Stall. The estimate stands for what the head doesn't say. Where nothing is compiled, under the
+	// RequireHit of a Cache or with a negative [modcache.CompileEstimate], there is no default: Stall bounds the transfer, and the
+	// Cache waits for up to 30 seconds.
 	Budget time.Duration
 
 	// AbsentFor is how long the store remembers that the server doesn't have an

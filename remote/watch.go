@@ -96,11 +96,16 @@ func (w *watch) responded() { w.wait() }
 // expect sets the limits of an entry of total more bytes that took that long to
 // compile; 0 if nobody knows, as of those in a bundle, which says no times.
 func (w *watch) expect(compile time.Duration, total int64) {
-	compile = cmp.Or(compile, modcache.CompileEstimate(w.parent))
+	estimate := modcache.CompileEstimate(w.parent)
+	compile = cmp.Or(compile, max(0, estimate))
 	w.total = w.got + total
 	w.stall = max(w.stall, compile/20)
 	w.grace = max(w.o.FirstByte, compile/20)
-	if w.o.Budget == 0 {
+	switch {
+	case w.o.Budget != 0:
+	case estimate < 0: // there is nothing that could be done in less time
+		w.limit = w.start.Add(never)
+	default:
 		w.limit = w.start.Add(max(w.o.FirstByte+w.o.Stall, compile/budgetShare))
 	}
 	w.wait()

@@ -128,3 +128,48 @@ func TestStoreHeadThatTrickles(t *testing.T) {
 		require.True(t, s.Report().Paused)
 	})
 }
+
+// TestStoreWithoutACompile gives up what comes to a halt, and nothing for being slow.
+func TestStoreWithoutACompile(t *testing.T) {
+	signer := generate(t)
+	for name, c := range map[string]struct {
+		compile time.Duration // as the head says
+		budget  time.Duration
+		halts   bool
+		want    string
+	}{
+		"slow":                       {compile: 2 * time.Second},
+		"slow, and says no time":     {},
+		"slow, and says a long time": {compile: time.Hour},
+		"halts":                      {compile: 2 * time.Second, halts: true, want: "stalled"},
+		"has a limit":                {compile: 2 * time.Second, budget: time.Second, want: "would take"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			o := remote.Options{Signer: signer, Budget: c.budget}
+			b := entryOf(t, o, key(1), code(1<<20), modcache.Info{Engine: "e", CompileTime: c.compile})
+			synctest.Test(t, func(t *testing.T) {
+				f := newFake()
+				f.get = func(ctx context.Context, _ modcache.Key) (io.ReadCloser, error) {
+					body := io.Reader(&trickle{ctx, b, len(b) / 100, 200 * ms})
+					if c.halts {
+						body = io.MultiReader(io.LimitReader(body, int64(len(b)/2)), &trickle{ctx, b, 1, time.Hour})
+					}
+					return io.NopCloser(body), nil
+				}
+				s := over(t, f, o)
+				defer s.Close()
+				var err error
+				d := took(func() {
+					var ok bool
+					_, ok, err = s.Get(modcache.WithCompileEstimate(t.Context(), -1), key(1))
+					require.Equal(t, c.want == "", ok, err)
+				})
+				if c.want != "" {
+					require.ErrorContains(t, err, c.want)
+					return
+				}
+				require.InDelta(t, 20, d.Seconds(), 1)
+			})
+		})
+	}
+}
