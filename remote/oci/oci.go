@@ -14,6 +14,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -60,7 +61,8 @@ type Backend struct {
 	close func()
 	// Held while the config is uploaded, which all entries share: docker's registry answers 400 and 500 to those who
 	// upload the same blob at once, or ask for it meanwhile. Another process may still be one of them: the store tries again.
-	config chan struct{}
+	config   chan struct{}
+	uploaded atomic.Bool // the config, as far as is known
 }
 
 var _ remote.Backend = (*Backend)(nil)
@@ -162,7 +164,11 @@ func (b *Backend) Put(ctx context.Context, key modcache.Key, entry []byte, repla
 		return err
 	}
 	manifest := ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest, Digest: digest.FromBytes(text), Size: int64(len(text))}
-	return understood(b.repo.Manifests().PushReference(ctx, manifest, bytes.NewReader(text), key.String()))
+	err = b.repo.Manifests().PushReference(ctx, manifest, bytes.NewReader(text), key.String())
+	if err != nil {
+		b.uploaded.Store(false) // the registry's garbage collection may have taken it
+	}
+	return understood(err)
 }
 
 // push uploads a blob, unless it is there.
@@ -177,14 +183,27 @@ func (b *Backend) push(ctx context.Context, d ocispec.Descriptor, content []byte
 
 // pushConfig uploads what the manifests of all entries name, as some registries refuse one without it.
 func (b *Backend) pushConfig(ctx context.Context) error {
+	if b.uploaded.Load() {
+		return nil
+	}
 	select {
 	case b.config <- struct{}{}:
 		defer func() { <-b.config }()
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
-	return b.push(ctx, ocispec.DescriptorEmptyJSON, ocispec.DescriptorEmptyJSON.Data, false)
+	if b.uploaded.Load() {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, configTime)
+	defer cancel()
+	err := b.push(ctx, ocispec.DescriptorEmptyJSON, ocispec.DescriptorEmptyJSON.Data, false)
+	b.uploaded.Store(err == nil)
+	return err
 }
+
+// configTime is how long the upload of the config may take, which has two bytes. Those who wait for it have half a minute or more.
+const configTime = 10 * time.Second
 
 // Delete implements [remote.Backend]. It deletes the manifest; the registry's garbage collection frees the layer. Many
 // registries have to be told to allow that.

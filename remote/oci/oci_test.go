@@ -3,13 +3,17 @@ package oci_test
 import (
 	"io"
 	"log"
+	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/google/go-containerregistry/pkg/registry"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/stretchr/testify/require"
 
+	"github.com/modcache/modcache"
 	"github.com/modcache/modcache/internal/backendtest"
 	"github.com/modcache/modcache/remote/oci"
 )
@@ -41,4 +45,30 @@ func TestConformance(t *testing.T) {
 	backendtest.Conforms(t, func(tb testing.TB) backendtest.Server {
 		return backendtest.Over(backend(tb, repository(inMemory(tb)), nil))
 	})
+}
+
+// TestPutUploadsTheConfigOnce, and again if the registry has lost it.
+func TestPutUploadsTheConfigOnce(t *testing.T) {
+	var asked, lost atomic.Int32
+	in := registry.New(registry.Logger(log.New(io.Discard, "", 0)))
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case strings.Contains(r.URL.Path, ocispec.DescriptorEmptyJSON.Digest.String()):
+			asked.Add(1)
+		case r.Method == http.MethodPut && strings.Contains(r.URL.Path, "/manifests/") && lost.Add(-1) >= 0:
+			w.WriteHeader(http.StatusBadRequest)
+			return
+		}
+		in.ServeHTTP(w, r)
+	}))
+	t.Cleanup(s.Close)
+	b := backend(t, repository(s), nil)
+	for i := range 3 {
+		require.NoError(t, b.Put(t.Context(), modcache.Key{byte(i)}, []byte{byte(i)}, false))
+	}
+	require.EqualValues(t, 1, asked.Load())
+	lost.Store(1)
+	require.Error(t, b.Put(t.Context(), key, []byte("entry"), false))
+	require.NoError(t, b.Put(t.Context(), key, []byte("entry"), false))
+	require.EqualValues(t, 2, asked.Load())
 }
