@@ -85,7 +85,8 @@ type Options struct {
 	// Workers is how many goroutines compile the functions of one module. The
 	// default is 1, as in wazero: a bug in its compiler that panics is then a panic
 	// in the goroutine that asked. With more, compiling is faster by nearly that
-	// factor, but such a panic ends the process. More than 256 are 256. A caller's
+	// factor, but such a panic ends the process, and a compile that is cancelled, which is possible then, leaves a little memory
+	// mapped for good, as in wazero. More than 256 are 256. A caller's
 	// experimental.WithCompilationWorkers takes precedence.
 	Workers int
 
