@@ -5,7 +5,6 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"slices"
 	"strings"
 
 	"github.com/modcache/modcache"
@@ -47,8 +46,14 @@ A value that can't be understood is ignored; then the exit code is 3.`,
 			} else {
 				printSettings(s, settings)
 			}
-			if i := slices.IndexFunc(settings, func(v setting) bool { return v.Problem != "" }); i >= 0 {
-				return foundError(settings[i].Problem)
+			var problems []string
+			for _, v := range settings {
+				if v.Problem != "" {
+					problems = append(problems, v.Problem)
+				}
+			}
+			if len(problems) > 0 {
+				return foundError(strings.Join(problems, "\n"))
 			}
 			return nil
 		}

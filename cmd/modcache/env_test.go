@@ -58,6 +58,10 @@ func TestEnv(t *testing.T) {
 	require.NoError(t, json.Unmarshal([]byte(o.out), &told))
 	require.Equal(t, "2GiB", told.Settings[2].Value)
 	require.Contains(t, told.Settings[2].Problem, "ignored")
+	t.Setenv(environ.Mode, "rw")
+	for _, problem := range []string{`MODCACHE is "rw"`, `MODCACHE_MAX_BYTES is "plenty"`} {
+		require.Contains(t, call("env").want(t, exitFound).err, problem)
+	}
 	t.Setenv(environ.MaxBytes, "")
 
 	t.Setenv(environ.Dir, "")
@@ -65,6 +69,21 @@ func TestEnv(t *testing.T) {
 	t.Setenv("XDG_CACHE_HOME", "")
 	if _, err := os.UserCacheDir(); err != nil {
 		require.Contains(t, call("env").want(t, exitFound).out, "MODCACHE_DIR=''  # none: code is kept in memory")
+	}
+}
+
+// TestTrimTellsTheEnvironment has a limit mistyped, as in a job that nobody looks at.
+func TestTrimTellsTheEnvironment(t *testing.T) {
+	dir, _ := warmed(t, 1)
+	for _, args := range [][]string{{"trim", "-dir", dir, "-n"}, {"trim", "-dir", dir}} {
+		t.Setenv(environ.MaxBytes, "500mbytes")
+		o := call(args...).want(t, exitOK)
+		require.Contains(t, o.err, `MODCACHE_MAX_BYTES is "500mbytes", which is ignored`)
+		require.Contains(t, o.out, "-max-bytes 2GiB")
+		t.Setenv(environ.MaxBytes, "500MB")
+		o = call(args...).want(t, exitOK)
+		require.Empty(t, o.err)
+		require.Contains(t, o.out, "-max-bytes 500000000")
 	}
 }
 

@@ -213,7 +213,8 @@ crashed processes left behind.`,
 	make: func(fs *flag.FlagSet) action {
 		var dir dirFlags
 		dir.register(fs)
-		limit, _ := boundOf(environ.Read(os.Getenv))
+		env := environ.Read(os.Getenv)
+		limit, _ := boundOf(env)
 		maxBytes := keptBytes(limit)
 		maxAge := age(modcache.DefaultDiskMaxAge)
 		fs.Var(&maxBytes, "max-bytes", "how much to keep, such as `2GiB` or 500MB; 0 keeps nothing")
@@ -221,6 +222,9 @@ crashed processes left behind.`,
 		dry := fs.Bool("n", false, "only print what would be dropped")
 		asJSON := fs.Bool("json", false, "one JSON object")
 		return func(ctx context.Context, s *streams, _ []string) error {
+			if err := env.Errors[environ.MaxBytes]; err != nil {
+				fmt.Fprintf(s.err, "modcache trim: %v\n", err)
+			}
 			// A limit of 0 means the default to a Disk, and nothing at all here.
 			d, err := dir.open(ctx, s, modcache.DiskOptions{
 				ReadOnly: *dry, MaxBytes: max(1, int64(maxBytes)), MaxAge: max(1, time.Duration(maxAge)),
