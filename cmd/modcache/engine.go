@@ -108,6 +108,9 @@ type configFlags struct {
 
 const maxPages = 1 << 16
 
+// defaultConfig is that of programs that set none of it.
+var defaultConfig = configFlags{features: featureSet(api.CoreFeaturesV2), memoryLimit: maxPages}
+
 func (c *configFlags) register(fs *flag.FlagSet) {
 	c.features = featureSet(api.CoreFeaturesV2)
 	fs.Var(&c.features, "features", "core features as in WithCoreFeatures: v1 or v2, then what to add, or drop with a minus,\nsuch as `v2,threads,-simd`; of\n"+featureNames())

@@ -259,9 +259,13 @@ func TestRm(t *testing.T) {
 	other := strings.TrimSuffix(filepath.Base(entries(t, cache)[0]), ".v1")
 	call("rm", "-dir", cache, other, key).want(t, exitFound)
 	require.Len(t, entries(t, cache), 3)
+	gone := 0
 	for _, file := range files {
-		call("rm", "-dir", cache, "-module", file).want(t, exitOK)
+		if call("rm", "-dir", cache, "-module", file).code == exitFound {
+			gone++
+		}
 	}
+	require.Equal(t, 1, gone, "the one that was removed by its key")
 	require.Empty(t, entries(t, cache))
 	call("warm", "-dir", cache, files[0]).want(t, exitOK)
 	damage(t, entries(t, cache)[0])
@@ -443,6 +447,34 @@ func TestSpellings(t *testing.T) {
 	to := filepath.Join(t.TempDir(), "cache")
 	call("pull", "-dir", to, bundle).want(t, exitOK)
 	call("warm", "-dir", to, "-require", second).want(t, exitOK)
+
+	// Nobody has asked for the other one there, so that only the canonical encoding leads to it.
+	fresh := filepath.Join(t.TempDir(), "fresh")
+	call("warm", "-dir", fresh, first).want(t, exitOK)
+	for _, from := range []string{cache, fresh} {
+		call("push", "-dir", from, "-o", bundle, "-module", second).want(t, exitOK)
+		to = filepath.Join(t.TempDir(), "cache")
+		call("pull", "-dir", to, bundle).want(t, exitOK)
+		call("warm", "-dir", to, "-require", second).want(t, exitOK)
+		call("push", "-dir", from, "-o", bundle, "-engine-id", "another", "-module", second).want(t, exitFound)
+	}
+	require.Contains(t, call("ls", "-dir", cache, "-module", second).want(t, exitOK).out, "first.wasm")
+	call("rm", "-dir", cache, "-module", second).want(t, exitOK)
+	require.Empty(t, entries(t, cache))
+}
+
+// TestModuleThatSelectsNothing is told from one that is there.
+func TestModuleThatSelectsNothing(t *testing.T) {
+	cache, _ := warmed(t, 1)
+	_, others := modules(t, 2)
+	bundle := filepath.Join(t.TempDir(), "bundle")
+	for _, args := range [][]string{{"ls"}, {"ls", "-json"}, {"rm"}, {"rm", "-n"}, {"push", "-o", bundle}} {
+		o := call(append(args, "-dir", cache, "-module", others[1])...).want(t, exitFound)
+		require.Contains(t, o.err, "no entry that is selected has the code of "+others[1])
+		require.Empty(t, o.out)
+	}
+	require.NoFileExists(t, bundle)
+	require.Len(t, entries(t, cache), 1)
 }
 
 // TestEntriesThatAreNone has a directory under the name of an entry.

@@ -15,6 +15,7 @@ import (
 
 	"github.com/modcache/modcache"
 	"github.com/modcache/modcache/internal/bytesize"
+	"github.com/modcache/modcache/internal/wasmbin"
 )
 
 // selection picks entries of a cache.
@@ -32,7 +33,7 @@ func (sel *selection) register(fs *flag.FlagSet) {
 	fs.BoolVar(&sel.others, "other-engines", false, "only entries of all other engines")
 	sel.unused = -1 // no filter, which 0 is
 	fs.Var(&sel.unused, "unused-for", "only entries that weren't used for so long, such as `30d` or 12h")
-	fs.StringVar(&sel.module, "module", "", "only entries that were made from the module in this file, such as `plugin.wasm`; those of the drop-in don't tell")
+	fs.StringVar(&sel.module, "module", "", "only what programs find for the module in this file, such as `plugin.wasm`; those of the drop-in don't tell,\nand code of another spelling is only known for programs with wazero's default settings")
 }
 
 func (sel *selection) isEmpty() bool {
@@ -62,7 +63,7 @@ func (sel *selection) pick(ctx context.Context, d *modcache.Disk, prefixes []str
 		}
 	}
 	var en engine
-	var module modcache.Fingerprint
+	var modules []modcache.Fingerprint
 	var err error
 	if sel.mine || sel.others {
 		if en, err = sel.resolve(); err != nil {
@@ -70,11 +71,9 @@ func (sel *selection) pick(ctx context.Context, d *modcache.Disk, prefixes []str
 		}
 	}
 	if sel.module != "" {
-		wasm, err := readModule(ctx, sel.module)
-		if err != nil {
+		if modules, err = sel.codeOf(ctx, d); err != nil {
 			return nil, err
 		}
-		module = modcache.Sum(wasm)
 	}
 	picked := []modcache.DiskEntry{}
 	met := make([]bool, len(prefixes))
@@ -92,7 +91,7 @@ func (sel *selection) pick(ctx context.Context, d *modcache.Disk, prefixes []str
 			e.Err != nil && (sel.mine || sel.others || sel.module != ""),
 			sel.mine && e.Info.Engine != en.id,
 			sel.others && e.Info.Engine == en.id,
-			sel.module != "" && e.Info.Module != module:
+			sel.module != "" && !slices.Contains(modules, e.Info.Module):
 			continue
 		}
 		if at >= 0 {
@@ -106,7 +105,47 @@ func (sel *selection) pick(ctx context.Context, d *modcache.Disk, prefixes []str
 	if i := slices.Index(met, false); i >= 0 {
 		return nil, cmp.Or(unlisted, error(foundError(fmt.Sprintf("no entry that is selected has a key that begins with %s", prefixes[i]))))
 	}
+	if sel.module != "" && len(picked) == 0 {
+		return nil, cmp.Or(ctx.Err(), unlisted, error(foundError("no entry that is selected has the code of "+printable(sel.module))))
+	}
 	return picked, cmp.Or(ctx.Err(), unlisted)
+}
+
+// codeOf returns the modules whose code programs use for the selected one: itself, and the spelling to which aliases lead. These lie
+// under keys that the settings of the programs are a part of, which aren't known here.
+func (sel *selection) codeOf(ctx context.Context, d *modcache.Disk) ([]modcache.Fingerprint, error) {
+	wasm, err := readModule(ctx, sel.module)
+	if err != nil {
+		return nil, err
+	}
+	m := modcache.NewModule(wasm)
+	modules := []modcache.Fingerprint{m.Fingerprint()}
+	k, err := newKeyer(ctx, &sel.engineFlags, &defaultConfig)
+	if err != nil {
+		if sel.program != "" || sel.id != "" {
+			return nil, err
+		}
+		return modules, nil // nobody has told whose keys to look for
+	}
+	defer k.close(ctx)
+	spellings := []*modcache.Module{m}
+	if o, err := wasmbin.Scan(wasm); err == nil && !o.HasDebug { // with debug info, it shares nothing
+		if canonical, err := modcache.Canonicalize(wasm); err == nil {
+			spellings = append(spellings, modcache.NewModule(canonical))
+		}
+	}
+	for _, spelling := range spellings {
+		key, err := k.key(spelling)
+		if err != nil {
+			break
+		}
+		if e, ok, err := d.Stat(ctx, key); err != nil {
+			return nil, err
+		} else if ok && e.Err == nil && e.Info.Module != (modcache.Fingerprint{}) {
+			modules = append(modules, e.Info.Module)
+		}
+	}
+	return modules, nil
 }
 
 // entryJSON is how entries look to scripts.
