@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -33,13 +34,17 @@ func (d *Disk) Lock(ctx context.Context, key Key) (unlock func(), err error) {
 		}
 		return nil, d.failed("lock", key, err)
 	}
+	if held.file == nil {
+		return func() {}, nil
+	}
 	return sync.OnceFunc(func() { d.unlock(key, held) }), nil
 }
 
-// lock looks for the lock until it is free.
+// lock looks for the lock until it is free. It returns none if the caller has it already.
 func (d *Disk) lock(ctx context.Context, key Key) (lock, error) {
 	const first, longest = time.Millisecond, 32 * time.Millisecond
-	try := func(context.Context) (lock, error) { return d.tryLock(key) }
+	taken, _ := ctx.Value(lockedKey{}).(*locked)
+	try := func(context.Context) (lock, error) { return d.tryLock(key, taken) }
 	said := false
 	for wait := first; ; wait = min(2*wait, longest) {
 		l, err := bounded.Do(ctx, d.locks, storeWait, try, func(late lock) {
@@ -47,7 +52,7 @@ func (d *Disk) lock(ctx context.Context, key Key) (lock, error) {
 				_ = late.unlock(layout.Lock(key))
 			}
 		})
-		if err != nil || l.file != nil {
+		if err != nil || l.file != nil || l.ours {
 			return l, err
 		}
 		if !said {
@@ -72,8 +77,9 @@ func (d *Disk) unlock(key Key, l lock) {
 // another one since, where the file of that name is somebody else's.
 type lock struct {
 	tree   dirfs.FS
-	file   dirfs.File // nil if somebody else holds it
+	file   dirfs.File // nil if somebody holds it already
 	holder int        // his process then, or 0
+	ours   bool       // he is the caller, by another Disk
 }
 
 // unlock removes the lock file before it unlocks it: whoever waits for it finds that it is no
@@ -92,8 +98,39 @@ func (l lock) unlock(name string) error {
 // opened and locked. Some file systems have other inode numbers for a file each time.
 const lockTries = 100
 
-// tryLock opens and locks the file of a key, unless somebody else holds it.
-func (d *Disk) tryLock(key Key) (l lock, err error) {
+// locked are the lock files that a Lock of several stores has taken, two of which may be over one directory.
+type locked struct {
+	mu    sync.Mutex // the Disk may still be at it when its caller has left
+	files []fs.FileInfo
+}
+
+type lockedKey struct{}
+
+// add takes note of a file that was locked.
+func (t *locked) add(f dirfs.File) {
+	if t == nil {
+		return
+	}
+	if fi, err := f.Stat(); err == nil {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		t.files = append(t.files, fi)
+	}
+}
+
+// has reports whether a file is one of those.
+func (t *locked) has(f dirfs.File) bool {
+	if t == nil {
+		return false
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	fi, err := f.Stat()
+	return err == nil && slices.ContainsFunc(t.files, func(other fs.FileInfo) bool { return os.SameFile(fi, other) })
+}
+
+// tryLock opens and locks the file of a key, unless somebody holds it.
+func (d *Disk) tryLock(key Key, taken *locked) (l lock, err error) {
 	if err := d.findMoved(true); err != nil {
 		return l, err
 	}
@@ -110,10 +147,11 @@ func (d *Disk) tryLock(key Key) (l lock, err error) {
 		}
 		if current && err == nil {
 			writeHolder(f)
+			taken.add(f)
 			return lock{tree: tree, file: f}, nil
 		}
 		if !locked && err == nil {
-			l.holder = readHolder(f)
+			l.holder, l.ours = readHolder(f), taken.has(f)
 		}
 		_ = f.Close()
 		if !locked || err != nil {

@@ -13,6 +13,7 @@ import (
 // Lock implements [Locker]: it takes the lock of every layer that has locks,
 // fastest first, so that both the processes of a machine and those of a fleet
 // hold back. Layers that fail are passed over; it is an error only if none locks.
+// A [Disk] over a directory whose lock another one has taken for it counts as locked.
 // One that refuses with [ErrReadOnly] counts as one without locks.
 // Without layers that have locks it succeeds at once. How long it waits is up
 // to ctx, not to the layers' Timeout. A layer whose lock doesn't return when ctx has ended is passed over
@@ -22,6 +23,9 @@ func (l *Layered) Lock(ctx context.Context, key Key) (unlock func(), err error) 
 		return func() {}, err
 	}
 	defer l.ops.Done()
+	if ctx.Value(lockedKey{}) == nil {
+		ctx = context.WithValue(ctx, lockedKey{}, new(locked))
+	}
 	var held []func()
 	release := sync.OnceFunc(func() {
 		for _, unlock := range slices.Backward(held) {

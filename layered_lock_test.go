@@ -151,3 +151,29 @@ func TestLayeredLockOfWhatIsOnlyRead(t *testing.T) {
 	unlock()
 	require.Zero(t, l.Metrics().Errors)
 }
+
+// TestLayeredLockOfOneDirectory doesn't wait for itself where layers share a directory, as they do while its key is changed.
+func TestLayeredLockOfOneDirectory(t *testing.T) {
+	dir := t.TempDir()
+	first, second := openDisk(t, dir, nil), openDisk(t, dir, &modcache.DiskOptions{Key: []byte("the key that was used before")})
+	other := openDisk(t, dir, nil)
+	for name, l := range map[string]*modcache.Layered{
+		"two Disks":    layered(t, nil, modcache.Layer{Store: first}, modcache.Layer{Store: second, Write: modcache.WriteNever, Name: "old"}),
+		"a Layered":    layered(t, nil, modcache.Layer{Store: layered(t, nil, modcache.Layer{Store: first})}, modcache.Layer{Store: second}),
+		"one Disk":     layered(t, nil, modcache.Layer{Store: first, Name: "a"}, modcache.Layer{Store: first, Name: "b"}),
+		"and one more": layered(t, nil, modcache.Layer{Store: openDisk(t, t.TempDir(), nil), Name: "a"}, modcache.Layer{Store: first}, modcache.Layer{Store: second, Name: "c"}),
+	} {
+		ctx, cancel := context.WithTimeout(bg, time.Minute)
+		unlock, err := l.Lock(ctx, diskKey(1))
+		require.NoError(t, err, name)
+		soon, ended := context.WithTimeout(bg, 20*time.Millisecond)
+		_, err = other.Lock(soon, diskKey(1))
+		require.ErrorIs(t, err, context.DeadlineExceeded, name)
+		unlock()
+		unlock, err = other.Lock(ctx, diskKey(1))
+		require.NoError(t, err, name)
+		unlock()
+		ended()
+		cancel()
+	}
+}
