@@ -327,7 +327,6 @@ func (c *Cache) put(key Key, code []byte, info Info) (a *Artifact, added <-chan 
 	})
 	start := time.Now()
 	add := func(_ context.Context, s Store) (took time.Duration, err error) {
-		defer end()
 		err = contain.Call(func() error { return s.Add(withCache(c.ctx), key, a) }) // not given up with us
 		if err == nil {
 			took = max(1, time.Since(start))
@@ -341,7 +340,10 @@ func (c *Cache) put(key Key, code []byte, info Info) (a *Artifact, added <-chan 
 		}
 	}
 	// Close waits for it too. What observers take isn't the store's time.
-	took, err := ask(context.WithoutCancel(c.ctx), c, c.changes, storeWait, add, stored)
+	took, err := ask(context.WithoutCancel(c.ctx), c, c.changes, storeWait, add, func(took time.Duration) {
+		end() // now that the lane knows of it
+		stored(took)
+	})
 	if err != nil {
 		c.storeFailed("add", key, info.Name, err)
 	}

@@ -167,7 +167,7 @@ var errEncode = errors.New("the artifact can't be encoded")
 
 // attempt uploads the artifact unless an entry is there that can be used, as far as its head tells.
 func (s *Store) attempt(key modcache.Key, u *upload, entry *[]byte) error {
-	replace := s.bad.has(key)
+	replace, alias := s.bad.has(key), false
 	if !replace {
 		ctx, cancel := context.WithTimeout(s.ctx, maxProbe)
 		there, err := s.find(ctx, key, u.info)
@@ -181,7 +181,7 @@ func (s *Store) attempt(key modcache.Key, u *upload, entry *[]byte) error {
 			_ = s.damaged(key, err)
 			replace = true
 		case err == errAlias:
-			replace = true
+			replace, alias = true, true
 		case err != nil && !errors.Is(err, fs.ErrPermission):
 			// Who may not ask, or only what is there, may still be allowed to write.
 			return s.writeFailed(err)
@@ -207,15 +207,21 @@ func (s *Store) attempt(key modcache.Key, u *upload, entry *[]byte) error {
 		s.counters.uploads.Add(1)
 		s.counters.uploaded.Add(uint64(size))
 		return nil
-	case errors.Is(err, fs.ErrExist):
-		s.uploaded(key)
-		s.counters.present.Add(1)
-		return nil
 	case errors.Is(err, modcache.ErrTooLarge):
 		s.refuses(size)
 		return fmt.Errorf("%w: the server refuses an entry of %d bytes", modcache.ErrTooLarge, size)
+	case errors.Is(err, fs.ErrExist), alias && isRefusal(err): // a registry's tags may be immutable
+		s.uploaded(key)
+		s.counters.present.Add(1)
+		return nil
 	}
 	return s.writeFailed(err)
+}
+
+// isRefusal tells an answer from a server that isn't there.
+func isRefusal(err error) bool {
+	fault, _ := severity(err)
+	return fault == breaker.Soft
 }
 
 // rememberTooLarge is how long no entry is uploaded of a size that the server refused: whoever runs it may raise its limit.

@@ -476,3 +476,31 @@ func TestStoreReportsEachGetOnce(t *testing.T) {
 	require.NoError(t, err)
 	require.Contains(t, string(b), `"too_large":0,"downloaded":`)
 }
+
+// TestStoreUploadInThePlaceOfAnAlias counts it as present where the server doesn't let anything be replaced.
+func TestStoreUploadInThePlaceOfAnAlias(t *testing.T) {
+	f := newFake()
+	s := over(t, f, remote.Options{Signer: generate(t)})
+	defer s.Close()
+	alias := modcache.NewArtifact([]byte("alias"), modcache.Info{Engine: info.Engine, Module: info.Module})
+	require.NoError(t, s.Add(t.Context(), key(1), alias))
+	require.NoError(t, s.Flush(t.Context()))
+
+	f.put = func(context.Context, modcache.Key, []byte, bool) error { return errors.New("409: immutable") }
+	f.took()
+	require.NoError(t, add(t, s, key(1), 1000))
+	require.NoError(t, s.Flush(t.Context()))
+	require.Equal(t, []string{"has", "get", "replace"}, f.took())
+	require.EqualValues(t, 1, s.Report().Present)
+
+	f.put = nil
+	require.NoError(t, add(t, s, key(1), 1000))
+	require.NoError(t, s.Flush(t.Context()))
+	require.EqualValues(t, 2, s.Report().Uploads)
+	require.NoError(t, s.Add(t.Context(), key(1), alias))
+	require.NoError(t, s.Flush(t.Context()))
+	require.EqualValues(t, 2, s.Report().Present)
+	got, err := get(t, s, key(1)).Bytes()
+	require.NoError(t, err)
+	require.Equal(t, code(1000), got)
+}
