@@ -33,8 +33,8 @@ const (
 type DiskOptions struct {
 	// MaxBytes bounds the bytes that all entries take on disk: whole blocks of the file
 	// system, mostly of 4 KiB, as du counts them. Negative = unbounded,
-	// 0 = DefaultDiskMaxBytes. One process keeps the bound at every
-	// instant. Each further process that adds at the same time may exceed it by
+	// 0 = DefaultDiskMaxBytes. One Disk keeps the bound at every
+	// instant. Where several add to a directory at the same time, in one process or more, each may exceed it by
 	// 1/16, or one entry, before it notices. Files being written come on top. So
 	// does what others add where directories can't be listed, which an event says.
 	// An Add that evicts makes room for 1/64 at once.

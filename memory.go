@@ -19,7 +19,7 @@ import (
 // returns (until another one needs the room). A larger one is [ErrTooLarge], and
 // evicts nothing. What counts is [Artifact.Size]. Not counted are a slice's
 // spare capacity, artifacts that callers still hold after they were evicted,
-// artifacts that are being loaded from a file, and the bookkeeping: 8 KiB, and at
+// artifacts that are being loaded from a file, and the bookkeeping: 16 KiB, and at
 // most 140 bytes for each artifact on 64-bit machines.
 //
 // To make room, the artifact that is likely to save the least compile time per byte is

@@ -205,9 +205,9 @@ machine code in them or counting as a use. Keys may be given by their first 8
 digits or more. Names are those of files that modcache warm compiled, those
 that programs gave with Module.Named, or those in the modules' name sections.
 Other spellings of a module find its code by aliases, which are listed only if
-they are asked for by key, or if the code is gone. With -json, each entry is
-one line of JSON, with all that is known of it. If a part of the directory
-can't be listed, the exit code is 1.`,
+they are asked for by key, or if the code is gone. With -json, each entry and
+alias is one line of JSON, with all that is known of it. If a part of the
+directory can't be listed, the exit code is 1.`,
 	make: func(fs *flag.FlagSet) action {
 		var dir dirFlags
 		var sel selection

@@ -34,9 +34,9 @@ type Wazero struct {
 	listenerKey, workersKey any
 }
 
-// ErrInterpreter means that wazero interprets on this platform, and so never
+// ErrInterpreter means that wazero interprets, and so never
 // asks its cache for anything.
-var ErrInterpreter = fmt.Errorf("wazero has no compiler for this platform")
+var ErrInterpreter = fmt.Errorf("wazero interprets, as it has no compiler for this platform or is told to")
 
 // Probe compiles a module of a few bytes and watches what wazero does. What it
 // learns are constants of the process, so it does this once, unless that fails for what may pass. It takes half a
