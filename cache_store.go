@@ -306,19 +306,19 @@ func (c *Cache) corrupt(key Key, name string, err error) {
 
 // put seals the code, which it takes over, and stores it if the Cache may write, in the
 // background if that takes long; added is closed when that has ended. It returns the
-// artifact for those who need it at once. lost says that it isn't going to be stored, which is reported.
-func (c *Cache) put(key Key, code []byte, info Info) (a *Artifact, added <-chan struct{}, lost bool) {
+// artifact for those who need it at once.
+func (c *Cache) put(key Key, code []byte, info Info) (a *Artifact, added <-chan struct{}) {
 	info.Engine, info.Created = c.engineID, time.Now()
 	a = NewArtifact(seal(key, c.engineID, code), info)
 	ended := make(chan struct{})
 	if !c.writes() {
 		close(ended)
-		return a, ended, false
+		return a, ended
 	}
 	if most := mostCode(int(info.WasmSize)); info.WasmSize > 0 && a.Size() > most {
 		c.storeFailed("add", key, info.Name, fmt.Errorf("%w: %d bytes of code for %d of wasm would not be loaded again", ErrTooLarge, a.Size(), info.WasmSize))
 		close(ended)
-		return a, ended, true
+		return a, ended
 	}
 	c.adding.Store(ended, true)
 	end := sync.OnceFunc(func() {
@@ -347,12 +347,11 @@ func (c *Cache) put(key Key, code []byte, info Info) (a *Artifact, added <-chan 
 	if err != nil {
 		c.storeFailed("add", key, info.Name, err)
 	}
-	late := errors.Is(err, bounded.ErrNoAnswer)
-	if !late {
+	if !errors.Is(err, bounded.ErrNoAnswer) {
 		end() // or it never began
 	}
 	stored(took)
-	return a, ended, err != nil && !late
+	return a, ended
 }
 
 func (c *Cache) storeFailed(op string, key Key, name string, err error) {

@@ -62,10 +62,7 @@ func (e *engine) compile(ctx context.Context, src *source, look *lookup) (_ *waz
 		}
 		at := e.key(home)
 		// It is worth keeping even if everybody has left by now.
-		var lost bool
-		if _, src.added, lost = c.put(at, code, Info{Module: home, Name: src.name(), WasmSize: int64(len(wasm)), CompileTime: took}); lost {
-			return // aliases, which fit where the code doesn't, would lead nowhere
-		}
+		_, src.added = c.put(at, code, Info{Module: home, Name: src.name(), WasmSize: int64(len(wasm)), CompileTime: took})
 		for _, key := range aliases {
 			if key != at {
 				c.putAlias(key, home, src.name())

@@ -316,20 +316,3 @@ func TestCacheWithExactKeysReplacesIdleAliases(t *testing.T) {
 	_, compiles = start(2, false)
 	require.Zero(t, compiles)
 }
-
-// TestCacheLeavesNoAliasWithoutCode where there is room for the alias only.
-func TestCacheLeavesNoAliasWithoutCode(t *testing.T) {
-	needsCompiler(t)
-	s := &storetest.Fake{}
-	s.OnAdd = func(ctx context.Context, key modcache.Key, a *modcache.Artifact) error {
-		if a.Size() > 1000 {
-			return modcache.ErrTooLarge
-		}
-		return s.Below().Add(ctx, key, a)
-	}
-	c := newCache(t, s, nil)
-	require.NoError(t, compile(t, newRuntime(t, c, nil), spellings(t)[0]).Close(bg))
-	require.NoError(t, c.Flush(bg))
-	require.EqualValues(t, 1, c.Metrics().StoreErrors)
-	require.Zero(t, s.Len())
-}
