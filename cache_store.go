@@ -347,7 +347,7 @@ func (c *Cache) put(key Key, code []byte, info Info) (a *Artifact, added <-chan 
 	if err != nil {
 		c.storeFailed("add", key, info.Name, err)
 	}
-	if !errors.Is(err, bounded.ErrNoAnswer) {
+	if err != bounded.ErrNoAnswer { // the store's own errors may wrap it
 		end() // or it never began
 	}
 	stored(took)

@@ -3,6 +3,7 @@ package modcache_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"path/filepath"
 	"runtime"
@@ -18,6 +19,7 @@ import (
 	"github.com/tetratelabs/wazero"
 
 	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/internal/bounded"
 	"github.com/modcache/modcache/internal/cachetest"
 	"github.com/modcache/modcache/internal/storetest"
 	"github.com/modcache/modcache/internal/wasmtest"
@@ -511,6 +513,20 @@ func TestCacheFlushWaitsForAdds(t *testing.T) {
 		require.NoError(t, c.Flush(bg))
 		require.EqualValues(t, 1, s.Metrics().Adds)
 	})
+}
+
+// TestCacheFlushAfterAnErrorOfOurs doesn't take what a store returns for an Add that goes on.
+func TestCacheFlushAfterAnErrorOfOurs(t *testing.T) {
+	needsCompiler(t)
+	s := &storetest.Fake{OnAdd: func(context.Context, modcache.Key, *modcache.Artifact) error {
+		return fmt.Errorf("the store's own: %w", bounded.ErrNoAnswer)
+	}}
+	c := newCache(t, s, nil)
+	_, err := ways[1].Run(c, wasmtest.Sum(4, 0))
+	require.NoError(t, err)
+	ctx, cancel := context.WithTimeout(bg, 5*time.Second)
+	defer cancel()
+	require.NoError(t, c.Flush(ctx))
 }
 
 // Warm is for build steps, which end when it returns: what a slow store takes counts.

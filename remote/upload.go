@@ -210,18 +210,12 @@ func (s *Store) attempt(key modcache.Key, u *upload, entry *[]byte) error {
 	case errors.Is(err, modcache.ErrTooLarge):
 		s.refuses(size)
 		return fmt.Errorf("%w: the server refuses an entry of %d bytes", modcache.ErrTooLarge, size)
-	case errors.Is(err, fs.ErrExist), alias && isRefusal(err): // a registry's tags may be immutable
+	case errors.Is(err, fs.ErrExist) && (alias || !replace): // what is damaged is to go
 		s.uploaded(key)
 		s.counters.present.Add(1)
 		return nil
 	}
 	return s.writeFailed(err)
-}
-
-// isRefusal tells an answer from a server that isn't there.
-func isRefusal(err error) bool {
-	fault, _ := severity(err)
-	return fault == breaker.Soft
 }
 
 // rememberTooLarge is how long no entry is uploaded of a size that the server refused: whoever runs it may raise its limit.

@@ -486,17 +486,22 @@ func TestStoreUploadInThePlaceOfAnAlias(t *testing.T) {
 	require.NoError(t, s.Add(t.Context(), key(1), alias))
 	require.NoError(t, s.Flush(t.Context()))
 
-	f.put = func(context.Context, modcache.Key, []byte, bool) error { return errors.New("409: immutable") }
+	f.put = func(context.Context, modcache.Key, []byte, bool) error {
+		return fmt.Errorf("immutable: %w", fs.ErrExist)
+	}
 	f.took()
 	require.NoError(t, add(t, s, key(1), 1000))
 	require.NoError(t, s.Flush(t.Context()))
 	require.Equal(t, []string{"has", "get", "replace"}, f.took())
 	require.EqualValues(t, 1, s.Report().Present)
 
-	f.put = nil
+	f.put = func(context.Context, modcache.Key, []byte, bool) error {
+		f.put = nil
+		return errors.New("status 502")
+	}
 	require.NoError(t, add(t, s, key(1), 1000))
 	require.NoError(t, s.Flush(t.Context()))
-	require.EqualValues(t, 2, s.Report().Uploads)
+	require.EqualValues(t, 2, s.Report().Uploads, "it is tried again")
 	require.NoError(t, s.Add(t.Context(), key(1), alias))
 	require.NoError(t, s.Flush(t.Context()))
 	require.EqualValues(t, 2, s.Report().Present)

@@ -168,7 +168,16 @@ func (b *Backend) Put(ctx context.Context, key modcache.Key, entry []byte, repla
 	if err != nil {
 		b.uploaded.Store(false) // the registry's garbage collection may have taken it
 	}
-	return understood(err)
+	if err = understood(err); isImmutable(err) {
+		return fmt.Errorf("%w: %w", fs.ErrExist, err)
+	}
+	return err
+}
+
+// isImmutable reports whether a registry says of a tag that it can't be another's. The status differs: 400, 409, 412.
+func isImmutable(err error) bool {
+	var response *errcode.ErrorResponse
+	return errors.As(err, &response) && strings.Contains(strings.ToLower(response.Errors.Error()), "immutab")
 }
 
 // push uploads a blob, unless it is there.

@@ -2,6 +2,7 @@ package oci_test
 
 import (
 	"io"
+	"io/fs"
 	"log"
 	"net/http"
 	"net/http/httptest"
@@ -71,4 +72,19 @@ func TestPutUploadsTheConfigOnce(t *testing.T) {
 	require.Error(t, b.Put(t.Context(), key, []byte("entry"), false))
 	require.NoError(t, b.Put(t.Context(), key, []byte("entry"), false))
 	require.EqualValues(t, 2, asked.Load())
+}
+
+// TestPutOverAnImmutableTag says that there is an entry.
+func TestPutOverAnImmutableTag(t *testing.T) {
+	in := registry.New(registry.Logger(log.New(io.Discard, "", 0)))
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodPut && strings.Contains(r.URL.Path, "/manifests/") {
+			w.WriteHeader(http.StatusBadRequest)
+			_, _ = io.WriteString(w, `{"errors":[{"code":"TAG_INVALID","message":"the tag exists, and the repository is immutable"}]}`)
+			return
+		}
+		in.ServeHTTP(w, r)
+	}))
+	t.Cleanup(s.Close)
+	require.ErrorIs(t, backend(t, repository(s), nil).Put(t.Context(), key, []byte("entry"), true), fs.ErrExist)
 }
