@@ -286,6 +286,8 @@ func (d *doctor) contents(ctx context.Context, disk *modcache.Disk, files []stri
 		}
 	}
 	switch {
+	case sum.Served > 0 && sum.Served == sum.Entries-sum.Unreadable:
+		d.add(levelBad, "entries", "all are of a server, for its clients: programs don't find them here", "give the URL of the server")
 	case mine > 0:
 	case sum.Entries-sum.Unreadable > 0:
 		d.add(levelBad, "entries", "none is of the engine in question: "+d.keyer.engine.id,
@@ -382,7 +384,7 @@ func (d *doctor) related(ctx context.Context, disk *modcache.Disk, module modcac
 		}
 		mine := e.Info.Engine == d.keyer.engine.id
 		switch {
-		case e.Err != nil:
+		case e.Err != nil || isServed(e):
 		case e.Info.Module == (modcache.Fingerprint{}):
 			if mine {
 				dropIn++

@@ -15,6 +15,7 @@ import (
 
 	"github.com/modcache/modcache"
 	"github.com/modcache/modcache/internal/bytesize"
+	"github.com/modcache/modcache/internal/frame"
 	"github.com/modcache/modcache/internal/wasmbin"
 )
 
@@ -46,6 +47,7 @@ const minPrefix = 8
 // pick returns the entries that all flags and one of the prefixes, if there are
 // any, select. Entries that can't be read are selected by key and time only. If a part of
 // the directory can't be listed, it returns those of the others, and an error; otherwise nil with an error.
+// d is read-only, as engineOf wants it.
 func (sel *selection) pick(ctx context.Context, d *modcache.Disk, prefixes []string) ([]modcache.DiskEntry, error) {
 	if sel.mine && sel.others {
 		return nil, usagef("-this-engine and -other-engines exclude each other")
@@ -89,8 +91,8 @@ func (sel *selection) pick(ctx context.Context, d *modcache.Disk, prefixes []str
 		case len(prefixes) > 0 && at < 0,
 			sel.unused >= 0 && now.Sub(e.Used) < time.Duration(sel.unused),
 			e.Err != nil && (sel.mine || sel.others || sel.module != ""),
-			sel.mine && e.Info.Engine != en.id,
-			sel.others && e.Info.Engine == en.id,
+			sel.mine && engineOf(ctx, d, e) != en.id,
+			sel.others && slices.Contains([]string{en.id, frame.EntryEngine}, engineOf(ctx, d, e)), // the latter may be anybody's
 			sel.module != "" && !slices.Contains(modules, e.Info.Module):
 			continue
 		}
@@ -207,7 +209,8 @@ that programs gave with Module.Named, or those in the modules' name sections.
 Other spellings of a module find its code by aliases, which are listed only if
 they are asked for by key, or if the code is gone. With -json, each entry and
 alias is one line of JSON, with all that is known of it. If a part of the
-directory can't be listed, the exit code is 1.`,
+directory can't be listed, the exit code is 1. Entries that modcache serve
+keeps for its clients have the engine that their code is for.`,
 	make: func(fs *flag.FlagSet) action {
 		var dir dirFlags
 		var sel selection
@@ -225,6 +228,7 @@ directory can't be listed, the exit code is 1.`,
 			if entries == nil {
 				return err
 			}
+			nameEngines(ctx, d, entries)
 			if *asJSON {
 				lines := bufio.NewWriter(s.out)
 				out := json.NewEncoder(lines)

@@ -94,7 +94,9 @@ var rmCommand = command{
 Removes entries by key, or those that all of the given flags select: for
 example the code of wazero versions that nobody runs any more with
 -other-engines. Running programs are not disturbed: what they have loaded
-stays loaded, and what they need again they compile again.
+stays loaded, and what they need again they compile again. In the directory of
+modcache serve, entries are judged by the engine that their code is for; one
+that doesn't say is not selected by -other-engines.
 
 What can't be removed or listed keeps nothing else from it; then the exit code
 is 1.`,
@@ -118,9 +120,17 @@ is 1.`,
 				return err
 			}
 			defer d.Close()
-			entries, unlisted := sel.pick(ctx, d, keys)
+			reader, err := dir.open(ctx, s, readOnly, false) // what stays wasn't used
+			if err != nil {
+				return err
+			}
+			defer reader.Close()
+			entries, unlisted := sel.pick(ctx, reader, keys)
 			if entries == nil {
 				return unlisted
+			}
+			if *dry {
+				nameEngines(ctx, reader, entries)
 			}
 			switch {
 			case *dry && *asJSON:
@@ -236,6 +246,7 @@ crashed processes left behind.`,
 			report := trimReport{DryRun: *dry, MaxBytes: int64(maxBytes), MaxAge: int64(maxAge)}
 			if *dry {
 				drop, r, err := d.PlanTrim(ctx) // also if a directory can't be listed
+				nameEngines(ctx, d, drop)
 				if *asJSON {
 					report.Dropped, report.DroppedBytes, report.Left, report.LeftBytes = r.Evicted, r.EvictedBytes, r.Entries, r.Bytes
 					report.Entries = jsonOfAll(drop)

@@ -27,6 +27,7 @@ type summary struct {
 	CodeBytes   int64           `json:"code_bytes"`      // of machine code in them
 	CompileTime int64           `json:"compile_time_ns"` // that they save together, as far as they say
 	Aliases     int             `json:"aliases"`         // entries that lead to the code of another
+	Served      int             `json:"served"`          // entries that modcache serve keeps for its clients
 	Unreadable  int             `json:"unreadable"`
 	sealed      int             // of those, with another secret
 	Engines     []engineSummary `json:"engines"`
@@ -72,7 +73,7 @@ type kindSummary struct {
 	Bytes int64  `json:"bytes"` // on disk
 }
 
-// summarize walks over the directory of d. If a part of that can't be listed, it sums up the others, and
+// summarize walks over the directory of d, which is read-only. If a part of that can't be listed, it sums up the others, and
 // returns an error too.
 func summarize(ctx context.Context, d *modcache.Disk, mine string) (summary, error) {
 	sum := summary{Dir: d.Dir(), Engines: []engineSummary{}, Limits: limitsOf(environ.Read(os.Getenv))}
@@ -99,11 +100,15 @@ func summarize(ctx context.Context, d *modcache.Disk, mine string) (summary, err
 		}
 		sum.CompileTime += int64(e.Info.CompileTime)
 		used, created := sane(e.Used), sane(e.Info.Created)
-		en := engines[e.Info.Engine]
+		if isServed(e) {
+			sum.Served++
+		}
+		engine := engineOf(ctx, d, e)
+		en := engines[engine]
 		if en == nil {
-			en = &engineSummary{Engine: e.Info.Engine, This: e.Info.Engine == mine,
+			en = &engineSummary{Engine: engine, This: engine == mine,
 				OldestUse: used, LatestUse: used, Oldest: created, Latest: created}
-			engines[e.Info.Engine] = en
+			engines[engine] = en
 		}
 		en.Entries++
 		en.Bytes += e.Stored
@@ -181,7 +186,8 @@ var statCommand = command{
 	long: `
 Sums up what a cache directory holds, for each engine that compiled something
 in it. The engine of this tool, or that of -program or -engine-id, is marked
-with a star: programs with another one don't find those entries.
+with a star: programs with another one don't find those entries. Entries that
+modcache serve keeps for its clients count for the engine of the code in them.
 
 The limits are those of programs that set none: MODCACHE_MAX_BYTES, or else
 the default. If a part of the directory can't be listed, the exit code is 1.`,
@@ -223,6 +229,9 @@ func printSummary(s *streams, sum summary) {
 	fmt.Fprintf(t, "age limit\t%s without use%s\n", &maxAge, longestUnused(now, sum.Engines))
 	if sum.Aliases > 0 {
 		fmt.Fprintf(t, "aliases\t%d of them, for other spellings of a module\n", sum.Aliases)
+	}
+	if sum.Served > 0 {
+		fmt.Fprintf(t, "of a server\t%d of them, for its clients; programs don't find them here\n", sum.Served)
 	}
 	if sum.CompileTime > 0 {
 		fmt.Fprintf(t, "compiling\ttook %s\n", tookText(time.Duration(sum.CompileTime)))
