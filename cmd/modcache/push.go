@@ -26,10 +26,13 @@ that pull reads on another machine: all of them, or those that keys or flags
 select. The bundle goes to standard output, or to the file of -o, which appears
 when it is complete; what isn't a regular file, such as a device or a pipe, is
 written to as it is. What can't be read or verified is left out, and reported
-with exit code 3. What is on the server already, signed with the same key,
-stays as it is, as far as its first bytes tell: warm -to reads all of it, and
-replaces what is damaged. What another has signed is replaced, so let one key
-sign what is at one URL.
+with exit code 3; so is what modcache serve keeps, signed, for its clients:
+push from the directory that they uploaded from.
+
+What is on the server already, signed with the same key, stays as it is, as
+far as its first bytes tell: warm -to reads all of it, and replaces what is
+damaged. What another has signed is replaced, so let one key sign what is at
+one URL.
 
 Machine code runs in the programs that find it. With -sign, each entry is
 signed, and pull takes it only from those whose public key it trusts; keygen
@@ -77,10 +80,28 @@ not who made it; a server gets nothing.
 			if err != nil {
 				return err
 			}
-			// What serve keeps for its clients is made of the other entries.
-			entries = slices.DeleteFunc(entries, func(e modcache.DiskEntry) bool { return e.Info.Engine == frame.EntryEngine })
+			copies := 0
 			for _, e := range entries {
-				p.entries = append(p.entries, outgoing{e.Key, e.Info, disk})
+				if !isServed(e) {
+					p.entries = append(p.entries, outgoing{e.Key, e.Info, disk})
+				} else if head := servedHead(ctx, disk, e); head != nil && head.Key != e.Key {
+					copies++
+				} else {
+					p.done.LeftOut++
+				}
+			}
+			// What serve -sign keeps is made of other entries: it counts if somebody asks for it, or it is all there is.
+			if len(keys) > 0 || len(p.entries) == 0 {
+				p.done.LeftOut += copies
+			}
+			if p.done.LeftOut > 0 {
+				fmt.Fprintf(s.err, "%s left out: push from the directory that they come from\n", plural(p.done.LeftOut, "entry of a server is", "entries of a server are"))
+				if len(p.entries) == 0 { // an earlier bundle is worth more than an empty one
+					if p.asJSON {
+						_ = s.json(p.done)
+					}
+					return cmp.Or(ctx.Err(), p.done.found())
+				}
 			}
 			if url != "" {
 				return p.upload(ctx, s, to, o)

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -120,4 +121,49 @@ func TestServedEngines(t *testing.T) {
 	}
 	require.Contains(t, call("rm", "-this-engine", "-dir", dir).want(t, exitOK).out, "3 entries removed")
 	require.Equal(t, map[string]int{frame.EntryEngine: 1}, listed())
+}
+
+// TestPushOfServed selects what a server keeps for its clients.
+func TestPushOfServed(t *testing.T) {
+	dir, files := uploaded(t, 2)
+	file := filepath.Join(t.TempDir(), "bundle")
+	push := func(code int, args ...string) (r pushReport, stderr string) {
+		o := call(append([]string{"push", "-json", "-o", file}, args...)...).want(t, code)
+		require.NoError(t, json.Unmarshal([]byte(o.out), &r))
+		return r, o.err
+	}
+	r, said := push(exitFound, "-dir", dir)
+	require.Equal(t, pushReport{LeftOut: 2}, r)
+	require.Contains(t, said, "2 entries of a server are left out: push from the directory")
+	var e entryJSON
+	require.NoError(t, json.Unmarshal([]byte(call("ls", "-json", "-dir", dir, "-module", files[0]).want(t, exitOK).out), &e))
+	r, _ = push(exitFound, "-dir", dir, e.Key)
+	require.Equal(t, 1, r.LeftOut)
+	r, _ = push(exitFound, "-dir", dir, "-module", files[0])
+	require.Equal(t, 1, r.LeftOut)
+	require.NoFileExists(t, file, "it would be empty")
+	url, key, _ := fleetServer(t, "writer")
+	t.Setenv("MODCACHE_TOKEN", "writer")
+	o := call("push", "-dir", dir, "-sign", key, url).want(t, exitFound)
+	require.Empty(t, o.out)
+	require.Contains(t, o.err, "2 entries of a server")
+
+	// A copy that a server has signed is nothing that a bundle lacks, but no entry for whoever names it.
+	cache, _ := warmed(t, 1)
+	copied := modcache.Key{1}
+	keepServed(t, cache, copied, modcache.Key{2}, "engine")
+	r, said = push(exitOK, "-dir", cache)
+	require.Equal(t, 1, r.Entries)
+	require.Zero(t, r.LeftOut)
+	require.NotContains(t, said, "server")
+	whole, _, _ := strings.Cut(filepath.Base(entries(t, cache)[0]), ".")
+	if whole == copied.String() {
+		whole, _, _ = strings.Cut(filepath.Base(entries(t, cache)[1]), ".")
+	}
+	r, _ = push(exitFound, "-dir", cache, whole, copied.String())
+	require.Equal(t, 1, r.Entries)
+	require.Equal(t, 1, r.LeftOut)
+	r, said = push(exitFound, "-dir", cache, copied.String())
+	require.Equal(t, 1, r.LeftOut)
+	require.Contains(t, said, "1 entry of a server is left out")
 }
