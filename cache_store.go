@@ -108,6 +108,7 @@ type place struct {
 	from   spot
 	behind spot        // what is there and before it is of no use; nowhere at first
 	leads  Fingerprint // the module that the alias names which was found last, if any
+	alias  spot        // where that was
 }
 
 // place returns what is known of key.
@@ -257,13 +258,13 @@ func (l *lookup) reject(key Key, err error) (again bool) {
 	}
 	c.corrupt(key, l.name, err)
 	again = l.pass(key)
-	l.delete(key)
+	l.delete(key, l.place(key).from)
 	return again
 }
 
-// delete deletes what get has found last under key, where it was found, if the Cache may write.
-func (l *lookup) delete(key Key) {
-	c, from := l.c, l.place(key).from
+// delete deletes what get has found under key at a spot, if the Cache may write.
+func (l *lookup) delete(key Key, from spot) {
+	c := l.c
 	if !c.writes() {
 		return
 	}

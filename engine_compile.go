@@ -58,7 +58,7 @@ func (e *engine) compile(ctx context.Context, src *source, look *lookup) (_ *waz
 		case shared:
 			home, aliases = e.home(src, look), slices.Compact([]Key{src.key, src.canonical().key})
 		case look.place(src.key).leads != Fingerprint{}:
-			look.delete(src.key) // its alias, which leads nowhere, or to code that isn't to be shared
+			look.delete(src.key, look.place(src.key).alias) // its alias, which leads nowhere, or to code that isn't to be shared
 		}
 		at := e.key(home)
 		// It is worth keeping even if everybody has left by now.

@@ -36,7 +36,8 @@ func (e *engine) fetch(ctx context.Context, key Key, look *lookup) (a *Artifact,
 		}
 		e.c.release(a)
 		if err == nil {
-			look.place(key).leads = module
+			p := look.place(key)
+			p.leads, p.alias = module, p.from
 			at = e.key(module)
 			if a = look.get(ctx, at); a == nil {
 				again = look.pass(key)

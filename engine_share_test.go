@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -315,4 +316,32 @@ func TestCacheWithExactKeysReplacesIdleAliases(t *testing.T) {
 	require.EqualValues(t, 1, compiles, "the other is of this spelling alone")
 	_, compiles = start(2, false)
 	require.Zero(t, compiles)
+}
+
+// TestCacheWithExactKeysDeletesNoMoreThanTheAlias where a layer behind it couldn't answer for a moment.
+func TestCacheWithExactKeysDeletesNoMoreThanTheAlias(t *testing.T) {
+	needsCompiler(t)
+	all, local, server := spellings(t), openDisk(t, t.TempDir(), nil), &storetest.Fake{}
+	start := func(n int, s modcache.Store, exact bool) modcache.Key {
+		c := newCache(t, s, &modcache.Options{ExactKeys: exact})
+		r := newRuntime(t, c, nil)
+		require.NoError(t, compile(t, r, all[n]).Close(bg))
+		require.NoError(t, c.Flush(bg))
+		return r.Key(modcache.NewModule(all[n]))
+	}
+	key := start(1, server, true)
+	code := start(0, local, false)
+	start(1, local, false)
+	require.NoError(t, local.Delete(bg, code))
+	server.OnGet = func(context.Context, modcache.Key) (*modcache.Artifact, bool, error) {
+		return nil, false, errors.New("status 500")
+	}
+	start(1, layered(t, nil, modcache.Layer{Store: local}, modcache.Layer{Store: server, Write: modcache.WriteNever}), true)
+	require.Zero(t, server.Calls().Delete)
+	require.NotNil(t, server.Entry(key))
+	a, ok, err := local.Get(bg, key)
+	require.NoError(t, err)
+	require.True(t, ok)
+	defer a.Close()
+	require.Greater(t, a.Size(), int64(1000), "it is the code")
 }
