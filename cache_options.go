@@ -78,8 +78,8 @@ type Options struct {
 	// An experimental.MemoryAllocator in the context takes precedence. Where there are
 	// no addresses for a memory, it is on the heap, which
 	// [CacheMetrics] counts. So are those that would take more than half of the addresses that the process may have (RLIMIT_AS)
-	// beside those that it has otherwise, or of the mappings that Linux allows it (vm.max_map_count): by default, beyond 10,921 memories at a time. On 32-bit platforms and on Windows all are, and those of modules that
-	// import a table or have a start section.
+	// beside those that it has otherwise, or of the mappings that Linux allows it (vm.max_map_count): by default, beyond 10,921 memories at a time. On 32-bit platforms and on Windows all are,
+	// and on Linux where the process has a limit of writable memory (RLIMIT_DATA); and those of modules that import a table or have a start section.
 	OffHeapMemory bool
 
 	// Workers is how many goroutines compile the functions of one module. The

@@ -2,6 +2,7 @@ package modcache_test
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"testing"
 
@@ -10,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/internal/cachetest"
 	"github.com/modcache/modcache/internal/storetest"
 )
 
@@ -52,4 +54,42 @@ func TestTemplateWithoutAFileForItsImage(t *testing.T) {
 	require.EqualValues(t, 3, c.Metrics().OffHeap)
 	require.NoError(t, plain.Close(bg))
 	require.NoError(t, tmpl.Close(bg))
+}
+
+// TestTemplateTakesNoWritableMemory where Linux limits it, touched or not: its instances are on Go's heap.
+func TestTemplateTakesNoWritableMemory(t *testing.T) {
+	if !cachetest.Apart(t) {
+		return
+	}
+	const size = 16 << 20
+	limit := writableBytes(t) + 768<<20
+	require.NoError(t, unix.Setrlimit(unix.RLIMIT_DATA, &unix.Rlimit{Cur: uint64(limit), Max: uint64(limit)}))
+	c := newCache(t, &storetest.Fake{}, &modcache.Options{OffHeapMemory: true})
+	r := newRuntime(t, c, nil)
+	for range 12 {
+		tmpl, err := r.NewTemplate(bg, modcache.NewModule(dataModule(16, 0)), nil)
+		require.NoError(t, err)
+		defer tmpl.Close(bg)
+		var open []api.Module
+		for range 8 {
+			mod, err := tmpl.Instantiate(bg, nil)
+			require.NoError(t, err)
+			require.True(t, mod.Memory().WriteByte(size-1, 1))
+			open = append(open, mod)
+		}
+		for _, mod := range open {
+			require.NoError(t, mod.Close(bg))
+		}
+	}
+	require.Positive(t, c.Metrics().OffHeapFailed)
+}
+
+// writableBytes returns what the process has mapped that Linux counts for RLIMIT_DATA.
+func writableBytes(t *testing.T) int64 {
+	b, err := os.ReadFile("/proc/self/statm")
+	require.NoError(t, err)
+	var pages [6]int64
+	_, err = fmt.Sscan(string(b), &pages[0], &pages[1], &pages[2], &pages[3], &pages[4], &pages[5])
+	require.NoError(t, err)
+	return pages[5] * int64(os.Getpagesize())
 }

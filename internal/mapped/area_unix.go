@@ -4,8 +4,10 @@ package mapped
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
+	"runtime"
 	"strconv"
 	"sync"
 	"unsafe"
@@ -40,6 +42,9 @@ var (
 // only when it is used, where the system can do that.
 func reserve(size uint64, whole bool) (_ area, err error) {
 	size = wholeArea(size)
+	if dataLimited() {
+		return area{}, errData
+	}
 	if err := mappings.take(perArea); err != nil {
 		return area{}, err
 	}
@@ -62,6 +67,12 @@ func reserve(size uint64, whole bool) (_ area, err error) {
 	}
 	return area{start, size}, nil
 }
+
+// dataLimited reports whether the process may have only so many bytes that it can write. Linux counts what is mapped, touched or
+// not: idle memories would take what Go's heap needs, which is given back where it isn't used.
+var dataLimited = sync.OnceValue(func() bool { return runtime.GOOS == "linux" && limitOf(unix.RLIMIT_DATA) != noLimit })
+
+var errData = errors.New("the process has a limit of writable memory (RLIMIT_DATA), which mapped memories would take")
 
 // wholeArea is the size of an area with room for so many bytes.
 func wholeArea(size uint64) uint64 {
