@@ -34,7 +34,7 @@ func (d *Disk) Lock(ctx context.Context, key Key) (unlock func(), err error) {
 		}
 		return nil, d.failed("lock", key, err)
 	}
-	if held.file == nil {
+	if held.ours {
 		return func() {}, nil
 	}
 	return sync.OnceFunc(func() { d.unlock(key, held) }), nil
@@ -43,7 +43,7 @@ func (d *Disk) Lock(ctx context.Context, key Key) (unlock func(), err error) {
 // lock looks for the lock until it is free. It returns none if the caller has it already.
 func (d *Disk) lock(ctx context.Context, key Key) (lock, error) {
 	const first, longest = time.Millisecond, 32 * time.Millisecond
-	taken, _ := ctx.Value(lockedKey{}).(*locked)
+	taken, _ := ctx.Value(lockFilesKey{}).(*lockFiles)
 	try := func(context.Context) (lock, error) { return d.tryLock(key, taken) }
 	said := false
 	for wait := first; ; wait = min(2*wait, longest) {
@@ -79,7 +79,7 @@ type lock struct {
 	tree   dirfs.FS
 	file   dirfs.File // nil if somebody holds it already
 	holder int        // his process then, or 0
-	ours   bool       // he is the caller, by another Disk
+	ours   bool       // he is the caller
 }
 
 // unlock removes the lock file before it unlocks it: whoever waits for it finds that it is no
@@ -98,16 +98,16 @@ func (l lock) unlock(name string) error {
 // opened and locked. Some file systems have other inode numbers for a file each time.
 const lockTries = 100
 
-// locked are the lock files that a Lock of several stores has taken, two of which may be over one directory.
-type locked struct {
+// lockFiles are those that a Lock of several stores has taken, two of which may be over one directory.
+type lockFiles struct {
 	mu    sync.Mutex // the Disk may still be at it when its caller has left
 	files []fs.FileInfo
 }
 
-type lockedKey struct{}
+type lockFilesKey struct{}
 
 // add takes note of a file that was locked.
-func (t *locked) add(f dirfs.File) {
+func (t *lockFiles) add(f dirfs.File) {
 	if t == nil {
 		return
 	}
@@ -119,7 +119,7 @@ func (t *locked) add(f dirfs.File) {
 }
 
 // has reports whether a file is one of those.
-func (t *locked) has(f dirfs.File) bool {
+func (t *lockFiles) has(f dirfs.File) bool {
 	if t == nil {
 		return false
 	}
@@ -130,7 +130,7 @@ func (t *locked) has(f dirfs.File) bool {
 }
 
 // tryLock opens and locks the file of a key, unless somebody holds it.
-func (d *Disk) tryLock(key Key, taken *locked) (l lock, err error) {
+func (d *Disk) tryLock(key Key, taken *lockFiles) (l lock, err error) {
 	if err := d.findMoved(true); err != nil {
 		return l, err
 	}

@@ -46,7 +46,7 @@ func (d *Disk) reserve(ctx context.Context, size int64) error {
 			return fmt.Errorf("%w for %d bytes: MaxBytes is %d, and nothing is to be dropped", errNoRoom, size, d.o.MaxBytes)
 		}
 		ask := missing
-		if !helps && missing <= bytes {
+		if !helps && missing > 0 && missing <= bytes {
 			ask = min(max(missing, 3*vainly), max(1, bytes/probeMost))
 		}
 		switch room := d.usage.Take(books.Ask{Size: size, Limit: d.o.MaxBytes, Missing: ask, Walked: walked, Freed: gained, Told: told}); {

@@ -147,7 +147,7 @@ type Layered struct {
 	mu       sync.Mutex // guards these and the layers' queues
 	lookups  flight.Group[lookupKey, *found]
 	deleting map[Key]int // deletes under way
-	deleted  uint64      // how many have ended
+	deleted  uint64      // how many have ended, of all keys: a promotion less costs little
 	last     PromotionEvent
 }
 

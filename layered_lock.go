@@ -23,8 +23,8 @@ func (l *Layered) Lock(ctx context.Context, key Key) (unlock func(), err error) 
 		return func() {}, err
 	}
 	defer l.ops.Done()
-	if ctx.Value(lockedKey{}) == nil {
-		ctx = context.WithValue(ctx, lockedKey{}, new(locked))
+	if ctx.Value(lockFilesKey{}) == nil {
+		ctx = context.WithValue(ctx, lockFilesKey{}, new(lockFiles))
 	}
 	var held []func()
 	release := sync.OnceFunc(func() {

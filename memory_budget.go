@@ -156,7 +156,7 @@ func (b *memoryBudget) admits(key Key, a *Artifact) (bool, error) {
 	return true, nil
 }
 
-// add puts an artifact that is in memory under key, unless there is one.
+// add puts an artifact that is in memory under key, unless one is there that doesn't give way to it.
 func (b *memoryBudget) add(key Key, a *Artifact) error {
 	if b.keeps(&key, a) {
 		return nil
@@ -253,7 +253,7 @@ func (b *memoryBudget) resize(maxBytes int64) error {
 // keeps reports whether something is there which doesn't give way to a.
 func (b *memoryBudget) keeps(key *Key, a *Artifact) bool {
 	e := b.index.lookup(key)
-	return e != nil && !frame.GivesWay(e.art.info, a.info)
+	return e != nil && !frame.GivesWay(e.art.info.Module, e.art.info.WasmSize, a.info.WasmSize)
 }
 
 // addToMemory adds a to the budget that change gives access to. If a must be loaded, that

@@ -253,10 +253,13 @@ func (s *Store) find(ctx context.Context, key modcache.Key, info modcache.Info) 
 	}
 	err := s.backend.look(ctx, key, func(body io.Reader) error {
 		there, err := frame.NewStream(uncut{body}, key, s.o.MaxSize, &s.frame)
-		if err == nil && frame.GivesWay(frame.InfoOf[modcache.Info](there.Meta()), info) {
-			err = errAlias
+		if err != nil {
+			return err
 		}
-		return err
+		if m := there.Meta(); frame.GivesWay(m.Module, m.WasmSize, info.WasmSize) {
+			return errAlias
+		}
+		return nil
 	})
 	switch {
 	case errors.Is(err, fs.ErrNotExist): // it has gone meanwhile

@@ -228,7 +228,7 @@ func (b *bundler) merge(ctx context.Context, name string, f *os.File) error {
 		switch taken := (outgoing{e.Key, e.Info, store}); {
 		case i < 0:
 			b.push.entries = append(b.push.entries, taken)
-		case frame.GivesWay(b.push.entries[i].info, e.Info):
+		case frame.GivesWay(b.push.entries[i].info.Module, b.push.entries[i].info.WasmSize, e.Info.WasmSize):
 			b.push.entries[i] = taken
 		}
 	}

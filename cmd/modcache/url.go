@@ -43,8 +43,8 @@ and no roles.`
 
 var urlStart = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9+.-]*://`)
 
-// secretive is what begins like a URL without its scheme, with a user and a password.
-var secretive = regexp.MustCompile(`^[^/\\]*:[^/\\]*@`)
+// secretive is what may have a user and a password in it, in a URL that is mistyped.
+var secretive = regexp.MustCompile(`:.*@`)
 
 // splitURL tells the URL of a server, of which there may be one, from other operands. It quotes none.
 func splitURL(operands []string) (url string, others []string, err error) {

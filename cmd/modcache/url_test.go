@@ -238,6 +238,8 @@ func TestURLWrong(t *testing.T) {
 		{"an @ in the path", []string{"push", "-dir", cache, "-sign", key, "https://user:hush://x@host"}},
 		{"want s3://bucket/prefix", []string{"push", "-dir", cache, "-sign", key, "s3://user:/hush@bucket"}},
 		{"want s3://bucket/prefix", []string{"push", "-dir", cache, "-sign", key, "s3://id/hush@bucket"}},
+		{"there is no such file", []string{"pull", "-dir", to, "-keyring", ring, "https:/user:hush@cache.example/x"}},
+		{"there is no such file", []string{"pull", "-dir", to, "-keyring", ring, " https://user:hu/sh@cache.example/x"}},
 		{"a URL begins with https://", []string{"push", "-dir", cache, "-sign", key, "user:hush@cache.example/x"}},
 		{"a URL begins with https://", []string{"pull", "-dir", to, "-keyring", ring, "user:hush@cache.example/x"}},
 		{"a URL begins with https://", []string{"doctor", "-keyring", ring, "user:hush@cache.example/x", files[0]}},

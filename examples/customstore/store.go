@@ -51,17 +51,17 @@ func (s *store) Get(ctx context.Context, key modcache.Key) (*modcache.Artifact, 
 	return a, true, nil
 }
 
-func (s *store) Add(ctx context.Context, key modcache.Key, a *modcache.Artifact) error {
+func (s *store) Add(ctx context.Context, key modcache.Key, added *modcache.Artifact) error {
 	// A sound entry stays. It costs a read, which is little beside the compile that led
 	// here; a bucket that puts only what is absent would save it, but has to replace
-	// what is damaged. Of two Adds at once, the later may win: both are sound.
+	// what is damaged, and aliases by code. Of two Adds at once, the later may win: both are sound.
 	old, ok, err := s.bucket.Get(ctx, key.String())
 	if err == nil && ok {
-		if _, err := decode(key, old); err == nil {
+		if a, err := decode(key, old); err == nil && (a.Info().WasmSize > 0 || added.Info().WasmSize == 0) {
 			return nil
 		}
 	}
-	value, err := encode(key, a)
+	value, err := encode(key, added)
 	if err == nil {
 		err = s.bucket.Put(ctx, key.String(), value)
 	}

@@ -27,12 +27,11 @@ func InfoOf[I info[F], F ~[32]byte](m Meta) I {
 	return I(fields[F]{Engine: m.Engine, Module: m.Module, Name: m.Name, WasmSize: m.WasmSize, CompileTime: m.CompileTime, Created: KnownTime(m.Created)})
 }
 
-// GivesWay reports whether an entry gives way to another that is added under its key: an alias, by which a Cache finds the code of
-// a module under another key, to code. What it leads to may be gone. Of code that a Cache has compiled for a module, it
-// knows the module's size.
-func GivesWay[I info[F], F ~[32]byte](present, added I) bool {
-	p, a := fields[F](present), fields[F](added)
-	return p.Module != F{} && p.WasmSize == 0 && a.WasmSize > 0
+// GivesWay reports whether an entry of that module, and of a module of so many bytes, gives way to another that is added under its
+// key: an alias, by which a Cache finds the code of a module under another key, to code. What it leads to may be
+// gone. Of code that a Cache has compiled for a module, it knows the module's size.
+func GivesWay(module [32]byte, size, added int64) bool {
+	return module != [32]byte{} && size == 0 && added > 0
 }
 
 // KnownTime returns t, or zero for a time that has no form in JSON: what is in files may be any.

@@ -61,8 +61,8 @@ type Backend struct {
 	close func()
 	// Held while the config is uploaded, which all entries share: docker's registry answers 400 and 500 to those who
 	// upload the same blob at once, or ask for it meanwhile. Another process may still be one of them: the store tries again.
-	config   chan struct{}
-	uploaded atomic.Bool // the config, as far as is known
+	configLock  chan struct{}
+	configThere atomic.Bool // as far as is known
 }
 
 var _ remote.Backend = (*Backend)(nil)
@@ -86,7 +86,7 @@ func New(repository string, o *Options) (*Backend, error) {
 		}
 		v.Credential = unquoted(credentials.Credential(docker))
 	}
-	b := &Backend{close: func() {}, config: make(chan struct{}, 1)}
+	b := &Backend{close: func() {}, configLock: make(chan struct{}, 1)}
 	if v.Transport == nil {
 		own := http.DefaultTransport.(*http.Transport).Clone()
 		own.DisableCompression = true                                                                   // entries are compressed, and a manifest without a length costs another request
@@ -166,7 +166,7 @@ func (b *Backend) Put(ctx context.Context, key modcache.Key, entry []byte, repla
 	manifest := ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest, Digest: digest.FromBytes(text), Size: int64(len(text))}
 	err = b.repo.Manifests().PushReference(ctx, manifest, bytes.NewReader(text), key.String())
 	if err != nil {
-		b.uploaded.Store(false) // the registry's garbage collection may have taken it
+		b.configThere.Store(false) // the registry's garbage collection may have taken it
 	}
 	if err = understood(err); isImmutable(err) {
 		return fmt.Errorf("%w: %w", fs.ErrExist, err)
@@ -192,22 +192,22 @@ func (b *Backend) push(ctx context.Context, d ocispec.Descriptor, content []byte
 
 // pushConfig uploads what the manifests of all entries name, as some registries refuse one without it.
 func (b *Backend) pushConfig(ctx context.Context) error {
-	if b.uploaded.Load() {
+	if b.configThere.Load() {
 		return nil
 	}
 	select {
-	case b.config <- struct{}{}:
-		defer func() { <-b.config }()
+	case b.configLock <- struct{}{}:
+		defer func() { <-b.configLock }()
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
-	if b.uploaded.Load() {
+	if b.configThere.Load() {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, configTime)
 	defer cancel()
 	err := b.push(ctx, ocispec.DescriptorEmptyJSON, ocispec.DescriptorEmptyJSON.Data, false)
-	b.uploaded.Store(err == nil)
+	b.configThere.Store(err == nil)
 	return err
 }
 
