@@ -422,11 +422,11 @@ type slowToFree struct {
 	freeSpace
 	release chan struct{}
 	removed atomic.Int64
+	vain    atomic.Int64 // how many of those free nothing, at once
 }
 
 func (s *slowToFree) Remove(name string) error {
-	if filepath.Ext(name) == ".v1" {
-		s.removed.Add(1)
+	if filepath.Ext(name) == ".v1" && s.removed.Add(1) > s.vain.Load() {
 		<-s.release
 		s.free.Add(block)
 	}
@@ -470,6 +470,39 @@ func TestDiskWaitsForSpaceAsLongAsOthersMakeIt(t *testing.T) {
 			require.NoError(t, <-errs)
 		}
 		require.EqualValues(t, evicting, tree.removed.Load())
+	})
+}
+
+// TestDiskEvictsNoMoreThanIsMissing: what was evicted first freed nothing, and then somebody else has made the space.
+func TestDiskEvictsNoMoreThanIsMissing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const entries, minFree, missing = 480, 1 << 20, 10
+		tree := slowToFree{release: make(chan struct{})}
+		tree.free.Store(1 << 30)
+		d, err := modcache.OpenDiskOn(t.TempDir(), func(real dirfs.FS) dirfs.FS {
+			tree.FS = real
+			return &tree
+		}, &modcache.DiskOptions{MinFree: minFree, MaxBytes: -1})
+		require.NoError(t, err)
+		defer d.Close()
+		for i := range uint64(entries) {
+			require.NoError(t, d.Add(bg, diskKey(i), diskArtifact(i, 1000)))
+		}
+		_, err = d.Trim(bg)
+		require.NoError(t, err)
+
+		tree.free.Store(minFree)
+		tree.vain.Store(1)
+		errs := make(chan error, 2)
+		go func() { errs <- d.Add(bg, diskKey(1000), diskArtifact(1000, 1000)) }()
+		synctest.Wait() // it gives the file system time to free what it evicted
+		go func() { errs <- d.Add(bg, diskKey(1001), diskArtifact(1001, missing*block-frameOverhead)) }()
+		synctest.Wait()
+		time.Sleep(time.Second)
+		close(tree.release)
+		require.NoError(t, <-errs)
+		require.NoError(t, <-errs)
+		require.EqualValues(t, 1+missing, tree.removed.Load())
 	})
 }
 
