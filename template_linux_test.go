@@ -58,6 +58,9 @@ func TestTemplateWithoutAFileForItsImage(t *testing.T) {
 
 // TestTemplateTakesNoWritableMemory where Linux limits it, touched or not: its instances are on Go's heap.
 func TestTemplateTakesNoWritableMemory(t *testing.T) {
+	if cachetest.RaceEnabled {
+		t.Skip("SKIPPED: the race detector needs writable memory itself")
+	}
 	if !cachetest.Apart(t) {
 		return
 	}
