@@ -433,26 +433,32 @@ func (s *slowToFree) Remove(name string) error {
 	return s.FS.Remove(name)
 }
 
+// openSlowToFree opens a Disk with so many entries on such a file system, which has no more space than is to be left free.
+func openSlowToFree(t *testing.T, entries, minFree int64) (*modcache.Disk, *slowToFree) {
+	t.Helper()
+	tree := &slowToFree{release: make(chan struct{})}
+	tree.free.Store(1 << 30)
+	d, err := modcache.OpenDiskOn(t.TempDir(), func(real dirfs.FS) dirfs.FS {
+		tree.FS = real
+		return tree
+	}, &modcache.DiskOptions{MinFree: minFree, MaxBytes: -1})
+	require.NoError(t, err)
+	for i := range uint64(entries) {
+		require.NoError(t, d.Add(bg, diskKey(i), diskArtifact(i, 1000)))
+	}
+	_, err = d.Trim(bg)
+	require.NoError(t, err)
+	tree.free.Store(minFree)
+	return d, tree
+}
+
 // TestDiskWaitsForSpaceAsLongAsOthersMakeIt has several evictions under way, which end
 // one by one. The space that the last Add wants is there after all of them.
 func TestDiskWaitsForSpaceAsLongAsOthersMakeIt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const evicting, entries, minFree = 3, 90, 1 << 20
-		tree := slowToFree{release: make(chan struct{})}
-		tree.free.Store(1 << 30)
-		d, err := modcache.OpenDiskOn(t.TempDir(), func(real dirfs.FS) dirfs.FS {
-			tree.FS = real
-			return &tree
-		}, &modcache.DiskOptions{MinFree: minFree, MaxBytes: -1})
-		require.NoError(t, err)
+		d, tree := openSlowToFree(t, entries, minFree)
 		defer d.Close()
-		for i := range uint64(entries) {
-			require.NoError(t, d.Add(bg, diskKey(i), diskArtifact(i, 1000)))
-		}
-		_, err = d.Trim(bg)
-		require.NoError(t, err)
-
-		tree.free.Store(minFree)
 		errs := make(chan error, evicting+1)
 		add := func(i uint64, blocks int) { errs <- d.Add(bg, diskKey(i), diskArtifact(i, blocks*block-frameOverhead)) }
 		for i := range evicting {
@@ -477,21 +483,8 @@ func TestDiskWaitsForSpaceAsLongAsOthersMakeIt(t *testing.T) {
 func TestDiskEvictsNoMoreThanIsMissing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const entries, minFree, missing = 480, 1 << 20, 10
-		tree := slowToFree{release: make(chan struct{})}
-		tree.free.Store(1 << 30)
-		d, err := modcache.OpenDiskOn(t.TempDir(), func(real dirfs.FS) dirfs.FS {
-			tree.FS = real
-			return &tree
-		}, &modcache.DiskOptions{MinFree: minFree, MaxBytes: -1})
-		require.NoError(t, err)
+		d, tree := openSlowToFree(t, entries, minFree)
 		defer d.Close()
-		for i := range uint64(entries) {
-			require.NoError(t, d.Add(bg, diskKey(i), diskArtifact(i, 1000)))
-		}
-		_, err = d.Trim(bg)
-		require.NoError(t, err)
-
-		tree.free.Store(minFree)
 		tree.vain.Store(1)
 		errs := make(chan error, 2)
 		go func() { errs <- d.Add(bg, diskKey(1000), diskArtifact(1000, 1000)) }()

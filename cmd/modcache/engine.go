@@ -112,9 +112,9 @@ const maxPages = 1 << 16
 var defaultConfig = configFlags{features: featureSet(api.CoreFeaturesV2), memoryLimit: maxPages}
 
 func (c *configFlags) register(fs *flag.FlagSet) {
-	c.features = featureSet(api.CoreFeaturesV2)
+	c.features = defaultConfig.features
 	fs.Var(&c.features, "features", "core features as in WithCoreFeatures: v1 or v2, then what to add, or drop with a minus,\nsuch as `v2,threads,-simd`; of\n"+featureNames())
-	fs.UintVar(&c.memoryLimit, "memory-limit-pages", maxPages, "as in WithMemoryLimitPages, such as `1024`")
+	fs.UintVar(&c.memoryLimit, "memory-limit-pages", defaultConfig.memoryLimit, "as in WithMemoryLimitPages, such as `1024`")
 	fs.BoolVar(&c.capacityFromMax, "memory-capacity-from-max", false, "as in WithMemoryCapacityFromMax")
 	fs.BoolVar(&c.closeOnDone, "close-on-context-done", false, "as in WithCloseOnContextDone")
 	fs.BoolVar(&c.noDebugInfo, "no-debug-info", false, "as in WithDebugInfoEnabled(false)")

@@ -49,11 +49,11 @@ var secretive = regexp.MustCompile(`:.*@`)
 // splitURL tells the URL of a server, of which there may be one, from other operands. It quotes none.
 func splitURL(operands []string) (url string, others []string, err error) {
 	for _, o := range operands {
-		_, absent := os.Lstat(o)
 		switch {
-		case !urlStart.MatchString(o) && secretive.MatchString(o) && absent != nil:
-			return "", nil, usagef("there is no such file, and a URL begins with https://, http://, bazel+https:// or s3://")
 		case !urlStart.MatchString(o):
+			if _, err := os.Lstat(o); err != nil && secretive.MatchString(o) {
+				return "", nil, usagef("there is no such file, and a URL begins with https://, http://, bazel+https:// or s3://")
+			}
 			others = append(others, o)
 		case url != "":
 			return "", nil, usagef("one URL at a time")
