@@ -44,7 +44,7 @@ type DiskOptions struct {
 	MaxBytes int64
 	// MinFree is how much space Add leaves free on the file system; negative = none,
 	// 0 = 5 %, but at most 1 GiB. If others leave less, Add evicts entries as it does
-	// for MaxBytes.
+	// for MaxBytes. So do Trim and, unless MaxBytes and MaxAge bound nothing, the trim after OpenDisk.
 	MinFree int64
 	// MaxAge is how long an entry may go unused before Trim, or the trim
 	// after OpenDisk, drops it; negative = forever, 0 = DefaultDiskMaxAge. Nothing is dropped for its age where

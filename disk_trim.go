@@ -215,8 +215,12 @@ func (d *Disk) since(t time.Time) time.Duration { return max(0, d.o.Now().Sub(t)
 
 // trimInBackground is the trim after OpenDisk. If the last one is more than
 // MaxAge ago, either nobody used the directory or the clock has jumped, and then
-// every entry would look expired: it leaves their age for the next time.
+// every entry would look expired: it leaves their age for the next time. A Disk that
+// bounds nothing drops nothing either unless it is asked to, or for what is added.
 func (d *Disk) trimInBackground(ctx context.Context) {
+	if d.o.MaxBytes < 0 && d.o.MaxAge < 0 {
+		ctx = books.KeepAll(ctx)
+	}
 	since := d.sinceTrim()
 	_, _ = d.trim(ctx, since >= 0 && since <= d.o.MaxAge)
 }

@@ -434,6 +434,34 @@ func TestDiskKeepsSpaceFree(t *testing.T) {
 	requireMiss(t, d, diskKey(1))
 }
 
+// TestDiskThatBoundsNothingDropsNothingUnasked opens Disks on a file system that is too full, a day after the last trim.
+func TestDiskThatBoundsNothingDropsNothingUnasked(t *testing.T) {
+	for name, o := range map[string]modcache.DiskOptions{"bounded": {}, "unbounded": {MaxBytes: -1, MaxAge: -1}} {
+		t.Run(name, func(t *testing.T) {
+			clock := newDiskClock()
+			dir := t.TempDir()
+			filler := openTrimmed(t, dir, &modcache.DiskOptions{Now: clock.Now})
+			for i := range uint64(3) {
+				require.NoError(t, filler.Add(bg, diskKey(i), diskArtifact(i, 1000)))
+			}
+			clock.Advance(24 * time.Hour)
+			o.Now, o.MinFree = clock.Now, 1<<20
+			d, err := modcache.OpenDiskOn(dir, func(real dirfs.FS) dirfs.FS {
+				tree := &freeSpace{FS: real}
+				tree.free.Store(o.MinFree - 1)
+				return tree
+			}, &o)
+			require.NoError(t, err)
+			defer d.Close()
+			require.NoError(t, waitForTrim(d, dir, clock.Now()))
+			require.Equal(t, o.MaxBytes == 0, d.Metrics().Evictions > 0)
+			_, err = d.Trim(bg)
+			require.NoError(t, err)
+			require.Positive(t, d.Metrics().Evictions, "asked to")
+		})
+	}
+}
+
 func TestDiskInADirectoryThatIsDeleted(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "cache")
 	requireTrimmed(t, dir)
