@@ -27,7 +27,7 @@ const (
 	EventCompileFinished                      // Duration; Err if the module didn't compile
 	EventDegraded                             // Err; a feature is off for this process from here on
 	EventWaiting                              // Process; somebody else is compiling the same module
-	EventSnapshotTaken                        // Bytes (of memory), Duration (of Init); Err if Init failed or its state can't be captured
+	EventSnapshotTaken                        // Bytes (of memory, up to the last that isn't 0), Duration (of Init); Err if Init failed or its state can't be captured
 	EventSnapshotFound                        // Bytes; the store had it, and Init doesn't run. Key is the module's, as in both others
 	EventTemplateMade                         // Duration; Err if it couldn't be made
 )

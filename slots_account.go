@@ -2,6 +2,7 @@ package modcache
 
 import (
 	"fmt"
+	"math"
 	"sync/atomic"
 	"time"
 )
@@ -15,12 +16,22 @@ type SlotQuota struct {
 // NewSlotQuota returns a quota of n slots. If n is 0 or less, it has none.
 func NewSlotQuota(n int) *SlotQuota { return &SlotQuota{max: int64(n)} }
 
-// Max returns how many slots there are in all.
-func (q *SlotQuota) Max() int { return int(q.max) }
+// Max returns how many slots there are in all; [math.MaxInt] if nothing bounds them.
+func (q *SlotQuota) Max() int {
+	if q == nil {
+		return math.MaxInt
+	}
+	return int(q.max)
+}
 
 // Used returns how many slots are in use now, those included that were borrowed
-// when their table was closed. It never exceeds Max.
-func (q *SlotQuota) Used() int { return int(q.used.Load()) }
+// when their table was closed. It never exceeds Max. A nil quota doesn't count, and returns 0.
+func (q *SlotQuota) Used() int {
+	if q == nil {
+		return 0
+	}
+	return int(q.used.Load())
+}
 
 func (q *SlotQuota) take() bool {
 	if q == nil {

@@ -161,6 +161,9 @@ func TestSlotLeakAsJSON(t *testing.T) {
 }
 
 func TestSlotQuota(t *testing.T) {
+	var unbounded *modcache.SlotQuota
+	require.Equal(t, math.MaxInt, unbounded.Max())
+	require.Zero(t, unbounded.Used())
 	quota := modcache.NewSlotQuota(3)
 	o := &modcache.SlotOptions[int]{Quota: quota, MaxSlots: 2}
 	a, b := modcache.NewSlotTable(o), modcache.NewSlotTable(o)

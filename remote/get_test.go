@@ -327,6 +327,32 @@ func TestStoreCloseWaits(t *testing.T) {
 	})
 }
 
+// idle is a body that brings nothing, and doesn't end before an hour is over.
+type idle struct{ since time.Time }
+
+func (b idle) Read([]byte) (int, error) {
+	time.Sleep(time.Millisecond)
+	if time.Since(b.since) > time.Hour {
+		return 0, errors.New("read for an hour")
+	}
+	return 0, nil
+}
+
+// TestStoreBodyThatBringsNothing has a backend whose bodies outlive their requests.
+func TestStoreBodyThatBringsNothing(t *testing.T) {
+	signer := generate(t)
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake()
+		f.get = func(context.Context, modcache.Key) (io.ReadCloser, error) { return io.NopCloser(idle{time.Now()}), nil }
+		s := over(t, f, remote.Options{Signer: signer})
+		require.Less(t, took(func() {
+			_, _, err := s.Get(t.Context(), key(1))
+			require.ErrorIs(t, err, context.DeadlineExceeded)
+		}), time.Minute)
+		require.EqualValues(t, 1, s.Metrics().Errors)
+	})
+}
+
 // TestStoreClose ends what is under way.
 func TestStoreClose(t *testing.T) {
 	signer := generate(t)

@@ -155,8 +155,11 @@ type watched struct {
 
 func (r *watched) Read(p []byte) (int, error) {
 	n, err := r.src.Read(p)
-	if n > 0 {
+	switch {
+	case n > 0:
 		r.w.progress(n)
+	case err == nil:
+		err = r.w.cause() // the body may not end when its request does
 	}
 	return n, asCut(err)
 }

@@ -80,6 +80,7 @@ func TestTrimTellsTheEnvironment(t *testing.T) {
 		o := call(args...).want(t, exitOK)
 		require.Contains(t, o.err, `MODCACHE_MAX_BYTES is "500mbytes", which is ignored`)
 		require.Contains(t, o.out, "-max-bytes 2GiB")
+		require.Empty(t, call(append(args, "-max-bytes", "1GiB")...).want(t, exitOK).err)
 		t.Setenv(environ.MaxBytes, "500MB")
 		o = call(args...).want(t, exitOK)
 		require.Empty(t, o.err)

@@ -232,7 +232,7 @@ crashed processes left behind.`,
 		dry := fs.Bool("n", false, "only print what would be dropped")
 		asJSON := fs.Bool("json", false, "one JSON object")
 		return func(ctx context.Context, s *streams, _ []string) error {
-			if err := env.Errors[environ.MaxBytes]; err != nil {
+			if err := env.Errors[environ.MaxBytes]; err != nil && maxBytes == keptBytes(limit) {
 				fmt.Fprintf(s.err, "modcache trim: %v\n", err)
 			}
 			// A limit of 0 means the default to a Disk, and nothing at all here.
