@@ -119,7 +119,7 @@ func (s *Store) attempts(key modcache.Key, u *upload) error {
 		if s.puts.Ask() != breaker.No {
 			err = s.attempt(key, u, &entry)
 			switch {
-			case err == nil, errors.Is(err, fs.ErrPermission), errors.Is(err, modcache.ErrTooLarge):
+			case err == nil, errors.Is(err, fs.ErrPermission), errors.Is(err, fs.ErrExist), errors.Is(err, modcache.ErrTooLarge):
 				s.puts.Succeed() // it was answered, as it would be again
 				return err
 			case s.ctx.Err() != nil, errors.Is(err, errEncode):
@@ -210,10 +210,12 @@ func (s *Store) attempt(key modcache.Key, u *upload, entry *[]byte) error {
 	case errors.Is(err, modcache.ErrTooLarge):
 		s.refuses(size)
 		return fmt.Errorf("%w: the server refuses an entry of %d bytes", modcache.ErrTooLarge, size)
-	case errors.Is(err, fs.ErrExist) && (alias || !replace): // what is damaged is to go
+	case errors.Is(err, fs.ErrExist) && (alias || !replace):
 		s.uploaded(key)
 		s.counters.present.Add(1)
 		return nil
+	case errors.Is(err, fs.ErrExist):
+		return fmt.Errorf("the server has an entry that can't be used, and lets nobody replace it: delete it there: %w", err)
 	}
 	return s.writeFailed(err)
 }

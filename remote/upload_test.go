@@ -477,6 +477,40 @@ func TestStoreReportsEachGetOnce(t *testing.T) {
 	require.Contains(t, string(b), `"too_large":0,"downloaded":`)
 }
 
+// TestStoreUploadsBesideWhatCantBeReplaced has a server that keeps what a revoked signer has left.
+func TestStoreUploadsBesideWhatCantBeReplaced(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const entries = 20
+		f, revoked := newFake(), generate(t)
+		upload := func(o remote.Options, from, n int) (remote.Report, error) {
+			s := over(t, f, o)
+			defer s.Close()
+			for i := range n {
+				require.NoError(t, add(t, s, key(byte(from+i)), 10))
+			}
+			err := s.Flush(t.Context())
+			return s.Report(), err
+		}
+		_, err := upload(remote.Options{Signer: revoked}, 0, entries)
+		require.NoError(t, err)
+		f.put = func(_ context.Context, k modcache.Key, entry []byte, _ bool) error {
+			f.mu.Lock()
+			defer f.mu.Unlock()
+			if f.entries[k] != nil {
+				return fmt.Errorf("immutable: %w", fs.ErrExist)
+			}
+			f.entries[k] = entry
+			return nil
+		}
+		r, err := upload(remote.Options{Signer: generate(t), Keyring: remote.Keyring{Revoked: []remote.KeyID{revoked.Public().ID()}}}, 0, 2*entries)
+		require.ErrorContains(t, err, "20 uploads failed")
+		require.ErrorContains(t, err, "lets nobody replace it")
+		require.EqualValues(t, entries, r.Uploads)
+		require.EqualValues(t, entries, r.Lost)
+		require.Zero(t, r.Retries)
+	})
+}
+
 // TestStoreUploadInThePlaceOfAnAlias counts it as present where the server doesn't let anything be replaced.
 func TestStoreUploadInThePlaceOfAnAlias(t *testing.T) {
 	f := newFake()
