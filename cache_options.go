@@ -72,8 +72,9 @@ type Options struct {
 	// touches. The price: a slice that Memory().Read returned ends with its instance, where
 	// wazero keeps it alive. Copy what outlives the instance. When an instance is closed, its memory is
 	// given back at once, and reads as zeros from then on, also to a call that is still under
-	// way, and to another module that has imported a function of it. wazero keeps an instance that is never closed for as long as its runtime. Memories that other
-	// modules import end with the last of these.
+	// way, to another module that has imported a function of it, and to one of another runtime that has imported
+	// the memory through an experimental.ImportResolver. Memories that other modules of the Runtime
+	// import end with the last of these. wazero keeps an instance that is never closed for as long as its runtime.
 	//
 	// An experimental.MemoryAllocator in the context takes precedence. Where there are
 	// no addresses for a memory, it is on the heap, which

@@ -25,7 +25,8 @@ import (
 // A slice that Memory().Read returned ends with its instance, where wazero
 // keeps it alive: copy what outlives the instance. When an instance is closed, its memory is given
 // back at once, and reads from then on as it began, or as zeros, also to a call that is still under way, and to
-// another module that has imported a function of it. One that another module may have imported lasts until nothing refers to it. wazero keeps an instance that is never closed for as long as its runtime.
+// another module that has imported a function of it. One that another module of the Runtime may have imported lasts until nothing
+// refers to it; an experimental.ImportResolver can bring it to another runtime, for which it doesn't. wazero keeps an instance that is never closed for as long as its runtime.
 //
 // A snapshot has the memory and the globals of the instance that Init ran in. What the host
 // did for Init isn't in it: files that were opened, clocks that were read, arguments and
