@@ -187,7 +187,7 @@ func (l *lookup) ask(ctx context.Context, key Key) (a *Artifact, wrong error) {
 		fallthrough
 	case err != nil:
 		l.note(err)
-	case wrong == nil:
+	case wrong == nil && found.from.last(): // a hit before says nothing of what is behind
 		c.health.worked("get")
 	}
 	return a, wrong
@@ -277,7 +277,7 @@ func (l *lookup) delete(key Key, from spot) {
 		}
 		return deleteFrom(ctx, s, key, from)
 	})
-	if err != nil {
+	if err != nil && !errors.Is(err, ErrReadOnly) { // what is there is passed by from now on
 		c.storeFailed("delete", key, l.name, err)
 	}
 }

@@ -108,7 +108,7 @@ func (ly *layer) get(ctx context.Context, key Key, behind spot, limit time.Durat
 		}
 	}
 	if ly.reads.Ask() == breaker.No {
-		return nil, nil, ly.skip("get", key)
+		return nil, nil, ly.skip("get", key, ErrUnavailable)
 	}
 	if ly.Direct { // apart, because the closures of a bounded call cost allocations
 		a, in, err = ly.ask(ctx, key, behind)
@@ -151,7 +151,7 @@ func (ly *layer) getWithin(ctx context.Context, key Key, behind spot, limit time
 // add stores a, whose handle stays the caller's.
 func (ly *layer) add(ctx context.Context, key Key, a *Artifact) error {
 	if ly.writes.Ask() == breaker.No {
-		return ly.skip("add", key)
+		return ly.skip("add", key, ErrUnavailable)
 	}
 	if !ly.changesAtOnce() {
 		defer ly.addTime.since(time.Now())
@@ -273,6 +273,11 @@ func (ly *layer) failed(ctx context.Context, b *breaker.Breaker, op string, key 
 	}
 	kind := EventStoreFailed
 	switch {
+	case unasked(err):
+		b.Abstain()
+		if op == "get" {
+			return ly.skip(op, key, err)
+		}
 	case isDamage(err):
 		b.Succeed()
 		kind = EventCorrupt
@@ -296,10 +301,17 @@ func (ly *layer) report(kind EventKind, op string, key Key, err error) error {
 	return err
 }
 
-// skip says that the layer was not asked.
-func (ly *layer) skip(op string, key Key) error {
+// unasked reports whether a store leaves alone what it asks, or is busy: it finds out by itself when to ask again, and whoever
+// skipped the layer on top of that would be late.
+func unasked(err error) bool {
+	_, ours := err.(*tooSlowError)
+	return !ours && errors.Is(err, ErrUnavailable)
+}
+
+// skip says that nobody was asked, in the layer or behind it.
+func (ly *layer) skip(op string, key Key, err error) error {
 	ly.skipped.Add(1)
-	return ly.wrap(op, key, ErrUnavailable)
+	return ly.wrap(op, key, err)
 }
 
 func (ly *layer) count(err error) {

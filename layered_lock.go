@@ -76,7 +76,7 @@ func (ly *layer) lock(ctx context.Context, locker Locker, key Key) (func(), erro
 	case ctx.Err() != nil:
 		return nil, ly.wrap("lock", key, ctx.Err())
 	case err == bounded.ErrHangs, err == bounded.ErrFull:
-		return nil, ly.skip("lock", key)
+		return nil, ly.skip("lock", key, ErrUnavailable)
 	case errors.Is(err, ErrReadOnly):
 		return nil, err
 	}

@@ -3,6 +3,7 @@ package remote
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"net"
 	"time"
@@ -11,6 +12,7 @@ import (
 	"github.com/modcache/modcache/internal/breaker"
 	"github.com/modcache/modcache/internal/contain"
 	"github.com/modcache/modcache/internal/frame"
+	"github.com/modcache/modcache/internal/weburl"
 )
 
 // Get implements [modcache.Store]. Verifying and decompressing an entry overlap
@@ -49,7 +51,7 @@ func (s *Store) get(ctx context.Context, key modcache.Key) (*modcache.Artifact, 
 		if v == breaker.Probe {
 			s.probe(key)
 		}
-		return nil, modcache.ReasonIO, s.error("get", key, modcache.ErrUnavailable)
+		return nil, modcache.ReasonIO, s.unavailable("get", key)
 	}
 	ctx, w := s.watch(ctx)
 	defer w.stop()
@@ -122,7 +124,7 @@ func (s *Store) damaged(key modcache.Key, err error) error {
 		// Somebody else's, which the server keeps as it should.
 		s.counters.untrusted.Add(1)
 	} else {
-		s.breaker.Fail(breaker.Soft, 0)
+		s.fail(err, breaker.Soft, 0)
 	}
 	s.notify(modcache.Event{Kind: modcache.EventCorrupt, Key: key, Err: err})
 	return err
@@ -147,11 +149,30 @@ func (s *Store) failed(w *watch, op string, key modcache.Key, err error) error {
 	if w.parent.Err() != nil {
 		// The caller had less patience than our own limits. The next may have more.
 		s.counters.timeouts.Add(1)
-		s.breaker.Fail(breaker.Soft, 0)
+		s.fail(err, breaker.Soft, 0)
 		return err
 	}
 	s.blame(err)
 	return err
+}
+
+// fail has the breaker know of a failure, and remembers it for those whom it turns away.
+func (s *Store) fail(err error, f breaker.Fault, after time.Duration) {
+	s.fault.Store(&err)
+	s.breaker.Fail(f, after)
+}
+
+// unavailable says that the server is left alone, and what for.
+func (s *Store) unavailable(op string, key modcache.Key) error {
+	err := modcache.ErrUnavailable
+	if why := s.fault.Load(); why != nil {
+		cause := *why
+		if at := (*modcache.Error)(nil); errors.As(cause, &at) {
+			cause = at.Err
+		}
+		err = fmt.Errorf("%w (the last failure: %v)", err, weburl.Discreet(cause))
+	}
+	return s.error(op, key, err)
 }
 
 // blame has the breaker know of a failure of the server.
@@ -159,7 +180,8 @@ func (s *Store) blame(err error) {
 	if errors.Is(err, fs.ErrPermission) {
 		s.counters.refused.Add(1)
 	}
-	s.breaker.Fail(severity(err))
+	f, after := severity(err)
+	s.fail(err, f, after)
 	if errors.Is(err, context.DeadlineExceeded) {
 		s.counters.timeouts.Add(1)
 	}

@@ -67,6 +67,39 @@ func TestStoreDeadServer(t *testing.T) {
 	})
 }
 
+// TestFleetIsBackWithItsServer has each lookup get to the store, which says why it leaves the server alone.
+func TestFleetIsBackWithItsServer(t *testing.T) {
+	signer := generate(t)
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake()
+		down := errors.New("503 for a while")
+		f.get = func(context.Context, modcache.Key) (io.ReadCloser, error) { return nil, down }
+		f.has = func(context.Context, modcache.Key) (bool, error) { return false, down }
+		s := over(t, f, remote.Options{Signer: signer, AbsentFor: -1})
+		defer s.Close()
+		l := modcache.NewLayered(nil, modcache.Layer{Store: modcache.NewMemory(nil)}, modcache.Layer{Store: s, Timeout: -1})
+		defer l.Close()
+		ask := func(i int) error {
+			time.Sleep(50 * ms)
+			_, _, err := l.Get(t.Context(), key(byte(i)))
+			require.EqualValues(t, i+1, s.Metrics().Lookups)
+			return err
+		}
+		asked := 0
+		for ; asked < 200; asked++ {
+			require.ErrorContains(t, ask(asked), down.Error())
+		}
+		f.get, f.has = nil, nil
+		for err := down; err != nil; asked++ {
+			if err = ask(asked); err != nil {
+				require.ErrorIs(t, err, modcache.ErrUnavailable)
+				require.True(t, asked < 3000, "a minute and a half is the longest pause")
+			}
+		}
+		require.False(t, s.Report().Paused)
+	})
+}
+
 // TestStoreProbeRefused takes a server that refuses a probe for one that is there.
 func TestStoreProbeRefused(t *testing.T) {
 	signer := generate(t)

@@ -40,9 +40,10 @@ type Store struct {
 	wg     sync.WaitGroup     // probes and uploads; added to under mu, unless closed
 
 	breaker  breaker.Breaker
-	puts     breaker.Breaker // of uploads: who takes nothing may still be read
-	absent   recent          // entries that the server didn't have
-	bad      recent          // entries that were damaged, to be replaced
+	puts     breaker.Breaker       // of uploads: who takes nothing may still be read
+	fault    atomic.Pointer[error] // the last that breaker was told of
+	absent   recent                // entries that the server didn't have
+	bad      recent                // entries that were damaged, to be replaced
 	counters counters
 	watchers watchers.List[modcache.Event]
 
@@ -136,7 +137,7 @@ func (s *Store) Delete(ctx context.Context, key modcache.Key) error {
 	s.uploads.CallOff(key)
 	s.mu.Unlock()
 	if s.breaker.Open() {
-		return s.error("delete", key, modcache.ErrUnavailable)
+		return s.unavailable("delete", key)
 	}
 	ctx, w := s.watch(ctx)
 	defer w.stop()
