@@ -46,6 +46,10 @@ func TestCodeComesInThePlaceOfAliases(t *testing.T) {
 		call("warm", "-require", "-dir", to, plain).want(t, exitOK)
 	}
 
+	require.Contains(t, call("push", "-dir", idle, "-module", noted, "-o", filepath.Join(dir, "none")).want(t, exitFound).err, "it is gone")
+	require.NoFileExists(t, filepath.Join(dir, "none"))
+	call("push", "-dir", code, "-module", plain, "-o", filepath.Join(dir, "one")).want(t, exitOK)
+
 	url, key, ring := fleetServer(t, "writer")
 	t.Setenv("MODCACHE_TOKEN", "writer")
 	call("push", "-dir", idle, "-sign", key, url).want(t, exitOK)

@@ -80,6 +80,9 @@ not who made it; a server gets nothing.
 			if err != nil {
 				return err
 			}
+			if sel.module != "" && !slices.ContainsFunc(entries, func(e modcache.DiskEntry) bool { return !isAlias(e) }) {
+				return foundError("no entry that is selected has the code of " + printable(sel.module) + ": it is gone, and only what led to it is there")
+			}
 			copies := 0
 			for _, e := range entries {
 				if !isServed(e) {
