@@ -1,6 +1,7 @@
 package modcache_test
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 
@@ -36,6 +37,10 @@ func TestStoresPreferCodeToAliases(t *testing.T) {
 			require.NoError(t, s.Add(bg, key, alias))
 			require.Equal(t, "alias", holds(s))
 			before := s.Metrics()
+			require.NoError(t, s.Add(bg, key, modcache.NewArtifact([]byte("same"), alias.Info())))
+			require.Equal(t, "alias", holds(s), name)
+			require.NoError(t, s.Add(bg, key, modcache.NewArtifact([]byte("elsewhere"), modcache.Info{Engine: "e", Module: modcache.Fingerprint{2}})))
+			require.Equal(t, "elsewhere", holds(s), name)
 			require.NoError(t, s.Add(bg, key, added))
 			require.Equal(t, "code", holds(s), name)
 			require.Equal(t, before.Entries, s.Metrics().Entries, name)
@@ -76,5 +81,71 @@ func TestCacheKeepsWhatIdleAliasesHide(t *testing.T) {
 			require.Zero(t, m.Compiles)
 		}
 		require.Equal(t, asked, server.Calls().Get)
+	}
+}
+
+// TestCacheFollowsAliasesBehindIdleOnes: what the server's alias leads to is an alias in the directory, whose code is gone.
+func TestCacheFollowsAliasesBehindIdleOnes(t *testing.T) {
+	needsCompiler(t)
+	all := spellings(t)
+	for name, o := range map[string]modcache.Options{"writes": {}, "reads": {ReadOnly: true}, "requires": {RequireHit: true}} {
+		for _, n := range []int{0, 1, 3} {
+			t.Run(fmt.Sprint(name, " spelling ", n), func(t *testing.T) {
+				dir, server := t.TempDir(), &storetest.Fake{}
+				start := func(n int, s modcache.Store, o modcache.Options) modcache.CacheMetrics {
+					c := newCache(t, s, &o)
+					require.NoError(t, compile(t, newRuntime(t, c, nil), all[n]).Close(bg))
+					require.NoError(t, c.Flush(bg))
+					return c.Metrics()
+				}
+				start(2, server, modcache.Options{})
+				local := openDisk(t, dir, nil)
+				for _, n := range []int{1, 2} {
+					start(n, local, modcache.Options{})
+				}
+				for e, err := range local.Walk(bg) {
+					require.NoError(t, err)
+					if e.Info.WasmSize > 0 {
+						require.NoError(t, local.Delete(bg, e.Key))
+					}
+				}
+				for range 2 {
+					both := layered(t, nil, modcache.Layer{Store: openDisk(t, dir, nil)}, modcache.Layer{Store: server})
+					m := start(n, both, o)
+					require.Zero(t, m.Compiles)
+					require.Zero(t, m.Corrupt)
+				}
+				require.Zero(t, server.Calls().Delete)
+				require.Zero(t, start(n, server, modcache.Options{RequireHit: true}).Compiles)
+			})
+		}
+	}
+}
+
+// TestCacheEndsCyclesOfAliases, which stores that were filled apart can make together.
+func TestCacheEndsCyclesOfAliases(t *testing.T) {
+	needsCompiler(t)
+	all := spellings(t)
+	start := func(n int, s modcache.Store) (modcache.Key, uint64) {
+		c := newCache(t, s, nil)
+		r := newRuntime(t, c, nil)
+		require.NoError(t, compile(t, r, all[n]).Close(bg))
+		require.NoError(t, c.Flush(bg))
+		return r.Key(modcache.NewModule(all[n])), c.Metrics().Compiles
+	}
+	for _, n := range []int{0, 1, 2, 3} {
+		cycle, other := modcache.NewMemory(nil), &storetest.Fake{}
+		first, _ := start(1, cycle)
+		start(2, cycle) // an alias of the first
+		start(2, other)
+		start(1, other)
+		require.NoError(t, cycle.Delete(bg, first))
+		require.NoError(t, cycle.Add(bg, first, other.Entry(first)))
+		_, compiles := start(n, cycle)
+		require.EqualValues(t, 1, compiles)
+		for _, n := range []int{n, 0, 1, 2, 3, 1, 2} {
+			_, compiles = start(n, cycle)
+			require.Zero(t, compiles, "spelling %d", n)
+		}
 	}
 }

@@ -2,7 +2,6 @@ package modcache
 
 import (
 	"context"
-	"fmt"
 
 	"github.com/modcache/modcache/internal/contain"
 	"github.com/modcache/modcache/internal/loaded"
@@ -23,9 +22,17 @@ import (
 const aliasMagic = "modcache alias 1\x00"
 
 // fetch returns the artifact with the code for key, and the key that it lies under.
-// An alias that leads nowhere is a miss, until the code is stored where it leads, and one that leads to another is damage. It
+// An alias that leads nowhere is a miss, until the code is stored where it leads. It
 // names a module, not a key, so that it can't lead to code of another engine or configuration.
 func (e *engine) fetch(ctx context.Context, key Key, look *lookup) (a *Artifact, at Key) {
+	return e.follow(ctx, key, look, mostAliases)
+}
+
+// mostAliases is how many are followed from one to the next. What one led to may be an alias by now, and in stores that were filled
+// apart, they may lead in a circle; that they lead nowhere is no damage.
+const mostAliases = 3
+
+func (e *engine) follow(ctx context.Context, key Key, look *lookup, aliases int) (a *Artifact, at Key) {
 	for again := true; again; {
 		if a = look.get(ctx, key); a == nil {
 			break
@@ -35,24 +42,18 @@ func (e *engine) fetch(ctx context.Context, key Key, look *lookup) (a *Artifact,
 			return a, key
 		}
 		e.c.release(a)
-		if err == nil {
-			p := look.place(key)
-			p.leads, p.alias = module, p.from
-			at = e.key(module)
-			if a = look.get(ctx, at); a == nil {
-				again = look.pass(key)
-				continue
-			}
-			if _, alias, err = readAlias(a); alias {
-				look.place(key).leads = Fingerprint{}
-				err = fmt.Errorf("%w: an alias leads to another alias", ErrCorrupt)
-			}
-			if err == nil {
+		if err != nil {
+			again = look.reject(key, err)
+			continue
+		}
+		p := look.place(key)
+		p.leads, p.alias = module, p.from
+		if aliases > 0 {
+			if a, at = e.follow(ctx, e.key(module), look, aliases-1); a != nil {
 				return a, at
 			}
-			e.c.release(a)
 		}
-		again = look.reject(key, err)
+		again = look.pass(key)
 	}
 	return nil, key
 }

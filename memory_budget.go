@@ -253,7 +253,7 @@ func (b *memoryBudget) resize(maxBytes int64) error {
 // keeps reports whether something is there which doesn't give way to a.
 func (b *memoryBudget) keeps(key *Key, a *Artifact) bool {
 	e := b.index.lookup(key)
-	return e != nil && !frame.GivesWay(e.art.info.Module, e.art.info.WasmSize, a.info.WasmSize)
+	return e != nil && !frame.GivesWay(e.art.info.Module, e.art.info.WasmSize, a.info.Module, a.info.WasmSize)
 }
 
 // addToMemory adds a to the budget that change gives access to. If a must be loaded, that

@@ -64,8 +64,9 @@ type Store interface {
 	Get(ctx context.Context, key Key) (a *Artifact, ok bool, err error)
 
 	// Add keeps a copy of, or shares, the artifact's bytes under key. If an intact
-	// entry is present, it does nothing; but code should take the place of an alias, whose [Info] has a Module and no WasmSize,
-	// as all stores of this module have it. The handle stays the caller's to close.
+	// entry is present, it does nothing; but an alias, whose [Info] has a Module and no
+	// WasmSize, should give way to code, and to an alias with another Module, as all
+	// stores of this module have it. The handle stays the caller's to close.
 	// Memory and Disk stores can read the entry back as soon as Add returns.
 	Add(ctx context.Context, key Key, a *Artifact) error
 

@@ -167,7 +167,8 @@ var errEncode = errors.New("the artifact can't be encoded")
 
 // attempt uploads the artifact unless an entry is there that can be used, as far as its head tells.
 func (s *Store) attempt(key modcache.Key, u *upload, entry *[]byte) error {
-	replace, alias := s.bad.has(key), false
+	remembered := s.bad.has(key)
+	replace, alias := remembered, false
 	if !replace {
 		ctx, cancel := context.WithTimeout(s.ctx, maxProbe)
 		there, err := s.find(ctx, key, u.info)
@@ -214,6 +215,9 @@ func (s *Store) attempt(key modcache.Key, u *upload, entry *[]byte) error {
 		s.uploaded(key)
 		s.counters.present.Add(1)
 		return nil
+	case errors.Is(err, fs.ErrExist) && remembered: // it may be another by now
+		s.bad.drop(key)
+		return s.attempt(key, u, entry)
 	case errors.Is(err, fs.ErrExist):
 		return fmt.Errorf("the server has an entry that can't be used, and lets nobody replace it: delete it there: %w", err)
 	}
@@ -244,7 +248,7 @@ func (s *Store) refuses(size int64) {
 	s.refusedUntil = now.Add(rememberTooLarge)
 }
 
-// errAlias means that code is to take the place of an alias.
+// errAlias means that an alias is there which gives way.
 var errAlias = errors.New("an alias is there")
 
 // find reports whether the server has an entry that can be used in the place of one with that Info, as far as its head tells, and fails if it has one that can't:
@@ -254,11 +258,11 @@ func (s *Store) find(ctx context.Context, key modcache.Key, info modcache.Info) 
 		return false, err
 	}
 	err := s.backend.look(ctx, key, func(body io.Reader) error {
-		there, err := frame.NewStream(uncut{body}, key, s.o.MaxSize, &s.frame)
+		there, err := frame.NewStream(uncut{ctx, body}, key, s.o.MaxSize, &s.frame)
 		if err != nil {
 			return err
 		}
-		if m := there.Meta(); frame.GivesWay(m.Module, m.WasmSize, info.WasmSize) {
+		if old := there.Meta(); frame.GivesWay(old.Module, old.WasmSize, info.Module, info.WasmSize) {
 			return errAlias
 		}
 		return nil

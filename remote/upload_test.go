@@ -511,6 +511,20 @@ func TestStoreUploadsBesideWhatCantBeReplaced(t *testing.T) {
 	})
 }
 
+// TestStoreUploadsNothingInThePlaceOfWhatWasMended: what was damaged was replaced by another node meanwhile, and can't be again.
+func TestStoreUploadsNothingInThePlaceOfWhatWasMended(t *testing.T) {
+	f, o := newFake(), remote.Options{Signer: generate(t)}
+	s := over(t, f, o)
+	defer s.Close()
+	f.entries[key(1)] = []byte("damage")
+	require.Nil(t, get(t, s, key(1)))
+	f.entries[key(1)] = entry(t, o, key(1), 10)
+	f.put = func(context.Context, modcache.Key, []byte, bool) error { return fs.ErrExist }
+	require.NoError(t, add(t, s, key(1), 10))
+	require.NoError(t, s.Flush(t.Context()))
+	require.EqualValues(t, 1, s.Report().Present)
+}
+
 // TestStoreUploadInThePlaceOfAnAlias counts it as present where the server doesn't let anything be replaced.
 func TestStoreUploadInThePlaceOfAnAlias(t *testing.T) {
 	f := newFake()

@@ -172,9 +172,15 @@ func asCut(err error) error {
 }
 
 // uncut is a body in which a connection that is cut isn't the end of the entry.
-type uncut struct{ io.Reader }
+type uncut struct {
+	ctx context.Context // of the request, which the body may outlive
+	io.Reader
+}
 
 func (r uncut) Read(p []byte) (int, error) {
 	n, err := r.Reader.Read(p)
+	if n == 0 && err == nil {
+		err = r.ctx.Err()
+	}
 	return n, asCut(err)
 }

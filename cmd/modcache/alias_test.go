@@ -5,10 +5,12 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/modcache/modcache/internal/layout"
 	"github.com/modcache/modcache/internal/wasmtest"
 )
 
@@ -27,17 +29,15 @@ func TestCodeComesInThePlaceOfAliases(t *testing.T) {
 	call("warm", "-dir", idle, plain).want(t, exitOK)
 	files = entries(t, idle)
 	require.Len(t, files, 2, "the code, and an alias")
-	size := func(file string) int64 {
-		fi, err := os.Stat(file)
-		require.NoError(t, err)
-		return fi.Size()
-	}
-	require.NoError(t, os.Remove(slices.MaxFunc(files, func(a, b string) int { return cmp.Compare(size(a), size(b)) })))
+	require.NoError(t, os.Remove(slices.MaxFunc(files, func(a, b string) int { return cmp.Compare(fileSize(t, a), fileSize(t, b)) })))
 	call("warm", "-require", "-dir", idle, plain).want(t, exitFound)
 
 	bundles := []string{filepath.Join(dir, "code.bundle"), filepath.Join(dir, "idle.bundle")}
 	call("push", "-dir", code, "-o", bundles[0]).want(t, exitOK)
-	call("push", "-dir", idle, "-o", bundles[1]).want(t, exitOK)
+	require.Contains(t, call("push", "-dir", idle, "-o", bundles[1]).want(t, exitFound).err, "1 alias is left out")
+	require.NoFileExists(t, bundles[1])
+	alias := strings.TrimSuffix(filepath.Base(entries(t, idle)[0]), layout.Suffix)
+	call("push", "-dir", idle, "-o", bundles[1], alias).want(t, exitOK)
 	for range 2 {
 		slices.Reverse(bundles)
 		both, to := filepath.Join(t.TempDir(), "both.bundle"), filepath.Join(t.TempDir(), "to")
@@ -46,19 +46,59 @@ func TestCodeComesInThePlaceOfAliases(t *testing.T) {
 		call("warm", "-require", "-dir", to, plain).want(t, exitOK)
 	}
 
-	require.Contains(t, call("push", "-dir", idle, "-module", noted, "-o", filepath.Join(dir, "none")).want(t, exitFound).err, "it is gone")
-	require.NoFileExists(t, filepath.Join(dir, "none"))
-	call("push", "-dir", code, "-module", plain, "-o", filepath.Join(dir, "one")).want(t, exitOK)
+	call("push", "-dir", idle, "-module", noted, "-o", filepath.Join(dir, "none")).want(t, exitFound)
 
 	url, key, ring := fleetServer(t, "writer")
 	t.Setenv("MODCACHE_TOKEN", "writer")
-	call("push", "-dir", idle, "-sign", key, url).want(t, exitOK)
+	call("push", "-dir", idle, "-sign", key, url, alias).want(t, exitOK)
 	call("pull", "-n", "-keyring", ring, url, plain).want(t, exitFound)
 	require.Contains(t, call("push", "-dir", code, "-sign", key, url).want(t, exitOK).out, "1 uploaded")
 	call("pull", "-n", "-keyring", ring, url, plain).want(t, exitOK)
-	require.Contains(t, call("push", "-dir", idle, "-sign", key, url).want(t, exitOK).out, "0 uploaded")
+	require.Contains(t, call("push", "-dir", idle, "-sign", key, url, alias).want(t, exitOK).out, "0 uploaded")
 	call("pull", "-n", "-keyring", ring, url, plain).want(t, exitOK)
 
 	require.Contains(t, call("pull", "-dir", idle, filepath.Join(dir, "code.bundle")).want(t, exitOK).out, "1 stored")
 	call("warm", "-require", "-dir", idle, plain).want(t, exitOK)
+}
+
+// TestAliasesTakeThePlaceOfIdleOnes where the code of another spelling is brought.
+func TestAliasesTakeThePlaceOfIdleOnes(t *testing.T) {
+	_, files := modules(t, 1)
+	dir := t.TempDir()
+	wasm, err := os.ReadFile(files[0])
+	require.NoError(t, err)
+	spellings := []string{files[0]}
+	for _, section := range []string{"producers", "target_features", "sourceMappingURL"} {
+		file := filepath.Join(dir, section+".wasm")
+		require.NoError(t, os.WriteFile(file, slices.Concat(wasm, wasmtest.CustomSection(section, []byte("\x00"))), 0o600))
+		spellings = append(spellings, file)
+	}
+	idle, other, bundle := filepath.Join(dir, "idle"), filepath.Join(dir, "other"), filepath.Join(dir, "other.bundle")
+	call("warm", "-dir", idle, spellings[1]).want(t, exitOK)
+	held := entries(t, idle)
+	require.Len(t, held, 2)
+	slices.SortFunc(held, func(a, b string) int { return cmp.Compare(fileSize(t, a), fileSize(t, b)) })
+	require.NoError(t, os.Remove(held[1]))
+	alias := strings.TrimSuffix(filepath.Base(held[0]), layout.Suffix)
+	call("warm", "-dir", other, spellings[2]).want(t, exitOK)
+	call("push", "-dir", other, "-o", bundle).want(t, exitOK)
+
+	url, key, ring := fleetServer(t, "writer")
+	t.Setenv("MODCACHE_TOKEN", "writer")
+	call("push", "-dir", idle, "-sign", key, url, alias).want(t, exitOK)
+	for range 2 {
+		call("push", "-dir", other, "-sign", key, url).want(t, exitOK)
+	}
+	require.Contains(t, call("pull", "-dir", idle, bundle).want(t, exitOK).out, "2 stored")
+	for _, file := range spellings {
+		call("warm", "-require", "-dir", idle, file).want(t, exitOK)
+		call("pull", "-n", "-keyring", ring, url, file).want(t, exitOK)
+	}
+}
+
+func fileSize(t *testing.T, file string) int64 {
+	t.Helper()
+	fi, err := os.Stat(file)
+	require.NoError(t, err)
+	return fi.Size()
 }

@@ -225,11 +225,12 @@ func (b *bundler) merge(ctx context.Context, name string, f *os.File) error {
 			return fmt.Errorf("%s, %s  %s; it has to be sealed or signed as the new one", name, e.Key, troubleText(e.Err))
 		}
 		i := slices.IndexFunc(b.push.entries, func(p outgoing) bool { return p.key == e.Key })
-		switch taken := (outgoing{e.Key, e.Info, store}); {
-		case i < 0:
-			b.push.entries = append(b.push.entries, taken)
-		case frame.GivesWay(b.push.entries[i].info.Module, b.push.entries[i].info.WasmSize, e.Info.WasmSize):
-			b.push.entries[i] = taken
+		if i < 0 {
+			b.push.entries = append(b.push.entries, outgoing{e.Key, e.Info, store})
+			continue
+		}
+		if there := b.push.entries[i].info; frame.GivesWay(there.Module, there.WasmSize, e.Info.Module, e.Info.WasmSize) {
+			b.push.entries[i] = outgoing{e.Key, e.Info, store}
 		}
 	}
 	return nil

@@ -198,6 +198,25 @@ func isAlias(e modcache.DiskEntry) bool {
 	return e.Err == nil && e.Info.Module != (modcache.Fingerprint{}) && e.Info.WasmSize == 0
 }
 
+// code is what an entry holds, or leads to.
+type code struct {
+	engine string
+	module modcache.Fingerprint
+}
+
+func codeOf(e modcache.DiskEntry) code { return code{e.Info.Engine, e.Info.Module} }
+
+// codes returns all that entries hold.
+func codes(entries []modcache.DiskEntry) map[code]bool {
+	held := make(map[code]bool)
+	for _, e := range entries {
+		if !isAlias(e) {
+			held[codeOf(e)] = true
+		}
+	}
+	return held
+}
+
 var lsCommand = command{
 	name: "ls", args: "[key...]",
 	short: "list what a cache holds",
@@ -256,16 +275,7 @@ func printEntries(s *streams, entries []modcache.DiskEntry, long bool) {
 		}
 		return hex[:digits]
 	}
-	type code struct {
-		engine string
-		module modcache.Fingerprint
-	}
-	listed := make(map[code]bool)
-	for _, e := range entries {
-		if !isAlias(e) {
-			listed[code{e.Info.Engine, e.Info.Module}] = true
-		}
-	}
+	listed := codes(entries)
 	aliases := 0
 	t := s.table()
 	fmt.Fprintln(t, "KEY\tNAME\tMODULE\tON DISK\tWASM\tCOMPILED IN\tUSED\tENGINE")
@@ -280,7 +290,7 @@ func printEntries(s *streams, entries []modcache.DiskEntry, long bool) {
 			module, wasm = short(e.Info.Module.String()), bytesize.Format(e.Info.WasmSize)
 		}
 		if isAlias(e) {
-			if listed[code{e.Info.Engine, e.Info.Module}] {
+			if listed[codeOf(e)] {
 				aliases++
 				continue
 			}

@@ -80,17 +80,19 @@ not who made it; a server gets nothing.
 			if err != nil {
 				return err
 			}
-			if sel.module != "" && !slices.ContainsFunc(entries, func(e modcache.DiskEntry) bool { return !isAlias(e) }) {
-				return foundError("no entry that is selected has the code of " + printable(sel.module) + ": it is gone, and only what led to it is there")
-			}
-			copies := 0
+			copies, idle, coded := 0, 0, codes(entries)
 			for _, e := range entries {
-				if !isServed(e) {
+				switch {
+				case isServed(e):
+					if head := servedHead(ctx, disk, e); head != nil && head.Key != e.Key {
+						copies++
+					} else {
+						p.done.LeftOut++
+					}
+				case isAlias(e) && len(keys) == 0 && !coded[codeOf(e)]: // it would take the place of one that leads to code
+					idle++
+				default:
 					p.entries = append(p.entries, outgoing{e.Key, e.Info, disk})
-				} else if head := servedHead(ctx, disk, e); head != nil && head.Key != e.Key {
-					copies++
-				} else {
-					p.done.LeftOut++
 				}
 			}
 			// What serve -sign keeps is made of other entries: it counts if somebody asks for it, or it is all there is.
@@ -104,6 +106,12 @@ not who made it; a server gets nothing.
 						_ = s.json(p.done)
 					}
 					return cmp.Or(ctx.Err(), p.done.found())
+				}
+			}
+			if idle > 0 {
+				fmt.Fprintf(s.err, "%s left out: the code is gone\n", plural(idle, "alias is", "aliases are"))
+				if len(p.entries) == 0 {
+					return foundError("no entry that is selected has code")
 				}
 			}
 			if url != "" {

@@ -27,11 +27,13 @@ func InfoOf[I info[F], F ~[32]byte](m Meta) I {
 	return I(fields[F]{Engine: m.Engine, Module: m.Module, Name: m.Name, WasmSize: m.WasmSize, CompileTime: m.CompileTime, Created: KnownTime(m.Created)})
 }
 
-// GivesWay reports whether an entry of that module, and of a module of so many bytes, gives way to another that is added under its
-// key: an alias, by which a Cache finds the code of a module under another key, to code. What it leads to may be
-// gone. Of code that a Cache has compiled for a module, it knows the module's size.
-func GivesWay(module [32]byte, size, added int64) bool {
-	return module != [32]byte{} && size == 0 && added > 0
+// GivesWay reports whether an entry of that module, and of a module of so many bytes, gives way to another that is added under
+// its key: an alias, by which a Cache finds the code of a module under another key, to code, or to an alias that leads elsewhere. What it
+// leads to may be gone, and whoever adds another knows of code. Of code that a Cache has compiled for a module, it knows the
+// module's size.
+func GivesWay(module [32]byte, size int64, added [32]byte, addedSize int64) bool {
+	none := [32]byte{}
+	return module != none && size == 0 && (addedSize > 0 || added != none && added != module)
 }
 
 // KnownTime returns t, or zero for a time that has no form in JSON: what is in files may be any.
