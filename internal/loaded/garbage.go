@@ -2,6 +2,7 @@ package loaded
 
 import (
 	"runtime"
+	"runtime/metrics"
 	"sync"
 )
 
@@ -12,10 +13,16 @@ type Garbage struct {
 	bytes int64  // guarded by mu
 	new   int64  // bytes that no collection of ours was for; guarded by mu
 	cycle uint64 // how many there were; guarded by mu
+
+	running bool  // one of ours; guarded by mu
+	share   int64 // of the heap, as it was when new exceeded slack; guarded by mu
 }
 
-// slack is how much machine code may await the garbage collector.
-const slack = 64 << 20
+// Machine code may await the garbage collector up to slack, or, where collecting costs more, up to a share of the heap that is alive.
+const (
+	slack     = 64 << 20
+	heapShare = 4
+)
 
 // Add counts size bytes of machine code that only the collector can free from here on.
 func (g *Garbage) Add(size int64) {
@@ -51,12 +58,15 @@ func (g *Garbage) Bytes() int64 {
 	return g.bytes
 }
 
-// Collect runs the garbage collector if too much machine code has come to wait for it since it last did. What that
-// collection has found is freed by cleanups, which may take long: this may be called by one of them, and to collect again
-// would keep the others from running.
+// Collect starts the garbage collector if too much machine code has come to wait for it since it last did, and doesn't wait: it looks
+// at all of the program's heap. What it finds is freed by cleanups, which may take long: this may be called by one of them, and
+// to collect again would keep the others from running.
 func (g *Garbage) Collect() {
 	if g.begin() {
-		runtime.GC()
+		go func() {
+			runtime.GC()
+			g.end()
+		}()
 	}
 }
 
@@ -64,10 +74,26 @@ func (g *Garbage) Collect() {
 func (g *Garbage) begin() bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.new <= slack {
+	if g.running || g.new <= max(slack, g.share) {
 		return false
 	}
-	g.new = 0
+	if g.share = alive() / heapShare; g.new <= g.share {
+		return false
+	}
+	g.new, g.share, g.running = 0, 0, true
 	g.cycle++
 	return true
+}
+
+func (g *Garbage) end() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.running = false
+}
+
+// alive returns how much of the heap the last collection has kept, which is what the next costs.
+func alive() int64 {
+	live := []metrics.Sample{{Name: "/gc/heap/live:bytes"}}
+	metrics.Read(live)
+	return int64(live[0].Value.Uint64())
 }

@@ -1,6 +1,7 @@
 package loaded
 
 import (
+	"runtime"
 	"testing"
 	"time"
 
@@ -28,6 +29,10 @@ func TestGarbageCollectsOnceForWhatWaits(t *testing.T) {
 	require.False(t, g.begin())
 	g.Add(1)
 	require.True(t, g.begin())
+	g.Add(2 * slack)
+	require.False(t, g.begin(), "one at a time")
+	g.new -= 2 * slack
+	g.end()
 	for range 3 {
 		require.False(t, g.begin(), "it was collected, whenever its cleanups run")
 	}
@@ -36,8 +41,24 @@ func TestGarbageCollectsOnceForWhatWaits(t *testing.T) {
 	g.freed(grave{slack + 1, 0})
 	g.Add(1)
 	require.True(t, g.begin())
+	g.end()
 	g.Add(slack)
 	g.freed(grave{slack, 2}) // by a collection of Go's own
 	g.Add(slack)
 	require.False(t, g.begin())
+}
+
+// TestGarbageWaitsLongerWhereTheHeapIsLarge, since a collection costs more there.
+func TestGarbageWaitsLongerWhereTheHeapIsLarge(t *testing.T) {
+	heap := make([]*[1 << 20]byte, heapShare*2*slack>>20)
+	for i := range heap {
+		heap[i] = new([1 << 20]byte)
+	}
+	runtime.GC()
+	var g Garbage
+	g.Add(2 * slack)
+	require.False(t, g.begin())
+	g.Add(slack)
+	require.True(t, g.begin())
+	runtime.KeepAlive(heap)
 }
