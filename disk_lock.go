@@ -10,7 +10,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/modcache/modcache/internal/bounded"
@@ -203,7 +202,7 @@ func (d *Disk) removeLock(name string) error {
 	}
 	l := lock{tree: tree, file: f}
 	ok, err := f.TryLock()
-	if errors.Is(err, errors.ErrUnsupported) || errors.Is(err, syscall.ENOLCK) {
+	if dirfs.IsNoLock(err) {
 		return l.unlock(name) // where there are no locks, nobody holds one
 	}
 	if err == nil && ok {

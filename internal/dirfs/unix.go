@@ -26,3 +26,8 @@ func (r *rootFS) SyncDir(name string) error {
 func IsNoSpace(err error) bool {
 	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
 }
+
+// IsNoLock reports whether err means that the file system has no locks.
+func IsNoLock(err error) bool {
+	return errors.Is(err, errors.ErrUnsupported) || errors.Is(err, syscall.ENOLCK)
+}
