@@ -187,7 +187,7 @@ func (l *lookup) ask(ctx context.Context, key Key) (a *Artifact, wrong error) {
 		fallthrough
 	case err != nil:
 		l.note(err)
-	case wrong == nil && found.from.last(): // a hit before says nothing of what is behind
+	case wrong == nil:
 		c.health.worked("get")
 	}
 	return a, wrong
@@ -277,7 +277,7 @@ func (l *lookup) delete(key Key, from spot) {
 		}
 		return deleteFrom(ctx, s, key, from)
 	})
-	if err != nil && !errors.Is(err, ErrReadOnly) { // what is there is passed by from now on
+	if err != nil {
 		c.storeFailed("delete", key, l.name, err)
 	}
 }
@@ -359,6 +359,9 @@ func (c *Cache) storeFailed(op string, key Key, name string, err error) {
 	c.counters.storeErrors.Add(1)
 	e := Event{Kind: EventStoreFailed, Key: key, Name: name, Err: &Error{Op: op, Key: key, Name: name, Err: err}}
 	e.again = c.health.failed(op, e.Err, c.now())
+	if errors.Is(err, ErrUnavailable) && c.isOld(op) { // hits before the layer that leaves a server alone don't end that
+		e.again = true
+	}
 	if c.tells(err) {
 		c.emit(e)
 	}

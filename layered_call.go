@@ -273,11 +273,9 @@ func (ly *layer) failed(ctx context.Context, b *breaker.Breaker, op string, key 
 	}
 	kind := EventStoreFailed
 	switch {
-	case unasked(err):
+	case errors.Is(err, breaker.ErrOpen): // the store finds out by itself when to ask again; on top of that, skipping it would be late
 		b.Abstain()
-		if op == "get" {
-			return ly.skip(op, key, err)
-		}
+		return ly.skip(op, key, err)
 	case isDamage(err):
 		b.Succeed()
 		kind = EventCorrupt
@@ -301,14 +299,7 @@ func (ly *layer) report(kind EventKind, op string, key Key, err error) error {
 	return err
 }
 
-// unasked reports whether a store leaves alone what it asks, or is busy: it finds out by itself when to ask again, and whoever
-// skipped the layer on top of that would be late.
-func unasked(err error) bool {
-	_, ours := err.(*tooSlowError)
-	return !ours && errors.Is(err, ErrUnavailable)
-}
-
-// skip says that nobody was asked, in the layer or behind it.
+// skip says that nobody was asked.
 func (ly *layer) skip(op string, key Key, err error) error {
 	ly.skipped.Add(1)
 	return ly.wrap(op, key, err)

@@ -11,7 +11,7 @@ type LayerMetrics struct {
 	Hits        uint64  `json:"hits"`         // lookups that this layer answered
 	Errors      uint64  `json:"errors"`       // calls that failed, panicked or were given up
 	Timeouts    uint64  `json:"timeouts"`     // those that were given up
-	Skipped     uint64  `json:"skipped"`      // calls not made, because the layer kept failing, or lookups that its store didn't make for such a reason
+	Skipped     uint64  `json:"skipped"`      // calls not made, because the layer kept failing, or leaves its server alone
 	Dropped     uint64  `json:"dropped"`      // background writes that found the queue full
 	Queued      uint64  `json:"queued"`       // background writes under way, now
 	QueuedBytes uint64  `json:"queued_bytes"` // now

@@ -85,7 +85,7 @@ func layerSet(constant prometheus.Labels) set[modcache.LayerMetrics] {
 	s.counter("hits_total", "Lookups that a layer answered.", func(l L) uint64 { return l.Hits })
 	s.counter("errors_total", "Calls of a layer that failed, panicked or were given up.", func(l L) uint64 { return l.Errors })
 	s.counter("timeouts_total", "Calls of a layer that were given up.", func(l L) uint64 { return l.Timeouts })
-	s.counter("skipped_total", "Calls not made, because the layer kept failing.", func(l L) uint64 { return l.Skipped })
+	s.counter("skipped_total", "Calls not made, because the layer kept failing, or leaves its server alone.", func(l L) uint64 { return l.Skipped })
 	s.counter("dropped_writes_total", "Background writes that found the queue full.", func(l L) uint64 { return l.Dropped })
 	s.gauge("queued_writes", "Background writes under way.", func(l L) uint64 { return l.Queued })
 	s.gauge("queued_bytes", "Bytes of background writes under way.", func(l L) uint64 { return l.QueuedBytes })

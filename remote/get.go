@@ -156,23 +156,35 @@ func (s *Store) failed(w *watch, op string, key modcache.Key, err error) error {
 	return err
 }
 
-// fail has the breaker know of a failure, and remembers it for those whom it turns away.
+// awayError says that the server is left alone, and why.
+type awayError string
+
+// mostAway is how much of the failure that is, in characters: it is told with each lookup.
+const mostAway = 300
+
+func (e awayError) Error() string { return string(e) }
+
+func (awayError) Is(target error) bool {
+	return target == modcache.ErrUnavailable || target == breaker.ErrOpen
+}
+
+// fail has the breaker know of a failure.
 func (s *Store) fail(err error, f breaker.Fault, after time.Duration) {
-	s.fault.Store(&err)
+	if at := (*modcache.Error)(nil); errors.As(err, &at) {
+		err = at.Err
+	}
+	away := awayError(fmt.Sprintf("%v (the last failure: %.*v)", modcache.ErrUnavailable, mostAway, weburl.Discreet(err)))
+	s.away.Store(&away)
 	s.breaker.Fail(f, after)
 }
 
-// unavailable says that the server is left alone, and what for.
+// unavailable is the error of an operation that the breaker has turned away.
 func (s *Store) unavailable(op string, key modcache.Key) error {
-	err := modcache.ErrUnavailable
-	if why := s.fault.Load(); why != nil {
-		cause := *why
-		if at := (*modcache.Error)(nil); errors.As(cause, &at) {
-			cause = at.Err
-		}
-		err = fmt.Errorf("%w (the last failure: %v)", err, weburl.Discreet(cause))
+	away := awayError(modcache.ErrUnavailable.Error())
+	if a := s.away.Load(); a != nil {
+		away = *a
 	}
-	return s.error(op, key, err)
+	return &modcache.Error{Op: op, Store: s.where, Key: key, Err: away}
 }
 
 // blame has the breaker know of a failure of the server.

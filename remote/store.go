@@ -40,10 +40,10 @@ type Store struct {
 	wg     sync.WaitGroup     // probes and uploads; added to under mu, unless closed
 
 	breaker  breaker.Breaker
-	puts     breaker.Breaker       // of uploads: who takes nothing may still be read
-	fault    atomic.Pointer[error] // the last that breaker was told of
-	absent   recent                // entries that the server didn't have
-	bad      recent                // entries that were damaged, to be replaced
+	puts     breaker.Breaker           // of uploads: who takes nothing may still be read
+	away     atomic.Pointer[awayError] // what those are told whom breaker turns away
+	absent   recent                    // entries that the server didn't have
+	bad      recent                    // entries that were damaged, to be replaced
 	counters counters
 	watchers watchers.List[modcache.Event]
 

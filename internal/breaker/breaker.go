@@ -8,6 +8,7 @@
 package breaker
 
 import (
+	"errors"
 	"math/rand/v2"
 	"sync"
 	"sync/atomic"
@@ -65,6 +66,9 @@ const (
 	// Recover, Fail or Abstain. One from whom nothing is heard for a minute is replaced.
 	Probe
 )
+
+// ErrOpen is what an error is that says only that a breaker has turned a call away.
+var ErrOpen = errors.New("the breaker is open")
 
 // Ask returns whether to make a call.
 func (b *Breaker) Ask() Verdict {
