@@ -96,8 +96,8 @@ var (
 // that others can write to, or that is somebody else's, is not used ([ErrInsecureDir]).
 //
 // A directory that can't be had is no reason not to run: the Cache goes on without. If there
-// is a cache in it that can be read, it is only read. Else up to 256 MiB of machine code are kept in
-// memory instead. The directory is tried again after a second, and then less often, down to
+// is a cache in it that can be read, it is only read. Else up to 64 MiB of machine code, or an eighth of GOMEMLIMIT if that is
+// less, are kept in memory instead. The directory is tried again after a second, and then less often, down to
 // once a minute, when a module is looked up; once it can be had, it takes what is in memory. One
 // [EventDegraded] says so, and [Cache.Status] at any time. With Options.MustStore, it is an error. Stores in Options.Behind are
 // used with the directory and without.
@@ -147,8 +147,8 @@ func Open(dir string, o *Options) (*Cache, error) {
 // evicted, damaged or not trusted in it or its layers, what layers fail that others make up for, and what fails in the background.
 //
 // Where the engine's identity can't be found out ([EngineID]), nobody else could ever use
-// what this process stores. Then a store other than a [Memory] or [Local] isn't used, and up to
-// 256 MiB are kept in memory instead; with Options.MustStore, it is an error.
+// what this process stores. Then a store other than a [Memory] or [Local] isn't used, and some
+// code is kept in memory instead, as by Open without a directory; with Options.MustStore, it is an error.
 //
 // With a store of your own: examples/customstore.
 func New(s Store, o *Options) (*Cache, error) {

@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"path/filepath"
+	"runtime/debug"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -20,9 +21,11 @@ import (
 // This file is where a Cache of Open keeps its code: in a directory; or in memory, while the
 // directory can't be had.
 
-const (
-	standInBytes = 256 << 20 // what memory holds in place of a directory
+// standInBytes is what memory holds in place of a directory. The collector lets the heap grow by as much again, and modules that
+// are retained have the same code beside it: a process that has room for its directory is to have room for that.
+func standInBytes() int64 { return min(64<<20, debug.SetMemoryLimit(-1)/8) }
 
+const (
 	// After how long a directory that couldn't be had is tried again: the first time, and
 	// at most.
 	firstRetry, lastRetry = time.Second, time.Minute
@@ -81,7 +84,7 @@ func (l boundedCloser) Close() error {
 
 // useMemory makes memory stand in for the store, before those that are to be behind it.
 func (c *Cache) useMemory(behind []Layer) {
-	c.memory = NewMemory(&MemoryOptions{MaxBytes: standInBytes})
+	c.memory = NewMemory(&MemoryOptions{MaxBytes: standInBytes()})
 	c.useBefore(c.memory, behind)
 }
 
@@ -143,7 +146,7 @@ func (c *Cache) openDirectory(dir string) error {
 	if dir != "" {
 		c.late, late.standIn = late, c.inUse.Load()
 	}
-	c.degrade("directory to store code in, so that it is kept in memory, up to 256 MiB of it", err)
+	c.degrade("directory to store code in, so that some of it is kept in memory", err)
 	return nil
 }
 

@@ -3,8 +3,10 @@ package modcache_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -12,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/internal/breaker"
 	"github.com/modcache/modcache/internal/storetest"
 	"github.com/modcache/modcache/internal/wasmtest"
 )
@@ -54,8 +57,11 @@ func TestCacheOpenGoesOnInMemory(t *testing.T) {
 			require.Contains(t, s.Why, dir)
 			require.ErrorIs(t, s.Err, seen.Saw(modcache.EventDegraded)[0].(interface{ Unwrap() error }).Unwrap())
 			require.EqualValues(t, 1, s.Entries)
-			require.EqualValues(t, 256<<20, s.MaxBytes)
+			require.EqualValues(t, 64<<20, s.MaxBytes)
 			require.Contains(t, s.String(), "in memory only")
+
+			defer debug.SetMemoryLimit(debug.SetMemoryLimit(256 << 20))
+			require.EqualValues(t, 32<<20, openCache(t, dir, nil).Status().MaxBytes)
 		})
 	}
 }
@@ -169,6 +175,33 @@ func TestCacheOpenTriesAgainWhenTheClockWasSetBack(t *testing.T) {
 func distinct() []byte { return wasmtest.Const(1000 + distinctModules.Add(1)) }
 
 var distinctModules atomic.Int32
+
+// TestCacheWarnsOnceOfAServerThatIsLeftAlone, whatever a layer before it has, and again when that is long ago.
+func TestCacheWarnsOnceOfAServerThatIsLeftAlone(t *testing.T) {
+	needsCompiler(t)
+	clock := newClock()
+	away := fmt.Errorf("%w: %w", modcache.ErrUnavailable, breaker.ErrOpen)
+	server := &storetest.Fake{OnGet: func(context.Context, modcache.Key) (*modcache.Artifact, bool, error) { return nil, false, away }}
+	both := layered(t, nil, modcache.Layer{Store: modcache.NewMemory(nil)}, modcache.Layer{Store: server, Write: modcache.WriteNever})
+	var seen witness
+	c := newCache(t, both, seen.Options(modcache.Options{Disk: modcache.DiskOptions{Now: clock.Now}, Retain: -1}))
+	known := distinct()
+	compile := func(wasm []byte) {
+		_, err := ways[0].Run(c, wasm)
+		require.NoError(t, err)
+		clock.pass(time.Second)
+	}
+	for range 2 {
+		clock.pass(24 * time.Hour)
+		for range 5 {
+			compile(distinct())
+			compile(known)
+		}
+	}
+	require.Equal(t, 2, seen.Warned())
+	require.GreaterOrEqual(t, c.Metrics().Hits, uint64(9))
+	require.ErrorIs(t, c.Status().LastErr, modcache.ErrUnavailable)
+}
 
 // A store that stops taking entries is a warning once, and again after it has recovered.
 func TestCacheWarnsOnceThatItStopsStoring(t *testing.T) {
