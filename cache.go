@@ -96,9 +96,9 @@ var (
 // that others can write to, or that is somebody else's, is not used ([ErrInsecureDir]).
 //
 // A directory that can't be had is no reason not to run: the Cache goes on without. If there
-// is a cache in it that can be read, it is only read. Else up to 64 MiB of machine code, or an eighth of GOMEMLIMIT if that is
-// less, are kept in memory instead. The directory is tried again after a second, and then less often, down to
-// once a minute, when a module is looked up; once it can be had, it takes what is in memory. One
+// is a cache in it that can be read, it is only read. Else up to 64 MiB of machine code are kept in memory instead, or an eighth
+// of GOMEMLIMIT if that is less. The directory is tried again after a second, and then less
+// often, down to once a minute, when a module is looked up; once it can be had, it takes what is in memory. One
 // [EventDegraded] says so, and [Cache.Status] at any time. With Options.MustStore, it is an error. Stores in Options.Behind are
 // used with the directory and without.
 //

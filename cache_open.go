@@ -7,7 +7,6 @@ import (
 	"io"
 	"io/fs"
 	"path/filepath"
-	"runtime/debug"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -16,14 +15,15 @@ import (
 	"github.com/modcache/modcache/internal/dirfs"
 	"github.com/modcache/modcache/internal/environ"
 	"github.com/modcache/modcache/internal/layout"
+	"github.com/modcache/modcache/internal/option"
 )
 
 // This file is where a Cache of Open keeps its code: in a directory; or in memory, while the
 // directory can't be had.
 
-// standInBytes is what memory holds in place of a directory. The collector lets the heap grow by as much again, and modules that
-// are retained have the same code beside it: a process that has room for its directory is to have room for that.
-func standInBytes() int64 { return min(64<<20, debug.SetMemoryLimit(-1)/8) }
+// standInBytes is what memory holds in place of a directory. Modules that are retained have the same code beside it, and a
+// process that has room for its directory is to have room for that.
+const standInBytes = 64 << 20
 
 const (
 	// After how long a directory that couldn't be had is tried again: the first time, and
@@ -84,7 +84,7 @@ func (l boundedCloser) Close() error {
 
 // useMemory makes memory stand in for the store, before those that are to be behind it.
 func (c *Cache) useMemory(behind []Layer) {
-	c.memory = NewMemory(&MemoryOptions{MaxBytes: standInBytes()})
+	c.memory = NewMemory(&MemoryOptions{MaxBytes: option.OfMemory(standInBytes)})
 	c.useBefore(c.memory, behind)
 }
 

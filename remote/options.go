@@ -85,7 +85,7 @@ type Options struct {
 	Pause time.Duration
 
 	// Queue bounds the bytes of the artifacts that wait for their upload; what
-	// doesn't fit isn't uploaded. The default is 256 MiB.
+	// doesn't fit isn't uploaded. The default is 256 MiB, or an eighth of GOMEMLIMIT, but no less than 64 MiB.
 	Queue int64
 
 	// Uploads is how many uploads run at once. The default is 2.
@@ -142,7 +142,7 @@ func (o *Options) validate() (Options, error) {
 	v.Budget = min(option.Number(v.Budget, 0, never), never)
 	v.AbsentFor = option.Number(v.AbsentFor, 2*time.Second, 0)
 	v.Pause = min(option.Number(v.Pause, time.Second, 0), time.Minute)
-	v.Queue = option.Number(v.Queue, 256<<20, math.MaxInt64)
+	v.Queue = option.Number(v.Queue, max(64<<20, option.OfMemory(256<<20)), math.MaxInt64)
 	v.Uploads = max(1, option.Number(v.Uploads, 2, 1))
 	v.Retries = option.Number(v.Retries, 4, 0)
 	return v, nil

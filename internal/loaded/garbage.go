@@ -4,6 +4,8 @@ import (
 	"runtime"
 	"runtime/metrics"
 	"sync"
+
+	"github.com/modcache/modcache/internal/option"
 )
 
 // Garbage counts machine code that nobody can reach any more. Only the garbage collector
@@ -18,10 +20,11 @@ type Garbage struct {
 	share   int64 // of the heap, as it was when new exceeded slack; guarded by mu
 }
 
-// Machine code may await the garbage collector up to slack, or, where collecting costs more, up to a share of the heap that is alive.
+// Machine code may await the garbage collector up to slack, or, where collecting costs more, up to a share of the heap that is alive,
+// unless that is much of what the program may take.
 const (
 	slack     = 64 << 20
-	heapShare = 4
+	heapShare = 2
 )
 
 // Add counts size bytes of machine code that only the collector can free from here on.
@@ -77,7 +80,7 @@ func (g *Garbage) begin() bool {
 	if g.running || g.new <= max(slack, g.share) {
 		return false
 	}
-	if g.share = alive() / heapShare; g.new <= g.share {
+	if g.share = option.OfMemory(alive() / heapShare); g.new <= g.share {
 		return false
 	}
 	g.new, g.share, g.running = 0, 0, true

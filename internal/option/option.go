@@ -2,7 +2,10 @@
 // off.
 package option
 
-import "time"
+import (
+	"runtime/debug"
+	"time"
+)
 
 // Number returns v, or byDefault for 0, or off for what is negative.
 func Number[T int | int64 | time.Duration](v, byDefault, off T) T {
@@ -14,3 +17,7 @@ func Number[T int | int64 | time.Duration](v, byDefault, off T) T {
 	}
 	return v
 }
+
+// OfMemory returns so many bytes, or an eighth of what the program may take (GOMEMLIMIT) if that is less: the heap grows by as much
+// again before it is collected, and near the limit the collector does little else.
+func OfMemory(most int64) int64 { return min(most, debug.SetMemoryLimit(-1)/8) }
