@@ -66,7 +66,7 @@ func noCache(tree dirfs.FS) string {
 }
 
 // contentFor sums entries up for somebody who misses a module among them.
-func (c *Cache) contentFor(entries iter.Seq2[DiskEntry, error], module Fingerprint) string {
+func (c *Cache) contentFor(entries iter.Seq2[DiskEntry, error], module Fingerprint) (seen string) {
 	var all, unreadable, mine, dropIn, ofModule int
 	var other string // engine
 	for e, err := range entries {
@@ -88,6 +88,9 @@ func (c *Cache) contentFor(entries iter.Seq2[DiskEntry, error], module Fingerpri
 				ofModule++
 			}
 		}
+	}
+	if all == explainEntries {
+		defer func() { seen += fmt.Sprintf(" (%d of its entries were looked at)", all) }()
 	}
 	ofDropIn := module == Fingerprint{}
 	switch {

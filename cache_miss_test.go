@@ -51,6 +51,14 @@ func TestCacheRequireHitSaysWhatIsThere(t *testing.T) {
 			require.NoError(t, c.Close(bg))
 			return dir
 		}, "for another configuration"},
+		{"many", ours, func(t *testing.T) string {
+			dir := fill(t, ours, modcache.Options{}, otherWasm)
+			d := openDisk(t, dir, nil)
+			for i := range uint64(1000) {
+				require.NoError(t, d.Add(bg, diskKey(i), modcache.NewArtifact(nil, modcache.Info{Engine: "of yesterday"})))
+			}
+			return dir
+		}, "(256 of its entries were looked at)"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			dir := c.dir(t)
