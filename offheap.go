@@ -212,8 +212,10 @@ type heapMemory struct{ b []byte }
 
 // Reallocate implements experimental.LinearMemory.
 func (m *heapMemory) Reallocate(size uint64) []byte {
-	if grow := int(size) - len(m.b); grow > 0 {
-		m.b = append(m.b, make([]byte, grow)...)
+	if int(size) <= cap(m.b) { // zeros, which the system may not have had to write yet
+		m.b = m.b[:max(len(m.b), int(size))]
+	} else {
+		m.b = append(m.b, make([]byte, int(size)-len(m.b))...)
 	}
 	return m.b[:size]
 }

@@ -69,7 +69,8 @@ func TestTemplateTakesNoWritableMemory(t *testing.T) {
 	require.NoError(t, unix.Setrlimit(unix.RLIMIT_DATA, &unix.Rlimit{Cur: uint64(limit), Max: uint64(limit)}))
 	c := newCache(t, &storetest.Fake{}, &modcache.Options{OffHeapMemory: true})
 	r := newRuntime(t, c, nil)
-	for range 12 {
+	before := residentNow(t)
+	for i := range 12 {
 		tmpl, err := r.NewTemplate(bg, modcache.NewModule(dataModule(16, 0)), nil)
 		require.NoError(t, err)
 		defer tmpl.Close(bg)
@@ -79,6 +80,9 @@ func TestTemplateTakesNoWritableMemory(t *testing.T) {
 			require.NoError(t, err)
 			require.True(t, mod.Memory().WriteByte(size-1, 1))
 			open = append(open, mod)
+		}
+		if i == 0 {
+			require.Less(t, residentNow(t)-before, 4*size, "zeros are not written")
 		}
 		for _, mod := range open {
 			require.NoError(t, mod.Close(bg))
