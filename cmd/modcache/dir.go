@@ -31,6 +31,9 @@ func (d *dirFlags) register(fs *flag.FlagSet) {
 }
 
 func (d *dirFlags) path() (string, error) {
+	if urlStart.MatchString(d.dir) {
+		return "", usagef("-dir names a directory, and this is a URL")
+	}
 	if d.dir != "" {
 		return filepath.Abs(d.dir)
 	}

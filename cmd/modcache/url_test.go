@@ -286,3 +286,18 @@ func TestURLWrong(t *testing.T) {
 	}
 	require.NoDirExists(t, to)
 }
+
+// TestURLsWhereNoneMayBe are refused, and no password in them is shown.
+func TestURLsWhereNoneMayBe(t *testing.T) {
+	const url = "https://u:SECRET@host/x"
+	for _, command := range []string{"warm", "bundle", "key", "ls", "rm", "verify"} {
+		for _, operand := range []string{url, "u:SECRET@host"} {
+			require.NotContains(t, call(command, operand).want(t, exitUsage).err, "SECRET", command)
+		}
+	}
+	for _, args := range [][]string{{"warm", "x.wasm"}, {"push"}, {"pull", "x"}, {"stat"}, {"trim"}, {"doctor"}} {
+		o := call(append(args, "-dir", url)...)
+		require.NotEqual(t, exitOK, o.code, args)
+		require.NotContains(t, o.err+o.out, "SECRET", args)
+	}
+}
