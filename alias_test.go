@@ -122,6 +122,36 @@ func TestCacheFollowsAliasesBehindIdleOnes(t *testing.T) {
 	}
 }
 
+// TestCacheShortensChainsOfAliases, so that those between may go.
+func TestCacheShortensChainsOfAliases(t *testing.T) {
+	needsCompiler(t)
+	all := spellings(t)
+	for _, n := range []int{0, 3} {
+		chain, other := modcache.NewMemory(nil), &storetest.Fake{}
+		start := func(n int, s modcache.Store) (modcache.Key, uint64) {
+			c := newCache(t, s, nil)
+			r := newRuntime(t, c, nil)
+			require.NoError(t, compile(t, r, all[n]).Close(bg))
+			require.NoError(t, c.Flush(bg))
+			return r.Key(modcache.NewModule(all[n])), c.Metrics().Compiles
+		}
+		first, _ := start(1, chain)
+		second, _ := start(2, other)
+		start(1, other) // an alias of the second
+		require.NoError(t, chain.Delete(bg, first))
+		for _, key := range []modcache.Key{first, second} {
+			require.NoError(t, chain.Add(bg, key, other.Entry(key)))
+		}
+		_, compiles := start(n, chain)
+		require.Zero(t, compiles)
+		require.NoError(t, chain.Delete(bg, first))
+		for _, n := range []int{n, 0, 3} {
+			_, compiles = start(n, chain)
+			require.Zero(t, compiles)
+		}
+	}
+}
+
 // TestCacheEndsCyclesOfAliases, which stores that were filled apart can make together.
 func TestCacheEndsCyclesOfAliases(t *testing.T) {
 	needsCompiler(t)

@@ -25,7 +25,16 @@ const aliasMagic = "modcache alias 1\x00"
 // An alias that leads nowhere is a miss, until the code is stored where it leads. It
 // names a module, not a key, so that it can't lead to code of another engine or configuration.
 func (e *engine) fetch(ctx context.Context, key Key, look *lookup) (a *Artifact, at Key) {
-	return e.follow(ctx, key, look, mostAliases)
+	a, at = e.follow(ctx, key, look, mostAliases)
+	if a == nil || at == key {
+		return a, at
+	}
+	// One that led over others leads there at once from now on: they may go, and whoever looks at the entries alone can't tell where
+	// they lead.
+	if module := a.Info().Module; e.key(module) == at && look.place(key).leads != module {
+		e.c.putAlias(key, module, look.name)
+	}
+	return a, at
 }
 
 // mostAliases is how many are followed from one to the next. What one led to may be an alias by now, and in stores that were filled

@@ -34,7 +34,7 @@ func TestCodeComesInThePlaceOfAliases(t *testing.T) {
 
 	bundles := []string{filepath.Join(dir, "code.bundle"), filepath.Join(dir, "idle.bundle")}
 	call("push", "-dir", code, "-o", bundles[0]).want(t, exitOK)
-	require.Contains(t, call("push", "-dir", idle, "-o", bundles[1]).want(t, exitFound).err, "1 alias is left out")
+	require.Contains(t, call("push", "-dir", idle, "-o", bundles[1]).want(t, exitFound).err, "1 alias was left out")
 	require.NoFileExists(t, bundles[1])
 	alias := strings.TrimSuffix(filepath.Base(entries(t, idle)[0]), layout.Suffix)
 	call("push", "-dir", idle, "-o", bundles[1], alias).want(t, exitOK)

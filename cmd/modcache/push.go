@@ -109,7 +109,7 @@ not who made it; a server gets nothing.
 				}
 			}
 			if idle > 0 {
-				fmt.Fprintf(s.err, "%s left out: the code is gone\n", plural(idle, "alias is", "aliases are"))
+				fmt.Fprintf(s.err, "%s left out, whose code isn't here\n", plural(idle, "alias was", "aliases were"))
 				if len(p.entries) == 0 {
 					return foundError("no entry that is selected has code")
 				}
