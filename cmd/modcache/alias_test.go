@@ -89,6 +89,18 @@ func TestAliasesTakeThePlaceOfIdleOnes(t *testing.T) {
 	for range 2 {
 		call("push", "-dir", other, "-sign", key, url).want(t, exitOK)
 	}
+	without := filepath.Join(dir, "idle.bundle")
+	call("push", "-dir", idle, "-o", without, alias).want(t, exitOK)
+	require.Contains(t, call("pull", "-dir", other, without).want(t, exitOK).out, "1 present")
+	for _, order := range [][]string{{bundle, without}, {without, bundle}} {
+		both, to := filepath.Join(t.TempDir(), "both"), filepath.Join(t.TempDir(), "to")
+		call("bundle", "-o", both, order[0], order[1]).want(t, exitOK)
+		call("pull", "-dir", to, both).want(t, exitOK)
+		for _, file := range spellings {
+			call("warm", "-require", "-dir", to, file).want(t, exitOK)
+			call("warm", "-require", "-dir", other, file).want(t, exitOK)
+		}
+	}
 	require.Contains(t, call("pull", "-dir", idle, bundle).want(t, exitOK).out, "2 stored")
 	for _, file := range spellings {
 		call("warm", "-require", "-dir", idle, file).want(t, exitOK)

@@ -217,6 +217,7 @@ func (b *bundler) merge(ctx context.Context, name string, f *os.File) error {
 	if err != nil {
 		return err
 	}
+	var added []modcache.DiskEntry
 	for e, err := range store.Walk(ctx) {
 		switch {
 		case err != nil:
@@ -224,9 +225,16 @@ func (b *bundler) merge(ctx context.Context, name string, f *os.File) error {
 		case e.Err != nil:
 			return fmt.Errorf("%s, %s  %s; it has to be sealed or signed as the new one", name, e.Key, troubleText(e.Err))
 		}
+		added = append(added, e)
+	}
+	coded := codes(added)
+	for _, e := range added {
 		i := slices.IndexFunc(b.push.entries, func(p outgoing) bool { return p.key == e.Key })
 		if i < 0 {
 			b.push.entries = append(b.push.entries, outgoing{e.Key, e.Info, store})
+			continue
+		}
+		if isAlias(e) && !coded[codeOf(e)] {
 			continue
 		}
 		if there := b.push.entries[i].info; frame.GivesWay(there.Module, there.WasmSize, e.Info.Module, e.Info.WasmSize) {

@@ -43,7 +43,7 @@ is. With neither, pull bundles that came straight from people you trust to run
 code on this machine; signed ones are refused. A server's entries need one.
 ` + urlHelp,
 	make: func(fs *flag.FlagSet) action {
-		p := &puller{maxEntry: 1 << 30}
+		p := &puller{maxEntry: 1 << 30, coded: map[code]bool{}, aliases: map[modcache.Key]*modcache.Artifact{}}
 		p.dir.register(fs)
 		p.seal.register(fs)
 		fs.StringVar(&p.seal.keyring, "keyring", "", "take only what one of the public keys in this file, such as `trusted.keys`, has signed")
@@ -71,6 +71,9 @@ type puller struct {
 
 	frame *frame.Options
 	disk  *keeper // nil if dry
+
+	coded   map[code]bool                       // what the bundle has the code of
+	aliases map[modcache.Key]*modcache.Artifact // in it, that would take the place of others
 
 	// Outcomes.
 	sound, bad int
@@ -213,7 +216,10 @@ func (p *puller) all(ctx context.Context, s *streams, t *tar.Reader) error {
 		h, err := t.Next()
 		switch {
 		case err == nil && h.Name == bundle.End:
-			return p.checkEnd(t)
+			if err := p.checkEnd(t); err != nil {
+				return err
+			}
+			return p.addAliases(ctx)
 		case err != nil:
 			return fmt.Errorf("the bundle ends early or is damaged after %s: %w", plural(p.sound+p.bad, "entry", "entries"), err)
 		}
@@ -231,10 +237,34 @@ func (p *puller) all(ctx context.Context, s *streams, t *tar.Reader) error {
 		if p.dry {
 			continue
 		}
-		if err := p.disk.Add(ctx, key, a); err != nil {
+		if err := p.add(ctx, key, a); err != nil {
 			return err
 		}
 	}
+}
+
+// add stores an entry of a bundle. An alias takes the place of another at the end, if the bundle has its code: that of the other may
+// be there.
+func (p *puller) add(ctx context.Context, key modcache.Key, a *modcache.Artifact) error {
+	e := modcache.DiskEntry{Info: a.Info()}
+	if !isAlias(e) {
+		p.coded[codeOf(e)] = true
+	} else if there, ok, err := p.disk.Stat(ctx, key); err == nil && ok && isAlias(there) && codeOf(there) != codeOf(e) {
+		p.aliases[key] = a
+		return nil
+	}
+	return p.disk.Add(ctx, key, a)
+}
+
+func (p *puller) addAliases(ctx context.Context) error {
+	for key, a := range p.aliases {
+		if p.coded[codeOf(modcache.DiskEntry{Info: a.Info()})] {
+			if err := p.disk.Add(ctx, key, a); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // nameOf returns as much of a member's name as those of entries have.
