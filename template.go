@@ -38,8 +38,8 @@ import (
 // start section that an Init hasn't run, and those of a template that could have no file for
 // it, as in a sandbox without memfd_create, which [Cache.Status] reports.
 // Each template that isn't closed holds an open file; its
-// instances hold none. Templates beyond half of the files that the process may open (ulimit -n) have none either. Where wazero has no compiler, or can't share code between modules, instances are made of
-// [Template.Module]. The methods may be called from several goroutines at once.
+// instances hold none. Templates beyond half of the files that the process may open (ulimit -n) have none either. Where wazero has no compiler, or can't share code between modules, or there is none to share, as in a module that
+// only brings a memory, instances are made of [Template.Module]. The methods may be called from several goroutines at once.
 type Template struct {
 	r      *Runtime
 	key    Key
