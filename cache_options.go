@@ -104,8 +104,8 @@ type Options struct {
 	// uses them, so that the next caller finds them there: their machine code in whole pages,
 	// and an estimate of what wazero and we keep on the heap to describe them, or may once a call fails. That counts for each Runtime which has used a module and
 	// doesn't use it now, also while others do, but for the one that loaded it: entering it there again takes little. The default is
-	// 256 MiB; negative keeps nothing. Up to 64 MiB more of machine code, or half of the live heap if that is more, may wait for the
-	// garbage collector. A module of up to 4 KiB that is forgotten, not closed, isn't kept.
+	// 256 MiB; negative keeps nothing. Up to 64 MiB more of machine code, or an eighth of the live heap if that is more, may wait for the
+	// garbage collector, and as much again while it runs. A module of up to 4 KiB that is forgotten, not closed, isn't kept.
 	Retain int64
 
 	// SmallModules is how many small modules, of up to 16 KiB of code, that are not in the

@@ -28,7 +28,7 @@ func newLoading(r *Runtime, src *source) *loading {
 }
 
 func (l *loading) run(ctx context.Context) (*loaded.Code, error) {
-	defer l.c.loaded.Garbage.Collect()
+	defer l.c.loaded.Garbage.Pace(1)
 	if l.small() && l.c.newcomers.unmet(l.src.key) {
 		return l.once(ctx)
 	}

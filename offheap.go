@@ -82,6 +82,7 @@ func (r *Runtime) newMemory(l wasmbin.Linkage, image *mapped.Image) *guestMemory
 	if !l.Mappable() {
 		return g
 	}
+	r.c.loaded.Memories.Pace(3) // mappings alone, of which there are only so many, never come to that
 	// wazero lets go of an allocator when the instance is closed. From then on, memories move as they
 	// grow, but those that are shared, which have to find room where they are.
 	mem, err := mapped.New(l.Memory.Min, l.Memory.Max, image, l.Memory.Shared)
@@ -165,7 +166,7 @@ func (g *guestMemory) imported() bool {
 }
 
 func (g *guestMemory) discard() {
-	switch garbage := &g.r.c.loaded.Garbage; {
+	switch garbage := &g.r.c.loaded.Memories; {
 	case g.imported(): // somebody else may use it, until the collector finds that nobody does
 		garbage.Add(int64(g.mem.Size()))
 	case g.mem.Discard():

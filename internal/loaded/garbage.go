@@ -8,26 +8,26 @@ import (
 	"github.com/modcache/modcache/internal/option"
 )
 
-// Garbage counts machine code that nobody can reach any more. Only the garbage collector
-// unmaps it, and can't see how much it is.
+// Garbage counts what is outside of Go's heap and nobody can reach any more. Only the garbage collector
+// finds that out, and can't see how much it is.
 type Garbage struct {
+	// HeapShare is the part of the live heap, 1/HeapShare, up to which garbage waits where that is more than slack: what a collection
+	// costs grows with the heap. 0 is none. It is set before use.
+	HeapShare int64
+
 	mu    sync.Mutex
 	bytes int64  // guarded by mu
 	new   int64  // bytes that no collection of ours was for; guarded by mu
 	cycle uint64 // how many there were; guarded by mu
 
-	running bool  // one of ours; guarded by mu
-	share   int64 // of the heap, as it was when new exceeded slack; guarded by mu
+	share int64         // of the heap, as it was when new exceeded slack; guarded by mu
+	done  chan struct{} // closed by the end of a collection of ours that is under way; guarded by mu
 }
 
-// Machine code may await the garbage collector up to slack, or, where collecting costs more, up to a share of the heap that is alive,
-// unless that is much of what the program may take.
-const (
-	slack     = 64 << 20
-	heapShare = 2
-)
+// slack is how much may await the garbage collector, whatever the heap.
+const slack = 64 << 20
 
-// Add counts size bytes of machine code that only the collector can free from here on.
+// Add counts size bytes that only the collector can free from here on.
 func (g *Garbage) Add(size int64) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -61,7 +61,7 @@ func (g *Garbage) Bytes() int64 {
 	return g.bytes
 }
 
-// Collect starts the garbage collector if too much machine code has come to wait for it since it last did, and doesn't wait: it looks
+// Collect starts the garbage collector if too much has come to wait for it since it last did, and doesn't wait: it looks
 // at all of the program's heap. What it finds is freed by cleanups, which may take long: this may be called by one of them, and
 // to collect again would keep the others from running.
 func (g *Garbage) Collect() {
@@ -73,25 +73,50 @@ func (g *Garbage) Collect() {
 	}
 }
 
+// Pace is Collect for those who are about to make garbage, and aren't cleanups. If so many times as much has come to wait during a
+// collection as made it necessary, they wait for its end: the processor that it wants may be theirs.
+func (g *Garbage) Pace(times int64) {
+	g.Collect()
+	if done := g.late(times); done != nil {
+		<-done
+	}
+}
+
 // begin reports whether there is to be a collection, and takes it for done.
 func (g *Garbage) begin() bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.running || g.new <= max(slack, g.share) {
+	if g.done != nil || g.new <= g.most() {
 		return false
 	}
-	if g.share = option.OfMemory(alive() / heapShare); g.new <= g.share {
+	if g.HeapShare > 0 {
+		g.share = option.OfMemory(alive() / g.HeapShare)
+	}
+	if g.new <= g.share {
 		return false
 	}
-	g.new, g.share, g.running = 0, 0, true
+	g.new, g.done = 0, make(chan struct{})
 	g.cycle++
 	return true
 }
 
+// late returns what tells the end of a collection that is to be waited for.
+func (g *Garbage) late(times int64) <-chan struct{} {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.new <= times*g.most() {
+		return nil
+	}
+	return g.done
+}
+
+func (g *Garbage) most() int64 { return max(slack, g.share) }
+
 func (g *Garbage) end() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.running = false
+	close(g.done)
+	g.share, g.done = 0, nil
 }
 
 // alive returns how much of the heap the last collection has kept, which is what the next costs.

@@ -50,15 +50,43 @@ func TestGarbageCollectsOnceForWhatWaits(t *testing.T) {
 
 // TestGarbageWaitsLongerWhereTheHeapIsLarge, since a collection costs more there.
 func TestGarbageWaitsLongerWhereTheHeapIsLarge(t *testing.T) {
-	heap := make([]*[1 << 20]byte, heapShare*2*slack>>20)
+	defer runtime.GC() // which says how much is alive
+	heap := make([]*[1 << 20]byte, 2*2*slack>>20)
 	for i := range heap {
 		heap[i] = new([1 << 20]byte)
 	}
 	runtime.GC()
-	var g Garbage
+	g := Garbage{HeapShare: 2}
 	g.Add(2 * slack)
 	require.False(t, g.begin())
 	g.Add(slack)
 	require.True(t, g.begin())
 	runtime.KeepAlive(heap)
+}
+
+// TestGarbagePaces those who make more during a collection.
+func TestGarbagePaces(t *testing.T) {
+	var g Garbage
+	g.Pace(1)
+	g.Add(slack + 1)
+	require.True(t, g.begin())
+	g.Pace(1)
+	g.Add(2 * slack)
+	g.Pace(3)
+	paced := make(chan struct{})
+	go func() {
+		g.Pace(1)
+		close(paced)
+	}()
+	select {
+	case <-paced:
+		require.Fail(t, "not paced")
+	case <-time.After(10 * time.Millisecond):
+	}
+	g.end()
+	<-paced
+	g.Pace(1) // starts the next
+	for g.Bytes() > 0 {
+		time.Sleep(time.Millisecond)
+	}
 }
