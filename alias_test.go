@@ -122,6 +122,23 @@ func TestCacheFollowsAliasesBehindIdleOnes(t *testing.T) {
 	}
 }
 
+// TestCacheLeavesNoAliasesOfCodeThatDidntFit, which would lead nowhere; of layers, one may have it.
+func TestCacheLeavesNoAliasesOfCodeThatDidntFit(t *testing.T) {
+	needsCompiler(t)
+	wasm := spellings(t)[1]
+	small, fake := modcache.NewMemory(&modcache.MemoryOptions{MaxBytes: 1 << 10}), &storetest.Fake{}
+	for _, s := range []modcache.Store{small, layered(t, nil, modcache.Layer{Store: small}, modcache.Layer{Store: fake})} {
+		c := newCache(t, s, nil)
+		require.NoError(t, compile(t, newRuntime(t, c, nil), wasm).Close(bg))
+		require.NoError(t, c.Flush(bg))
+		if s == modcache.Store(small) {
+			require.Zero(t, small.Metrics().Entries)
+			require.EqualValues(t, 1, c.Metrics().StoreErrors)
+		}
+	}
+	require.Equal(t, 2, fake.Len())
+}
+
 // TestCacheShortensChainsOfAliases, so that those between may go.
 func TestCacheShortensChainsOfAliases(t *testing.T) {
 	needsCompiler(t)

@@ -218,7 +218,7 @@ func (d *dropIn) takeOver(key Key, wk wazerohook.WazeroKey) *wazerohook.Entry {
 	err = entryDamage(err)
 	switch {
 	case err == nil && taken.entry != nil:
-		a, _ := c.put(key, taken.code, Info{})
+		a, _, _ := c.put(key, taken.code, Info{})
 		c.hit(key, a.Info().Name, a)
 		return taken.entry
 	case isDamage(err):

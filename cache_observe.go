@@ -75,7 +75,7 @@ func (c *Cache) forwardAll(e Event) {
 			return // a layer says what its store has said
 		}
 		c.health.note(e.Err, c.now())
-		e.again = c.isOld("layer " + e.Layer)
+		e.again = c.isOld("layer "+e.Layer, quiet)
 		c.emit(e)
 	case EventPromoted:
 		c.emit(e)
@@ -96,7 +96,7 @@ func (c *Cache) forward(e Event) {
 		c.health.note(e.Err, now)
 		if errors.Is(e.Err, ErrOtherKey) {
 			c.health.untrusted.Store(&stoppage{now, e.Err})
-			e.again = c.isOld("keys of " + e.Layer)
+			e.again = c.isOld("keys of "+e.Layer, quiet)
 		}
 		c.emit(e)
 	case EventEvicted, EventDegraded, EventWaiting:
@@ -129,8 +129,8 @@ func wraps(err, t error) bool {
 	return ours && errors.Is(err, t)
 }
 
-// isOld reports whether a trouble was there within the last minute.
-func (c *Cache) isOld(trouble string) bool {
+// isOld reports whether a trouble was there so long ago at most.
+func (c *Cache) isOld(trouble string, ago time.Duration) bool {
 	now := c.now()
 	o := &c.observing
 	o.mu.Lock()
@@ -140,5 +140,5 @@ func (c *Cache) isOld(trouble string) bool {
 		o.last = map[string]time.Time{}
 	}
 	o.last[trouble] = now
-	return ok && now.Sub(last) < quiet
+	return ok && now.Sub(last) < ago
 }

@@ -307,19 +307,20 @@ func (c *Cache) corrupt(key Key, name string, err error) {
 
 // put seals the code, which it takes over, and stores it if the Cache may write, in the
 // background if that takes long; added is closed when that has ended. It returns the
-// artifact for those who need it at once.
-func (c *Cache) put(key Key, code []byte, info Info) (a *Artifact, added <-chan struct{}) {
+// artifact for those who need it at once. fits is false if the store is known to have refused it for its size; of layers, some may have
+// taken it.
+func (c *Cache) put(key Key, code []byte, info Info) (a *Artifact, added <-chan struct{}, fits bool) {
 	info.Engine, info.Created = c.engineID, time.Now()
 	a = NewArtifact(seal(key, c.engineID, code), info)
 	ended := make(chan struct{})
 	if !c.writes() {
 		close(ended)
-		return a, ended
+		return a, ended, true
 	}
 	if most := mostCode(int(info.WasmSize)); info.WasmSize > 0 && a.Size() > most {
 		c.storeFailed("add", key, info.Name, fmt.Errorf("%w: %d bytes of code for %d of wasm would not be loaded again", ErrTooLarge, a.Size(), info.WasmSize))
 		close(ended)
-		return a, ended
+		return a, ended, false
 	}
 	c.adding.Store(ended, true)
 	end := sync.OnceFunc(func() {
@@ -352,15 +353,16 @@ func (c *Cache) put(key Key, code []byte, info Info) (a *Artifact, added <-chan 
 		end() // or it never began
 	}
 	stored(took)
-	return a, ended
+	_, layers := c.Store().(*Layered)
+	return a, ended, layers || !errors.Is(err, ErrTooLarge)
 }
 
 func (c *Cache) storeFailed(op string, key Key, name string, err error) {
 	c.counters.storeErrors.Add(1)
 	e := Event{Kind: EventStoreFailed, Key: key, Name: name, Err: &Error{Op: op, Key: key, Name: name, Err: err}}
 	e.again = c.health.failed(op, e.Err, c.now())
-	if errors.Is(err, ErrUnavailable) && c.isOld(op) { // hits before the layer that leaves a server alone don't end that
-		e.again = true
+	if errors.Is(err, ErrUnavailable) { // the store is asked again and again; hits in a layer before it, or in none, don't end that
+		e.again = c.isOld(op, time.Hour)
 	}
 	if c.tells(err) {
 		c.emit(e)

@@ -62,9 +62,10 @@ func (e *engine) compile(ctx context.Context, src *source, look *lookup) (_ *waz
 		}
 		at := e.key(home)
 		// It is worth keeping even if everybody has left by now.
-		_, src.added = c.put(at, code, Info{Module: home, Name: src.name(), WasmSize: int64(len(wasm)), CompileTime: took})
+		var fits bool
+		_, src.added, fits = c.put(at, code, Info{Module: home, Name: src.name(), WasmSize: int64(len(wasm)), CompileTime: took})
 		for _, key := range aliases {
-			if key != at {
+			if key != at && fits {
 				c.putAlias(key, home, src.name())
 			}
 		}

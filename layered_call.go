@@ -273,7 +273,7 @@ func (ly *layer) failed(ctx context.Context, b *breaker.Breaker, op string, key 
 	}
 	kind := EventStoreFailed
 	switch {
-	case errors.Is(err, breaker.ErrOpen): // the store finds out by itself when to ask again; on top of that, skipping it would be late
+	case leavesAlone(err): // the store finds out by itself when to ask again; on top of that, skipping it would be late
 		b.Abstain()
 		return ly.skip(op, key, err)
 	case isDamage(err):
@@ -297,6 +297,13 @@ func (ly *layer) report(kind EventKind, op string, key Key, err error) error {
 	err = ly.wrap(op, key, err)
 	notify(ly.observe, Event{Kind: kind, Key: key, Layer: ly.Name, Err: err})
 	return err
+}
+
+// leavesAlone reports whether err is that of a remote store which leaves its server alone, and not one that somebody made of it, who
+// may have taken long.
+func leavesAlone(err error) bool {
+	e, ok := err.(*Error)
+	return ok && errors.Is(e.Err, breaker.ErrOpen)
 }
 
 // skip says that nobody was asked.

@@ -136,7 +136,7 @@ func TestLayeredSkipsAndProbesALayerThatKeepsFailing(t *testing.T) {
 // TestLayeredAsksAStoreThatLeavesItsServerAlone each time, for it knows best when that is over.
 func TestLayeredAsksAStoreThatLeavesItsServerAlone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		away := fmt.Errorf("%w: %w", modcache.ErrUnavailable, breaker.ErrOpen)
+		away := &modcache.Error{Op: "get", Err: fmt.Errorf("%w: %w", modcache.ErrUnavailable, breaker.ErrOpen)}
 		far, s := faulty(modcachetest.Fault{Op: modcachetest.OpGet, Err: away})
 		put(t, s, keyNo(1))
 		l := layered(t, &modcache.LayeredOptions{BreakAfter: 3, OnEvent: func(e modcache.Event) {
@@ -153,6 +153,15 @@ func TestLayeredAsksAStoreThatLeavesItsServerAlone(t *testing.T) {
 		require.False(t, m.Open)
 		far.Heal()
 		hit(t, l, keyNo(1))
+
+		// Whoever makes another error of it may have taken long.
+		wrapped, _ := faulty(modcachetest.Fault{Op: modcachetest.OpGet, Err: fmt.Errorf("three times: %w", away)})
+		l = layered(t, &modcache.LayeredOptions{BreakAfter: 3}, modcache.Layer{Store: wrapped})
+		for range 10 {
+			_, _, err := l.Get(t.Context(), keyNo(1))
+			require.Error(t, err)
+		}
+		require.Equal(t, 3, wrapped.Calls(modcachetest.OpGet))
 	})
 }
 

@@ -88,7 +88,9 @@ func (r *Runtime) newMemory(l wasmbin.Linkage, image *mapped.Image) *guestMemory
 	mem, err := mapped.New(l.Memory.Min, l.Memory.Max, image, l.Memory.Shared)
 	if err != nil {
 		r.c.counters.offHeapFailed.Add(1)
-		r.c.degrade("memory outside of Go's heap", err)
+		if !r.c.loaded.Memories.Lags() { // else closed ones take the room, until the collector comes by
+			r.c.degrade("memory outside of Go's heap", err)
+		}
 		return g
 	}
 	r.c.counters.offHeap.Add(1)

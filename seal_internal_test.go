@@ -40,7 +40,7 @@ func TestCacheStoresNothingThatItWouldRefuse(t *testing.T) {
 	const wasm = 100
 	for more, want := range map[int]uint64{0: 1, 1: 0} {
 		told = nil
-		_, added := c.put(Key{byte(more)}, make([]byte, int(mostCode(wasm))-sealSize+more), Info{WasmSize: wasm})
+		_, added, _ := c.put(Key{byte(more)}, make([]byte, int(mostCode(wasm))-sealSize+more), Info{WasmSize: wasm})
 		<-added
 		_, there := s.peek(Key{byte(more)})
 		require.Equal(t, want == 1, there)

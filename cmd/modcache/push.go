@@ -32,7 +32,8 @@ push from the directory that they uploaded from.
 What is on the server already, signed with the same key, stays as it is, as
 far as its first bytes tell: warm -to reads all of it, and replaces what is
 damaged. What another has signed is replaced, so let one key sign what is at
-one URL.
+one URL. So are aliases, which lead to the code of one spelling of a module,
+by those of this directory.
 
 Machine code runs in the programs that find it. With -sign, each entry is
 signed, and pull takes it only from those whose public key it trusts; keygen

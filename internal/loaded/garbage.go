@@ -61,6 +61,9 @@ func (g *Garbage) Bytes() int64 {
 	return g.bytes
 }
 
+// Lags reports whether more than slack waits.
+func (g *Garbage) Lags() bool { return g.Bytes() > slack }
+
 // Collect starts the garbage collector if too much has come to wait for it since it last did, and doesn't wait: it looks
 // at all of the program's heap. What it finds is freed by cleanups, which may take long: this may be called by one of them, and
 // to collect again would keep the others from running.
