@@ -75,7 +75,7 @@ func (c *Cache) forwardAll(e Event) {
 			return // a layer says what its store has said
 		}
 		c.health.note(e.Err, c.now())
-		e.again = c.isOld("layer "+e.Layer, quiet)
+		e.again = c.isOld("layer " + e.Layer)
 		c.emit(e)
 	case EventPromoted:
 		c.emit(e)
@@ -96,7 +96,7 @@ func (c *Cache) forward(e Event) {
 		c.health.note(e.Err, now)
 		if errors.Is(e.Err, ErrOtherKey) {
 			c.health.untrusted.Store(&stoppage{now, e.Err})
-			e.again = c.isOld("keys of "+e.Layer, quiet)
+			e.again = c.isOld("keys of " + e.Layer)
 		}
 		c.emit(e)
 	case EventEvicted, EventDegraded, EventWaiting:
@@ -129,16 +129,25 @@ func wraps(err, t error) bool {
 	return ours && errors.Is(err, t)
 }
 
-// isOld reports whether a trouble was there so long ago at most.
-func (c *Cache) isOld(trouble string, ago time.Duration) bool {
+// isOld reports whether a trouble was there within the last minute.
+func (c *Cache) isOld(trouble string) bool { return c.lasts(trouble, quiet, true) }
+
+// wasTold reports whether a trouble was found not to be old within the last hour.
+func (c *Cache) wasTold(trouble string) bool { return c.lasts(trouble, time.Hour, false) }
+
+func (c *Cache) lasts(trouble string, ago time.Duration, renews bool) bool {
 	now := c.now()
 	o := &c.observing
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	last, ok := o.last[trouble]
+	old := ok && now.Sub(last) < ago
+	if old && !renews {
+		return true
+	}
 	if o.last == nil {
 		o.last = map[string]time.Time{}
 	}
 	o.last[trouble] = now
-	return ok && now.Sub(last) < ago
+	return old
 }

@@ -129,7 +129,7 @@ type Options struct {
 
 	// Logger, if set, gets problems as warnings, waiting for another process's compile and compiles of a second or
 	// more as information, and everything else for debugging. The message is the kind of the [Event], the attributes are its other fields. A store that
-	// goes on failing is a warning once, and again only after it has worked.
+	// goes on failing is a warning once, and again only after it has worked; a server that is left alone is one once an hour.
 	Logger *slog.Logger
 
 	// OnEvent, if set, is called for whatever happens. See [Event] for what it may do.

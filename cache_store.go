@@ -307,8 +307,7 @@ func (c *Cache) corrupt(key Key, name string, err error) {
 
 // put seals the code, which it takes over, and stores it if the Cache may write, in the
 // background if that takes long; added is closed when that has ended. It returns the
-// artifact for those who need it at once. fits is false if the store is known to have refused it for its size; of layers, some may have
-// taken it.
+// artifact for those who need it at once. fits is false if the store is known to have refused it for its size.
 func (c *Cache) put(key Key, code []byte, info Info) (a *Artifact, added <-chan struct{}, fits bool) {
 	info.Engine, info.Created = c.engineID, time.Now()
 	a = NewArtifact(seal(key, c.engineID, code), info)
@@ -353,16 +352,15 @@ func (c *Cache) put(key Key, code []byte, info Info) (a *Artifact, added <-chan 
 		end() // or it never began
 	}
 	stored(took)
-	_, layers := c.Store().(*Layered)
-	return a, ended, layers || !errors.Is(err, ErrTooLarge)
+	return a, ended, !errors.Is(err, ErrTooLarge)
 }
 
 func (c *Cache) storeFailed(op string, key Key, name string, err error) {
 	c.counters.storeErrors.Add(1)
 	e := Event{Kind: EventStoreFailed, Key: key, Name: name, Err: &Error{Op: op, Key: key, Name: name, Err: err}}
 	e.again = c.health.failed(op, e.Err, c.now())
-	if errors.Is(err, ErrUnavailable) { // the store is asked again and again; hits in a layer before it, or in none, don't end that
-		e.again = c.isOld(op, time.Hour)
+	if op == "get" && errors.Is(err, ErrUnavailable) { // hits in a layer before it, or in none, don't end that
+		e.again = c.wasTold("unavailable")
 	}
 	if c.tells(err) {
 		c.emit(e)

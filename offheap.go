@@ -174,6 +174,7 @@ func (g *guestMemory) discard() {
 	case g.mem.Discard():
 		garbage.Add(mappingWeight)
 	}
+	g.r.c.loaded.Memories.Collect()
 }
 
 // mapped reports whether the memory is outside of Go's heap.

@@ -72,6 +72,7 @@ func (g *Garbage) Collect() {
 		go func() {
 			runtime.GC()
 			g.end()
+			g.Collect() // what has come meanwhile, should nobody else
 		}()
 	}
 }
