@@ -52,6 +52,16 @@ func TestStoresPreferCodeToAliases(t *testing.T) {
 	}
 }
 
+// start compiles a module over a store as a program does that starts, and ends.
+func start(t *testing.T, s modcache.Store, o *modcache.Options, wasm []byte) (modcache.Key, modcache.CacheMetrics) {
+	t.Helper()
+	c := newCache(t, s, o)
+	r := newRuntime(t, c, nil)
+	require.NoError(t, compile(t, r, wasm).Close(bg))
+	require.NoError(t, c.Flush(bg))
+	return r.Key(modcache.NewModule(wasm)), c.Metrics()
+}
+
 // TestCacheKeepsWhatIdleAliasesHide: a directory has an alias whose code is gone, where the store behind it has that code. It is
 // asked for it once.
 func TestCacheKeepsWhatIdleAliasesHide(t *testing.T) {
@@ -59,25 +69,18 @@ func TestCacheKeepsWhatIdleAliasesHide(t *testing.T) {
 	all := spellings(t)
 	for _, n := range []int{1, 3} {
 		local, server := openDisk(t, t.TempDir(), nil), &storetest.Fake{}
-		start := func(n int, s modcache.Store) (modcache.Key, modcache.CacheMetrics) {
-			c := newCache(t, s, nil)
-			r := newRuntime(t, c, nil)
-			require.NoError(t, compile(t, r, all[n]).Close(bg))
-			require.NoError(t, c.Flush(bg))
-			return r.Key(modcache.NewModule(all[n])), c.Metrics()
-		}
-		start(n, server)
-		code, _ := start(0, local)
-		start(n, local)
+		start(t, server, nil, all[n])
+		code, _ := start(t, local, nil, all[0])
+		start(t, local, nil, all[n])
 		require.NoError(t, local.Delete(bg, code))
 		both := func() modcache.Store {
 			return layered(t, nil, modcache.Layer{Store: local}, modcache.Layer{Store: server, Write: modcache.WriteNever})
 		}
-		_, m := start(n, both())
+		_, m := start(t, both(), nil, all[n])
 		require.Zero(t, m.Compiles)
 		asked := server.Calls().Get
 		for range 2 {
-			_, m = start(n, both())
+			_, m = start(t, both(), nil, all[n])
 			require.Zero(t, m.Compiles)
 		}
 		require.Equal(t, asked, server.Calls().Get)
@@ -92,16 +95,10 @@ func TestCacheFollowsAliasesBehindIdleOnes(t *testing.T) {
 		for _, n := range []int{0, 1, 3} {
 			t.Run(fmt.Sprint(name, " spelling ", n), func(t *testing.T) {
 				dir, server := t.TempDir(), &storetest.Fake{}
-				start := func(n int, s modcache.Store, o modcache.Options) modcache.CacheMetrics {
-					c := newCache(t, s, &o)
-					require.NoError(t, compile(t, newRuntime(t, c, nil), all[n]).Close(bg))
-					require.NoError(t, c.Flush(bg))
-					return c.Metrics()
-				}
-				start(2, server, modcache.Options{})
+				start(t, server, nil, all[2])
 				local := openDisk(t, dir, nil)
 				for _, n := range []int{1, 2} {
-					start(n, local, modcache.Options{})
+					start(t, local, nil, all[n])
 				}
 				for e, err := range local.Walk(bg) {
 					require.NoError(t, err)
@@ -111,12 +108,13 @@ func TestCacheFollowsAliasesBehindIdleOnes(t *testing.T) {
 				}
 				for range 2 {
 					both := layered(t, nil, modcache.Layer{Store: openDisk(t, dir, nil)}, modcache.Layer{Store: server})
-					m := start(n, both, o)
+					_, m := start(t, both, &o, all[n])
 					require.Zero(t, m.Compiles)
 					require.Zero(t, m.Corrupt)
 				}
 				require.Zero(t, server.Calls().Delete)
-				require.Zero(t, start(n, server, modcache.Options{RequireHit: true}).Compiles)
+				_, m := start(t, server, &modcache.Options{RequireHit: true}, all[n])
+				require.Zero(t, m.Compiles)
 			})
 		}
 	}
@@ -129,12 +127,10 @@ func TestCacheLeavesNoAliasesOfCodeThatDidntFit(t *testing.T) {
 	small, fake := modcache.NewMemory(&modcache.MemoryOptions{MaxBytes: 1 << 10}), &storetest.Fake{}
 	far := modcache.Layer{Store: fake, Write: modcache.WriteNever}
 	for _, s := range []modcache.Store{small, layered(t, nil, modcache.Layer{Store: small}, far), layered(t, nil, modcache.Layer{Store: small}, modcache.Layer{Store: fake})} {
-		c := newCache(t, s, nil)
-		require.NoError(t, compile(t, newRuntime(t, c, nil), wasm).Close(bg))
-		require.NoError(t, c.Flush(bg))
+		_, m := start(t, s, nil, wasm)
 		if fake.Len() == 0 {
 			require.Zero(t, small.Metrics().Entries)
-			require.EqualValues(t, 1, c.Metrics().StoreErrors)
+			require.EqualValues(t, 1, m.StoreErrors)
 		}
 	}
 	require.Equal(t, 2, fake.Len())
@@ -146,26 +142,19 @@ func TestCacheShortensChainsOfAliases(t *testing.T) {
 	all := spellings(t)
 	for _, n := range []int{0, 3} {
 		chain, other := modcache.NewMemory(nil), &storetest.Fake{}
-		start := func(n int, s modcache.Store) (modcache.Key, uint64) {
-			c := newCache(t, s, nil)
-			r := newRuntime(t, c, nil)
-			require.NoError(t, compile(t, r, all[n]).Close(bg))
-			require.NoError(t, c.Flush(bg))
-			return r.Key(modcache.NewModule(all[n])), c.Metrics().Compiles
-		}
-		first, _ := start(1, chain)
-		second, _ := start(2, other)
-		start(1, other) // an alias of the second
+		first, _ := start(t, chain, nil, all[1])
+		second, _ := start(t, other, nil, all[2])
+		start(t, other, nil, all[1]) // an alias of the second
 		require.NoError(t, chain.Delete(bg, first))
 		for _, key := range []modcache.Key{first, second} {
 			require.NoError(t, chain.Add(bg, key, other.Entry(key)))
 		}
-		_, compiles := start(n, chain)
-		require.Zero(t, compiles)
+		_, m := start(t, chain, nil, all[n])
+		require.Zero(t, m.Compiles)
 		require.NoError(t, chain.Delete(bg, first))
 		for _, n := range []int{n, 0, 3} {
-			_, compiles = start(n, chain)
-			require.Zero(t, compiles)
+			_, m = start(t, chain, nil, all[n])
+			require.Zero(t, m.Compiles)
 		}
 	}
 }
@@ -174,26 +163,19 @@ func TestCacheShortensChainsOfAliases(t *testing.T) {
 func TestCacheEndsCyclesOfAliases(t *testing.T) {
 	needsCompiler(t)
 	all := spellings(t)
-	start := func(n int, s modcache.Store) (modcache.Key, uint64) {
-		c := newCache(t, s, nil)
-		r := newRuntime(t, c, nil)
-		require.NoError(t, compile(t, r, all[n]).Close(bg))
-		require.NoError(t, c.Flush(bg))
-		return r.Key(modcache.NewModule(all[n])), c.Metrics().Compiles
-	}
 	for _, n := range []int{0, 1, 2, 3} {
 		cycle, other := modcache.NewMemory(nil), &storetest.Fake{}
-		first, _ := start(1, cycle)
-		start(2, cycle) // an alias of the first
-		start(2, other)
-		start(1, other)
+		first, _ := start(t, cycle, nil, all[1])
+		start(t, cycle, nil, all[2]) // an alias of the first
+		start(t, other, nil, all[2])
+		start(t, other, nil, all[1])
 		require.NoError(t, cycle.Delete(bg, first))
 		require.NoError(t, cycle.Add(bg, first, other.Entry(first)))
-		_, compiles := start(n, cycle)
-		require.EqualValues(t, 1, compiles)
+		_, m := start(t, cycle, nil, all[n])
+		require.EqualValues(t, 1, m.Compiles)
 		for _, n := range []int{n, 0, 1, 2, 3, 1, 2} {
-			_, compiles = start(n, cycle)
-			require.Zero(t, compiles, "spelling %d", n)
+			_, m = start(t, cycle, nil, all[n])
+			require.Zero(t, m.Compiles, "spelling %d", n)
 		}
 	}
 }

@@ -297,46 +297,34 @@ func TestCacheStoresWhereAliasesLead(t *testing.T) {
 func TestCacheWithExactKeysReplacesIdleAliases(t *testing.T) {
 	needsCompiler(t)
 	all, disk := spellings(t), openDisk(t, t.TempDir(), nil)
-	start := func(n int, exact bool) (key modcache.Key, compiles uint64) {
-		c := newCache(t, disk, &modcache.Options{ExactKeys: exact})
-		r := newRuntime(t, c, nil)
-		require.NoError(t, compile(t, r, all[n]).Close(bg))
-		require.NoError(t, c.Flush(bg))
-		return r.Key(modcache.NewModule(all[n])), c.Metrics().Compiles
-	}
-	code, _ := start(0, false)
-	_, compiles := start(1, false)
-	require.Zero(t, compiles, "it is an alias")
+	exact := &modcache.Options{ExactKeys: true}
+	code, _ := start(t, disk, nil, all[0])
+	_, m := start(t, disk, nil, all[1])
+	require.Zero(t, m.Compiles, "it is an alias")
 	require.NoError(t, disk.Delete(bg, code))
-	_, compiles = start(1, true)
-	require.EqualValues(t, 1, compiles)
-	_, compiles = start(1, true)
-	require.Zero(t, compiles)
-	_, compiles = start(0, false)
-	require.EqualValues(t, 1, compiles, "the other is of this spelling alone")
-	_, compiles = start(2, false)
-	require.Zero(t, compiles)
+	_, m = start(t, disk, exact, all[1])
+	require.EqualValues(t, 1, m.Compiles)
+	_, m = start(t, disk, exact, all[1])
+	require.Zero(t, m.Compiles)
+	_, m = start(t, disk, nil, all[0])
+	require.EqualValues(t, 1, m.Compiles, "the other is of this spelling alone")
+	_, m = start(t, disk, nil, all[2])
+	require.Zero(t, m.Compiles)
 }
 
 // TestCacheWithExactKeysDeletesNoMoreThanTheAlias where a layer behind it couldn't answer for a moment.
 func TestCacheWithExactKeysDeletesNoMoreThanTheAlias(t *testing.T) {
 	needsCompiler(t)
 	all, local, server := spellings(t), openDisk(t, t.TempDir(), nil), &storetest.Fake{}
-	start := func(n int, s modcache.Store, exact bool) modcache.Key {
-		c := newCache(t, s, &modcache.Options{ExactKeys: exact})
-		r := newRuntime(t, c, nil)
-		require.NoError(t, compile(t, r, all[n]).Close(bg))
-		require.NoError(t, c.Flush(bg))
-		return r.Key(modcache.NewModule(all[n]))
-	}
-	key := start(1, server, true)
-	code := start(0, local, false)
-	start(1, local, false)
+	exact := &modcache.Options{ExactKeys: true}
+	key, _ := start(t, server, exact, all[1])
+	code, _ := start(t, local, nil, all[0])
+	start(t, local, nil, all[1])
 	require.NoError(t, local.Delete(bg, code))
 	server.OnGet = func(context.Context, modcache.Key) (*modcache.Artifact, bool, error) {
 		return nil, false, errors.New("status 500")
 	}
-	start(1, layered(t, nil, modcache.Layer{Store: local}, modcache.Layer{Store: server, Write: modcache.WriteNever}), true)
+	start(t, layered(t, nil, modcache.Layer{Store: local}, modcache.Layer{Store: server, Write: modcache.WriteNever}), exact, all[1])
 	require.Zero(t, server.Calls().Delete)
 	require.NotNil(t, server.Entry(key))
 	a, ok, err := local.Get(bg, key)

@@ -168,13 +168,14 @@ func (g *guestMemory) imported() bool {
 }
 
 func (g *guestMemory) discard() {
-	switch garbage := &g.r.c.loaded.Memories; {
+	garbage := &g.r.c.loaded.Memories
+	switch {
 	case g.imported(): // somebody else may use it, until the collector finds that nobody does
 		garbage.Add(int64(g.mem.Size()))
 	case g.mem.Discard():
 		garbage.Add(mappingWeight)
 	}
-	g.r.c.loaded.Memories.Collect()
+	garbage.Collect()
 }
 
 // mapped reports whether the memory is outside of Go's heap.

@@ -204,14 +204,14 @@ type code struct {
 	module modcache.Fingerprint
 }
 
-func codeOf(e modcache.DiskEntry) code { return code{e.Info.Engine, e.Info.Module} }
+func codeOf(i modcache.Info) code { return code{i.Engine, i.Module} }
 
 // codes returns all that entries hold.
 func codes(entries []modcache.DiskEntry) map[code]bool {
 	held := make(map[code]bool)
 	for _, e := range entries {
 		if !isAlias(e) {
-			held[codeOf(e)] = true
+			held[codeOf(e.Info)] = true
 		}
 	}
 	return held
@@ -290,7 +290,7 @@ func printEntries(s *streams, entries []modcache.DiskEntry, long bool) {
 			module, wasm = short(e.Info.Module.String()), bytesize.Format(e.Info.WasmSize)
 		}
 		if isAlias(e) {
-			if listed[codeOf(e)] {
+			if listed[codeOf(e.Info)] {
 				aliases++
 				continue
 			}

@@ -205,8 +205,10 @@ func (c command) run(ctx context.Context, args []string, s *streams) error {
 	case c.args == "" && len(operands) > 0:
 		return usagef("%s takes no arguments; the directory goes into -dir", c.name)
 	}
-	if url, _, err := splitURL(operands); !strings.Contains(c.args, "url") && (err != nil || url != "") { // quoted nowhere: it may hold a password
-		return usagef("%s takes no URL; -h tells where one may go", c.name)
+	if !strings.Contains(c.args, "url") {
+		if url, _, err := splitURL(operands); err != nil || url != "" { // quoted nowhere: it may hold a password
+			return usagef("%s takes no URL; -h tells where one may go", c.name)
+		}
 	}
 	return do(ctx, s, operands)
 }

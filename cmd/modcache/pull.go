@@ -246,10 +246,10 @@ func (p *puller) all(ctx context.Context, s *streams, t *tar.Reader) error {
 // add stores an entry of a bundle. An alias takes the place of another at the end, if the bundle has its code: that of the other may
 // be there.
 func (p *puller) add(ctx context.Context, key modcache.Key, a *modcache.Artifact) error {
-	e := modcache.DiskEntry{Info: a.Info()}
-	if !isAlias(e) {
-		p.coded[codeOf(e)] = true
-	} else if there, ok, err := p.disk.Stat(ctx, key); err == nil && ok && isAlias(there) && codeOf(there) != codeOf(e) {
+	held := codeOf(a.Info())
+	if !isAlias(modcache.DiskEntry{Info: a.Info()}) {
+		p.coded[held] = true
+	} else if there, ok, err := p.disk.Stat(ctx, key); err == nil && ok && isAlias(there) && codeOf(there.Info) != held {
 		p.aliases[key] = a
 		return nil
 	}
@@ -258,7 +258,7 @@ func (p *puller) add(ctx context.Context, key modcache.Key, a *modcache.Artifact
 
 func (p *puller) addAliases(ctx context.Context) error {
 	for key, a := range p.aliases {
-		if p.coded[codeOf(modcache.DiskEntry{Info: a.Info()})] {
+		if p.coded[codeOf(a.Info())] {
 			if err := p.disk.Add(ctx, key, a); err != nil {
 				return err
 			}

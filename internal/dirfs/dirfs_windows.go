@@ -19,9 +19,6 @@ func tryLock(f *os.File) (bool, error) {
 	return false, os.NewSyscallError("LockFileEx", err)
 }
 
-// IsNoLock reports whether err means that the file system has no locks.
-func IsNoLock(err error) bool { return errors.Is(err, errors.ErrUnsupported) }
-
 // IsNoSpace reports whether err means that the file system or a quota is full.
 func IsNoSpace(err error) bool {
 	return errors.Is(err, windows.ERROR_DISK_FULL) || errors.Is(err, windows.ERROR_HANDLE_DISK_FULL) ||

@@ -52,3 +52,6 @@ func give(*os.File, fs.FileInfo, fs.FileMode) error { return nil }
 // SyncDir implements FS. A directory can't be synced here: the file system
 // journals names by itself.
 func (r *rootFS) SyncDir(string) error { return nil }
+
+// IsNoLock reports whether err means that the file system has no locks.
+func IsNoLock(err error) bool { return errors.Is(err, errors.ErrUnsupported) }
