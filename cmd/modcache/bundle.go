@@ -234,7 +234,7 @@ func (b *bundler) merge(ctx context.Context, name string, f *os.File) error {
 			b.push.entries = append(b.push.entries, outgoing{e.Key, e.Info, store})
 			continue
 		}
-		if isAlias(e) && !coded[codeOf(e.Info)] {
+		if isAlias(e.Info) && !coded[codeOf(e.Info)] {
 			continue
 		}
 		if there := b.push.entries[i].info; frame.GivesWay(there.Module, there.WasmSize, e.Info.Module, e.Info.WasmSize) {

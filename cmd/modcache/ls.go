@@ -179,7 +179,7 @@ func jsonOf(e modcache.DiskEntry) entryJSON {
 		j.Created = &created
 	}
 	if e.Info.Module != (modcache.Fingerprint{}) {
-		j.Module, j.Alias = e.Info.Module.String(), isAlias(e)
+		j.Module, j.Alias = e.Info.Module.String(), isAlias(e.Info)
 	}
 	return j
 }
@@ -194,9 +194,7 @@ func jsonOfAll(entries []modcache.DiskEntry) []entryJSON {
 
 // isAlias reports whether an entry holds no code, but leads from one spelling of a
 // module to that of another.
-func isAlias(e modcache.DiskEntry) bool {
-	return e.Err == nil && e.Info.Module != (modcache.Fingerprint{}) && e.Info.WasmSize == 0
-}
+func isAlias(i modcache.Info) bool { return i.Module != (modcache.Fingerprint{}) && i.WasmSize == 0 }
 
 // code is what an entry holds, or leads to.
 type code struct {
@@ -210,7 +208,7 @@ func codeOf(i modcache.Info) code { return code{i.Engine, i.Module} }
 func codes(entries []modcache.DiskEntry) map[code]bool {
 	held := make(map[code]bool)
 	for _, e := range entries {
-		if !isAlias(e) {
+		if !isAlias(e.Info) {
 			held[codeOf(e.Info)] = true
 		}
 	}
@@ -289,7 +287,7 @@ func printEntries(s *streams, entries []modcache.DiskEntry, long bool) {
 		if e.Info.Module != (modcache.Fingerprint{}) {
 			module, wasm = short(e.Info.Module.String()), bytesize.Format(e.Info.WasmSize)
 		}
-		if isAlias(e) {
+		if isAlias(e.Info) {
 			if listed[codeOf(e.Info)] {
 				aliases++
 				continue

@@ -247,9 +247,9 @@ func (p *puller) all(ctx context.Context, s *streams, t *tar.Reader) error {
 // be there.
 func (p *puller) add(ctx context.Context, key modcache.Key, a *modcache.Artifact) error {
 	held := codeOf(a.Info())
-	if !isAlias(modcache.DiskEntry{Info: a.Info()}) {
+	if !isAlias(a.Info()) {
 		p.coded[held] = true
-	} else if there, ok, err := p.disk.Stat(ctx, key); err == nil && ok && isAlias(there) && codeOf(there.Info) != held {
+	} else if there, ok, err := p.disk.Stat(ctx, key); err == nil && ok && isAlias(there.Info) && codeOf(there.Info) != held {
 		p.aliases[key] = a
 		return nil
 	}

@@ -90,7 +90,7 @@ not who made it; a server gets nothing.
 					} else {
 						p.done.LeftOut++
 					}
-				case isAlias(e) && len(keys) == 0 && !coded[codeOf(e.Info)]: // it would take the place of one that leads to code
+				case isAlias(e.Info) && len(keys) == 0 && !coded[codeOf(e.Info)]: // it would take the place of one that leads to code
 					idle++
 				default:
 					p.entries = append(p.entries, outgoing{e.Key, e.Info, disk})

@@ -93,7 +93,7 @@ func summarize(ctx context.Context, d *modcache.Disk, mine string) (summary, err
 			}
 			continue
 		}
-		if isAlias(e) {
+		if isAlias(e.Info) {
 			sum.Aliases++
 		} else {
 			sum.CodeBytes += e.Size

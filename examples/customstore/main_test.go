@@ -39,6 +39,22 @@ func TestRun(t *testing.T) {
 	require.Equal(t, "first: 1 compiles, 0 hits, 0 problems\nsecond: 0 compiles, 1 hits, 0 problems\n", out.String())
 }
 
+// Aliases give way to code, and to aliases that lead elsewhere.
+func TestAliasesGiveWay(t *testing.T) {
+	s := &store{bucket: new(inMemory)}
+	for _, step := range []struct {
+		module, stays byte
+		size          int64
+	}{{1, 1, 0}, {2, 2, 0}, {3, 3, 100}, {2, 3, 0}, {4, 3, 100}} {
+		add := modcache.NewArtifact([]byte{step.module}, modcache.Info{Engine: "e", Module: modcache.Fingerprint{step.module}, WasmSize: step.size})
+		require.NoError(t, s.Add(t.Context(), modcache.Key{}, add))
+		there, ok, err := s.Get(t.Context(), modcache.Key{})
+		require.NoError(t, err)
+		require.True(t, ok)
+		require.Equal(t, step.stays, there.Info().Module[0])
+	}
+}
+
 // outage is a bucket that can't be reached.
 type outage struct{}
 

@@ -54,10 +54,10 @@ func (s *store) Get(ctx context.Context, key modcache.Key) (*modcache.Artifact, 
 func (s *store) Add(ctx context.Context, key modcache.Key, added *modcache.Artifact) error {
 	// A sound entry stays. It costs a read, which is little beside the compile that led
 	// here; a bucket that puts only what is absent would save it, but has to replace
-	// what is damaged, and aliases by code. Of two Adds at once, the later may win: both are sound.
-	old, ok, err := s.bucket.Get(ctx, key.String())
+	// what is damaged, and aliases. Of two Adds at once, the later may win: both are sound.
+	present, ok, err := s.bucket.Get(ctx, key.String())
 	if err == nil && ok {
-		if a, err := decode(key, old); err == nil && (a.Info().WasmSize > 0 || added.Info().WasmSize == 0) {
+		if a, err := decode(key, present); err == nil && !givesWay(a.Info(), added.Info()) {
 			return nil
 		}
 	}
@@ -72,6 +72,12 @@ func (s *store) Add(ctx context.Context, key modcache.Key, added *modcache.Artif
 	}
 	s.adds.Add(1)
 	return nil
+}
+
+// givesWay is true for an alias, if code is added, or an alias that leads elsewhere.
+func givesWay(present, added modcache.Info) bool {
+	alias := present.Module != (modcache.Fingerprint{}) && present.WasmSize == 0
+	return alias && (added.WasmSize > 0 || added.Module != present.Module)
 }
 
 func (s *store) Delete(ctx context.Context, key modcache.Key) error {

@@ -60,6 +60,7 @@ func TestExamplesWithoutACache(t *testing.T) {
 
 	for _, name := range names {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			cmd := exec.Command(filepath.Join(bin, name), arguments[name]...)
 			cmd.Dir, cmd.Env = root, append(os.Environ(), "XDG_CACHE_HOME="+t.TempDir())
 			cmd.Stdin = strings.NewReader("two words\n")
