@@ -20,8 +20,7 @@ type Garbage struct {
 	new   int64  // bytes that no collection of ours was for; guarded by mu
 	cycle uint64 // how many there were; guarded by mu
 
-	share int64         // of the heap, as it was when new exceeded slack; guarded by mu
-	done  chan struct{} // closed by the end of a collection of ours that is under way; guarded by mu
+	done chan struct{} // closed by the end of a collection of ours that is under way; guarded by mu
 }
 
 // slack is how much may await the garbage collector, whatever the heap.
@@ -90,13 +89,7 @@ func (g *Garbage) Pace(times int64) {
 func (g *Garbage) begin() bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.done != nil || g.new <= g.most() {
-		return false
-	}
-	if g.HeapShare > 0 {
-		g.share = option.OfMemory(alive() / g.HeapShare)
-	}
-	if g.new <= g.share {
+	if g.done != nil || !g.exceeds(1) {
 		return false
 	}
 	g.new, g.done = 0, make(chan struct{})
@@ -108,19 +101,22 @@ func (g *Garbage) begin() bool {
 func (g *Garbage) late(times int64) <-chan struct{} {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.new <= times*g.most() {
+	if g.done == nil || !g.exceeds(times) {
 		return nil
 	}
 	return g.done
 }
 
-func (g *Garbage) most() int64 { return max(slack, g.share) }
+// exceeds reports whether more waits than so many times what may, as the heap is now; mu is held.
+func (g *Garbage) exceeds(times int64) bool {
+	return g.new > times*slack && (g.HeapShare == 0 || g.new > times*option.OfMemory(alive()/g.HeapShare))
+}
 
 func (g *Garbage) end() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	close(g.done)
-	g.share, g.done = 0, nil
+	g.done = nil
 }
 
 // alive returns how much of the heap the last collection has kept, which is what the next costs.

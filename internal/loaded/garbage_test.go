@@ -61,7 +61,16 @@ func TestGarbageWaitsLongerWhereTheHeapIsLarge(t *testing.T) {
 	require.False(t, g.begin())
 	g.Add(slack)
 	require.True(t, g.begin())
+	g.end()
+	g.Add(2 * slack)
+	require.False(t, g.begin())
 	runtime.KeepAlive(heap)
+	heap = nil
+	for g.Bytes() > 0 {
+		runtime.GC()
+	}
+	g.Add(slack + 1)
+	require.True(t, g.begin(), "the heap is small by now")
 }
 
 // TestGarbagePaces those who make more during a collection.
