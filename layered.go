@@ -80,7 +80,7 @@ const DefaultLayerTimeout = 10 * time.Second
 // LayeredOptions configures a [Layered]. Zero fields mean the default, negative
 // ones no limit.
 type LayeredOptions struct {
-	QueueBytes int64         // per layer, artifacts waiting for a background write; default 256 MiB
+	QueueBytes int64         // per layer, artifacts waiting for a background write; default 256 MiB, or an eighth of GOMEMLIMIT, but no less than 64 MiB
 	MaxCalls   int           // per layer, calls under way, given up ones included; default 64
 	BreakAfter int           // failures in a row after which a layer is skipped; default 5
 	Cooldown   time.Duration // until a skipped layer is tried again, doubling up to a minute; default 1 s
@@ -92,7 +92,7 @@ func (o *LayeredOptions) validate() LayeredOptions {
 	if o != nil {
 		v = *o
 	}
-	v.QueueBytes = option.Number(v.QueueBytes, 256<<20, math.MaxInt64)
+	v.QueueBytes = option.Queue(v.QueueBytes)
 	v.MaxCalls = option.Number(v.MaxCalls, 64, math.MaxInt)
 	v.BreakAfter = option.Number(v.BreakAfter, 5, 0)
 	v.Cooldown = option.Number(v.Cooldown, time.Second, 0)

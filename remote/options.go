@@ -142,7 +142,7 @@ func (o *Options) validate() (Options, error) {
 	v.Budget = min(option.Number(v.Budget, 0, never), never)
 	v.AbsentFor = option.Number(v.AbsentFor, 2*time.Second, 0)
 	v.Pause = min(option.Number(v.Pause, time.Second, 0), time.Minute)
-	v.Queue = option.Number(v.Queue, max(64<<20, option.OfMemory(256<<20)), math.MaxInt64)
+	v.Queue = option.Queue(v.Queue)
 	v.Uploads = max(1, option.Number(v.Uploads, 2, 1))
 	v.Retries = option.Number(v.Retries, 4, 0)
 	return v, nil

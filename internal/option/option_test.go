@@ -14,6 +14,15 @@ func TestNumber(t *testing.T) {
 	require.Equal(t, 2, Number(-7, 1, 2))
 }
 
+func TestQueue(t *testing.T) {
+	defer debug.SetMemoryLimit(debug.SetMemoryLimit(math.MaxInt64))
+	require.EqualValues(t, 256<<20, Queue(0))
+	require.EqualValues(t, 7, Queue(7))
+	require.Equal(t, int64(math.MaxInt64), Queue(-1))
+	debug.SetMemoryLimit(200 << 20)
+	require.EqualValues(t, 64<<20, Queue(0))
+}
+
 func TestOfMemory(t *testing.T) {
 	defer debug.SetMemoryLimit(debug.SetMemoryLimit(math.MaxInt64))
 	require.EqualValues(t, 1<<20, OfMemory(1<<20))
