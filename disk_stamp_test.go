@@ -270,6 +270,8 @@ func TestDiskUsesEntriesOfOthers(t *testing.T) {
 func TestDiskStampDespiteWhatStays(t *testing.T) {
 	dir := t.TempDir()
 	clock := newDiskClock()
+	o := &modcache.DiskOptions{Now: clock.Now}
+	openTrimmed(t, dir, o) // else the first Add has it trimmed in the background
 	d, err := modcache.OpenDiskOn(dir, func(tree dirfs.FS) dirfs.FS {
 		return dirfstest.NewFaulty(tree, func(op dirfstest.Op, _ int) error {
 			if op == dirfstest.Remove {
@@ -277,7 +279,7 @@ func TestDiskStampDespiteWhatStays(t *testing.T) {
 			}
 			return nil
 		})
-	}, &modcache.DiskOptions{Now: clock.Now})
+	}, o)
 	require.NoError(t, err)
 	defer d.Close()
 	require.NoError(t, d.Add(bg, diskKey(1), diskArtifact(1, 1000)))
@@ -285,5 +287,5 @@ func TestDiskStampDespiteWhatStays(t *testing.T) {
 	clock.Advance(2 * time.Hour)
 	_, err = d.Trim(bg)
 	require.ErrorIs(t, err, syscall.EPERM)
-	require.WithinDuration(t, clock.Now(), openDisk(t, dir, &modcache.DiskOptions{Now: clock.Now}).Usage().AsOf, time.Second)
+	require.WithinDuration(t, clock.Now(), openDisk(t, dir, o).Usage().AsOf, time.Second)
 }
