@@ -168,7 +168,7 @@ func (g *guestMemory) imported() bool {
 }
 
 func (g *guestMemory) discard() {
-	garbage := &g.r.c.loaded.Memories
+	garbage := g.r.c.loaded.Memories
 	switch {
 	case g.imported(): // somebody else may use it, until the collector finds that nobody does
 		garbage.Add(int64(g.mem.Size()))

@@ -412,6 +412,27 @@ func TestRuntimeOffHeapMemoryIsGivenBack(t *testing.T) {
 	requireMappings(t, before)
 }
 
+// TestRuntimeOffHeapMemoryOfManyCaches is collected before much of it waits, though little is that of one Cache.
+func TestRuntimeOffHeapMemoryOfManyCaches(t *testing.T) {
+	defer debug.SetGCPercent(debug.SetGCPercent(-1))
+	forced := func() uint32 {
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return m.NumForcedGC
+	}
+	before := forced()
+	for range 20 {
+		r, c := offHeapRuntime(t, nil)
+		_, err := r.InstantiateWithConfig(bg, memoryModule(1, 0x80, 2, 0x80, 2).Bytes(), wazero.NewModuleConfig().WithName("mem"))
+		require.NoError(t, err)
+		_, err = r.InstantiateWithConfig(bg, []byte("\x00asm\x01\x00\x00\x00\x02\x10\x01\x03mem\x06memory\x02\x00\x80\x02"), anonymous())
+		require.NoError(t, err)
+		require.NoError(t, r.Close(bg))
+		require.NoError(t, c.Close(bg))
+	}
+	require.Eventually(t, func() bool { return forced() > before }, time.Minute, time.Millisecond)
+}
+
 // TestRuntimeOffHeapMemoryOfStartsThatDoNotReturn: a host function that a start function calls may end its goroutine, as a
 // test's FailNow does. wazero keeps such an instance until its runtime is closed, and others find it by its name.
 func TestRuntimeOffHeapMemoryOfStartsThatDoNotReturn(t *testing.T) {

@@ -17,6 +17,7 @@ import (
 	"github.com/tetratelabs/wazero/api"
 	"github.com/tetratelabs/wazero/experimental"
 
+	"github.com/modcache/modcache/internal/loaded"
 	"github.com/modcache/modcache/internal/wasmtest"
 	"github.com/modcache/modcache/internal/wazerocache"
 	"github.com/modcache/modcache/internal/wazerohook"
@@ -218,6 +219,7 @@ func TestRuntimeWhoseFreshCodeIsStrange(t *testing.T) {
 func TestRuntimeCountsScratchCode(t *testing.T) {
 	defer debug.SetGCPercent(debug.SetGCPercent(-1))
 	r := internalRuntime(t, nil)
+	r.c.loaded.Garbage = new(loaded.Garbage)
 	_, err := run(t, r, wasmtest.Const(7))
 	require.NoError(t, err)
 	require.Positive(t, r.c.loaded.Garbage.Bytes())

@@ -23,6 +23,12 @@ type Garbage struct {
 	done chan struct{} // closed by the end of a collection of ours that is under way; guarded by mu
 }
 
+// There is one collector for all registries.
+var (
+	code     = Garbage{HeapShare: 8} // nobody expects it to grow with the heap
+	memories = Garbage{HeapShare: 2} // wazero's would be a part of that
+)
+
 // slack is how much may await the garbage collector, whatever the heap.
 const slack = 64 << 20
 

@@ -21,8 +21,8 @@ type Key = [32]byte
 // Registry is the books of several engines, which share one budget for code that nobody
 // uses.
 type Registry struct {
-	Garbage  Garbage // machine code
-	Memories Garbage // of guests
+	Garbage  *Garbage // machine code of the process
+	Memories *Garbage // of guests of the process
 
 	retain  int64          // bytes that code which nobody uses may take
 	running sync.WaitGroup // loads and checks
@@ -40,11 +40,7 @@ type Registry struct {
 // New returns the books for engines that retain up to so many bytes of code that nobody
 // uses.
 func New(retain int64) *Registry {
-	return &Registry{
-		Garbage:  Garbage{HeapShare: 8}, // nobody expects it to grow with the heap
-		Memories: Garbage{HeapShare: 2}, // wazero's would be a part of that
-		retain:   retain, pinned: make(map[*ledger]struct{}),
-	}
+	return &Registry{Garbage: &code, Memories: &memories, retain: retain, pinned: make(map[*ledger]struct{})}
 }
 
 // Engine is the books of one engine.

@@ -76,6 +76,7 @@ func closed(f *fixture) error { return f.Close(func() error { return nil }) }
 
 func TestRegistryRetainsCodeBeyondItsRuntimes(t *testing.T) {
 	r := New(1 << 20)
+	r.Garbage = new(Garbage)
 	e := r.NewEngine()
 	a, b := open(e), open(e)
 	m, own := a.load(t, Key{1})
