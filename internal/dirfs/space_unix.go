@@ -21,5 +21,6 @@ func space(d *os.File) (free, total int64, err error) {
 	if statErr != nil {
 		return 0, 0, os.NewSyscallError("fstatfs", statErr)
 	}
-	return int64(st.Bavail) * int64(st.Bsize), int64(st.Blocks) * int64(st.Bsize), nil
+	block := blockSize(&st)
+	return int64(st.Bavail) * block, int64(st.Blocks) * block, nil
 }
