@@ -2,10 +2,7 @@ package main
 
 import (
 	"context"
-	"os"
-	"os/signal"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/modcache/modcache/internal/bounded"
@@ -18,15 +15,6 @@ type interruption struct {
 	mu    sync.Mutex
 	makes bool // and so has to be waited for
 	over  bool // nothing may be made any more
-}
-
-// signals are those that interrupt a command. nohup has it ignore that its terminal is gone.
-func signals() []os.Signal {
-	all := []os.Signal{os.Interrupt, syscall.SIGTERM}
-	if !signal.Ignored(syscall.SIGHUP) {
-		all = append(all, syscall.SIGHUP)
-	}
-	return all
 }
 
 // run returns the error of a command, or that of ctx for one that is left where it is.
@@ -57,7 +45,7 @@ func (i *interruption) begin(ctx context.Context) error {
 		return ctx.Err()
 	}
 	i.makes = true
-	signal.Ignore(syscall.SIGPIPE)
+	ignoreBrokenPipes()
 	return nil
 }
 
