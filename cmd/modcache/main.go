@@ -18,6 +18,7 @@ import (
 	"text/tabwriter"
 
 	"github.com/modcache/modcache/internal/contain"
+	"github.com/modcache/modcache/internal/weburl"
 )
 
 func main() {
@@ -145,7 +146,7 @@ func run(ctx context.Context, args []string, s *streams) int {
 		all := allCommands()
 		i := slices.IndexFunc(all, func(c command) bool { return c.name == name })
 		if i < 0 {
-			fmt.Fprintf(s.err, "modcache: there is no command %q; modcache -h lists them\n", name)
+			fmt.Fprintf(s.err, "modcache: %s; modcache -h lists them\n", plain(fmt.Errorf("there is no command %q", name)))
 			return exitUsage
 		}
 		do = func() error { return all[i].run(ctx, args, s) }
@@ -174,13 +175,14 @@ func run(ctx context.Context, args []string, s *streams) int {
 }
 
 // plain returns the text of an error for people: without the name that the library
-// begins its errors with, which ours stands before, and without the stack of a panic.
+// begins its errors with, which ours stands before, without the stack of a panic, and without passwords in URLs, which may be where
+// none belongs.
 func plain(err error) string {
 	var p *contain.Panic
 	if errors.As(err, &p) {
 		return fmt.Sprintf("panic: %v", p.Value)
 	}
-	return strings.TrimPrefix(err.Error(), "modcache: ")
+	return strings.TrimPrefix(weburl.Discreet(err).Error(), "modcache: ")
 }
 
 func (c command) run(ctx context.Context, args []string, s *streams) error {

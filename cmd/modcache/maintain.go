@@ -233,7 +233,7 @@ crashed processes left behind.`,
 		asJSON := fs.Bool("json", false, "one JSON object")
 		return func(ctx context.Context, s *streams, _ []string) error {
 			if err := env.Errors[environ.MaxBytes]; err != nil && maxBytes == keptBytes(limit) {
-				fmt.Fprintf(s.err, "modcache trim: %v\n", err)
+				fmt.Fprintf(s.err, "modcache trim: %s\n", plain(err))
 			}
 			// A limit of 0 means the default to a Disk, and nothing at all here.
 			d, err := dir.open(ctx, s, modcache.DiskOptions{

@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/internal/environ"
 	"github.com/modcache/modcache/internal/wasmtest"
 	"github.com/modcache/modcache/remote"
 )
@@ -299,5 +300,18 @@ func TestURLsWhereNoneMayBe(t *testing.T) {
 		o := call(append(args, "-dir", url)...)
 		require.NotEqual(t, exitOK, o.code, args)
 		require.NotContains(t, o.err+o.out, "SECRET", args)
+	}
+	for _, args := range [][]string{{url}, {"help", url}, {"push", "-sign", url, "https://host/x"}, {"trim", "-max-bytes", url}, {"pull", "-mode", url}} {
+		o := call(args...)
+		require.NotEqual(t, exitOK, o.code, args)
+		require.NotContains(t, o.err+o.out, "SECRET", args)
+	}
+	for _, variable := range []string{environ.Mode, environ.Dir, environ.MaxBytes} {
+		t.Setenv(variable, url)
+		for _, args := range [][]string{{"env"}, {"env", "-json"}, {"ls"}, {"doctor"}, {"trim"}} {
+			o := call(args...)
+			require.NotContains(t, o.err+o.out, "SECRET", "%s %v", variable, args)
+		}
+		t.Setenv(variable, "")
 	}
 }

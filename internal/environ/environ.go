@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 
 	"github.com/modcache/modcache/internal/bytesize"
+	"github.com/modcache/modcache/internal/weburl"
 )
 
 // The variables.
@@ -40,7 +41,7 @@ func Read(getenv func(string) string) Settings {
 			return
 		}
 		if err := take(value); err != nil {
-			s.Errors[name] = fmt.Errorf("%s is %.200q, which is ignored: %w", name, value, err)
+			s.Errors[name] = weburl.Discreet(fmt.Errorf("%s is %.200q, which is ignored: %w", name, value, err))
 			return
 		}
 		s.Set = append(s.Set, name+"="+value)
