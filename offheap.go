@@ -40,15 +40,13 @@ func (r *Runtime) offHeap(ctx context.Context, l wasmbin.Linkage) (_ context.Con
 	if !r.c.opts.OffHeapMemory || !l.Memory.Defined {
 		return ctx, nil
 	}
-	caller, nested, known := callersAllocator(ctx)
-	if !known || caller != nil {
+	if caller, known := wazerohook.Allocator(ctx); !known || caller != nil {
 		return ctx, nil
 	}
-	g = r.newMemory(l, nil)
-	if g.mem == nil && !nested {
+	if g = r.newMemory(l, nil); g.mem == nil {
 		return ctx, nil
 	}
-	return experimental.WithMemoryAllocator(ctx, g), g
+	return g.within(ctx), g
 }
 
 // imageMemory returns a context under which an instance has a memory that begins as the image:
@@ -57,23 +55,34 @@ func (r *Runtime) imageMemory(ctx context.Context, l wasmbin.Linkage, image *map
 	if image == nil {
 		return ctx, nil
 	}
-	caller, _, _ := callersAllocator(ctx)
-	if caller != nil {
+	if caller, _ := wazerohook.Allocator(ctx); caller != nil {
 		g = &guestMemory{r: r, image: image, caller: caller}
 	} else {
 		g = r.newMemory(l, image)
 	}
-	return experimental.WithMemoryAllocator(ctx, g), g
+	return g.within(ctx), g
 }
 
-// callersAllocator returns the allocator in the context, unless it is that of the instance whose
-// function instantiates another one.
-func callersAllocator(ctx context.Context) (a experimental.MemoryAllocator, nested, known bool) {
-	a, known = wazerohook.Allocator(ctx)
-	if outer, ok := a.(*guestMemory); ok {
-		return outer.caller, true, known
+// within returns a context that carries the allocator until the instance has its memory. wazero hands it
+// on to start functions, and host functions to instantiations of their own, in whatever runtime: those
+// find what the caller's context carries, as without us.
+func (g *guestMemory) within(ctx context.Context) context.Context {
+	return &instanceContext{ctx, experimental.WithMemoryAllocator(ctx, g), g}
+}
+
+// instanceContext is what guestMemory.within returns.
+type instanceContext struct {
+	context.Context                 // the caller's
+	until           context.Context // the same with the allocator, until memory is given
+	memory          *guestMemory
+}
+
+// Value implements context.Context.
+func (c *instanceContext) Value(key any) any {
+	if c.memory.given.Load() {
+		return c.Context.Value(key)
 	}
-	return a, false, known
+	return c.until.Value(key)
 }
 
 // newMemory maps a memory, or leaves it to the heap.
@@ -108,26 +117,20 @@ func linkage(image []byte) wasmbin.Linkage {
 	return l
 }
 
-// Allocate implements experimental.MemoryAllocator. wazero calls it once for the instance;
-// start functions may pass the context on to others.
+// Allocate implements experimental.MemoryAllocator. wazero calls it once, before any code of the instance runs.
 func (g *guestMemory) Allocate(capacity, most uint64) experimental.LinearMemory {
-	first := !g.given.Swap(true)
-	if first && g.mem != nil {
+	if g.given.Swap(true) {
+		panic("modcache: wazero asked twice for the memory of one instance") // and nobody else may have it
+	}
+	switch {
+	case g.mem != nil:
 		return g
+	case g.caller != nil:
+		return &copiedMemory{g.caller.Allocate(capacity, most), g.image}
+	case g.shared:
+		capacity = most // it must not move
 	}
-	var m experimental.LinearMemory
-	if g.caller != nil {
-		m = g.caller.Allocate(capacity, most)
-	} else {
-		if g.shared {
-			capacity = most // it must not move
-		}
-		m = &heapMemory{make([]byte, 0, capacity)}
-	}
-	if first && g.image != nil {
-		m = &copiedMemory{m, g.image}
-	}
-	return m
+	return &copiedMemory{&heapMemory{make([]byte, 0, capacity)}, g.image}
 }
 
 // copiedMemory is a memory that begins as a copy of an image.

@@ -545,6 +545,97 @@ func TestRuntimeOffHeapMemoryLeavesAllocatorsAlone(t *testing.T) {
 	}
 }
 
+// TestRuntimeOffHeapMemoryIsForOneInstance: what a host function instantiates under the context of a start function has its
+// memory from where it has it without us: the allocator that the caller brought along, or wazero, whose memories all grow.
+func TestRuntimeOffHeapMemoryIsForOneInstance(t *testing.T) {
+	config := wazero.NewRuntimeConfig().WithCoreFeatures(wasmtest.AllFeatures)
+	var section wasmtest.Module
+	calling := section.Type(nil, nil)
+	section.Import("host", "more", calling)
+	section.Start(section.Func(calling, "", 0x10, 0))
+	defineMemory(&section, 3, 1, 4)
+	outers := [][]byte{
+		startingModule("more", []byte{0x10, 0}, 1, 1, 4), startingModule("more", []byte{0x10, 0}, 3, 1, 4),
+		section.Bytes(), // by a start section, with which memories of templates are copies
+	}
+	asked := 0
+	mine := experimental.WithMemoryAllocator(bg, experimental.MemoryAllocatorFunc(func(_, most uint64) experimental.LinearMemory {
+		asked++
+		return &sliceMemory{make([]byte, 0, most)}
+	}))
+	type instantiator func(ctx context.Context) (api.Module, error)
+	of := func(r wazero.Runtime, wasm []byte) instantiator {
+		return func(ctx context.Context) (api.Module, error) { return r.InstantiateWithConfig(ctx, wasm, anonymous()) }
+	}
+	templateOf := func(ctx context.Context, r *modcache.Runtime, wasm []byte) instantiator {
+		tmpl, err := r.NewTemplate(ctx, modcache.NewModule(wasm), nil)
+		require.NoError(t, err)
+		t.Cleanup(func() { _ = tmpl.Close(bg) })
+		return func(ctx context.Context) (api.Module, error) { return tmpl.Instantiate(ctx, nil) }
+	}
+	plain := wazero.NewRuntimeWithConfig(bg, config)
+	defer plain.Close(bg)
+	var runtimes []*modcache.Runtime
+	for _, o := range []*modcache.Options{nil, {OffHeapMemory: true}} {
+		runtimes = append(runtimes, newRuntime(t, newCache(t, &storetest.Fake{}, o), config))
+	}
+	var inner []instantiator
+	for _, limits := range [][]byte{{1, 1, 4}, {3, 1, 4}} { // the second is shared, and must not move
+		wasm := memoryModule(limits...).Bytes()
+		inner = append(inner, of(plain, wasm))
+		for _, r := range runtimes {
+			inner = append(inner, of(r, wasm), templateOf(bg, r, wasm))
+		}
+	}
+	var made []api.Module
+	more := func(ctx context.Context) {
+		for _, instantiate := range inner {
+			mod, err := instantiate(ctx)
+			require.NoError(t, err)
+			made = append(made, mod)
+		}
+	}
+	check := func(name string, ctx context.Context, outer instantiator) {
+		asked, made = 0, nil
+		mod, err := outer(ctx)
+		require.NoError(t, err, name)
+		made = append(made, mod)
+		require.Len(t, made, len(inner)+1, name)
+		if ctx == mine {
+			require.Equal(t, len(made), asked, name)
+		} else {
+			require.Zero(t, asked, name)
+		}
+		for i, mod := range made {
+			require.Equal(t, "[0]", invoke(mod, "load", 9), name)
+			require.Equal(t, "[]", invoke(mod, "store", 9, uint64(i)), name)
+			require.Equal(t, "[1]", invoke(mod, "grow", 1), "%s: inner instance %d", name, i)
+			before, ok := mod.Memory().Grow(2)
+			require.True(t, ok, name)
+			require.EqualValues(t, 2, before, name)
+			require.Equal(t, "[4294967295]", invoke(mod, "grow", 1), name)
+		}
+		require.NoError(t, mod.Close(bg))
+		for i, mod := range made[:len(inner)] {
+			require.Equal(t, fmt.Sprintf("[%d]", i), invoke(mod, "load", 9), name)
+			require.NoError(t, mod.Close(bg))
+		}
+	}
+	for i, r := range runtimes {
+		_, err := r.NewHostModuleBuilder("host").NewFunctionBuilder().WithFunc(more).Export("more").Instantiate(bg)
+		require.NoError(t, err)
+		for j, wasm := range outers {
+			for _, ctx := range []context.Context{bg, mine} {
+				name := fmt.Sprint("options ", i, ", module ", j, ", allocator ", ctx == mine)
+				check(name, ctx, of(r, wasm))
+				check(name+", template", ctx, templateOf(bg, r, wasm))
+				listening := templateOf(withListeners(bg, &journal{}), r, wasm)
+				check(name+", template with listeners", ctx, listening)
+			}
+		}
+	}
+}
+
 type sliceMemory struct{ b []byte }
 
 func (m *sliceMemory) Reallocate(size uint64) []byte {
