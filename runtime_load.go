@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/tetratelabs/wazero"
@@ -214,7 +215,7 @@ func (r *Runtime) compileInner(ctx context.Context, wasm []byte, code *wazerohoo
 
 // compileFull has wazero compile in this runtime's engine.
 func (r *Runtime) compileFull(ctx context.Context, wasm []byte) (wazero.CompiledModule, error) {
-	return r.compileAs(ctx, wasm, func() wazerohook.WazeroKey { return r.e.wazero.Key(wasm, r.e.conf.CloseOnContextDone) })
+	return r.compileAs(ctx, wasm, sync.OnceValue(func() wazerohook.WazeroKey { return r.e.wazero.Key(wasm, r.e.conf.CloseOnContextDone) }))
 }
 
 // compileAs is compileFull under the key that wazero is expected to ask for, or else whatever it asks for.
