@@ -20,7 +20,8 @@ type Garbage struct {
 	new   int64  // bytes that no collection of ours was for; guarded by mu
 	cycle uint64 // how many there were; guarded by mu
 
-	done chan struct{} // closed by the end of a collection of ours that is under way; guarded by mu
+	collecting bool         // whether a collection of ours is under way; guarded by mu
+	collection sync.RWMutex // held by it; a channel would be of one bubble of testing/synctest
 }
 
 // There is one collector for all registries.
@@ -86,8 +87,10 @@ func (g *Garbage) Collect() {
 // collection as made it necessary, they wait for its end: the processor that it wants may be theirs.
 func (g *Garbage) Pace(times int64) {
 	g.Collect()
-	if done := g.late(times); done != nil {
-		<-done
+	if g.late(times) {
+		g.collection.RLock()
+		//lint:ignore SA2001 it has ended, which is all
+		g.collection.RUnlock()
 	}
 }
 
@@ -95,22 +98,20 @@ func (g *Garbage) Pace(times int64) {
 func (g *Garbage) begin() bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.done != nil || !g.exceeds(1) {
+	if g.collecting || !g.exceeds(1) {
 		return false
 	}
-	g.new, g.done = 0, make(chan struct{})
+	g.new, g.collecting = 0, true
 	g.cycle++
+	g.collection.Lock()
 	return true
 }
 
-// late returns what tells the end of a collection that is to be waited for.
-func (g *Garbage) late(times int64) <-chan struct{} {
+// late reports whether a collection is to be waited for.
+func (g *Garbage) late(times int64) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.done == nil || !g.exceeds(times) {
-		return nil
-	}
-	return g.done
+	return g.collecting && g.exceeds(times)
 }
 
 // exceeds reports whether more waits than so many times what may, as the heap is now; mu is held.
@@ -121,8 +122,8 @@ func (g *Garbage) exceeds(times int64) bool {
 func (g *Garbage) end() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	close(g.done)
-	g.done = nil
+	g.collecting = false
+	g.collection.Unlock()
 }
 
 // alive returns how much of the heap the last collection has kept, which is what the next costs.

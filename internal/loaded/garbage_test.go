@@ -3,6 +3,7 @@ package loaded
 import (
 	"runtime"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -98,4 +99,25 @@ func TestGarbagePaces(t *testing.T) {
 	for g.Bytes() > 0 {
 		time.Sleep(time.Millisecond)
 	}
+}
+
+// TestGarbageOfBubbles: a collection that began in a bubble of testing/synctest may be waited for outside of it.
+func TestGarbageOfBubbles(t *testing.T) {
+	var g Garbage
+	g.Add(4 * slack)
+	paced := make(chan struct{})
+	began := make(chan struct{})
+	go func() {
+		<-began
+		g.Pace(1)
+		close(paced)
+	}()
+	synctest.Test(t, func(*testing.T) {
+		require.True(t, g.begin())
+		g.Add(4 * slack)
+		close(began)
+		runtime.GC()
+		g.end()
+	})
+	<-paced
 }
