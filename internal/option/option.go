@@ -24,5 +24,5 @@ func Number[T int | int64 | time.Duration](v, byDefault, off T) T {
 func Queue(v int64) int64 { return Number(v, max(64<<20, OfMemory(256<<20)), math.MaxInt64) }
 
 // OfMemory returns so many bytes, or an eighth of what the program may take (GOMEMLIMIT) if that is less: the heap grows by as much
-// again before it is collected, and near the limit the collector does little else.
-func OfMemory(most int64) int64 { return min(most, debug.SetMemoryLimit(-1)/8) }
+// again before it is collected, and near the limit the collector does little else. It is never 0, which stands for a default elsewhere.
+func OfMemory(most int64) int64 { return max(1, min(most, debug.SetMemoryLimit(-1)/8)) }

@@ -28,4 +28,6 @@ func TestOfMemory(t *testing.T) {
 	require.EqualValues(t, 1<<20, OfMemory(1<<20))
 	debug.SetMemoryLimit(4 << 20)
 	require.EqualValues(t, 1<<19, OfMemory(1<<20))
+	debug.SetMemoryLimit(0)
+	require.EqualValues(t, 1, OfMemory(1<<20))
 }
