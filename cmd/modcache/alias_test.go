@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"encoding/json"
 	"os"
 	"path/filepath"
 	"slices"
@@ -106,6 +107,83 @@ func TestAliasesTakeThePlaceOfIdleOnes(t *testing.T) {
 		call("warm", "-require", "-dir", idle, file).want(t, exitOK)
 		call("pull", "-n", "-keyring", ring, url, file).want(t, exitOK)
 	}
+}
+
+// TestPullLooksBehindAliases in the directory for what comes under their keys, and tells of those that lead nowhere.
+func TestPullLooksBehindAliases(t *testing.T) {
+	_, files := modules(t, 1)
+	plain, dir := files[0], t.TempDir()
+	wasm, err := os.ReadFile(plain)
+	require.NoError(t, err)
+	spell := func(section string) string {
+		file := filepath.Join(dir, section+".wasm")
+		require.NoError(t, os.WriteFile(file, slices.Concat(wasm, wasmtest.CustomSection(section, []byte("\x00"))), 0o600))
+		return file
+	}
+	first, other := spell("producers"), spell("target_features")
+	key := func(file string) string {
+		var r keyReport
+		require.NoError(t, json.Unmarshal([]byte(call("key", "-json", file).want(t, exitOK).out), &r))
+		return r.Modules[0].Key
+	}
+	// filled returns a directory with the code of the first file, to which other files lead, or led.
+	filled := func(leads bool, files ...string) string {
+		to := filepath.Join(t.TempDir(), "cache")
+		for _, file := range files {
+			call("warm", "-dir", to, file).want(t, exitOK)
+		}
+		if !leads {
+			call("rm", "-dir", to, key(files[0])).want(t, exitOK)
+		}
+		return to
+	}
+	server := func(files ...string) func(want int, args ...string) outcome {
+		url, sign, ring := fleetServer(t, "writer")
+		t.Setenv("MODCACHE_TOKEN", "writer")
+		call("push", "-dir", filled(true, files...), "-sign", sign, url).want(t, exitOK)
+		return func(want int, args ...string) outcome {
+			return call(append([]string{"pull", "-keyring", ring, url}, args...)...).want(t, want)
+		}
+	}
+
+	// The server has the code itself.
+	pull, to := server(plain), filled(false, first, plain)
+	require.Equal(t, "1 found, 0 missing, 1 entry stored\n", pull(exitOK, "-dir", to, key(plain)).out)
+	call("warm", "-require", "-dir", to, plain).want(t, exitOK)
+	require.Equal(t, "1 found, 0 missing, 0 entries stored\n", pull(exitOK, "-dir", to, key(plain)).out)
+	to = filled(false, first, plain)
+	require.Equal(t, "1 found, 0 missing, 1 entry stored\n", pull(exitOK, "-dir", to, plain).out)
+
+	// It has an alias of another spelling, whose code comes along or doesn't.
+	pull, to = server(other, plain), filled(false, first, plain)
+	for _, o := range []outcome{pull(exitFound, "-dir", to, key(plain)), pull(exitFound, "-n", key(plain)), pull(exitFound, "-dir", filepath.Join(dir, "new"), key(plain))} {
+		require.Contains(t, o.out, "0 found, 1 missing")
+		require.Contains(t, o.err, key(plain)+"  is an alias, and the code that it leads to isn't there")
+	}
+	pull(exitOK, "-n", key(plain), key(other))
+	pull(exitOK, "-n", key(plain), other)
+	require.Equal(t, "2 found, 0 missing, 2 entries stored\n", pull(exitOK, "-dir", to, key(plain), key(other)).out)
+	call("warm", "-require", "-dir", to, plain).want(t, exitOK)
+	to = filled(false, first, plain)
+	pull(exitOK, "-dir", to, key(other))
+	require.Equal(t, "1 found, 0 missing, 1 entry stored\n", pull(exitOK, "-dir", to, key(plain)).out)
+	call("warm", "-require", "-dir", to, plain).want(t, exitOK)
+	to = filled(false, first, plain)
+	pull(exitOK, "-dir", to, plain)
+	call("warm", "-require", "-dir", to, plain).want(t, exitOK)
+
+	// What the directory has leads to code.
+	to = filled(true, first, plain)
+	require.Equal(t, "1 found, 0 missing, 0 entries stored\n", pull(exitOK, "-dir", to, key(plain)).out)
+	call("warm", "-require", "-dir", to, plain).want(t, exitOK)
+
+	// A bundle has the alias, and the directory the code.
+	bundle, to := filepath.Join(dir, "alias.bundle"), filled(false, first, plain)
+	call("push", "-dir", filled(true, other, plain), "-o", bundle, key(plain)).want(t, exitOK)
+	require.Contains(t, call("pull", "-dir", to, bundle).want(t, exitOK).out, "0 stored")
+	pull(exitOK, "-dir", to, key(other))
+	require.Contains(t, call("pull", "-dir", to, bundle).want(t, exitOK).out, "1 stored")
+	call("warm", "-require", "-dir", to, plain).want(t, exitOK)
 }
 
 func fileSize(t *testing.T, file string) int64 {

@@ -33,7 +33,10 @@ exit code 3. An interrupted pull leaves a correct cache: pull again.
 From a server, which doesn't list what it has, it takes what belongs to modules
 (those of a directory end in .wasm), or is under whole keys. What modcache warm
 -h says of wazero, platform and settings holds for modules; the drop-in has
-other keys. What isn't there is reported with exit code 3.
+other keys. Under a key there may be an alias, which leads to the code of
+another spelling of a module: a module brings both, and a key what is under it.
+What isn't there is reported with exit code 3, as is a key whose alias leads to
+code that isn't.
 
 Machine code runs in the programs that find it. With -keyring, an entry is
 taken only if one of the public keys in that file has signed it, and the file
@@ -72,8 +75,8 @@ type puller struct {
 	frame *frame.Options
 	disk  *keeper // nil if dry
 
-	coded   map[code]bool                       // what the bundle has the code of
-	aliases map[modcache.Key]*modcache.Artifact // in it, that would take the place of others
+	coded   map[code]bool                       // what came has the code of
+	aliases map[modcache.Key]*modcache.Artifact // that came, and would take the place of others
 
 	// Outcomes.
 	sound, bad int
@@ -85,7 +88,7 @@ type puller struct {
 type pullReport struct {
 	DryRun    bool  `json:"dry_run"`    // nothing is stored
 	Found     int   `json:"found"`      // sound entries of a bundle; keys and modules that a server has
-	Missing   int   `json:"missing"`    // on the server
+	Missing   int   `json:"missing"`    // on the server; or what an alias under a key leads to
 	LeftOut   int   `json:"left_out"`   // damaged, or of somebody who isn't trusted
 	Stored    int   `json:"stored"`     // entries that weren't there yet; a module may take two
 	CodeBytes int64 `json:"code_bytes"` // of machine code in those
@@ -243,8 +246,8 @@ func (p *puller) all(ctx context.Context, s *streams, t *tar.Reader) error {
 	}
 }
 
-// add stores an entry of a bundle. An alias takes the place of another at the end, if the bundle has its code: that of the other may
-// be there.
+// add stores an entry of a bundle or a server, and takes it over. An alias takes the place of another at the end, if its code is known
+// by then: that of the other may be there.
 func (p *puller) add(ctx context.Context, key modcache.Key, a *modcache.Artifact) error {
 	held := codeOf(a.Info())
 	if !isAlias(a.Info()) {
@@ -253,18 +256,42 @@ func (p *puller) add(ctx context.Context, key modcache.Key, a *modcache.Artifact
 		p.aliases[key] = a
 		return nil
 	}
+	defer a.Close()
 	return p.disk.Add(ctx, key, a)
 }
 
+// addAliases adds those whose code came along, or was in the directory before where that of the other isn't.
 func (p *puller) addAliases(ctx context.Context) error {
+	if len(p.aliases) == 0 {
+		return nil
+	}
+	held, err := p.held(ctx)
+	if err != nil {
+		return err
+	}
 	for key, a := range p.aliases {
-		if p.coded[codeOf(a.Info())] {
-			if err := p.disk.Add(ctx, key, a); err != nil {
-				return err
-			}
+		defer a.Close()
+		there, _, err := p.disk.Stat(ctx, key)
+		if code := codeOf(a.Info()); err == nil && (p.coded[code] || held[code] && !held[codeOf(there.Info)]) {
+			err = p.disk.Add(ctx, key, a)
+		}
+		if err != nil {
+			return err
 		}
 	}
 	return nil
+}
+
+// held returns what the directory has the code of.
+func (p *puller) held(ctx context.Context) (map[code]bool, error) {
+	var entries []modcache.DiskEntry
+	for e, err := range p.disk.Walk(ctx) {
+		if err != nil {
+			return nil, err
+		}
+		entries = append(entries, e)
+	}
+	return codes(entries), nil
 }
 
 // nameOf returns as much of a member's name as those of entries have.

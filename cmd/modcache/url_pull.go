@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"sync"
 
 	"github.com/tetratelabs/wazero"
 
@@ -15,10 +16,35 @@ import (
 // download stores what a server has under keys and for modules.
 type download struct {
 	*puller
+	server  *noting
 	store   modcache.Store // of the server, below the directory if something is to be stored
 	trouble trouble
+	aliases []lead // under keys that were found
 
 	found, missing, bad int
+}
+
+// lead is where the alias under a key leads.
+type lead struct {
+	key modcache.Key
+	to  code
+}
+
+// noting is a server, and notes of what it has given the code: where nothing is stored, nothing else tells where aliases lead.
+type noting struct {
+	modcache.Store
+	mu    sync.Mutex
+	coded map[code]bool
+}
+
+func (n *noting) Get(ctx context.Context, key modcache.Key) (*modcache.Artifact, bool, error) {
+	a, ok, err := n.Store.Get(ctx, key)
+	if ok && !isAlias(a.Info()) {
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		n.coded[codeOf(a.Info())] = true
+	}
+	return a, ok, err
 }
 
 // fromServer is run for a URL.
@@ -57,7 +83,8 @@ func (p *puller) fromServer(ctx context.Context, s *streams, url string, operand
 	if err := to.check(ctx, server, false); err != nil {
 		return err
 	}
-	d.store = server
+	d.server = &noting{Store: server, coded: map[code]bool{}}
+	d.store = d.server
 	if !p.dry {
 		if err := p.openDir(ctx, s); err != nil {
 			return err
@@ -65,11 +92,13 @@ func (p *puller) fromServer(ctx context.Context, s *streams, url string, operand
 		defer p.disk.Close()
 		// A directory has no time limit here: nobody waits who could compile.
 		l := modcache.NewLayered(&modcache.LayeredOptions{BreakAfter: -1, OnEvent: d.trouble.observe},
-			modcache.Layer{Store: p.disk, Timeout: -1}, modcache.Layer{Store: server, Timeout: -1})
+			modcache.Layer{Store: p.disk, Timeout: -1}, modcache.Layer{Store: d.server, Timeout: -1})
 		defer l.Close()
 		d.store = l
 	}
-	err = d.all(ctx, s, w, keys, files)
+	if err = d.all(ctx, s, w, keys, files); err == nil {
+		err = d.follow(ctx, s)
+	}
 	if !p.dry {
 		err = errors.Join(err, p.closeDir(ctx))
 	}
@@ -135,11 +164,60 @@ func (d *download) all(ctx context.Context, s *streams, w *warmer, keys []modcac
 }
 
 func (d *download) key(ctx context.Context, key modcache.Key) (bool, error) {
+	if !d.dry {
+		d.renew(ctx, key)
+	}
 	a, ok, err := d.store.Get(ctx, key)
 	if ok {
+		if isAlias(a.Info()) && d.trouble.err() == nil {
+			d.aliases = append(d.aliases, lead{key, codeOf(a.Info())})
+		}
 		a.Close()
 	}
 	return ok, err
+}
+
+// renew asks the server where the directory has an alias, which would hide what the server has: what it leads to may be gone.
+func (d *download) renew(ctx context.Context, key modcache.Key) {
+	there, ok, err := d.disk.Stat(ctx, key)
+	if err == nil && ok && isAlias(there.Info) {
+		var a *modcache.Artifact
+		if a, ok, err = d.server.Get(ctx, key); ok {
+			err = d.add(ctx, key, a)
+		}
+	}
+	d.trouble.observe(modcache.Event{Err: err})
+}
+
+// follow counts keys as missing under which there is an alias, and nowhere what it leads to. The key of that can't be
+// told from an alias.
+func (d *download) follow(ctx context.Context, s *streams) (err error) {
+	if len(d.aliases) == 0 {
+		return nil
+	}
+	d.server.mu.Lock()
+	defer d.server.mu.Unlock()
+	held := d.server.coded
+	if !d.dry {
+		if err := d.addAliases(ctx); err != nil {
+			return err
+		}
+		if held, err = d.held(ctx); err != nil {
+			return err
+		}
+	}
+	for _, l := range d.aliases {
+		if !d.dry {
+			if there, ok, err := d.disk.Stat(ctx, l.key); err == nil && ok {
+				l.to = codeOf(there.Info) // by now
+			}
+		}
+		if !held[l.to] {
+			d.found, d.missing = d.found-1, d.missing+1
+			fmt.Fprintf(s.err, "%s  is an alias, and the code that it leads to isn't there: name the module in place of the key\n", l.key)
+		}
+	}
+	return nil
 }
 
 // module does what a program does that must find the module: its key may stand for an alias.
