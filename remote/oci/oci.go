@@ -24,7 +24,6 @@ import (
 	"oras.land/oras-go/v2/registry"
 	orasremote "oras.land/oras-go/v2/registry/remote"
 	"oras.land/oras-go/v2/registry/remote/auth"
-	"oras.land/oras-go/v2/registry/remote/credentials"
 	"oras.land/oras-go/v2/registry/remote/errcode"
 
 	"github.com/modcache/modcache"
@@ -41,8 +40,9 @@ const maxManifest = 64 << 10 // one of ours has 600 bytes
 type Options struct {
 	// Credential returns what to log in with at a registry. It is sent to the registry, and to where that says that
 	// tokens are to be had; other hosts, to which the registry redirects or has layers uploaded, get nothing of it, even if they
-	// ask for it. The default is what docker login has left: the configuration file of docker, in DOCKER_CONFIG or
-	// ~/.docker, with the helpers that it names.
+	// ask for it. It is called when the registry has refused what it returned before, and not for each request. The default is
+	// what docker login has left: the configuration file of docker, in DOCKER_CONFIG or ~/.docker, with the helpers that it
+	// names. The file is read again each time, so that it may appear and change later.
 	Credential auth.CredentialFunc
 
 	// PlainHTTP speaks http instead of https. Credentials are then sent in the clear. Without it,
@@ -80,11 +80,11 @@ func New(repository string, o *Options) (*Backend, error) {
 		return nil, errors.New("modcache: repository: want registry/name, without a scheme, tag or digest")
 	}
 	if v.Credential == nil {
-		docker, err := credentials.NewStoreFromDocker(credentials.StoreOptions{})
-		if err != nil {
+		docker := findDockerConfig()
+		if _, err := docker.read(); err != nil {
 			return nil, fmt.Errorf("modcache: docker's configuration can't be read; mend it, or set Options.Credential: %w", err)
 		}
-		v.Credential = unquoted(credentials.Credential(docker))
+		v.Credential = docker.credential
 	}
 	b := &Backend{close: func() {}, configLock: make(chan struct{}, 1)}
 	if v.Transport == nil {
@@ -99,14 +99,13 @@ func New(repository string, o *Options) (*Backend, error) {
 		scheme = "http"
 	}
 	home := &url.URL{Scheme: scheme, Host: ref.Host()}
-	client := &auth.Client{
+	client := auth.Client{
 		Client:     &http.Client{Transport: guard{v.Transport, home, v.PlainHTTP}, CheckRedirect: withoutCredentials},
 		Credential: v.Credential,
-		Cache:      auth.NewCache(),
 	}
 	client.SetUserAgent("modcache")
 	b.repo = &orasremote.Repository{
-		Client: homebound{client, home}, Reference: ref, PlainHTTP: v.PlainHTTP, MaxMetadataBytes: maxManifest,
+		Client: newHomebound(client, home), Reference: ref, PlainHTTP: v.PlainHTTP, MaxMetadataBytes: maxManifest,
 		ManifestMediaTypes: []string{ocispec.MediaTypeImageManifest},
 	}
 	return b, nil
@@ -318,15 +317,4 @@ func understood(err error) error {
 		return means(modcache.ErrTooLarge)
 	}
 	return err
-}
-
-// unquoted hides what docker's configuration has in the place of a name and a password, which oras quotes, decoded.
-func unquoted(login auth.CredentialFunc) auth.CredentialFunc {
-	return func(ctx context.Context, host string) (auth.Credential, error) {
-		c, err := login(ctx, host)
-		if err != nil && strings.Contains(err.Error(), "does not conform") {
-			err = fmt.Errorf("what docker's configuration has for %s isn't a name and a password: log in again, or set Options.Credential", host)
-		}
-		return c, err
-	}
 }

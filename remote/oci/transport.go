@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"slices"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"oras.land/oras-go/v2/registry/remote/auth"
@@ -47,16 +48,61 @@ func (g guard) RoundTrip(r *http.Request) (*http.Response, error) {
 
 // homebound is a client that takes credentials along to the registry alone.
 type homebound struct {
-	*auth.Client
+	session  atomic.Pointer[session]
 	registry *url.URL
 }
 
+// session is a client with the tokens that it remembers.
+type session struct {
+	auth.Client
+	since time.Time
+}
+
+// minTokenLife is how long tokens are valid at least, as the specification of registries' tokens has it. Before, a refusal is meant:
+// to log in again would cost each request that isn't allowed three more.
+const minTokenLife = time.Minute
+
+func newHomebound(client auth.Client, registry *url.URL) *homebound {
+	h := &homebound{registry: registry}
+	h.session.Store(newSession(client))
+	return h
+}
+
+func newSession(client auth.Client) *session {
+	client.Cache = auth.NewCache()
+	return &session{client, time.Now()}
+}
+
 // Do implements [orasremote.Client]. An upload goes where the registry has said, and oras authorizes it like the request before.
-func (h homebound) Do(r *http.Request) (*http.Response, error) {
+// What is refused with a remembered token is asked once more by a client that remembers none.
+func (h *homebound) Do(r *http.Request) (*http.Response, error) {
 	if !weburl.Same(r.URL, h.registry) {
 		r.Header.Del("Authorization")
 	}
-	return h.Client.Do(r)
+	s := h.session.Load()
+	resp, err := s.Do(r)
+	if err != nil || r.Header.Get("Authorization") != "" || time.Since(s.since) < minTokenLife || !h.refuses(resp) {
+		return resp, err
+	}
+	again := r.Clone(r.Context())
+	if r.Body != nil {
+		if r.GetBody == nil {
+			return resp, nil
+		}
+		if again.Body, err = r.GetBody(); err != nil {
+			return resp, nil
+		}
+	}
+	_ = resp.Body.Close()
+	h.session.CompareAndSwap(s, newSession(s.Client)) // unless another request has done it
+	return h.session.Load().Do(again)
+}
+
+// refuses reports whether the registry may have refused a token because it has expired, without asking for another one. oras logs
+// in again after a 401 alone; Amazon's registries answer 403, and the public one 400.
+func (h *homebound) refuses(resp *http.Response) bool {
+	return (resp.StatusCode == http.StatusForbidden || resp.StatusCode == http.StatusBadRequest) &&
+		weburl.Same(resp.Request.URL, h.registry) && resp.Request.Header.Get("Authorization") != ""
 }
 
 // withoutCredentials follows a redirect, to another port or host without what the registry was told: net/http passes it on

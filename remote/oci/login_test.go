@@ -1,0 +1,274 @@
+package oci_test
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"io"
+	"io/fs"
+	"log"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-containerregistry/pkg/registry"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/stretchr/testify/require"
+	"oras.land/oras-go/v2/registry/remote/auth"
+
+	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/internal/backendtest"
+	"github.com/modcache/modcache/remote"
+	"github.com/modcache/modcache/remote/oci"
+)
+
+// renewing is a registry whose password changes.
+type renewing struct {
+	token   bool // is had for the password
+	expired int  // is the status for what was valid once
+	denied  bool // to all
+
+	in       http.Handler
+	lock     sync.Mutex
+	password string
+	tokens   int // how often all of them have become invalid
+	requests int // since then
+}
+
+func (g *renewing) set(password string) {
+	g.lock.Lock()
+	defer g.lock.Unlock()
+	g.password, g.requests = password, 0
+	g.tokens++
+}
+
+func (g *renewing) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	g.lock.Lock()
+	user, password, basic := r.BasicAuth()
+	sent, authorized := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+	g.requests++
+	valid := user == "fleet" && password == g.password
+	token := fmt.Sprint("token-", g.tokens)
+	if g.token && r.URL.Path != "/token" {
+		valid = authorized && sent == token
+	}
+	g.lock.Unlock()
+	switch {
+	case valid && r.URL.Path == "/token":
+		_, _ = io.WriteString(w, `{"token":"`+token+`"}`)
+	case valid && g.denied:
+		w.WriteHeader(http.StatusForbidden)
+	case valid:
+		g.in.ServeHTTP(w, r)
+	case g.expired != http.StatusUnauthorized && (basic || authorized) && r.URL.Path != "/token":
+		w.WriteHeader(g.expired)
+	case g.token:
+		w.Header().Set("WWW-Authenticate", `Bearer realm="http://`+r.Host+`/token",service="registry"`)
+		w.WriteHeader(http.StatusUnauthorized)
+	default:
+		w.Header().Set("WWW-Authenticate", `Basic realm="registry"`)
+		w.WriteHeader(http.StatusUnauthorized)
+	}
+}
+
+// loginFile is what docker login leaves in a directory.
+func loginFile(t testing.TB, dir, host, password string) {
+	t.Helper()
+	login := base64.StdEncoding.EncodeToString([]byte("fleet:" + password))
+	text := fmt.Sprintf(`{"auths":{"other.example":{"auth":"b3RoZXI6b3RoZXI="},%q:{"auth":%q}}}`, host, login)
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "config.json.new"), []byte(text), 0o600))
+	require.NoError(t, os.Rename(filepath.Join(dir, "config.json.new"), filepath.Join(dir, "config.json")))
+}
+
+// TestLoginIsRenewed has a registry's password change, and docker's configuration with it, which isn't there at first.
+func TestLoginIsRenewed(t *testing.T) {
+	for name, token := range map[string]bool{"basic": false, "token": true} {
+		t.Run(name, func(t *testing.T) {
+			g := &renewing{token: token, expired: http.StatusUnauthorized, in: inMemory(t).Config.Handler, password: "first"}
+			s := httptest.NewServer(g)
+			t.Cleanup(s.Close)
+			host := strings.TrimPrefix(s.URL, "http://")
+			dir := filepath.Join(t.TempDir(), "docker")
+			file := filepath.Join(dir, "config.json")
+			t.Setenv("DOCKER_CONFIG", dir)
+			b := backend(t, repository(s), nil)
+			o := remote.Options{Signer: backendtest.Generate(t), FirstByte: time.Minute, Budget: time.Minute, AbsentFor: -1}
+			store := backendtest.Open(t, b, o)
+			found := func() bool {
+				_, ok, err := store.Get(t.Context(), key)
+				if err != nil {
+					require.ErrorIs(t, err, fs.ErrPermission)
+				}
+				return ok
+			}
+			require.False(t, found(), "nobody has logged in")
+
+			require.NoError(t, os.Mkdir(dir, 0o700))
+			loginFile(t, dir, host, "first")
+			require.NoError(t, store.Add(t.Context(), key, modcache.NewArtifact([]byte("code"), modcache.Info{})))
+			require.NoError(t, store.Flush(t.Context()))
+			require.True(t, found())
+			// It is read when the registry asks, and not for each request.
+			require.NoError(t, os.Remove(file))
+			require.True(t, found())
+
+			g.set("second")
+			require.False(t, found(), "nobody has logged in again")
+			loginFile(t, dir, host, "second")
+			require.True(t, found(), "the next lookup")
+			g.set("third")
+			loginFile(t, dir, host, "third")
+			require.True(t, found(), "even the first lookup")
+
+			// Somebody writes the file just now.
+			g.set("fourth")
+			require.NoError(t, os.WriteFile(file, []byte(`{"auths":{`), 0o600))
+			_, err := b.Get(t.Context(), key)
+			require.ErrorContains(t, err, "docker's configuration can't be read")
+			require.NotErrorIs(t, err, fs.ErrPermission, "after which an upload isn't tried again")
+			loginFile(t, dir, host, "fourth")
+			require.NoError(t, b.Put(t.Context(), modcache.Key{7}, []byte("entry"), false))
+			require.True(t, found())
+		})
+	}
+}
+
+// TestExpiredLogin has registries say in other ways than with a 401 that a login isn't valid any more.
+func TestExpiredLogin(t *testing.T) {
+	for name, g := range map[string]*renewing{
+		"Amazon's":        {expired: http.StatusForbidden},
+		"tokens":          {token: true, expired: http.StatusForbidden},
+		"Amazon's public": {token: true, expired: http.StatusBadRequest},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				g.in = registry.New(registry.Logger(log.New(io.Discard, "", 0)))
+				g.set("first")
+				password := "first"
+				b, err := oci.New("registry.example/entries", &oci.Options{
+					PlainHTTP: true,
+					Credential: func(_ context.Context, host string) (auth.Credential, error) {
+						require.Equal(t, "registry.example", host)
+						return auth.Credential{Username: "fleet", Password: password}, nil
+					},
+					Transport: transportFunc(func(r *http.Request) (*http.Response, error) {
+						require.Equal(t, "registry.example", r.URL.Host)
+						w := httptest.NewRecorder()
+						if r.Body == nil {
+							r.Body = http.NoBody
+						}
+						g.ServeHTTP(w, r)
+						resp := w.Result()
+						resp.Request = r
+						return resp, nil
+					}),
+				})
+				require.NoError(t, err)
+				put := func(n byte) error { return b.Put(t.Context(), modcache.Key{n}, []byte{n}, false) }
+				require.NoError(t, put(1))
+
+				time.Sleep(12 * time.Hour)
+				password = "second"
+				g.set(password)
+				require.NoError(t, put(1), "which asks first, with HEAD")
+				time.Sleep(12 * time.Hour)
+				password = "third"
+				g.set(password)
+				r, err := b.Get(t.Context(), modcache.Key{1})
+				require.NoError(t, err)
+				require.NoError(t, r.Close())
+
+				// What isn't allowed, whoever asks, isn't asked for with another login each time.
+				g.denied = true
+				asks := func() int {
+					g.requests = 0
+					_, err := b.Get(t.Context(), key)
+					require.ErrorIs(t, err, fs.ErrPermission)
+					return g.requests
+				}
+				require.Equal(t, 1, asks())
+				time.Sleep(time.Minute)
+				require.Greater(t, asks(), 2)
+				require.Equal(t, 1, asks())
+				g.denied = false
+				_, err = b.Get(t.Context(), key)
+				require.ErrorIs(t, err, fs.ErrNotExist)
+			})
+		})
+	}
+}
+
+// TestExpiredLinks has storage, to which a registry redirects and sends uploads, refuse what once was valid. No other login helps.
+func TestExpiredLinks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		text, err := json.Marshal(manifestOf(layerOf("abc")))
+		require.NoError(t, err)
+		requests := 0
+		b, err := oci.New("registry.example/entries", &oci.Options{
+			Credential: auth.StaticCredential("registry.example", auth.Credential{Username: "fleet", Password: "secret"}),
+			Transport: transportFunc(func(r *http.Request) (*http.Response, error) {
+				requests++
+				w := httptest.NewRecorder()
+				_, _, authorized := r.BasicAuth()
+				switch {
+				case r.URL.Host == "storage.example":
+					require.False(t, authorized)
+					w.WriteHeader(http.StatusForbidden)
+				case !authorized:
+					w.Header().Set("WWW-Authenticate", `Basic realm="registry"`)
+					w.WriteHeader(http.StatusUnauthorized)
+				case strings.Contains(r.URL.Path, "/manifests/"):
+					w.Header().Set("Content-Type", ocispec.MediaTypeImageManifest)
+					w.Header().Set("Content-Length", strconv.Itoa(len(text)))
+					_, _ = w.Write(text)
+				case r.Method == http.MethodPost:
+					w.Header().Set("Location", "https://storage.example/upload")
+					w.WriteHeader(http.StatusAccepted)
+				default:
+					http.Redirect(w, r, "https://storage.example/layer", http.StatusTemporaryRedirect)
+				}
+				resp := w.Result()
+				resp.Request = r
+				return resp, nil
+			}),
+		})
+		require.NoError(t, err)
+		_, err = b.Get(t.Context(), key)
+		require.ErrorIs(t, err, fs.ErrPermission)
+		time.Sleep(time.Hour)
+		requests = 0
+		_, err = b.Get(t.Context(), key)
+		require.ErrorIs(t, err, fs.ErrPermission)
+		require.Equal(t, 3, requests, "the manifest, the layer, and where that is")
+		require.ErrorIs(t, b.Put(t.Context(), key, []byte("abc"), true), fs.ErrPermission)
+		require.Equal(t, 5, requests)
+	})
+}
+
+// TestWhereDockersConfigurationIs has no home, and a path that means another place later.
+func TestWhereDockersConfigurationIs(t *testing.T) {
+	g := &renewing{expired: http.StatusUnauthorized, in: inMemory(t).Config.Handler, password: "secret"}
+	s := httptest.NewServer(g)
+	t.Cleanup(s.Close)
+	dir := t.TempDir()
+	loginFile(t, dir, strings.TrimPrefix(s.URL, "http://"), "secret")
+	t.Chdir(dir)
+	t.Setenv("DOCKER_CONFIG", ".")
+	b := backend(t, repository(s), nil)
+	t.Chdir(t.TempDir())
+	_, err := b.Get(t.Context(), key)
+	require.ErrorIs(t, err, fs.ErrNotExist, "it is logged in")
+
+	for _, name := range []string{"DOCKER_CONFIG", "HOME", "USERPROFILE", "home"} {
+		t.Setenv(name, "")
+	}
+	backend(t, repository(s), nil)
+}
