@@ -1,6 +1,8 @@
 package modcache_test
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -134,6 +136,27 @@ func TestCacheLeavesNoAliasesOfCodeThatDidntFit(t *testing.T) {
 		}
 	}
 	require.Equal(t, 2, fake.Len())
+}
+
+// TestCacheStatusIsAboutCode: where that doesn't fit, an alias still may.
+func TestCacheStatusIsAboutCode(t *testing.T) {
+	needsCompiler(t)
+	full := errors.New("no space left on device")
+	s := &storetest.Fake{OnAdd: func(_ context.Context, _ modcache.Key, a *modcache.Artifact) error {
+		if a.Info().WasmSize > 0 {
+			return full
+		}
+		return nil
+	}}
+	var seen witness
+	c := newCache(t, s, seen.Options(modcache.Options{}))
+	for _, wasm := range spellings(t)[1:3] {
+		compile(t, newRuntime(t, c, nil), wasm)
+		require.False(t, c.Status().Storing)
+		require.ErrorIs(t, c.Status().Err, full)
+	}
+	require.Greater(t, s.Calls().Add, 2, "with aliases")
+	require.Equal(t, 1, seen.Warned())
 }
 
 // TestCacheShortensChainsOfAliases, so that those between may go.

@@ -227,8 +227,11 @@ func (h *health) failed(op string, err error, now time.Time) (again bool) {
 		return false
 	}
 	_, again = h.outages.LoadOrStore(op, &stoppage{now, err})
-	return again || op == "lock"
+	return again || op == "lock" || op == opAddAlias && h.outage("add") != nil
 }
+
+// opAddAlias is apart from adding code: where that doesn't fit, an alias still may, which says nothing about code.
+const opAddAlias = "add alias"
 
 // note remembers the last failure, of whatever kind.
 func (h *health) note(err error, now time.Time) { h.last.Store(&stoppage{now, err}) }

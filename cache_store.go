@@ -334,9 +334,13 @@ func (c *Cache) put(key Key, code []byte, info Info) (a *Artifact, added <-chan 
 		}
 		return took, err
 	}
+	op := "add"
+	if info.Module != (Fingerprint{}) && info.WasmSize == 0 {
+		op = opAddAlias
+	}
 	stored := func(took time.Duration) {
 		if took > 0 {
-			c.health.worked("add")
+			c.health.worked(op)
 			c.emit(Event{Kind: EventStored, Key: key, Name: info.Name, Bytes: a.Size(), Duration: took})
 		}
 	}
@@ -346,7 +350,7 @@ func (c *Cache) put(key Key, code []byte, info Info) (a *Artifact, added <-chan 
 		stored(took)
 	})
 	if err != nil {
-		c.storeFailed("add", key, info.Name, err)
+		c.storeFailed(op, key, info.Name, err)
 	}
 	if err != bounded.ErrNoAnswer { // the store's own errors may wrap it
 		end() // or it never began
