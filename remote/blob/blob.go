@@ -15,11 +15,13 @@ import (
 	"io/fs"
 	"net/http"
 	"net/url"
+	"time"
 
 	"gocloud.dev/blob"
 	"gocloud.dev/gcerrors"
 
 	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/internal/bounded"
 	"github.com/modcache/modcache/internal/weburl"
 	"github.com/modcache/modcache/remote"
 )
@@ -34,17 +36,32 @@ type Backend struct {
 var _ remote.Backend = (*Backend)(nil)
 
 // Open returns a Backend in the bucket at a URL such as s3://fleet?region=eu-central-1&prefix=modcache/, gs://fleet or azblob://fleet;
-// the drivers' documentation has their parameters. Whether the bucket is there isn't asked. Close it after the store.
+// the drivers' documentation has their parameters. Whether the bucket is there isn't asked. ctx may end afterwards. Close it after the store.
 func Open(ctx context.Context, bucket string) (*Backend, error) {
 	escaped, err := escape(bucket)
 	if err != nil {
 		return nil, err
 	}
-	b, err := blob.OpenBucket(ctx, escaped)
+	b, err := open(ctx, escaped)
 	if err != nil {
 		return nil, fmt.Errorf("modcache: the bucket can't be opened; is its driver imported? %w", weburl.Discreet(err))
 	}
 	return &Backend{b}, nil
+}
+
+// open has a driver open the bucket, until ctx ends. What it makes doesn't end with that: some renew credentials under the context that
+// they were given, for as long as the process lives.
+func open(ctx context.Context, bucket string) (*blob.Bucket, error) {
+	const forever = 10 * 365 * 24 * time.Hour
+	return bounded.Call(ctx, bounded.Limit{Wait: forever},
+		func(context.Context) (*blob.Bucket, error) {
+			return blob.OpenBucket(context.WithoutCancel(ctx), bucket)
+		},
+		func(b *blob.Bucket) {
+			if b != nil {
+				_ = b.Close()
+			}
+		})
 }
 
 // escape returns a URL whose query is escaped, so that it can be told from the text of an error around it.

@@ -184,6 +184,37 @@ func TestHidesQueries(t *testing.T) {
 	}
 }
 
+// opener is a driver that calls a function.
+type opener func(ctx context.Context) (*gcblob.Bucket, error)
+
+func (o opener) OpenBucketURL(ctx context.Context, _ *url.URL) (*gcblob.Bucket, error) { return o(ctx) }
+
+// TestOpenBeyondItsContext: drivers renew credentials under the context that they were given; and some look for them for long.
+func TestOpenBeyondItsContext(t *testing.T) {
+	var given context.Context
+	goOn := make(chan struct{})
+	gcblob.DefaultURLMux().RegisterBucket("renewing", opener(func(ctx context.Context) (*gcblob.Bucket, error) {
+		given = ctx
+		return memblob.OpenBucket(nil), nil
+	}))
+	gcblob.DefaultURLMux().RegisterBucket("slow", opener(func(context.Context) (*gcblob.Bucket, error) {
+		<-goOn
+		return memblob.OpenBucket(nil), nil
+	}))
+	defer close(goOn)
+	ctx, cancel := context.WithCancel(t.Context())
+	b, err := blob.Open(ctx, "renewing://bucket")
+	require.NoError(t, err)
+	defer b.Close()
+	cancel()
+	require.NoError(t, given.Err())
+
+	ctx, cancel = context.WithTimeout(t.Context(), 10*time.Millisecond)
+	defer cancel()
+	_, err = blob.Open(ctx, "slow://bucket")
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+}
+
 func TestOpenMisuse(t *testing.T) {
 	for _, right := range []string{"mem://", "mem://?prefix=a/", "file://" + filepath.ToSlash(t.TempDir()) + "?prefix=a+b/"} {
 		b, err := blob.Open(t.Context(), right)
