@@ -119,18 +119,23 @@ func linkage(image []byte) wasmbin.Linkage {
 
 // Allocate implements experimental.MemoryAllocator. wazero calls it once, before any code of the instance runs.
 func (g *guestMemory) Allocate(capacity, most uint64) experimental.LinearMemory {
-	if g.given.Swap(true) {
-		panic("modcache: wazero asked twice for the memory of one instance") // and nobody else may have it
-	}
-	switch {
-	case g.mem != nil:
+	again := g.given.Swap(true) // for another memory, should wazero's instances have several
+	if !again && g.mem != nil {
 		return g
-	case g.caller != nil:
-		return &copiedMemory{g.caller.Allocate(capacity, most), g.image}
-	case g.shared:
-		capacity = most // it must not move
 	}
-	return &copiedMemory{&heapMemory{make([]byte, 0, capacity)}, g.image}
+	var m experimental.LinearMemory
+	if g.caller != nil {
+		m = g.caller.Allocate(capacity, most)
+	} else {
+		if g.shared {
+			capacity = most // it must not move
+		}
+		m = &heapMemory{make([]byte, 0, capacity)}
+	}
+	if again {
+		return m
+	}
+	return &copiedMemory{m, g.image}
 }
 
 // copiedMemory is a memory that begins as a copy of an image.
