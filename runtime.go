@@ -11,6 +11,7 @@ import (
 	"github.com/tetratelabs/wazero/api"
 
 	"github.com/modcache/modcache/internal/loaded"
+	"github.com/modcache/modcache/internal/wasmbin"
 	"github.com/modcache/modcache/internal/wazerocache"
 	"github.com/modcache/modcache/internal/wazerohook"
 )
@@ -28,7 +29,8 @@ type inner = wazero.Runtime
 // and, over a [Disk], processes. A compile belongs to nobody: when one caller's context ends the
 // others still get it, and when all have left it is cancelled. wazero stops between
 // two functions then, but only with more than one worker (Options.Workers); else it finishes, and
-// the code is kept. Small modules of a program that makes up many of them are not shared
+// the code is kept. A call whose context ends before the code is there fails, where wazero's own goes
+// on: what is compiled once for all requests needs a context that no request ends. Small modules of a program that makes up many of them are not shared
 // with other processes (Options.SmallModules).
 //
 // Modules compiled under a context with a listener factory are neither cached
@@ -172,6 +174,9 @@ func (r *Runtime) CompileModule(ctx context.Context, wasm []byte) (wazero.Compil
 	}
 	if err := r.failIfClosed(); err != nil {
 		return nil, err
+	}
+	if !wasmbin.HasHeader(wasm) { // which wazero sees at once, however long it is
+		return r.compileInner(ctx, wasm, nil)
 	}
 	if r.e.wazero.Listeners(ctx) != nil {
 		return r.Compile(ctx, NewModule(bytes.Clone(wasm)))

@@ -30,6 +30,9 @@ const (
 // header is the magic number and the version.
 const header = "\x00asm\x01\x00\x00\x00"
 
+// HasHeader reports whether b begins as a module does.
+func HasHeader(b []byte) bool { return bytes.HasPrefix(b, []byte(header)) }
+
 // Section is the place of one section within a module.
 type Section struct {
 	ID    byte
