@@ -2,7 +2,9 @@ package oci
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/user"
 	"path/filepath"
@@ -37,7 +39,11 @@ func findDockerConfig() dockerConfig {
 	return dockerConfig(file)
 }
 
+// read returns the logins. A file that this user may not read, or with nothing in it, has none, as docker has it.
 func (file dockerConfig) read() (credentials.Store, error) {
+	if b, err := os.ReadFile(string(file)); errors.Is(err, fs.ErrPermission) || err == nil && len(b) == 0 {
+		return credentials.NewMemoryStore(), nil
+	}
 	return credentials.NewStore(string(file), credentials.StoreOptions{})
 }
 
@@ -46,8 +52,7 @@ func (file dockerConfig) read() (credentials.Store, error) {
 func (file dockerConfig) credential(ctx context.Context, host string) (auth.Credential, error) {
 	store, err := file.read()
 	if err != nil {
-		// Perhaps somebody writes it just now. No permission to read it isn't the registry's refusal, after which nothing is tried again.
-		return auth.EmptyCredential, fmt.Errorf("docker's configuration can't be read: %v", err)
+		return auth.EmptyCredential, fmt.Errorf("docker's configuration can't be read: %w", err) // perhaps somebody writes it just now
 	}
 	c, err := credentials.Credential(store)(ctx, host)
 	if err != nil && strings.Contains(err.Error(), "does not conform") { // oras quotes it, decoded

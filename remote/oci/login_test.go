@@ -267,8 +267,22 @@ func TestWhereDockersConfigurationIs(t *testing.T) {
 	_, err := b.Get(t.Context(), key)
 	require.ErrorIs(t, err, fs.ErrNotExist, "it is logged in")
 
+	require.NoError(t, os.WriteFile("config.json", nil, 0o600))
+	t.Setenv("DOCKER_CONFIG", ".")
+	backend(t, repository(s), nil)
+
 	for _, name := range []string{"DOCKER_CONFIG", "HOME", "USERPROFILE", "home"} {
 		t.Setenv(name, "")
 	}
 	backend(t, repository(s), nil)
+}
+
+// TestTransportOfOthers: programs put what traces requests in the place of net/http's transport.
+func TestTransportOfOthers(t *testing.T) {
+	theirs := http.DefaultTransport
+	http.DefaultTransport = struct{ http.RoundTripper }{theirs}
+	defer func() { http.DefaultTransport = theirs }()
+	b := backend(t, repository(inMemory(t)), nil)
+	_, err := b.Get(t.Context(), key)
+	require.ErrorIs(t, err, fs.ErrNotExist)
 }

@@ -88,10 +88,7 @@ func New(repository string, o *Options) (*Backend, error) {
 	}
 	b := &Backend{close: func() {}, configLock: make(chan struct{}, 1)}
 	if v.Transport == nil {
-		own := http.DefaultTransport.(*http.Transport).Clone()
-		own.DisableCompression = true                                                                   // entries are compressed, and a manifest without a length costs another request
-		own.HTTP2 = &http.HTTP2Config{SendPingTimeout: 10 * time.Second, PingTimeout: 10 * time.Second} // or a dead connection is used for ever
-		own.DialContext = (&net.Dialer{Timeout: 10 * time.Second}).DialContext
+		own := newTransport()
 		v.Transport, b.close = own, own.CloseIdleConnections
 	}
 	scheme := "https"
@@ -109,6 +106,19 @@ func New(repository string, o *Options) (*Backend, error) {
 		ManifestMediaTypes: []string{ocispec.MediaTypeImageManifest},
 	}
 	return b, nil
+}
+
+// newTransport isn't made of http.DefaultTransport, which may be of another type: programs that trace their requests wrap it.
+func newTransport() *http.Transport {
+	return &http.Transport{
+		Proxy:               http.ProxyFromEnvironment,
+		DialContext:         (&net.Dialer{Timeout: 10 * time.Second}).DialContext,
+		ForceAttemptHTTP2:   true,
+		HTTP2:               &http.HTTP2Config{SendPingTimeout: 10 * time.Second, PingTimeout: 10 * time.Second}, // or a dead connection is used for ever
+		DisableCompression:  true,                                                                                // entries are compressed, and a manifest without a length costs another request
+		IdleConnTimeout:     90 * time.Second,
+		TLSHandshakeTimeout: 10 * time.Second,
+	}
 }
 
 // Close closes idle connections, unless Options.Transport has them.
