@@ -75,6 +75,27 @@ func BenchmarkRuntimePerRequest(b *testing.B) {
 	}
 }
 
+// BenchmarkRuntimeData loads a module that is nearly all data: what wazero compiles in no time has to be hashed.
+func BenchmarkRuntimeData(b *testing.B) {
+	const size = 32 << 20
+	var m wasmtest.Module
+	m.Memory(size>>16 + 1)
+	m.Data(make([]byte, size))
+	wasm := m.Bytes()
+	for name, r := range map[string]wazero.Runtime{
+		"wazero":  wazero.NewRuntime(bg),
+		"Runtime": newRuntime(b, warmCache(b, nil, &modcache.Options{Retain: forget}, wasm), nil),
+	} {
+		b.Run(name, func(b *testing.B) {
+			for b.Loop() {
+				compiled, err := r.CompileModule(bg, wasm)
+				require.NoError(b, err)
+				_ = compiled.Close(bg)
+			}
+		})
+	}
+}
+
 // BenchmarkRuntimeWarmStart is what a new process does to have a module ready, in one
 // process. MODCACHE_WASM names the module.
 func BenchmarkRuntimeWarmStart(b *testing.B) {
