@@ -92,7 +92,7 @@ var (
 
 // Open returns a Cache over a [Disk] in dir, which it owns: Close closes it. An
 // empty dir means modcache in [os.UserCacheDir]. The directory is created if it is
-// missing. Whoever can write to it can run code in this process, so one
+// missing; a URL is refused. Whoever can write to it can run code in this process, so one
 // that others can write to, or that is somebody else's, is not used ([ErrInsecureDir]).
 //
 // A directory that can't be had is no reason not to run: the Cache goes on without. If there
@@ -123,6 +123,9 @@ func Open(dir string, o *Options) (*Cache, error) {
 		dir = env.Dir
 		opts.ReadOnly = opts.ReadOnly || env.ReadOnly
 		opts.Disk.MaxBytes = cmp.Or(env.MaxBytes, opts.Disk.MaxBytes)
+	}
+	if isURL(dir) {
+		return nil, errURL
 	}
 	if opts.Disk, err = opts.Disk.validate(); err != nil {
 		return nil, err

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -204,6 +205,15 @@ var (
 // user's or root's. In a directory of another user, root makes nothing.
 func OpenDisk(dir string, o *DiskOptions) (*Disk, error) { return openDisk(dir, o, dirfs.Open) }
 
+// isURL tells what was meant for a server, such as the second argument of remote.OpenFleet.
+func isURL(dir string) bool {
+	scheme, _, ok := strings.Cut(dir, "://")
+	return ok && len(scheme) > 1 && !strings.ContainsAny(scheme, `/\`)
+}
+
+// errURL doesn't quote the URL, which may hold a password.
+var errURL = errors.New("modcache: a URL stands where a directory is wanted")
+
 // openDisk is OpenDisk over the file system that open returns, with observers from the start.
 func openDisk(dir string, o *DiskOptions, open func(dir string) (dirfs.FS, error), observers ...func(Event)) (*Disk, error) {
 	v, err := o.validate()
@@ -212,6 +222,9 @@ func openDisk(dir string, o *DiskOptions, open func(dir string) (dirfs.FS, error
 	}
 	if dir == "" {
 		return nil, errors.New("modcache: OpenDisk needs the name of a directory")
+	}
+	if isURL(dir) {
+		return nil, errURL
 	}
 	dir, err = filepath.Abs(dir)
 	if err != nil {

@@ -320,6 +320,12 @@ func TestDiskErrorsNameEachThingOnce(t *testing.T) {
 
 	_, err = modcache.OpenDisk("", nil)
 	require.EqualError(t, err, "modcache: OpenDisk needs the name of a directory")
+	for _, url := range []string{"https://u:SECRET@host/x", "s3://bucket"} {
+		_, err = modcache.OpenDisk(url, nil)
+		require.EqualError(t, err, "modcache: a URL stands where a directory is wanted")
+		_, err = modcache.Open(url, nil)
+		require.EqualError(t, err, "modcache: a URL stands where a directory is wanted")
+	}
 	open := t.TempDir()
 	require.NoError(t, os.Chmod(open, 0o777))
 	_, err = modcache.OpenDisk(open, nil)
