@@ -176,7 +176,8 @@ func (r *Runtime) CompileModule(ctx context.Context, wasm []byte) (wazero.Compil
 		return nil, err
 	}
 	if !wasmbin.HasHeader(wasm) { // which wazero sees at once, however long it is
-		return r.compileInner(ctx, wasm, nil)
+		cm, err := r.compileInner(ctx, wasm, nil)
+		return cm, r.closedError(Key{}, err)
 	}
 	if r.e.wazero.Listeners(ctx) != nil {
 		return r.Compile(ctx, NewModule(bytes.Clone(wasm)))
