@@ -286,3 +286,62 @@ func TestTransportOfOthers(t *testing.T) {
 	_, err := b.Get(t.Context(), key)
 	require.ErrorIs(t, err, fs.ErrNotExist)
 }
+
+// TestLoginIsNobodysOwn: who asked first may go away, and leave a login to others that goes on, or one that hangs for good.
+func TestLoginIsNobodysOwn(t *testing.T) {
+	g := &renewing{token: true, expired: http.StatusUnauthorized, in: inMemory(t).Config.Handler, password: "secret"}
+	s := httptest.NewServer(g)
+	t.Cleanup(s.Close)
+	logins := make(chan chan struct{})
+	o := &oci.Options{PlainHTTP: true, Credential: func(context.Context, string) (auth.Credential, error) {
+		goOn := make(chan struct{})
+		logins <- goOn
+		<-goOn // whatever the context says
+		return auth.Credential{Username: "fleet", Password: "secret"}, nil
+	}}
+	get := func(b *oci.Backend, ctx context.Context) <-chan error {
+		done := make(chan error, 1)
+		go func() {
+			_, err := b.Get(ctx, key)
+			done <- err
+		}()
+		return done
+	}
+	next := func(login <-chan chan struct{}) chan struct{} {
+		select {
+		case goOn := <-login:
+			return goOn
+		case <-time.After(time.Minute):
+			require.Fail(t, "nobody logs in")
+			return nil
+		}
+	}
+
+	b := backend(t, repository(s), o)
+	ctx, cancel := context.WithCancel(t.Context())
+	first := get(b, ctx)
+	login := next(logins)
+	second := get(b, t.Context())
+	time.Sleep(50 * time.Millisecond) // to let it wait for that login
+	cancel()
+	require.ErrorIs(t, <-first, context.Canceled)
+	close(login)
+	select {
+	case login := <-logins: // it was too late
+		close(login)
+		require.ErrorIs(t, <-second, fs.ErrNotExist)
+	case err := <-second:
+		require.ErrorIs(t, err, fs.ErrNotExist)
+	}
+
+	b = backend(t, repository(s), o)
+	ctx, cancel = context.WithCancel(t.Context())
+	first = get(b, ctx)
+	hung := next(logins)
+	defer close(hung)
+	cancel()
+	require.ErrorIs(t, <-first, context.Canceled)
+	second = get(b, t.Context())
+	close(next(logins))
+	require.ErrorIs(t, <-second, fs.ErrNotExist)
+}

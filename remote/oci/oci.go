@@ -108,17 +108,16 @@ func New(repository string, o *Options) (*Backend, error) {
 	return b, nil
 }
 
-// newTransport isn't made of http.DefaultTransport, which may be of another type: programs that trace their requests wrap it.
+// newTransport is like http.DefaultTransport, which may be of another type: programs that trace their requests wrap it.
 func newTransport() *http.Transport {
-	return &http.Transport{
-		Proxy:               http.ProxyFromEnvironment,
-		DialContext:         (&net.Dialer{Timeout: 10 * time.Second}).DialContext,
-		ForceAttemptHTTP2:   true,
-		HTTP2:               &http.HTTP2Config{SendPingTimeout: 10 * time.Second, PingTimeout: 10 * time.Second}, // or a dead connection is used for ever
-		DisableCompression:  true,                                                                                // entries are compressed, and a manifest without a length costs another request
-		IdleConnTimeout:     90 * time.Second,
-		TLSHandshakeTimeout: 10 * time.Second,
+	t := &http.Transport{Proxy: http.ProxyFromEnvironment, ForceAttemptHTTP2: true, IdleConnTimeout: 90 * time.Second, TLSHandshakeTimeout: 10 * time.Second}
+	if theirs, ok := http.DefaultTransport.(*http.Transport); ok {
+		t = theirs.Clone()
 	}
+	t.DialContext = (&net.Dialer{Timeout: 10 * time.Second}).DialContext
+	t.DisableCompression = true                                                                   // entries are compressed, and a manifest without a length costs another request
+	t.HTTP2 = &http.HTTP2Config{SendPingTimeout: 10 * time.Second, PingTimeout: 10 * time.Second} // or a dead connection is used for ever
+	return t
 }
 
 // Close closes idle connections, unless Options.Transport has them.
@@ -228,7 +227,7 @@ const configTime = 10 * time.Second
 func (b *Backend) Delete(ctx context.Context, key modcache.Key) error {
 	tagged := func() (ocispec.Descriptor, error) { return b.repo.Manifests().Resolve(ctx, key.String()) }
 	manifest, err := tagged()
-	if err == nil {
+	if _, is := b.layer(ctx, key); err == nil && !errors.Is(is, modcache.ErrCorrupt) { // else it is an image, perhaps, with other tags
 		err = b.repo.Manifests().Delete(ctx, manifest)
 	}
 	if err == nil {

@@ -6,6 +6,7 @@ import (
 	"log"
 	"net/http"
 	"net/http/httptest"
+	"path"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -87,4 +88,28 @@ func TestPutOverAnImmutableTag(t *testing.T) {
 	}))
 	t.Cleanup(s.Close)
 	require.ErrorIs(t, backend(t, repository(s), nil).Put(t.Context(), key, []byte("entry"), true), fs.ErrExist)
+}
+
+// TestDeleteLeavesImages of the same repository, that somebody has tagged with a key: registries drop all tags of what is deleted by its digest.
+func TestDeleteLeavesImages(t *testing.T) {
+	in := inMemory(t).Config.Handler
+	var deleted []string
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodDelete {
+			deleted = append(deleted, path.Base(r.URL.Path))
+		}
+		in.ServeHTTP(w, r)
+	}))
+	t.Cleanup(s.Close)
+	manifest := `{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","config":{"mediaType":"application/vnd.oci.image.config.v1+json","size":2,` +
+		`"digest":"sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"},"layers":[]}`
+	r, err := http.NewRequestWithContext(t.Context(), http.MethodPut, s.URL+"/v2/example/modcache/manifests/"+key.String(), strings.NewReader(manifest))
+	require.NoError(t, err)
+	r.Header.Set("Content-Type", "application/vnd.oci.image.manifest.v1+json")
+	resp, err := http.DefaultClient.Do(r)
+	require.NoError(t, err)
+	require.NoError(t, resp.Body.Close())
+	require.Equal(t, http.StatusCreated, resp.StatusCode)
+	require.NoError(t, backend(t, repository(s), nil).Delete(t.Context(), key))
+	require.Equal(t, []string{key.String()}, deleted)
 }

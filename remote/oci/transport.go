@@ -69,7 +69,7 @@ func newHomebound(client auth.Client, registry *url.URL) *homebound {
 }
 
 func newSession(client auth.Client) *session {
-	client.Cache = auth.NewCache()
+	client.Cache = newTokens()
 	return &session{client, time.Now()}
 }
 
