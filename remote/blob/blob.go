@@ -86,8 +86,15 @@ func New(b *blob.Bucket) (*Backend, error) {
 	return &Backend{b}, nil
 }
 
-// Close closes the bucket.
-func (b *Backend) Close() error { return b.bucket.Close() }
+// Close closes the bucket. Where a call of the driver hangs, which the store's Close has given up, an error says so after a second.
+func (b *Backend) Close() error {
+	_, err := bounded.Call(context.Background(), bounded.Limit{Wait: time.Second},
+		func(context.Context) (struct{}, error) { return struct{}{}, b.bucket.Close() }, nil)
+	if err != nil {
+		return fmt.Errorf("modcache: the bucket can't be closed: %w", weburl.Discreet(err))
+	}
+	return nil
+}
 
 func name(key modcache.Key) string {
 	s := key.String()

@@ -184,6 +184,33 @@ func TestHidesQueries(t *testing.T) {
 	}
 }
 
+// hanging is a driver whose requests hang, whatever their context says.
+type hanging struct {
+	failing
+	began, goOn chan struct{}
+}
+
+func (h hanging) NewRangeReader(context.Context, string, int64, int64, *driver.ReaderOptions) (driver.Reader, error) {
+	close(h.began)
+	<-h.goOn
+	return nil, h.err
+}
+
+func TestCloseLeavesWhatHangs(t *testing.T) {
+	began, goOn := make(chan struct{}), make(chan struct{})
+	b, err := blob.New(gcblob.NewBucket(hanging{failing{err: io.ErrClosedPipe}, began, goOn}))
+	require.NoError(t, err)
+	done := make(chan error)
+	go func() {
+		_, err := b.Get(t.Context(), key)
+		done <- err
+	}()
+	<-began
+	require.ErrorContains(t, b.Close(), "can't be closed")
+	close(goOn)
+	require.Error(t, <-done)
+}
+
 // opener is a driver that calls a function.
 type opener func(ctx context.Context) (*gcblob.Bucket, error)
 
