@@ -4,6 +4,7 @@ package modcacheotel
 
 import (
 	"context"
+	"strings"
 
 	"go.opentelemetry.io/contrib/bridges/prometheus"
 	"go.opentelemetry.io/otel"
@@ -71,7 +72,8 @@ func Trace(p trace.TracerProvider) func(context.Context, modcache.Step) (context
 			}
 			if e.Err != nil {
 				span.RecordError(e.Err)
-				span.SetStatus(codes.Error, e.Err.Error())
+				// Exporters lose a whole batch over a description that isn't UTF-8, and a server's words may be in it.
+				span.SetStatus(codes.Error, strings.ToValidUTF8(e.Err.Error(), "\uFFFD"))
 			}
 			span.End()
 		}

@@ -83,11 +83,11 @@ func TestTrace(t *testing.T) {
 	require.Equal(t, codes.Unset, module.Status().Code)
 
 	store.OnGet = func(context.Context, modcache.Key) (*modcache.Artifact, bool, error) {
-		return nil, false, errors.New("down")
+		return nil, false, errors.New("down \xff")
 	}
 	steps, module = run(cachetest.Chain)
 	require.Equal(t, codes.Error, steps["modcache lookup"].Status().Code)
-	require.Contains(t, steps["modcache lookup"].Status().Description, "down")
+	require.Contains(t, steps["modcache lookup"].Status().Description, "down \uFFFD")
 	require.Equal(t, codes.Unset, module.Status().Code, "a store fails no module")
 	store.Heal()
 
