@@ -41,8 +41,8 @@ func (s *Store) Add(ctx context.Context, key modcache.Key, a *modcache.Artifact)
 }
 
 func (s *Store) enqueue(key modcache.Key, a *modcache.Artifact) error {
-	if limit := min(s.o.MaxSize, s.o.Queue); a.Size() > limit {
-		return fmt.Errorf("%w: %d bytes, at most %d are uploaded", modcache.ErrTooLarge, a.Size(), limit)
+	if a.Size() > s.o.MaxSize {
+		return fmt.Errorf("%w: %d bytes, at most %d are uploaded", modcache.ErrTooLarge, a.Size(), s.o.MaxSize)
 	}
 	s.mu.Lock()
 	wanted, err := s.admit(key, a.Size())

@@ -312,7 +312,6 @@ func TestStoreQueueIsBounded(t *testing.T) {
 	}
 	s := over(t, f, remote.Options{Signer: signer, Queue: 5000, MaxSize: 1 << 20})
 	defer s.Close()
-	require.ErrorIs(t, add(t, s, key(0), 5001), modcache.ErrTooLarge)
 	for i := range 5 {
 		require.NoError(t, add(t, s, key(byte(i)), 1000))
 		require.NoError(t, add(t, s, key(byte(i)), 1000), "queued already")
@@ -326,9 +325,9 @@ func TestStoreQueueIsBounded(t *testing.T) {
 	require.EqualValues(t, 1, s.Report().Lost)
 	require.NoError(t, s.Flush(t.Context()), "once")
 	require.Zero(t, s.Report().Queued)
-	require.EqualValues(t, 2, s.Metrics().RejectedAdds)
+	require.EqualValues(t, 1, s.Metrics().RejectedAdds)
 	require.LessOrEqual(t, most.Load(), int64(2))
-	require.NoError(t, add(t, s, key(7), 5000), "there is room again")
+	require.NoError(t, add(t, s, key(7), 5001), "one alone may be larger")
 	require.NoError(t, s.Flush(t.Context()))
 	require.Len(t, f.entries, 6)
 

@@ -156,12 +156,14 @@ func TestPullLooksBehindAliases(t *testing.T) {
 
 	// It has an alias of another spelling, whose code comes along or doesn't.
 	pull, to = server(other, plain), filled(false, first, plain)
-	for _, o := range []outcome{pull(exitFound, "-dir", to, key(plain)), pull(exitFound, "-n", key(plain)), pull(exitFound, "-dir", filepath.Join(dir, "new"), key(plain))} {
+	for _, o := range []outcome{pull(exitFound, "-dir", to, key(plain)), pull(exitFound, "-dir", filepath.Join(dir, "new"), key(plain))} {
 		require.Contains(t, o.out, "0 found, 1 missing")
 		require.Contains(t, o.err, key(plain)+"  is an alias, and the code that it leads to isn't there")
 	}
-	pull(exitOK, "-n", key(plain), key(other))
-	pull(exitOK, "-n", key(plain), other)
+	pull(exitOK, "-n", key(plain)) // looks at no directory
+	full := pull(exitFound, "-dir", filepath.Join(dir, "full"), "-max-bytes", "1", key(plain))
+	require.Contains(t, full.out, "0 found, 0 missing")
+	require.Contains(t, full.err, "1 of 1 could not be had")
 	require.Equal(t, "2 found, 0 missing, 2 entries stored\n", pull(exitOK, "-dir", to, key(plain), key(other)).out)
 	call("warm", "-require", "-dir", to, plain).want(t, exitOK)
 	to = filled(false, first, plain)

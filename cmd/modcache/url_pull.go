@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
-	"sync"
 
 	"github.com/tetratelabs/wazero"
 
@@ -16,9 +15,10 @@ import (
 // download stores what a server has under keys and for modules.
 type download struct {
 	*puller
-	server  *noting
+	server  modcache.Store
 	store   modcache.Store // of the server, below the directory if something is to be stored
 	trouble trouble
+	alias   *lead  // under the key that is asked for
 	aliases []lead // under keys that were found
 
 	found, missing, bad int
@@ -28,23 +28,6 @@ type download struct {
 type lead struct {
 	key modcache.Key
 	to  code
-}
-
-// noting is a server, and notes of what it has given the code: where nothing is stored, nothing else tells where aliases lead.
-type noting struct {
-	modcache.Store
-	mu    sync.Mutex
-	coded map[code]bool
-}
-
-func (n *noting) Get(ctx context.Context, key modcache.Key) (*modcache.Artifact, bool, error) {
-	a, ok, err := n.Store.Get(ctx, key)
-	if ok && !isAlias(a.Info()) {
-		n.mu.Lock()
-		defer n.mu.Unlock()
-		n.coded[codeOf(a.Info())] = true
-	}
-	return a, ok, err
 }
 
 // fromServer is run for a URL.
@@ -83,16 +66,15 @@ func (p *puller) fromServer(ctx context.Context, s *streams, url string, operand
 	if err := to.check(ctx, server, false); err != nil {
 		return err
 	}
-	d.server = &noting{Store: server, coded: map[code]bool{}}
-	d.store = d.server
+	d.server, d.store = server, server
 	if !p.dry {
 		if err := p.openDir(ctx, s); err != nil {
 			return err
 		}
 		defer p.disk.Close()
 		// A directory has no time limit here: nobody waits who could compile.
-		l := modcache.NewLayered(&modcache.LayeredOptions{BreakAfter: -1, OnEvent: d.trouble.observe},
-			modcache.Layer{Store: p.disk, Timeout: -1}, modcache.Layer{Store: d.server, Timeout: -1})
+		l := modcache.NewLayered(&modcache.LayeredOptions{BreakAfter: -1, QueueBytes: -1, OnEvent: d.trouble.observe},
+			modcache.Layer{Store: p.disk, Timeout: -1}, modcache.Layer{Store: server, Timeout: -1})
 		defer l.Close()
 		d.store = l
 	}
@@ -126,6 +108,7 @@ func (p *puller) fromServer(ctx context.Context, s *streams, url string, operand
 func (d *download) all(ctx context.Context, s *streams, w *warmer, keys []modcache.Key, files []string) error {
 	take := func(name string, get func() (bool, error)) error {
 		d.trouble.clear()
+		d.alias = nil
 		ok, err := get()
 		if !d.dry {
 			err = cmp.Or(err, d.store.Flush(ctx))
@@ -147,6 +130,9 @@ func (d *download) all(ctx context.Context, s *streams, w *warmer, keys []modcac
 			fmt.Fprintf(s.err, "%s  is not there\n", printable(name))
 		default:
 			d.found++
+			if d.alias != nil {
+				d.aliases = append(d.aliases, *d.alias)
+			}
 		}
 		return nil
 	}
@@ -169,8 +155,8 @@ func (d *download) key(ctx context.Context, key modcache.Key) (bool, error) {
 	}
 	a, ok, err := d.store.Get(ctx, key)
 	if ok {
-		if isAlias(a.Info()) && d.trouble.err() == nil {
-			d.aliases = append(d.aliases, lead{key, codeOf(a.Info())})
+		if isAlias(a.Info()) {
+			d.alias = &lead{key, codeOf(a.Info())}
 		}
 		a.Close()
 	}
@@ -190,27 +176,21 @@ func (d *download) renew(ctx context.Context, key modcache.Key) {
 }
 
 // follow counts keys as missing under which there is an alias, and nowhere what it leads to. The key of that can't be
-// told from an alias.
-func (d *download) follow(ctx context.Context, s *streams) (err error) {
-	if len(d.aliases) == 0 {
+// told from an alias. Where nothing is stored, there is nothing to look at.
+func (d *download) follow(ctx context.Context, s *streams) error {
+	if len(d.aliases) == 0 || d.dry {
 		return nil
 	}
-	d.server.mu.Lock()
-	defer d.server.mu.Unlock()
-	held := d.server.coded
-	if !d.dry {
-		if err := d.addAliases(ctx); err != nil {
-			return err
-		}
-		if held, err = d.held(ctx); err != nil {
-			return err
-		}
+	if err := d.addAliases(ctx); err != nil {
+		return err
+	}
+	held, err := d.held(ctx)
+	if err != nil {
+		return err
 	}
 	for _, l := range d.aliases {
-		if !d.dry {
-			if there, ok, err := d.disk.Stat(ctx, l.key); err == nil && ok {
-				l.to = codeOf(there.Info) // by now
-			}
+		if there, ok, err := d.disk.Stat(ctx, l.key); err == nil && ok {
+			l.to = codeOf(there.Info) // by now
 		}
 		if !held[l.to] {
 			d.found, d.missing = d.found-1, d.missing+1

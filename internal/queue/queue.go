@@ -40,9 +40,10 @@ type Job[K comparable, V any] struct {
 	done    chan struct{} // closed when it has ended, or was called off
 }
 
-// Fits returns an error if there is no room for a job of that size. Lock is held.
+// Fits returns an error if there is no room for a job of that size. An empty queue takes any: else it would be left out each time,
+// however much room there is. Lock is held.
 func (q *Queue[K, V]) Fits(size int64) error {
-	if size > q.Limit-q.size {
+	if q.size > 0 && size > q.Limit-q.size {
 		return fmt.Errorf("%d bytes don't fit the queue, which holds %d of at most %d", size, q.size, q.Limit)
 	}
 	return nil

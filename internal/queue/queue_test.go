@@ -115,7 +115,7 @@ func TestQueueIsBounded(t *testing.T) {
 		require.EqualValues(t, 4, now.Load())
 		_, size := o.Held()
 		require.Zero(t, size)
-		require.NoError(t, o.add("e", 100))
+		require.NoError(t, o.add("e", 101), "alone")
 		o.workers.Wait()
 	})
 }
