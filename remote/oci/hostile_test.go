@@ -117,12 +117,19 @@ func TestHostileLayer(t *testing.T) {
 		return func(w http.ResponseWriter, _ *http.Request) {
 			if flush {
 				w.(http.Flusher).Flush() // so that there is no length
+			} else {
+				w.Header().Set("Content-Length", strconv.Itoa(len(s)))
 			}
 			_, _ = io.WriteString(w, s)
 		}
 	}
-	_, err := read(layerOf("abc"), send("abcdef", false))
-	require.ErrorContains(t, err, "mismatch Content-Length")
+	for _, sent := range []string{"abcdef", "ab", ""} {
+		_, err := read(layerOf("abc"), send(sent, false))
+		require.ErrorIs(t, err, modcache.ErrCorrupt)
+		there, err := lying(t, manifestOf(layerOf("abc")), send(sent, false)).Has(t.Context(), key)
+		require.NoError(t, err)
+		require.False(t, there, "so that it is written anew")
+	}
 	got, err := read(layerOf("abc"), send("abcdef", true))
 	require.NoError(t, err)
 	require.Equal(t, "abc", got, "no more than was announced")

@@ -132,24 +132,33 @@ func (b *Backend) Get(ctx context.Context, key modcache.Key) (io.ReadCloser, err
 	if err != nil {
 		return nil, understood(err)
 	}
-	r, err := b.repo.Blobs().Fetch(ctx, layer)
+	r, err := b.repo.Blobs().Fetch(context.WithValue(ctx, wantedSize{}, layer.Size), layer)
 	if err != nil {
 		return nil, understood(err)
 	}
 	return &body{ReadCloser: r, left: layer.Size}, nil
 }
 
-// Has implements [remote.Backend]. A registry may have lost the layer and kept the manifest.
-func (b *Backend) Has(ctx context.Context, key modcache.Key) (bool, error) {
+// Has implements [remote.Backend]. A registry may have lost the layer, or a part of it, and kept the manifest.
+func (b *Backend) Has(ctx context.Context, key modcache.Key) (there bool, err error) {
 	layer, err := b.layer(ctx, key)
 	if err == nil {
-		_, err = b.repo.Blobs().Resolve(ctx, layer.Digest.String())
+		there, err = b.hasBlob(ctx, layer)
 	}
 	err = understood(err)
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, modcache.ErrCorrupt) {
 		return false, nil
 	}
-	return err == nil, err
+	return there, err
+}
+
+// hasBlob reports whether the registry has a blob, in its length: a disk that was full, or a crash, may have cut it.
+func (b *Backend) hasBlob(ctx context.Context, d ocispec.Descriptor) (bool, error) {
+	there, err := b.repo.Blobs().Resolve(ctx, d.Digest.String())
+	if errors.Is(err, errdef.ErrNotFound) {
+		return false, nil
+	}
+	return err == nil && there.Size == d.Size, err
 }
 
 // Put implements [remote.Backend]. The tag comes last, so that nobody finds half of an entry. A repository whose tags are
@@ -191,7 +200,7 @@ func isImmutable(err error) bool {
 // push uploads a blob, unless it is there.
 func (b *Backend) push(ctx context.Context, d ocispec.Descriptor, content []byte, again bool) error {
 	if !again {
-		if there, err := b.repo.Blobs().Exists(ctx, d); there || err != nil {
+		if there, err := b.hasBlob(ctx, d); there || err != nil {
 			return err
 		}
 	}

@@ -17,6 +17,7 @@ import (
 
 	"github.com/modcache/modcache"
 	"github.com/modcache/modcache/internal/backendtest"
+	"github.com/modcache/modcache/remote"
 	"github.com/modcache/modcache/remote/oci"
 )
 
@@ -73,6 +74,51 @@ func TestPutUploadsTheConfigOnce(t *testing.T) {
 	require.Error(t, b.Put(t.Context(), key, []byte("entry"), false))
 	require.NoError(t, b.Put(t.Context(), key, []byte("entry"), false))
 	require.EqualValues(t, 2, asked.Load())
+}
+
+// TestCutLayerIsReplaced has a registry's disk lose the end of a layer.
+func TestCutLayerIsReplaced(t *testing.T) {
+	in := inMemory(t).Config.Handler
+	var cut atomic.Bool
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		blob := strings.Contains(r.URL.Path, "/blobs/sha256:") && !strings.Contains(r.URL.Path, ocispec.DescriptorEmptyJSON.Digest.String())
+		switch {
+		case r.Method == http.MethodPut && r.URL.Query().Has("digest"):
+			cut.Store(false)
+		case blob && cut.Load():
+			w.Header().Set("Content-Length", "3")
+			_, _ = io.WriteString(w, "abc") // of nothing else, if that is HEAD
+			return
+		}
+		in.ServeHTTP(w, r)
+	}))
+	t.Cleanup(s.Close)
+	b := backend(t, repository(s), nil)
+	o := remote.Options{Signer: backendtest.Generate(t)}
+	add := func() *remote.Store {
+		store := backendtest.Open(t, b, o)
+		require.NoError(t, store.Add(t.Context(), key, modcache.NewArtifact([]byte("code"), modcache.Info{})))
+		require.NoError(t, store.Flush(t.Context()))
+		return store
+	}
+	get := func() (ok bool, damaged uint64) {
+		store := backendtest.Open(t, b, o)
+		_, ok, err := store.Get(t.Context(), key)
+		require.NoError(t, err, "the server hasn't failed")
+		return ok, store.Metrics().Corrupt
+	}
+	add()
+	cut.Store(true)
+	ok, damaged := get()
+	require.False(t, ok)
+	require.EqualValues(t, 1, damaged)
+
+	// Also by an upload of the same bytes, which finds a layer with that digest.
+	report := add().Report()
+	require.EqualValues(t, 1, report.Uploads)
+	require.False(t, cut.Load())
+	ok, _ = get()
+	require.True(t, ok)
 }
 
 // TestPutOverAnImmutableTag says that there is an entry.

@@ -13,6 +13,7 @@ import (
 	"oras.land/oras-go/v2/registry/remote/auth"
 	"oras.land/oras-go/v2/registry/remote/errcode"
 
+	"github.com/modcache/modcache"
 	"github.com/modcache/modcache/internal/weburl"
 )
 
@@ -73,9 +74,27 @@ func newSession(client auth.Client) *session {
 	return &session{client, time.Now()}
 }
 
-// Do implements [orasremote.Client]. An upload goes where the registry has said, and oras authorizes it like the request before.
-// What is refused with a remembered token is asked once more by a client that remembers none.
+// wantedSize is in the context of a request for a layer: an int64, how long the manifest says that it is.
+type wantedSize struct{}
+
+// Do implements [orasremote.Client]. A layer of another length is damaged, and no failure of the server; oras says that
+// in the text of an error alone.
 func (h *homebound) Do(r *http.Request) (*http.Response, error) {
+	resp, err := h.do(r)
+	if err != nil {
+		return nil, err
+	}
+	want, is := r.Context().Value(wantedSize{}).(int64)
+	if n := resp.ContentLength; is && resp.StatusCode == http.StatusOK && n >= 0 && n != want {
+		_ = resp.Body.Close()
+		return nil, fmt.Errorf("%w: the layer has %d bytes, and %d as the manifest says", modcache.ErrCorrupt, n, want)
+	}
+	return resp, nil
+}
+
+// do authorizes a request. An upload goes where the registry has said, and oras authorizes it like the request before.
+// What is refused with a remembered token is asked once more by a client that remembers none.
+func (h *homebound) do(r *http.Request) (*http.Response, error) {
 	if !weburl.Same(r.URL, h.registry) {
 		r.Header.Del("Authorization")
 	}
