@@ -345,3 +345,62 @@ func TestLoginIsNobodysOwn(t *testing.T) {
 	close(next(logins))
 	require.ErrorIs(t, <-second, fs.ErrNotExist)
 }
+
+// TestLoginStaysAtTheTokenServer has that redirect logins, within itself and elsewhere.
+func TestLoginStaysAtTheTokenServer(t *testing.T) {
+	password := auth.Credential{Username: "fleet", Password: "SECRET"}
+	identity := auth.Credential{RefreshToken: "SECRET"}
+	for _, status := range []int{http.StatusFound, http.StatusTemporaryRedirect, http.StatusPermanentRedirect} {
+		for name, login := range map[string]auth.Credential{"password": password, "identity token": identity} {
+			for _, away := range []bool{false, true} {
+				t.Run(fmt.Sprintf("%d/%s/away=%v", status, name, away), func(t *testing.T) {
+					followed := 0
+					registry := func(r *http.Request) *httptest.ResponseRecorder {
+						w := httptest.NewRecorder()
+						switch {
+						case r.URL.Path == "/login" && away:
+							http.Redirect(w, r, "https://registry.example:8443/token", status)
+						case r.URL.Path == "/login":
+							http.Redirect(w, r, "/token", status)
+						case r.URL.Path == "/token":
+							followed++
+							if text, err := io.ReadAll(r.Body); away {
+								require.NoError(t, err)
+								require.NotContains(t, string(text), "SECRET")
+								require.Empty(t, r.Header.Get("Authorization"))
+							}
+							_, _ = io.WriteString(w, `{"token":"t","access_token":"t"}`)
+						case r.Header.Get("Authorization") == "Bearer t":
+							w.WriteHeader(http.StatusNotFound)
+						default:
+							w.Header().Set("WWW-Authenticate", `Bearer realm="https://registry.example/login",service="x"`)
+							w.WriteHeader(http.StatusUnauthorized)
+						}
+						return w
+					}
+					b, err := oci.New("registry.example/entries", &oci.Options{
+						Credential: func(context.Context, string) (auth.Credential, error) { return login, nil },
+						Transport: transportFunc(func(r *http.Request) (*http.Response, error) {
+							if r.Body == nil {
+								r.Body = http.NoBody
+							}
+							resp := registry(r).Result()
+							resp.Request = r
+							return resp, nil
+						}),
+					})
+					require.NoError(t, err)
+					_, err = b.Get(t.Context(), key)
+					if away && login == identity && status != http.StatusFound {
+						require.ErrorContains(t, err, "redirects a login to another host")
+						require.NotContains(t, err.Error(), "SECRET")
+						require.Zero(t, followed)
+						return
+					}
+					require.ErrorIs(t, err, fs.ErrNotExist)
+					require.Equal(t, 1, followed)
+				})
+			}
+		}
+	}
+}

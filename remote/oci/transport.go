@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"slices"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -125,7 +126,8 @@ func (h *homebound) refuses(resp *http.Response) bool {
 }
 
 // withoutCredentials follows a redirect, to another port or host without what the registry was told: net/http passes it on
-// to subdomains, and to any port.
+// to subdomains, and to any port. A form, as oras sends with an identity token in it, has it in the body, which 307 and 308 have sent
+// again. Uploads are no forms.
 func withoutCredentials(req *http.Request, via []*http.Request) error {
 	if len(via) >= 10 {
 		return errors.New("stopped after 10 redirects")
@@ -133,6 +135,9 @@ func withoutCredentials(req *http.Request, via []*http.Request) error {
 	first := via[0].URL
 	elsewhere := func(r *http.Request) bool { return !weburl.Same(r.URL, first) }
 	if elsewhere(req) || slices.ContainsFunc(via, elsewhere) {
+		if req.Method == http.MethodPost && strings.HasPrefix(via[0].Header.Get("Content-Type"), "application/x-www-form-urlencoded") {
+			return errors.New("the token server redirects a login to another host, which would get what is in it")
+		}
 		req.Header.Del("Authorization")
 	}
 	return nil
