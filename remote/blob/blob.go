@@ -36,7 +36,8 @@ type Backend struct {
 var _ remote.Backend = (*Backend)(nil)
 
 // Open returns a Backend in the bucket at a URL such as s3://fleet?region=eu-central-1&prefix=modcache/, gs://fleet or azblob://fleet;
-// the drivers' documentation has their parameters. Whether the bucket is there isn't asked. ctx may end afterwards. Close it after the store.
+// the drivers' documentation has their parameters. Whether the bucket is there isn't asked. ctx may end afterwards, but
+// its values stay: docs/remote.md has one for Google's driver. Close it after the store.
 func Open(ctx context.Context, bucket string) (*Backend, error) {
 	escaped, err := escape(bucket)
 	if err != nil {

@@ -229,12 +229,14 @@ func TestOpenBeyondItsContext(t *testing.T) {
 		return memblob.OpenBucket(nil), nil
 	}))
 	defer close(goOn)
-	ctx, cancel := context.WithCancel(t.Context())
+	type client struct{}
+	ctx, cancel := context.WithCancel(context.WithValue(t.Context(), client{}, "has a time limit"))
 	b, err := blob.Open(ctx, "renewing://bucket")
 	require.NoError(t, err)
 	defer b.Close()
 	cancel()
 	require.NoError(t, given.Err())
+	require.Equal(t, "has a time limit", given.Value(client{}))
 
 	ctx, cancel = context.WithTimeout(t.Context(), 10*time.Millisecond)
 	defer cancel()
