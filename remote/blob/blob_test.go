@@ -3,6 +3,7 @@ package blob_test
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"errors"
 	"io"
 	"io/fs"
@@ -13,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -220,18 +222,19 @@ func (o opener) OpenBucketURL(ctx context.Context, _ *url.URL) (*gcblob.Bucket, 
 func TestOpenBeyondItsContext(t *testing.T) {
 	var given context.Context
 	goOn := make(chan struct{})
-	gcblob.DefaultURLMux().RegisterBucket("renewing", opener(func(ctx context.Context) (*gcblob.Bucket, error) {
+	scheme := "renewing" + strings.ToLower(rand.Text()) // of this run
+	gcblob.DefaultURLMux().RegisterBucket(scheme, opener(func(ctx context.Context) (*gcblob.Bucket, error) {
 		given = ctx
 		return memblob.OpenBucket(nil), nil
 	}))
-	gcblob.DefaultURLMux().RegisterBucket("slow", opener(func(context.Context) (*gcblob.Bucket, error) {
+	gcblob.DefaultURLMux().RegisterBucket("slow"+scheme, opener(func(context.Context) (*gcblob.Bucket, error) {
 		<-goOn
 		return memblob.OpenBucket(nil), nil
 	}))
 	defer close(goOn)
 	type client struct{}
 	ctx, cancel := context.WithCancel(context.WithValue(t.Context(), client{}, "has a time limit"))
-	b, err := blob.Open(ctx, "renewing://bucket")
+	b, err := blob.Open(ctx, scheme+"://bucket")
 	require.NoError(t, err)
 	defer b.Close()
 	cancel()
@@ -240,7 +243,7 @@ func TestOpenBeyondItsContext(t *testing.T) {
 
 	ctx, cancel = context.WithTimeout(t.Context(), 10*time.Millisecond)
 	defer cancel()
-	_, err = blob.Open(ctx, "slow://bucket")
+	_, err = blob.Open(ctx, "slow"+scheme+"://bucket")
 	require.ErrorIs(t, err, context.DeadlineExceeded)
 }
 
