@@ -157,6 +157,9 @@ func TestCacheStatusIsAboutCode(t *testing.T) {
 	}
 	require.Greater(t, s.Calls().Add, 2, "with aliases")
 	require.Equal(t, 1, seen.Warned())
+	s.OnAdd = func(context.Context, modcache.Key, *modcache.Artifact) error { return full }
+	compile(t, newRuntime(t, c, nil), spellings(t)[0])
+	require.Equal(t, 1, seen.Warned(), "an alias that doesn't fit either is no news")
 }
 
 // TestCacheShortensChainsOfAliases, so that those between may go.

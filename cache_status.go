@@ -227,11 +227,11 @@ func (h *health) failed(op string, err error, now time.Time) (again bool) {
 		return false
 	}
 	_, again = h.outages.LoadOrStore(op, &stoppage{now, err})
-	return again || op == "lock" || op == opAddAlias && h.outage("add") != nil
+	return again || op == "lock" || op == "add"+ofAlias && h.outage("add") != nil
 }
 
-// opAddAlias is apart from adding code: where that doesn't fit, an alias still may, which says nothing about code.
-const opAddAlias = "add alias"
+// ofAlias ends an operation that is apart from that with code: where code doesn't fit, an alias still may, which says nothing about it.
+const ofAlias = " alias"
 
 // note remembers the last failure, of whatever kind.
 func (h *health) note(err error, now time.Time) { h.last.Store(&stoppage{now, err}) }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -336,7 +337,7 @@ func (c *Cache) put(key Key, code []byte, info Info) (a *Artifact, added <-chan 
 	}
 	op := "add"
 	if info.Module != (Fingerprint{}) && info.WasmSize == 0 {
-		op = opAddAlias
+		op += ofAlias
 	}
 	stored := func(took time.Duration) {
 		if took > 0 {
@@ -361,7 +362,7 @@ func (c *Cache) put(key Key, code []byte, info Info) (a *Artifact, added <-chan 
 
 func (c *Cache) storeFailed(op string, key Key, name string, err error) {
 	c.counters.storeErrors.Add(1)
-	e := Event{Kind: EventStoreFailed, Key: key, Name: name, Err: &Error{Op: op, Key: key, Name: name, Err: err}}
+	e := Event{Kind: EventStoreFailed, Key: key, Name: name, Err: &Error{Op: strings.TrimSuffix(op, ofAlias), Key: key, Name: name, Err: err}}
 	e.again = c.health.failed(op, e.Err, c.now())
 	if op == "get" && errors.Is(err, ErrUnavailable) { // hits in a layer before it, or in none, don't end that
 		e.again = c.wasTold("unavailable")

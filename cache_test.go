@@ -206,6 +206,9 @@ func TestCacheFailsBadInputAsPlainWazeroDoes(t *testing.T) {
 					require.EqualError(t, err, want.Error())
 				}
 				require.Zero(t, s.Calls().Add)
+				if !bytes.HasPrefix(wasm, whole[:8]) {
+					require.Zero(t, c.Metrics().Compiles, "looks at no more than that")
+				}
 				requireRuns(t, w, c, chainWasm, chainWant)
 			})
 		}
