@@ -175,9 +175,10 @@ func (r *Runtime) CompileModule(ctx context.Context, wasm []byte) (wazero.Compil
 	if err := r.failIfClosed(); err != nil {
 		return nil, err
 	}
-	if !wasmbin.HasHeader(wasm) { // which wazero sees at once, however long it is
-		cm, err := r.compileInner(ctx, wasm, nil)
-		return cm, r.closedError(Key{}, err)
+	// wazero sees at once what isn't a module, however long it is. It gets no bytes that may change.
+	if head := bytes.Clone(wasm[:min(len(wasm), 8)]); !wasmbin.HasHeader(head) {
+		_, err := r.compileInner(ctx, head, nil)
+		return nil, r.closedError(Key{}, err)
 	}
 	if r.e.wazero.Listeners(ctx) != nil {
 		return r.Compile(ctx, NewModule(bytes.Clone(wasm)))
