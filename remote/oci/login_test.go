@@ -12,6 +12,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -403,4 +404,78 @@ func TestLoginStaysAtTheTokenServer(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestLoginThatFails isn't an entry that there isn't.
+func TestLoginThatFails(t *testing.T) {
+	s := httptest.NewServer(&renewing{expired: http.StatusUnauthorized, in: inMemory(t).Config.Handler, password: "secret"})
+	t.Cleanup(s.Close)
+	lost := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != "/token" {
+			w.Header().Set("WWW-Authenticate", `Bearer realm="http://`+r.Host+`/token",service="registry"`)
+			w.WriteHeader(http.StatusUnauthorized)
+			return
+		}
+		w.WriteHeader(http.StatusNotFound)
+	}))
+	t.Cleanup(lost.Close)
+	for name, c := range map[string]struct {
+		server *httptest.Server
+		err    error
+	}{
+		"a secret that isn't mounted": {s, fs.ErrNotExist},
+		"a secret of somebody else":   {s, fs.ErrPermission},
+		"no service for tokens":       {lost, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := backend(t, repository(c.server), &oci.Options{Credential: func(context.Context, string) (auth.Credential, error) {
+				return auth.Credential{Username: "fleet", Password: "secret"}, c.err
+			}})
+			_, get := b.Get(t.Context(), key)
+			_, has := b.Has(t.Context(), key)
+			for _, err := range []error{get, has, b.Delete(t.Context(), key)} {
+				require.ErrorContains(t, err, "login: ")
+				require.NotErrorIs(t, err, fs.ErrNotExist)
+				require.NotErrorIs(t, err, fs.ErrPermission)
+			}
+		})
+	}
+}
+
+// TestLoginsAreBounded: a registry may name another scope each time.
+func TestLoginsAreBounded(t *testing.T) {
+	long := strings.Repeat("x", 64<<10)
+	n := 0
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case r.URL.Path == "/token":
+			_, _ = fmt.Fprintf(w, `{"token":"%d%s"}`, n, long)
+		case r.Header.Get("Authorization") != "":
+			w.WriteHeader(http.StatusNotFound)
+		default:
+			n++
+			w.Header().Set("WWW-Authenticate", fmt.Sprintf(`Bearer realm="http://%s/token",service="registry",scope="repository:other%d:pull"`, r.Host, n))
+			w.WriteHeader(http.StatusUnauthorized)
+		}
+	}))
+	t.Cleanup(s.Close)
+	b := backend(t, repository(s), &oci.Options{Credential: func(context.Context, string) (auth.Credential, error) {
+		return auth.Credential{Username: "fleet", Password: "secret"}, nil
+	}})
+	heap := func() uint64 {
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return m.HeapAlloc
+	}
+	var before uint64
+	for i := range 300 {
+		if i == 20 {
+			before = heap()
+		}
+		_, err := b.Get(t.Context(), key)
+		require.ErrorIs(t, err, fs.ErrNotExist)
+	}
+	require.Greater(t, n, 200)
+	require.Less(t, heap(), before+8<<20)
 }

@@ -115,6 +115,8 @@ func newTransport() *http.Transport {
 		t = theirs.Clone()
 	}
 	t.DialContext = (&net.Dialer{Timeout: 10 * time.Second}).DialContext
+	t.MaxIdleConnsPerHost = 8
+	t.MaxResponseHeaderBytes = 64 << 10
 	t.DisableCompression = true                                                                   // entries are compressed, and a manifest without a length costs another request
 	t.HTTP2 = &http.HTTP2Config{SendPingTimeout: 10 * time.Second, PingTimeout: 10 * time.Second} // or a dead connection is used for ever
 	return t

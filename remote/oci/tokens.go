@@ -4,23 +4,28 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"net/http"
 	"sync"
 	"time"
 
 	"golang.org/x/sync/semaphore"
+	"oras.land/oras-go/v2/errdef"
 	"oras.land/oras-go/v2/registry/remote/auth"
 
 	"github.com/modcache/modcache/internal/bounded"
 	"github.com/modcache/modcache/internal/flight"
 )
 
-// tokens is what a session remembers. Logins are shared, and belong to none of those who wait for them: with the cache
-// of oras alone, all fail when the one who asked first goes away, and where his login hangs, nobody logs in any more.
+// tokens is the cache of a session. Logins are shared, and belong to none of those who wait for them: with the cache of
+// oras, all fail when the one who asked first goes away, where his login hangs, nobody logs in any more, and
+// what a registry asks a login for is kept for ever.
 type tokens struct {
-	auth.Cache
 	hung *semaphore.Weighted // logins that were given up count, too
 
 	mu      sync.Mutex
+	schemes map[string]auth.Scheme      // of registries; guarded by mu
+	known   map[login]string            // guarded by mu
 	logins  flight.Group[login, string] // under mu
 	running sync.WaitGroup
 }
@@ -37,24 +42,48 @@ const (
 	loginTime = 30 * time.Second
 	// So many hang at most.
 	maxLogins = 16
+	// So many tokens are kept. A repository takes two, to read and to write.
+	maxTokens = 16
 )
 
 func newTokens() *tokens {
-	t := &tokens{Cache: auth.NewCache(), hung: semaphore.NewWeighted(maxLogins)}
+	t := &tokens{hung: semaphore.NewWeighted(maxLogins), schemes: map[string]auth.Scheme{}, known: map[login]string{}}
 	t.logins = flight.Group[login, string]{Lock: &t.mu, Running: &t.running}
 	return t
 }
 
+// GetScheme implements [auth.Cache].
+func (t *tokens) GetScheme(_ context.Context, registry string) (auth.Scheme, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if scheme, ok := t.schemes[registry]; ok {
+		return scheme, nil
+	}
+	return auth.SchemeUnknown, errdef.ErrNotFound
+}
+
+// GetToken implements [auth.Cache].
+func (t *tokens) GetToken(_ context.Context, registry string, scheme auth.Scheme, scopes string) (string, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if token, ok := t.known[login{registry, scheme, scopes}]; ok {
+		return token, nil
+	}
+	return "", errdef.ErrNotFound
+}
+
 // Set implements [auth.Cache].
 func (t *tokens) Set(ctx context.Context, registry string, scheme auth.Scheme, scopes string, fetch func(context.Context) (string, error)) (string, error) {
+	l := login{registry, scheme, scopes}
 	for {
 		t.mu.Lock()
-		joined, _ := t.logins.Join(context.WithoutCancel(ctx), login{registry, scheme, scopes}, func(ctx context.Context) (string, error) {
+		joined, _ := t.logins.Join(context.WithoutCancel(ctx), l, func(ctx context.Context) (string, error) {
 			token, err := bounded.Call(ctx, bounded.Limit{Wait: loginTime, Slots: t.hung}, fetch, nil)
 			if err != nil {
-				return "", fmt.Errorf("login: %w", err)
+				return "", loginError(err)
 			}
-			return t.Cache.Set(ctx, registry, scheme, scopes, func(context.Context) (string, error) { return token, nil })
+			t.keep(l, token)
+			return token, nil
 		})
 		t.mu.Unlock()
 		token, err := joined.Wait(ctx)
@@ -62,4 +91,23 @@ func (t *tokens) Set(ctx context.Context, registry string, scheme auth.Scheme, s
 			return token, err
 		}
 	}
+}
+
+func (t *tokens) keep(l login, token string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if len(t.known) >= maxTokens || len(t.schemes) >= maxTokens {
+		clear(t.known)
+		clear(t.schemes)
+	}
+	t.schemes[l.registry], t.known[l] = l.scheme, token
+}
+
+// loginError says what kept somebody from logging in. That there is no such file, or no such service, isn't what the registry
+// says of an entry.
+func loginError(err error) error {
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, errdef.ErrNotFound) || errors.Is(err, fs.ErrPermission) || statusOf(err) == http.StatusNotFound {
+		return fmt.Errorf("login: %v", err)
+	}
+	return fmt.Errorf("login: %w", err)
 }
