@@ -177,6 +177,7 @@ func TestPullLooksBehindAliases(t *testing.T) {
 	// What the directory has leads to code.
 	to = filled(true, first, plain)
 	require.Equal(t, "1 found, 0 missing, 0 entries stored\n", pull(exitOK, "-dir", to, key(plain)).out)
+	require.Equal(t, "1 found, 0 missing, 0 entries stored\n", server(plain)(exitOK, "-dir", to, key(plain)).out)
 	call("warm", "-require", "-dir", to, plain).want(t, exitOK)
 
 	// A bundle has the alias, and the directory the code.

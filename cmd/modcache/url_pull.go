@@ -18,8 +18,9 @@ type download struct {
 	server  modcache.Store
 	store   modcache.Store // of the server, below the directory if something is to be stored
 	trouble trouble
-	alias   *lead  // under the key that is asked for
-	aliases []lead // under keys that were found
+	before  map[code]bool // what the directory had the code of; nil if nobody has asked
+	alias   *lead         // under the key that is asked for
+	aliases []lead        // under keys that were found
 
 	found, missing, bad int
 }
@@ -151,7 +152,7 @@ func (d *download) all(ctx context.Context, s *streams, w *warmer, keys []modcac
 
 func (d *download) key(ctx context.Context, key modcache.Key) (bool, error) {
 	if !d.dry {
-		d.renew(ctx, key)
+		d.trouble.observe(modcache.Event{Err: d.renew(ctx, key)})
 	}
 	a, ok, err := d.store.Get(ctx, key)
 	if ok {
@@ -163,16 +164,25 @@ func (d *download) key(ctx context.Context, key modcache.Key) (bool, error) {
 	return ok, err
 }
 
-// renew asks the server where the directory has an alias, which would hide what the server has: what it leads to may be gone.
-func (d *download) renew(ctx context.Context, key modcache.Key) {
+// renew asks the server where the directory has an alias, which would hide what the server has, and not what that leads to.
+func (d *download) renew(ctx context.Context, key modcache.Key) error {
 	there, ok, err := d.disk.Stat(ctx, key)
-	if err == nil && ok && isAlias(there.Info) {
-		var a *modcache.Artifact
-		if a, ok, err = d.server.Get(ctx, key); ok {
-			err = d.add(ctx, key, a)
+	if err != nil || !ok || !isAlias(there.Info) {
+		return err
+	}
+	if d.before == nil {
+		if d.before, err = d.held(ctx); err != nil {
+			return err
 		}
 	}
-	d.trouble.observe(modcache.Event{Err: err})
+	if to := codeOf(there.Info); d.before[to] || d.coded[to] {
+		return nil
+	}
+	a, ok, err := d.server.Get(ctx, key)
+	if ok {
+		err = d.add(ctx, key, a)
+	}
+	return err
 }
 
 // follow counts keys as missing under which there is an alias, and nowhere what it leads to. The key of that can't be
