@@ -9,6 +9,7 @@ import (
 	"os/user"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"oras.land/oras-go/v2/registry/remote/auth"
 	"oras.land/oras-go/v2/registry/remote/credentials"
@@ -41,10 +42,18 @@ func findDockerConfig() dockerConfig {
 
 // read returns the logins. A file that this user may not read, or with nothing in it, has none, as docker has it.
 func (file dockerConfig) read() (credentials.Store, error) {
-	if b, err := os.ReadFile(string(file)); errors.Is(err, fs.ErrPermission) || err == nil && len(b) == 0 {
-		return credentials.NewMemoryStore(), nil
+	for try := 0; ; try++ {
+		b, err := os.ReadFile(string(file))
+		empty := err == nil && len(b) == 0
+		switch {
+		case empty && try < 3: // perhaps somebody writes it just now
+			time.Sleep(50 * time.Millisecond)
+		case empty, errors.Is(err, fs.ErrPermission):
+			return credentials.NewMemoryStore(), nil
+		default:
+			return credentials.NewStore(string(file), credentials.StoreOptions{})
+		}
 	}
-	return credentials.NewStore(string(file), credentials.StoreOptions{})
 }
 
 // credential is an [auth.CredentialFunc]. It reads the file each time, because logins are renewed, some of them every hour, and a
