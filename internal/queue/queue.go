@@ -25,6 +25,7 @@ type Queue[K comparable, V any] struct {
 	waiting []*Job[K, V]
 	pending map[K]*Job[K, V] // waiting and running
 	size    int64            // of those
+	large   int64            // of those that are larger than Limit
 	workers int
 	lost    Lost[K]
 }
@@ -40,10 +41,12 @@ type Job[K comparable, V any] struct {
 	done    chan struct{} // closed when it has ended, or was called off
 }
 
-// Fits returns an error if there is no room for a job of that size. An empty queue takes any: else it would be left out each time,
-// however much room there is. Lock is held.
+// Fits returns an error if there is no room for a job of that size. One that is larger than Limit has room of its own, if it is the only
+// one: else it would be left out each time. Lock is held.
 func (q *Queue[K, V]) Fits(size int64) error {
-	if q.size > 0 && size > q.Limit-q.size {
+	switch {
+	case size > q.Limit && q.large == 0:
+	case size > q.Limit-(q.size-q.large):
 		return fmt.Errorf("%d bytes don't fit the queue, which holds %d of at most %d", size, q.size, q.Limit)
 	}
 	return nil
@@ -81,12 +84,18 @@ func (q *Queue[K, V]) enter(j *Job[K, V]) {
 	j.done = make(chan struct{})
 	q.pending[j.Key] = j
 	q.size += j.Size
+	if j.Size > q.Limit {
+		q.large += j.Size
+	}
 }
 
 // leave ends a job; Lock is held.
 func (q *Queue[K, V]) leave(j *Job[K, V]) {
 	delete(q.pending, j.Key)
 	q.size -= j.Size
+	if j.Size > q.Limit {
+		q.large -= j.Size
+	}
 	close(j.done)
 }
 

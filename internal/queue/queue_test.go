@@ -115,7 +115,16 @@ func TestQueueIsBounded(t *testing.T) {
 		require.EqualValues(t, 4, now.Load())
 		_, size := o.Held()
 		require.Zero(t, size)
+		o.workers.Wait()
+
+		release = make(chan struct{})
 		require.NoError(t, o.add("e", 101), "alone")
+		require.NoError(t, o.add("f", 100), "beside it")
+		require.Error(t, o.add("g", 1))
+		require.Error(t, o.add("h", 101))
+		close(release)
+		require.NoError(t, o.wait(t.Context()))
+		require.NoError(t, o.add("h", 101))
 		o.workers.Wait()
 	})
 }
@@ -185,7 +194,7 @@ func TestQueueRemembersLosses(t *testing.T) {
 func TestQueueOfJobsTheCallerDoes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		o := newOwner(1, 1, func(j *Job[string, int]) error { time.Sleep(time.Second); return errors.New("nobody minds") })
-		j := &Job[string, int]{Key: "a", Size: 1000}
+		j := &Job[string, int]{Key: "a", Size: 1}
 		o.mu.Lock()
 		o.Begin(j)
 		o.mu.Unlock()
