@@ -4,7 +4,9 @@ package modcacheotel
 
 import (
 	"context"
+	"errors"
 	"strings"
+	"unicode/utf8"
 
 	"go.opentelemetry.io/contrib/bridges/prometheus"
 	"go.opentelemetry.io/otel"
@@ -55,7 +57,7 @@ func Trace(p trace.TracerProvider) func(context.Context, modcache.Step) (context
 		}
 		span.SetAttributes(attrKey.String(s.Key.String()))
 		if s.Name != "" {
-			span.SetAttributes(attrName.String(s.Name))
+			span.SetAttributes(attrName.String(valid(s.Name)))
 		}
 		if s.Module != (modcache.Fingerprint{}) {
 			span.SetAttributes(attrModule.String(s.Module.String()))
@@ -71,14 +73,20 @@ func Trace(p trace.TracerProvider) func(context.Context, modcache.Step) (context
 				span.SetAttributes(attrCode.Int64(e.Bytes))
 			}
 			if e.Err != nil {
-				span.RecordError(e.Err)
-				// Exporters lose a whole batch over a description that isn't UTF-8, and a server's words may be in it.
-				span.SetStatus(codes.Error, strings.ToValidUTF8(e.Err.Error(), "\uFFFD"))
+				err := e.Err
+				if text := err.Error(); !utf8.ValidString(text) {
+					err = errors.New(valid(text))
+				}
+				span.RecordError(err)
+				span.SetStatus(codes.Error, err.Error())
 			}
 			span.End()
 		}
 	}
 }
+
+// valid returns text in UTF-8: exporters lose a whole batch over one that isn't, and a server's words may be in it, or the name of a file.
+func valid(s string) string { return strings.ToValidUTF8(s, "\uFFFD") }
 
 // Producer returns the metrics of c for a reader of OpenTelemetry's SDK:
 //

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
@@ -88,6 +89,11 @@ func TestTrace(t *testing.T) {
 	steps, module = run(cachetest.Chain)
 	require.Equal(t, codes.Error, steps["modcache lookup"].Status().Code)
 	require.Contains(t, steps["modcache lookup"].Status().Description, "down \uFFFD")
+	for _, e := range steps["modcache lookup"].Events() {
+		for _, a := range e.Attributes {
+			require.True(t, utf8.ValidString(a.Value.Emit()), "%v", a)
+		}
+	}
 	require.Equal(t, codes.Unset, module.Status().Code, "a store fails no module")
 	store.Heal()
 
