@@ -406,26 +406,32 @@ func TestLoginStaysAtTheTokenServer(t *testing.T) {
 	}
 }
 
-// TestLoginThatFails isn't an entry that there isn't.
-func TestLoginThatFails(t *testing.T) {
-	s := httptest.NewServer(&renewing{expired: http.StatusUnauthorized, in: inMemory(t).Config.Handler, password: "secret"})
-	t.Cleanup(s.Close)
-	lost := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+// failing is a registry whose service for tokens answers with the status.
+func failing(t *testing.T, status int) *httptest.Server {
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path != "/token" {
 			w.Header().Set("WWW-Authenticate", `Bearer realm="http://`+r.Host+`/token",service="registry"`)
 			w.WriteHeader(http.StatusUnauthorized)
 			return
 		}
-		w.WriteHeader(http.StatusNotFound)
+		w.WriteHeader(status)
 	}))
-	t.Cleanup(lost.Close)
+	t.Cleanup(s.Close)
+	return s
+}
+
+// TestLoginThatFails isn't an entry that there isn't.
+func TestLoginThatFails(t *testing.T) {
+	s := httptest.NewServer(&renewing{expired: http.StatusUnauthorized, in: inMemory(t).Config.Handler, password: "secret"})
+	t.Cleanup(s.Close)
 	for name, c := range map[string]struct {
 		server *httptest.Server
 		err    error
 	}{
 		"a secret that isn't mounted": {s, fs.ErrNotExist},
 		"a secret of somebody else":   {s, fs.ErrPermission},
-		"no service for tokens":       {lost, nil},
+		"no service for tokens":       {failing(t, http.StatusNotFound), nil},
+		"a service that is odd":       {failing(t, http.StatusRequestEntityTooLarge), nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			b := backend(t, repository(c.server), &oci.Options{Credential: func(context.Context, string) (auth.Credential, error) {
@@ -437,6 +443,7 @@ func TestLoginThatFails(t *testing.T) {
 				require.ErrorContains(t, err, "login: ")
 				require.NotErrorIs(t, err, fs.ErrNotExist)
 				require.NotErrorIs(t, err, fs.ErrPermission)
+				require.NotErrorIs(t, err, modcache.ErrTooLarge)
 			}
 		})
 	}

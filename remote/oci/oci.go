@@ -238,8 +238,10 @@ const configTime = 10 * time.Second
 func (b *Backend) Delete(ctx context.Context, key modcache.Key) error {
 	tagged := func() (ocispec.Descriptor, error) { return b.repo.Manifests().Resolve(ctx, key.String()) }
 	manifest, err := tagged()
-	if _, is := b.layer(ctx, key); err == nil && !errors.Is(is, modcache.ErrCorrupt) { // else it is an image, perhaps, with other tags
-		err = b.repo.Manifests().Delete(ctx, manifest)
+	if err == nil {
+		if _, is := b.layer(ctx, key); !errors.Is(is, modcache.ErrCorrupt) { // else it is an image, perhaps, with other tags
+			err = b.repo.Manifests().Delete(ctx, manifest)
+		}
 	}
 	if err == nil {
 		if _, err = tagged(); err == nil { // some registries leave the tag where it was

@@ -104,10 +104,15 @@ func (t *tokens) keep(l login, token string) {
 }
 
 // loginError says what kept somebody from logging in. That there is no such file, or no such service, isn't what the registry
-// says of an entry.
+// says of an entry; a refusal is.
 func loginError(err error) error {
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, errdef.ErrNotFound) || errors.Is(err, fs.ErrPermission) || statusOf(err) == http.StatusNotFound {
-		return fmt.Errorf("login: %v", err)
+	switch statusOf(err) {
+	case http.StatusUnauthorized, http.StatusForbidden:
+		return fmt.Errorf("login: %w", err)
+	case 0:
+		if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, errdef.ErrNotFound) && !errors.Is(err, fs.ErrPermission) {
+			return fmt.Errorf("login: %w", err)
+		}
 	}
-	return fmt.Errorf("login: %w", err)
+	return fmt.Errorf("login: %v", err)
 }
