@@ -335,13 +335,23 @@ func TestLoginIsNobodysOwn(t *testing.T) {
 		require.ErrorIs(t, err, fs.ErrNotExist)
 	}
 
+	// One that nobody waits for is of use to the next.
 	b = backend(t, repository(s), o)
 	ctx, cancel = context.WithCancel(t.Context())
 	first = get(b, ctx)
-	hung := next(logins)
-	defer close(hung)
+	login = next(logins)
 	cancel()
 	require.ErrorIs(t, <-first, context.Canceled)
+	close(login)
+	require.ErrorIs(t, <-get(b, t.Context()), fs.ErrNotExist)
+
+	reset := oci.SetLoginTime(50 * time.Millisecond)
+	b = backend(t, repository(s), o)
+	first = get(b, t.Context())
+	hung := next(logins)
+	defer close(hung)
+	require.ErrorContains(t, <-first, "login: ")
+	reset()
 	second = get(b, t.Context())
 	close(next(logins))
 	require.ErrorIs(t, <-second, fs.ErrNotExist)

@@ -37,9 +37,10 @@ type login struct {
 	scopes   string
 }
 
+// So long a login may take. Helpers ask servers of their own.
+var loginTime = 30 * time.Second // but in tests
+
 const (
-	// So long a login may take. Helpers ask servers of their own.
-	loginTime = 30 * time.Second
 	// So many hang at most.
 	maxLogins = 16
 	// So many tokens are kept. A repository takes two, to read and to write.
@@ -78,7 +79,8 @@ func (t *tokens) Set(ctx context.Context, registry string, scheme auth.Scheme, s
 	for {
 		t.mu.Lock()
 		joined, _ := t.logins.Join(context.WithoutCancel(ctx), l, func(ctx context.Context) (string, error) {
-			token, err := bounded.Call(ctx, bounded.Limit{Wait: loginTime, Slots: t.hung}, fetch, nil)
+			// It goes on if all have left: it may take longer than one lookup does, and the next one finds the token.
+			token, err := bounded.Call(context.WithoutCancel(ctx), bounded.Limit{Wait: loginTime, Slots: t.hung}, fetch, nil)
 			if err != nil {
 				return "", loginError(err)
 			}
