@@ -13,6 +13,7 @@ import (
 
 	"github.com/modcache/modcache/internal/bounded"
 	"github.com/modcache/modcache/internal/contain"
+	"github.com/modcache/modcache/internal/frame"
 	"github.com/modcache/modcache/internal/wazerohook"
 )
 
@@ -336,7 +337,7 @@ func (c *Cache) put(key Key, code []byte, info Info) (a *Artifact, added <-chan 
 		return took, err
 	}
 	op := "add"
-	if info.Module != (Fingerprint{}) && info.WasmSize == 0 {
+	if frame.IsAlias(info.Module, info.WasmSize) {
 		op += ofAlias
 	}
 	stored := func(took time.Duration) {

@@ -176,8 +176,9 @@ func (r *Runtime) CompileModule(ctx context.Context, wasm []byte) (wazero.Compil
 		return nil, err
 	}
 	// wazero sees at once what isn't a module, however long it is. It gets no bytes that may change.
-	if head := bytes.Clone(wasm[:min(len(wasm), 8)]); !wasmbin.HasHeader(head) {
-		_, err := r.compileInner(ctx, head, nil)
+	var head [8]byte
+	if n := copy(head[:], wasm); !wasmbin.HasHeader(head[:n]) {
+		_, err := r.compileInner(ctx, bytes.Clone(head[:n]), nil)
 		return nil, r.closedError(Key{}, err)
 	}
 	if r.e.wazero.Listeners(ctx) != nil {

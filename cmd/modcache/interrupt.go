@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"sync"
-	"time"
 
 	"github.com/modcache/modcache/internal/bounded"
 )
@@ -52,6 +51,5 @@ func (i *interruption) begin(ctx context.Context) error {
 // unlessInterrupted returns what f does, or the error of ctx as soon as that ends: f may wait for a
 // pipe. It goes on then, until the process ends.
 func unlessInterrupted[T any](ctx context.Context, f func() (T, error)) (T, error) {
-	const forever = 10 * 365 * 24 * time.Hour
-	return bounded.Call(ctx, bounded.Limit{Wait: forever}, func(context.Context) (T, error) { return f() }, nil)
+	return bounded.Call(ctx, bounded.Limit{Wait: bounded.Forever}, func(context.Context) (T, error) { return f() }, nil)
 }

@@ -194,7 +194,7 @@ func jsonOfAll(entries []modcache.DiskEntry) []entryJSON {
 
 // isAlias reports whether an entry holds no code, but leads from one spelling of a
 // module to that of another.
-func isAlias(i modcache.Info) bool { return i.Module != (modcache.Fingerprint{}) && i.WasmSize == 0 }
+func isAlias(i modcache.Info) bool { return frame.IsAlias(i.Module, i.WasmSize) }
 
 // code is what an entry holds, or leads to.
 type code struct {

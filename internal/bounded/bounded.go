@@ -45,6 +45,9 @@ type Limit struct {
 	over  error         // why it ends then; nil is context.DeadlineExceeded
 }
 
+// Forever is a Wait that only the context of a call ends.
+const Forever = 10 * 365 * 24 * time.Hour
+
 // Call calls f on a goroutine of its own, with its panic or Goexit as an error, and
 // returns when the limit is over or ctx has ended even if f doesn't. The context of f
 // ends then. What f returns after that goes to late, unless that is nil.

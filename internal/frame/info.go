@@ -32,9 +32,11 @@ func InfoOf[I info[F], F ~[32]byte](m Meta) I {
 // leads to may be gone, and whoever adds another knows of code. Of code that a Cache has compiled for a module, it knows the
 // module's size.
 func GivesWay(module [32]byte, size int64, added [32]byte, addedSize int64) bool {
-	none := [32]byte{}
-	return module != none && size == 0 && (addedSize > 0 || added != none && added != module)
+	return IsAlias(module, size) && (addedSize > 0 || added != [32]byte{} && added != module)
 }
+
+// IsAlias reports whether an entry of that module, and of a module of so many bytes, is an alias.
+func IsAlias(module [32]byte, size int64) bool { return module != [32]byte{} && size == 0 }
 
 // KnownTime returns t, or zero for a time that has no form in JSON: what is in files may be any.
 func KnownTime(t time.Time) time.Time {

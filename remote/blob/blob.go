@@ -53,8 +53,7 @@ func Open(ctx context.Context, bucket string) (*Backend, error) {
 // open has a driver open the bucket, until ctx ends. What it makes doesn't end with that: some renew credentials under the context that
 // they were given, for as long as the process lives.
 func open(ctx context.Context, bucket string) (*blob.Bucket, error) {
-	const forever = 10 * 365 * 24 * time.Hour
-	return bounded.Call(ctx, bounded.Limit{Wait: forever},
+	return bounded.Call(ctx, bounded.Limit{Wait: bounded.Forever},
 		func(context.Context) (*blob.Bucket, error) {
 			return blob.OpenBucket(context.WithoutCancel(ctx), bucket)
 		},

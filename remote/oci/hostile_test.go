@@ -495,15 +495,8 @@ func TestHidesQueries(t *testing.T) {
 						resp.Request = r
 					}
 					return resp, err
-				case strings.Contains(r.URL.Path, "/manifests/"):
-					w.Header().Set("Content-Type", ocispec.MediaTypeImageManifest)
-					w.Header().Set("Content-Length", strconv.Itoa(len(text)))
-					_, _ = w.Write(text)
-				case r.Method == http.MethodPost:
-					w.Header().Set("Location", "https://storage.example/upload?sig=SECRET")
-					w.WriteHeader(http.StatusAccepted)
 				default:
-					http.Redirect(w, r, "https://user:SECRET@storage.example/layer?sig=SECRET", http.StatusTemporaryRedirect)
+					leading(w, r, text, "https://storage.example/upload?sig=SECRET", "https://user:SECRET@storage.example/layer?sig=SECRET")
 				}
 				resp := w.Result()
 				resp.Request = r
@@ -561,5 +554,20 @@ func TestBackendKnowsTheRegistryByAllItsNames(t *testing.T) {
 		})
 		require.NoError(t, err)
 		require.ErrorIs(t, b.Put(t.Context(), key, []byte("abc"), true), want, location)
+	}
+}
+
+// leading answers for a registry whose layers are on a host elsewhere, as are uploads.
+func leading(w http.ResponseWriter, r *http.Request, manifest []byte, upload, layer string) {
+	switch {
+	case strings.Contains(r.URL.Path, "/manifests/"):
+		w.Header().Set("Content-Type", ocispec.MediaTypeImageManifest)
+		w.Header().Set("Content-Length", strconv.Itoa(len(manifest)))
+		_, _ = w.Write(manifest)
+	case r.Method == http.MethodPost:
+		w.Header().Set("Location", upload)
+		w.WriteHeader(http.StatusAccepted)
+	default:
+		http.Redirect(w, r, layer, http.StatusTemporaryRedirect)
 	}
 }

@@ -13,7 +13,6 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -21,7 +20,6 @@ import (
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/registry"
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/stretchr/testify/require"
 	"oras.land/oras-go/v2/registry/remote/auth"
 
@@ -226,15 +224,8 @@ func TestExpiredLinks(t *testing.T) {
 				case !authorized:
 					w.Header().Set("WWW-Authenticate", `Basic realm="registry"`)
 					w.WriteHeader(http.StatusUnauthorized)
-				case strings.Contains(r.URL.Path, "/manifests/"):
-					w.Header().Set("Content-Type", ocispec.MediaTypeImageManifest)
-					w.Header().Set("Content-Length", strconv.Itoa(len(text)))
-					_, _ = w.Write(text)
-				case r.Method == http.MethodPost:
-					w.Header().Set("Location", "https://storage.example/upload")
-					w.WriteHeader(http.StatusAccepted)
 				default:
-					http.Redirect(w, r, "https://storage.example/layer", http.StatusTemporaryRedirect)
+					leading(w, r, text, "https://storage.example/upload", "https://storage.example/layer")
 				}
 				resp := w.Result()
 				resp.Request = r
