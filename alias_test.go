@@ -160,6 +160,11 @@ func TestCacheStatusIsAboutCode(t *testing.T) {
 	s.OnAdd = func(context.Context, modcache.Key, *modcache.Artifact) error { return full }
 	compile(t, newRuntime(t, c, nil), spellings(t)[0])
 	require.Equal(t, 1, seen.Warned(), "an alias that doesn't fit either is no news")
+	for _, err := range seen.Saw(modcache.EventStoreFailed) {
+		var failed *modcache.Error
+		require.ErrorAs(t, err, &failed)
+		require.Equal(t, "add", failed.Op)
+	}
 }
 
 // TestCacheShortensChainsOfAliases, so that those between may go.

@@ -21,6 +21,7 @@ import (
 
 	"github.com/modcache/modcache"
 	"github.com/modcache/modcache/internal/frame"
+	"github.com/modcache/modcache/internal/unanswered"
 	"github.com/modcache/modcache/internal/weburl"
 )
 
@@ -165,7 +166,7 @@ func (w *web) do(ctx context.Context, method string, r request) (*http.Response,
 	for {
 		req, err := w.newRequest(ctx, method, r, expect)
 		if err != nil {
-			return nil, err
+			return nil, unanswered.Error(err)
 		}
 		client := w.client
 		if r.sign != nil {
@@ -173,7 +174,7 @@ func (w *web) do(ctx context.Context, method string, r request) (*http.Response,
 		}
 		resp, err := client.Do(req)
 		if err != nil {
-			return nil, withoutURL(err)
+			return nil, unanswered.Error(withoutURL(err))
 		}
 		switch {
 		case expect && resp.StatusCode == http.StatusExpectationFailed:

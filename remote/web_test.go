@@ -9,11 +9,13 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"path"
 	"runtime"
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -493,6 +495,33 @@ func TestStoreUsersClient(t *testing.T) {
 	_, _, err := s.Get(t.Context(), key(1))
 	require.ErrorContains(t, err, "no network today")
 	require.Nil(t, o.Client.CheckRedirect, "the caller's client isn't changed")
+}
+
+// TestStoreUnanswered: a secret, certificate or socket that isn't there isn't an entry that isn't there.
+func TestStoreUnanswered(t *testing.T) {
+	for _, missing := range []error{syscall.ENOENT, syscall.EACCES, syscall.EEXIST} {
+		unasked := &http.Client{Transport: roundTripper(func(*http.Request) (*http.Response, error) {
+			return nil, &net.OpError{Op: "dial", Net: "unix", Err: os.NewSyscallError("connect", missing)}
+		})}
+		for name, o := range map[string]remote.Options{
+			"plain": {Client: unasked},
+			"bazel": {Client: unasked, Layout: remote.BazelCAS},
+			"s3":    {Client: unasked, Layout: remote.S3{Bucket: "bucket"}},
+			"credentials": {Layout: remote.S3{Bucket: "bucket", Credentials: func(context.Context) (remote.Credentials, error) {
+				return remote.Credentials{}, &os.PathError{Op: "open", Path: "secret", Err: missing}
+			}}},
+		} {
+			t.Run(fmt.Sprint(name, missing), func(t *testing.T) {
+				o.Signer = generate(t)
+				s := open(t, "https://cache.example", patient(o))
+				_, _, err := s.Get(t.Context(), key(1))
+				require.ErrorContains(t, err, missing.Error())
+				require.ErrorContains(t, s.Delete(t.Context(), key(1)), missing.Error())
+				require.Zero(t, s.Report().Absent)
+				require.Zero(t, s.Report().Refused)
+			})
+		}
+	}
 }
 
 type roundTripper func(*http.Request) (*http.Response, error)

@@ -22,6 +22,7 @@ import (
 
 	"github.com/modcache/modcache"
 	"github.com/modcache/modcache/internal/bounded"
+	"github.com/modcache/modcache/internal/unanswered"
 	"github.com/modcache/modcache/internal/weburl"
 	"github.com/modcache/modcache/remote"
 )
@@ -148,7 +149,7 @@ func (b *body) Read(p []byte) (int, error) {
 // understood has errors say what a store has to know.
 func understood(err error) error {
 	code, refused := gcerrors.Code(err), amazonRefuses(err)
-	err = weburl.Discreet(err)
+	err = unanswered.Error(weburl.Discreet(err))
 	switch {
 	case refused, code == gcerrors.PermissionDenied:
 		return fmt.Errorf("%w: %w", fs.ErrPermission, err)

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"net"
@@ -147,7 +148,8 @@ func TestAmazonRefuses(t *testing.T) {
 // failing is a driver whose requests fail.
 type failing struct {
 	driver.Bucket
-	err error
+	err  error
+	code gcerrors.ErrorCode
 }
 
 func (f failing) NewRangeReader(context.Context, string, int64, int64, *driver.ReaderOptions) (driver.Reader, error) {
@@ -160,13 +162,27 @@ func (f failing) NewTypedWriter(context.Context, string, string, *driver.WriterO
 
 func (f failing) Attributes(context.Context, string) (*driver.Attributes, error) { return nil, f.err }
 func (f failing) Delete(context.Context, string) error                           { return f.err }
-func (failing) ErrorCode(error) gcerrors.ErrorCode                               { return gcerrors.PermissionDenied }
+func (f failing) ErrorCode(error) gcerrors.ErrorCode                             { return f.code }
 func (failing) Close() error                                                     { return nil }
+
+// TestUnanswered: a secret that isn't mounted isn't an entry that isn't there.
+func TestUnanswered(t *testing.T) {
+	_, missing := os.ReadFile(filepath.Join(t.TempDir(), "token"))
+	b, err := blob.New(gcblob.NewBucket(failing{err: fmt.Errorf("credentials: %w", missing), code: gcerrors.Unknown}))
+	require.NoError(t, err)
+	defer b.Close()
+	_, get := b.Get(t.Context(), key)
+	_, has := b.Has(t.Context(), key)
+	for _, err := range []error{get, has, b.Put(t.Context(), key, []byte("abc"), false), b.Delete(t.Context(), key)} {
+		require.ErrorContains(t, err, "credentials: ")
+		require.NotErrorIs(t, err, fs.ErrNotExist)
+	}
+}
 
 // TestHidesQueries asks a cloud with a query, which may be what lets its bearer in.
 func TestHidesQueries(t *testing.T) {
 	refused := &url.Error{Op: "Get", URL: "https://account.example/fleet/x?sig=SECRET", Err: io.ErrClosedPipe}
-	b, err := blob.New(gcblob.NewBucket(failing{err: refused}))
+	b, err := blob.New(gcblob.NewBucket(failing{err: refused, code: gcerrors.PermissionDenied}))
 	require.NoError(t, err)
 	defer b.Close()
 	_, got := b.Get(t.Context(), key)

@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"log"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -15,6 +16,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -279,6 +281,23 @@ func TestTransportOfOthers(t *testing.T) {
 	require.ErrorIs(t, err, fs.ErrNotExist)
 }
 
+// TestUnanswered: a socket or a certificate that isn't there isn't an entry that isn't there.
+func TestUnanswered(t *testing.T) {
+	for _, missing := range []error{syscall.ENOENT, syscall.EACCES} {
+		b, err := oci.New("registry.example/entries", &oci.Options{Transport: transportFunc(func(*http.Request) (*http.Response, error) {
+			return nil, &net.OpError{Op: "dial", Net: "unix", Err: os.NewSyscallError("connect", missing)}
+		})})
+		require.NoError(t, err)
+		_, get := b.Get(t.Context(), key)
+		_, has := b.Has(t.Context(), key)
+		for _, err := range []error{get, has, b.Delete(t.Context(), key)} {
+			require.ErrorContains(t, err, missing.Error())
+			require.NotErrorIs(t, err, fs.ErrNotExist)
+			require.NotErrorIs(t, err, fs.ErrPermission)
+		}
+	}
+}
+
 // TestLoginIsNobodysOwn: who asked first may go away, and leave a login to others that goes on, or one that hangs for good.
 func TestLoginIsNobodysOwn(t *testing.T) {
 	g := &renewing{token: true, expired: http.StatusUnauthorized, in: inMemory(t).Config.Handler, password: "secret"}
@@ -486,4 +505,5 @@ func TestLoginsAreBounded(t *testing.T) {
 	}
 	require.Greater(t, n, 200)
 	require.Less(t, heap(), before+8<<20)
+	runtime.KeepAlive(b)
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"net/http"
 	"sync"
 	"time"
@@ -15,6 +14,7 @@ import (
 
 	"github.com/modcache/modcache/internal/bounded"
 	"github.com/modcache/modcache/internal/flight"
+	"github.com/modcache/modcache/internal/unanswered"
 )
 
 // tokens is the cache of a session. Logins are shared, and belong to none of those who wait for them: with the cache of
@@ -108,13 +108,9 @@ func (t *tokens) keep(l login, token string) {
 // loginError says what kept somebody from logging in. That there is no such file, or no such service, isn't what the registry
 // says of an entry; a refusal is.
 func loginError(err error) error {
-	switch statusOf(err) {
-	case http.StatusUnauthorized, http.StatusForbidden:
-		return fmt.Errorf("login: %w", err)
-	case 0:
-		if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, errdef.ErrNotFound) && !errors.Is(err, fs.ErrPermission) {
-			return fmt.Errorf("login: %w", err)
-		}
+	switch status := statusOf(err); {
+	case status == http.StatusUnauthorized, status == http.StatusForbidden, status == 0 && !errors.Is(err, errdef.ErrNotFound):
+		return fmt.Errorf("login: %w", unanswered.Error(err))
 	}
 	return fmt.Errorf("login: %v", err)
 }

@@ -15,6 +15,7 @@ import (
 	"oras.land/oras-go/v2/registry/remote/errcode"
 
 	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/internal/unanswered"
 	"github.com/modcache/modcache/internal/weburl"
 )
 
@@ -35,7 +36,7 @@ func (g guard) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 	resp, err := g.next.RoundTrip(r)
 	if err != nil {
-		return nil, err
+		return nil, unanswered.Error(err)
 	}
 	if resp.StatusCode == http.StatusTooManyRequests || resp.StatusCode == http.StatusServiceUnavailable {
 		_ = resp.Body.Close()
