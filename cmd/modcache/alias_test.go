@@ -177,8 +177,15 @@ func TestPullLooksBehindAliases(t *testing.T) {
 	// What the directory has leads to code.
 	to = filled(true, first, plain)
 	require.Equal(t, "1 found, 0 missing, 0 entries stored\n", pull(exitOK, "-dir", to, key(plain)).out)
-	require.Equal(t, "1 found, 0 missing, 0 entries stored\n", server(plain)(exitOK, "-dir", to, key(plain)).out)
 	call("warm", "-require", "-dir", to, plain).want(t, exitOK)
+
+	// It has that code for other settings alone.
+	to = filled(false, first, plain)
+	call("warm", "-dir", to, "-close-on-context-done", first).want(t, exitOK)
+	again := server(plain)
+	require.Equal(t, "1 found, 0 missing, 1 entry stored\n", again(exitOK, "-dir", to, key(plain)).out)
+	call("warm", "-require", "-dir", to, plain).want(t, exitOK)
+	require.Equal(t, "1 found, 0 missing, 0 entries stored\n", again(exitOK, "-dir", to, key(plain)).out)
 
 	// A bundle has the alias, and the directory the code.
 	bundle, to := filepath.Join(dir, "alias.bundle"), filled(false, first, plain)

@@ -36,7 +36,8 @@ From a server, which doesn't list what it has, it takes what belongs to modules
 other keys. Under a key there may be an alias, which leads to the code of
 another spelling of a module: a module brings both, and a key what is under it.
 What isn't there is reported with exit code 3, as is a key whose alias leads to
-code that isn't; -n looks at no more than what the server has under a key.
+code that isn't, whatever its settings; -n looks only at what the server has
+under a key.
 
 Machine code runs in the programs that find it. With -keyring, an entry is
 taken only if one of the public keys in that file has signed it, and the file

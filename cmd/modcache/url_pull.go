@@ -18,9 +18,8 @@ type download struct {
 	server  modcache.Store
 	store   modcache.Store // of the server, below the directory if something is to be stored
 	trouble trouble
-	before  map[code]bool // what the directory had the code of; nil if nobody has asked
-	alias   *lead         // under the key that is asked for
-	aliases []lead        // under keys that were found
+	alias   *lead  // under the key that is asked for
+	aliases []lead // under keys that were found
 
 	found, missing, bad int
 }
@@ -164,19 +163,12 @@ func (d *download) key(ctx context.Context, key modcache.Key) (bool, error) {
 	return ok, err
 }
 
-// renew asks the server where the directory has an alias, which would hide what the server has, and not what that leads to.
+// renew asks the server where the directory has an alias, which would hide what the server has. What it leads to may be there for other
+// settings alone.
 func (d *download) renew(ctx context.Context, key modcache.Key) error {
 	there, ok, err := d.disk.Stat(ctx, key)
 	if err != nil || !ok || !isAlias(there.Info) {
 		return err
-	}
-	if d.before == nil {
-		if d.before, err = d.held(ctx); err != nil {
-			return err
-		}
-	}
-	if to := codeOf(there.Info); d.before[to] || d.coded[to] {
-		return nil
 	}
 	a, ok, err := d.server.Get(ctx, key)
 	if ok {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -365,6 +366,45 @@ func TestLoginIsNobodysOwn(t *testing.T) {
 	second = get(b, t.Context())
 	close(next(logins))
 	require.ErrorIs(t, <-second, fs.ErrNotExist)
+}
+
+// TestLoginThatHangs keeps others for some seconds, and brings its token in the end.
+func TestLoginThatHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		start, logins := time.Now(), 0
+		b, err := oci.New("registry.example/entries", &oci.Options{
+			Credential: func(ctx context.Context, _ string) (auth.Credential, error) {
+				if logins++; logins == 1 {
+					time.Sleep(20 * time.Second)
+				}
+				return auth.Credential{Username: "fleet", Password: "secret"}, ctx.Err()
+			},
+			Transport: transportFunc(func(r *http.Request) (*http.Response, error) {
+				w := httptest.NewRecorder()
+				if _, _, authorized := r.BasicAuth(); authorized {
+					w.WriteHeader(http.StatusNotFound)
+				} else {
+					w.Header().Set("WWW-Authenticate", `Basic realm="registry"`)
+					w.WriteHeader(http.StatusUnauthorized)
+				}
+				return w.Result(), nil
+			}),
+		})
+		require.NoError(t, err)
+		get := func() error {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			defer cancel()
+			_, err := b.Get(ctx, key)
+			return err
+		}
+		for !errors.Is(get(), fs.ErrNotExist) {
+		}
+		require.InDelta(t, 5, time.Since(start).Seconds(), 1)
+		require.Equal(t, 2, logins)
+		time.Sleep(time.Minute)
+		require.ErrorIs(t, get(), fs.ErrNotExist)
+		require.Equal(t, 2, logins)
+	})
 }
 
 // TestLoginStaysAtTheTokenServer has that redirect logins, within itself and elsewhere.

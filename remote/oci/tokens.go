@@ -41,6 +41,8 @@ type login struct {
 var loginTime = 30 * time.Second // but in tests
 
 const (
+	// So long others join it. One that nobody answers keeps none of them longer.
+	joinTime = 5 * time.Second
 	// So many hang at most.
 	maxLogins = 16
 	// So many tokens are kept. A repository takes two, to read and to write.
@@ -80,6 +82,11 @@ func (t *tokens) Set(ctx context.Context, registry string, scheme auth.Scheme, s
 		t.mu.Lock()
 		joined, _ := t.logins.Join(context.WithoutCancel(ctx), l, func(ctx context.Context) (string, error) {
 			// It goes on if all have left: it may take longer than one lookup does, and the next one finds the token.
+			defer time.AfterFunc(joinTime, func() {
+				t.mu.Lock()
+				defer t.mu.Unlock()
+				t.logins.Forget(l)
+			}).Stop()
 			token, err := bounded.Call(context.WithoutCancel(ctx), bounded.Limit{Wait: loginTime, Slots: t.hung}, fetch, nil)
 			if err != nil {
 				return "", loginError(err)

@@ -1,6 +1,7 @@
 package oci
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/http"
@@ -38,6 +39,7 @@ func (g guard) RoundTrip(r *http.Request) (*http.Response, error) {
 	if err != nil {
 		return nil, unanswered.Error(err)
 	}
+	resp.Request = cmp.Or(resp.Request, r) // net/http's own has set it, and oras relies on that
 	if resp.StatusCode == http.StatusTooManyRequests || resp.StatusCode == http.StatusServiceUnavailable {
 		_ = resp.Body.Close()
 		return nil, &busyError{status: resp.Status, after: retryAfter(resp.Header.Get("Retry-After"), time.Now())}
