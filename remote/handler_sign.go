@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"io"
+	"math"
 	"net/http"
 	"sync"
 	"sync/atomic"
@@ -35,6 +36,9 @@ type signing struct {
 
 	made, failed atomic.Uint64
 
+	free  int64     // what the store had room for when it was asked, less what has come since; the one worker's
+	asked time.Time // the worker's, too
+
 	ctx    context.Context // ends with close
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
@@ -56,6 +60,7 @@ const (
 	maxJobs  = 4096
 	maxHeads = 256
 	triedFor = 10 * time.Minute
+	askedFor = time.Minute // to ask is to look at all entries
 )
 
 func newSigning(s modcache.Store, reads *bounded.Lane, key *PrivateKey, limit int64) *signing {
@@ -187,9 +192,23 @@ func (s *signing) room(size int64) bool {
 	if !ok {
 		return false
 	}
-	_, plan, err := d.PlanTrim(s.ctx) // of what all processes have put there
-	limit := d.Usage().MaxBytes
-	return err == nil && plan.Evicted == 0 && (limit < 0 || plan.Bytes+size <= limit/2)
+	if s.asked.IsZero() || time.Since(s.asked) > askedFor {
+		_, plan, err := d.PlanTrim(s.ctx) // of what all processes have put there
+		s.asked = time.Now()
+		switch limit := d.Usage().MaxBytes; {
+		case err != nil || plan.Evicted > 0:
+			s.free = 0
+		case limit < 0:
+			s.free = math.MaxInt64
+		default:
+			s.free = limit/2 - plan.Bytes
+		}
+	}
+	if size > s.free {
+		return false
+	}
+	s.free -= size
+	return true
 }
 
 // keep makes the entry, and keeps it in place of an older one.
