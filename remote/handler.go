@@ -383,12 +383,18 @@ func (h *Handler) has(ctx context.Context, key modcache.Key) (bool, error) {
 }
 
 // readBody reads a request of n bytes; n < 0 if the client didn't say. What is
-// allocated follows what has arrived.
+// allocated follows what has arrived, and is as long as what is returned, which the store may keep.
 func readBody(body io.Reader, n int64) ([]byte, error) {
-	var buf bytes.Buffer
-	if n > 0 {
-		buf.Grow(int(min(n, 1<<20)) + bytes.MinRead)
+	var begun bytes.Buffer
+	if n < 0 {
+		_, err := begun.ReadFrom(body)
+		return bytes.Clone(begun.Bytes()), err
 	}
-	_, err := buf.ReadFrom(body)
-	return buf.Bytes(), err
+	if got, err := io.CopyN(&begun, body, n/2); err != nil {
+		return begun.Bytes()[:got], err
+	}
+	b := make([]byte, n)
+	got := copy(b, begun.Bytes())
+	more, err := io.ReadFull(body, b[got:])
+	return b[:got+more], err
 }

@@ -512,6 +512,29 @@ func TestHandlerBelievesNoSize(t *testing.T) {
 	}
 }
 
+// TestHandlerKeepsNoMore: a store in memory keeps what a buffer has to spare, and counts the rest.
+func TestHandlerKeepsNoMore(t *testing.T) {
+	spare, size := 0, 0
+	keeps := &storetest.Fake{OnAdd: func(_ context.Context, _ modcache.Key, a *modcache.Artifact) error {
+		b, err := a.Bytes()
+		spare, size = cap(b)-len(b), len(b)
+		return err
+	}}
+	h, err := remote.NewHandler(keeps, &remote.HandlerOptions{WriteTokens: []string{token}})
+	require.NoError(t, err)
+	b := entry(t, remote.Options{Signer: generate(t)}, key(1), 1_100_000)
+	for _, length := range []int64{int64(len(b)), -1} {
+		r := httptest.NewRequest("PUT", "/"+key(1).String(), bytes.NewReader(b))
+		r.ContentLength = length
+		r.Header.Set("Authorization", "Bearer "+token)
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, r)
+		require.Equal(t, 201, w.Code)
+		require.Equal(t, len(b), size)
+		require.LessOrEqual(t, spare, size/8)
+	}
+}
+
 // TestHandlerPutOnce uses the conditions of a real request.
 func TestHandlerPutOnce(t *testing.T) {
 	signer := generate(t)

@@ -133,6 +133,7 @@ func TestRoundTrip(t *testing.T) {
 				_, err = frame.Write(&buf, bytes.NewReader(want), int64(size), meta, o)
 				require.NoError(t, err)
 				require.True(t, bytes.Equal(b, buf.Bytes()))
+				require.LessOrEqual(t, buf.Cap()-buf.Len(), buf.Len()/4+64, "who keeps the frame keeps all of the buffer")
 			})
 		}
 	}

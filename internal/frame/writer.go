@@ -1,6 +1,7 @@
 package frame
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 	"io"
@@ -127,6 +128,9 @@ func Write(w io.Writer, src io.ReaderAt, size int64, m Meta, o *Options) (int64,
 	head, err := h.seal(&o.Auth)
 	if err != nil {
 		return 0, err
+	}
+	if b, ok := w.(*bytes.Buffer); ok { // who keeps the frame keeps what a buffer has to spare
+		b.Grow(len(head) + int(h.encoded))
 	}
 	n, err := w.Write(head)
 	if err != nil {
