@@ -47,6 +47,7 @@ func (e *engine) compile(ctx context.Context, src *source, look *lookup) (_ *waz
 		return nil, keep, nil
 	}
 	c.loaded.Garbage.Add(loaded.Footprint(int64(len(code)))) // wazero's copy of it
+	loaded.Reclaim(int64(len(code)))                         // before there is another
 	entry, err := wazerohook.ReadEntry(bytes.NewReader(code), int64(len(code)), e.wazero.Version, src.functions())
 	if err != nil {
 		c.degrade(featureLayout, err)

@@ -126,6 +126,17 @@ func (g *Garbage) end() {
 	g.collection.Unlock()
 }
 
+// worthReclaiming is a size of code that takes wazero most of a second to compile.
+const worthReclaiming = 4 << 20
+
+// Reclaim collects what a compile has left, a copy of the code among it, where the code isn't small and looking at the heap takes little beside that
+// compile. Else all of that would be there still when the code is loaded, and more memory be needed than for compiling.
+func Reclaim(code int64) {
+	if code >= worthReclaiming && code > alive()/8 {
+		runtime.GC()
+	}
+}
+
 // alive returns how much of the heap the last collection has kept, which is what the next costs.
 func alive() int64 {
 	live := []metrics.Sample{{Name: "/gc/heap/live:bytes"}}

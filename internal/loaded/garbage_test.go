@@ -23,6 +23,24 @@ func TestGarbageIsCollected(t *testing.T) {
 	}
 }
 
+// TestReclaim collects for code that is large, and for none in a heap beside which it is small.
+func TestReclaim(t *testing.T) {
+	collections := func(code int64) uint32 {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		Reclaim(code)
+		runtime.ReadMemStats(&after)
+		return after.NumForcedGC - before.NumForcedGC
+	}
+	runtime.GC()
+	require.EqualValues(t, 1, collections(alive()/8+worthReclaiming))
+	require.Zero(t, collections(worthReclaiming-1))
+	heap := make([]byte, 9*worthReclaiming)
+	runtime.GC()
+	require.Zero(t, collections(worthReclaiming))
+	runtime.KeepAlive(heap)
+}
+
 // TestGarbageCollectsOnceForWhatWaits is called by cleanups, before those that tell what is freed.
 func TestGarbageCollectsOnceForWhatWaits(t *testing.T) {
 	var g Garbage
