@@ -80,7 +80,7 @@ const DefaultLayerTimeout = 10 * time.Second
 // LayeredOptions configures a [Layered]. Zero fields mean the default, negative
 // ones no limit.
 type LayeredOptions struct {
-	QueueBytes int64         // per layer, artifacts waiting for a background write; default 256 MiB, or an eighth of GOMEMLIMIT, but no less than 64 MiB; one alone may be larger
+	QueueBytes int64         // per layer, artifacts waiting for a background write; default 256 MiB, or an eighth of GOMEMLIMIT, but no less than 64 MiB; one that is larger by itself has room beside that
 	MaxCalls   int           // per layer, calls under way, given up ones included; default 64
 	BreakAfter int           // failures in a row after which a layer is skipped; default 5
 	Cooldown   time.Duration // until a skipped layer is tried again, doubling up to a minute; default 1 s

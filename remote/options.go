@@ -85,7 +85,7 @@ type Options struct {
 	Pause time.Duration
 
 	// Queue bounds the bytes of the artifacts that wait for their upload; what
-	// doesn't fit isn't uploaded. The default is 256 MiB, or an eighth of GOMEMLIMIT, but no less than 64 MiB. One alone may be larger.
+	// doesn't fit isn't uploaded. The default is 256 MiB, or an eighth of GOMEMLIMIT, but no less than 64 MiB. One that is larger by itself has room beside that, but one at a time.
 	Queue int64
 
 	// Uploads is how many uploads run at once. The default is 2.

@@ -1,6 +1,7 @@
 package oci
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"os/user"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	"oras.land/oras-go/v2/registry/remote/auth"
@@ -44,11 +46,11 @@ func findDockerConfig() dockerConfig {
 func (file dockerConfig) read() (credentials.Store, error) {
 	for try := 0; ; try++ {
 		b, err := os.ReadFile(string(file))
-		empty := err == nil && len(b) == 0
+		empty := err == nil && len(bytes.TrimSpace(b)) == 0
 		switch {
 		case empty && try < 3: // perhaps somebody writes it just now
 			time.Sleep(50 * time.Millisecond)
-		case empty, errors.Is(err, fs.ErrPermission):
+		case empty, errors.Is(err, fs.ErrPermission), errors.Is(err, syscall.ENOTDIR): // HOME is /dev/null for some services
 			return credentials.NewMemoryStore(), nil
 		default:
 			return credentials.NewStore(string(file), credentials.StoreOptions{})

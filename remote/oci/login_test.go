@@ -262,9 +262,11 @@ func TestWhereDockersConfigurationIs(t *testing.T) {
 	_, err := b.Get(t.Context(), key)
 	require.ErrorIs(t, err, fs.ErrNotExist, "it is logged in")
 
-	require.NoError(t, os.WriteFile("config.json", nil, 0o600))
-	t.Setenv("DOCKER_CONFIG", ".")
-	backend(t, repository(s), nil)
+	require.NoError(t, os.WriteFile("config.json", []byte("\n"), 0o600))
+	for _, dir := range []string{".", filepath.Join("config.json", "below")} {
+		t.Setenv("DOCKER_CONFIG", dir)
+		backend(t, repository(s), nil)
+	}
 
 	for _, name := range []string{"DOCKER_CONFIG", "HOME", "USERPROFILE", "home"} {
 		t.Setenv(name, "")
