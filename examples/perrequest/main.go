@@ -125,6 +125,8 @@ type exchange struct{ request, answer []byte }
 
 type exchangeKey struct{}
 
+const maxAnswer = 1 << 20
+
 func hostFunctions(ctx context.Context, r wazero.Runtime) error {
 	if _, err := wasi_snapshot_preview1.Instantiate(ctx, r); err != nil {
 		return err
@@ -140,10 +142,10 @@ func hostFunctions(ctx context.Context, r wazero.Runtime) error {
 	}).Export("input").
 		NewFunctionBuilder().WithFunc(func(ctx context.Context, mod api.Module, text, size uint32) {
 		b, ok := mod.Memory().Read(text, size)
-		if !ok {
-			panic("the guest's answer is not in its memory")
-		}
 		x := ctx.Value(exchangeKey{}).(*exchange)
+		if !ok || len(x.answer)+len(b) > maxAnswer {
+			panic("the guest's answer is not in its memory, or too long")
+		}
 		x.answer = append(x.answer, b...) // a copy: the memory ends with the instance
 	}).Export("output").
 		Instantiate(ctx)

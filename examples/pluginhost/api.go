@@ -17,6 +17,7 @@ const (
 	maxRequest  = 1 << 20
 	maxResponse = 1 << 20
 	maxCounters = 100  // of a tenant
+	maxName     = 100  // bytes of a counter's, which is kept
 	maxHandles  = 1000 // of all plugins of a tenant
 )
 
@@ -80,11 +81,15 @@ func exportAPI(ctx context.Context, r wazero.Runtime, slots *modcache.SlotHost[*
 	}
 	open := func(ctx context.Context, mod api.Module, t table, stack []uint64) {
 		c := ctx.Value(callKey{}).(*call)
-		name, _ := mod.Memory().Read(uint32(stack[0]), uint32(stack[1]))
+		name, ok := mod.Memory().Read(uint32(stack[0]), uint32(stack[1]))
+		if !ok || len(name) > maxName {
+			stack[0] = 0
+			return
+		}
 		key := string(name)
 		// The same handle each time, so that a plugin that forgets to drop it does no harm.
 		h, _ := t.Intern(key, func() (*counter, error) { return c.tenant.counter(key) })
-		stack[0] = uint64(h) // 0 if there are too many
+		stack[0] = uint64(h) // 0 if there are too many, too
 	}
 	add := func(_ context.Context, _ api.Module, t table, stack []uint64) {
 		n := int64(-1)

@@ -56,6 +56,8 @@ func TestHost(t *testing.T) {
 	ok("/bob/hello", "try "+handle, "-1")
 	ok("/alice/hello", "try "+handle, "3")
 
+	ok("/alice/hello", "long", "0") // the host keeps no such name
+
 	for _, path := range []string{"/carol/hello", "/alice/goodbye", "/alice/..%2Fhello", "/alice/HELLO"} {
 		fails(path, "", 404)
 	}

@@ -83,9 +83,15 @@ func (ts tenants) export(b wazero.HostModuleBuilder, host *modcache.SlotHost[*jo
 	return host.ExportFunctions(b, i64)
 }
 
-// read returns a string of the guest's memory, or "" if it points outside.
+// maxText bounds what the host copies and keeps of a guest's memory.
+const maxText = 1 << 10
+
+// read returns a string of the guest's memory, or "" if it points outside or is too long.
 func read(mod api.Module, offset, size uint64) string {
 	b, _ := mod.Memory().Read(uint32(offset), uint32(size))
+	if len(b) > maxText {
+		return ""
+	}
 	return string(b)
 }
 

@@ -21,7 +21,7 @@ import (
 // oras, all fail when the one who asked first goes away, where his login hangs, nobody logs in any more, and
 // what a registry asks a login for is kept for ever.
 type tokens struct {
-	hung *semaphore.Weighted // logins that were given up count, too
+	slots *semaphore.Weighted // for logins under way, those that were given up among them
 
 	mu      sync.Mutex
 	schemes map[string]auth.Scheme      // of registries; guarded by mu
@@ -43,14 +43,16 @@ var loginTime = 30 * time.Second // but in tests
 const (
 	// So long others join it. One that nobody answers keeps none of them longer.
 	joinTime = 5 * time.Second
-	// So many hang at most.
+	// So many are under way at most.
 	maxLogins = 16
+	// So long one that hangs counts: what a helper has left behind may do so for ever, when others work again.
+	hungTime = 10 * time.Minute
 	// So many tokens are kept. A repository takes two, to read and to write.
 	maxTokens = 16
 )
 
 func newTokens() *tokens {
-	t := &tokens{hung: semaphore.NewWeighted(maxLogins), schemes: map[string]auth.Scheme{}, known: map[login]string{}}
+	t := &tokens{slots: semaphore.NewWeighted(maxLogins), schemes: map[string]auth.Scheme{}, known: map[login]string{}}
 	t.logins = flight.Group[login, string]{Lock: &t.mu, Running: &t.running}
 	return t
 }
@@ -87,7 +89,7 @@ func (t *tokens) Set(ctx context.Context, registry string, scheme auth.Scheme, s
 				defer t.mu.Unlock()
 				t.logins.Forget(l)
 			}).Stop()
-			token, err := bounded.Call(context.WithoutCancel(ctx), bounded.Limit{Wait: loginTime, Slots: t.hung}, fetch, nil)
+			token, err := t.fetch(context.WithoutCancel(ctx), fetch)
 			if err != nil {
 				return "", loginError(err)
 			}
@@ -100,6 +102,20 @@ func (t *tokens) Set(ctx context.Context, registry string, scheme auth.Scheme, s
 			return token, err
 		}
 	}
+}
+
+// fetch logs in.
+func (t *tokens) fetch(ctx context.Context, fetch func(context.Context) (string, error)) (string, error) {
+	if !t.slots.TryAcquire(1) {
+		return "", bounded.ErrFull
+	}
+	free := sync.OnceFunc(func() { t.slots.Release(1) })
+	hangs := time.AfterFunc(hungTime, free)
+	return bounded.Call(ctx, bounded.Limit{Wait: loginTime}, func(ctx context.Context) (string, error) {
+		defer free()
+		defer hangs.Stop()
+		return fetch(ctx)
+	}, nil)
 }
 
 func (t *tokens) keep(l login, token string) {

@@ -38,6 +38,8 @@ func handle() {
 		}
 	case request == "handle":
 		output(strconv.FormatUint(counter, 10))
+	case request == "long":
+		output(strconv.FormatUint(open(strings.Repeat("x", 1<<20)), 10))
 	case strings.HasPrefix(request, "try "):
 		// Another tenant's handle, perhaps.
 		n, _ := strconv.ParseUint(request[4:], 10, 64)
