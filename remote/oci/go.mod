@@ -10,7 +10,6 @@ require (
 	github.com/opencontainers/go-digest v1.0.0
 	github.com/opencontainers/image-spec v1.1.1
 	github.com/stretchr/testify v1.11.1
-	golang.org/x/sync v0.20.0
 	oras.land/oras-go/v2 v2.6.0
 )
 
@@ -22,6 +21,7 @@ require (
 	github.com/tetratelabs/wazero v1.10.1 // indirect
 	github.com/zeebo/blake3 v0.2.4 // indirect
 	github.com/zeebo/xxh3 v1.1.0 // indirect
+	golang.org/x/sync v0.20.0 // indirect
 	golang.org/x/sys v0.44.0 // indirect
 	gopkg.in/yaml.v3 v3.0.1 // indirect
 )

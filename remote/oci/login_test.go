@@ -434,16 +434,10 @@ func TestLoginAfterManyThatHang(t *testing.T) {
 			_, err := b.Get(t.Context(), key)
 			return err
 		}
-		full := 0
-		for range 40 {
-			if err := get(); strings.Contains(err.Error(), "too many") {
-				full++
-				time.Sleep(30 * time.Second)
-			}
+		for start := time.Now(); time.Since(start) < time.Hour; time.Sleep(5 * time.Second) {
+			require.ErrorContains(t, get(), "no answer in time")
 		}
-		require.Greater(t, full, 1)
 		works.Store(true)
-		time.Sleep(10 * time.Minute)
 		require.ErrorIs(t, get(), fs.ErrNotExist)
 	})
 }

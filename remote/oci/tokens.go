@@ -8,7 +8,6 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/sync/semaphore"
 	"oras.land/oras-go/v2/errdef"
 	"oras.land/oras-go/v2/registry/remote/auth"
 
@@ -21,13 +20,12 @@ import (
 // oras, all fail when the one who asked first goes away, where his login hangs, nobody logs in any more, and
 // what a registry asks a login for is kept for ever.
 type tokens struct {
-	slots *semaphore.Weighted // for logins under way, those that were given up among them
-
-	mu      sync.Mutex
-	schemes map[string]auth.Scheme      // of registries; guarded by mu
-	known   map[login]string            // guarded by mu
-	logins  flight.Group[login, string] // under mu
-	running sync.WaitGroup
+	mu       sync.Mutex
+	schemes  map[string]auth.Scheme      // of registries; guarded by mu
+	known    map[login]string            // guarded by mu
+	logins   flight.Group[login, string] // under mu
+	underWay int                         // logins, those that were given up among them; guarded by mu
+	running  sync.WaitGroup
 }
 
 // login is what one is for.
@@ -41,18 +39,19 @@ type login struct {
 var loginTime = 30 * time.Second // but in tests
 
 const (
-	// So long others join it. One that nobody answers keeps none of them longer.
+	// So long others join one that is alone. If nobody answers that, perhaps somebody does the next, which is joined to its end.
 	joinTime = 5 * time.Second
 	// So many are under way at most.
 	maxLogins = 16
-	// So long one that hangs counts: what a helper has left behind may do so for ever, when others work again.
-	hungTime = 10 * time.Minute
+	// So long one that hangs counts: what a helper has left behind may do so for ever, when others work again. Until then, as many more
+	// have had their time.
+	hungTime = maxLogins * 30 * time.Second
 	// So many tokens are kept. A repository takes two, to read and to write.
 	maxTokens = 16
 )
 
 func newTokens() *tokens {
-	t := &tokens{slots: semaphore.NewWeighted(maxLogins), schemes: map[string]auth.Scheme{}, known: map[login]string{}}
+	t := &tokens{schemes: map[string]auth.Scheme{}, known: map[login]string{}}
 	t.logins = flight.Group[login, string]{Lock: &t.mu, Running: &t.running}
 	return t
 }
@@ -84,12 +83,7 @@ func (t *tokens) Set(ctx context.Context, registry string, scheme auth.Scheme, s
 		t.mu.Lock()
 		joined, _ := t.logins.Join(context.WithoutCancel(ctx), l, func(ctx context.Context) (string, error) {
 			// It goes on if all have left: it may take longer than one lookup does, and the next one finds the token.
-			defer time.AfterFunc(joinTime, func() {
-				t.mu.Lock()
-				defer t.mu.Unlock()
-				t.logins.Forget(l)
-			}).Stop()
-			token, err := t.fetch(context.WithoutCancel(ctx), fetch)
+			token, err := t.fetch(context.WithoutCancel(ctx), l, fetch)
 			if err != nil {
 				return "", loginError(err)
 			}
@@ -105,14 +99,31 @@ func (t *tokens) Set(ctx context.Context, registry string, scheme auth.Scheme, s
 }
 
 // fetch logs in.
-func (t *tokens) fetch(ctx context.Context, fetch func(context.Context) (string, error)) (string, error) {
-	if !t.slots.TryAcquire(1) {
-		return "", bounded.ErrFull
+func (t *tokens) fetch(ctx context.Context, l login, fetch func(context.Context) (string, error)) (string, error) {
+	t.mu.Lock()
+	others := t.underWay
+	if others < maxLogins {
+		t.underWay++
 	}
-	free := sync.OnceFunc(func() { t.slots.Release(1) })
-	hangs := time.AfterFunc(hungTime, free)
+	t.mu.Unlock()
+	switch others {
+	case maxLogins:
+		return "", bounded.ErrFull
+	case 0:
+		defer time.AfterFunc(joinTime, func() {
+			t.mu.Lock()
+			defer t.mu.Unlock()
+			t.logins.Forget(l)
+		}).Stop()
+	}
+	ended := sync.OnceFunc(func() {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		t.underWay--
+	})
+	hangs := time.AfterFunc(hungTime, ended)
 	return bounded.Call(ctx, bounded.Limit{Wait: loginTime}, func(ctx context.Context) (string, error) {
-		defer free()
+		defer ended()
 		defer hangs.Stop()
 		return fetch(ctx)
 	}, nil)
