@@ -16,6 +16,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/semaphore"
@@ -58,8 +59,8 @@ type HandlerOptions struct {
 	// warmed directory: its artifacts are signed, and clients trust this key. Nobody can
 	// upload to such a handler. Who asks first gets an entry as it is, signed; then
 	// it is compressed in the background, and kept for all others. No artifact is
-	// evicted for that: a Disk that is less than half full keeps it beside the artifacts;
-	// otherwise, and if the Disk fails, it is in memory, of which 256 MiB are used.
+	// evicted for that: a Disk that is less than half full, by its own MaxBytes, which should be that of
+	// whoever fills the directory, keeps it beside the artifacts; otherwise, and if the Disk fails, it is in memory, of which 256 MiB are used.
 	Signer *PrivateKey
 
 	// Logger, if set, gets each request as information, and what failed as a warning. It never
@@ -96,6 +97,7 @@ type Handler struct {
 	writes      *bounded.Lane
 	reports     *bounded.Lane
 	log         *slog.Logger
+	unpaced     sync.Once // that clients can't be cut off was logged
 	counters    handlerCounters
 }
 
@@ -108,7 +110,9 @@ type Handler struct {
 // them, so that the server needs no keys and can't forge any. Use that store for nothing else: what a
 // Cache looks for isn't in it. A client from which nothing comes for 5 seconds, or which takes nothing for a
 // minute, is cut off, as is one that needs more than half a minute and then a second for each
-// 32 KiB. Other timeouts are those of the http.Server.
+// 32 KiB. Other timeouts are those of the http.Server. Middleware whose ResponseWriter has no method Unwrap hides
+// the connection, as [http.ResponseController] says: then nobody is cut off but by the server's own
+// ReadTimeout and WriteTimeout, and a warning says so, once.
 //
 // A store that doesn't answer within 5 seconds, or 30 for a PUT or DELETE, is left alone for a minute, unless it
 // answers before; requests get a 503. Whatever clients do, at most 256 reads hang in it, MaxUploads changes, and
@@ -319,7 +323,7 @@ func (h *Handler) put(w *recorder, r *http.Request, key modcache.Key) error {
 		return refuse(http.StatusServiceUnavailable, "too many uploads at once")
 	}
 	defer h.uploads.Release(1)
-	p := newPace(http.NewResponseController(w).SetReadDeadline, sendsNothing, serverOf(r).ReadTimeout)
+	p := newPace(h.deadline(http.NewResponseController(w).SetReadDeadline), sendsNothing, serverOf(r).ReadTimeout)
 	b, err := readBody(pacedReader{p, http.MaxBytesReader(w, r.Body, h.max)}, r.ContentLength)
 	h.counters.received.Add(uint64(len(b)))
 	var tooLarge *http.MaxBytesError

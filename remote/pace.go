@@ -1,9 +1,12 @@
 package remote
 
 import (
+	"errors"
 	"io"
 	"net/http"
 	"time"
+
+	"github.com/modcache/modcache/internal/contain"
 )
 
 // For so long a client of a handler may send or take nothing, and a server nothing of an upload. What is taken is seen late: the kernel accepts more
@@ -41,6 +44,22 @@ func serverOf(r *http.Request) *http.Server {
 		return s
 	}
 	return new(http.Server)
+}
+
+// deadline has set say once that it can't do what it is for.
+func (h *Handler) deadline(set func(time.Time) error) func(time.Time) error {
+	return func(t time.Time) error {
+		err := set(t)
+		if errors.Is(err, http.ErrNotSupported) && h.log != nil {
+			h.unpaced.Do(func() {
+				_ = contain.Apart(func() error {
+					h.log.Warn("who stalls can't be cut off: the ResponseWriter of a middleware has no method Unwrap, or the server no deadlines", "error", err)
+					return nil
+				})
+			})
+		}
+		return err
+	}
 }
 
 // step gives the client until its next bytes are due. Where deadlines aren't supported,
