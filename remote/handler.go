@@ -59,7 +59,7 @@ type HandlerOptions struct {
 	// warmed directory: its artifacts are signed, and clients trust this key. Nobody can
 	// upload to such a handler. Who asks first gets an entry as it is, signed; then
 	// it is compressed in the background, and kept for all others. No artifact is
-	// evicted for that: a Disk that is less than half full, by its own MaxBytes, which should be that of
+	// evicted for that: a Disk that is less than half full, by its own MaxBytes (or 2 GiB), which should be that of
 	// whoever fills the directory, keeps it beside the artifacts; otherwise, and if the Disk fails, it is in memory, of which 256 MiB are used.
 	Signer *PrivateKey
 

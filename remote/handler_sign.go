@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"io"
-	"math"
 	"net/http"
 	"sync"
 	"sync/atomic"
@@ -186,7 +185,8 @@ func (s *signing) ended(_ *queue.Job[modcache.Key, struct{}], err error) {
 }
 
 // room reports whether the store surely has room for an entry: it must never evict an artifact, which
-// can't be made again here, for what is made of one. Half of a directory is left to artifacts to come.
+// can't be made again here, for what is made of one. Half of a directory is left to artifacts to come. Programs that fill one
+// without a bound of ours have the default, it may be.
 func (s *signing) room(size int64) bool {
 	d, ok := s.store.(*modcache.Disk)
 	if !ok {
@@ -194,13 +194,12 @@ func (s *signing) room(size int64) bool {
 	}
 	if s.asked.IsZero() || time.Since(s.asked) > askedFor {
 		_, plan, err := d.PlanTrim(s.ctx) // of what all processes have put there
-		s.asked = time.Now()
-		switch limit := d.Usage().MaxBytes; {
-		case err != nil || plan.Evicted > 0:
-			s.free = 0
-		case limit < 0:
-			s.free = math.MaxInt64
-		default:
+		s.asked, s.free = time.Now(), 0
+		if err == nil && plan.Evicted == 0 {
+			limit := d.Usage().MaxBytes
+			if limit < 0 {
+				limit = modcache.DefaultDiskMaxBytes
+			}
 			s.free = limit/2 - plan.Bytes
 		}
 	}

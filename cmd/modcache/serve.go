@@ -29,9 +29,9 @@ layout, until it is interrupted. There are two kinds of servers:
     filled, and nobody can upload: one build machine compiles, the fleet
     reads. Each entry is compressed and signed once, after it was first asked
     for. The result is kept in the directory, which makes it up to a third
-    larger, or in memory if the directory can't be written or is half full. If
-    what fills the directory has a limit, give the same -max-bytes here: it
-    would drop artifacts for what this server has added beyond half of that.
+    larger, or in memory if the directory can't be written, or has more than
+    half of -max-bytes, or 1 GiB without that. Give the limit of whoever fills
+    the directory, who drops artifacts for what is added beyond that.
   - without, the directory holds what clients have signed and uploaded with a
     token. This server has no key and can't forge anything. It needs a
     directory of its own, which no program can use as its cache.
