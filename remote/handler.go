@@ -18,6 +18,7 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unicode"
 
 	"golang.org/x/sync/semaphore"
 
@@ -164,6 +165,8 @@ func (o *HandlerOptions) validate() (v HandlerOptions, err error) {
 	switch {
 	case slices.Contains(v.ReadTokens, ""), slices.Contains(v.WriteTokens, ""):
 		return v, errors.New("modcache: HandlerOptions holds an empty token")
+	case slices.ContainsFunc(slices.Concat(v.ReadTokens, v.WriteTokens), unsendable):
+		return v, errors.New("modcache: HandlerOptions holds a token that no client can send: it has a space at an end, a control character, or the byte order mark of a text file in it")
 	case v.ReadTokens != nil && len(v.ReadTokens) == 0:
 		return v, errors.New("modcache: HandlerOptions.ReadTokens is empty, and would let everybody read: name a token, or leave it nil")
 	case v.Signer != nil && v.Signer.zero():
@@ -287,6 +290,11 @@ func (h *Handler) allowed(r *http.Request) bool {
 		return false
 	}
 	return contains(h.write, token) || reading && contains(h.read, token)
+}
+
+// unsendable reports whether no Authorization header can have the token, or none that people see the same in.
+func unsendable(token string) bool {
+	return strings.TrimSpace(token) != token || strings.ContainsFunc(token, func(r rune) bool { return unicode.IsControl(r) || r == '\ufeff' })
 }
 
 func hashTokens(tokens []string) (hashes [][sha256.Size]byte) {

@@ -123,7 +123,7 @@ func TestHandlerTokens(t *testing.T) {
 	empty, err := remote.ParseKeyring([]byte("# all were revoked\n"))
 	require.NoError(t, err)
 	k := generate(t).Public()
-	for _, o := range []remote.HandlerOptions{{ReadTokens: []string{""}}, {WriteTokens: []string{""}}, {Signer: generate(t), WriteTokens: []string{"w"}},
+	for _, o := range []remote.HandlerOptions{{ReadTokens: []string{""}}, {WriteTokens: []string{""}}, {ReadTokens: []string{"r", "\ufeffr"}}, {WriteTokens: []string{"w\x00"}}, {WriteTokens: []string{"w "}}, {Signer: generate(t), WriteTokens: []string{"w"}},
 		{ReadTokens: []string{}}, {Keyring: empty}, {Keyring: remote.Keyring{Revoked: []remote.KeyID{k.ID()}}},
 		{Keyring: remote.Keyring{Keys: []remote.PublicKey{k}, Revoked: []remote.KeyID{k.ID()}}}} {
 		_, err := remote.NewHandler(&storetest.Fake{}, &o)

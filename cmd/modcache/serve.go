@@ -38,7 +38,8 @@ layout, until it is interrupted. There are two kinds of servers:
 
 Clients verify every entry with the public keys in their keyring. Tokens keep
 others out; entries aren't secret otherwise. Outside of one machine, use
--tls-cert, or a proxy in front.
+-tls-cert, or a proxy in front. Keys, tokens and certificates are read at the
+start: a renewed certificate needs a restart.
 
 Besides entries, it serves /healthz, and /metrics in the text format of
 Prometheus, which needs a token if reading does. Requests are logged to
