@@ -109,7 +109,8 @@ type Handler struct {
 //
 // Unless there is a Signer, the store holds entries as clients have signed
 // them, so that the server needs no keys and can't forge any. Use that store for nothing else: what a
-// Cache looks for isn't in it. A client from which nothing comes for 5 seconds, or which takes nothing for a
+// Cache looks for isn't in it. What stands before the key in a path doesn't count: signers who don't trust each other need a
+// handler each, with a store of its own, or they replace each other's entries. A client from which nothing comes for 5 seconds, or which takes nothing for a
 // minute, is cut off, as is one that needs more than half a minute and then a second for each
 // 32 KiB. Other timeouts are those of the http.Server. Middleware whose ResponseWriter has no method Unwrap hides
 // the connection, as [http.ResponseController] says: then nobody is cut off but by the server's own

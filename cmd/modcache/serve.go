@@ -34,7 +34,9 @@ layout, until it is interrupted. There are two kinds of servers:
     the directory, who drops artifacts for what is added beyond that.
   - without, the directory holds what clients have signed and uploaded with a
     token. This server has no key and can't forge anything. It needs a
-    directory of its own, which no program can use as its cache.
+    directory of its own, which no program can use as its cache. It is one
+    place, whatever stands before a key in a URL: signers who don't trust each
+    other need a server each, as one replaces what the other has uploaded.
 
 Clients verify every entry with the public keys in their keyring. Tokens keep
 others out; entries aren't secret otherwise. Outside of one machine, use

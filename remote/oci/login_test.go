@@ -424,21 +424,33 @@ func TestLoginAfterManyThatHang(t *testing.T) {
 		hang := make(chan struct{})
 		defer close(hang)
 		var works atomic.Bool
-		b := basic(t, func(context.Context, string) (auth.Credential, error) {
-			if !works.Load() {
+		var started atomic.Int32
+		login := func(context.Context, string) (auth.Credential, error) {
+			if started.Add(1); !works.Load() {
 				<-hang
 			}
 			return auth.Credential{Username: "fleet", Password: "secret"}, nil
-		})
+		}
+		b := basic(t, login)
 		get := func() error {
 			_, err := b.Get(t.Context(), key)
 			return err
 		}
-		for start := time.Now(); time.Since(start) < time.Hour; time.Sleep(5 * time.Second) {
-			require.ErrorContains(t, get(), "no answer in time")
+		many := func(hours time.Duration) {
+			for start := time.Now(); time.Since(start) < hours*time.Hour; time.Sleep(5 * time.Second) {
+				require.ErrorContains(t, get(), "login: ")
+			}
 		}
+		many(1)
 		works.Store(true)
+		time.Sleep(30 * time.Minute)
 		require.ErrorIs(t, get(), fs.ErrNotExist)
+
+		works.Store(false)
+		b = basic(t, login)
+		started.Store(0)
+		many(24)
+		require.EqualValues(t, 64, started.Load(), "processes, perhaps")
 	})
 }
 

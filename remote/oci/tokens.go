@@ -24,7 +24,8 @@ type tokens struct {
 	schemes  map[string]auth.Scheme      // of registries; guarded by mu
 	known    map[login]string            // guarded by mu
 	logins   flight.Group[login, string] // under mu
-	underWay int                         // logins, those that were given up among them; guarded by mu
+	underWay int                         // logins, with those that were given up lately; guarded by mu
+	all      int                         // with those that were given up and have never ended; guarded by mu
 	running  sync.WaitGroup
 }
 
@@ -41,11 +42,11 @@ var loginTime = 30 * time.Second // but in tests
 const (
 	// So long others join one that is alone. If nobody answers that, perhaps somebody does the next, which is joined to its end.
 	joinTime = 5 * time.Second
-	// So many are under way at most.
+	// So many are under way at most, and so many with those that hang for longer than hungTime: what a helper has left behind may do so
+	// for ever, when others work again. Each is a process, perhaps.
 	maxLogins = 16
-	// So long one that hangs counts: what a helper has left behind may do so for ever, when others work again. Until then, as many more
-	// have had their time.
-	hungTime = maxLogins * 30 * time.Second
+	maxAll    = 64
+	hungTime  = 30 * time.Minute
 	// So many tokens are kept. A repository takes two, to read and to write.
 	maxTokens = 16
 )
@@ -101,30 +102,36 @@ func (t *tokens) Set(ctx context.Context, registry string, scheme auth.Scheme, s
 // fetch logs in.
 func (t *tokens) fetch(ctx context.Context, l login, fetch func(context.Context) (string, error)) (string, error) {
 	t.mu.Lock()
-	others := t.underWay
-	if others < maxLogins {
+	full, alone := t.underWay >= maxLogins || t.all >= maxAll, t.underWay == 0
+	if !full {
 		t.underWay++
+		t.all++
 	}
 	t.mu.Unlock()
-	switch others {
-	case maxLogins:
+	if full {
 		return "", bounded.ErrFull
-	case 0:
+	}
+	if alone {
 		defer time.AfterFunc(joinTime, func() {
 			t.mu.Lock()
 			defer t.mu.Unlock()
 			t.logins.Forget(l)
 		}).Stop()
 	}
-	ended := sync.OnceFunc(func() {
+	forgive := sync.OnceFunc(func() {
 		t.mu.Lock()
 		defer t.mu.Unlock()
 		t.underWay--
 	})
-	hangs := time.AfterFunc(hungTime, ended)
+	hangs := time.AfterFunc(hungTime, forgive)
 	return bounded.Call(ctx, bounded.Limit{Wait: loginTime}, func(ctx context.Context) (string, error) {
-		defer ended()
-		defer hangs.Stop()
+		defer func() {
+			hangs.Stop()
+			forgive()
+			t.mu.Lock()
+			defer t.mu.Unlock()
+			t.all--
+		}()
 		return fetch(ctx)
 	}, nil)
 }
