@@ -36,7 +36,7 @@ type signing struct {
 	made, failed atomic.Uint64
 
 	free  int64     // what the store had room for when it was asked, less what has come since; the one worker's
-	asked time.Time // the worker's, too
+	again time.Time // when to ask again; the worker's, too
 
 	ctx    context.Context // ends with close
 	cancel context.CancelFunc
@@ -59,7 +59,7 @@ const (
 	maxJobs  = 4096
 	maxHeads = 256
 	triedFor = 10 * time.Minute
-	askedFor = time.Minute // to ask is to look at all entries
+	asking   = 100 // so many times as long as asking the store takes, which looks at all entries, nobody asks again
 )
 
 func newSigning(s modcache.Store, reads *bounded.Lane, key *PrivateKey, limit int64) *signing {
@@ -192,9 +192,9 @@ func (s *signing) room(size int64) bool {
 	if !ok {
 		return false
 	}
-	if s.asked.IsZero() || time.Since(s.asked) > askedFor {
+	if start := time.Now(); !start.Before(s.again) {
 		_, plan, err := d.PlanTrim(s.ctx) // of what all processes have put there
-		s.asked, s.free = time.Now(), 0
+		s.free = 0
 		if err == nil && plan.Evicted == 0 {
 			limit := d.Usage().MaxBytes
 			if limit < 0 {
@@ -202,6 +202,7 @@ func (s *signing) room(size int64) bool {
 			}
 			s.free = limit/2 - plan.Bytes
 		}
+		s.again = time.Now().Add(asking * time.Since(start))
 	}
 	if size > s.free {
 		return false

@@ -172,6 +172,22 @@ func TestHandlerSignsWithoutEvicting(t *testing.T) {
 	}
 }
 
+// TestHandlerSignsUpToHalf keeps of two entries the one for which there is room.
+func TestHandlerSignsUpToHalf(t *testing.T) {
+	d := openDisk(t, t.TempDir(), &modcache.DiskOptions{MaxBytes: 4_400_000})
+	for i := range byte(2) {
+		random := make([]byte, 700_000)
+		_, _ = rand.NewChaCha8([32]byte{i}).Read(random)
+		require.NoError(t, d.Add(t.Context(), key(i), newArtifact(random)))
+	}
+	h := newHandler(t, d, &remote.HandlerOptions{Signer: generate(t)})
+	for i := range byte(2) {
+		require.Equal(t, 200, status(t, h, "GET", "/"+key(i).String(), nil))
+	}
+	signedOnce(t, h, 2)
+	require.Equal(t, 3, d.Usage().Entries)
+}
+
 // TestHandlerSignsWhereTheDiskFails keeps an entry in memory, and compresses once even if that fails too.
 func TestHandlerSignsWhereTheDiskFails(t *testing.T) {
 	tries := func(h *remote.Handler) string {
