@@ -65,7 +65,7 @@ type HandlerOptions struct {
 	Signer *PrivateKey
 
 	// Logger, if set, gets each request as information, and what failed as a warning. It never
-	// gets a token.
+	// gets a token. If it doesn't return for 3 seconds, it gets nothing for a minute, or until it has.
 	Logger *slog.Logger
 }
 
@@ -98,7 +98,8 @@ type Handler struct {
 	writes      *bounded.Lane
 	reports     *bounded.Lane
 	log         *slog.Logger
-	unpaced     sync.Once // that clients can't be cut off was logged
+	logs        *bounded.Lane // of log
+	unpaced     sync.Once     // that clients can't be cut off was logged
 	counters    handlerCounters
 }
 
@@ -140,6 +141,7 @@ func NewHandler(s modcache.Store, o *HandlerOptions) (*Handler, error) {
 		writes:    bounded.NewLane(int64(v.MaxUploads)), // each holds an entry in memory
 		reports:   bounded.NewLane(4),
 		log:       v.Logger,
+		logs:      bounded.NewLane(64),
 	}
 	if v.Keyring.Keys != nil || v.Keyring.Revoked != nil {
 		if h.trusted, err = v.Keyring.trusted(); err != nil {

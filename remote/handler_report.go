@@ -17,7 +17,6 @@ import (
 
 	"github.com/modcache/modcache"
 	"github.com/modcache/modcache/internal/bounded"
-	"github.com/modcache/modcache/internal/contain"
 )
 
 // recorder remembers what was answered.
@@ -102,10 +101,18 @@ func (h *Handler) record(w *recorder, r *http.Request, start time.Time) {
 	if name := path.Base(r.URL.Path); w.err == nil && (name == "healthz" || name == "metrics") {
 		level = slog.LevelDebug
 	}
-	_ = contain.Apart(func() error {
-		h.log.LogAttrs(context.WithoutCancel(r.Context()), level, "request", attrs...)
-		return nil
-	})
+	h.note(r.Context(), level, "request", attrs...)
+}
+
+// logPatience is how long a request waits for the Logger, which may write to what nobody reads any more.
+const logPatience = 3 * time.Second
+
+// note logs something, unless that hangs.
+func (h *Handler) note(ctx context.Context, level slog.Level, what string, attrs ...slog.Attr) {
+	_, _ = bounded.Do(context.WithoutCancel(ctx), h.logs, logPatience, func(ctx context.Context) (struct{}, error) {
+		h.log.LogAttrs(ctx, level, what, attrs...)
+		return struct{}{}, nil
+	}, nil)
 }
 
 // health says whether the store answers.

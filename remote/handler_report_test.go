@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"io"
 	"log/slog"
 	"net/http/httptest"
 	"regexp"
@@ -164,4 +165,26 @@ func TestHandlerOverAStoreThatHangs(t *testing.T) {
 			})
 		})
 	}
+}
+
+// stuck is a slog.Handler that never returns.
+type stuck struct {
+	slog.Handler
+	until chan struct{}
+}
+
+func (s stuck) Handle(context.Context, slog.Record) error { <-s.until; return nil }
+
+// TestHandlerLeavesALoggerThatHangs: what reads standard error may have stopped.
+func TestHandlerLeavesALoggerThatHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		until := make(chan struct{})
+		h := newHandler(t, &storetest.Fake{}, &remote.HandlerOptions{Logger: slog.New(stuck{slog.NewTextHandler(io.Discard, nil), until})})
+		start := time.Now()
+		for range 300 {
+			require.Equal(t, 404, status(t, h, "GET", "/"+key(1).String(), nil))
+		}
+		require.Equal(t, 3*time.Second, time.Since(start))
+		close(until)
+	})
 }

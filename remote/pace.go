@@ -1,12 +1,12 @@
 package remote
 
 import (
+	"context"
 	"errors"
 	"io"
+	"log/slog"
 	"net/http"
 	"time"
-
-	"github.com/modcache/modcache/internal/contain"
 )
 
 // For so long a client of a handler may send or take nothing, and a server nothing of an upload. What is taken is seen late: the kernel accepts more
@@ -52,10 +52,8 @@ func (h *Handler) deadline(set func(time.Time) error) func(time.Time) error {
 		err := set(t)
 		if errors.Is(err, http.ErrNotSupported) && h.log != nil {
 			h.unpaced.Do(func() {
-				_ = contain.Apart(func() error {
-					h.log.Warn("who stalls can't be cut off: the ResponseWriter of a middleware has no method Unwrap, or the server no deadlines", "error", err)
-					return nil
-				})
+				h.note(context.Background(), slog.LevelWarn, "who stalls can't be cut off: the ResponseWriter of a middleware has no method Unwrap, or the server no deadlines",
+					slog.String("error", err.Error()))
 			})
 		}
 		return err

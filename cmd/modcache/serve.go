@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -157,7 +158,20 @@ func (v *server) open(ctx context.Context, s *streams, log *slog.Logger) (*modca
 	return d, nil
 }
 
+// lossy is a writer that nobody waits for for long: what reads its other end may have stopped.
+type lossy struct {
+	io.Writer
+	lane *bounded.Lane
+}
+
+func (l lossy) Write(line []byte) (int, error) {
+	kept := bytes.Clone(line)
+	_, _ = bounded.Do(context.Background(), l.lane, time.Second, func(context.Context) (int, error) { return l.Writer.Write(kept) }, nil)
+	return len(line), nil
+}
+
 func (v *server) logger(w io.Writer) (*slog.Logger, error) {
+	w = lossy{w, bounded.NewLane(1)}
 	switch v.log {
 	case "text":
 		return slog.New(slog.NewTextHandler(w, nil)), nil

@@ -3,6 +3,8 @@ package main
 import (
 	"bytes"
 	"context"
+	"io"
+	"io/fs"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -15,6 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/internal/bounded"
 	"github.com/modcache/modcache/internal/storetest"
 	"github.com/modcache/modcache/internal/wasmtest"
 	"github.com/modcache/modcache/remote"
@@ -247,4 +250,38 @@ func TestServeUsage(t *testing.T) {
 	}
 	call("serve", "-dir", filepath.Join(cache, "none"), "-sign", file).want(t, exitFound)
 	call("serve", "-dir", filepath.Dir(file)).want(t, exitFailed)
+}
+
+// TestLossy waits once for what nobody reads.
+func TestLossy(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		in, out := io.Pipe()
+		w := lossy{out, bounded.NewLane(1)}
+		start := time.Now()
+		for range 300 {
+			n, err := w.Write([]byte("line\n"))
+			require.NoError(t, err)
+			require.Equal(t, 5, n)
+		}
+		require.Equal(t, time.Second, time.Since(start))
+		require.NoError(t, in.Close())
+	})
+}
+
+// TestKeyFileOfRoot is one that Kubernetes has made of a secret, for a group of the process's.
+func TestKeyFileOfRoot(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("NOT TESTED: key files of root and of others, which takes root")
+	}
+	file, _ := keypair(t)
+	for _, c := range []struct {
+		uid  int
+		mode fs.FileMode
+		ok   bool
+	}{{0, 0o440, true}, {0, 0o640, true}, {0, 0o444, false}, {0, 0o660, false}, {10001, 0o400, true}, {10001, 0o440, false}} {
+		require.NoError(t, os.Chown(file, c.uid, 10001))
+		require.NoError(t, os.Chmod(file, c.mode))
+		_, err := readKeyFile(file)
+		require.Equal(t, c.ok, err == nil, "%d %v: %v", c.uid, c.mode, err)
+	}
 }

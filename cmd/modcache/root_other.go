@@ -1,0 +1,7 @@
+//go:build !unix
+
+package main
+
+import "io/fs"
+
+func ofRoot(fs.FileInfo) bool { return false }
