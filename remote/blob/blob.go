@@ -113,8 +113,11 @@ func (b *Backend) Get(ctx context.Context, key modcache.Key) (io.ReadCloser, err
 
 // Has implements [remote.Backend].
 func (b *Backend) Has(ctx context.Context, key modcache.Key) (bool, error) {
-	there, err := b.bucket.Exists(ctx, name(key))
-	return there, understood(err)
+	_, err := b.bucket.Attributes(ctx, name(key)) // Exists takes the driver at its word that there is none
+	if err = understood(err); errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil, err
 }
 
 // Put implements [remote.Backend]. It replaces what is there, which can only be the same entry or a damaged one.
@@ -148,12 +151,12 @@ func (b *body) Read(p []byte) (int, error) {
 
 // understood has errors say what a store has to know.
 func understood(err error) error {
-	code, refused := gcerrors.Code(err), amazonRefuses(err)
+	code, refused, unasked := gcerrors.Code(err), amazonRefuses(err), amazonIsSilent(err)
 	err = unanswered.Error(weburl.Discreet(err))
 	switch {
 	case refused, code == gcerrors.PermissionDenied:
 		return fmt.Errorf("%w: %w", fs.ErrPermission, err)
-	case code == gcerrors.NotFound:
+	case code == gcerrors.NotFound && !unasked:
 		return fmt.Errorf("%w: %w", fs.ErrNotExist, err)
 	}
 	return err
@@ -171,4 +174,11 @@ func amazonRefuses(err error) bool {
 		}
 	}
 	return errors.As(err, &code) && code.ErrorCode() == "NoSuchBucket"
+}
+
+// amazonIsSilent reports whether S3 hasn't answered. The driver takes any failure for an object that isn't there whose text has "301" in it, be it
+// in a port or in a key.
+func amazonIsSilent(err error) bool {
+	var status interface{ HTTPStatusCode() int }
+	return errors.As(err, &status) && status.HTTPStatusCode() == 0
 }

@@ -165,6 +165,24 @@ func (f failing) Delete(context.Context, string) error                          
 func (f failing) ErrorCode(error) gcerrors.ErrorCode                             { return f.code }
 func (failing) Close() error                                                     { return nil }
 
+// silent is an error of Amazon's SDK without an answer.
+type silent struct{ error }
+
+func (silent) HTTPStatusCode() int { return 0 }
+
+// TestAmazonIsSilent where the driver takes "301" in a port or a key for a status, and that for an object that isn't there.
+func TestAmazonIsSilent(t *testing.T) {
+	b, err := blob.New(gcblob.NewBucket(failing{err: silent{errors.New("dial tcp 127.0.0.1:30123: connection refused")}, code: gcerrors.NotFound}))
+	require.NoError(t, err)
+	defer b.Close()
+	_, get := b.Get(t.Context(), key)
+	_, has := b.Has(t.Context(), key)
+	for _, err := range []error{get, has, b.Delete(t.Context(), key)} {
+		require.ErrorContains(t, err, "connection refused")
+		require.NotErrorIs(t, err, fs.ErrNotExist)
+	}
+}
+
 // TestUnanswered: a secret that isn't mounted isn't an entry that isn't there.
 func TestUnanswered(t *testing.T) {
 	_, missing := os.ReadFile(filepath.Join(t.TempDir(), "token"))
