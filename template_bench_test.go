@@ -2,8 +2,8 @@ package modcache_test
 
 import (
 	"bytes"
-	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"os"
 	"runtime"
@@ -63,23 +63,55 @@ func BenchmarkTemplateInstantiate(b *testing.B) {
 	for _, size := range []struct{ mib, functions int }{{1, 0}, {4, 0}, {16, 0}, {64, 0}, {4, 2000}, {16, 8000}} {
 		b.Run(fmt.Sprintf("%d MiB, table of %d", size.mib, size.functions), func(b *testing.B) {
 			sides := templateSides(b, dataModule(size.mib, size.functions))
-			took := map[string][]float64{}
-			for b.Loop() {
-				for name, instantiate := range sides {
-					start := time.Now()
-					mod, err := instantiate()
-					if err == nil {
-						err = mod.Close(context.Background())
-					}
-					took[name] = append(took[name], float64(time.Since(start)))
-					require.NoError(b, err)
-				}
+			inTurns(b, sides, func(api.Module) error { return nil })
+		})
+	}
+}
+
+// inTurns has instances of each side made, used and closed, and tells medians and their ratio.
+func inTurns(b *testing.B, sides map[string]func() (api.Module, error), use func(api.Module) error) {
+	took := map[string][]float64{}
+	for b.Loop() {
+		for name, instantiate := range sides {
+			start := time.Now()
+			mod, err := instantiate()
+			if err == nil {
+				err = errors.Join(use(mod), mod.Close(bg))
 			}
-			median := func(name string) float64 { slices.Sort(took[name]); return took[name][len(took[name])/2] }
-			b.ReportMetric(median("wazero")/1000, "µs/wazero")
-			b.ReportMetric(median("template")/1000, "µs/template")
-			b.ReportMetric(median("template")/median("wazero"), "ratio")
-			b.ReportMetric(0, "ns/op")
+			took[name] = append(took[name], float64(time.Since(start)))
+			require.NoError(b, err)
+		}
+	}
+	median := func(name string) float64 { slices.Sort(took[name]); return took[name][len(took[name])/2] }
+	b.ReportMetric(median("wazero")/1000, "µs/wazero")
+	b.ReportMetric(median("template")/1000, "µs/template")
+	b.ReportMetric(median("template")/median("wazero"), "ratio")
+	b.ReportMetric(0, "ns/op")
+}
+
+// BenchmarkTemplateWrites makes instances that write a byte in each 4 KiB of a part of their 64 MiB, and closes them, in turns.
+func BenchmarkTemplateWrites(b *testing.B) {
+	const mib = 64
+	var m wasmtest.Module
+	m.Memory(mib * 16)
+	m.Data([]byte("data"))
+	m.Body(m.Type([]byte{wasmtest.I32}, nil), "touch", []byte{
+		1, 1, wasmtest.I32, // a local, for the address
+		0x03, 0x40, // loop
+		0x20, 1, 0x41, 1, 0x3a, 0, 0, // i32.store8
+		0x20, 1, 0x41, 0x80, 0x20, 0x6a, 0x22, 1, // add 4096
+		0x20, 0, 0x49, 0x0d, 0, 0x0b, 0x0b, // br_if there is more
+	})
+	sides := templateSides(b, m.Bytes())
+	for _, percent := range []int{0, 10, 25, 50, 100} {
+		b.Run(fmt.Sprintf("%d %%", percent), func(b *testing.B) {
+			inTurns(b, sides, func(mod api.Module) error {
+				if percent == 0 {
+					return nil
+				}
+				_, err := mod.ExportedFunction("touch").Call(bg, mib<<20*uint64(percent)/100)
+				return err
+			})
 		})
 	}
 }

@@ -89,7 +89,7 @@ func parsePlace(raw string, getenv func(string) string) (*place, error) {
 		if bazel {
 			p.layout = remote.BazelCAS
 		}
-		if token := getenv("MODCACHE_TOKEN"); token != "" && u.User == nil {
+		if token := strings.TrimSpace(getenv("MODCACHE_TOKEN")); token != "" && u.User == nil {
 			p.header = http.Header{"Authorization": {"Bearer " + token}}
 		}
 		return p, nil

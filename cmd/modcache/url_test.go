@@ -75,7 +75,7 @@ func keyringOfKey(t *testing.T, file string) string {
 func TestURL(t *testing.T) {
 	cache, files := warmed(t, 3)
 	url, key, ring := fleetServer(t, "writer")
-	t.Setenv("MODCACHE_TOKEN", "writer")
+	t.Setenv("MODCACHE_TOKEN", "writer\n")
 	o := call("push", "-dir", cache, "-sign", key, url).want(t, exitOK)
 	require.Regexp(t, `^3 uploaded, .*B, 0 present\n$`, o.out)
 	o = call("push", url, "-dir", cache, "-sign", key).want(t, exitOK)
