@@ -151,12 +151,12 @@ func (b *body) Read(p []byte) (int, error) {
 
 // understood has errors say what a store has to know.
 func understood(err error) error {
-	code, refused, unasked := gcerrors.Code(err), amazonRefuses(err), amazonIsSilent(err)
+	code, refused, otherwise := gcerrors.Code(err), amazonRefuses(err), amazonSaysOtherwise(err)
 	err = unanswered.Error(weburl.Discreet(err))
 	switch {
 	case refused, code == gcerrors.PermissionDenied:
 		return fmt.Errorf("%w: %w", fs.ErrPermission, err)
-	case code == gcerrors.NotFound && !unasked:
+	case code == gcerrors.NotFound && !otherwise:
 		return fmt.Errorf("%w: %w", fs.ErrNotExist, err)
 	}
 	return err
@@ -176,9 +176,9 @@ func amazonRefuses(err error) bool {
 	return errors.As(err, &code) && code.ErrorCode() == "NoSuchBucket"
 }
 
-// amazonIsSilent reports whether S3 hasn't answered. The driver takes any failure for an object that isn't there whose text has "301" in it, be it
-// in a port or in a key.
-func amazonIsSilent(err error) bool {
+// amazonSaysOtherwise reports whether S3 hasn't said that there is no such object. The driver takes any failure for that whose text has
+// "301" in it, be it in a port or in a key.
+func amazonSaysOtherwise(err error) bool {
 	var status interface{ HTTPStatusCode() int }
-	return errors.As(err, &status) && status.HTTPStatusCode() == 0
+	return errors.As(err, &status) && status.HTTPStatusCode() != http.StatusNotFound
 }
