@@ -166,6 +166,7 @@ func TestShapes(t *testing.T) {
 			continue
 		}
 		t.Run(shape.name, func(t *testing.T) {
+			t.Parallel()
 			patched := patch(t, dir, shape.edits)
 			// Without -trimpath, each build would compile all of wazero.
 			p := build(t, "replace "+wazeroModule+" => "+patched, false, "-trimpath")
