@@ -215,6 +215,7 @@ func TestIdentityOfVendoredBuilds(t *testing.T) {
 	if _, err := wasmtest.WazeroDir(); err != nil {
 		t.Skipf("NOT TESTED: identities of vendored builds, which needs the go tool and a module cache: %v", err)
 	}
+	t.Parallel()
 	p := newProject(t, "")
 	p.command("go", "mod", "vendor")
 	file := filepath.Join(p.dir, "vendor/github.com/tetratelabs/wazero/internal/engine/wazevo/engine_cache.go")
@@ -265,6 +266,7 @@ func TestIdentityOfBuilds(t *testing.T) {
 	if _, err := wasmtest.WazeroDir(); err != nil {
 		t.Skipf("NOT TESTED: identities of builds, which needs the go tool and a module cache: %v", err)
 	}
+	t.Parallel()
 	seen := map[string]told{}
 	record := func(name string, x told) told {
 		t.Logf("%-22s %s", name, x.engine)
