@@ -59,7 +59,9 @@ const (
 	maxJobs  = 4096
 	maxHeads = 256
 	triedFor = 10 * time.Minute
-	asking   = 100 // so many times as long as asking the store takes, which looks at all entries, nobody asks again
+	// Asking the store is looking at all of its entries: nobody asks again for so many times as long as that took, and at most so long.
+	asking   = 100
+	askedFor = time.Minute
 )
 
 func newSigning(s modcache.Store, reads *bounded.Lane, key *PrivateKey, limit int64) *signing {
@@ -202,7 +204,7 @@ func (s *signing) room(size int64) bool {
 			}
 			s.free = limit/2 - plan.Bytes
 		}
-		s.again = time.Now().Add(asking * time.Since(start))
+		s.again = time.Now().Add(min(asking*time.Since(start), askedFor))
 	}
 	if size > s.free {
 		return false

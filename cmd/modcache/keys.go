@@ -109,11 +109,11 @@ func readKeyFile(file string) (*remote.PrivateKey, error) {
 	if err != nil {
 		return nil, err
 	}
-	most := fs.FileMode(0o600)
-	if ofRoot(fi) { // who has given it to a group, as Kubernetes does with secrets
-		most = 0o640
+	others := fs.FileMode(0o077)
+	if ofRoot(fi) { // who has let a group read it, as Kubernetes does with secrets
+		others = 0o037
 	}
-	if perm := fi.Mode().Perm(); os.PathSeparator == '/' && perm&^most != 0 {
+	if perm := fi.Mode().Perm(); os.PathSeparator == '/' && perm&others != 0 {
 		return nil, fmt.Errorf("%s can be read by others (%v); chmod 600 it, and make a new key if somebody may have read it", file, perm)
 	}
 	return key, nil

@@ -278,7 +278,7 @@ func TestKeyFileOfRoot(t *testing.T) {
 		uid  int
 		mode fs.FileMode
 		ok   bool
-	}{{0, 0o440, true}, {0, 0o640, true}, {0, 0o444, false}, {0, 0o660, false}, {10001, 0o400, true}, {10001, 0o440, false}} {
+	}{{0, 0o440, true}, {0, 0o640, true}, {0, 0o444, false}, {0, 0o660, false}, {0, 0o700, true}, {10001, 0o400, true}, {10001, 0o700, true}, {10001, 0o440, false}} {
 		require.NoError(t, os.Chown(file, c.uid, 10001))
 		require.NoError(t, os.Chmod(file, c.mode))
 		_, err := readKeyFile(file)
