@@ -176,9 +176,13 @@ func amazonRefuses(err error) bool {
 	return errors.As(err, &code) && code.ErrorCode() == "NoSuchBucket"
 }
 
-// amazonSaysOtherwise reports whether S3 hasn't said that there is no such object. The driver takes any failure for that whose text has
-// "301" in it, be it in a port or in a key.
+// amazonSaysOtherwise reports whether S3 hasn't said that there is no such object. The driver takes any failure of an operation for that whose
+// text has "301" in it, be it in a port, a key, or an account.
 func amazonSaysOtherwise(err error) bool {
 	var status interface{ HTTPStatusCode() int }
-	return errors.As(err, &status) && status.HTTPStatusCode() != http.StatusNotFound
+	var operation interface {
+		Service() string
+		Operation() string
+	}
+	return errors.As(err, &operation) && !(errors.As(err, &status) && status.HTTPStatusCode() == http.StatusNotFound)
 }

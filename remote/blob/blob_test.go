@@ -165,7 +165,14 @@ func (f failing) Delete(context.Context, string) error                          
 func (f failing) ErrorCode(error) gcerrors.ErrorCode                             { return f.code }
 func (failing) Close() error                                                     { return nil }
 
-// answer is an error of Amazon's SDK with a status; 0 if there was no answer.
+// operation is an error of Amazon's SDK.
+type operation struct{ error }
+
+func (operation) Service() string   { return "S3" }
+func (operation) Operation() string { return "GetObject" }
+func (o operation) Unwrap() error   { return o.error }
+
+// answer is what it wraps, with a status; 0 if there was no answer.
 type answer struct {
 	error
 	status int
@@ -175,15 +182,27 @@ func (a answer) HTTPStatusCode() int { return a.status }
 
 // TestAmazonSaysOtherwise where the driver takes "301" in a port or a key for a status, and that for an object that isn't there.
 func TestAmazonSaysOtherwise(t *testing.T) {
-	for status, absent := range map[int]bool{0: false, 500: false, 503: false, 404: true} {
-		b, err := blob.New(gcblob.NewBucket(failing{err: answer{errors.New("from 127.0.0.1:30123"), status}, code: gcerrors.NotFound}))
-		require.NoError(t, err)
-		_, err = b.Get(t.Context(), key)
-		require.Equal(t, absent, errors.Is(err, fs.ErrNotExist), "%d: %v", status, err)
-		_, err = b.Has(t.Context(), key)
-		require.Equal(t, absent, err == nil, "%d: %v", status, err)
-		require.Equal(t, absent, b.Delete(t.Context(), key) == nil, "%d", status)
-		require.NoError(t, b.Close())
+	said := errors.New("from 127.0.0.1:30123")
+	for name, c := range map[string]struct {
+		err    error
+		absent bool
+	}{
+		"no credentials": {operation{said}, false},
+		"no answer":      {operation{answer{said, 0}}, false},
+		"busy":           {operation{answer{said, 503}}, false},
+		"not found":      {operation{answer{said, 404}}, true},
+		"not Amazon's":   {said, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b, err := blob.New(gcblob.NewBucket(failing{err: c.err, code: gcerrors.NotFound}))
+			require.NoError(t, err)
+			defer b.Close()
+			_, err = b.Get(t.Context(), key)
+			require.Equal(t, c.absent, errors.Is(err, fs.ErrNotExist), "%v", err)
+			_, err = b.Has(t.Context(), key)
+			require.Equal(t, c.absent, err == nil, "%v", err)
+			require.Equal(t, c.absent, b.Delete(t.Context(), key) == nil)
+		})
 	}
 }
 
