@@ -114,7 +114,7 @@ func readKeyFile(file string) (*remote.PrivateKey, error) {
 		others = 0o037
 	}
 	if perm := fi.Mode().Perm(); os.PathSeparator == '/' && perm&others != 0 {
-		return nil, fmt.Errorf("%s can be read by others (%v); chmod 600 it, and make a new key if somebody may have read it", file, perm)
+		return nil, fmt.Errorf("%s can be read by others (%v); chmod 600 it, or set the mode of the secret that is mounted there, and make a new key if somebody may have read it", file, perm)
 	}
 	return key, nil
 }
