@@ -19,6 +19,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"time"
 
 	"github.com/tetratelabs/wazero"
 	"github.com/tetratelabs/wazero/api"
@@ -47,12 +48,13 @@ func run(ctx context.Context, addr, dir string) error {
 	if err != nil {
 		return err
 	}
-	last := context.WithoutCancel(ctx) // for what is done after the signal
-	defer s.close(last)
-	srv := &http.Server{Addr: addr, Handler: s}
+	defer s.close(context.WithoutCancel(ctx))
+	srv := &http.Server{Addr: addr, Handler: s, ReadTimeout: 5 * time.Second}
 	stopped := make(chan error, 1)
 	go func() {
 		<-ctx.Done()
+		last, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		defer cancel()
 		stopped <- srv.Shutdown(last) // waits for requests under way
 	}()
 	log.Println("listening on", addr)
@@ -161,7 +163,8 @@ func (s *server) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	}
 	answer, err := s.answer(req.Context(), body)
 	if err != nil {
-		http.Error(w, err.Error(), http.StatusBadGateway)
+		log.Println("the guest:", err)
+		http.Error(w, "the guest failed", http.StatusBadGateway)
 		return
 	}
 	_, _ = w.Write(answer)

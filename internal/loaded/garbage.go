@@ -1,6 +1,7 @@
 package loaded
 
 import (
+	"math"
 	"runtime"
 	"runtime/metrics"
 	"sync"
@@ -130,9 +131,12 @@ func (g *Garbage) end() {
 const worthReclaiming = 4 << 20
 
 // Reclaim collects what a compile has left, a copy of the code among it, where the code isn't small and looking at the heap takes little beside that
-// compile. Else all of that would be there still when the code is loaded, and more memory be needed than for compiling.
+// compile. Else all of that would be there still when the code is loaded, and more memory be needed than for compiling. Where the program has turned
+// the collector off, it has reasons: a collection waits for guests that compute without an end in sight.
 func Reclaim(code int64) {
-	if code >= worthReclaiming && code > alive()/8 {
+	percent := []metrics.Sample{{Name: "/gc/gogc:percent"}}
+	metrics.Read(percent)
+	if off := percent[0].Value.Uint64() == math.MaxUint64; !off && code >= worthReclaiming && code > alive()/8 {
 		runtime.GC()
 	}
 }
