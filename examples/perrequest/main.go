@@ -34,6 +34,7 @@ func main() {
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
+	context.AfterFunc(ctx, stop) // the second one ends the process
 	if err := run(ctx, *addr, *dir); err != nil {
 		log.Fatal(err)
 	}

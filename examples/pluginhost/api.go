@@ -16,9 +16,10 @@ import (
 const (
 	maxRequest  = 1 << 20
 	maxResponse = 1 << 20
-	maxCounters = 100  // of a tenant
-	maxName     = 100  // bytes of a counter's, which is kept
-	maxHandles  = 1000 // of all plugins of a tenant
+	maxCounters = 100     // of a tenant
+	maxName     = 100     // bytes of a counter's, which is kept
+	maxHandles  = 1000    // of all plugins of a tenant
+	maxSaid     = 4 << 10 // bytes of standard error in a request
 )
 
 // call is one request on its way through a plugin.

@@ -121,6 +121,7 @@ type plugin struct {
 	seen     fs.FileInfo // of the file when it was last read
 	module   *modcache.Module
 	instance *modcache.SlotModule[*counter] // of module
+	said     said                           // by the instance
 }
 
 var pluginName = regexp.MustCompile(`^[a-z0-9]{1,32}$`)
@@ -156,6 +157,7 @@ func (p *plugin) handle(ctx context.Context, h *host, c *call) ([]byte, error) {
 	if f == nil {
 		return nil, errors.New("it exports no function handle")
 	}
+	p.said.left = maxSaid
 	ctx, cancel := context.WithTimeout(context.WithValue(ctx, callKey{}, c), h.timeout)
 	defer cancel()
 	if _, err := f.Call(ctx); err != nil {
@@ -214,7 +216,8 @@ func (p *plugin) start(ctx context.Context, h *host, t *tenant, module *modcache
 		return fmt.Errorf("compile: %w", err)
 	}
 	defer compiled.Close(ctx) // the instance keeps what it needs
-	config := wazero.NewModuleConfig().WithName("").WithStartFunctions("_initialize").WithStderr(h.log.Writer())
+	p.said = said{h.log, filepath.Base(p.file), maxSaid}
+	config := wazero.NewModuleConfig().WithName("").WithStartFunctions("_initialize").WithStderr(&p.said)
 	table := modcache.NewSlotTable(&modcache.SlotOptions[*counter]{Quota: t.quota})
 	starting, cancel := context.WithTimeout(context.WithValue(ctx, callKey{}, &call{tenant: t}), h.timeout)
 	defer cancel()
@@ -227,4 +230,20 @@ func (p *plugin) start(ctx context.Context, h *host, t *tenant, module *modcache
 	}
 	p.module, p.instance = module, instance
 	return nil
+}
+
+// said is what a plugin writes to standard error: it goes to the host's log, which is everybody's, so bounded and under the plugin's name.
+type said struct {
+	log  *log.Logger
+	name string
+	left int // bytes, in this request
+}
+
+func (s *said) Write(b []byte) (int, error) {
+	if s.left > 0 {
+		text := b[:min(len(b), s.left)]
+		s.left -= len(text) + 100 // and a line of ours around it
+		s.log.Printf("plugin %s says %q", s.name, text)
+	}
+	return len(b), nil
 }

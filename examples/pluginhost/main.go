@@ -35,6 +35,7 @@ func main() {
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
+	context.AfterFunc(ctx, stop) // the second one ends the process
 	if err := run(ctx, *addr, *plugins, *cache, strings.Split(*tenants, ",")); err != nil {
 		fmt.Fprintln(os.Stderr, "pluginhost:", err)
 		os.Exit(1)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"io"
 	"log"
@@ -102,6 +103,20 @@ func TestHost(t *testing.T) {
 	ok("/bob/hello", "world", "Hello, world! This is visit 1.\n")
 	require.Zero(t, h.cache.Metrics().Compiles)
 	require.EqualValues(t, 1, h.cache.Metrics().Hits)
+}
+
+func TestSaid(t *testing.T) {
+	var b bytes.Buffer
+	s := said{log.New(&b, "", 0), "plugin.wasm", maxSaid}
+	for range 10_000 {
+		n, err := s.Write([]byte("forged\nplugin other.wasm says \"no\"\n"))
+		require.NoError(t, err)
+		require.Equal(t, 35, n)
+	}
+	require.Less(t, b.Len(), 2*maxSaid)
+	for line := range strings.Lines(b.String()) {
+		require.True(t, strings.HasPrefix(line, "plugin plugin.wasm says "), line)
+	}
 }
 
 // serve runs a host on a loopback address until the test ends.

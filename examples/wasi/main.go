@@ -46,6 +46,7 @@ func main() {
 
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
+	context.AfterFunc(ctx, stop) // the second one ends the process
 	var err error
 	if file := flag.Arg(0); file != "" {
 		c.args = append([]string{filepath.Base(file)}, flag.Args()[1:]...)
