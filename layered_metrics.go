@@ -2,6 +2,7 @@ package modcache
 
 import (
 	"context"
+	"sync"
 	"time"
 )
 
@@ -30,6 +31,11 @@ const metricsTimeout = time.Second
 // return its metrics within a second is listed with those it returned last.
 func (l *Layered) Layers() []LayerMetrics {
 	all := make([]LayerMetrics, len(l.layers))
+	var asking sync.WaitGroup // several may hang
+	for i, ly := range l.layers {
+		asking.Go(func() { all[i].Store = ly.metrics() })
+	}
+	asking.Wait()
 	for i, ly := range l.layers {
 		all[i] = LayerMetrics{
 			Name:     ly.Name,
@@ -41,7 +47,7 @@ func (l *Layered) Layers() []LayerMetrics {
 			Open:     ly.reads.Open() || ly.writes.Open() || ly.artifacts.Hangs(),
 			Get:      ly.getTime.read(),
 			Add:      ly.addTime.read(),
-			Store:    ly.metrics(),
+			Store:    all[i].Store,
 			MaxBytes: limitOf(ly.Store),
 		}
 	}

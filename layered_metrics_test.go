@@ -9,6 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/internal/storetest"
 	"github.com/modcache/modcache/modcachetest"
 )
 
@@ -89,4 +90,22 @@ func TestLayeredLayerNames(t *testing.T) {
 		}
 		require.Len(t, distinct, len(given), "%q: %v", given, distinct)
 	}
+}
+
+// TestLayeredMetricsOfManyThatHang asks all layers at once.
+func TestLayeredMetricsOfManyThatHang(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		hang := make(chan struct{})
+		var layers []modcache.Layer
+		for range 4 {
+			s := &storetest.Fake{OnMetrics: func() modcache.Metrics { <-hang; return modcache.Metrics{} }}
+			layers = append(layers, modcache.Layer{Store: s, Timeout: -1})
+		}
+		l := modcache.NewLayered(nil, layers...)
+		start := time.Now()
+		require.Len(t, l.Layers(), 4)
+		require.Equal(t, time.Second, time.Since(start))
+		close(hang)
+		require.NoError(t, l.Close())
+	})
 }
