@@ -55,7 +55,8 @@ type DiskOptions struct {
 	// checked. Without one, entries are protected against damage, not against
 	// somebody who writes to the directory. Entries sealed under another key, or
 	// under none, are misses, and replaced by the next Add. The secret isn't
-	// stored. An empty one that isn't nil, as of a variable that isn't set, is an error.
+	// stored. An empty one that isn't nil, as of a variable that isn't set, is an error. All bytes count:
+	// of a text file, cut the newline, as the command does.
 	Key []byte
 	// Group shares the directory with its group: all of its members may write to it, and so
 	// decide what programs that use it run. One that is made is open to the group of

@@ -62,7 +62,9 @@ func readSecret(file string) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the secret: %w", err)
 	}
-	b = bytes.TrimSuffix(bytes.TrimSuffix(b, []byte("\n")), []byte("\r"))
+	if line, ok := bytes.CutSuffix(b, []byte("\n")); ok {
+		b = bytes.TrimSuffix(line, []byte("\r"))
+	}
 	if len(b) < minSecretSize {
 		return nil, fmt.Errorf("%s holds %d bytes; a secret needs at least %d random ones", file, len(b), minSecretSize)
 	}

@@ -200,8 +200,8 @@ func (p *plugin) update(ctx context.Context, h *host, t *tenant) error {
 	}
 	module := modcache.NewModule(wasm).Named(filepath.Base(p.file))
 	if p.module == nil || module.Fingerprint() != p.module.Fingerprint() {
-		if err = p.start(ctx, h, t, module); err != nil && ctx.Err() != nil {
-			return err // it says nothing about the module
+		if err = p.start(ctx, h, t, module); err != nil && (ctx.Err() != nil || errors.Is(err, context.DeadlineExceeded)) {
+			return err // it says nothing about the module: a busy machine may have been slow
 		}
 	}
 	p.seen = info

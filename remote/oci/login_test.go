@@ -374,12 +374,18 @@ func TestLoginIsNobodysOwn(t *testing.T) {
 // basic returns a Backend at a registry that has nothing for those who log in.
 func basic(t *testing.T, login auth.CredentialFunc) *oci.Backend {
 	t.Helper()
+	return answering(t, http.StatusNotFound, login)
+}
+
+// answering returns a Backend at a registry that has a status for those who log in.
+func answering(t *testing.T, status int, login auth.CredentialFunc) *oci.Backend {
+	t.Helper()
 	b, err := oci.New("registry.example/entries", &oci.Options{
 		Credential: login,
 		Transport: transportFunc(func(r *http.Request) (*http.Response, error) {
 			w := httptest.NewRecorder()
 			if _, _, authorized := r.BasicAuth(); authorized {
-				w.WriteHeader(http.StatusNotFound)
+				w.WriteHeader(status)
 			} else {
 				w.Header().Set("WWW-Authenticate", `Basic realm="registry"`)
 				w.WriteHeader(http.StatusUnauthorized)
@@ -451,6 +457,30 @@ func TestLoginAfterManyThatHang(t *testing.T) {
 		started.Store(0)
 		many(24)
 		require.EqualValues(t, 64, started.Load(), "processes, perhaps")
+	})
+}
+
+// TestLoginsOfAllSessionsAreBounded where a registry answers 403 to what was remembered, which begins a new session, and each second login
+// never ends.
+func TestLoginsOfAllSessionsAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		hang := make(chan struct{})
+		defer close(hang)
+		var started, hung atomic.Int32
+		b := answering(t, http.StatusForbidden, func(context.Context, string) (auth.Credential, error) {
+			if started.Add(1)%2 == 0 {
+				hung.Add(1)
+				<-hang
+			}
+			return auth.Credential{Username: "fleet", Password: "secret"}, nil
+		})
+		for start := time.Now(); time.Since(start) < 24*time.Hour; time.Sleep(70 * time.Second) {
+			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+			_, err := b.Get(ctx, key)
+			require.Error(t, err)
+			cancel()
+		}
+		require.EqualValues(t, 64, hung.Load())
 	})
 }
 

@@ -20,13 +20,45 @@ import (
 // oras, all fail when the one who asked first goes away, where his login hangs, nobody logs in any more, and
 // what a registry asks a login for is kept for ever.
 type tokens struct {
+	places *places
+
+	mu      sync.Mutex
+	schemes map[string]auth.Scheme      // of registries; guarded by mu
+	known   map[login]string            // guarded by mu
+	logins  flight.Group[login, string] // under mu
+	running sync.WaitGroup
+}
+
+// places are those for logins, of all sessions.
+type places struct {
 	mu       sync.Mutex
-	schemes  map[string]auth.Scheme      // of registries; guarded by mu
-	known    map[login]string            // guarded by mu
-	logins   flight.Group[login, string] // under mu
-	underWay int                         // logins, with those that were given up lately; guarded by mu
-	all      int                         // with those that were given up and have never ended; guarded by mu
-	running  sync.WaitGroup
+	underWay int // logins, with those that were given up lately; guarded by mu
+	all      int // with those that were given up and have never ended; guarded by mu
+}
+
+// take takes one, if there is one, for who frees it when the login has ended. alone is whether no other was taken.
+func (p *places) take() (free func(), alone, ok bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.underWay >= maxLogins || p.all >= maxAll {
+		return nil, false, false
+	}
+	alone = p.underWay == 0
+	p.underWay++
+	p.all++
+	forgive := sync.OnceFunc(func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.underWay--
+	})
+	hangs := time.AfterFunc(hungTime, forgive)
+	return func() {
+		hangs.Stop()
+		forgive()
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.all--
+	}, alone, true
 }
 
 // login is what one is for.
@@ -51,8 +83,8 @@ const (
 	maxTokens = 16
 )
 
-func newTokens() *tokens {
-	t := &tokens{schemes: map[string]auth.Scheme{}, known: map[login]string{}}
+func newTokens(p *places) *tokens {
+	t := &tokens{places: p, schemes: map[string]auth.Scheme{}, known: map[login]string{}}
 	t.logins = flight.Group[login, string]{Lock: &t.mu, Running: &t.running}
 	return t
 }
@@ -101,14 +133,8 @@ func (t *tokens) Set(ctx context.Context, registry string, scheme auth.Scheme, s
 
 // fetch logs in.
 func (t *tokens) fetch(ctx context.Context, l login, fetch func(context.Context) (string, error)) (string, error) {
-	t.mu.Lock()
-	full, alone := t.underWay >= maxLogins || t.all >= maxAll, t.underWay == 0
-	if !full {
-		t.underWay++
-		t.all++
-	}
-	t.mu.Unlock()
-	if full {
+	free, alone, ok := t.places.take()
+	if !ok {
 		return "", bounded.ErrFull
 	}
 	if alone {
@@ -118,20 +144,8 @@ func (t *tokens) fetch(ctx context.Context, l login, fetch func(context.Context)
 			t.logins.Forget(l)
 		}).Stop()
 	}
-	forgive := sync.OnceFunc(func() {
-		t.mu.Lock()
-		defer t.mu.Unlock()
-		t.underWay--
-	})
-	hangs := time.AfterFunc(hungTime, forgive)
 	return bounded.Call(ctx, bounded.Limit{Wait: loginTime}, func(ctx context.Context) (string, error) {
-		defer func() {
-			hangs.Stop()
-			forgive()
-			t.mu.Lock()
-			defer t.mu.Unlock()
-			t.all--
-		}()
+		defer free()
 		return fetch(ctx)
 	}, nil)
 }

@@ -54,6 +54,7 @@ func (g guard) RoundTrip(r *http.Request) (*http.Response, error) {
 // homebound is a client that takes credentials along to the registry alone.
 type homebound struct {
 	session  atomic.Pointer[session]
+	places   places
 	registry *url.URL
 }
 
@@ -69,12 +70,12 @@ const minTokenLife = time.Minute
 
 func newHomebound(client auth.Client, registry *url.URL) *homebound {
 	h := &homebound{registry: registry}
-	h.session.Store(newSession(client))
+	h.session.Store(newSession(client, &h.places))
 	return h
 }
 
-func newSession(client auth.Client) *session {
-	client.Cache = newTokens()
+func newSession(client auth.Client, p *places) *session {
+	client.Cache = newTokens(p)
 	return &session{client, time.Now()}
 }
 
@@ -117,7 +118,7 @@ func (h *homebound) do(r *http.Request) (*http.Response, error) {
 		}
 	}
 	_ = resp.Body.Close()
-	h.session.CompareAndSwap(s, newSession(s.Client)) // unless another request has done it
+	h.session.CompareAndSwap(s, newSession(s.Client, &h.places)) // unless another request has done it
 	return h.session.Load().Do(again)
 }
 
