@@ -64,7 +64,7 @@ func run(ctx context.Context, addr, plugins, cache string, tenants []string) err
 	}
 	defer h.close(context.WithoutCancel(ctx))
 
-	srv := &http.Server{Addr: addr, Handler: h.routes(), ReadHeaderTimeout: 5 * time.Second}
+	srv := &http.Server{Addr: addr, Handler: h.routes(), ReadTimeout: 5 * time.Second}
 	stopped := make(chan error, 1)
 	go func() {
 		<-ctx.Done()
