@@ -33,24 +33,23 @@ func (l *Layered) Layers() []LayerMetrics {
 	all := make([]LayerMetrics, len(l.layers))
 	var asking sync.WaitGroup // several may hang
 	for i, ly := range l.layers {
-		asking.Go(func() { all[i].Store = ly.metrics() })
+		asking.Go(func() {
+			all[i] = LayerMetrics{
+				Name:     ly.Name,
+				Hits:     ly.hits.Load(),
+				Errors:   ly.errs.Load(),
+				Timeouts: ly.timeouts.Load(),
+				Skipped:  ly.skipped.Load(),
+				Hung:     uint64(max(ly.hung.Load(), 0)),
+				Open:     ly.reads.Open() || ly.writes.Open() || ly.artifacts.Hangs(),
+				Get:      ly.getTime.read(),
+				Add:      ly.addTime.read(),
+				Store:    ly.metrics(),
+				MaxBytes: limitOf(ly.Store),
+			}
+		})
 	}
 	asking.Wait()
-	for i, ly := range l.layers {
-		all[i] = LayerMetrics{
-			Name:     ly.Name,
-			Hits:     ly.hits.Load(),
-			Errors:   ly.errs.Load(),
-			Timeouts: ly.timeouts.Load(),
-			Skipped:  ly.skipped.Load(),
-			Hung:     uint64(max(ly.hung.Load(), 0)),
-			Open:     ly.reads.Open() || ly.writes.Open() || ly.artifacts.Hangs(),
-			Get:      ly.getTime.read(),
-			Add:      ly.addTime.read(),
-			Store:    all[i].Store,
-			MaxBytes: limitOf(ly.Store),
-		}
-	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for i, ly := range l.layers {

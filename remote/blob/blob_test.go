@@ -165,6 +165,17 @@ func (f failing) Delete(context.Context, string) error                          
 func (f failing) ErrorCode(error) gcerrors.ErrorCode                             { return f.code }
 func (failing) Close() error                                                     { return nil }
 
+// calls returns what each call of a Backend over the driver returns.
+func (f failing) calls(t *testing.T) []error {
+	t.Helper()
+	b, err := blob.New(gcblob.NewBucket(f))
+	require.NoError(t, err)
+	defer b.Close()
+	_, get := b.Get(t.Context(), key)
+	_, has := b.Has(t.Context(), key)
+	return []error{get, has, b.Put(t.Context(), key, []byte("entry"), false), b.Delete(t.Context(), key)}
+}
+
 // operation is an error of Amazon's SDK.
 type operation struct{ error }
 
@@ -209,12 +220,7 @@ func TestAmazonSaysOtherwise(t *testing.T) {
 // TestUnanswered: a secret that isn't mounted isn't an entry that isn't there.
 func TestUnanswered(t *testing.T) {
 	_, missing := os.ReadFile(filepath.Join(t.TempDir(), "token"))
-	b, err := blob.New(gcblob.NewBucket(failing{err: fmt.Errorf("credentials: %w", missing), code: gcerrors.Unknown}))
-	require.NoError(t, err)
-	defer b.Close()
-	_, get := b.Get(t.Context(), key)
-	_, has := b.Has(t.Context(), key)
-	for _, err := range []error{get, has, b.Put(t.Context(), key, []byte("abc"), false), b.Delete(t.Context(), key)} {
+	for _, err := range (failing{err: fmt.Errorf("credentials: %w", missing), code: gcerrors.Unknown}).calls(t) {
 		require.ErrorContains(t, err, "credentials: ")
 		require.NotErrorIs(t, err, fs.ErrNotExist)
 	}
@@ -223,12 +229,7 @@ func TestUnanswered(t *testing.T) {
 // TestHidesQueries asks a cloud with a query, which may be what lets its bearer in.
 func TestHidesQueries(t *testing.T) {
 	refused := &url.Error{Op: "Get", URL: "https://account.example/fleet/x?sig=SECRET", Err: io.ErrClosedPipe}
-	b, err := blob.New(gcblob.NewBucket(failing{err: refused, code: gcerrors.PermissionDenied}))
-	require.NoError(t, err)
-	defer b.Close()
-	_, got := b.Get(t.Context(), key)
-	_, has := b.Has(t.Context(), key)
-	for _, err := range []error{got, has, b.Put(t.Context(), key, []byte("entry"), false), b.Delete(t.Context(), key)} {
+	for _, err := range (failing{err: refused, code: gcerrors.PermissionDenied}).calls(t) {
 		require.ErrorContains(t, err, "account.example/fleet/x?…")
 		require.NotContains(t, err.Error(), "SECRET")
 		require.ErrorIs(t, err, fs.ErrPermission)
@@ -237,7 +238,7 @@ func TestHidesQueries(t *testing.T) {
 		"nosuch://user:SECRET@bucket?sig=SECRET", "nosuch://user:/SECRET@bucket", "nosuch://user:x/SECRET@bucket", "nosuch://user:?SECRET@bucket",
 		"nosuch://bucket?sig=%zzSECRET", "nosuch://bucket?a=\"SECRET\"&b=a SECRET", "nosuch://bucket#SECRET", "nosuch://user:%zzSECRET@bucket",
 	} {
-		_, err = blob.Open(t.Context(), wrong)
+		_, err := blob.Open(t.Context(), wrong)
 		require.ErrorContains(t, err, "modcache: the ")
 		require.NotContains(t, err.Error(), "SECRET", wrong)
 	}
