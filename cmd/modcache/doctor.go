@@ -13,6 +13,7 @@ import (
 
 	"github.com/modcache/modcache"
 	"github.com/modcache/modcache/internal/bytesize"
+	"github.com/modcache/modcache/internal/dirfs"
 	"github.com/modcache/modcache/internal/environ"
 	"github.com/modcache/modcache/internal/wasmbin"
 	"github.com/modcache/modcache/internal/wazerohook"
@@ -226,19 +227,22 @@ func (d *doctor) directory(ctx context.Context, files []string, modules []*modca
 	kind, err := kindOf(dir)
 	switch {
 	case err != nil:
-		d.add(levelBad, "directory", plain(err), "make it readable by the user that runs the program")
+		d.add(levelBad, "directory", plain(err), "name a directory that the user who runs the program can read and write")
 		return
 	case kind == isForeign:
 		d.add(levelBad, "directory", dir+" is not a cache directory of modcache", "name another with -dir")
 		return
 	case kind != isCache:
 		d.add(levelBad, "directory", "there is no cache in "+dir, "nothing was stored there yet, or -dir is wrong, or programs run as another user (the default is in the user's cache directory)")
+		if err := (dirfs.Rules{Keyed: d.dir.keyFile != "", Group: d.dir.group}).Judge(dir); err != nil {
+			d.add(levelBad, "directory", "programs of this user can't make one there: "+plain(err), "")
+		}
 		return
 	}
 	disk, err := d.dir.open(ctx, nil, readOnly, false)
 	switch {
 	case errors.Is(err, modcache.ErrInsecureDir):
-		d.add(levelBad, "directory", plain(err), "programs refuse it as well: code in it runs in their processes")
+		d.add(levelBad, "directory", plain(err), "programs of this user refuse it as well: code in it runs in their processes")
 		return
 	case err != nil:
 		d.add(levelBad, "directory", plain(err), "")

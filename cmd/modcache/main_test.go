@@ -273,6 +273,34 @@ func TestInsecureDirectory(t *testing.T) {
 	require.Len(t, entries(t, cache), 1)
 }
 
+func TestDoctorWithoutCache(t *testing.T) {
+	if os.PathSeparator == '\\' {
+		t.Skip("no permission bits")
+	}
+	dir := t.TempDir()
+	diagnose := func(dir string) string {
+		t.Helper()
+		return call("doctor", "-dir", dir).want(t, exitFound).out
+	}
+	require.NotContains(t, diagnose(filepath.Join(dir, "none")), "programs of this user")
+	require.NoDirExists(t, filepath.Join(dir, "none"))
+
+	require.NoError(t, os.Chmod(dir, 0o777))
+	require.Contains(t, diagnose(dir), "programs of this user can't make one there: insecure cache directory: everybody can write to it")
+
+	says := "permission denied"
+	require.NoError(t, os.Chmod(dir, 0o500))
+	if os.Getuid() == 0 {
+		says = "root makes no directory in"
+		require.NoError(t, os.Chown(dir, 1, 1))
+		require.Contains(t, diagnose(dir), "run as that user")
+	}
+	require.Contains(t, diagnose(filepath.Join(dir, "none")), says)
+	if os.Getuid() != 0 {
+		require.NoError(t, os.Chmod(dir, 0o700))
+	}
+}
+
 // openWarm returns a Cache that compiles nothing.
 func openWarm(t *testing.T, cache string, o modcache.Options) *modcache.Cache {
 	t.Helper()

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 )
 
 // ErrInsecure means that somebody else could put code into a directory.
@@ -58,6 +59,21 @@ func (r Rules) Find(dir string) (*Place, error) {
 	err = r.refuse(p, err)
 	end(err == nil)
 	return p, err
+}
+
+// Judge says why Find would refuse dir, as far as that can be told without making anything.
+func (r Rules) Judge(dir string) error {
+	p, err := r.resolve(dir)
+	if err != nil || len(p.missing) == 0 {
+		return r.refuse(p, err)
+	}
+	if err := r.mayMake(p); err != nil {
+		return err
+	}
+	if err := writable(p.Path); err != nil {
+		return &fs.PathError{Op: "mkdir", Path: filepath.Join(p.Path, p.missing[0]), Err: err}
+	}
+	return nil
 }
 
 func (r Rules) resolve(dir string) (*Place, error) {

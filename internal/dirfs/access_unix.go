@@ -128,6 +128,9 @@ func (r Rules) advice(p *Place, mine bool) string {
 	if mine && mode&fs.ModeSetgid == 0 { // else it is meant to be shared, and for volumes of Kubernetes done so again
 		what = append(what, "chmod 700 "+p.Path)
 	}
+	if !mine && !isRoot(st.Uid) && !users.isOverflow(st.Uid) && mode&0o022 == 0 {
+		what = append(what, "run as that user")
+	}
 	if !mine && mode&0o002 != 0 {
 		what = append(what, "name a directory below it that doesn't exist yet")
 	}
