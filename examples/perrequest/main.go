@@ -9,16 +9,14 @@ package main
 import (
 	"context"
 	"crypto/rand"
+	_ "embed"
 	"errors"
 	"flag"
-	"fmt"
 	"io"
 	"log"
 	"net/http"
 	"os"
-	"os/exec"
 	"os/signal"
-	"path/filepath"
 	"time"
 
 	"github.com/tetratelabs/wazero"
@@ -26,7 +24,11 @@ import (
 	"github.com/tetratelabs/wazero/imports/wasi_snapshot_preview1"
 
 	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/examples/guest"
 )
+
+//go:embed guest/main.go
+var counter []byte
 
 func main() {
 	addr := flag.String("addr", "localhost:8080", "where to listen")
@@ -67,18 +69,7 @@ func run(ctx context.Context, addr, dir string) error {
 
 // build compiles the guest, as a library: _initialize sets it up, and handle answers a request.
 func build(ctx context.Context) ([]byte, error) {
-	dir, err := os.MkdirTemp("", "perrequest")
-	if err != nil {
-		return nil, err
-	}
-	defer os.RemoveAll(dir)
-	out := filepath.Join(dir, "guest.wasm")
-	cmd := exec.CommandContext(ctx, "go", "build", "-buildmode=c-shared", "-o", out, "github.com/modcache/modcache/examples/perrequest/guest")
-	cmd.Env = append(os.Environ(), "GOOS=wasip1", "GOARCH=wasm")
-	if text, err := cmd.CombinedOutput(); err != nil {
-		return nil, fmt.Errorf("build the guest: %w\n%s", err, text)
-	}
-	return os.ReadFile(out)
+	return guest.Build(ctx, counter, "-buildmode=c-shared")
 }
 
 // server answers each request in an instance of its own.
