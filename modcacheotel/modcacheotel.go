@@ -74,8 +74,8 @@ func Trace(p trace.TracerProvider) func(context.Context, modcache.Step) (context
 			}
 			if e.Err != nil {
 				err := e.Err
-				if text := err.Error(); !utf8.ValidString(text) {
-					err = errors.New(valid(text))
+				if text := err.Error(); len(text) > maxText || !utf8.ValidString(text) {
+					err = errors.New(valid(text[:min(len(text), maxText)]))
 				}
 				span.RecordError(err)
 				span.SetStatus(codes.Error, err.Error())
@@ -84,6 +84,10 @@ func Trace(p trace.TracerProvider) func(context.Context, modcache.Step) (context
 		}
 	}
 }
+
+// maxText is how much of an error is told, in bytes: wazero quotes names of the module, which may be megabytes, and
+// collectors refuse a batch that is too large.
+const maxText = 1 << 10
 
 // valid returns text in UTF-8: exporters lose a whole batch over one that isn't, and a server's words may be in it, or the name of a file.
 func valid(s string) string { return strings.ToValidUTF8(s, "\uFFFD") }

@@ -3,6 +3,7 @@ package modcacheotel_test
 import (
 	"context"
 	"errors"
+	"strings"
 	"testing"
 	"time"
 	"unicode/utf8"
@@ -84,7 +85,7 @@ func TestTrace(t *testing.T) {
 	require.Equal(t, codes.Unset, module.Status().Code)
 
 	store.OnGet = func(context.Context, modcache.Key) (*modcache.Artifact, bool, error) {
-		return nil, false, errors.New("down \xff")
+		return nil, false, errors.New("down \xff" + strings.Repeat("x", 1<<20))
 	}
 	steps, module = run(cachetest.Chain)
 	require.Equal(t, codes.Error, steps["modcache lookup"].Status().Code)
@@ -92,6 +93,7 @@ func TestTrace(t *testing.T) {
 	for _, e := range steps["modcache lookup"].Events() {
 		for _, a := range e.Attributes {
 			require.True(t, utf8.ValidString(a.Value.Emit()), "%v", a)
+			require.Less(t, len(a.Value.Emit()), 2<<10)
 		}
 	}
 	require.Equal(t, codes.Unset, module.Status().Code, "a store fails no module")

@@ -108,7 +108,7 @@ func (h *host) serve(w http.ResponseWriter, r *http.Request) {
 	case errors.Is(err, context.DeadlineExceeded):
 		http.Error(w, "the plugin takes too long", http.StatusGatewayTimeout)
 	default:
-		h.log.Printf("plugin %s: %v", p.file, err)
+		h.log.Printf("plugin %s: %.300q", p.file, err.Error()) // which quotes names that the plugin chose
 		http.Error(w, "the plugin failed", http.StatusBadGateway)
 	}
 }
@@ -119,10 +119,14 @@ type plugin struct {
 
 	mu       sync.Mutex  // an instance serves one request at a time
 	seen     fs.FileInfo // of the file when it was last read
+	again    time.Time   // when to read it again, though it is the same; 0 is never
 	module   *modcache.Module
 	instance *modcache.SlotModule[*counter] // of module
 	said     said                           // by the instance
 }
+
+// retryAfter is how long what took too long to start is left alone.
+const retryAfter = 30 * time.Second
 
 var pluginName = regexp.MustCompile(`^[a-z0-9]{1,32}$`)
 
@@ -173,7 +177,7 @@ func (p *plugin) refresh(ctx context.Context, h *host, t *tenant) error {
 		if p.module == nil {
 			return err
 		}
-		h.log.Printf("plugin %s: keeping the version that works: %v", p.file, err)
+		h.log.Printf("plugin %s: keeping the version that works: %.300q", p.file, err.Error())
 	}
 	if p.instance.IsClosed() {
 		return p.start(ctx, h, t, p.module)
@@ -188,7 +192,9 @@ func (p *plugin) update(ctx context.Context, h *host, t *tenant) error {
 	if err != nil {
 		return err
 	}
-	if s := p.seen; s != nil && os.SameFile(info, s) && info.ModTime().Equal(s.ModTime()) && info.Size() == s.Size() {
+	s := p.seen
+	same := s != nil && os.SameFile(info, s) && info.ModTime().Equal(s.ModTime()) && info.Size() == s.Size()
+	if same && (p.again.IsZero() || time.Now().Before(p.again)) {
 		if p.module == nil {
 			return errors.New("it never worked")
 		}
@@ -200,11 +206,14 @@ func (p *plugin) update(ctx context.Context, h *host, t *tenant) error {
 	}
 	module := modcache.NewModule(wasm).Named(filepath.Base(p.file))
 	if p.module == nil || module.Fingerprint() != p.module.Fingerprint() {
-		if err = p.start(ctx, h, t, module); err != nil && (ctx.Err() != nil || errors.Is(err, context.DeadlineExceeded)) {
-			return err // it says nothing about the module: a busy machine may have been slow
+		if err = p.start(ctx, h, t, module); err != nil && ctx.Err() != nil {
+			return err // it says nothing about the module
 		}
 	}
-	p.seen = info
+	p.seen, p.again = info, time.Time{}
+	if errors.Is(err, context.DeadlineExceeded) { // a busy machine may have been slow
+		p.again = time.Now().Add(retryAfter)
+	}
 	return err
 }
 
@@ -216,6 +225,11 @@ func (p *plugin) start(ctx context.Context, h *host, t *tenant, module *modcache
 		return fmt.Errorf("compile: %w", err)
 	}
 	defer compiled.Close(ctx) // the instance keeps what it needs
+	for name, f := range compiled.ExportedFunctions() {
+		if _, _, imported := f.Import(); imported { // wazero before v1.12 panics where that is looked up
+			return fmt.Errorf("it exports %.100q, which it imports", name)
+		}
+	}
 	p.said = said{h.log, filepath.Base(p.file), maxSaid}
 	config := wazero.NewModuleConfig().WithName("").WithStartFunctions("_initialize").WithStderr(&p.said)
 	table := modcache.NewSlotTable(&modcache.SlotOptions[*counter]{Quota: t.quota})
