@@ -97,7 +97,7 @@ func run(ctx context.Context, c command) (code int, err error) {
 	_, err = r.InstantiateModule(ctx, compiled, config)
 	var exit *sys.ExitError
 	if errors.As(err, &exit) && ctx.Err() == nil {
-		code := int(exit.ExitCode())
+		code = int(exit.ExitCode())
 		if code != 0 && code&0xff == 0 { // of which systems keep 8 bits
 			code = 1
 		}
