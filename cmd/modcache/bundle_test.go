@@ -164,6 +164,10 @@ func TestBundleSecret(t *testing.T) {
 	require.Empty(t, entries(t, to))
 	pull(sealed, "-dir", to, "-bundle-key-file", secret).want(t, exitOK)
 	require.Equal(t, 2, sameCode(t, cache, to))
+	for end, code := range map[string]int{"\n": exitOK, "\r\n": exitFound, "\n\n": exitFound} { // as bytes.TrimSuffix(b, "\n")
+		require.NoError(t, os.WriteFile(secret, []byte("0123456789abcdef"+end), 0o600))
+		pull(sealed, "-dir", filepath.Join(t.TempDir(), "cache"), "-bundle-key-file", secret).want(t, code)
+	}
 	require.NoError(t, os.WriteFile(secret, []byte("short"), 0o600))
 	require.Contains(t, pull(sealed, "-dir", to, "-bundle-key-file", secret).want(t, exitFailed).err, "at least 16")
 }

@@ -62,9 +62,7 @@ func readSecret(file string) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the secret: %w", err)
 	}
-	if line, ok := bytes.CutSuffix(b, []byte("\n")); ok {
-		b = bytes.TrimSuffix(line, []byte("\r"))
-	}
+	b = bytes.TrimSuffix(b, []byte("\n")) // and no more, as docs/trust.md has programs do it
 	if len(b) < minSecretSize {
 		return nil, fmt.Errorf("%s holds %d bytes; a secret needs at least %d random ones", file, len(b), minSecretSize)
 	}
