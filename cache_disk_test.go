@@ -78,9 +78,11 @@ func TestCacheOpenDefaultDirectory(t *testing.T) {
 	_, err := modcache.Open("", must)
 	require.ErrorContains(t, err, "name one")
 	t.Setenv("XDG_CACHE_HOME", "")
-	t.Setenv("HOME", "")
-	_, err = modcache.Open("", must)
-	require.ErrorContains(t, err, "name one")
+	for _, home := range []string{"", "relative"} {
+		t.Setenv("HOME", home)
+		_, err = modcache.Open("", must)
+		require.ErrorContains(t, err, "name one")
+	}
 }
 
 func TestCacheReadOnlyCreatesNoDirectory(t *testing.T) {

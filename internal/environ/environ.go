@@ -81,6 +81,9 @@ func (s Settings) Err() error {
 // DefaultDir is the directory where nobody names one.
 func DefaultDir() (string, error) {
 	base, err := os.UserCacheDir()
+	if err == nil && !filepath.IsAbs(base) { // as where HOME is: each directory would have a cache of its own
+		err = fmt.Errorf("%s is not an absolute path", base)
+	}
 	if err != nil {
 		return "", fmt.Errorf("no default directory, name one or set %s: %w", Dir, err)
 	}
