@@ -397,13 +397,18 @@ func answering(t *testing.T, status int, login auth.CredentialFunc) *oci.Backend
 	return b
 }
 
-// TestLoginThatHangs keeps others for some seconds, and brings its token in the end.
+// TestLoginThatHangs keeps others for some seconds, and brings its token in the end. If the next hangs too, others wait for that one.
 func TestLoginThatHangs(t *testing.T) {
+	t.Run("once", func(t *testing.T) { testLoginThatHangs(t, 1, 5*time.Second) })
+	t.Run("twice", func(t *testing.T) { testLoginThatHangs(t, 2, 20*time.Second) })
+}
+
+func testLoginThatHangs(t *testing.T, hang int32, wait time.Duration) {
 	synctest.Test(t, func(t *testing.T) {
 		var logins atomic.Int32
 		start := time.Now()
 		b := basic(t, func(ctx context.Context, _ string) (auth.Credential, error) {
-			if logins.Add(1) == 1 {
+			if logins.Add(1) <= hang {
 				time.Sleep(20 * time.Second)
 			}
 			return auth.Credential{Username: "fleet", Password: "secret"}, ctx.Err()
@@ -416,7 +421,7 @@ func TestLoginThatHangs(t *testing.T) {
 		}
 		for !errors.Is(get(), fs.ErrNotExist) {
 		}
-		require.InDelta(t, 5, time.Since(start).Seconds(), 1)
+		require.InDelta(t, wait.Seconds(), time.Since(start).Seconds(), 1)
 		require.EqualValues(t, 2, logins.Load())
 		time.Sleep(time.Minute)
 		require.ErrorIs(t, get(), fs.ErrNotExist)
@@ -460,9 +465,8 @@ func TestLoginAfterManyThatHang(t *testing.T) {
 	})
 }
 
-// TestLoginsOfAllSessionsAreBounded where a registry answers 403 to what was remembered, which begins a new session, and each second login
-// never ends.
-func TestLoginsOfAllSessionsAreBounded(t *testing.T) {
+// TestLoginsAfterRefusalsAreBounded where a registry answers 403 to what was remembered, and each second login never ends.
+func TestLoginsAfterRefusalsAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		hang := make(chan struct{})
 		defer close(hang)

@@ -102,7 +102,7 @@ func New(repository string, o *Options) (*Backend, error) {
 	}
 	client.SetUserAgent("modcache")
 	b.repo = &orasremote.Repository{
-		Client: newHomebound(client, home), Reference: ref, PlainHTTP: v.PlainHTTP, MaxMetadataBytes: maxManifest,
+		Client: &homebound{client, newTokens(), home}, Reference: ref, PlainHTTP: v.PlainHTTP, MaxMetadataBytes: maxManifest,
 		ManifestMediaTypes: []string{ocispec.MediaTypeImageManifest},
 	}
 	return b, nil

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"sync"
 	"time"
@@ -16,49 +17,21 @@ import (
 	"github.com/modcache/modcache/internal/unanswered"
 )
 
-// tokens is the cache of a session. Logins are shared, and belong to none of those who wait for them: with the cache of
+// tokens are what was had for logins. Logins are shared, and belong to none of those who wait for them: with the cache of
 // oras, all fail when the one who asked first goes away, where his login hangs, nobody logs in any more, and
 // what a registry asks a login for is kept for ever.
 type tokens struct {
-	places *places
-
 	mu      sync.Mutex
 	schemes map[string]auth.Scheme      // of registries; guarded by mu
-	known   map[login]string            // guarded by mu
+	known   map[login]*token            // guarded by mu
 	logins  flight.Group[login, string] // under mu
+	begun   map[*login]time.Time        // logins that haven't ended, with those that were given up; guarded by mu
 	running sync.WaitGroup
 }
 
-// places are those for logins, of all sessions.
-type places struct {
-	mu       sync.Mutex
-	underWay int // logins, with those that were given up lately; guarded by mu
-	all      int // with those that were given up and have never ended; guarded by mu
-}
-
-// take takes one, if there is one, for who frees it when the login has ended. alone is whether no other was taken.
-func (p *places) take() (free func(), alone, ok bool) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.underWay >= maxLogins || p.all >= maxAll {
-		return nil, false, false
-	}
-	alone = p.underWay == 0
-	p.underWay++
-	p.all++
-	forgive := sync.OnceFunc(func() {
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		p.underWay--
-	})
-	hangs := time.AfterFunc(hungTime, forgive)
-	return func() {
-		hangs.Stop()
-		forgive()
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		p.all--
-	}, alone, true
+type token struct {
+	text  string
+	since time.Time
 }
 
 // login is what one is for.
@@ -83,8 +56,8 @@ const (
 	maxTokens = 16
 )
 
-func newTokens(p *places) *tokens {
-	t := &tokens{places: p, schemes: map[string]auth.Scheme{}, known: map[login]string{}}
+func newTokens() *tokens {
+	t := &tokens{schemes: map[string]auth.Scheme{}, known: map[login]*token{}, begun: map[*login]time.Time{}}
 	t.logins = flight.Group[login, string]{Lock: &t.mu, Running: &t.running}
 	return t
 }
@@ -99,17 +72,7 @@ func (t *tokens) GetScheme(_ context.Context, registry string) (auth.Scheme, err
 	return auth.SchemeUnknown, errdef.ErrNotFound
 }
 
-// GetToken implements [auth.Cache].
-func (t *tokens) GetToken(_ context.Context, registry string, scheme auth.Scheme, scopes string) (string, error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if token, ok := t.known[login{registry, scheme, scopes}]; ok {
-		return token, nil
-	}
-	return "", errdef.ErrNotFound
-}
-
-// Set implements [auth.Cache].
+// Set implements [auth.Cache]: it returns a token that is had now, by this login or by one that is under way.
 func (t *tokens) Set(ctx context.Context, registry string, scheme auth.Scheme, scopes string, fetch func(context.Context) (string, error)) (string, error) {
 	l := login{registry, scheme, scopes}
 	for {
@@ -131,9 +94,28 @@ func (t *tokens) Set(ctx context.Context, registry string, scheme auth.Scheme, s
 	}
 }
 
+// cache is that of one request.
+type cache struct {
+	*tokens
+	refused *token // which the registry has refused: it is for others, until there is another
+	sent    *token // which was taken last; nil is none
+}
+
+// GetToken implements [auth.Cache].
+func (c *cache) GetToken(_ context.Context, registry string, scheme auth.Scheme, scopes string) (string, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	token := c.known[login{registry, scheme, scopes}]
+	if token == nil || token == c.refused {
+		return "", errdef.ErrNotFound
+	}
+	c.sent = token
+	return token.text, nil
+}
+
 // fetch logs in.
 func (t *tokens) fetch(ctx context.Context, l login, fetch func(context.Context) (string, error)) (string, error) {
-	free, alone, ok := t.places.take()
+	alone, ok := t.begin(&l)
 	if !ok {
 		return "", bounded.ErrFull
 	}
@@ -145,19 +127,49 @@ func (t *tokens) fetch(ctx context.Context, l login, fetch func(context.Context)
 		}).Stop()
 	}
 	return bounded.Call(ctx, bounded.Limit{Wait: loginTime}, func(ctx context.Context) (string, error) {
-		defer free()
+		defer t.end(&l)
 		return fetch(ctx)
 	}, nil)
 }
 
-func (t *tokens) keep(l login, token string) {
+// begin reports whether another login may begin, and whether it is the only one of late.
+func (t *tokens) begin(l *login) (alone, ok bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	lately := 0
+	for _, begun := range t.begun {
+		if time.Since(begun) < hungTime {
+			lately++
+		}
+	}
+	if lately >= maxLogins || len(t.begun) >= maxAll {
+		return false, false
+	}
+	t.begun[l] = time.Now()
+	return lately == 0, true
+}
+
+func (t *tokens) end(l *login) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.begun, l)
+}
+
+func (t *tokens) keep(l login, text string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if len(t.known) >= maxTokens || len(t.schemes) >= maxTokens {
 		clear(t.known)
 		clear(t.schemes)
 	}
-	t.schemes[l.registry], t.known[l] = l.scheme, token
+	t.schemes[l.registry], t.known[l] = l.scheme, &token{text, time.Now()}
+}
+
+// forget forgets a token, unless another has taken its place.
+func (t *tokens) forget(old *token) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	maps.DeleteFunc(t.known, func(_ login, token *token) bool { return token == old })
 }
 
 // loginError says what kept somebody from logging in. That there is no such file, or no such service, isn't what the registry

@@ -9,7 +9,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"oras.land/oras-go/v2/registry/remote/auth"
@@ -53,31 +52,14 @@ func (g guard) RoundTrip(r *http.Request) (*http.Response, error) {
 
 // homebound is a client that takes credentials along to the registry alone.
 type homebound struct {
-	session  atomic.Pointer[session]
-	places   places
+	client   auth.Client // without a cache
+	tokens   *tokens
 	registry *url.URL
-}
-
-// session is a client with the tokens that it remembers.
-type session struct {
-	auth.Client
-	since time.Time
 }
 
 // minTokenLife is how long tokens are valid at least, as the specification of registries' tokens has it. Before, a refusal is meant:
 // to log in again would cost each request that isn't allowed three more.
 const minTokenLife = time.Minute
-
-func newHomebound(client auth.Client, registry *url.URL) *homebound {
-	h := &homebound{registry: registry}
-	h.session.Store(newSession(client, &h.places))
-	return h
-}
-
-func newSession(client auth.Client, p *places) *session {
-	client.Cache = newTokens(p)
-	return &session{client, time.Now()}
-}
 
 // wantedSize is in the context of a request for a layer: an int64, how long the manifest says that it is.
 type wantedSize struct{}
@@ -98,14 +80,15 @@ func (h *homebound) Do(r *http.Request) (*http.Response, error) {
 }
 
 // do authorizes a request. An upload goes where the registry has said, and oras authorizes it like the request before.
-// What is refused with a remembered token is asked once more by a client that remembers none.
+// What is refused with a remembered token is asked once more without it. Others use that until somebody has logged in: the
+// refusal may be of what this request wants, and a login may hang.
 func (h *homebound) do(r *http.Request) (*http.Response, error) {
 	if !weburl.Same(r.URL, h.registry) {
 		r.Header.Del("Authorization")
 	}
-	s := h.session.Load()
-	resp, err := s.Do(r)
-	if err != nil || r.Header.Get("Authorization") != "" || time.Since(s.since) < minTokenLife || !h.refuses(resp) {
+	first := &cache{tokens: h.tokens}
+	resp, err := h.send(r, first)
+	if err != nil || !h.refuses(resp) || first.sent == nil || time.Since(first.sent.since) < minTokenLife {
 		return resp, err
 	}
 	again := r.Clone(r.Context())
@@ -118,8 +101,17 @@ func (h *homebound) do(r *http.Request) (*http.Response, error) {
 		}
 	}
 	_ = resp.Body.Close()
-	h.session.CompareAndSwap(s, newSession(s.Client, &h.places)) // unless another request has done it
-	return h.session.Load().Do(again)
+	resp, err = h.send(again, &cache{tokens: h.tokens, refused: first.sent})
+	if err == nil && (resp.StatusCode < http.StatusBadRequest || resp.StatusCode == http.StatusNotFound) {
+		h.tokens.forget(first.sent) // if no login has replaced it, none is needed
+	}
+	return resp, err
+}
+
+func (h *homebound) send(r *http.Request, c *cache) (*http.Response, error) {
+	client := h.client
+	client.Cache = c
+	return client.Do(r)
 }
 
 // refuses reports whether the registry may have refused a token because it has expired, without asking for another one. oras logs

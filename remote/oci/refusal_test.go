@@ -1,0 +1,151 @@
+package oci_test
+
+import (
+	"context"
+	"io/fs"
+	"net/http"
+	"net/http/httptest"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"oras.land/oras-go/v2/registry/remote/auth"
+
+	"github.com/modcache/modcache/remote/oci"
+)
+
+// gate is a registry without entries.
+type gate struct {
+	answer func(r *http.Request, authorized bool) (status int)
+	login  auth.CredentialFunc
+
+	requests, logins atomic.Int32
+}
+
+func (g *gate) open(t *testing.T) *oci.Backend {
+	t.Helper()
+	b, err := oci.New("registry.example/entries", &oci.Options{
+		Credential: func(ctx context.Context, host string) (auth.Credential, error) {
+			g.logins.Add(1)
+			return g.login(ctx, host)
+		},
+		Transport: transportFunc(func(r *http.Request) (*http.Response, error) {
+			g.requests.Add(1)
+			w := httptest.NewRecorder()
+			_, _, authorized := r.BasicAuth()
+			status := g.answer(r, authorized)
+			if status == http.StatusUnauthorized {
+				w.Header().Set("WWW-Authenticate", `Basic realm="registry"`)
+			}
+			w.WriteHeader(status)
+			return w.Result(), nil
+		}),
+	})
+	require.NoError(t, err)
+	return b
+}
+
+// read reads what isn't there, and may.
+func read(t *testing.T, b *oci.Backend) {
+	t.Helper()
+	start := time.Now()
+	_, err := b.Get(t.Context(), key)
+	require.ErrorIs(t, err, fs.ErrNotExist)
+	require.Zero(t, time.Since(start))
+}
+
+func upload(t *testing.T, b *oci.Backend) error {
+	return b.Put(t.Context(), key, []byte("abc"), true)
+}
+
+// readable may be read by those who have logged in, and written by nobody.
+func readable(r *http.Request, authorized bool) (status int) {
+	switch {
+	case !authorized:
+		return http.StatusUnauthorized
+	case r.Method == http.MethodPost:
+		return http.StatusForbidden
+	}
+	return http.StatusNotFound
+}
+
+func loggedIn(context.Context, string) (auth.Credential, error) {
+	return auth.Credential{Username: "fleet", Password: "secret"}, nil
+}
+
+// TestReadsGoOnWhileAnUploadLogsIn, as one does that is refused with the token that they use, too.
+func TestReadsGoOnWhileAnUploadLogsIn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := &gate{answer: readable, login: loggedIn}
+		b := g.open(t)
+		read(t, b)
+		time.Sleep(time.Hour)
+		hang := make(chan struct{})
+		g.login = func(ctx context.Context, host string) (auth.Credential, error) {
+			<-hang
+			return loggedIn(ctx, host)
+		}
+		done := make(chan error)
+		for range 2 {
+			go func() { done <- upload(t, b) }()
+			synctest.Wait()
+		}
+		require.EqualValues(t, 2, g.logins.Load(), "one for both")
+		read(t, b)
+		time.Sleep(20 * time.Second)
+		read(t, b)
+		close(hang)
+		for range 2 {
+			require.ErrorIs(t, <-done, fs.ErrPermission, "it was meant")
+		}
+		read(t, b)
+		require.ErrorIs(t, upload(t, b), fs.ErrPermission)
+		require.EqualValues(t, 2, g.logins.Load())
+
+		time.Sleep(time.Hour)
+		g.login = func(context.Context, string) (auth.Credential, error) { return auth.Credential{}, fs.ErrInvalid }
+		require.ErrorContains(t, upload(t, b), "login: ")
+		read(t, b)
+		require.EqualValues(t, 3, g.logins.Load())
+	})
+}
+
+// TestRefusalOfAnybody: what refuses a request without looking at its login says nothing about that.
+func TestRefusalOfAnybody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := &gate{login: loggedIn, answer: func(r *http.Request, authorized bool) int {
+			return readable(r, authorized || r.Method == http.MethodPost)
+		}}
+		b := g.open(t)
+		read(t, b)
+		time.Sleep(time.Hour)
+		require.ErrorIs(t, upload(t, b), fs.ErrPermission)
+		g.requests.Store(0)
+		read(t, b)
+		require.EqualValues(t, 1, g.requests.Load())
+		require.EqualValues(t, 1, g.logins.Load())
+	})
+}
+
+// TestNoLoginIsNeededAnyMore, and what was had for one isn't taken any more.
+func TestNoLoginIsNeededAnyMore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := &gate{answer: readable, login: loggedIn}
+		b := g.open(t)
+		read(t, b)
+		time.Sleep(time.Hour)
+		g.answer = func(_ *http.Request, authorized bool) int {
+			if authorized {
+				return http.StatusForbidden
+			}
+			return http.StatusNotFound
+		}
+		read(t, b)
+		g.requests.Store(0)
+		read(t, b)
+		require.EqualValues(t, 1, g.requests.Load())
+		require.EqualValues(t, 1, g.logins.Load())
+	})
+}
