@@ -224,10 +224,14 @@ func (d *doctor) directory(ctx context.Context, files []string, modules []*modca
 		d.add(levelBad, "directory", plain(err), "")
 		return
 	}
+	if _, err := readSecret(d.dir.keyFile); err != nil {
+		d.add(levelBad, "key", plain(err), "")
+		return
+	}
 	kind, err := kindOf(dir)
 	switch {
 	case err != nil:
-		d.add(levelBad, "directory", plain(err), "name a directory that the user who runs the program can read and write")
+		d.add(levelBad, "directory", plain(withModeHint(err)), "")
 		return
 	case kind == isForeign:
 		d.add(levelBad, "directory", dir+" is not a cache directory of modcache", "name another with -dir")
@@ -380,7 +384,7 @@ func (d *doctor) load(ctx context.Context, store modcache.Store, m *modcache.Mod
 }
 
 // related counts what is there of a module for the engine in question, lists the other
-// engines it is there for, and counts entries that don't say their module.
+// engines it is there for, and counts entries that don't say their module. An alias that leads to it is none of it.
 func (d *doctor) related(ctx context.Context, disk *modcache.Disk, module modcache.Fingerprint) (ofEngine int, engines []string, dropIn int) {
 	for e, err := range disk.Walk(ctx) {
 		if err != nil {
@@ -388,7 +392,7 @@ func (d *doctor) related(ctx context.Context, disk *modcache.Disk, module modcac
 		}
 		mine := e.Info.Engine == d.keyer.engine.id
 		switch {
-		case e.Err != nil || isServed(e):
+		case e.Err != nil || isServed(e) || isAlias(e.Info):
 		case e.Info.Module == (modcache.Fingerprint{}):
 			if mine {
 				dropIn++

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"math/rand/v2"
 	"os"
@@ -458,6 +459,16 @@ func TestSpellings(t *testing.T) {
 		call("warm", "-dir", to, "-require", second).want(t, exitOK)
 		call("push", "-dir", from, "-o", bundle, "-engine-id", "another", "-module", second).want(t, exitFound)
 	}
+
+	// The code went, and the alias that leads to it stayed.
+	for _, file := range entries(t, fresh) {
+		if b, err := os.ReadFile(file); err == nil && bytes.Contains(b, []byte("WAZEVO")) {
+			require.NoError(t, os.Remove(file))
+		}
+	}
+	require.Len(t, entries(t, fresh), 1)
+	require.Contains(t, call("doctor", "-dir", fresh, first).want(t, exitFound).out, "first.wasm is not there: never compiled with this cache, or dropped since")
+
 	require.Contains(t, call("ls", "-dir", cache, "-module", second).want(t, exitOK).out, "first.wasm")
 	call("rm", "-dir", cache, "-module", second).want(t, exitOK)
 	require.Empty(t, entries(t, cache))

@@ -284,6 +284,8 @@ func TestDoctorWithoutCache(t *testing.T) {
 	}
 	require.NotContains(t, diagnose(filepath.Join(dir, "none")), "programs of this user")
 	require.NoDirExists(t, filepath.Join(dir, "none"))
+	missing := filepath.Join(dir, "secret")
+	require.Contains(t, call("doctor", "-dir", dir, "-key-file", missing).want(t, exitFound).out, "read the secret: open "+missing)
 
 	require.NoError(t, os.Chmod(dir, 0o777))
 	require.Contains(t, diagnose(dir), "programs of this user can't make one there: insecure cache directory: everybody can write to it")

@@ -102,15 +102,16 @@ func (h *host) serve(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	response, err := p.handle(r.Context(), h, &call{tenant: t, request: request})
-	switch {
-	case err == nil:
+	if err == nil {
 		_, _ = w.Write(response)
-	case errors.Is(err, context.DeadlineExceeded):
-		http.Error(w, "the plugin takes too long", http.StatusGatewayTimeout)
-	default:
-		h.log.Printf("plugin %s: %.300q", p.file, err.Error()) // which quotes names that the plugin chose
-		http.Error(w, "the plugin failed", http.StatusBadGateway)
+		return
 	}
+	h.log.Printf("plugin %s: %.300q", p.file, err.Error()) // which quotes names that the plugin chose
+	if errors.Is(err, context.DeadlineExceeded) {          // perhaps because this machine is busy
+		http.Error(w, "the plugin takes too long", http.StatusGatewayTimeout)
+		return
+	}
+	http.Error(w, "the plugin failed", http.StatusBadGateway)
 }
 
 // plugin is a plugin as one tenant has it: an instance with a slot table of its own.
@@ -195,8 +196,12 @@ func (p *plugin) update(ctx context.Context, h *host, t *tenant) error {
 	s := p.seen
 	same := s != nil && os.SameFile(info, s) && info.ModTime().Equal(s.ModTime()) && info.Size() == s.Size()
 	if same && (p.again.IsZero() || time.Now().Before(p.again)) {
-		if p.module == nil {
+		switch {
+		case p.module != nil:
+		case p.again.IsZero():
 			return errors.New("it never worked")
+		default:
+			return fmt.Errorf("it is left alone until %s: %w", p.again.Format(time.TimeOnly), context.DeadlineExceeded)
 		}
 		return nil
 	}

@@ -129,7 +129,7 @@ func (r Rules) advice(p *Place, mine bool) string {
 		what = append(what, "chmod 700 "+p.Path)
 	}
 	if !mine && !isRoot(st.Uid) && !users.isOverflow(st.Uid) && mode&0o022 == 0 {
-		what = append(what, "run as that user")
+		what = append(what, "run as that user, or name another directory")
 	}
 	if !mine && mode&0o002 != 0 {
 		what = append(what, "name a directory below it that doesn't exist yet")

@@ -57,7 +57,7 @@ func Read(getenv func(string) string) Settings {
 		if !filepath.IsAbs(value) {
 			return errors.New("want an absolute path")
 		}
-		s.Dir = value
+		s.Dir = filepath.Clean(value) // as names of directories are elsewhere
 		return nil
 	})
 	read(MaxBytes, func(value string) (err error) {

@@ -24,6 +24,7 @@ func TestRead(t *testing.T) {
 		Set: []string{"MODCACHE=ro", "MODCACHE_DIR=" + abs, "MODCACHE_MAX_BYTES=1.5GiB"},
 	}, s)
 	require.True(t, read("off", "", "").Off)
+	require.Equal(t, abs, read("", abs+"/link/..", "").Dir)
 
 	for _, bad := range [][3]string{{"on"}, {"OFF"}, {"0"}, {"", "cache"}, {"", "./x"}, {"", "~/x"}, {"", "", "much"}, {"", "", "-1"}, {"", "", "0"}, {"", "", "0.2"}} {
 		s := read(bad[0], bad[1], bad[2])
