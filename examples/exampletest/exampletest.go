@@ -9,6 +9,9 @@ import (
 	"github.com/modcache/modcache/internal/wasmtest"
 )
 
+// Wasm is a module in the making.
+type Wasm = wasmtest.Module
+
 // Module returns a module of n functions whose export f returns 1+2+…+n + seed.
 func Module(n int, seed int32) []byte { return wasmtest.Sum(n, seed) }
 

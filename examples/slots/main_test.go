@@ -3,9 +3,11 @@ package main
 import (
 	"bytes"
 	"context"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"github.com/tetratelabs/wazero"
 
 	"github.com/modcache/modcache/examples/exampletest"
 )
@@ -24,4 +26,19 @@ host: bob writes by alice's handle: false
 host: alice is gone and holds 0 journals, bob holds 1
 host: alice's journal is closed
 `, out.String())
+}
+
+// TestRead copies no more of a guest's memory than maxText, and nothing outside of it.
+func TestRead(t *testing.T) {
+	var m exampletest.Wasm
+	m.Memory(1)
+	m.Data([]byte(strings.Repeat("x", 2*maxText)))
+	r := wazero.NewRuntime(t.Context())
+	defer r.Close(t.Context())
+	mod, err := r.Instantiate(t.Context(), m.Bytes())
+	require.NoError(t, err)
+	require.Equal(t, strings.Repeat("x", maxText), read(mod, 0, maxText))
+	require.Empty(t, read(mod, 0, maxText+1))
+	require.Equal(t, "\x00", read(mod, 1<<16-1, 1))
+	require.Empty(t, read(mod, 1<<16-1, 2))
 }
