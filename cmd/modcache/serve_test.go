@@ -252,19 +252,42 @@ func TestServeUsage(t *testing.T) {
 	call("serve", "-dir", filepath.Dir(file)).want(t, exitFailed)
 }
 
-// TestLossy waits once for what nobody reads.
+// TestLossy waits once for what nobody reads, and writes what the line was then.
 func TestLossy(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		in, out := io.Pipe()
 		w := lossy{out, bounded.NewLane(1)}
 		start := time.Now()
+		line := []byte("line\n")
 		for range 300 {
-			n, err := w.Write([]byte("line\n"))
+			n, err := w.Write(line)
 			require.NoError(t, err)
 			require.Equal(t, 5, n)
 		}
 		require.Equal(t, time.Second, time.Since(start))
-		require.NoError(t, in.Close())
+		copy(line, "else\n")
+		got := make([]byte, len(line))
+		_, err := io.ReadFull(in, got)
+		require.NoError(t, err)
+		require.Equal(t, "line\n", string(got))
+	})
+}
+
+// TestLoggerIsLossy in either form.
+func TestLoggerIsLossy(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, form := range []string{"text", "json"} {
+			in, out := io.Pipe()
+			v := &server{log: form}
+			log, err := v.logger(out)
+			require.NoError(t, err)
+			start := time.Now()
+			for range 300 {
+				log.Info("request")
+			}
+			require.Equal(t, time.Second, time.Since(start))
+			require.NoError(t, in.Close())
+		}
 	})
 }
 
