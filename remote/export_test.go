@@ -27,6 +27,13 @@ func SameService(ours, theirs string) bool { return sameService(ours, theirs) }
 // KeepNothing has a handler with a Signer keep no entries in memory.
 func KeepNothing(h *Handler) { h.signing.memory.Resize(-1) }
 
+// AskForRoom has a handler with a Signer, which signs nothing just now, ask the store before the next entry how much room there is.
+func AskForRoom(h *Handler) {
+	h.signing.mu.Lock()
+	defer h.signing.mu.Unlock()
+	h.signing.again = time.Time{}
+}
+
 // NewTransport is that of the default Client.
 func NewTransport(o *Options) *http.Transport { return newTransport(o) }
 

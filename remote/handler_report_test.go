@@ -10,6 +10,7 @@ import (
 	"net/http/httptest"
 	"regexp"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -174,6 +175,34 @@ type stuck struct {
 }
 
 func (s stuck) Handle(context.Context, slog.Record) error { <-s.until; return nil }
+
+// slow is a slog.Handler that takes a second for each record.
+type slow struct {
+	slog.Handler
+	records *atomic.Int32
+}
+
+func (s slow) Handle(context.Context, slog.Record) error {
+	time.Sleep(time.Second)
+	s.records.Add(1)
+	return nil
+}
+
+// TestHandlerLogsManyAtOnce where the logger is slow: none waits for the others.
+func TestHandlerLogsManyAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var records atomic.Int32
+		h := newHandler(t, &storetest.Fake{}, &remote.HandlerOptions{Logger: slog.New(slow{slog.NewTextHandler(io.Discard, nil), &records})})
+		start := time.Now()
+		var clients sync.WaitGroup
+		for range 60 {
+			clients.Go(func() { status(t, h, "GET", "/"+key(1).String(), nil) })
+		}
+		clients.Wait()
+		require.EqualValues(t, 60, records.Load())
+		require.Equal(t, time.Second, time.Since(start))
+	})
+}
 
 // TestHandlerLeavesALoggerThatHangs: what reads standard error may have stopped.
 func TestHandlerLeavesALoggerThatHangs(t *testing.T) {

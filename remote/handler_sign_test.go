@@ -49,6 +49,13 @@ func openDisk(t testing.TB, dir string, o *modcache.DiskOptions) *modcache.Disk 
 	return d
 }
 
+func entryFiles(t testing.TB, dir string) []string {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(dir, "?", "*"))
+	require.NoError(t, err)
+	return files
+}
+
 // signedOnce waits until n entries were compressed.
 func signedOnce(t testing.TB, h *remote.Handler, n int) {
 	t.Helper()
@@ -186,6 +193,31 @@ func TestHandlerSignsUpToHalf(t *testing.T) {
 	}
 	signedOnce(t, h, 2)
 	require.Equal(t, 3, d.Usage().Entries)
+}
+
+// TestHandlerAsksForRoomAgain, since others fill the directory too.
+func TestHandlerAsksForRoomAgain(t *testing.T) {
+	random := func(seed byte, size int) *modcache.Artifact {
+		b := make([]byte, size)
+		_, _ = rand.NewChaCha8([32]byte{seed}).Read(b)
+		return newArtifact(b)
+	}
+	for size, want := range map[int]int{10_000: 5, 1_000_000: 4} {
+		dir := t.TempDir()
+		d := openDisk(t, dir, &modcache.DiskOptions{MaxBytes: 2_000_000})
+		for i := range byte(2) {
+			require.NoError(t, d.Add(t.Context(), key(i), random(i, 100_000)))
+		}
+		h := newHandler(t, d, &remote.HandlerOptions{Signer: generate(t)})
+		require.Equal(t, 200, status(t, h, "GET", "/"+key(0).String(), nil))
+		signedOnce(t, h, 1)
+		require.Len(t, entryFiles(t, dir), 3)
+		require.NoError(t, openDisk(t, dir, &modcache.DiskOptions{MaxBytes: -1}).Add(t.Context(), key(2), random(2, size)))
+		remote.AskForRoom(h)
+		require.Equal(t, 200, status(t, h, "GET", "/"+key(1).String(), nil))
+		signedOnce(t, h, 2)
+		require.Len(t, entryFiles(t, dir), want, size)
+	}
 }
 
 // TestHandlerSignsWhereTheDiskFails keeps an entry in memory, and compresses once even if that fails too.

@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"runtime"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -533,6 +534,23 @@ func TestHandlerKeepsNoMore(t *testing.T) {
 		require.Equal(t, len(b), size)
 		require.LessOrEqual(t, spare, size/8)
 	}
+}
+
+// TestHandlerBelievesNoLength: what is allocated follows what has arrived, and not what a client says that it sends.
+func TestHandlerBelievesNoLength(t *testing.T) {
+	h, err := remote.NewHandler(&storetest.Fake{}, &remote.HandlerOptions{WriteTokens: []string{token}})
+	require.NoError(t, err)
+	const says, sends = 64 << 20, 1 << 20
+	r := httptest.NewRequest("PUT", "/"+key(1).String(), bytes.NewReader(make([]byte, sends)))
+	r.ContentLength = says
+	r.Header.Set("Authorization", "Bearer "+token)
+	w := httptest.NewRecorder()
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	h.ServeHTTP(w, r)
+	runtime.ReadMemStats(&after)
+	require.Equal(t, 400, w.Code)
+	require.Less(t, after.TotalAlloc-before.TotalAlloc, uint64(16*sends))
 }
 
 // TestHandlerPutOnce uses the conditions of a real request.
