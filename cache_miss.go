@@ -8,6 +8,7 @@ import (
 
 	"github.com/modcache/modcache/internal/bounded"
 	"github.com/modcache/modcache/internal/dirfs"
+	"github.com/modcache/modcache/internal/frame"
 	"github.com/modcache/modcache/internal/layout"
 )
 
@@ -84,7 +85,7 @@ func (c *Cache) contentFor(entries iter.Seq2[DiskEntry, error], module Fingerpri
 			dropIn++
 		default:
 			mine++
-			if e.Info.Module == module {
+			if e.Info.Module == module && !frame.IsAlias(e.Info.Module, e.Info.WasmSize) { // which may have outlived its code
 				ofModule++
 			}
 		}

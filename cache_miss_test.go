@@ -85,6 +85,23 @@ func TestCacheRequireHitSaysWhatIsThere(t *testing.T) {
 		require.ErrorIs(t, err, modcache.ErrMiss)
 		require.ErrorContains(t, err, "is empty")
 	})
+	t.Run("only an alias", func(t *testing.T) {
+		wasm := spellings(t)[1]
+		dir := fill(t, ours, modcache.Options{}, wasm)
+		d := openDisk(t, dir, nil)
+		left := 0
+		for e, err := range d.Walk(bg) {
+			require.NoError(t, err)
+			if left++; e.Info.WasmSize != 0 { // code
+				require.NoError(t, d.Delete(bg, e.Key))
+				left--
+			}
+		}
+		require.NotZero(t, left)
+		_, err := ways[ours].Run(openCache(t, dir, &modcache.Options{RequireHit: true}), wasm)
+		require.ErrorIs(t, err, modcache.ErrMiss)
+		require.ErrorContains(t, err, "but not this module")
+	})
 	t.Run("a store of somebody's", func(t *testing.T) {
 		_, err := ways[ours].Run(newCache(t, &storetest.Fake{}, &modcache.Options{RequireHit: true}), chainWasm)
 		require.ErrorIs(t, err, modcache.ErrMiss)

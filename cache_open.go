@@ -84,7 +84,7 @@ func (l boundedCloser) Close() error {
 
 // useMemory makes memory stand in for the store, before those that are to be behind it.
 func (c *Cache) useMemory(behind []Layer) {
-	c.memory = NewMemory(&MemoryOptions{MaxBytes: option.OfMemory(standInBytes)})
+	c.memory = NewMemory(&MemoryOptions{MaxBytes: option.OfMemory(standInBytes, 8)})
 	c.useBefore(c.memory, behind)
 }
 

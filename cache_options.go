@@ -104,7 +104,7 @@ type Options struct {
 	// uses them, so that the next caller finds them there: their machine code in whole pages,
 	// and an estimate of what wazero and we keep on the heap to describe them, or may once a call fails. That counts for each Runtime which has used a module and
 	// doesn't use it now, also while others do, but for the one that loaded it: entering it there again takes little. The default is
-	// 256 MiB; negative keeps nothing. Up to 64 MiB more of machine code, or an eighth of the live heap if that is more, may wait for the
+	// 256 MiB, or a quarter of GOMEMLIMIT if that is less; negative keeps nothing. Up to 64 MiB more of machine code, or an eighth of the live heap if that is more, may wait for the
 	// garbage collector, and as much again while it runs. A module of up to 4 KiB that is forgotten, not closed, isn't kept.
 	Retain int64
 
@@ -176,7 +176,7 @@ func (o *Options) validate() (Options, error) {
 	v.Behind = slices.DeleteFunc(slices.Clone(v.Behind), func(l Layer) bool { return l.Store == nil })
 	v.Workers = min(max(1, v.Workers), maxWorkers)
 	v.MaxCompiles = option.Number(v.MaxCompiles, max(1, runtime.GOMAXPROCS(0)/v.Workers), -1)
-	v.Retain = option.Number(v.Retain, defaultRetain, 0)
+	v.Retain = option.Number(v.Retain, option.OfMemory(defaultRetain, 4), 0)
 	v.SmallModules = option.Number(v.SmallModules, defaultSmallModules, math.MaxInt)
 	v.LockWait = option.Number(v.LockWait, defaultLockWait, -1)
 	return v, nil

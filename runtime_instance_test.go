@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"runtime"
+	"runtime/debug"
 	"sync"
 	"testing"
 	"time"
@@ -78,6 +79,8 @@ func TestRuntimeRetainedCodeSurvivesIt(t *testing.T) {
 	require.Zero(t, c.Metrics().Retained)
 	require.Zero(t, c.Metrics().RetainedBytes)
 	require.EqualValues(t, 256<<20, c.Metrics().RetainedMaxBytes, "the default")
+	defer debug.SetMemoryLimit(debug.SetMemoryLimit(64 << 20))
+	require.EqualValues(t, 16<<20, newCache(t, modcache.NewMemory(nil), nil).Metrics().RetainedMaxBytes)
 }
 
 // TestRuntimeRetainIsLRU gives room for two and a half of three modules.

@@ -117,7 +117,7 @@ func (g *Garbage) late(times int64) bool {
 
 // exceeds reports whether more waits than so many times what may, as the heap is now; mu is held.
 func (g *Garbage) exceeds(times int64) bool {
-	return g.new > times*slack && (g.HeapShare == 0 || g.new > times*option.OfMemory(alive()/g.HeapShare))
+	return g.new > times*slack && (g.HeapShare == 0 || g.new > times*option.OfMemory(alive()/g.HeapShare, 8))
 }
 
 func (g *Garbage) end() {

@@ -25,9 +25,10 @@ func TestQueue(t *testing.T) {
 
 func TestOfMemory(t *testing.T) {
 	defer debug.SetMemoryLimit(debug.SetMemoryLimit(math.MaxInt64))
-	require.EqualValues(t, 1<<20, OfMemory(1<<20))
+	require.EqualValues(t, 1<<20, OfMemory(1<<20, 8))
 	debug.SetMemoryLimit(4 << 20)
-	require.EqualValues(t, 1<<19, OfMemory(1<<20))
+	require.EqualValues(t, 1<<19, OfMemory(1<<20, 8))
+	require.EqualValues(t, 1<<20, OfMemory(1<<20, 4))
 	debug.SetMemoryLimit(0)
-	require.EqualValues(t, 1, OfMemory(1<<20))
+	require.EqualValues(t, 1, OfMemory(1<<20, 8))
 }
