@@ -152,7 +152,7 @@ func (h *SlotHost[T]) instantiate(ctx context.Context, t *SlotTable[T], make fun
 	}
 	if !b.bind(mod) {
 		_ = mod.Close(ctx)
-		return nil, fmt.Errorf("modcache: while module %q was starting, module %q, which has no slot table, called for its own", mod.Name(), (*b.mod.Load()).Name())
+		return nil, fmt.Errorf("modcache: while module %.100q was starting, module %.100q, which has no slot table, called for its own", mod.Name(), (*b.mod.Load()).Name())
 	}
 	if ok = !mod.IsClosed(); ok {
 		h.newest.Store(b)
@@ -337,7 +337,7 @@ func (h *SlotHost[T]) Func(f SlotFunc[T]) api.GoModuleFunction {
 	return api.GoModuleFunc(func(ctx context.Context, mod api.Module, stack []uint64) {
 		b := h.lookup(ctx, mod)
 		if b == nil {
-			panic(fmt.Errorf("modcache: module %q has no slot table: it was not instantiated with SlotHost.Instantiate, or has ended: %w", mod.Name(), ErrSlotNoHandle))
+			panic(fmt.Errorf("modcache: module %.100q has no slot table: it was not instantiated with SlotHost.Instantiate, or has ended: %w", mod.Name(), ErrSlotNoHandle))
 		}
 		f(ctx, mod, b.table, stack)
 	})

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"runtime"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -240,6 +241,10 @@ func TestSlotHostModuleWithoutTable(t *testing.T) {
 		_, err = b.ExportedFunction("open").Call(e.ctx)
 		require.ErrorIs(t, err, modcache.ErrSlotNoHandle)
 		require.ErrorContains(t, err, `"b"`)
+		long, err := e.r.InstantiateModule(e.ctx, e.compile(wasmNoStart, slotOpener), wazero.NewModuleConfig().WithName(strings.Repeat("x", 1<<20)))
+		require.NoError(t, err)
+		_, err = long.ExportedFunction("open").Call(e.ctx)
+		require.Less(t, len(err.Error()), 2<<10)
 		_, ok := e.host.Table(e.ctx, b)
 		require.False(t, ok)
 
