@@ -3,8 +3,12 @@ package modcache_test
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io"
 	"os"
 	"path/filepath"
+	"runtime"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -15,6 +19,7 @@ import (
 	"github.com/modcache/modcache"
 	"github.com/modcache/modcache/internal/cachetest"
 	"github.com/modcache/modcache/internal/storetest"
+	"github.com/modcache/modcache/internal/wasmtest"
 )
 
 // TestCacheOpenReadOnlyKeepsCodeInMemory has a directory that can't be had, and that would only be read.
@@ -359,3 +364,44 @@ func TestCacheStatusOfAStoreThatIsTooSmall(t *testing.T) {
 	require.NoError(t, err)
 	require.True(t, c.Status().Storing)
 }
+
+// TestCacheStatusKeepsNoLongErrors has a store fail, and a feature end, with errors that are very long.
+func TestCacheStatusKeepsNoLongErrors(t *testing.T) {
+	const size, failures = 4 << 20, 20
+	long := strings.Repeat("x", size)
+	store := &storetest.Fake{OnGet: func(context.Context, modcache.Key) (*modcache.Artifact, bool, error) {
+		return nil, false, fmt.Errorf("%s: %w", strings.Clone(long), io.ErrUnexpectedEOF)
+	}}
+	observable := struct {
+		*storetest.Fake
+		unobservable
+	}{Fake: store, unobservable: unobservable(long)}
+	c := newCache(t, observable, nil)
+	r := newRuntime(t, c, nil)
+	live := func() int64 {
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return int64(m.HeapAlloc)
+	}
+	runtime.GC()
+	before := live()
+	for i := range int32(failures) {
+		ok, err := r.Stored(bg, modcache.NewModule(wasmtest.Const(i)))
+		require.ErrorContains(t, err, long)
+		require.False(t, ok)
+	}
+	s := c.Status()
+	require.ErrorIs(t, s.LastErr, io.ErrUnexpectedEOF)
+	require.Contains(t, s.LastError, "bytes more)")
+	require.Len(t, s.Off, 1)
+	for _, text := range append(s.Off, s.LastError, s.LastErr.Error(), s.String()) {
+		require.Less(t, len(text), 4<<10)
+	}
+	cachetest.GivesBack(t, func() bool { return live()-before < size })
+	runtime.KeepAlive(c)
+}
+
+// unobservable can't be observed, for which it has many words.
+type unobservable string
+
+func (u unobservable) Observe(func(modcache.Event)) (stop func()) { panic(string(u)) }

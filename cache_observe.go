@@ -6,6 +6,7 @@ import (
 	"slices"
 	"sync"
 	"time"
+	"weak"
 
 	"github.com/modcache/modcache/internal/bounded"
 	"github.com/modcache/modcache/internal/contain"
@@ -18,9 +19,9 @@ import (
 type observing struct {
 	stop func() // nil: the store doesn't tell
 
-	mu   sync.Mutex           // guards these
-	told []error              // reported last, the newest at the end
-	last map[string]time.Time // when the same trouble was there
+	mu   sync.Mutex            // guards these
+	told []weak.Pointer[Error] // reported last, the newest at the end
+	last map[string]time.Time  // when the same trouble was there
 }
 
 // quiet is how long a trouble has to be away to be news again.
@@ -95,7 +96,7 @@ func (c *Cache) forward(e Event) {
 		now := c.now()
 		c.health.note(e.Err, now)
 		if errors.Is(e.Err, ErrOtherKey) {
-			c.health.untrusted.Store(&stoppage{now, e.Err})
+			c.health.untrusted.Store(stopped(now, e.Err))
 			e.again = c.isOld("keys of " + e.Layer)
 		}
 		c.emit(e)
@@ -113,20 +114,18 @@ func (c *Cache) tells(err error) bool {
 	if err == nil {
 		return true
 	}
-	if slices.ContainsFunc(o.told, func(t error) bool { return wraps(err, t) }) {
-		return false
+	for _, w := range o.told {
+		if t := w.Value(); t != nil && errors.Is(err, t) {
+			return false
+		}
 	}
-	if len(o.told) == remembered {
-		o.told = slices.Delete(o.told, 0, 1)
+	if e, ours := err.(*Error); ours { // which was made for one failure; others may be the same for many
+		if len(o.told) == remembered {
+			o.told = slices.Delete(o.told, 0, 1)
+		}
+		o.told = append(o.told, weak.Make(e))
 	}
-	o.told = append(o.told, err)
 	return true
-}
-
-// wraps reports whether err is t, which was made for one failure, or is around it.
-func wraps(err, t error) bool {
-	_, ours := t.(*Error) // others may be the same for many failures
-	return ours && errors.Is(err, t)
 }
 
 // isOld reports whether a trouble was there within the last minute.

@@ -101,7 +101,7 @@ func (c *Cache) readOnly() bool {
 func (c *Cache) writes() bool { return !c.readOnly() || c.inMemory() }
 
 // stop remembers why nothing is stored, or not where it was to be.
-func (c *Cache) stop(why error) { c.idle.Store(&stoppage{c.now(), why}) }
+func (c *Cache) stop(why error) { c.idle.Store(stopped(c.now(), why)) }
 
 // openDirectory gives the Cache its store.
 func (c *Cache) openDirectory(dir string) error {

@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/modcache/modcache/internal/brief"
 	"github.com/modcache/modcache/internal/bytesize"
 	"github.com/modcache/modcache/internal/wazerohook"
 )
@@ -210,6 +211,9 @@ type stoppage struct {
 	err error
 }
 
+// stopped returns one that is kept for as long as the Cache, however long the text of err is.
+func stopped(at time.Time, err error) *stoppage { return &stoppage{at, brief.Error(err)} }
+
 // health remembers how the calls of the store went.
 type health struct {
 	last      atomic.Pointer[stoppage]
@@ -226,7 +230,7 @@ func (h *health) failed(op string, err error, now time.Time) (again bool) {
 	if errors.Is(err, ErrTooLarge) && h.added.Load() {
 		return false
 	}
-	_, again = h.outages.LoadOrStore(op, &stoppage{now, err})
+	_, again = h.outages.LoadOrStore(op, stopped(now, err))
 	return again || op == "lock" || op == "add"+ofAlias && h.outage("add") != nil
 }
 
@@ -234,7 +238,7 @@ func (h *health) failed(op string, err error, now time.Time) (again bool) {
 const ofAlias = " alias"
 
 // note remembers the last failure, of whatever kind.
-func (h *health) note(err error, now time.Time) { h.last.Store(&stoppage{now, err}) }
+func (h *health) note(err error, now time.Time) { h.last.Store(stopped(now, err)) }
 
 // worked notes that an operation succeeded.
 func (h *health) worked(op string) {

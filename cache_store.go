@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/modcache/modcache/internal/bounded"
+	"github.com/modcache/modcache/internal/brief"
 	"github.com/modcache/modcache/internal/contain"
 	"github.com/modcache/modcache/internal/frame"
 	"github.com/modcache/modcache/internal/wazerohook"
@@ -380,7 +381,7 @@ const featureCache = "cache"
 // cache, all others are, which goes without saying.
 func (c *Cache) degrade(feature string, err error) {
 	_, off := c.degraded.Load(featureCache)
-	if _, known := c.degraded.LoadOrStore(feature, err); !known && !off {
+	if _, known := c.degraded.LoadOrStore(feature, brief.Error(err)); !known && !off {
 		c.emit(Event{Kind: EventDegraded, Err: fmt.Errorf("modcache: no %s: %w", feature, err)})
 	}
 }

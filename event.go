@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/modcache/modcache/internal/brief"
 	"github.com/modcache/modcache/internal/contain"
 )
 
@@ -134,6 +135,9 @@ func nameOf(names []string, i uint8) string {
 // has ended or the store is closed. The failures that it met come first. Only [Memory]
 // and [Local] don't report lookups, because a hit there takes less time than a report:
 // their Metrics count them.
+//
+// The text of Err may be megabytes, and quote what a guest wants: wazero's errors have names of the module in them. Bound
+// what you keep or write of it, as LogValue does.
 type Event struct {
 	Kind     EventKind
 	Reason   Reason
@@ -168,7 +172,7 @@ func (e Event) attrs() (attrs []slog.Attr) {
 	add(e.Duration != 0, slog.Duration("duration", e.Duration))
 	add(e.Process != 0, slog.Int("process", e.Process))
 	if e.Err != nil {
-		add(true, slog.String("error", e.Err.Error()))
+		add(true, slog.String("error", brief.Text(e.Err.Error())))
 	}
 	return attrs
 }

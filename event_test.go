@@ -1,20 +1,25 @@
 package modcache_test
 
 import (
+	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"github.com/tetratelabs/wazero/api"
 
 	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/internal/wasmtest"
 )
 
 func TestEventInWords(t *testing.T) {
@@ -113,4 +118,39 @@ func TestReasonAsJSON(t *testing.T) {
 	require.Equal(t, in, out)
 	var r modcache.Reason
 	require.ErrorContains(t, r.UnmarshalText([]byte("bad luck")), `unknown reason "bad luck"`)
+}
+
+// TestEventInLogIsShort has modules whose names are in wazero's errors, which the caller and OnEvent get whole.
+func TestEventInLogIsShort(t *testing.T) {
+	needsCompiler(t)
+	long := strings.Repeat("x", 1<<20)
+	var log bytes.Buffer
+	told := map[modcache.EventKind]int{}
+	c := newCache(t, modcache.NewMemory(nil), &modcache.Options{
+		Logger:  slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug})),
+		OnEvent: func(e modcache.Event) { told[e.Kind] = len(fmt.Sprint(e.Err)) },
+	})
+	r := newRuntime(t, c, nil)
+
+	var twice wasmtest.Module
+	f := twice.Func(twice.Type(nil, nil), long)
+	twice.Export(long, 0, f)
+	_, err := r.CompileModule(bg, twice.Bytes())
+	require.ErrorContains(t, err, long)
+	require.Greater(t, told[modcache.EventCompileFinished], len(long))
+
+	var traps wasmtest.Module
+	traps.Func(traps.Type(nil, nil), "f", 0)
+	name := slices.Concat([]byte{1, 0}, wasmtest.U32(uint32(len(long))), []byte(long)) // of function 0
+	traps.Custom("name", slices.Concat([]byte{1}, wasmtest.U32(uint32(len(name))), name))
+	_, err = r.NewTemplate(bg, modcache.NewModule(traps.Bytes()), &modcache.TemplateOptions{Init: func(ctx context.Context, mod api.Module) error {
+		_, err := mod.ExportedFunction("f").Call(ctx)
+		return err
+	}})
+	require.ErrorContains(t, err, long)
+	require.Greater(t, told[modcache.EventSnapshotTaken], len(long))
+	require.Greater(t, told[modcache.EventTemplateMade], len(long))
+
+	require.Equal(t, 3, strings.Count(log.String(), "bytes more)"))
+	require.Less(t, log.Len(), 20<<10)
 }

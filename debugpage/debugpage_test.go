@@ -452,4 +452,7 @@ func TestRecorderIsBounded(t *testing.T) {
 	require.Len(t, p.Problems, 20)
 	require.Equal(t, "999", p.Problems[0].Layer)
 	require.Equal(t, "980", p.Problems[19].Layer)
+	rec.Observe(modcache.Event{Kind: modcache.EventDegraded, Err: errors.New(strings.Repeat("x", 1<<20))})
+	p = getJSON(t, debugpage.Handler(c, &debugpage.Options{Recorder: &rec}))
+	require.Less(t, len(p.Problems[0].Why), 2<<10)
 }

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/internal/brief"
 )
 
 const (
@@ -75,7 +76,7 @@ func (r *Recorder) Observe(e modcache.Event) {
 		p := Problem{At: time.Now(), What: e.Kind.String(), Why: classOf(e.Err), Layer: e.Layer, Name: e.Name, Key: e.Key}
 		if e.Kind == modcache.EventDegraded && e.Err != nil {
 			// The text is modcache's own, with nothing of a store in it.
-			p.Why, _, _ = strings.Cut(e.Err.Error(), "\n")
+			p.Why, _, _ = strings.Cut(brief.Text(e.Err.Error()), "\n")
 		}
 		r.mu.Lock()
 		defer r.mu.Unlock()

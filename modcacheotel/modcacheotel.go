@@ -5,8 +5,6 @@ package modcacheotel
 import (
 	"context"
 	"errors"
-	"strings"
-	"unicode/utf8"
 
 	"go.opentelemetry.io/contrib/bridges/prometheus"
 	"go.opentelemetry.io/otel"
@@ -18,6 +16,7 @@ import (
 	promclient "github.com/prometheus/client_golang/prometheus"
 
 	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/internal/brief"
 	"github.com/modcache/modcache/modcacheprom"
 )
 
@@ -57,7 +56,7 @@ func Trace(p trace.TracerProvider) func(context.Context, modcache.Step) (context
 		}
 		span.SetAttributes(attrKey.String(s.Key.String()))
 		if s.Name != "" {
-			span.SetAttributes(attrName.String(valid(s.Name)))
+			span.SetAttributes(attrName.String(brief.Text(s.Name)))
 		}
 		if s.Module != (modcache.Fingerprint{}) {
 			span.SetAttributes(attrModule.String(s.Module.String()))
@@ -74,8 +73,9 @@ func Trace(p trace.TracerProvider) func(context.Context, modcache.Step) (context
 			}
 			if e.Err != nil {
 				err := e.Err
-				if text := err.Error(); len(text) > maxText || !utf8.ValidString(text) {
-					err = errors.New(valid(text[:min(len(text), maxText)]))
+				// Exporters lose a whole batch over a text that isn't UTF-8, and collectors refuse one that is too large.
+				if text := brief.Text(err.Error()); text != err.Error() {
+					err = errors.New(text)
 				}
 				span.RecordError(err)
 				span.SetStatus(codes.Error, err.Error())
@@ -84,13 +84,6 @@ func Trace(p trace.TracerProvider) func(context.Context, modcache.Step) (context
 		}
 	}
 }
-
-// maxText is how much of an error is told, in bytes: wazero quotes names of the module, which may be megabytes, and
-// collectors refuse a batch that is too large.
-const maxText = 1 << 10
-
-// valid returns text in UTF-8: exporters lose a whole batch over one that isn't, and a server's words may be in it, or the name of a file.
-func valid(s string) string { return strings.ToValidUTF8(s, "\uFFFD") }
 
 // Producer returns the metrics of c for a reader of OpenTelemetry's SDK:
 //
