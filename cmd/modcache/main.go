@@ -17,6 +17,7 @@ import (
 	"strings"
 	"text/tabwriter"
 
+	"github.com/modcache/modcache/internal/brief"
 	"github.com/modcache/modcache/internal/contain"
 	"github.com/modcache/modcache/internal/weburl"
 )
@@ -176,13 +177,20 @@ func run(ctx context.Context, args []string, s *streams) int {
 
 // plain returns the text of an error for people: without the name that the library
 // begins its errors with, which ours stands before, without the stack of a panic, and without passwords in URLs, which may be where
-// none belongs.
+// none belongs. A module that it quotes can neither fill the screen with it, nor steer the terminal, nor begin a line.
 func plain(err error) string {
 	var p *contain.Panic
+	text := ""
 	if errors.As(err, &p) {
-		return fmt.Sprintf("panic: %v", p.Value)
+		text = fmt.Sprintf("panic: %v", p.Value)
+	} else {
+		text = strings.TrimPrefix(weburl.Discreet(err).Error(), "modcache: ")
 	}
-	return strings.TrimPrefix(weburl.Discreet(err).Error(), "modcache: ")
+	lines := strings.Split(brief.Text(text), "\n")
+	for i, line := range lines {
+		lines[i] = printable(line)
+	}
+	return strings.Join(lines, "\n  ")
 }
 
 func (c command) run(ctx context.Context, args []string, s *streams) error {

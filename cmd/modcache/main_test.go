@@ -317,6 +317,10 @@ func TestPlain(t *testing.T) {
 	require.Equal(t, "disk /var/modcache: x: get: closed", plain(err))
 	err = &modcache.Error{Op: "compile", Err: contain.Caught("index out of range")}
 	require.Equal(t, "panic: index out of range", plain(err))
+	require.Equal(t, "one?[31m\n  two", plain(errors.New("one\x1b[31m\ntwo")))
+	for _, err := range []error{errors.New(strings.Repeat("x", 1<<20)), contain.Caught(strings.Repeat("x", 1<<20))} {
+		require.Less(t, len(plain(err)), 2<<10)
+	}
 }
 
 // TestDefaultDirectory is about the directory of whoever names none. Its name looks like

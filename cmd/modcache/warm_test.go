@@ -56,6 +56,23 @@ func TestWarm(t *testing.T) {
 	require.Equal(t, uint64(40*41/2+1), results[0])
 }
 
+// TestWarmQuotesNoModule has names in a module that wazero refuses: they are very long, and would begin a line.
+func TestWarmQuotesNoModule(t *testing.T) {
+	needsCompiler(t)
+	name := "\x1b[2J\ncompiled  forged.wasm in 1ms\n" + strings.Repeat("x", 1<<20)
+	var m wasmtest.Module
+	m.Section(2, []byte{1, 0}, wasmtest.U32(uint32(len(name))), []byte(name), []byte{9}) // an import of no kind
+	file := filepath.Join(t.TempDir(), "m.wasm")
+	require.NoError(t, os.WriteFile(file, m.Bytes(), 0o600))
+	for _, flags := range [][]string{{"-json"}, {"-drop-in"}, nil} {
+		o := call(append([]string{"warm", "-dir", filepath.Join(t.TempDir(), "cache"), file}, flags...)...).want(t, exitFailed)
+		require.Contains(t, o.err, "forged")
+		require.Less(t, len(o.out+o.err), 4<<10)
+		require.NotContains(t, o.out+o.err, "\x1b")
+		require.NotContains(t, o.out+o.err, "\ncompiled  forged")
+	}
+}
+
 func TestWarmWhatCanBeRead(t *testing.T) {
 	needsCompiler(t)
 	if !cachetest.Unprivileged(t) {
