@@ -60,7 +60,7 @@ func noCache(tree dirfs.FS) string {
 	if tree == nil {
 		return "does not exist"
 	}
-	if _, err := tree.Lstat(layout.Tag); err != nil {
+	if !isCache(tree) {
 		return "is not a cache: it has no " + layout.Tag
 	}
 	return ""

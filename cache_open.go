@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"path/filepath"
 	"slices"
 	"sync/atomic"
@@ -14,7 +13,6 @@ import (
 	"github.com/modcache/modcache/internal/bounded"
 	"github.com/modcache/modcache/internal/dirfs"
 	"github.com/modcache/modcache/internal/environ"
-	"github.com/modcache/modcache/internal/layout"
 	"github.com/modcache/modcache/internal/option"
 )
 
@@ -204,8 +202,8 @@ func (c *Cache) openExisting(dir string) *Disk {
 		return nil
 	}
 	if tree := d.tree(); tree != nil {
-		_, err := bounded.Do(c.ctx, c.opens, storeWait, func(context.Context) (fs.FileInfo, error) { return tree.Lstat(layout.Tag) }, nil)
-		if err == nil {
+		found, err := bounded.Do(c.ctx, c.opens, storeWait, func(context.Context) (bool, error) { return isCache(tree), nil }, nil)
+		if err == nil && found {
 			return d
 		}
 	}

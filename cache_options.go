@@ -74,7 +74,7 @@ type Options struct {
 	// given back at once, and reads as zeros from then on, also to a call that is still under
 	// way, to another module that has imported a function of it, and to one of another runtime that has imported
 	// the memory through an experimental.ImportResolver. Memories that other modules of the Runtime
-	// import end with the last of these. wazero keeps an instance that is never closed for as long as its runtime.
+	// import end with the last of these. Host functions that start functions call get a context that is derived from the caller's. wazero keeps an instance that is never closed for as long as its runtime.
 	//
 	// An experimental.MemoryAllocator in the context takes precedence. Where there are
 	// no addresses for a memory, it is on the heap, which

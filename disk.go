@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -204,6 +205,9 @@ var (
 // others could write to or replace is refused with [ErrInsecureDir], and nothing is made on
 // the way: docs/trust.md has the rules. Symbolic links are followed if they are this
 // user's or root's. In a directory of another user, root makes nothing.
+//
+// Give the store a directory of its own. Among files of others it works, too, but doesn't mark the directory as a cache, which
+// would have backups leave them out; so the command modcache, which goes by that mark, doesn't touch it.
 func OpenDisk(dir string, o *DiskOptions) (*Disk, error) { return openDisk(dir, o, dirfs.Open) }
 
 // isURL tells what was meant for a server, such as the second argument of remote.OpenFleet.
@@ -281,10 +285,26 @@ func (d *Disk) openTree() error {
 	return nil
 }
 
-// sign leaves what says whose directory it is. The store works without.
+// sign leaves what says whose directory it is, but not among files of others: backups leave out all that is beside the tag.
+// The store works without.
 func (d *Disk) sign() {
-	writeFile(d.tree(), layout.Readme, layout.ReadmeText)
-	writeFile(d.tree(), layout.Tag, layout.TagText)
+	tree := d.tree()
+	if _, err := tree.Lstat(layout.Tag); err != nil {
+		files, err := tree.ReadDir(".")
+		if err != nil || slices.ContainsFunc(files, func(fi fs.FileInfo) bool { return !layout.IsName(fi.Name()) }) {
+			return
+		}
+	}
+	writeFile(tree, layout.Readme, layout.ReadmeText)
+	writeFile(tree, layout.Tag, layout.TagText)
+}
+
+// isCache reports whether there is a cache in a directory, be it among files of others.
+func isCache(tree dirfs.FS) bool {
+	files, err := tree.ReadDir(".")
+	return err == nil && slices.ContainsFunc(files, func(fi fs.FileInfo) bool {
+		return fi.Name() == layout.Tag || layout.IsShard(fi.Name())
+	})
 }
 
 // tree returns the directory; nil if it is ReadOnly and doesn't exist.

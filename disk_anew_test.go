@@ -391,3 +391,25 @@ func TestDiskReadOnlyFindsWhatIsDeployed(t *testing.T) {
 	require.ErrorIs(t, err, modcache.ErrInsecureDir)
 	require.False(t, ok)
 }
+
+// TestDiskAmongFilesOfOthers is of a directory that holds more than a cache: the tag would have backups leave that out.
+func TestDiskAmongFilesOfOthers(t *testing.T) {
+	dir := t.TempDir()
+	theirs, tag := filepath.Join(dir, "app.db"), filepath.Join(dir, layout.Tag)
+	require.NoError(t, os.WriteFile(theirs, nil, 0o600))
+	d := openDisk(t, dir, nil)
+	require.NoError(t, d.Add(bg, diskKey(1), modcache.NewArtifact([]byte("code"), modcache.Info{})))
+	_, err := d.Trim(bg)
+	require.NoError(t, err)
+	require.NoFileExists(t, tag)
+	require.NoFileExists(t, filepath.Join(dir, layout.Readme))
+	_, ok, err := openDisk(t, dir, nil).Get(bg, diskKey(1))
+	require.NoError(t, err)
+	require.True(t, ok)
+
+	require.NoError(t, os.Remove(theirs))
+	require.NoError(t, os.Mkdir(filepath.Join(dir, "lost+found"), 0o700))
+	_, err = d.Trim(bg)
+	require.NoError(t, err)
+	require.FileExists(t, tag)
+}

@@ -118,7 +118,7 @@ func (f slotFunction) CallWithStack(ctx context.Context, stack []uint64) error {
 // must not call the runtime.
 //
 // If compiled isn't wazero's or a [Runtime]'s own, but somebody's wrapper, start functions don't have
-// the table: nothing tells then whose they are.
+// the table: nothing tells then whose they are. Host functions that they call get a context that is derived from ctx.
 //
 // As in wazero, an instance whose start function exits with code 0 is
 // returned closed, without an error. Instantiate fails with ErrClosed if t is closed.

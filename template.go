@@ -255,7 +255,7 @@ func (t *Template) leave() {
 // Instantiate returns a new instance. A nil config means TemplateOptions.Config. After an
 // Init, start functions of that don't run again, and those of another config do. What
 // context and config mean to wazero's InstantiateModule they mean here; a memory allocator in the
-// context gets the image copied into what it returns.
+// context gets the image copied into what it returns. Host functions that start functions call get a context that is derived from it.
 func (t *Template) Instantiate(ctx context.Context, config wazero.ModuleConfig) (api.Module, error) {
 	return t.instantiate(ctx, config, func(cm wazero.CompiledModule) wazero.CompiledModule { return cm })
 }

@@ -234,7 +234,7 @@ func (d *doctor) directory(ctx context.Context, files []string, modules []*modca
 		d.add(levelBad, "directory", plain(withModeHint(err)), "")
 		return
 	case kind == isForeign:
-		d.add(levelBad, "directory", dir+" is not a cache directory of modcache", "name another with -dir")
+		d.add(levelBad, "directory", dir+" is not a cache directory of modcache", "name another with -dir; what programs store among files of others is theirs alone")
 		return
 	case kind != isCache:
 		d.add(levelBad, "directory", "there is no cache in "+dir, "nothing was stored there yet, or -dir is wrong, or programs run as another user (the default is in the user's cache directory)")

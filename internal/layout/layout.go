@@ -59,6 +59,15 @@ nobody but its owner should be able to write here.
 	home = "github.com/modcache/modcache"
 )
 
+// IsName reports whether something of that name is ours, or what a new file system has.
+func IsName(name string) bool {
+	switch name {
+	case Readme, Tag, Trimmed, Added, Temp, Locks, Uses, Quarantine, "lost+found":
+		return true
+	}
+	return IsShard(name)
+}
+
 // IsTag reports whether text is that of the Tag file of a cache directory of ours.
 func IsTag(text []byte) bool { return bytes.Contains(text, []byte(home)) }
 
