@@ -122,10 +122,14 @@ func (r *Runtime) newTemplate(ctx context.Context, m *Module, o *TemplateOptions
 	}
 	t.base = base
 	start := time.Now()
-	err = t.prepare(ctx, m, &opts)
-	r.c.emit(Event{Kind: EventTemplateMade, Key: t.key, Name: m.Name(), Duration: time.Since(start), Err: err})
-	if err != nil {
-		t.free()
+	err = errPanicked // unless prepare returns
+	defer func() {
+		r.c.emit(Event{Kind: EventTemplateMade, Key: t.key, Name: m.Name(), Duration: time.Since(start), Err: err})
+		if err != nil {
+			t.free()
+		}
+	}()
+	if err = t.prepare(ctx, m, &opts); err != nil {
 		return nil, &Error{Op: "make template", Key: t.key, Err: err}
 	}
 	r.c.counters.templates.Add(1)

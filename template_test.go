@@ -659,3 +659,28 @@ func TestTemplateThatIsForgotten(t *testing.T) {
 	last = nil
 	requireMappings(t, mappingsBefore)
 }
+
+// TestTemplateThatIsNeverMade has a start function end the goroutine, as a panic of wazero's does that nobody catches: the
+// template keeps nothing of the module, without the garbage collector's help.
+func TestTemplateThatIsNeverMade(t *testing.T) {
+	needsCompiler(t)
+	w := new(witness)
+	o := w.Options(modcache.Options{})
+	o.Retain = 0
+	c := newCache(t, modcache.NewMemory(nil), o)
+	r := newRuntime(t, c, nil)
+	_, err := r.NewHostModuleBuilder("env").NewFunctionBuilder().WithFunc(runtime.Goexit).Export("end").Instantiate(bg)
+	require.NoError(t, err)
+	var m wasmtest.Module
+	m.Import("env", "end", m.Type(nil, nil))
+	m.Func(m.Type(nil, nil), "_start", 0x10, 0)
+	var making sync.WaitGroup
+	making.Go(func() {
+		_, _ = r.NewTemplate(bg, modcache.NewModule(m.Bytes()), &modcache.TemplateOptions{Init: func(context.Context, api.Module) error { return nil }})
+		t.Error("it returned")
+	})
+	making.Wait()
+	require.EqualValues(t, 1, c.Metrics().Retained)
+	require.Len(t, w.Saw(modcache.EventTemplateMade), 1)
+	require.Error(t, w.Saw(modcache.EventTemplateMade)[0])
+}
