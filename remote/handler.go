@@ -392,9 +392,20 @@ func (h *Handler) check(b frame.Bytes, key modcache.Key) (*frame.Outline, error)
 }
 
 func (h *Handler) has(ctx context.Context, key modcache.Key) (bool, error) {
-	a, err := find(ctx, h.reads, h.store, key)
+	a, err := h.find(ctx, key)
 	h.release(a)
 	return a != nil, err
+}
+
+// find returns what is there for clients, or nil. If nobody signs it here, what programs have stored isn't for clients, and uploads take
+// its place.
+func (h *Handler) find(ctx context.Context, key modcache.Key) (*modcache.Artifact, error) {
+	a, err := find(ctx, h.reads, h.store, key)
+	if a != nil && (a.Info().Engine == frame.EntryEngine) == (h.signing != nil) {
+		h.release(a)
+		return nil, err
+	}
+	return a, err
 }
 
 // readBody reads a request of n bytes; n < 0 if the client didn't say. What is

@@ -27,12 +27,12 @@ func (h *Handler) get(w *recorder, r *http.Request, key modcache.Key) error {
 		}
 		defer h.downloads.Release(1)
 	}
-	a, err := find(r.Context(), h.reads, h.store, key)
+	a, err := h.find(r.Context(), key)
 	if err != nil {
 		return cmp.Or(r.Context().Err(), err)
 	}
 	defer h.release(a)
-	if a == nil || (a.Info().Engine == frame.EntryEngine) == (h.signing != nil) { // nothing, or of the other kind
+	if a == nil {
 		return refuse(http.StatusNotFound, "no such entry")
 	}
 	if a.Size() > h.max {

@@ -80,6 +80,13 @@ func TestHandler(t *testing.T) {
 	require.Equal(t, 201, status(t, h, "PUT", path, newer, auth...), "whoever may write may replace")
 	require.Equal(t, newer, content(t, request(t, h, "GET", path, nil)))
 
+	// What a program has stored isn't there for clients, so that it keeps no upload out.
+	require.NoError(t, store.Add(t.Context(), key(3), modcache.NewArtifact([]byte("code"), modcache.Info{Engine: "of a program"})))
+	theirs, b3 := "/"+key(3).String(), entry(t, remote.Options{Signer: signer}, key(3), 4000)
+	require.Equal(t, 404, status(t, h, "GET", theirs, nil))
+	require.Equal(t, 201, status(t, h, "PUT", theirs, b3, append(auth, "If-None-Match", "*")...))
+	require.Equal(t, b3, content(t, request(t, h, "GET", theirs, nil)))
+
 	for name, bad := range map[string][]byte{
 		"nothing": nil, "text": []byte("hello"), "short": b[:len(b)-1], "long": append(bytes.Clone(b), 0),
 		"of another key": entry(t, remote.Options{Signer: signer}, key(2), 4000),

@@ -43,6 +43,9 @@ and no roles.`
 
 var urlStart = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9+.-]*://`)
 
+// errOutputURL doesn't quote the URL, which may hold a password.
+var errOutputURL = usagef("-o names a file, and this is a URL; modcache push URL uploads")
+
 // secretive is what may have a user and a password in it, in a URL that is mistyped.
 var secretive = regexp.MustCompile(`:.*@`)
 

@@ -301,7 +301,7 @@ func TestURLsWhereNoneMayBe(t *testing.T) {
 		require.NotEqual(t, exitOK, o.code, args)
 		require.NotContains(t, o.err+o.out, "SECRET", args)
 	}
-	for _, args := range [][]string{{url}, {"help", url}, {"push", "-sign", url, "https://host/x"}, {"trim", "-max-bytes", url}, {"pull", "-mode", url}} {
+	for _, args := range [][]string{{url}, {"help", url}, {"push", "-sign", url, "https://host/x"}, {"push", "-o", url}, {"bundle", "-o", url, "x.wasm"}, {"trim", "-max-bytes", url}, {"pull", "-mode", url}} {
 		o := call(args...)
 		require.NotEqual(t, exitOK, o.code, args)
 		require.NotContains(t, o.err+o.out, "SECRET", args)
