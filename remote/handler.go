@@ -211,6 +211,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if no.status == http.StatusServiceUnavailable {
 		w.Header().Set("Retry-After", "1")
 	}
+	w.Header().Set("Cache-Control", "no-store") // what isn't here may be, soon, and caches in between may keep a 404
 	http.Error(rec, no.why, no.status)
 }
 

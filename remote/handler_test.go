@@ -58,6 +58,7 @@ func TestHandler(t *testing.T) {
 	auth := []string{"Authorization", "bearer " + token}
 	path := "/any/prefix/" + key(1).String()
 
+	require.Equal(t, "no-store", request(t, h, "GET", path, nil).Header.Get("Cache-Control"))
 	require.Equal(t, 404, status(t, h, "GET", path, nil))
 	require.Equal(t, 404, status(t, h, "HEAD", path, nil))
 	require.Equal(t, 201, status(t, h, "PUT", path, b, auth...))
