@@ -165,6 +165,8 @@ type Disk struct {
 	opening sync.Mutex
 	frame   frame.Options
 
+	amongOthers atomic.Pointer[dirfs.FS] // what was opened, if it can't be marked as a cache
+
 	watchers watchers.List[Event]
 	usage    books.Usage
 	walks    singleflight.Group
@@ -288,10 +290,15 @@ func (d *Disk) openTree() error {
 // sign leaves what says whose directory it is, but not among files of others: backups leave out all that is beside the tag.
 // The store works without.
 func (d *Disk) sign() {
-	tree := d.tree()
+	opened := d.opened.Load()
+	if d.amongOthers.Load() == opened { // of whom there may be very many
+		return
+	}
+	tree := *opened
 	if _, err := tree.Lstat(layout.Tag); err != nil {
 		files, err := tree.ReadDir(".")
 		if err != nil || slices.ContainsFunc(files, func(fi fs.FileInfo) bool { return !layout.IsName(fi.Name()) }) {
+			d.amongOthers.Store(opened)
 			return
 		}
 	}

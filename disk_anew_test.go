@@ -409,7 +409,7 @@ func TestDiskAmongFilesOfOthers(t *testing.T) {
 
 	require.NoError(t, os.Remove(theirs))
 	require.NoError(t, os.Mkdir(filepath.Join(dir, "lost+found"), 0o700))
-	_, err = d.Trim(bg)
+	_, err = openDisk(t, dir, nil).Trim(bg)
 	require.NoError(t, err)
 	require.FileExists(t, tag)
 }
