@@ -2,9 +2,11 @@ package oci_test
 
 import (
 	"context"
+	"fmt"
 	"io/fs"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -147,5 +149,44 @@ func TestNoLoginIsNeededAnyMore(t *testing.T) {
 		read(t, b)
 		require.EqualValues(t, 1, g.requests.Load())
 		require.EqualValues(t, 1, g.logins.Load())
+	})
+}
+
+// TestAllTokensHaveExpired is of a registry that has come to name another scope meanwhile, so that a second token is remembered,
+// and says of what has expired that it is forbidden.
+func TestAllTokensHaveExpired(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const life = time.Hour
+		scope := "repository:entries:pull"
+		issued := map[string]time.Time{}
+		b, err := oci.New("registry.example/entries", &oci.Options{
+			Credential: loggedIn,
+			Transport: transportFunc(func(r *http.Request) (*http.Response, error) {
+				w := httptest.NewRecorder()
+				token, _ := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+				at, ok := issued[token]
+				switch {
+				case r.URL.Path == "/token":
+					token = strings.Join(r.URL.Query()["scope"], " ")
+					issued[token] = time.Now()
+					_, _ = fmt.Fprintf(w, `{"token":%q}`, token)
+				case ok && time.Since(at) > life:
+					w.WriteHeader(http.StatusForbidden)
+				case ok && strings.Contains(token, scope):
+					w.WriteHeader(http.StatusNotFound)
+				default:
+					w.Header().Set("WWW-Authenticate", fmt.Sprintf(`Bearer realm="https://registry.example/token",service="x",scope=%q`, scope))
+					w.WriteHeader(http.StatusUnauthorized)
+				}
+				return w.Result(), nil
+			}),
+		})
+		require.NoError(t, err)
+		read(t, b)
+		scope = "aws"
+		read(t, b)
+		require.Len(t, issued, 2)
+		time.Sleep(2 * life)
+		read(t, b)
 	})
 }

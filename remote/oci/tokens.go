@@ -97,8 +97,8 @@ func (t *tokens) Set(ctx context.Context, registry string, scheme auth.Scheme, s
 // cache is that of one request.
 type cache struct {
 	*tokens
-	refused *token // which the registry has refused: it is for others, until there is another
-	sent    *token // which was taken last; nil is none
+	after time.Time // tokens that were had by then are for others: the registry has refused one, and may all of them
+	sent  *token    // which was taken last; nil is none
 }
 
 // GetToken implements [auth.Cache].
@@ -106,7 +106,7 @@ func (c *cache) GetToken(_ context.Context, registry string, scheme auth.Scheme,
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	token := c.known[login{registry, scheme, scopes}]
-	if token == nil || token == c.refused {
+	if token == nil || !token.since.After(c.after) {
 		return "", errdef.ErrNotFound
 	}
 	c.sent = token

@@ -80,13 +80,13 @@ func (h *homebound) Do(r *http.Request) (*http.Response, error) {
 }
 
 // do authorizes a request. An upload goes where the registry has said, and oras authorizes it like the request before.
-// What is refused with a remembered token is asked once more without it. Others use that until somebody has logged in: the
+// What is refused with a remembered token is asked once more without any that isn't new. Others use them until somebody has logged in: the
 // refusal may be of what this request wants, and a login may hang.
 func (h *homebound) do(r *http.Request) (*http.Response, error) {
 	if !weburl.Same(r.URL, h.registry) {
 		r.Header.Del("Authorization")
 	}
-	first := &cache{tokens: h.tokens}
+	began, first := time.Now(), &cache{tokens: h.tokens}
 	resp, err := h.send(r, first)
 	if err != nil || !h.refuses(resp) || first.sent == nil || time.Since(first.sent.since) < minTokenLife {
 		return resp, err
@@ -101,7 +101,7 @@ func (h *homebound) do(r *http.Request) (*http.Response, error) {
 		}
 	}
 	_ = resp.Body.Close()
-	resp, err = h.send(again, &cache{tokens: h.tokens, refused: first.sent})
+	resp, err = h.send(again, &cache{tokens: h.tokens, after: began.Add(-minTokenLife)})
 	if err == nil && (resp.StatusCode < http.StatusBadRequest || resp.StatusCode == http.StatusNotFound) {
 		h.tokens.forget(first.sent) // if no login has replaced it, none is needed
 	}
