@@ -27,7 +27,7 @@ func ExampleRuntime_NewTemplate() {
 
 	// counter is a module whose function f returns how often it was called.
 	tmpl, err := r.NewTemplate(ctx, modcache.NewModule(counter), &modcache.TemplateOptions{
-		ID: "counted to two, version 1", // keeps the snapshot in the store
+		ID: "example/counted to two/1", // keeps the snapshot in the store
 		Init: func(ctx context.Context, mod api.Module) error {
 			for range 2 {
 				if _, err := mod.ExportedFunction("f").Call(ctx); err != nil {

@@ -82,7 +82,8 @@ type TemplateOptions struct {
 
 	// ID names what Init does. With it, the snapshot is kept in the store, and who asks for a
 	// template of the same module and ID again, in this process or the next, gets it
-	// without Init. Callers at the same time wait for one Init, up to Options.LockWait each. Change ID when Init, Config, or what they read, changes. Whoever can read the store
+	// without Init. Callers at the same time wait for one Init, up to Options.LockWait each. Change ID when Init, Config, or what they read, changes. Other programs
+	// that share the store, as those of a user share the default directory, share its snapshots: begin ID with the name of yours. Whoever can read the store
 	// can read what the guest had in memory by then: Init had better handle no secrets.
 	ID string
 

@@ -117,7 +117,7 @@ func mustBe(dir string, orNew bool) error {
 	case err != nil:
 		return fmt.Errorf("look into %s: %w", dir, withModeHint(err))
 	case kind == isForeign:
-		return fmt.Errorf("%s is not a cache directory of modcache (it has no %s that says so): nothing was touched; name another with -dir", dir, layout.Tag)
+		return fmt.Errorf("%s is not a cache directory of modcache (it has no %s that says so): nothing was touched; name another with -dir; programs leave none among files of others", dir, layout.Tag)
 	case kind != isCache && !orNew:
 		return foundError(fmt.Sprintf("there is no cache in %s: nothing was stored there yet, or -dir names the wrong directory", dir))
 	}
