@@ -392,6 +392,7 @@ func TestCacheStatusKeepsNoLongErrors(t *testing.T) {
 	}
 	s := c.Status()
 	require.ErrorIs(t, s.LastErr, io.ErrUnexpectedEOF)
+	require.ErrorAs(t, s.LastErr, new(*modcache.Error))
 	require.Contains(t, s.LastError, "bytes more)")
 	require.Len(t, s.Off, 1)
 	for _, text := range append(s.Off, s.LastError, s.LastErr.Error(), s.String()) {

@@ -212,7 +212,14 @@ type stoppage struct {
 }
 
 // stopped returns one that is kept for as long as the Cache, however long the text of err is.
-func stopped(at time.Time, err error) *stoppage { return &stoppage{at, brief.Error(err)} }
+func stopped(at time.Time, err error) *stoppage {
+	if e, ours := err.(*Error); ours {
+		short := *e
+		short.Err = brief.Error(e.Err)
+		return &stoppage{at, &short}
+	}
+	return &stoppage{at, brief.Error(err)}
+}
 
 // health remembers how the calls of the store went.
 type health struct {

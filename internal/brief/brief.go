@@ -23,13 +23,16 @@ func Text(s string) string {
 	return strings.ToValidUTF8(s, "\uFFFD")
 }
 
+// most is how many causes are kept, and how deep they are looked for.
+const most = 16
+
 // Error returns what may be kept in the place of err: one whose text is long becomes one with [Text] of it, which wraps
 // those of its causes whose texts are short, for [errors.Is].
 func Error(err error) error {
 	if err == nil || len(err.Error()) <= Max {
 		return err
 	}
-	return &shortened{Text(err.Error()), short(err)}
+	return &shortened{Text(err.Error()), short(nil, err, most)}
 }
 
 type shortened struct {
@@ -40,24 +43,21 @@ type shortened struct {
 func (s *shortened) Error() string   { return s.text }
 func (s *shortened) Unwrap() []error { return s.causes }
 
-// short returns the outermost causes in err whose texts are short.
-func short(err error) []error {
+// short adds the outermost causes in err whose texts are short.
+func short(found []error, err error, depth int) []error {
 	switch {
-	case err == nil:
-		return nil
+	case err == nil, depth == 0, len(found) == most:
+		return found
 	case len(err.Error()) <= Max:
-		return []error{err}
+		return append(found, err)
 	}
-	var inside []error
 	switch e := err.(type) {
 	case interface{ Unwrap() error }:
-		inside = []error{e.Unwrap()}
+		return short(found, e.Unwrap(), depth-1)
 	case interface{ Unwrap() []error }:
-		inside = e.Unwrap()
-	}
-	var found []error
-	for _, err := range inside {
-		found = append(found, short(err)...)
+		for _, cause := range e.Unwrap() {
+			found = short(found, cause, depth-1)
+		}
 	}
 	return found
 }

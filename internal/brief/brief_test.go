@@ -46,6 +46,13 @@ func TestError(t *testing.T) {
 		}
 	}
 	require.Equal(t, Text(long), Error(errors.New(long)).Error())
+
+	many, deep := make([]error, 1000), fmt.Errorf("%s%w", long, io.EOF)
+	for i := range many {
+		many[i], deep = io.ErrClosedPipe, fmt.Errorf("%w", deep)
+	}
+	require.Len(t, Error(errors.Join(append(many, errors.New(long))...)).(*shortened).causes, most)
+	require.NotErrorIs(t, Error(deep), io.EOF)
 	require.Equal(t, Text(long), Error(hollow{long}).Error())
 }
 
