@@ -209,7 +209,7 @@ var (
 // user's or root's. In a directory of another user, root makes nothing.
 //
 // Give the store a directory of its own. Among files of others it works, too, but doesn't mark the directory as a cache, which
-// would have backups leave them out; so the command modcache, which goes by that mark, doesn't touch it.
+// would have backups leave them out; so the command modcache, which goes by that mark, reads it, and no more.
 func OpenDisk(dir string, o *DiskOptions) (*Disk, error) { return openDisk(dir, o, dirfs.Open) }
 
 // isURL tells what was meant for a server, such as the second argument of remote.OpenFleet.

@@ -75,6 +75,7 @@ type dirKind int
 const (
 	isVacant  dirKind = iota // missing, or with nothing but what a new file system has
 	isCache                  // of ours
+	isShared                 // what programs have stored among files of others, where no tag is: read, and never touched
 	isForeign                // anything else: never touched
 )
 
@@ -88,13 +89,17 @@ func kindOf(dir string) (dirKind, error) {
 	}
 	kind := isVacant
 	for _, f := range files {
-		if f.Name() != "lost+found" {
+		switch {
+		case f.IsDir() && layout.IsShard(f.Name()):
+			kind = isShared
+		case kind == isVacant && f.Name() != "lost+found":
 			kind = isForeign
 		}
 		if f.Name() == layout.Tag && f.Type().IsRegular() {
 			if tag, err := readStart(filepath.Join(dir, layout.Tag)); err != nil || layout.IsTag(tag) || len(tag) == 0 {
 				return isCache, err // also if it couldn't be written: the next trim does
 			}
+			return isForeign, nil
 		}
 	}
 	return kind, nil
@@ -110,13 +115,14 @@ func readStart(name string) ([]byte, error) {
 	return io.ReadAll(io.LimitReader(f, 4<<10))
 }
 
-// mustBe checks that dir is a cache, or could become one.
-func mustBe(dir string, orNew bool) error {
+// mustBe checks that dir is a cache, or could become one, or can be read as one.
+func mustBe(dir string, orNew, readOnly bool) error {
 	kind, err := kindOf(dir)
 	switch {
 	case err != nil:
 		return fmt.Errorf("look into %s: %w", dir, withModeHint(err))
-	case kind == isForeign:
+	case kind == isShared && readOnly:
+	case kind >= isShared:
 		return fmt.Errorf("%s is not a cache directory of modcache (it has no %s that says so): nothing was touched; name another with -dir; programs leave none among files of others", dir, layout.Tag)
 	case kind != isCache && !orNew:
 		return foundError(fmt.Sprintf("there is no cache in %s: nothing was stored there yet, or -dir names the wrong directory", dir))
@@ -145,7 +151,7 @@ func (d *dirFlags) open(ctx context.Context, s *streams, o modcache.DiskOptions,
 	if err != nil {
 		return nil, err
 	}
-	if err := mustBe(dir, orNew); err != nil {
+	if err := mustBe(dir, orNew, o.ReadOnly); err != nil {
 		return nil, err
 	}
 	if o.Key, err = readSecret(d.keyFile); err != nil {

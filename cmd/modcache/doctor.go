@@ -234,9 +234,11 @@ func (d *doctor) directory(ctx context.Context, files []string, modules []*modca
 		d.add(levelBad, "directory", plain(withModeHint(err)), "")
 		return
 	case kind == isForeign:
-		d.add(levelBad, "directory", dir+" is not a cache directory of modcache", "name another with -dir; what programs store among files of others is theirs alone")
+		d.add(levelBad, "directory", dir+" is not a cache directory of modcache", "name another with -dir")
 		return
-	case kind != isCache:
+	case kind == isShared:
+		d.add(levelNote, "directory", "files of others are in "+dir, "give the cache a directory of its own: commands that write don't touch this one")
+	case kind == isVacant:
 		d.add(levelBad, "directory", "there is no cache in "+dir, "nothing was stored there yet, or -dir is wrong, or programs run as another user (the default is in the user's cache directory)")
 		if err := (dirfs.Rules{Keyed: d.dir.keyFile != "", Group: d.dir.group}).Judge(dir); err != nil {
 			d.add(levelBad, "directory", "programs of this user can't make one there: "+plain(err), "")

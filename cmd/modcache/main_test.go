@@ -229,6 +229,22 @@ func TestForeignDirectory(t *testing.T) {
 	call("warm", "-dir", missing, src).want(t, exitOK)
 }
 
+// TestCacheAmongFilesOfOthers can be looked at, and is left as it is.
+func TestCacheAmongFilesOfOthers(t *testing.T) {
+	cache, files := warmed(t, 1)
+	require.NoError(t, os.Remove(filepath.Join(cache, layout.Tag)))
+	require.NoError(t, os.WriteFile(filepath.Join(cache, "app.db"), nil, 0o600))
+	before := snapshot(t, cache)
+	for _, args := range [][]string{{"ls"}, {"stat"}, {"verify"}, {"trim", "-n"}, {"warm", "-require", files[0]}} {
+		call(append(args, "-dir", cache)...).want(t, exitOK)
+	}
+	require.Contains(t, call("doctor", "-dir", cache, files[0]).want(t, exitOK).out, "files of others are in "+cache)
+	for _, args := range [][]string{{"warm", files[0]}, {"trim"}, {"rm", "-all"}, {"verify", "-quarantine"}} {
+		require.Contains(t, call(append(args, "-dir", cache)...).want(t, exitFailed).err, "not a cache directory of modcache")
+	}
+	require.Equal(t, before, snapshot(t, cache))
+}
+
 // TestEmptyTag has a directory lack what says that it is a cache, because there was no room for it.
 func TestEmptyTag(t *testing.T) {
 	cache, files := warmed(t, 1)
