@@ -213,12 +213,13 @@ type stoppage struct {
 
 // stopped returns one that is kept for as long as the Cache, however long the text of err is.
 func stopped(at time.Time, err error) *stoppage {
-	if e, ours := err.(*Error); ours {
+	kept := brief.Error(err)
+	if e, ours := err.(*Error); ours && kept != err {
 		short := *e
 		short.Err = brief.Error(e.Err)
-		return &stoppage{at, &short}
+		kept = &short
 	}
-	return &stoppage{at, brief.Error(err)}
+	return &stoppage{at, kept}
 }
 
 // health remembers how the calls of the store went.

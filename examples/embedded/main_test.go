@@ -12,7 +12,6 @@ import (
 
 	"github.com/modcache/modcache"
 	"github.com/modcache/modcache/examples/exampletest"
-	"github.com/modcache/modcache/internal/bundle/pack"
 )
 
 // The program is built with a bundle that is generated for this machine, and finds no place to
@@ -45,17 +44,13 @@ func command(t *testing.T, args ...string) {
 	require.NoError(t, err, string(out))
 }
 
-// As it is in the repository, nothing is in the bundle. go generate may have run since.
+// As it is in the repository, nothing is in the bundle.
 func TestEmbeddedNothing(t *testing.T) {
 	exampletest.NeedCompiler(t)
-	var empty bytes.Buffer
-	w, err := pack.NewWriter(&empty)
-	require.NoError(t, err)
-	require.NoError(t, w.Close())
-	defer func(generated string) { bundle = generated }(bundle)
-	bundle = empty.String()
-
-	err = run(t.Context(), []string{"3", "4"}, new(bytes.Buffer))
+	if len(bundle) > 4<<10 {
+		t.Skip("NOT TESTED: go generate has filled plugins.bundle")
+	}
+	err := run(t.Context(), []string{"3", "4"}, new(bytes.Buffer))
 	require.ErrorIs(t, err, modcache.ErrMiss)
 	require.ErrorContains(t, err, "run go generate")
 	require.ErrorContains(t, err, "bundle is empty")
