@@ -297,7 +297,10 @@ func (d *Disk) sign() {
 	tree := *opened
 	if _, err := tree.Lstat(layout.Tag); err != nil {
 		files, err := tree.ReadDir(".")
-		if err != nil || slices.ContainsFunc(files, func(fi fs.FileInfo) bool { return !layout.IsName(fi.Name()) }) {
+		if err != nil {
+			return
+		}
+		if slices.ContainsFunc(files, func(fi fs.FileInfo) bool { return !layout.IsName(fi.Name()) }) {
 			d.amongOthers.Store(opened)
 			return
 		}

@@ -237,7 +237,7 @@ func (d *doctor) directory(ctx context.Context, files []string, modules []*modca
 		d.add(levelBad, "directory", dir+" is not a cache directory of modcache", "name another with -dir")
 		return
 	case kind == isShared:
-		d.add(levelNote, "directory", "files of others are in "+dir, "give the cache a directory of its own: commands that write don't touch this one")
+		d.add(levelNote, "directory", dir+" isn't marked as a cache: files of others are in it, or the mark was lost", "give the cache a directory of its own: commands that write don't touch this one")
 	case kind == isVacant:
 		d.add(levelBad, "directory", "there is no cache in "+dir, "nothing was stored there yet, or -dir is wrong, or programs run as another user (the default is in the user's cache directory)")
 		if err := (dirfs.Rules{Keyed: d.dir.keyFile != "", Group: d.dir.group}).Judge(dir); err != nil {
