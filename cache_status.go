@@ -234,11 +234,12 @@ type health struct {
 // What is too large for a store that has taken something says nothing about it. Without a lock, processes may compile the same;
 // if that is because nothing can be written, the Add that follows is the news.
 func (h *health) failed(op string, err error, now time.Time) (again bool) {
-	h.note(err, now)
+	s := stopped(now, err)
+	h.last.Store(s)
 	if errors.Is(err, ErrTooLarge) && h.added.Load() {
 		return false
 	}
-	_, again = h.outages.LoadOrStore(op, stopped(now, err))
+	_, again = h.outages.LoadOrStore(op, s)
 	return again || op == "lock" || op == "add"+ofAlias && h.outage("add") != nil
 }
 

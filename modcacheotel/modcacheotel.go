@@ -74,7 +74,8 @@ func Trace(p trace.TracerProvider) func(context.Context, modcache.Step) (context
 			if e.Err != nil {
 				err := e.Err
 				// Exporters lose a whole batch over a text that isn't UTF-8, and collectors refuse one that is too large.
-				if text := brief.Text(err.Error()); text != err.Error() {
+				whole := err.Error()
+				if text := brief.Text(whole); text != whole {
 					err = errors.New(text)
 				}
 				span.RecordError(err)

@@ -92,7 +92,7 @@ func kindOf(dir string) (dirKind, error) {
 		switch {
 		case f.IsDir() && layout.IsShard(f.Name()):
 			kind = isShared
-		case kind == isVacant && f.Name() != "lost+found":
+		case kind == isVacant && f.Name() != layout.LostAndFound:
 			kind = isForeign
 		}
 		if f.Name() == layout.Tag && f.Type().IsRegular() {

@@ -35,6 +35,9 @@ const (
 	Trimmed    = "trimmed"
 	Added      = "added"
 
+	// LostAndFound is in a new file system, and nobody's.
+	LostAndFound = "lost+found"
+
 	// Shards are the names of the directories of entries, one digit each.
 	Shards = "0123456789abcdef"
 
@@ -62,7 +65,7 @@ nobody but its owner should be able to write here.
 // IsName reports whether something of that name is ours, or what a new file system has.
 func IsName(name string) bool {
 	switch name {
-	case Readme, Tag, Trimmed, Added, Temp, Locks, Uses, Quarantine, "lost+found":
+	case Readme, Tag, Trimmed, Added, Temp, Locks, Uses, Quarantine, LostAndFound:
 		return true
 	}
 	return IsShard(name)
