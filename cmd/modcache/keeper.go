@@ -2,11 +2,15 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"os"
 	"sync"
+	"time"
 
 	"github.com/modcache/modcache"
 	"github.com/modcache/modcache/internal/books"
+	"github.com/modcache/modcache/internal/layout"
 )
 
 // keeper is a Disk that is to have in the end what was stored or found in it. Unless a flag bounds it, an Add that has
@@ -45,6 +49,36 @@ func (k *keeper) note(key modcache.Key) {
 		k.keys = map[modcache.Key]bool{}
 	}
 	k.keys[key] = true
+}
+
+// keepWithin drops what went unused longest beyond the flag. Adds drop no more than they need the room of, and
+// free space is for them to see to.
+func (k *keeper) keepWithin(ctx context.Context, s *streams, dir *dirFlags, maxBytes byteCount) error {
+	if !k.bounded || ctx.Err() != nil {
+		return nil
+	}
+	k.touch()
+	d, err := dir.open(ctx, s, modcache.DiskOptions{MaxBytes: int64(maxBytes), MinFree: -1}, true)
+	if err != nil {
+		return err
+	}
+	_, err = trim(ctx, d)
+	return errors.Join(err, d.Close())
+}
+
+// touch has what was stored or found go last. A Disk doesn't note that something is used that was a minute ago.
+func (k *keeper) touch() {
+	root, err := os.OpenRoot(k.Dir())
+	if err != nil {
+		return
+	}
+	defer root.Close()
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	now := time.Now()
+	for key := range k.keys {
+		_ = root.Chtimes(layout.Entry(key), now, now) // a hint, as to a Disk
+	}
 }
 
 // missed says what was stored or found and isn't there any more.

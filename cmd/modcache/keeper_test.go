@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/modcache/modcache/internal/dirfs"
 )
 
 // TestKeepsWhatItSays fills a directory with more than its bound.
@@ -37,6 +39,42 @@ func TestKeepsWhatItSays(t *testing.T) {
 			bounded[4] = "1GiB"
 			call(bounded...).want(t, exitOK)
 			call(bounded...).want(t, exitOK)
+		})
+	}
+}
+
+// TestStaysWithinMaxBytes has commands store nothing, or next to nothing, in a directory that is beyond their bound.
+func TestStaysWithinMaxBytes(t *testing.T) {
+	full, files := warmed(t, 4)
+	bytesOf := func(dir string) (n int64) {
+		for _, file := range entries(t, dir) {
+			fi, err := os.Stat(file)
+			require.NoError(t, err)
+			n += dirfs.Taken(fi)
+		}
+		return n
+	}
+	room := bytesOf(full) / 2
+	file := filepath.Join(t.TempDir(), "bundle")
+	call("bundle", "-o", file, files[0]).want(t, exitOK)
+	noModule := filepath.Join(t.TempDir(), "no.wasm")
+	require.NoError(t, os.WriteFile(noModule, []byte("none"), 0o600))
+	for name, c := range map[string]struct {
+		args []string
+		code int
+	}{
+		"warm":              {[]string{"warm", files[0]}, exitOK},
+		"warm what is none": {[]string{"warm", noModule}, exitFailed},
+		"pull":              {[]string{"pull", file}, exitOK},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := filepath.Join(t.TempDir(), "cache")
+			require.NoError(t, os.CopyFS(dir, os.DirFS(full)))
+			call(append([]string{c.args[0], "-dir", dir, "-max-bytes", fmt.Sprint(room)}, c.args[1:]...)...).want(t, c.code)
+			require.LessOrEqual(t, bytesOf(dir), room)
+			if c.code == exitOK {
+				call("warm", "-require", "-dir", dir, files[0]).want(t, exitOK)
+			}
 		})
 	}
 }

@@ -261,14 +261,7 @@ crashed processes left behind.`,
 					plural(r.Entries, "entry", "entries"), bytesize.Format(r.Bytes), &maxBytes, &maxAge)
 				return err
 			}
-			r, err := d.Trim(ctx)
-			if err == nil {
-				var left []modcache.DiskEntry
-				if r, left, err = trimAgain(ctx, d, r); len(left) > 0 {
-					err = fmt.Errorf("the limits don't hold: %s left that should have gone, the first is %s; may this user remove it?",
-						plural(len(left), "entry is", "entries are"), left[0].Key)
-				}
-			}
+			r, err := trim(ctx, d)
 			err = errors.Join(err, d.Close())
 			// Opening the directory may have started a trim too.
 			m := d.Metrics()
@@ -288,6 +281,20 @@ crashed processes left behind.`,
 			return err
 		}
 	},
+}
+
+// trim is Disk.Trim, but fails if the limits don't hold then.
+func trim(ctx context.Context, d *modcache.Disk) (modcache.TrimReport, error) {
+	r, err := d.Trim(ctx)
+	if err != nil {
+		return r, err
+	}
+	r, left, err := trimAgain(ctx, d, r)
+	if len(left) > 0 {
+		err = fmt.Errorf("the limits don't hold: %s left that should have gone, the first is %s; may this user remove it?",
+			plural(len(left), "entry is", "entries are"), left[0].Key)
+	}
+	return r, err
 }
 
 // trimAgain finds the entries that should have gone and stay, after a trim that r tells of. What others stored or used meanwhile goes with a second one.

@@ -145,8 +145,11 @@ func (p *puller) run(ctx context.Context, s *streams, operands []string) (err er
 	if err == nil {
 		err = nothingFollows(pipe, behindEnd)
 	}
+	var beyond error
 	if !p.dry {
-		err = errors.Join(err, p.closeDir(ctx))
+		var closed error
+		beyond, closed = p.closeDir(ctx, s)
+		err = errors.Join(err, closed)
 	}
 	stored := int(p.stored.Load())
 	line := fmt.Sprintf("%d sound, %d stored, %d present", p.sound, stored, p.sound-stored)
@@ -159,6 +162,8 @@ func (p *puller) run(ctx context.Context, s *streams, operands []string) (err er
 		return ctx.Err()
 	case err != nil:
 		return fmt.Errorf("%w; what was stored until then is complete, pull again", err)
+	case beyond != nil:
+		return beyond
 	case p.bad > 0:
 		return foundError(plural(p.bad, "entry was", "entries were") + " left out; see above")
 	case !p.dry:
@@ -183,9 +188,10 @@ func (p *puller) openDir(ctx context.Context, s *streams) (err error) {
 	return err
 }
 
-// closeDir makes durable what was stored, and readable for whom it is meant.
-func (p *puller) closeDir(ctx context.Context) error {
-	return errors.Join(p.disk.Flush(context.WithoutCancel(ctx)), p.mode.end(p.disk.Dir()))
+// closeDir drops what is too much, which may fail with beyond, and makes durable and readable for whom it is meant what was stored.
+func (p *puller) closeDir(ctx context.Context, s *streams) (beyond, err error) {
+	beyond = p.disk.keepWithin(ctx, s, &p.dir, p.maxBytes)
+	return beyond, errors.Join(p.disk.Flush(context.WithoutCancel(ctx)), p.mode.end(p.disk.Dir()))
 }
 
 // untilDone reads r until ctx ends, also while it waits for bytes. A read of r that is

@@ -81,8 +81,11 @@ func (p *puller) fromServer(ctx context.Context, s *streams, url string, operand
 	if err = d.all(ctx, s, w, keys, files); err == nil {
 		err = d.follow(ctx, s)
 	}
+	var beyond error
 	if !p.dry {
-		err = errors.Join(err, p.closeDir(ctx))
+		var closed error
+		beyond, closed = p.closeDir(ctx, s)
+		err = errors.Join(err, closed)
 	}
 	switch {
 	case ctx.Err() != nil:
@@ -95,6 +98,9 @@ func (p *puller) fromServer(ctx context.Context, s *streams, url string, operand
 		line += fmt.Sprintf(", %s stored", plural(int(p.stored.Load()), "entry", "entries"))
 	}
 	p.report(s, pullReport{Found: d.found, Missing: d.missing, LeftOut: d.bad}, line)
+	if beyond != nil {
+		return beyond
+	}
 	if n := d.missing + d.bad; n > 0 {
 		return foundError(fmt.Sprintf("%d of %d could not be had; see above", n, d.found+n))
 	}

@@ -110,14 +110,16 @@ func (w *warmer) run(ctx context.Context, s *streams, operands []string) error {
 	w.disk = &keeper{Disk: disk, bounded: w.maxBytes > 0}
 
 	done := w.all(ctx, s, files)
+	var beyond error
 	if !w.require {
 		// What was finished before an interruption is kept like everything else.
+		beyond = w.disk.keepWithin(ctx, s, &w.dir, w.maxBytes)
 		err = errors.Join(w.disk.Flush(context.WithoutCancel(ctx)), w.mode.end(w.disk.Dir()))
 	}
 	if err = cmp.Or(err, ctx.Err()); err != nil {
 		return err
 	}
-	if err := w.outcome(s, done); err != nil || w.require {
+	if err := errors.Join(w.outcome(s, done), beyond); err != nil || w.require {
 		return err
 	}
 	return w.disk.missed(ctx)
