@@ -312,9 +312,7 @@ func (d *Disk) sign() {
 // isCache reports whether there is a cache in a directory, be it among files of others.
 func isCache(tree dirfs.FS) bool {
 	files, err := tree.ReadDir(".")
-	return err == nil && slices.ContainsFunc(files, func(fi fs.FileInfo) bool {
-		return fi.Name() == layout.Tag || layout.IsShard(fi.Name())
-	})
+	return err == nil && slices.ContainsFunc(files, func(fi fs.FileInfo) bool { return layout.ShowsCache(fi) })
 }
 
 // tree returns the directory; nil if it is ReadOnly and doesn't exist.

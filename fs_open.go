@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"iter"
 	"path"
+	"slices"
 	"sync"
 
 	"golang.org/x/sync/semaphore"
@@ -56,10 +57,8 @@ func (d filesOf) isCacheDir() (bool, error) {
 		return true, nil
 	}
 	files, err := fs.ReadDir(d.fsys, ".")
-	for _, f := range files {
-		if f.IsDir() && layout.IsShard(f.Name()) {
-			return true, nil
-		}
+	if slices.ContainsFunc(files, func(f fs.DirEntry) bool { return layout.ShowsCache(f) }) {
+		return true, nil
 	}
 	return false, err
 }

@@ -75,7 +75,7 @@ type dirKind int
 const (
 	isVacant  dirKind = iota // missing, or with nothing but what a new file system has
 	isCache                  // of ours
-	isShared                 // what programs have stored among files of others, where no tag is: read, and never touched
+	isShared                 // what programs have stored among files of others, where no tag of ours is: read, and never touched
 	isForeign                // anything else: never touched
 )
 
@@ -89,17 +89,17 @@ func kindOf(dir string) (dirKind, error) {
 	}
 	kind := isVacant
 	for _, f := range files {
+		if f.Name() == layout.Tag && f.Type().IsRegular() {
+			tag, err := readStart(filepath.Join(dir, layout.Tag))
+			if err != nil || layout.IsTag(tag) || len(tag) == 0 {
+				return isCache, err // also if it couldn't be written: the next trim does
+			}
+		}
 		switch {
-		case f.IsDir() && layout.IsShard(f.Name()):
+		case f.IsDir() && layout.ShowsCache(f):
 			kind = isShared
 		case kind == isVacant && f.Name() != layout.LostAndFound:
 			kind = isForeign
-		}
-		if f.Name() == layout.Tag && f.Type().IsRegular() {
-			if tag, err := readStart(filepath.Join(dir, layout.Tag)); err != nil || layout.IsTag(tag) || len(tag) == 0 {
-				return isCache, err // also if it couldn't be written: the next trim does
-			}
-			return isForeign, nil
 		}
 	}
 	return kind, nil

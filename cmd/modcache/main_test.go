@@ -204,8 +204,8 @@ func TestForeignDirectory(t *testing.T) {
 	call("push", "-dir", cache, "-o", bundle).want(t, exitOK)
 
 	foreign := t.TempDir()
-	require.NoError(t, os.Mkdir(filepath.Join(foreign, "0"), 0o700))
-	require.NoError(t, os.WriteFile(filepath.Join(foreign, "0", strings.Repeat("0", 64)+".v1"), []byte("mine"), 0o600))
+	require.NoError(t, os.Mkdir(filepath.Join(foreign, "00"), 0o700))
+	require.NoError(t, os.WriteFile(filepath.Join(foreign, "00", strings.Repeat("0", 64)+".v1"), []byte("mine"), 0o600))
 	require.NoError(t, os.WriteFile(filepath.Join(foreign, layout.Tag), []byte("Signature: of another program"), 0o600))
 	missing := filepath.Join(t.TempDir(), "missing")
 	before := snapshot(t, foreign)
@@ -231,18 +231,28 @@ func TestForeignDirectory(t *testing.T) {
 
 // TestCacheAmongFilesOfOthers can be looked at, and is left as it is.
 func TestCacheAmongFilesOfOthers(t *testing.T) {
-	cache, files := warmed(t, 1)
-	require.NoError(t, os.Remove(filepath.Join(cache, layout.Tag)))
-	require.NoError(t, os.WriteFile(filepath.Join(cache, "app.db"), nil, 0o600))
-	before := snapshot(t, cache)
-	for _, args := range [][]string{{"ls"}, {"stat"}, {"verify"}, {"trim", "-n"}, {"warm", "-require", files[0]}} {
-		call(append(args, "-dir", cache)...).want(t, exitOK)
+	for name, tag := range map[string]string{"no tag": "", "a tag of others": "Signature: 8a477f597d28d172789f06886806bc55\n# Of another program.\n"} {
+		t.Run(name, func(t *testing.T) {
+			cache, files := warmed(t, 1)
+			require.NoError(t, os.Remove(filepath.Join(cache, layout.Tag)))
+			if tag != "" {
+				require.NoError(t, os.WriteFile(filepath.Join(cache, layout.Tag), []byte(tag), 0o600))
+			}
+			require.NoError(t, os.WriteFile(filepath.Join(cache, "app.db"), nil, 0o600))
+			before := snapshot(t, cache)
+			for _, args := range [][]string{{"ls"}, {"stat"}, {"verify"}, {"trim", "-n"}, {"warm", "-require", files[0]}} {
+				call(append(args, "-dir", cache)...).want(t, exitOK)
+			}
+			require.Contains(t, call("doctor", "-dir", cache, files[0]).want(t, exitOK).out, "isn't marked as a cache")
+			for _, args := range [][]string{{"warm", files[0]}, {"trim"}, {"rm", "-all"}, {"verify", "-quarantine"}} {
+				require.Contains(t, call(append(args, "-dir", cache)...).want(t, exitFailed).err, "not a cache directory of modcache")
+			}
+			require.Equal(t, before, snapshot(t, cache))
+		})
 	}
-	require.Contains(t, call("doctor", "-dir", cache, files[0]).want(t, exitOK).out, cache+" isn't marked as a cache: files of others are in it")
-	for _, args := range [][]string{{"warm", files[0]}, {"trim"}, {"rm", "-all"}, {"verify", "-quarantine"}} {
-		require.Contains(t, call(append(args, "-dir", cache)...).want(t, exitFailed).err, "not a cache directory of modcache")
-	}
-	require.Equal(t, before, snapshot(t, cache))
+	none := t.TempDir()
+	require.NoError(t, os.WriteFile(filepath.Join(none, "a"), nil, 0o600)) // a file is no shard
+	require.Contains(t, call("ls", "-dir", none).want(t, exitFailed).err, "not a cache directory of modcache")
 }
 
 // TestEmptyTag has a directory lack what says that it is a cache, because there was no room for it.

@@ -74,6 +74,15 @@ func IsName(name string) bool {
 // IsTag reports whether text is that of the Tag file of a cache directory of ours.
 func IsTag(text []byte) bool { return bytes.Contains(text, []byte(home)) }
 
+// ShowsCache reports whether something in a directory shows that a cache is there, be it among files of others: the tag,
+// whosever it is, or a shard.
+func ShowsCache(e interface {
+	Name() string
+	IsDir() bool
+}) bool {
+	return e.IsDir() && IsShard(e.Name()) || !e.IsDir() && e.Name() == Tag
+}
+
 // Shard returns the name of the directory that key's entry is in.
 func Shard(key [32]byte) string { return Shards[key[0]>>4:][:1] }
 

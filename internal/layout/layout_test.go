@@ -1,8 +1,10 @@
 package layout_test
 
 import (
+	"io/fs"
 	"strings"
 	"testing"
+	"testing/fstest"
 
 	"github.com/stretchr/testify/require"
 
@@ -59,4 +61,13 @@ func TestTag(t *testing.T) {
 	require.True(t, layout.IsTag([]byte(layout.TagText)))
 	require.False(t, layout.IsTag([]byte("Signature: 8a477f597d28d172789f06886806bc55\n# A cache of another program.\n")))
 	require.False(t, layout.IsTag(nil))
+}
+
+func TestShowsCache(t *testing.T) {
+	for name, want := range map[string]bool{layout.Tag: true, "0/": true, "f/": true, "0": false, layout.Tag + "/": false, "tmp/": false, layout.Readme: false} {
+		fi := fstest.MapFS{"x/" + strings.TrimSuffix(name, "/"): &fstest.MapFile{Mode: map[bool]fs.FileMode{true: fs.ModeDir}[strings.HasSuffix(name, "/")]}}
+		files, err := fi.ReadDir("x")
+		require.NoError(t, err)
+		require.Equal(t, want, layout.ShowsCache(files[0]), name)
+	}
 }
