@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -406,3 +407,35 @@ func TestCacheStatusKeepsNoLongErrors(t *testing.T) {
 type unobservable string
 
 func (u unobservable) Observe(func(modcache.Event)) (stop func()) { panic(string(u)) }
+
+// TestCacheStatusKeepsWhatErrorsAre has a store fail with errors of other people's types, short and long.
+func TestCacheStatusKeepsWhatErrorsAre(t *testing.T) {
+	for _, size := range []int{10, 4 << 10} {
+		var told error
+		store := &storetest.Fake{OnGet: func(_ context.Context, key modcache.Key) (*modcache.Artifact, bool, error) {
+			return nil, false, &modcache.Error{Op: "get", Store: "theirs", Key: key, Err: refusal(strings.Repeat("x", size))}
+		}}
+		c := newCache(t, store, &modcache.Options{OnEvent: func(e modcache.Event) {
+			if e.Kind == modcache.EventStoreFailed {
+				told = e.Err
+			}
+		}})
+		_, err := newRuntime(t, c, nil).Stored(bg, modcache.NewModule(wasmtest.Const(1)))
+		require.ErrorIs(t, err, fs.ErrPermission)
+		kept := c.Status().LastErr
+		require.ErrorIs(t, kept, fs.ErrPermission)
+		require.ErrorIs(t, kept, modcache.ErrUnavailable)
+		require.NotErrorIs(t, kept, modcache.ErrClosed)
+		require.Equal(t, strings.Count(told.Error(), "get "), strings.Count(kept.Error(), "get "), kept)
+		require.Equal(t, size < 1<<10, kept == told, size)
+	}
+}
+
+// refusal says by a method what it is.
+type refusal string
+
+func (r refusal) Error() string { return string(r) }
+
+func (refusal) Is(target error) bool {
+	return target == fs.ErrPermission || target == modcache.ErrUnavailable
+}

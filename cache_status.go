@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"slices"
 	"strings"
 	"sync"
@@ -212,14 +213,18 @@ type stoppage struct {
 }
 
 // stopped returns one that is kept for as long as the Cache, however long the text of err is.
-func stopped(at time.Time, err error) *stoppage {
-	kept := brief.Error(err)
-	if e, ours := err.(*Error); ours && kept != err {
-		short := *e
-		short.Err = brief.Error(e.Err)
-		kept = &short
+func stopped(at time.Time, err error) *stoppage { return &stoppage{at, shortened(err)} }
+
+// shortened returns what is kept in the place of err, of which errors.Is says the same.
+func shortened(err error) error {
+	e, ours := err.(*Error)
+	if !ours || len(err.Error()) <= brief.Max {
+		return brief.Error(err, ErrMiss, ErrCorrupt, ErrAuth, ErrOtherKey, ErrUnavailable, ErrTooLarge, ErrInsecureDir,
+			ErrUnsupportedWazero, ErrClosed, ErrReadOnly, fs.ErrPermission, fs.ErrNotExist, context.Canceled, context.DeadlineExceeded)
 	}
-	return &stoppage{at, kept}
+	short := *e
+	short.Err = shortened(e.Err)
+	return &short
 }
 
 // health remembers how the calls of the store went.

@@ -3,6 +3,7 @@
 package brief
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"unicode/utf8"
@@ -27,12 +28,18 @@ func Text(s string) string {
 const most = 16
 
 // Error returns what may be kept in the place of err: one whose text is long becomes one with [Text] of it, which wraps
-// those of its causes whose texts are short, for [errors.Is].
-func Error(err error) error {
+// those of its causes whose texts are short, and those of known that it is, for [errors.Is].
+func Error(err error, known ...error) error {
 	if err == nil || len(err.Error()) <= Max {
 		return err
 	}
-	return &shortened{Text(err.Error()), short(nil, err, most)}
+	s := &shortened{Text(err.Error()), short(nil, err, most)}
+	for _, k := range known {
+		if errors.Is(err, k) && !errors.Is(s, k) { // by a method of its own, or deep down
+			s.causes = append(s.causes, k)
+		}
+	}
+	return s
 }
 
 type shortened struct {
