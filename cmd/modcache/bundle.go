@@ -70,7 +70,7 @@ func (b *bundler) run(ctx context.Context, s *streams, operands []string) error 
 	switch {
 	case b.file == "":
 		return usagef("name the file to write with -o")
-	case urlStart.MatchString(b.file):
+	case isURL(b.file):
 		return errOutputURL
 	case b.file == "-" && b.extend:
 		return usagef("-append keeps what a file holds: name it with -o")

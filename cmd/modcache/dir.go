@@ -31,7 +31,7 @@ func (d *dirFlags) register(fs *flag.FlagSet) {
 }
 
 func (d *dirFlags) path() (string, error) {
-	if urlStart.MatchString(d.dir) {
+	if isURL(d.dir) {
 		return "", usagef("-dir names a directory, and this is a URL")
 	}
 	if d.dir != "" {

@@ -58,7 +58,7 @@ not who made it; a server gets nothing.
 			var o *remote.Options
 			switch {
 			case err != nil:
-			case urlStart.MatchString(*file):
+			case isURL(*file):
 				err = errOutputURL
 			case url != "" && *file != "-":
 				err = usagef("-o is for a bundle, not for a URL")

@@ -290,18 +290,20 @@ func TestURLWrong(t *testing.T) {
 
 // TestURLsWhereNoneMayBe are refused, and no password in them is shown.
 func TestURLsWhereNoneMayBe(t *testing.T) {
-	const url = "https://u:SECRET@host/x"
+	const url, mistyped = "https://u:SECRET@host/x", "https:/u:SECRET@host/x"
 	for _, command := range []string{"warm", "bundle", "key", "ls", "rm", "verify"} {
 		for _, operand := range []string{url, "u:SECRET@host"} {
 			require.NotContains(t, call(command, operand).want(t, exitUsage).err, "SECRET", command)
 		}
 	}
-	for _, args := range [][]string{{"warm", "x.wasm"}, {"push"}, {"pull", "x"}, {"stat"}, {"trim"}, {"doctor"}} {
-		o := call(append(args, "-dir", url)...)
-		require.NotEqual(t, exitOK, o.code, args)
-		require.NotContains(t, o.err+o.out, "SECRET", args)
+	for _, url := range []string{url, mistyped} {
+		for _, args := range [][]string{{"warm", "x.wasm"}, {"push"}, {"pull", "x"}, {"stat"}, {"trim"}, {"doctor"}} {
+			o := call(append(args, "-dir", url)...)
+			require.NotEqual(t, exitOK, o.code, args)
+			require.NotContains(t, o.err+o.out, "SECRET", args)
+		}
 	}
-	for _, args := range [][]string{{url}, {"help", url}, {"push", "-sign", url, "https://host/x"}, {"push", "-o", url}, {"bundle", "-o", url, "x.wasm"}, {"trim", "-max-bytes", url}, {"pull", "-mode", url}} {
+	for _, args := range [][]string{{url}, {"help", url}, {"push", "-sign", url, "https://host/x"}, {"push", "-o", url}, {"bundle", "-o", url, "x.wasm"}, {"push", "-o", mistyped}, {"bundle", "-o", mistyped, "x.wasm"}, {"trim", "-max-bytes", url}, {"pull", "-mode", url}} {
 		o := call(args...)
 		require.NotEqual(t, exitOK, o.code, args)
 		require.NotContains(t, o.err+o.out, "SECRET", args)
