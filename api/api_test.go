@@ -1,5 +1,6 @@
 // Package api holds the exported names of every public package, one a line, in a file for
-// each package: modcache.txt, remote.txt, and so on. CONTRIBUTING.md says what may change.
+// each package: modcache.txt, remote.txt, and so on. So it does of internal packages that modules with versions of their own
+// import: internal-bounded.txt, and so on. CONTRIBUTING.md says what may change.
 package api
 
 import (
@@ -9,6 +10,7 @@ import (
 	"flag"
 	"fmt"
 	"go/importer"
+	"go/parser"
 	"go/token"
 	"go/types"
 	"io"
@@ -18,6 +20,7 @@ import (
 	"path"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -26,6 +29,11 @@ import (
 	// The go command reuses a test's result until what the test imports has changed.
 	_ "github.com/modcache/modcache"
 	_ "github.com/modcache/modcache/debugpage"
+	_ "github.com/modcache/modcache/internal/bounded"
+	_ "github.com/modcache/modcache/internal/brief"
+	_ "github.com/modcache/modcache/internal/flight"
+	_ "github.com/modcache/modcache/internal/unanswered"
+	_ "github.com/modcache/modcache/internal/weburl"
 	_ "github.com/modcache/modcache/modcachetest"
 	_ "github.com/modcache/modcache/remote"
 )
@@ -92,8 +100,10 @@ func difference(before, after string) (gone, added string) {
 }
 
 // publicFaces returns the text for each package that programs outside of this module can
-// import, by file name. The packages come from the build cache, compiled.
+// import, and for those that other modules of this repository import, by file name. The packages come from the build
+// cache, compiled.
 func publicFaces(t *testing.T) map[string]string {
+	apart := importedApart(t)
 	list := exec.Command("go", "list", "-export", "-deps", "-json=ImportPath,Name,Export,GoFiles", "./...")
 	list.Dir = ".."
 	out, err := list.Output()
@@ -117,7 +127,7 @@ func publicFaces(t *testing.T) map[string]string {
 		exports[pkg.ImportPath] = pkg.Export
 		parts := strings.Split(pkg.ImportPath, "/")
 		if isOurs(pkg.ImportPath) && pkg.Name != "main" && len(pkg.GoFiles) > 0 &&
-			!slices.Contains(parts, "internal") && !slices.Contains(parts, "examples") {
+			!slices.Contains(parts, "internal") && !slices.Contains(parts, "examples") || apart[pkg.ImportPath] {
 			public = append(public, pkg.ImportPath)
 		}
 	}
@@ -128,10 +138,43 @@ func publicFaces(t *testing.T) map[string]string {
 	for _, importPath := range public {
 		pkg, err := compiled.Import(importPath)
 		require.NoError(t, err)
-		files[path.Base(importPath)+".txt"] = face(pkg)
+		files[fileOf(importPath)] = face(pkg)
 	}
 	require.Contains(t, files, "modcache.txt")
 	return files
+}
+
+// fileOf returns the name of a package's file.
+func fileOf(importPath string) string {
+	name := path.Base(importPath) + ".txt"
+	if strings.Contains(importPath, "/internal/") {
+		name = "internal-" + name
+	}
+	return name
+}
+
+// importedApart returns the internal packages that the modules import which programs import, and which have versions of
+// their own: a program may have an older one of these beside a newer one of this module.
+func importedApart(t *testing.T) map[string]bool {
+	found := make(map[string]bool)
+	for _, dir := range []string{"modcacheprom", "modcacheotel", "remote/oci", "remote/blob"} {
+		files, err := filepath.Glob(filepath.Join("..", dir, "*.go"))
+		require.NoError(t, err)
+		require.NotEmpty(t, files)
+		for _, file := range files {
+			if strings.HasSuffix(file, "_test.go") {
+				continue
+			}
+			parsed, err := parser.ParseFile(token.NewFileSet(), file, nil, parser.ImportsOnly)
+			require.NoError(t, err)
+			for _, spec := range parsed.Imports {
+				if name, _ := strconv.Unquote(spec.Path.Value); strings.HasPrefix(name, module+"/internal/") {
+					found[name] = true
+				}
+			}
+		}
+	}
+	return found
 }
 
 // face returns the exported names of a package with their types, sorted.
