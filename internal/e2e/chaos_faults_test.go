@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"sync"
 	"syscall"
 	"time"
 
@@ -209,19 +210,41 @@ func (w *chaosWorld) requireHealed() {
 	assert.LessOrEqual(t, len(left), 8)
 	require.NoError(t, d.Close())
 
-	wasm, want := chaosModule(3)
-	for i := range 2 {
-		c := openCache(t, w.dir, &modcache.Options{Retain: forget, Disk: o})
-		for _, way := range ways {
-			got, err := way.Run(c, wasm)
-			require.NoError(t, err)
-			require.Equal(t, want, got)
+	// Of what is cached, some may not be found in time by a machine that does something else for seconds.
+	const rounds = 4
+	for i := range rounds {
+		if missed := w.requireRuns(o); missed == 0 {
+			break
+		} else if i > 0 {
+			t.Logf("round %d missed %d", i, missed)
+			require.Less(t, i, rounds-1)
 		}
-		m := c.Metrics()
-		require.Zero(t, m.Corrupt+m.StoreErrors, m)
-		if i > 0 {
-			require.EqualValues(t, 2, m.Hits)
-		}
-		require.NoError(t, c.Close(bg))
 	}
+}
+
+// requireRuns runs a module in all ways, and returns how many found no code for it.
+func (w *chaosWorld) requireRuns(o modcache.DiskOptions) (missed uint64) {
+	t := w.t
+	var mu sync.Mutex
+	var events []modcache.Event
+	c := openCache(t, w.dir, &modcache.Options{Retain: forget, Disk: o, OnEvent: func(e modcache.Event) {
+		mu.Lock()
+		defer mu.Unlock()
+		events = append(events, e)
+	}})
+	wasm, want := chaosModule(3)
+	for _, way := range ways {
+		got, err := way.Run(c, wasm)
+		require.NoError(t, err)
+		require.Equal(t, want, got)
+	}
+	m := c.Metrics()
+	require.NoError(t, c.Close(bg))
+	require.Zero(t, m.Corrupt+m.StoreErrors, m)
+	if m.Misses > 0 {
+		mu.Lock()
+		defer mu.Unlock()
+		t.Logf("%+v\n%+v\n%+v", m, c.Status(), events)
+	}
+	return m.Misses
 }
