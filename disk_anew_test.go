@@ -392,6 +392,25 @@ func TestDiskReadOnlyFindsWhatIsDeployed(t *testing.T) {
 	require.False(t, ok)
 }
 
+// TestDiskIsMarkedLater has a directory whose files can't be listed when it is opened.
+func TestDiskIsMarkedLater(t *testing.T) {
+	dir := t.TempDir()
+	tree := &unlistable{}
+	root := "."
+	tree.broken.Store(&root)
+	d, err := modcache.OpenDiskOn(dir, func(real dirfs.FS) dirfs.FS {
+		tree.FS = real
+		return tree
+	}, nil)
+	require.NoError(t, err)
+	defer d.Close()
+	require.NoFileExists(t, filepath.Join(dir, layout.Tag))
+	tree.broken.Store(nil)
+	_, err = d.Trim(bg)
+	require.NoError(t, err)
+	require.FileExists(t, filepath.Join(dir, layout.Tag))
+}
+
 // TestDiskAmongFilesOfOthers is of a directory that holds more than a cache: the tag would have backups leave that out.
 func TestDiskAmongFilesOfOthers(t *testing.T) {
 	dir := t.TempDir()
