@@ -38,7 +38,7 @@ func (d *Disk) reserve(ctx context.Context, size int64) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		missing := d.toFree(size)
+		missing := d.toFree(ctx, size)
 		_, bytes, _ := d.usage.Totals()
 		if keep := books.KeepsAll(ctx) && d.usage.Walked(); keep && missing > 0 {
 			return fmt.Errorf("%w: the file system has too little free space, and nothing is to be dropped", errNoRoom)
@@ -103,8 +103,8 @@ func (d *Disk) makeSpace(ctx context.Context, size int64) {
 // toFree returns how many bytes short of MinFree the file system would be with size more,
 // or more than there can be if evicting entries doesn't change that. A file system that
 // doesn't tell has enough.
-func (d *Disk) toFree(size int64) int64 {
-	if d.o.MinFree < 0 {
+func (d *Disk) toFree(ctx context.Context, size int64) int64 {
+	if d.o.MinFree < 0 || books.IsBoundOnly(ctx) {
 		return 0
 	}
 	free, total, err := d.tree().Space()

@@ -56,7 +56,7 @@ func (d *Disk) PlanTrim(ctx context.Context) ([]DiskEntry, TrimReport, error) {
 	r.Entries, r.Bytes = len(found), books.SizeOf(found)
 	var plan []DiskEntry
 	before, _ := books.Unused(books.Oldest(found), d.o.Now(), d.o.MaxAge, d.lastStamp().Since, true)
-	for _, v := range books.Plan(found, d.o.Now(), before, d.o.MaxBytes, d.toFree(0)) {
+	for _, v := range books.Plan(found, d.o.Now(), before, d.o.MaxBytes, d.toFree(ctx, 0)) {
 		r.Entries--
 		r.Bytes -= v.Size
 		e, ok := DiskEntry{Key: v.Key, Err: errOtherVersion}, true

@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/modcache/modcache"
 	"github.com/modcache/modcache/internal/environ"
@@ -96,13 +97,27 @@ func kindOf(dir string) (dirKind, error) {
 			}
 		}
 		switch {
-		case f.IsDir() && layout.ShowsCache(f):
+		case f.IsDir() && layout.IsShard(f.Name()) && holdsEntry(filepath.Join(dir, f.Name())):
 			kind = isShared
 		case kind == isVacant && f.Name() != layout.LostAndFound:
 			kind = isForeign
 		}
 	}
 	return kind, nil
+}
+
+// holdsEntry tells a shard from what others call so.
+func holdsEntry(shard string) bool {
+	f, err := os.Open(shard)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	names, _ := f.Readdirnames(-1)
+	return slices.ContainsFunc(names, func(name string) bool {
+		_, _, ok := layout.ParseEntry(name)
+		return ok
+	})
 }
 
 // readStart reads of a file, which may be anybody's, as much as a tag needs.

@@ -2,15 +2,11 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"os"
 	"sync"
-	"time"
 
 	"github.com/modcache/modcache"
 	"github.com/modcache/modcache/internal/books"
-	"github.com/modcache/modcache/internal/layout"
 )
 
 // keeper is a Disk that is to have in the end what was stored or found in it. Unless a flag bounds it, an Add that has
@@ -51,34 +47,18 @@ func (k *keeper) note(key modcache.Key) {
 	k.keys[key] = true
 }
 
-// keepWithin drops what went unused longest beyond the flag. Adds drop no more than they need the room of, and
-// free space is for them to see to.
-func (k *keeper) keepWithin(ctx context.Context, s *streams, dir *dirFlags, maxBytes byteCount) error {
+// keepWithin drops what went unused longest beyond the bound. Adds drop no more than they need the room of, and free space is
+// for them to see to.
+func (k *keeper) keepWithin(ctx context.Context) error {
 	if !k.bounded || ctx.Err() != nil {
 		return nil
 	}
-	k.touch()
-	d, err := dir.open(ctx, s, modcache.DiskOptions{MaxBytes: int64(maxBytes), MinFree: -1}, true)
-	if err != nil {
-		return err
+	ctx = books.BoundOnly(ctx)
+	plan, _, err := k.PlanTrim(ctx)
+	if err == nil && len(plan) > 0 {
+		_, err = trim(ctx, k.Disk)
 	}
-	_, err = trim(ctx, d)
-	return errors.Join(err, d.Close())
-}
-
-// touch has what was stored or found go last. A Disk doesn't note that something is used that was a minute ago.
-func (k *keeper) touch() {
-	root, err := os.OpenRoot(k.Dir())
-	if err != nil {
-		return
-	}
-	defer root.Close()
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	now := time.Now()
-	for key := range k.keys {
-		_ = root.Chtimes(layout.Entry(key), now, now) // a hint, as to a Disk
-	}
+	return err
 }
 
 // missed says what was stored or found and isn't there any more.

@@ -5,9 +5,11 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/modcache/modcache/internal/cachetest"
 	"github.com/modcache/modcache/internal/dirfs"
 )
 
@@ -57,24 +59,54 @@ func TestStaysWithinMaxBytes(t *testing.T) {
 	room := bytesOf(full) / 2
 	file := filepath.Join(t.TempDir(), "bundle")
 	call("bundle", "-o", file, files[0]).want(t, exitOK)
+	url, sign, ring := fleetServer(t, "writer")
+	t.Setenv("MODCACHE_TOKEN", "writer")
+	call("warm", "-to", url, "-sign", sign, files[0]).want(t, exitOK)
 	noModule := filepath.Join(t.TempDir(), "no.wasm")
 	require.NoError(t, os.WriteFile(noModule, []byte("none"), 0o600))
 	for name, c := range map[string]struct {
 		args []string
 		code int
 	}{
-		"warm":              {[]string{"warm", files[0]}, exitOK},
-		"warm what is none": {[]string{"warm", noModule}, exitFailed},
-		"pull":              {[]string{"pull", file}, exitOK},
+		"warm":               {[]string{"warm", files[0]}, exitOK},
+		"warm what is none":  {[]string{"warm", noModule}, exitFailed},
+		"pull":               {[]string{"pull", file}, exitOK},
+		"pull from a server": {[]string{"pull", "-keyring", ring, url, files[0]}, exitOK},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := filepath.Join(t.TempDir(), "cache")
 			require.NoError(t, os.CopyFS(dir, os.DirFS(full)))
-			call(append([]string{c.args[0], "-dir", dir, "-max-bytes", fmt.Sprint(room)}, c.args[1:]...)...).want(t, c.code)
+			before := time.Now().Add(-time.Hour)
+			for _, file := range entries(t, dir) {
+				require.NoError(t, os.Chtimes(file, before, before))
+			}
+			bounded := append([]string{c.args[0], "-dir", dir, "-max-bytes", fmt.Sprint(room)}, c.args[1:]...)
+			call(bounded...).want(t, c.code)
 			require.LessOrEqual(t, bytesOf(dir), room)
 			if c.code == exitOK {
 				call("warm", "-require", "-dir", dir, files[0]).want(t, exitOK)
 			}
 		})
 	}
+}
+
+// TestMaxBytesThatCannotBeKept says so, whatever else became of the modules.
+func TestMaxBytesThatCannotBeKept(t *testing.T) {
+	if !cachetest.Unprivileged(t) {
+		return
+	}
+	dir, files := warmed(t, 2)
+	shards, err := filepath.Glob(filepath.Join(dir, "?"))
+	require.NoError(t, err)
+	for _, mode := range []os.FileMode{0o500, 0o700} {
+		for _, shard := range shards {
+			require.NoError(t, os.Chmod(shard, mode))
+		}
+		o := call("warm", "-dir", dir, "-max-bytes", "4096", "-json", files[0])
+		if mode == 0o500 {
+			require.Contains(t, o.want(t, exitFailed).err, "the limits don't hold")
+			require.Equal(t, 1, told[warmReport](t, o).Present)
+		}
+	}
+	require.LessOrEqual(t, len(entries(t, dir)), 1)
 }

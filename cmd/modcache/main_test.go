@@ -250,8 +250,10 @@ func TestCacheAmongFilesOfOthers(t *testing.T) {
 			require.Equal(t, before, snapshot(t, cache))
 		})
 	}
-	none := t.TempDir()
-	require.NoError(t, os.WriteFile(filepath.Join(none, "a"), nil, 0o600)) // a file is no shard
+	none := t.TempDir() // as other programs' caches are
+	require.NoError(t, os.WriteFile(filepath.Join(none, "a"), nil, 0o600))
+	require.NoError(t, os.Mkdir(filepath.Join(none, "0"), 0o700))
+	require.NoError(t, os.WriteFile(filepath.Join(none, "0", "stats"), nil, 0o600))
 	require.Contains(t, call("ls", "-dir", none).want(t, exitFailed).err, "not a cache directory of modcache")
 }
 

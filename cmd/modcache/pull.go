@@ -148,7 +148,7 @@ func (p *puller) run(ctx context.Context, s *streams, operands []string) (err er
 	var beyond error
 	if !p.dry {
 		var closed error
-		beyond, closed = p.closeDir(ctx, s)
+		beyond, closed = p.closeDir(ctx)
 		err = errors.Join(err, closed)
 	}
 	stored := int(p.stored.Load())
@@ -189,8 +189,8 @@ func (p *puller) openDir(ctx context.Context, s *streams) (err error) {
 }
 
 // closeDir drops what is too much, which may fail with beyond, and makes durable and readable for whom it is meant what was stored.
-func (p *puller) closeDir(ctx context.Context, s *streams) (beyond, err error) {
-	beyond = p.disk.keepWithin(ctx, s, &p.dir, p.maxBytes)
+func (p *puller) closeDir(ctx context.Context) (beyond, err error) {
+	beyond = p.disk.keepWithin(ctx)
 	return beyond, errors.Join(p.disk.Flush(context.WithoutCancel(ctx)), p.mode.end(p.disk.Dir()))
 }
 

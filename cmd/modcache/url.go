@@ -43,10 +43,8 @@ and no roles.`
 
 var urlStart = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9+.-]*://`)
 
-// isURL reports whether somebody means a URL with what is to be the name of a file: one with a user may be mistyped.
-func isURL(name string) bool { return urlStart.MatchString(name) || mistyped.MatchString(name) }
-
-var mistyped = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9+.-]+:/.*@`)
+// isURL reports whether somebody means a URL with what is to be the name of a file.
+func isURL(name string) bool { return urlStart.MatchString(name) || weburl.Mistyped(name) }
 
 // errOutputURL doesn't quote the URL, which may hold a password.
 var errOutputURL = usagef("-o names a file, and this is a URL; modcache push URL uploads")

@@ -84,7 +84,7 @@ func (p *puller) fromServer(ctx context.Context, s *streams, url string, operand
 	var beyond error
 	if !p.dry {
 		var closed error
-		beyond, closed = p.closeDir(ctx, s)
+		beyond, closed = p.closeDir(ctx)
 		err = errors.Join(err, closed)
 	}
 	switch {

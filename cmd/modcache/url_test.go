@@ -303,12 +303,17 @@ func TestURLsWhereNoneMayBe(t *testing.T) {
 			require.NotContains(t, o.err+o.out, "SECRET", args)
 		}
 	}
-	for _, args := range [][]string{{url}, {"help", url}, {"push", "-sign", url, "https://host/x"}, {"push", "-o", url}, {"bundle", "-o", url, "x.wasm"}, {"push", "-o", mistyped}, {"bundle", "-o", mistyped, "x.wasm"}, {"trim", "-max-bytes", url}, {"pull", "-mode", url}} {
+	for _, args := range [][]string{{url}, {"help", url}, {"push", "-sign", url, "https://host/x"}, {"push", "-o", url}, {"bundle", "-o", url, "x.wasm"}, {"push", "-o", mistyped}, {"bundle", "-o", mistyped, "x.wasm"}, {"ls", "-key-file", mistyped}, {"trim", "-max-bytes", url}, {"pull", "-mode", url}} {
 		o := call(args...)
 		require.NotEqual(t, exitOK, o.code, args)
 		require.NotContains(t, o.err+o.out, "SECRET", args)
 	}
 	for _, variable := range []string{environ.Mode, environ.Dir, environ.MaxBytes} {
+		t.Setenv(variable, mistyped)
+		for _, args := range [][]string{{"env"}, {"ls"}, {"doctor"}} {
+			o := call(args...)
+			require.NotContains(t, o.err+o.out, "SECRET", "%s %v", variable, args)
+		}
 		t.Setenv(variable, url)
 		for _, args := range [][]string{{"env"}, {"env", "-json"}, {"ls"}, {"doctor"}, {"trim"}} {
 			o := call(args...)

@@ -113,7 +113,7 @@ func (w *warmer) run(ctx context.Context, s *streams, operands []string) error {
 	var beyond error
 	if !w.require {
 		// What was finished before an interruption is kept like everything else.
-		beyond = w.disk.keepWithin(ctx, s, &w.dir, w.maxBytes)
+		beyond = w.disk.keepWithin(ctx)
 		err = errors.Join(w.disk.Flush(context.WithoutCancel(ctx)), w.mode.end(w.disk.Dir()))
 	}
 	if err = cmp.Or(err, ctx.Err()); err != nil {

@@ -247,6 +247,14 @@ func KeepsAll(ctx context.Context) bool { return ctx.Value(keepAll{}) != nil }
 
 type keepAll struct{}
 
+// BoundOnly marks the context of a trim that looks at the bound of a store, and not at what the file system has free.
+func BoundOnly(ctx context.Context) context.Context { return context.WithValue(ctx, boundOnly{}, true) }
+
+// IsBoundOnly reports whether a context is that of BoundOnly.
+func IsBoundOnly(ctx context.Context) bool { return ctx.Value(boundOnly{}) != nil }
+
+type boundOnly struct{}
+
 const (
 	// walkShare is the share of the limit that a process may add before it looks what
 	// others have added meanwhile. Before it adds an entry that is larger, it always looks.

@@ -53,6 +53,15 @@ func (d *discreet) Unwrap() error { return d.error }
 // urls are the URLs in a text: up to the quote where they are in quotes, which may be in quotes themselves, or else up to a space.
 var urls = regexp.MustCompile(`"[\w+.-]*://(?:[^"\\]|\\.)*|\\"[\w+.-]*://(?:[^\s"\\]|\\.)*|://\S*`)
 
+// mistyped is a URL's user and password behind too few slashes.
+var mistyped = regexp.MustCompile(`\b([A-Za-z][\w+.-]+:/?)[^\s"'/]+@`)
+
+// Mistyped reports whether a text begins with such a URL.
+func Mistyped(text string) bool {
+	at := mistyped.FindStringIndex(text)
+	return at != nil && at[0] == 0
+}
+
 // discreetly returns what urls found without what may be secret. What isn't escaped in a password makes it look like a path or a query.
 func discreetly(found string) string {
 	scheme, path, _ := strings.Cut(found, "://")
@@ -79,7 +88,7 @@ func Discreet(err error) error {
 		return nil
 	}
 	said := err.Error()
-	text := urls.ReplaceAllStringFunc(said, discreetly)
+	text := mistyped.ReplaceAllString(urls.ReplaceAllStringFunc(said, discreetly), "$1…@")
 	if text == said {
 		return err
 	}

@@ -76,11 +76,22 @@ func TestDiscreet(t *testing.T) {
 		`s3://b?region=R&bogus="SECRET": no`:                          `s3://b?… no`,
 		`Get "https://host/a b?SECRET \"SECRET\" SECRET": EOF`:        `Get "https://host/a b?…": EOF`,
 		`{"at":"https://host/a#SECRET","why":"denied"}`:               `{"at":"https://host/a#…","why":"denied"}`,
+		`open https:/u:SECRET@host/a: no`:                             `open https:/…@host/a: no`,
+		`open https:u:SECRET@host/a: no`:                              `open https:…@host/a: no`,
+		`/usr/x.go:12 C:/a@b x:y@z`:                                   `/usr/x.go:12 C:/a@b x:y@z`,
 		`https://host/a?`:                                             `https://host/a?`,
 	} {
 		err := errors.New(said)
 		got := Discreet(err)
 		require.Equal(t, want, got.Error())
 		require.ErrorIs(t, got, err)
+	}
+}
+
+func TestMistyped(t *testing.T) {
+	for text, want := range map[string]bool{
+		"https:/u:SECRET@host": true, "https:u@host": true, "https://u@host": false, "./a:b@c": false, "/backups/app:1@2": false, "C:/a@b": false, "": false,
+	} {
+		require.Equal(t, want, Mistyped(text), text)
 	}
 }
