@@ -52,7 +52,7 @@ func (d *Disk) get(ctx context.Context, key Key) (*Artifact, error) {
 		return nil, d.errorOf("get", key, err)
 	}
 	tree := d.tree()
-	a, err := d.load("get", key)
+	a, err := d.load(ctx, "get", key)
 	if err == nil || isDamage(err) {
 		return a, err
 	}
@@ -67,26 +67,26 @@ func (d *Disk) get(ctx context.Context, key Key) (*Artifact, error) {
 	if d.tree() == tree {
 		return nil, err
 	}
-	return d.load("get", key)
+	return d.load(ctx, "get", key)
 }
 
 // load returns the artifact under key, and records the use. Whatever is wrong with
 // the entry has been counted, reported and healed when it returns.
-func (d *Disk) load(op string, key Key) (*Artifact, error) {
+func (d *Disk) load(ctx context.Context, op string, key Key) (*Artifact, error) {
 	e, err := d.open(op, key)
 	if err != nil {
 		return nil, err
 	}
 	info := frame.InfoOf[Info](e.r.Meta())
 	if !e.small {
-		d.touch(key, e.fi)
+		d.touch(ctx, key, e.fi)
 		return NewArtifactFrom(e, e.r.Size(), info), nil
 	}
 	b, err := e.r.Bytes()
 	if err != nil {
 		return nil, d.readFailed(op, key, e.fi, err)
 	}
-	d.touch(key, e.fi)
+	d.touch(ctx, key, e.fi)
 	return NewArtifact(b, info), nil
 }
 

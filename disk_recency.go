@@ -1,6 +1,7 @@
 package modcache
 
 import (
+	"context"
 	"errors"
 	"io/fs"
 	"os"
@@ -16,13 +17,16 @@ import (
 
 // touch records that the entry is used now, unless it was less than a minute ago. It
 // is a hint, whose loss costs an entry its place in the order of eviction.
-func (d *Disk) touch(key Key, fi fs.FileInfo) {
+func (d *Disk) touch(ctx context.Context, key Key, fi fs.FileInfo) {
 	if d.o.ReadOnly {
 		return
 	}
 	interval := time.Minute
 	if d.o.MaxAge > 0 {
 		interval = min(interval, d.o.MaxAge/8)
+	}
+	if books.IsExactUse(ctx) {
+		interval = 0
 	}
 	now := d.o.Now()
 	due := func(used time.Time) bool {

@@ -40,7 +40,7 @@ func (d *Disk) put(ctx context.Context, key Key, a *Artifact, replace bool) erro
 	}
 	if err == nil {
 		if !replace {
-			if present, err := d.load("add", key); err == nil {
+			if present, err := d.load(ctx, "add", key); err == nil {
 				_ = present.Close()
 				if !frame.GivesWay(present.info.Module, present.info.WasmSize, a.info.Module, a.info.WasmSize) {
 					return nil

@@ -20,7 +20,9 @@ type keeper struct {
 }
 
 func (k *keeper) Add(ctx context.Context, key modcache.Key, a *modcache.Artifact) error {
-	if !k.bounded {
+	if k.bounded {
+		ctx = books.ExactUse(ctx)
+	} else {
 		ctx = books.KeepAll(ctx)
 	}
 	err := k.Disk.Add(ctx, key, a)
@@ -31,6 +33,9 @@ func (k *keeper) Add(ctx context.Context, key modcache.Key, a *modcache.Artifact
 }
 
 func (k *keeper) Get(ctx context.Context, key modcache.Key) (*modcache.Artifact, bool, error) {
+	if k.bounded {
+		ctx = books.ExactUse(ctx)
+	}
 	a, ok, err := k.Disk.Get(ctx, key)
 	if ok {
 		k.note(key)

@@ -239,21 +239,36 @@ type Room struct {
 	Unknown bool            // a walk has to come first
 }
 
+// mark is the key in a context of what somebody asks of a store beyond its options.
+type mark int
+
+const (
+	keepAll mark = iota
+	boundOnly
+	exactUse
+)
+
+func with(ctx context.Context, m mark) context.Context { return context.WithValue(ctx, m, true) }
+
+func (m mark) in(ctx context.Context) bool { return ctx.Value(m) != nil }
+
 // KeepAll marks the context of an Add that must not have anything evicted, and fails instead.
-func KeepAll(ctx context.Context) context.Context { return context.WithValue(ctx, keepAll{}, true) }
+func KeepAll(ctx context.Context) context.Context { return with(ctx, keepAll) }
 
 // KeepsAll reports whether a context is that of KeepAll.
-func KeepsAll(ctx context.Context) bool { return ctx.Value(keepAll{}) != nil }
+func KeepsAll(ctx context.Context) bool { return keepAll.in(ctx) }
 
-type keepAll struct{}
-
-// BoundOnly marks the context of a trim that looks at the bound of a store, and not at what the file system has free.
-func BoundOnly(ctx context.Context) context.Context { return context.WithValue(ctx, boundOnly{}, true) }
+// BoundOnly marks the context of a trim that looks at the bound of the store, and not at what the file system has free.
+func BoundOnly(ctx context.Context) context.Context { return with(ctx, boundOnly) }
 
 // IsBoundOnly reports whether a context is that of BoundOnly.
-func IsBoundOnly(ctx context.Context) bool { return ctx.Value(boundOnly{}) != nil }
+func IsBoundOnly(ctx context.Context) bool { return boundOnly.in(ctx) }
 
-type boundOnly struct{}
+// ExactUse marks the context of a use that is noted though there was another a moment ago.
+func ExactUse(ctx context.Context) context.Context { return with(ctx, exactUse) }
+
+// IsExactUse reports whether a context is that of ExactUse.
+func IsExactUse(ctx context.Context) bool { return exactUse.in(ctx) }
 
 const (
 	// walkShare is the share of the limit that a process may add before it looks what
