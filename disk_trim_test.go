@@ -414,7 +414,7 @@ func TestDiskReapsWhatTheDeadLeft(t *testing.T) {
 
 func TestDiskEvictionSparesReaders(t *testing.T) {
 	const size = 200_000
-	d := openTrimmed(t, t.TempDir(), &modcache.DiskOptions{MaxBytes: onDisk(size)}) // else what is being added may count twice
+	d := openDisk(t, t.TempDir(), &modcache.DiskOptions{MaxBytes: onDisk(size)})
 	require.NoError(t, d.Add(bg, diskKey(1), diskArtifact(1, size)))
 	a, ok, err := d.Get(bg, diskKey(1))
 	require.NoError(t, err)
@@ -425,6 +425,44 @@ func TestDiskEvictionSparesReaders(t *testing.T) {
 	b, err := a.Bytes()
 	require.NoError(t, err)
 	require.Equal(t, diskCode(1, size), b)
+}
+
+// afterRename does something when a file has its new name.
+type afterRename struct {
+	dirfs.FS
+	then func()
+}
+
+func (a *afterRename) Rename(from, to string) error {
+	err := a.FS.Rename(from, to)
+	if err == nil {
+		a.then()
+	}
+	return err
+}
+
+// TestDiskTrimSparesWhatIsBeingAdded has a trim find an entry before Add knows that it is there.
+func TestDiskTrimSparesWhatIsBeingAdded(t *testing.T) {
+	const size = 100_000
+	o := &modcache.DiskOptions{MaxBytes: onDisk(size)}
+	dir, tree := t.TempDir(), &afterRename{}
+	openTrimmed(t, dir, o) // so that none begins by itself
+	d, err := modcache.OpenDiskOn(dir, func(real dirfs.FS) dirfs.FS {
+		tree.FS = real
+		return tree
+	}, o)
+	require.NoError(t, err)
+	defer d.Close()
+	tree.then = func() {
+		r, err := d.Trim(bg)
+		require.NoError(t, err)
+		require.Equal(t, 1, r.Entries)
+	}
+	for i := range uint64(3) {
+		require.NoError(t, d.Add(bg, diskKey(i), diskArtifact(i, size)))
+		requireHit(t, d, diskKey(i), diskCode(i, size))
+	}
+	require.EqualValues(t, 2, d.Metrics().Evictions)
 }
 
 func TestDiskKeepsSpaceFree(t *testing.T) {

@@ -73,7 +73,7 @@ func (d *Disk) add(ctx context.Context, key Key, a *Artifact) error {
 		}
 		return d.failed("add", key, err)
 	}
-	taken, pending, err := d.store(ctx, key, a, m, &size)
+	pending, err := d.store(ctx, key, a, m, &size)
 	if err != nil {
 		d.usage.Release(size)
 		if errors.Is(err, ErrTooLarge) {
@@ -81,7 +81,6 @@ func (d *Disk) add(ctx context.Context, key Key, a *Artifact) error {
 		}
 		return d.failed("add", key, err)
 	}
-	d.usage.Commit(layout.Entry(key), size, taken)
 	d.damaged.Delete(key)
 	if d.o.SyncEveryAdd {
 		if err := d.syncDirs([]string{layout.Shard(key)}); err != nil {
@@ -95,25 +94,30 @@ func (d *Disk) add(ctx context.Context, key Key, a *Artifact) error {
 }
 
 // store writes an entry, for which so many bytes are reserved, and gives it its name. If the
-// file takes more, it reserves more. It returns what the file takes.
-func (d *Disk) store(ctx context.Context, key Key, a *Artifact, m frame.Meta, reserved *int64) (taken int64, pending *books.File, err error) {
+// file takes more, it reserves more. If it fails, what is reserved is for the caller to release.
+func (d *Disk) store(ctx context.Context, key Key, a *Artifact, m frame.Meta, reserved *int64) (pending *books.File, err error) {
 	src, err := sourceOf(a)
 	if err != nil {
-		return 0, pending, err
+		return nil, err
 	}
 	// Others fill the file system too. Give it what this entry takes: once for the file, and once for the
 	// directory that it goes into.
 	for retries := 2; ; retries-- {
 		var tmp string
+		var taken int64
 		if tmp, taken, err = d.writeTemp(key, src, a.Size(), m, d.o.SyncEveryAdd); err == nil {
 			if err = d.reserveMore(ctx, taken, reserved); err != nil {
 				d.discard(tmp)
-				return 0, nil, err
+				return nil, err
 			}
-			pending, err = d.publish(key, tmp, taken)
+			landed := d.usage.Land(layout.Entry(key), *reserved)
+			if pending, err = d.publish(key, tmp, taken); err != nil {
+				taken = -1
+			}
+			*reserved = landed(taken)
 		}
 		if !dirfs.IsNoSpace(err) || retries == 0 || books.KeepsAll(ctx) {
-			return taken, pending, err
+			return pending, err
 		}
 		d.makeSpace(ctx, *reserved)
 	}

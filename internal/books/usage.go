@@ -51,8 +51,9 @@ type Usage struct {
 	walked   bool
 	entries  map[string]int64 // sizes by name
 	bytes    int64            // sum of entries
-	reserved int64            // by those that are being added
-	added    int64            // by this store since the last walk began
+	reserved int64            // by those that are being added, the landings included
+	landings map[*landing]bool
+	added    int64 // by this store since the last walk began
 
 	// What somebody else found, which counts until the first walk; and when entries, or
 	// else that, was found.
@@ -160,13 +161,34 @@ func (u *Usage) Release(size int64) {
 	u.reserved -= size
 }
 
-// Commit turns a reservation into an entry of that size.
-func (u *Usage) Commit(name string, reserved, size int64) {
+// landing is a reservation for an entry that may be seen under its name.
+type landing struct {
+	name     string
+	reserved int64 // 0 once a walk has found it
+}
+
+// Land notes that an entry of that name is about to appear, for which so much is reserved. The caller calls landed with what
+// it takes on disk, or with -1 if it hasn't appeared; then what is returned is still reserved.
+func (u *Usage) Land(name string, reserved int64) (landed func(size int64) (left int64)) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	u.reserved -= reserved
-	u.added += size
-	u.set(name, size)
+	l := &landing{name, reserved}
+	if u.landings == nil {
+		u.landings = make(map[*landing]bool)
+	}
+	u.landings[l] = true
+	return func(size int64) int64 {
+		u.mu.Lock()
+		defer u.mu.Unlock()
+		delete(u.landings, l)
+		if size < 0 {
+			return l.reserved
+		}
+		u.reserved -= l.reserved
+		u.added += size
+		u.set(name, size)
+		return 0
+	}
 }
 
 // Remove notes that an entry is gone.
@@ -217,6 +239,12 @@ func (u *Usage) EndWalk(found []Entry, now time.Time) {
 	u.entries = make(map[string]int64, len(found))
 	for _, e := range found {
 		u.set(e.Name, e.Size)
+	}
+	for l := range u.landings {
+		if _, found := u.entries[l.name]; found { // which would count twice
+			u.reserved -= l.reserved
+			l.reserved = 0
+		}
 	}
 	for name, size := range changes {
 		u.set(name, size)

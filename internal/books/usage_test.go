@@ -135,7 +135,7 @@ func TestUsageLooksAgain(t *testing.T) {
 	const limit = 1600
 	u := walked(nil)
 	require.True(t, u.Take(books.Ask{Size: 100, Limit: limit}).Fits)
-	u.Commit("a", 100, 90)
+	u.Land("a", 100)(90)
 	require.True(t, u.Take(books.Ask{Size: 10, Limit: limit}).Fits)
 	require.True(t, u.Take(books.Ask{Size: 1, Limit: limit}).Unknown, "others may have added as much")
 	require.True(t, u.Take(books.Ask{Size: 1, Limit: limit, Walked: true}).Fits)
@@ -193,7 +193,7 @@ func TestUsageDuringAWalk(t *testing.T) {
 	u.BeginWalk(0)
 	u.Remove("0")
 	u.Take(books.Ask{Size: 10, Limit: -1})
-	u.Commit("new", 10, 7)
+	u.Land("new", 10)(7)
 	u.EndWalk(entries(2), noon) // it has seen 0, and not the new one
 	requireTotals(t, u, 2, 107)
 
@@ -277,7 +277,7 @@ func TestUsageAgainstAModel(t *testing.T) {
 			}
 			name := fmt.Sprint(rng.IntN(30))
 			there[name] = size
-			u.Commit(name, size, size)
+			u.Land(name, size)(size)
 		}
 		var sum int64
 		for _, size := range there {
@@ -313,7 +313,7 @@ func TestUsageRemembers(t *testing.T) {
 	var u books.Usage
 	u.Remember(books.Stamp{Entries: 5})
 	requireTotals(t, &u, 0, 0) // nobody has looked
-	u.Commit("a", 0, 10)
+	u.Land("a", 0)(10)
 	u.Remember(books.Stamp{Entries: 5, Bytes: 50, AsOf: noon})
 	requireTotals(t, &u, 6, 60)
 	u.BeginWalk(0)
@@ -347,4 +347,45 @@ func TestUnused(t *testing.T) {
 		require.Equal(t, c.before, before, name)
 		require.Equal(t, c.from, from, name)
 	}
+}
+
+// TestUsageOfWhatAppears has a walk find entries that are about to be committed, or that come to nothing.
+func TestUsageOfWhatAppears(t *testing.T) {
+	var u books.Usage
+	walk := func(names ...string) {
+		u.BeginWalk(0)
+		var found []books.Entry
+		for _, name := range names {
+			found = append(found, books.Entry{Name: name, Size: 90})
+		}
+		u.EndWalk(found, noon)
+	}
+	fits := func(limit int64) bool {
+		r := u.Take(books.Ask{Limit: limit, Walked: true})
+		u.Settle(r.Evict)
+		return r.Fits
+	}
+	walk()
+	require.True(t, u.Take(books.Ask{Size: 100, Limit: 100, Walked: true}).Fits)
+	landed := u.Land("a", 100)
+	walk()
+	require.False(t, fits(99), "it isn't there yet")
+	walk("a")
+	require.True(t, fits(90), "it counts once")
+	require.Zero(t, landed(80))
+	_, bytes, _ := u.Totals()
+	require.EqualValues(t, 80, bytes)
+	require.True(t, fits(80))
+
+	// One that replaces another doesn't appear.
+	require.True(t, u.Take(books.Ask{Size: 10, Limit: 90, Walked: true}).Fits)
+	landed = u.Land("a", 10)
+	require.EqualValues(t, 10, landed(-1))
+	require.False(t, fits(89))
+	landed = u.Land("a", 10)
+	walk("a")
+	left := landed(-1)
+	require.Zero(t, left)
+	u.Release(left)
+	require.True(t, fits(90))
 }
