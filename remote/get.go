@@ -46,6 +46,11 @@ func (s *Store) get(ctx context.Context, key modcache.Key) (*modcache.Artifact, 
 		s.counters.remembered.Add(1)
 		return nil, modcache.ReasonAbsent, nil
 	}
+	patient := modcache.CompileEstimate(ctx) < 0 // there is nothing else to be done
+	if s.slow.has(key) && !patient {
+		s.counters.remembered.Add(1)
+		return nil, modcache.ReasonTimeout, s.error("get", key, errSlow)
+	}
 	if v := s.breaker.Ask(); v != breaker.Yes {
 		s.counters.unavailable.Add(1)
 		if v == breaker.Probe {
@@ -82,8 +87,13 @@ func (s *Store) get(ctx context.Context, key modcache.Key) (*modcache.Artifact, 
 		}
 	}
 	err = s.failed(w, "get", key, err)
+	if limit := (*timeoutError)(nil); errors.As(err, &limit) && !patient {
+		s.slow.add(key) // who compiles looks again when it has a lock
+	}
 	return nil, failure(err), err
 }
+
+const errSlow = awayError("unavailable for now: the server was too slow for this entry a moment ago")
 
 // failure is why a lookup missed that ended with an error.
 func failure(err error) modcache.Reason {

@@ -70,13 +70,13 @@ type Options struct {
 	// the time that compiling the entry took, or FirstByte + Stall if that is more. A
 	// transfer is given up early when it would clearly take longer. Until the head of an
 	// entry has said how long it took, it is a quarter of the estimated time, between
-	// 250 ms and FirstByte + Stall. The estimate stands for what the head doesn't say. Where nothing is compiled, under the
+	// FirstByte (250 ms where that is switched off) and FirstByte + Stall. The estimate stands for what the head doesn't say. Where nothing is compiled, under the
 	// RequireHit of a Cache or with a negative [modcache.CompileEstimate], there is no default: Stall bounds the transfer, and the
 	// Cache waits for up to 30 seconds.
 	Budget time.Duration
 
 	// AbsentFor is how long the store remembers that the server doesn't have an
-	// entry, and doesn't ask again. The default is 2 s.
+	// entry, or was too slow for it, and doesn't ask again. The default is 2 s.
 	AbsentFor time.Duration
 
 	// Pause is how long a failing server is left alone at first. It doubles with
@@ -118,7 +118,7 @@ func (o Options) Format(f fmt.State, verb rune) {
 }
 
 const (
-	minBudget   = 250 * time.Millisecond // by the estimate alone
+	minBudget   = 250 * time.Millisecond // by the estimate alone, without a FirstByte
 	budgetShare = 4                      // of the compile time
 
 	never = time.Duration(math.MaxInt64 / 8) // far away, and safe to multiply

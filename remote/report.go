@@ -24,7 +24,7 @@ type Report struct {
 	Kind string `json:"kind"`
 
 	Absent      uint64 `json:"absent"`      // lookups that the server answered with no
-	Remembered  uint64 `json:"remembered"`  // lookups that weren't asked because of such an answer
+	Remembered  uint64 `json:"remembered"`  // lookups that weren't asked because of such an answer, or of one that was too slow
 	Unavailable uint64 `json:"unavailable"` // lookups that weren't asked while the server was left alone
 	Timeouts    uint64 `json:"timeouts"`    // requests that exceeded a limit
 	Refused     uint64 `json:"refused"`     // requests that the server didn't allow

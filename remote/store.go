@@ -43,6 +43,7 @@ type Store struct {
 	puts     breaker.Breaker           // of uploads: who takes nothing may still be read
 	away     atomic.Pointer[awayError] // what those are told whom breaker turns away
 	absent   recent                    // entries that the server didn't have
+	slow     recent                    // entries that it was too slow for
 	bad      recent                    // entries that were damaged, to be replaced
 	counters counters
 	watchers watchers.List[modcache.Event]
@@ -103,6 +104,7 @@ func newStore(b Backend, kind, where string, onEnd func(), o Options) (*Store, e
 		breaker: o.breaker(),
 		puts:    o.breaker(),
 		absent:  recent{ttl: o.AbsentFor},
+		slow:    recent{ttl: o.AbsentFor},
 		bad:     recent{ttl: rememberBad},
 	}
 	s.uploads = queue.Queue[modcache.Key, upload]{Lock: &s.mu, Workers: &s.wg, Max: o.Uploads, Limit: o.Queue, Run: s.upload}

@@ -54,7 +54,11 @@ func (s *Store) watch(parent context.Context) (context.Context, *watch) {
 	if s.o.Budget > 0 {
 		limit = s.o.Budget
 	} else if compile := modcache.CompileEstimate(parent); compile > 0 {
-		if b := max(minBudget, compile/budgetShare); b < limit {
+		least := s.o.FirstByte // or nobody would ever wait for so long
+		if least == never {
+			least = minBudget
+		}
+		if b := max(least, compile/budgetShare); b < limit {
 			limit, w.guessed = b, true
 		}
 	}

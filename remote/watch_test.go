@@ -22,8 +22,9 @@ func TestStoreBudgetBeforeTheHead(t *testing.T) {
 		estimate, want time.Duration
 		soft           bool
 	}{
-		"a quarter of it":            {remote.Options{FirstByte: 2 * time.Second}, 2 * time.Second, 500 * ms, true},
-		"no less than a round trip":  {remote.Options{FirstByte: 2 * time.Second}, ms, 250 * ms, true},
+		"what was raised":            {remote.Options{FirstByte: 2 * time.Second}, 2 * time.Second, 2 * time.Second, false},
+		"also for small ones":        {remote.Options{FirstByte: 2 * time.Second}, ms, 2 * time.Second, false},
+		"no less than a round trip":  {remote.Options{FirstByte: -1}, ms, 250 * ms, true},
 		"not more than other limits": {remote.Options{}, time.Hour, 250 * ms, false},
 		"dead is dead":               {remote.Options{}, ms, 250 * ms, false},
 		"without a limit":            {remote.Options{FirstByte: -1}, 3 * time.Second, 750 * ms, true},
@@ -43,8 +44,8 @@ func TestStoreBudgetBeforeTheHead(t *testing.T) {
 					require.ErrorIs(t, err, context.DeadlineExceeded)
 				}))
 				require.Equal(t, c.soft, !s.Report().Paused)
-				for range 2 {
-					_, _, _ = s.Get(ctx, key(1))
+				for i := range byte(2) {
+					_, _, _ = s.Get(ctx, key(2+i))
 				}
 				require.True(t, s.Report().Paused)
 			})
@@ -169,6 +170,51 @@ func TestStoreWithoutACompile(t *testing.T) {
 					return
 				}
 				require.InDelta(t, 20, d.Seconds(), 1)
+			})
+		})
+	}
+}
+
+// TestStoreRemembersWhatIsTooSlow, as a compile looks twice: when it has got its lock, too.
+func TestStoreRemembersWhatIsTooSlow(t *testing.T) {
+	signer := generate(t)
+	for name, late := range map[string]time.Duration{"the head": time.Hour, "the rest": 0} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				o := remote.Options{Signer: signer}
+				b := entryOf(t, o, key(1), code(1<<20), modcache.Info{Engine: "e", CompileTime: time.Second})
+				f := newFake()
+				f.get = func(ctx context.Context, _ modcache.Key) (io.ReadCloser, error) {
+					if late > 0 {
+						return nil, hang(ctx)
+					}
+					return &trickle{ctx, b, len(b) / 100, 100 * ms}, nil
+				}
+				s := over(t, f, o)
+				defer s.Close()
+				lookup := func(estimate time.Duration) error {
+					_, ok, err := s.Get(modcache.WithCompileEstimate(t.Context(), estimate), key(1))
+					require.False(t, ok)
+					require.Error(t, err)
+					return err
+				}
+				require.ErrorIs(t, lookup(time.Second), context.DeadlineExceeded)
+				require.Len(t, f.took(), 1)
+				require.Zero(t, took(func() { require.ErrorIs(t, lookup(time.Second), modcache.ErrUnavailable) }))
+				require.Empty(t, f.took())
+				if late == 0 {
+					require.False(t, s.Report().Paused)
+					require.EqualValues(t, 1, s.Report().Remembered)
+					ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+					_, _, err := s.Get(modcache.WithCompileEstimate(ctx, -1), key(1))
+					cancel()
+					require.ErrorIs(t, err, context.DeadlineExceeded)
+					require.Len(t, f.took(), 1, "who has nothing else waits")
+				}
+				time.Sleep(time.Minute)
+				_ = lookup(time.Second)
+				synctest.Wait()
+				require.NotEmpty(t, f.took())
 			})
 		})
 	}

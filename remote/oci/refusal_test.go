@@ -3,6 +3,7 @@ package oci_test
 import (
 	"context"
 	"fmt"
+	"io"
 	"io/fs"
 	"net/http"
 	"net/http/httptest"
@@ -189,4 +190,52 @@ func TestAllTokensHaveExpired(t *testing.T) {
 		time.Sleep(2 * life)
 		read(t, b)
 	})
+}
+
+// TestTokenExpiresDuringAnUpload, before the layer is sent: with 401, or as Amazon's registries have it.
+func TestTokenExpiresDuringAnUpload(t *testing.T) {
+	for _, refusal := range []int{http.StatusUnauthorized, http.StatusForbidden} {
+		synctest.Test(t, func(t *testing.T) {
+			valid, logins, puts := 1, 0, 0
+			b, err := oci.New("registry.example/entries", &oci.Options{
+				Credential: loggedIn,
+				Transport: transportFunc(func(r *http.Request) (*http.Response, error) {
+					w := httptest.NewRecorder()
+					sent := r.Header.Get("Authorization")
+					switch {
+					case r.URL.Path == "/token":
+						logins++
+						_, _ = fmt.Fprintf(w, `{"token":"%d"}`, valid)
+					case sent != fmt.Sprint("Bearer ", valid):
+						w.Header().Set("WWW-Authenticate", `Bearer realm="https://registry.example/token",service="x",scope="repository:entries:pull,push"`)
+						status := refusal
+						if sent == "" {
+							status = http.StatusUnauthorized
+						}
+						w.WriteHeader(status)
+					case r.Method == http.MethodPost:
+						w.Header().Set("Location", "/v2/entries/blobs/uploads/1")
+						w.WriteHeader(http.StatusAccepted)
+						if puts == 0 {
+							valid++
+							time.Sleep(time.Hour)
+						}
+					case r.Method == http.MethodPut:
+						puts++
+						body, err := io.ReadAll(r.Body)
+						require.NoError(t, err)
+						require.NotEmpty(t, body)
+						w.WriteHeader(http.StatusCreated)
+					default:
+						w.WriteHeader(http.StatusNotFound)
+					}
+					return w.Result(), nil
+				}),
+			})
+			require.NoError(t, err)
+			require.NoError(t, upload(t, b))
+			require.Equal(t, 3, puts, "a layer, its configuration, the manifest")
+			require.Equal(t, 2, logins)
+		})
+	}
 }

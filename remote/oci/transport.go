@@ -79,13 +79,11 @@ func (h *homebound) Do(r *http.Request) (*http.Response, error) {
 	return resp, nil
 }
 
-// do authorizes a request. An upload goes where the registry has said, and oras authorizes it like the request before.
-// What is refused with a remembered token is asked once more without any that isn't new. Others use them until somebody has logged in: the
+// do authorizes a request. An upload goes where the registry has said, and oras authorizes it like the request before, whose
+// token may have expired: then it would not log in. What is refused with a remembered token is asked once more without any that isn't new. Others use them until somebody has logged in: the
 // refusal may be of what this request wants, and a login may hang.
 func (h *homebound) do(r *http.Request) (*http.Response, error) {
-	if !weburl.Same(r.URL, h.registry) {
-		r.Header.Del("Authorization")
-	}
+	r.Header.Del("Authorization")
 	began, first := time.Now(), &cache{tokens: h.tokens}
 	resp, err := h.send(r, first)
 	if err != nil || !h.refuses(resp) || first.sent == nil || time.Since(first.sent.since) < minTokenLife {
