@@ -10,6 +10,10 @@ import (
 
 // FleetOptions configure [OpenFleet]. Of Remote, a key to verify with is needed.
 type FleetOptions struct {
+	// Backend, if set, is asked in place of what the URL would be of, which is a name for errors alone then: see [NewWithBackend]. Whoever
+	// made it closes it, after the Fleet.
+	Backend Backend
+
 	Remote Options          // of the server, and whose entries are used
 	Cache  modcache.Options // of the Cache, and of the directory
 }
@@ -37,7 +41,7 @@ func OpenFleet(dir, url string, o *FleetOptions) (*Fleet, error) {
 	if o == nil {
 		o = &FleetOptions{}
 	}
-	s, err := New(url, &o.Remote)
+	s, err := o.open(url)
 	if err != nil {
 		return nil, err
 	}
@@ -53,6 +57,13 @@ func OpenFleet(dir, url string, o *FleetOptions) (*Fleet, error) {
 		return nil, err
 	}
 	return &Fleet{c, s}, nil
+}
+
+func (o *FleetOptions) open(url string) (*Store, error) {
+	if o.Backend != nil {
+		return NewWithBackend(o.Backend, url, &o.Remote)
+	}
+	return New(url, &o.Remote)
 }
 
 // Remote returns the store on the server, for its Report.

@@ -211,6 +211,25 @@ func TestOpenFleetReadsWhatItCantWrite(t *testing.T) {
 	}
 }
 
+// TestOpenFleetWithABackend has a machine compile for another over a protocol of the program's.
+func TestOpenFleetWithABackend(t *testing.T) {
+	cachetest.NeedsCompiler(t)
+	signer, f := generate(t), newFake()
+	for i, o := range []remote.Options{{Signer: signer}, {Keyring: remote.Keyring{Keys: []remote.PublicKey{signer.Public()}}}} {
+		fleet, err := remote.OpenFleet(t.TempDir(), "here", &remote.FleetOptions{Backend: f, Remote: *patient(o)})
+		require.NoError(t, err)
+		require.Equal(t, "remote here", fmt.Sprint(fleet.Remote()))
+		r, err := fleet.NewRuntime(t.Context(), nil)
+		require.NoError(t, err)
+		_, err = r.Compile(t.Context(), modcache.NewModule(wasmtest.Sum(40, 1)))
+		require.NoError(t, err)
+		require.NoError(t, fleet.Close(t.Context()))
+		m := fleet.Metrics()
+		require.EqualValues(t, 1-i, m.Compiles)
+		require.Zero(t, m.StoreErrors, "a node isn't asked to upload")
+	}
+}
+
 // TestFleetCloseOverADirectoryThatHangs when it is written to.
 func TestFleetCloseOverADirectoryThatHangs(t *testing.T) {
 	cachetest.NeedsCompiler(t)

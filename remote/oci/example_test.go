@@ -1,8 +1,10 @@
 package oci_test
 
 import (
+	"context"
 	"fmt"
 	"log"
+	"os"
 	"time"
 
 	"oras.land/oras-go/v2/registry/remote/auth"
@@ -25,14 +27,22 @@ func Example() {
 		log.Fatal(err)
 	}
 	defer backend.Close()
-	store, err := remote.NewWithBackend(backend, repository, &remote.Options{
-		Keyring:   remote.Keyring{Keys: []remote.PublicKey{key.Public()}},
-		FirstByte: 2 * time.Second, // the first lookup logs in
+	dir, err := os.MkdirTemp("", "fleet") // "" is the directory of modcache.Open
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	fleet, err := remote.OpenFleet(dir, repository, &remote.FleetOptions{
+		Backend: backend,
+		Remote: remote.Options{
+			Keyring:   remote.Keyring{Keys: []remote.PublicKey{key.Public()}},
+			FirstByte: 2 * time.Second, // the first lookup logs in
+		},
 	})
 	if err != nil {
 		log.Fatal(err)
 	}
-	defer store.Close()
-	fmt.Println(store)
+	defer fleet.Close(context.Background())
+	fmt.Println(fleet.Remote())
 	// Output: remote registry.example/team/modcache
 }
