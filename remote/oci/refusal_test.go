@@ -192,11 +192,12 @@ func TestAllTokensHaveExpired(t *testing.T) {
 	})
 }
 
-// TestTokenExpiresDuringAnUpload, before the layer is sent: with 401, or as Amazon's registries have it.
+// TestTokenExpiresDuringAnUpload, before the layer is sent: with 401, or as Amazon's registries have it. Gitea's scope is another than
+// what was asked for, so that its tokens aren't found at once.
 func TestTokenExpiresDuringAnUpload(t *testing.T) {
-	for _, refusal := range []int{http.StatusUnauthorized, http.StatusForbidden} {
+	for refusal, scope := range map[int]string{http.StatusUnauthorized: "*", http.StatusForbidden: "repository:entries:pull,push"} {
 		synctest.Test(t, func(t *testing.T) {
-			valid, logins, puts := 1, 0, 0
+			valid, logins, puts, vain := 1, 0, 0, 0
 			b, err := oci.New("registry.example/entries", &oci.Options{
 				Credential: loggedIn,
 				Transport: transportFunc(func(r *http.Request) (*http.Response, error) {
@@ -207,7 +208,10 @@ func TestTokenExpiresDuringAnUpload(t *testing.T) {
 						logins++
 						_, _ = fmt.Fprintf(w, `{"token":"%d"}`, valid)
 					case sent != fmt.Sprint("Bearer ", valid):
-						w.Header().Set("WWW-Authenticate", `Bearer realm="https://registry.example/token",service="x",scope="repository:entries:pull,push"`)
+						w.Header().Set("WWW-Authenticate", fmt.Sprintf(`Bearer realm="https://registry.example/token",service="x",scope=%q`, scope))
+						if r.Method == http.MethodPut && strings.Contains(r.URL.Path, "/blobs/") {
+							vain++
+						}
 						status := refusal
 						if sent == "" {
 							status = http.StatusUnauthorized
@@ -235,7 +239,10 @@ func TestTokenExpiresDuringAnUpload(t *testing.T) {
 			require.NoError(t, err)
 			require.NoError(t, upload(t, b))
 			require.Equal(t, 3, puts, "a layer, its configuration, the manifest")
-			require.Equal(t, 2, logins)
+			require.LessOrEqual(t, logins, 3)
+			vain = 0
+			require.NoError(t, b.Put(t.Context(), key, []byte("abcd"), true))
+			require.Zero(t, vain, "a layer is sent once")
 		})
 	}
 }

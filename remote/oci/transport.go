@@ -79,17 +79,28 @@ func (h *homebound) Do(r *http.Request) (*http.Response, error) {
 	return resp, nil
 }
 
-// do authorizes a request. An upload goes where the registry has said, and oras authorizes it like the request before, whose
-// token may have expired: then it would not log in. What is refused with a remembered token is asked once more without any that isn't new. Others use them until somebody has logged in: the
+// do authorizes a request. An upload goes where the registry has said, and oras authorizes it like the request before, and doesn't
+// log in where that token has expired meanwhile.
+// What is refused with a remembered token is asked once more without any that isn't new. Others use them until somebody has logged in: the
 // refusal may be of what this request wants, and a login may hang.
 func (h *homebound) do(r *http.Request) (*http.Response, error) {
-	r.Header.Del("Authorization")
+	if !weburl.Same(r.URL, h.registry) {
+		r.Header.Del("Authorization")
+	}
+	handed := r.Header.Get("Authorization") != ""
 	began, first := time.Now(), &cache{tokens: h.tokens}
 	resp, err := h.send(r, first)
-	if err != nil || !h.refuses(resp) || first.sent == nil || time.Since(first.sent.since) < minTokenLife {
-		return resp, err
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case handed && (resp.StatusCode == http.StatusUnauthorized || h.refuses(resp)):
+	case h.refuses(resp) && first.sent != nil && time.Since(first.sent.since) >= minTokenLife:
+	default:
+		return resp, nil
 	}
 	again := r.Clone(r.Context())
+	again.Header.Del("Authorization")
 	if r.Body != nil {
 		if r.GetBody == nil {
 			return resp, nil
@@ -100,7 +111,7 @@ func (h *homebound) do(r *http.Request) (*http.Response, error) {
 	}
 	_ = resp.Body.Close()
 	resp, err = h.send(again, &cache{tokens: h.tokens, after: began.Add(-minTokenLife)})
-	if err == nil && (resp.StatusCode < http.StatusBadRequest || resp.StatusCode == http.StatusNotFound) {
+	if err == nil && first.sent != nil && (resp.StatusCode < http.StatusBadRequest || resp.StatusCode == http.StatusNotFound) {
 		h.tokens.forget(first.sent) // if no login has replaced it, none is needed
 	}
 	return resp, err
