@@ -10,6 +10,7 @@ import (
 	"github.com/tetratelabs/wazero"
 
 	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/internal/frame"
 )
 
 // download stores what a server has under keys and for modules.
@@ -124,7 +125,7 @@ func (d *download) all(ctx context.Context, s *streams, w *warmer, keys []modcac
 		}
 		why := d.trouble.err()
 		switch {
-		case why != nil && (errors.Is(why, modcache.ErrCorrupt) || errors.Is(why, modcache.ErrAuth) || errors.Is(why, modcache.ErrTooLarge)):
+		case why != nil && (errors.Is(why, modcache.ErrCorrupt) || errors.Is(why, modcache.ErrAuth) || errors.Is(why, modcache.ErrTooLarge) || errors.Is(why, frame.ErrTooLarge)):
 			d.bad++
 			fmt.Fprintf(s.err, "%s  %s\n", printable(name), plain(cause(why)))
 		case why != nil:

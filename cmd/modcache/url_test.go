@@ -101,6 +101,9 @@ func TestURL(t *testing.T) {
 	require.Contains(t, o.err, strings.Repeat("1", 64)+"  is not there")
 	require.Len(t, entries(t, to3), 1)
 
+	o = call(append([]string{"pull", "-dir", to3, "-max-entry", "100B", "-keyring", ring, url}, files...)...).want(t, exitFound)
+	require.Equal(t, 2, strings.Count(o.err, ".wasm  artifact is too large"), o.err) // one is there
+
 	o = call(append([]string{"doctor", "-keyring", ring, url}, files...)...).want(t, exitOK)
 	require.Contains(t, o.out, "answers, and lets us read")
 	require.Equal(t, 3, strings.Count(o.out, "is there: a runtime loads it"))
