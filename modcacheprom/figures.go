@@ -111,7 +111,7 @@ func remoteSet(constant prometheus.Labels) set[remote.Report] {
 	type R = remote.Report
 	s := set[R]{prefix: "modcache_remote_", whose: []string{"remote"}, constant: constant}
 	s.counter("absent_total", "Lookups that the server answered with no.", func(r R) uint64 { return r.Absent })
-	s.counter("remembered_total", "Lookups that were not asked because of such an answer.", func(r R) uint64 { return r.Remembered })
+	s.counter("remembered_total", "Lookups that were not asked because of such an answer, or of one that was too slow.", func(r R) uint64 { return r.Remembered })
 	s.counter("unavailable_total", "Lookups that were not asked while the server was left alone.", func(r R) uint64 { return r.Unavailable })
 	s.counter("timeouts_total", "Requests that exceeded a limit.", func(r R) uint64 { return r.Timeouts })
 	s.counter("refused_total", "Requests that the server did not allow.", func(r R) uint64 { return r.Refused })

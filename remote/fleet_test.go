@@ -216,9 +216,9 @@ func TestOpenFleetWithABackend(t *testing.T) {
 	cachetest.NeedsCompiler(t)
 	signer, f := generate(t), newFake()
 	for i, o := range []remote.Options{{Signer: signer}, {Keyring: remote.Keyring{Keys: []remote.PublicKey{signer.Public()}}}} {
-		fleet, err := remote.OpenFleet(t.TempDir(), "here", &remote.FleetOptions{Backend: f, Remote: *patient(o)})
+		fleet, err := remote.OpenFleet(t.TempDir(), "gs://u:SECRET@here?key=SECRET", &remote.FleetOptions{Backend: f, Remote: *patient(o)})
 		require.NoError(t, err)
-		require.Equal(t, "remote here", fmt.Sprint(fleet.Remote()))
+		require.Equal(t, "remote gs://here", fmt.Sprint(fleet.Remote()))
 		r, err := fleet.NewRuntime(t.Context(), nil)
 		require.NoError(t, err)
 		_, err = r.Compile(t.Context(), modcache.NewModule(wasmtest.Sum(40, 1)))

@@ -70,13 +70,13 @@ type Options struct {
 	// the time that compiling the entry took, or FirstByte + Stall if that is more. A
 	// transfer is given up early when it would clearly take longer. Until the head of an
 	// entry has said how long it took, it is a quarter of the estimated time, between
-	// FirstByte (250 ms where that is switched off) and FirstByte + Stall. The estimate stands for what the head doesn't say. Where nothing is compiled, under the
+	// 250 ms, or FirstByte if that is more, and FirstByte + Stall. The estimate stands for what the head doesn't say. Where nothing is compiled, under the
 	// RequireHit of a Cache or with a negative [modcache.CompileEstimate], there is no default: Stall bounds the transfer, and the
 	// Cache waits for up to 30 seconds.
 	Budget time.Duration
 
 	// AbsentFor is how long the store remembers that the server doesn't have an
-	// entry, or was too slow for it, and doesn't ask again. The default is 2 s.
+	// entry, and doesn't ask again. The default is 2 s. So long, or for 2 s if that is less, it remembers that the server was too slow for one.
 	AbsentFor time.Duration
 
 	// Pause is how long a failing server is left alone at first. It doubles with
@@ -118,8 +118,10 @@ func (o Options) Format(f fmt.State, verb rune) {
 }
 
 const (
-	minBudget   = 250 * time.Millisecond // by the estimate alone, without a FirstByte
+	minBudget   = 250 * time.Millisecond // by the estimate alone
 	budgetShare = 4                      // of the compile time
+
+	slowFor = 2 * time.Second // an entry isn't asked for again, by those who can compile
 
 	never = time.Duration(math.MaxInt64 / 8) // far away, and safe to multiply
 )

@@ -79,7 +79,7 @@ func New(url string, o *Options) (*Store, error) {
 }
 
 // NewWithBackend returns a Store over another protocol. Of the options, Layout, Client,
-// Header and DialTimeout aren't used. Errors call the server by that name.
+// Header and DialTimeout aren't used. Errors call the server by that name, without what may be secret in it if it is a URL.
 func NewWithBackend(b Backend, name string, o *Options) (*Store, error) {
 	if b == nil {
 		return nil, errors.New("modcache: NewWithBackend needs a Backend")
@@ -87,6 +87,9 @@ func NewWithBackend(b Backend, name string, o *Options) (*Store, error) {
 	v, err := o.validate()
 	if err != nil {
 		return nil, err
+	}
+	if strings.Contains(name, "://") {
+		name = weburl.ShownText(name)
 	}
 	return newStore(b, strings.TrimLeft(fmt.Sprintf("%T", b), "*"), name, func() {}, v)
 }
@@ -104,7 +107,7 @@ func newStore(b Backend, kind, where string, onEnd func(), o Options) (*Store, e
 		breaker: o.breaker(),
 		puts:    o.breaker(),
 		absent:  recent{ttl: o.AbsentFor},
-		slow:    recent{ttl: o.AbsentFor},
+		slow:    recent{ttl: min(o.AbsentFor, slowFor)},
 		bad:     recent{ttl: rememberBad},
 	}
 	s.uploads = queue.Queue[modcache.Key, upload]{Lock: &s.mu, Workers: &s.wg, Max: o.Uploads, Limit: o.Queue, Run: s.upload}

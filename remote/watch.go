@@ -54,9 +54,9 @@ func (s *Store) watch(parent context.Context) (context.Context, *watch) {
 	if s.o.Budget > 0 {
 		limit = s.o.Budget
 	} else if compile := modcache.CompileEstimate(parent); compile > 0 {
-		least := s.o.FirstByte // or nobody would ever wait for so long
-		if least == never {
-			least = minBudget
+		least := minBudget
+		if s.o.FirstByte != never { // or nobody would ever wait for so long
+			least = max(least, s.o.FirstByte)
 		}
 		if b := max(least, compile/budgetShare); b < limit {
 			limit, w.guessed = b, true

@@ -24,6 +24,7 @@ func TestStoreBudgetBeforeTheHead(t *testing.T) {
 	}{
 		"what was raised":            {remote.Options{FirstByte: 2 * time.Second}, 2 * time.Second, 2 * time.Second, false},
 		"also for small ones":        {remote.Options{FirstByte: 2 * time.Second}, ms, 2 * time.Second, false},
+		"of one that was lowered":    {remote.Options{FirstByte: 100 * ms}, ms, 100 * ms, false},
 		"no less than a round trip":  {remote.Options{FirstByte: -1}, ms, 250 * ms, true},
 		"not more than other limits": {remote.Options{}, time.Hour, 250 * ms, false},
 		"dead is dead":               {remote.Options{}, ms, 250 * ms, false},
@@ -181,7 +182,7 @@ func TestStoreRemembersWhatIsTooSlow(t *testing.T) {
 	for name, late := range map[string]time.Duration{"the head": time.Hour, "the rest": 0} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				o := remote.Options{Signer: signer}
+				o := remote.Options{Signer: signer, AbsentFor: time.Hour}
 				b := entryOf(t, o, key(1), code(1<<20), modcache.Info{Engine: "e", CompileTime: time.Second})
 				f := newFake()
 				f.get = func(ctx context.Context, _ modcache.Key) (io.ReadCloser, error) {

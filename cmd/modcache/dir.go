@@ -97,7 +97,7 @@ func kindOf(dir string) (dirKind, error) {
 			}
 		}
 		switch {
-		case f.IsDir() && layout.IsShard(f.Name()) && holdsEntry(filepath.Join(dir, f.Name())):
+		case f.IsDir() && layout.IsShard(f.Name()) && mayHoldEntries(filepath.Join(dir, f.Name())):
 			kind = isShared
 		case kind == isVacant && f.Name() != layout.LostAndFound:
 			kind = isForeign
@@ -106,15 +106,15 @@ func kindOf(dir string) (dirKind, error) {
 	return kind, nil
 }
 
-// holdsEntry tells a shard from what others call so.
-func holdsEntry(shard string) bool {
+// mayHoldEntries tells a shard from what others call so.
+func mayHoldEntries(shard string) bool {
 	f, err := os.Open(shard)
 	if err != nil {
-		return false
+		return true
 	}
 	defer f.Close()
-	names, _ := f.Readdirnames(-1)
-	return slices.ContainsFunc(names, func(name string) bool {
+	names, err := f.Readdirnames(-1)
+	return err != nil || len(names) == 0 || slices.ContainsFunc(names, func(name string) bool {
 		_, _, ok := layout.ParseEntry(name)
 		return ok
 	})

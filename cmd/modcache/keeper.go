@@ -60,7 +60,7 @@ func (k *keeper) keepWithin(ctx context.Context) error {
 	}
 	ctx = books.BoundOnly(ctx)
 	plan, _, err := k.PlanTrim(ctx)
-	if err == nil && len(plan) > 0 {
+	if err != nil || len(plan) > 0 {
 		_, err = trim(ctx, k.Disk)
 	}
 	return err

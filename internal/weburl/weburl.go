@@ -40,6 +40,16 @@ func Shown(u *url.URL) string {
 	return shown.String()
 }
 
+// ShownText is Shown for what may be no URL.
+func ShownText(raw string) string {
+	u, err := url.Parse(raw)
+	if err != nil {
+		scheme, _, _ := strings.Cut(raw, "://")
+		return scheme + "://…"
+	}
+	return Shown(u)
+}
+
 // discreet is an error whose text leaves out what in URLs may let their bearer in.
 type discreet struct {
 	error
@@ -54,13 +64,12 @@ func (d *discreet) Unwrap() error { return d.error }
 var urls = regexp.MustCompile(`"[\w+.-]*://(?:[^"\\]|\\.)*|\\"[\w+.-]*://(?:[^\s"\\]|\\.)*|://\S*`)
 
 // mistyped is a URL's user and password behind too few slashes.
-var mistyped = regexp.MustCompile(`\b([A-Za-z][\w+.-]+:/?)[^\s"'/]+@`)
+var mistyped = regexp.MustCompile(`\b((?:https?|s3|gs|azblob):/?)[^/\s"][^\s"]*@`)
 
-// Mistyped reports whether a text begins with such a URL.
-func Mistyped(text string) bool {
-	at := mistyped.FindStringIndex(text)
-	return at != nil && at[0] == 0
-}
+// Mistyped reports whether a name looks like such a URL.
+func Mistyped(name string) bool { return mistypedName.MatchString(name) }
+
+var mistypedName = regexp.MustCompile(`^(?:[A-Za-z][\w+.-]+:/|(?:https?|s3|gs|azblob):).*@`)
 
 // discreetly returns what urls found without what may be secret. What isn't escaped in a password makes it look like a path or a query.
 func discreetly(found string) string {
