@@ -2,6 +2,7 @@ package modcache_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"testing"
@@ -175,4 +176,49 @@ func TestRuntimeListenersMayCompile(t *testing.T) {
 	cancel()
 	_, err = r.CompileModule(ctx, wasmtest.Const(1))
 	require.ErrorIs(t, err, context.Canceled)
+}
+
+// TestWhatIsStoredHasNoListeners: a caller may have some in its context, as a host that traces all guests has.
+func TestWhatIsStoredHasNoListeners(t *testing.T) {
+	needsCompiler(t)
+	j := &journal{}
+	listening := withListeners(bg, j)
+	m := modcache.NewModule(wasmtest.Sum(40, 1))
+	for name, store := range map[string]func(*modcache.Cache) error{
+		"Warm":    func(c *modcache.Cache) error { return c.Warm(listening, nil, m) },
+		"Prepare": func(c *modcache.Cache) error { return (<-c.Prepare(listening, nil, m)).Err },
+		"Stub":    func(c *modcache.Cache) error { _, err := c.Stub(listening, nil, m); return err },
+		"Template": func(c *modcache.Cache) error {
+			template, err := newRuntime(t, c, nil).NewTemplate(listening, m, nil)
+			if err != nil {
+				return err
+			}
+			mod, err := template.Instantiate(bg, nil)
+			if err != nil {
+				return err
+			}
+			_, err = mod.ExportedFunction("f").Call(bg)
+			j.take() // its code is nobody else's
+			return errors.Join(err, template.Close(bg))
+		},
+	} {
+		for _, held := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s/%v", name, held), func(t *testing.T) {
+				s := modcache.NewMemory(nil)
+				c := newCache(t, s, nil)
+				if held { // in memory, and not in the store any more
+					_, err := newRuntime(t, c, nil).Compile(bg, m)
+					require.NoError(t, err)
+					s.Resize(1)
+					s.Resize(1 << 20)
+				}
+				require.NoError(t, store(c))
+				require.NoError(t, store(c), "again")
+				require.Zero(t, c.Metrics().Corrupt)
+				other := newCache(t, s, &modcache.Options{RequireHit: name != "Template"})
+				requireRuns(t, ways[1], other, wasmtest.Sum(40, 1), 40*41/2+1)
+				require.Empty(t, j.take())
+			})
+		}
+	}
 }

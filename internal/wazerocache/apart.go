@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 
 	"github.com/tetratelabs/wazero"
+	"github.com/tetratelabs/wazero/experimental"
 
 	"github.com/modcache/modcache/internal/wazerohook"
 )
@@ -24,6 +25,12 @@ func NewRuntime(ctx context.Context, config wazero.RuntimeConfig, files wazeroho
 	return wazerohook.NewRuntime(ctx, config.WithCompilationCache(cc))
 }
 
+// unlistened is ctx without the function listeners that a caller may have put in it for compiles of its own: keys of what is
+// stored don't say that code calls listeners, and it crashes where there are none.
+func unlistened(ctx context.Context) context.Context {
+	return experimental.WithFunctionListenerFactory(ctx, nil)
+}
+
 // Compile returns the code that wazero compiles wasm to, with capacity for spare more
 // bytes, or nil if wazero doesn't offer any, as its interpreter doesn't.
 func Compile(ctx context.Context, config wazero.RuntimeConfig, wasm []byte, spare int) ([]byte, error) {
@@ -33,7 +40,7 @@ func Compile(ctx context.Context, config wazero.RuntimeConfig, wasm []byte, spar
 		return nil, err
 	}
 	defer r.Close(ctx)
-	cm, err := r.CompileModule(ctx, wasm)
+	cm, err := r.CompileModule(unlistened(ctx), wasm)
 	if err != nil {
 		return nil, err
 	}
@@ -102,7 +109,7 @@ func Load(ctx context.Context, config wazero.RuntimeConfig, image []byte, key wa
 	defer r.Close(ctx)
 	done := files.Announce(func() wazerohook.WazeroKey { return key }, Ready(entry))
 	defer done()
-	cm, err := r.CompileModule(ctx, image)
+	cm, err := r.CompileModule(unlistened(ctx), image)
 	switch readErr := done(); {
 	case err == nil:
 		return cm.Close(ctx)
@@ -123,7 +130,7 @@ func Validate(ctx context.Context, config wazero.RuntimeConfig, wasm []byte) err
 		return err
 	}
 	defer r.Close(ctx)
-	_, err = r.CompileModule(ctx, wasm)
+	_, err = r.CompileModule(unlistened(ctx), wasm)
 	if files.asked.Load() {
 		return nil // whatever wazero makes of errValid
 	}
