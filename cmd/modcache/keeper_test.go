@@ -87,6 +87,7 @@ func TestStaysWithinMaxBytes(t *testing.T) {
 
 // TestMaxBytesThatCannotBeKept says so, whatever else became of the modules.
 func TestMaxBytesThatCannotBeKept(t *testing.T) {
+	needsCompiler(t)
 	if !cachetest.Unprivileged(t) {
 		return
 	}
