@@ -93,10 +93,9 @@ func (c *Cache) forward(e Event) {
 		if !c.tells(e.Err) {
 			return
 		}
-		now := c.now()
-		c.health.note(e.Err, now)
+		s := c.health.note(e.Err, c.now())
 		if errors.Is(e.Err, ErrOtherKey) {
-			c.health.untrusted.Store(stopped(now, e.Err))
+			c.health.untrusted.Store(s)
 			e.again = c.isOld("keys of " + e.Layer)
 		}
 		c.emit(e)

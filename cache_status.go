@@ -239,8 +239,7 @@ type health struct {
 // What is too large for a store that has taken something says nothing about it. Without a lock, processes may compile the same;
 // if that is because nothing can be written, the Add that follows is the news.
 func (h *health) failed(op string, err error, now time.Time) (again bool) {
-	s := stopped(now, err)
-	h.last.Store(s)
+	s := h.note(err, now)
 	if errors.Is(err, ErrTooLarge) && h.added.Load() {
 		return false
 	}
@@ -251,8 +250,12 @@ func (h *health) failed(op string, err error, now time.Time) (again bool) {
 // ofAlias ends an operation that is apart from that with code: where code doesn't fit, an alias still may, which says nothing about it.
 const ofAlias = " alias"
 
-// note remembers the last failure, of whatever kind.
-func (h *health) note(err error, now time.Time) { h.last.Store(stopped(now, err)) }
+// note remembers the last failure, of whatever kind, and returns what is kept of it.
+func (h *health) note(err error, now time.Time) *stoppage {
+	s := stopped(now, err)
+	h.last.Store(s)
+	return s
+}
 
 // worked notes that an operation succeeded.
 func (h *health) worked(op string) {

@@ -47,7 +47,7 @@ func (s *Store) get(ctx context.Context, key modcache.Key) (*modcache.Artifact, 
 		return nil, modcache.ReasonAbsent, nil
 	}
 	patient := modcache.CompileEstimate(ctx) < 0 // there is nothing else to be done
-	if s.slow.has(key) && !patient {
+	if !patient && s.slow.has(key) {
 		s.counters.remembered.Add(1)
 		return nil, modcache.ReasonTimeout, s.error("get", key, errSlow)
 	}

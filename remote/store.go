@@ -88,10 +88,7 @@ func NewWithBackend(b Backend, name string, o *Options) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	if strings.Contains(name, "://") {
-		name = weburl.ShownText(name)
-	}
-	return newStore(b, strings.TrimLeft(fmt.Sprintf("%T", b), "*"), name, func() {}, v)
+	return newStore(b, strings.TrimLeft(fmt.Sprintf("%T", b), "*"), weburl.ShownText(name), func() {}, v)
 }
 
 func newStore(b Backend, kind, where string, onEnd func(), o Options) (*Store, error) {

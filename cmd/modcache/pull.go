@@ -145,12 +145,7 @@ func (p *puller) run(ctx context.Context, s *streams, operands []string) (err er
 	if err == nil {
 		err = nothingFollows(pipe, behindEnd)
 	}
-	var beyond error
-	if !p.dry {
-		var closed error
-		beyond, closed = p.closeDir(ctx)
-		err = errors.Join(err, closed)
-	}
+	beyond, err := p.closeDir(ctx, err)
 	stored := int(p.stored.Load())
 	line := fmt.Sprintf("%d sound, %d stored, %d present", p.sound, stored, p.sound-stored)
 	if p.dry {
@@ -188,10 +183,14 @@ func (p *puller) openDir(ctx context.Context, s *streams) (err error) {
 	return err
 }
 
-// closeDir drops what is too much, which may fail with beyond, and makes durable and readable for whom it is meant what was stored.
-func (p *puller) closeDir(ctx context.Context) (beyond, err error) {
+// closeDir drops what is too much, which may fail with beyond, and makes durable and readable for whom it is meant what was stored. The
+// other error includes what went wrong before.
+func (p *puller) closeDir(ctx context.Context, before error) (beyond, err error) {
+	if p.dry {
+		return nil, before
+	}
 	beyond = p.disk.keepWithin(ctx)
-	return beyond, errors.Join(p.disk.Flush(context.WithoutCancel(ctx)), p.mode.end(p.disk.Dir()))
+	return beyond, errors.Join(before, p.disk.Flush(context.WithoutCancel(ctx)), p.mode.end(p.disk.Dir()))
 }
 
 // untilDone reads r until ctx ends, also while it waits for bytes. A read of r that is

@@ -82,12 +82,7 @@ func (p *puller) fromServer(ctx context.Context, s *streams, url string, operand
 	if err = d.all(ctx, s, w, keys, files); err == nil {
 		err = d.follow(ctx, s)
 	}
-	var beyond error
-	if !p.dry {
-		var closed error
-		beyond, closed = p.closeDir(ctx)
-		err = errors.Join(err, closed)
-	}
+	beyond, err := p.closeDir(ctx, err)
 	switch {
 	case ctx.Err() != nil:
 		return ctx.Err()

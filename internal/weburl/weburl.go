@@ -40,11 +40,14 @@ func Shown(u *url.URL) string {
 	return shown.String()
 }
 
-// ShownText is Shown for what may be no URL.
+// ShownText is Shown for what may be a name, which is shown as it is.
 func ShownText(raw string) string {
+	scheme, _, ok := strings.Cut(raw, "://")
+	if !ok {
+		return raw
+	}
 	u, err := url.Parse(raw)
 	if err != nil {
-		scheme, _, _ := strings.Cut(raw, "://")
 		return scheme + "://…"
 	}
 	return Shown(u)
