@@ -293,7 +293,7 @@ func TestDiskErrorsNameEachThingOnce(t *testing.T) {
 	d := openDisk(t, dir, &modcache.DiskOptions{MaxBytes: 1000})
 	at, key := "modcache: disk "+dir+": ", diskKey(1).String()
 	require.EqualError(t, d.Add(bg, diskKey(1), diskArtifact(1, 2000)),
-		at+"add "+key+": artifact is larger than the store's budget: it takes 4096 bytes on disk, MaxBytes is 1000")
+		at+"add "+key+": artifact is too large: it takes 4096 bytes on disk, MaxBytes is 1000")
 	ended, cancel := context.WithCancel(bg)
 	cancel()
 	require.EqualError(t, d.Delete(ended, diskKey(1)), at+"delete "+key+": context canceled")

@@ -26,8 +26,9 @@ var (
 	// ErrUnavailable means that a layer or a server is not asked for now: it failed too
 	// often in a row, too many of its calls hang, or its queue of writes is full.
 	ErrUnavailable = errors.New("unavailable for now")
-	// ErrTooLarge means that an artifact exceeds the store's whole budget.
-	ErrTooLarge = errors.New("artifact is larger than the store's budget")
+	// ErrTooLarge means that an artifact exceeds the store's whole budget, or what its
+	// reader takes.
+	ErrTooLarge = frame.ErrTooLarge // "artifact is too large"
 	// ErrInsecureDir means that others could write to a cache directory or replace it, or
 	// that it is somebody else's.
 	ErrInsecureDir = dirfs.ErrInsecure // "insecure cache directory"

@@ -98,7 +98,7 @@ func TestMemoryBudgetEdges(t *testing.T) {
 
 		err := s.Add(context.Background(), memKey(3), memArtifact(101))
 		require.ErrorIs(t, err, modcache.ErrTooLarge)
-		require.ErrorContains(t, err, "add "+memKey(3).String()+": artifact is larger than the store's budget: 101 bytes, at most 100 fit")
+		require.ErrorContains(t, err, "add "+memKey(3).String()+": artifact is too large: 101 bytes, at most 100 fit")
 		require.EqualValues(t, 3, s.Metrics().Entries, "what doesn't fit evicts nothing")
 		require.EqualValues(t, 1, s.Metrics().RejectedAdds)
 		require.NoError(t, s.Add(context.Background(), memKey(2), memArtifact(101)), "present: not looked at")

@@ -77,7 +77,7 @@ func (s *Store) get(ctx context.Context, key modcache.Key) (*modcache.Artifact, 
 			s.counters.absent.Add(1)
 			s.absent.add(key)
 			return nil, modcache.ReasonAbsent, nil
-		case errors.Is(err, frame.ErrTooLarge), errors.Is(err, modcache.ErrTooLarge):
+		case errors.Is(err, frame.ErrTooLarge):
 			s.counters.tooLarge.Add(1)
 			return nil, modcache.ReasonTooLarge, s.error("get", key, err)
 		case errors.Is(err, frame.ErrCorrupt):

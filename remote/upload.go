@@ -270,7 +270,7 @@ func (s *Store) find(ctx context.Context, key modcache.Key, info modcache.Info) 
 	switch {
 	case errors.Is(err, fs.ErrNotExist): // it has gone meanwhile
 		return false, nil
-	case errors.Is(err, fs.ErrPermission), errors.Is(err, frame.ErrTooLarge), errors.Is(err, modcache.ErrTooLarge): // nobody can tell
+	case errors.Is(err, fs.ErrPermission), errors.Is(err, frame.ErrTooLarge): // nobody can tell
 		return true, nil
 	}
 	return err == nil, err

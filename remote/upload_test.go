@@ -437,7 +437,7 @@ func TestStoreErrors(t *testing.T) {
 	defer l.Close()
 	_, _, err = l.Get(t.Context(), key(1))
 	require.EqualError(t, err, "modcache: layer fleet: get "+k+": remote a fake: status 500")
-	require.EqualError(t, add(t, s, key(1), 101), "modcache: remote a fake: add "+k+": artifact is larger than the store's budget: 101 bytes, at most 100 are uploaded")
+	require.EqualError(t, add(t, s, key(1), 101), "modcache: remote a fake: add "+k+": artifact is too large: 101 bytes, at most 100 are uploaded")
 	require.NoError(t, add(t, s, key(1), 10))
 	require.EqualError(t, s.Flush(t.Context()), "modcache: remote a fake: flush: 1 uploads failed, the last that of "+k+": permission denied")
 	require.NoError(t, s.Close())

@@ -235,7 +235,7 @@ func (p *puller) all(ctx context.Context, s *streams, t *tar.Reader) error {
 		key, a, err := p.decode(h, t)
 		switch {
 		case err == nil:
-		case errors.Is(err, modcache.ErrCorrupt), errors.Is(err, modcache.ErrAuth), errors.Is(err, frame.ErrTooLarge):
+		case errors.Is(err, modcache.ErrCorrupt), errors.Is(err, modcache.ErrAuth), errors.Is(err, modcache.ErrTooLarge):
 			p.bad++
 			fmt.Fprintf(s.err, "%s  %s\n", nameOf(h), plain(err))
 			continue

@@ -10,7 +10,6 @@ import (
 	"github.com/tetratelabs/wazero"
 
 	"github.com/modcache/modcache"
-	"github.com/modcache/modcache/internal/frame"
 )
 
 // download stores what a server has under keys and for modules.
@@ -120,7 +119,7 @@ func (d *download) all(ctx context.Context, s *streams, w *warmer, keys []modcac
 		}
 		why := d.trouble.err()
 		switch {
-		case why != nil && (errors.Is(why, modcache.ErrCorrupt) || errors.Is(why, modcache.ErrAuth) || errors.Is(why, modcache.ErrTooLarge) || errors.Is(why, frame.ErrTooLarge)):
+		case why != nil && (errors.Is(why, modcache.ErrCorrupt) || errors.Is(why, modcache.ErrAuth) || errors.Is(why, modcache.ErrTooLarge)):
 			d.bad++
 			fmt.Fprintf(s.err, "%s  %s\n", printable(name), plain(cause(why)))
 		case why != nil:
@@ -144,7 +143,17 @@ func (d *download) all(ctx context.Context, s *streams, w *warmer, keys []modcac
 		}
 	}
 	for _, file := range files {
-		if err := take(file, func() (bool, error) { return d.module(ctx, w, file) }); err != nil {
+		wasm, err := readModule(ctx, file)
+		switch {
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case err != nil:
+			d.missing++
+			fmt.Fprintf(s.err, "%s\n", plain(err))
+			continue
+		}
+		m := modcache.NewModule(wasm).Named(filepath.Base(file))
+		if err := take(file, func() (bool, error) { return d.module(ctx, w, m) }); err != nil {
 			return err
 		}
 	}
@@ -205,12 +214,8 @@ func (d *download) follow(ctx context.Context, s *streams) error {
 }
 
 // module does what a program does that must find the module: its key may stand for an alias.
-func (d *download) module(ctx context.Context, w *warmer, file string) (bool, error) {
-	wasm, err := readModule(ctx, file)
-	if err != nil {
-		return false, err
-	}
-	_, err = loadStored(ctx, d.store, w.rc, w.engine, modcache.NewModule(wasm).Named(filepath.Base(file)))
+func (d *download) module(ctx context.Context, w *warmer, m *modcache.Module) (bool, error) {
+	_, err := loadStored(ctx, d.store, w.rc, w.engine, m)
 	return err == nil, err
 }
 

@@ -114,6 +114,14 @@ func TestURL(t *testing.T) {
 	o = call("pull", "-dir", to3, "-keyring", ring, url, files[0], missing).want(t, exitFound)
 	require.Contains(t, o.err, "missing.wasm  is not there")
 	require.Contains(t, o.err, "1 of 2 could not be had")
+
+	// What is no module doesn't end it.
+	dir, to4 := t.TempDir(), filepath.Join(t.TempDir(), "cache")
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "a.wasm"), []byte("a page that says 404"), 0o600))
+	require.NoError(t, os.Rename(files[0], filepath.Join(dir, "b.wasm")))
+	o = call("pull", "-dir", to4, "-keyring", ring, url, dir).want(t, exitFound)
+	require.Equal(t, "1 found, 1 missing, 1 entry stored\n", o.out)
+	require.Contains(t, o.err, "a.wasm: not a WebAssembly module\n")
 }
 
 // TestURLWarm compiles for a server, and leaves no directory.

@@ -53,7 +53,7 @@ import (
 // Errors of reading. A failure of the underlying reader is neither.
 var (
 	// ErrCorrupt means that the bytes are not those of a frame that was written
-	// for the key. Package modcache exports this error and the next two.
+	// for the key. Package modcache exports these errors.
 	ErrCorrupt = errors.New("corrupt entry")
 	// ErrAuth means that the tag is not one of the expected key.
 	ErrAuth = errors.New("entry is not authentic")
