@@ -113,7 +113,7 @@ type Handler struct {
 // Cache looks for isn't in it. What stands before the key in a path doesn't count: signers who don't trust each other need a
 // handler each, with a store of its own, or they replace each other's entries. A client from which nothing comes for 5 seconds, or which takes nothing for a
 // minute, is cut off, as is one that needs more than half a minute and then a second for each
-// 32 KiB. Other timeouts are those of the http.Server. Middleware whose ResponseWriter has no method Unwrap hides
+// 32 KiB. With HTTP/2, where transfers wait for each other in a connection, uploads have 32 seconds more for both. Other timeouts are those of the http.Server. Middleware whose ResponseWriter has no method Unwrap hides
 // the connection, as [http.ResponseController] says: then nobody is cut off but by the server's own
 // ReadTimeout and WriteTimeout, and a warning says so, once.
 //
@@ -335,7 +335,7 @@ func (h *Handler) put(w *recorder, r *http.Request, key modcache.Key) error {
 		return refuse(http.StatusServiceUnavailable, "too many uploads at once")
 	}
 	defer h.uploads.Release(1)
-	p := newPace(h.deadline(http.NewResponseController(w).SetReadDeadline), sendsNothing, serverOf(r).ReadTimeout)
+	p := newPace(h.deadline(http.NewResponseController(w).SetReadDeadline), sendsNothing, serverOf(r).ReadTimeout, ahead(r))
 	b, err := readBody(pacedReader{p, http.MaxBytesReader(w, r.Body, h.max)}, r.ContentLength)
 	h.counters.received.Add(uint64(len(b)))
 	var tooLarge *http.MaxBytesError

@@ -72,7 +72,7 @@ func (h *Handler) send(w *recorder, r *http.Request, c *content) error {
 	w.Header().Set("ETag", `"`+hex.EncodeToString(sum[:16])+`"`)
 	w.Header().Set("Content-Type", "application/octet-stream")
 	w.Header().Set("X-Content-Type-Options", "nosniff")
-	p := newPace(h.deadline(http.NewResponseController(w).SetWriteDeadline), takesNothing, serverOf(r).WriteTimeout)
+	p := newPace(h.deadline(http.NewResponseController(w).SetWriteDeadline), takesNothing, serverOf(r).WriteTimeout, 0)
 	defer p.done()
 	out := &pacedWriter{pace: p, recorder: w}
 	http.ServeContent(out, r, "", time.Time{}, c)

@@ -52,7 +52,7 @@ func TestPace(t *testing.T) {
 		set := func(deadline time.Time) error { due = deadline; return nil }
 		after := func() time.Duration { return due.Sub(start) }
 
-		p := newPace(set, 5*time.Second, 0)
+		p := newPace(set, 5*time.Second, 0, 0)
 		body := pacedReader{p, bytes.NewReader(make([]byte, slowest*20))}
 		p.step()
 		require.Equal(t, 5*time.Second, after())
@@ -66,7 +66,7 @@ func TestPace(t *testing.T) {
 		require.True(t, due.IsZero())
 
 		start = time.Now()
-		p = newPace(set, 5*time.Second, 10*time.Second)
+		p = newPace(set, 5*time.Second, 10*time.Second, 0)
 		time.Sleep(7 * time.Second)
 		p.step()
 		require.Equal(t, 10*time.Second, after())

@@ -13,6 +13,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -223,7 +224,9 @@ type pipes struct {
 // servePipes runs a server with h until the test, in a bubble of its own, ends.
 func servePipes(t *testing.T, h http.Handler) *pipes {
 	p := &pipes{make(chan net.Conn), make(chan struct{})}
-	srv := &http.Server{Handler: h}
+	srv := &http.Server{Handler: h, Protocols: new(http.Protocols)}
+	srv.Protocols.SetHTTP1(true)
+	srv.Protocols.SetUnencryptedHTTP2(true)
 	go func() { _ = srv.Serve(p) }()
 	t.Cleanup(func() { _ = srv.Close() })
 	return p
@@ -297,6 +300,74 @@ func TestHandlerEndsStalls(t *testing.T) {
 			require.Equal(t, c.probe, probe(), method)
 		})
 	}
+}
+
+// TestHandlerWaitsForFrames has a client upload steadily, with HTTP/2 and at the slowest rate that is waited for: of its frames
+// nothing is seen before their end, many seconds later.
+func TestHandlerWaitsForFrames(t *testing.T) {
+	random := make([]byte, 3<<20)
+	_, _ = rand.NewChaCha8([32]byte{}).Read(random)
+	b := entryOf(t, remote.Options{Signer: generate(t)}, key(1), random, info)
+	synctest.Test(t, func(t *testing.T) {
+		h, err := remote.NewHandler(&storetest.Fake{}, &remote.HandlerOptions{WriteTokens: []string{token}})
+		require.NoError(t, err)
+		server := servePipes(t, h)
+		client := &http.Transport{Protocols: new(http.Protocols), DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+			conn, err := server.dial(ctx, network, address)
+			return newSlowConn(t.Context(), conn), err
+		}}
+		client.Protocols.SetUnencryptedHTTP2(true)
+		defer client.CloseIdleConnections()
+		for _, c := range []struct {
+			method string
+			body   []byte
+			want   int
+		}{{"GET", nil, 404}, {"PUT", b, 201}} { // the first answer says how large frames may be
+			start := time.Now()
+			r, err := http.NewRequest(c.method, "http://x/"+key(1).String(), bytes.NewReader(c.body))
+			require.NoError(t, err)
+			r.Header = bearer(token)
+			resp, err := client.RoundTrip(r)
+			require.NoError(t, err)
+			require.NoError(t, resp.Body.Close())
+			require.Equal(t, 2, resp.ProtoMajor)
+			require.Equal(t, c.want, resp.StatusCode, "after %v", time.Since(start))
+		}
+	})
+}
+
+// slowConn is a connection over which 33 KB are sent in a second. Write doesn't wait: net/http holds a mutex, at which no
+// bubble's clock goes on.
+type slowConn struct {
+	net.Conn
+	ctx  context.Context
+	sent chan []byte
+}
+
+func newSlowConn(ctx context.Context, conn net.Conn) *slowConn {
+	c := &slowConn{conn, ctx, make(chan []byte, 1000)}
+	go func() {
+		for {
+			select {
+			case b := <-c.sent:
+				for part := range slices.Chunk(b, 3300) {
+					time.Sleep(100 * time.Millisecond)
+					_, _ = conn.Write(part) // or the server is done with it
+				}
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	return c
+}
+
+func (c *slowConn) Write(b []byte) (int, error) {
+	select {
+	case c.sent <- bytes.Clone(b):
+	case <-c.ctx.Done():
+	}
+	return len(b), nil
 }
 
 // TestHandlerEndsTrickles has a client upload a byte per second, which never stalls: it holds its place for no longer

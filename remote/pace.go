@@ -27,15 +27,28 @@ type pace struct {
 	stall    time.Duration
 	start    time.Time
 	end      time.Time // the server's own deadline; zero: none
+	ahead    int64     // bytes that may arrive before the next ones of this transfer
 	n        int64     // bytes so far
 }
 
-func newPace(deadline func(time.Time) error, stall, server time.Duration) *pace {
-	p := &pace{deadline: deadline, stall: stall, start: time.Now()}
+func newPace(deadline func(time.Time) error, stall, server time.Duration, ahead int64) *pace {
+	p := &pace{deadline: deadline, stall: stall, ahead: ahead, start: time.Now()}
 	if server > 0 {
 		p.end = p.start.Add(server)
 	}
 	return p
+}
+
+// ahead is how much may arrive before the next bytes of a request's body are seen: with HTTP/2, frames are handed out
+// whole, and behind what other requests over the connection send.
+func ahead(r *http.Request) int64 {
+	if r.ProtoMajor < 2 {
+		return 0
+	}
+	if o := serverOf(r).HTTP2; o != nil && o.MaxReceiveBufferPerConnection > 0 {
+		return int64(o.MaxReceiveBufferPerConnection)
+	}
+	return 1 << 20 // what net/http lets them send
 }
 
 // serverOf returns the server of a request; its zero value if it isn't known.
@@ -63,8 +76,8 @@ func (h *Handler) deadline(set func(time.Time) error) func(time.Time) error {
 // step gives the client until its next bytes are due. Where deadlines aren't supported,
 // there are those of the server alone.
 func (p *pace) step() {
-	due := time.Now().Add(p.stall)
-	for _, t := range []time.Time{p.start.Add(uploadTime(p.n)), p.end} {
+	due := time.Now().Add(p.stall + transferTime(p.ahead))
+	for _, t := range []time.Time{p.start.Add(uploadTime(p.n + p.ahead)), p.end} {
 		if !t.IsZero() && t.Before(due) {
 			due = t
 		}

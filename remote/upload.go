@@ -108,8 +108,11 @@ const (
 
 // uploadTime is how long the transfer of so many bytes may take.
 func uploadTime(size int64) time.Duration {
-	return minUpload + time.Duration(size/slowest)*time.Second
+	return minUpload + transferTime(size)
 }
+
+// transferTime is that of the slowest transfer that is waited for.
+func transferTime(size int64) time.Duration { return time.Duration(size/slowest) * time.Second }
 
 // attempts brings one artifact to the server.
 func (s *Store) attempts(key modcache.Key, u *upload) error {
