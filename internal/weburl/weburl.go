@@ -67,12 +67,12 @@ func (d *discreet) Unwrap() error { return d.error }
 var urls = regexp.MustCompile(`"[\w+.-]*://(?:[^"\\]|\\.)*|\\"[\w+.-]*://(?:[^\s"\\]|\\.)*|://\S*`)
 
 // mistyped is a URL's user and password behind too few slashes.
-var mistyped = regexp.MustCompile(`\b((?:https?|s3|gs|azblob):/?)[^/\s"][^\s"]*@`)
+var mistyped = regexp.MustCompile(`\b([A-Za-z][\w+.-]+:/|(?i:https?|s3|gs|azblob):)[^/\s"][^\s"]*@`)
 
 // Mistyped reports whether a name looks like such a URL.
 func Mistyped(name string) bool { return mistypedName.MatchString(name) }
 
-var mistypedName = regexp.MustCompile(`^(?:[A-Za-z][\w+.-]+:/|(?:https?|s3|gs|azblob):).*@`)
+var mistypedName = regexp.MustCompile(`^(?:[A-Za-z][\w+.-]+:/|(?i:(?:bazel\+)?https?|s3|gs|azblob):).*@`)
 
 // discreetly returns what urls found without what may be secret. What isn't escaped in a password makes it look like a path or a query.
 func discreetly(found string) string {

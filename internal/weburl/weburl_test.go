@@ -79,6 +79,7 @@ func TestDiscreet(t *testing.T) {
 		`open https:/u:SECRET@host/a: no`:                             `open https:/…@host/a: no`,
 		`open https:u:SECRET@host/a: no`:                              `open https:…@host/a: no`,
 		`open https:/u:SEC/RET@host/a: no`:                            `open https:/…@host/a: no`,
+		`open HTTPS:/u:SECRET@host/a oci:/u:SECRET@host/a: no`:        `open HTTPS:/…@host/a oci:/…@host/a: no`,
 		`/usr/x.go:12 C:/a@b x:y@z`:                                   `/usr/x.go:12 C:/a@b x:y@z`,
 		`https://host/a?`:                                             `https://host/a?`,
 	} {
@@ -91,7 +92,7 @@ func TestDiscreet(t *testing.T) {
 
 func TestMistyped(t *testing.T) {
 	for text, want := range map[string]bool{
-		"https:/u:SECRET@host": true, "https:u:SEC/RET@host": true, "s:3/u@host": false, "app:1@2.bundle": false, "./a:b@c": false, "/backups/app:1@2": false, "C:/a@b": false, "": false,
+		"https:/u:SECRET@host": true, "https:u:SEC/RET@host": true, "bazel+HTTPS:u:SECRET@host": true, "s:3/u@host": false, "app:1@2.bundle": false, "./a:b@c": false, "/backups/app:1@2": false, "C:/a@b": false, "": false,
 	} {
 		require.Equal(t, want, Mistyped(text), text)
 	}
