@@ -32,6 +32,7 @@ import (
 	_ "github.com/modcache/modcache/internal/bounded"
 	_ "github.com/modcache/modcache/internal/brief"
 	_ "github.com/modcache/modcache/internal/flight"
+	_ "github.com/modcache/modcache/internal/lanes"
 	_ "github.com/modcache/modcache/internal/unanswered"
 	_ "github.com/modcache/modcache/internal/weburl"
 	_ "github.com/modcache/modcache/modcachetest"

@@ -13,7 +13,6 @@ import (
 	"net/http/httptest"
 	"os"
 	"runtime"
-	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -22,6 +21,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/internal/lanes"
 	"github.com/modcache/modcache/internal/storetest"
 	"github.com/modcache/modcache/remote"
 )
@@ -312,19 +312,21 @@ func TestHandlerWaitsForFrames(t *testing.T) {
 		h, err := remote.NewHandler(&storetest.Fake{}, &remote.HandlerOptions{WriteTokens: []string{token}})
 		require.NoError(t, err)
 		server := servePipes(t, h)
-		client := &http.Transport{Protocols: new(http.Protocols), DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+		transport := remote.NewTransport(&remote.Options{})
+		transport.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
 			conn, err := server.dial(ctx, network, address)
 			return newSlowConn(t.Context(), conn), err
-		}}
-		client.Protocols.SetUnencryptedHTTP2(true)
+		}
+		transport.Protocols = new(http.Protocols)
+		transport.Protocols.SetUnencryptedHTTP2(true)
+		client := lanes.New(transport)
 		defer client.CloseIdleConnections()
 		for _, c := range []struct {
-			method string
-			body   []byte
-			want   int
-		}{{"GET", nil, 404}, {"PUT", b, 201}} { // the first answer says how large frames may be
+			body []byte
+			want int
+		}{{[]byte("no entry"), 400}, {b, 201}} { // the first answer says how large frames may be
 			start := time.Now()
-			r, err := http.NewRequest(c.method, "http://x/"+key(1).String(), bytes.NewReader(c.body))
+			r, err := http.NewRequest("PUT", "http://x/"+key(1).String(), bytes.NewReader(c.body))
 			require.NoError(t, err)
 			r.Header = bearer(token)
 			resp, err := client.RoundTrip(r)
@@ -347,15 +349,16 @@ type slowConn struct {
 func newSlowConn(ctx context.Context, conn net.Conn) *slowConn {
 	c := &slowConn{conn, ctx, make(chan []byte, 1000)}
 	go func() {
-		for {
+		var rest []byte
+		for ctx.Err() == nil {
 			select {
 			case b := <-c.sent:
-				for part := range slices.Chunk(b, 3300) {
-					time.Sleep(100 * time.Millisecond)
-					_, _ = conn.Write(part) // or the server is done with it
-				}
+				rest = append(rest, b...)
+			case <-time.After(100 * time.Millisecond):
+				n := min(len(rest), 3300)
+				_, _ = conn.Write(rest[:n]) // or the server is done with it
+				rest = rest[n:]
 			case <-ctx.Done():
-				return
 			}
 		}
 	}()

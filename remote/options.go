@@ -26,8 +26,8 @@ type Options struct {
 	// Client makes the requests, with whatever proxies, TLS settings and
 	// credentials its Transport brings. Its Timeout should be 0, because it would
 	// cut large transfers short. Over HTTP/2, have the Transport send pings, or it doesn't notice a connection that is
-	// dead. The default is a client of the store's own, that does, and heeds
-	// the proxy settings of the environment.
+	// dead, and send what has a body over another connection, or lookups wait behind uploads. The default is a client of the store's
+	// own, that does both, and heeds the proxy settings of the environment.
 	Client *http.Client
 
 	// Header is sent along with each request, such as Authorization. Of it, only

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -153,4 +154,33 @@ func TestStoreQuotesNoSecrets(t *testing.T) {
 	}
 	_, _, err := open(t, srv.URL, patient(remote.Options{Signer: generate(t)})).Get(t.Context(), key(1))
 	require.ErrorContains(t, err, "a bad request: map[", "there is nothing to hide")
+}
+
+// TestStoreUploadsOverConnectionsOfTheirOwn: nothing that is asked for waits behind an upload.
+func TestStoreUploadsOverConnectionsOfTheirOwn(t *testing.T) {
+	h, err := remote.NewHandler(&storetest.Fake{}, &remote.HandlerOptions{WriteTokens: []string{token}})
+	require.NoError(t, err)
+	var mu sync.Mutex
+	asked, uploaded := map[string]bool{}, map[string]bool{}
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		mu.Lock()
+		if r.Method == http.MethodPut {
+			uploaded[r.RemoteAddr] = true
+		} else {
+			asked[r.RemoteAddr] = true
+		}
+		mu.Unlock()
+		h.ServeHTTP(w, r)
+	}))
+	defer srv.Close()
+	s := open(t, srv.URL, patient(remote.Options{Signer: generate(t), Header: bearer(token), Uploads: 1}))
+	for i := range byte(3) {
+		_, _, err := s.Get(t.Context(), key(i))
+		require.NoError(t, err)
+		require.NoError(t, add(t, s, key(i), 1000))
+		require.NoError(t, s.Flush(t.Context()))
+	}
+	require.Len(t, asked, 1)
+	require.Len(t, uploaded, 1)
+	require.NotEqual(t, asked, uploaded)
 }

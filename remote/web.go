@@ -21,6 +21,7 @@ import (
 
 	"github.com/modcache/modcache"
 	"github.com/modcache/modcache/internal/frame"
+	"github.com/modcache/modcache/internal/lanes"
 	"github.com/modcache/modcache/internal/unanswered"
 	"github.com/modcache/modcache/internal/weburl"
 )
@@ -81,7 +82,7 @@ func newWeb(rawURL string, o *Options) (*web, error) {
 		c := *o.Client
 		w.client = &c
 	} else {
-		t := newTransport(o)
+		t := lanes.New(newTransport(o))
 		w.client, w.close = &http.Client{Transport: t}, t.CloseIdleConnections
 	}
 	next := w.client.CheckRedirect

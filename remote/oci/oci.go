@@ -27,6 +27,7 @@ import (
 	"oras.land/oras-go/v2/registry/remote/errcode"
 
 	"github.com/modcache/modcache"
+	"github.com/modcache/modcache/internal/lanes"
 	"github.com/modcache/modcache/internal/weburl"
 	"github.com/modcache/modcache/remote"
 )
@@ -49,7 +50,8 @@ type Options struct {
 	// nothing is sent over http, wherever the registry redirects to.
 	PlainHTTP bool
 
-	// Transport makes the requests. The default is one of the Backend's own, which heeds the proxy settings of the environment.
+	// Transport makes the requests. What [remote.Options] says of its Client holds for it. The default is one of the Backend's own,
+	// which heeds the proxy settings of the environment.
 	Transport http.RoundTripper
 }
 
@@ -88,7 +90,7 @@ func New(repository string, o *Options) (*Backend, error) {
 	}
 	b := &Backend{close: func() {}, configLock: make(chan struct{}, 1)}
 	if v.Transport == nil {
-		own := newTransport()
+		own := lanes.New(newTransport())
 		v.Transport, b.close = own, own.CloseIdleConnections
 	}
 	scheme := "https"
