@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"io"
+	"net/http"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -66,6 +67,14 @@ func TestPace(t *testing.T) {
 		require.True(t, due.IsZero())
 
 		start = time.Now()
+		p = newPace(set, 5*time.Second, 0, slowest*20)
+		p.step()
+		require.Equal(t, 25*time.Second, after())
+		time.Sleep(48 * time.Second)
+		p.step()
+		require.Equal(t, minUpload+20*time.Second, after())
+
+		start = time.Now()
 		p = newPace(set, 5*time.Second, 10*time.Second, 0)
 		time.Sleep(7 * time.Second)
 		p.step()
@@ -109,4 +118,24 @@ func TestImpatientClosesBodies(t *testing.T) {
 		require.NoError(t, i.look(context.Background(), modcache.Key{}, func(io.Reader) error { require.Equal(t, 1, b.open); return nil }))
 		require.Zero(t, b.open)
 	})
+}
+
+// TestAhead tells what may arrive before the next bytes of a request's body, which bounds how long a client holds its place.
+func TestAhead(t *testing.T) {
+	for name, c := range map[string]struct {
+		major int
+		o     *http.HTTP2Config
+		want  int64
+	}{
+		"HTTP/1":    {1, &http.HTTP2Config{MaxReceiveBufferPerConnection: 1 << 18}, 0},
+		"net/http":  {2, nil, 1 << 20},
+		"no choice": {2, &http.HTTP2Config{MaxReadFrameSize: 1 << 14}, 1 << 20},
+		"chosen":    {2, &http.HTTP2Config{MaxReceiveBufferPerConnection: 1 << 18}, 1 << 18},
+		"too small": {2, &http.HTTP2Config{MaxReceiveBufferPerConnection: 1 << 10}, 1 << 20},
+	} {
+		r := &http.Request{ProtoMajor: c.major}
+		ctx := context.WithValue(t.Context(), http.ServerContextKey, &http.Server{HTTP2: c.o})
+		require.Equal(t, c.want, ahead(r.WithContext(ctx)), name)
+	}
+	require.EqualValues(t, 1<<20, ahead(&http.Request{ProtoMajor: 2}), "a server that isn't known")
 }

@@ -45,10 +45,10 @@ func ahead(r *http.Request) int64 {
 	if r.ProtoMajor < 2 {
 		return 0
 	}
-	if o := serverOf(r).HTTP2; o != nil && o.MaxReceiveBufferPerConnection > 0 {
+	if o := serverOf(r).HTTP2; o != nil && o.MaxReceiveBufferPerConnection >= 1<<16 {
 		return int64(o.MaxReceiveBufferPerConnection)
 	}
-	return 1 << 20 // what net/http lets them send
+	return 1 << 20 // what net/http lets them send, also where less is wanted than it can do
 }
 
 // serverOf returns the server of a request; its zero value if it isn't known.

@@ -10,8 +10,10 @@ import (
 // until the system has taken as much of uploads as the server lets clients send, which is 1 MiB and more.
 type Transport struct{ asks, uploads *http.Transport }
 
-// pingTimeout is how long the answer to a ping may wait behind an upload: for 1 MiB, with 32 KiB a second, and some more.
-const pingTimeout = 45 * time.Second
+// pingTimeout is how long the answer to a ping may wait behind an upload, of which 1 MiB is under way, or with servers that set no
+// bound to it as much as the system keeps, which on Linux grows to 4 MiB. A connection that is dead is noticed before an upload has
+// failed twice by it.
+const pingTimeout = 100 * time.Second
 
 // New returns a Transport of two that are like t, which it takes over.
 func New(t *http.Transport) *Transport {
