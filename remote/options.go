@@ -26,8 +26,10 @@ type Options struct {
 	// Client makes the requests, with whatever proxies, TLS settings and
 	// credentials its Transport brings. Its Timeout should be 0, because it would
 	// cut large transfers short. Over HTTP/2, have the Transport send pings, or it doesn't notice a connection that is
-	// dead, and send what has a body over another connection, or lookups wait behind uploads. The default is a client of the store's
-	// own, that does both, and heeds the proxy settings of the environment.
+	// dead. Uploads have connections of their own, or lookups would wait behind them over HTTP/2: for that, an [http.Transport] is cloned
+	// when the first begins, without what its RegisterProtocol was told; another kind of Transport, or one that golang.org/x/net/http2
+	// has configured, has to see to it. The default is a client of the store's own, that does all that, and heeds the proxy
+	// settings of the environment.
 	Client *http.Client
 
 	// Header is sent along with each request, such as Authorization. Of it, only

@@ -24,7 +24,7 @@ import (
 // forgotten is a connection that something on the way forgets: what is written goes nowhere, and nothing comes.
 type forgotten struct {
 	net.Conn
-	dead *atomic.Bool
+	dead atomic.Bool
 }
 
 func (c *forgotten) Write(b []byte) (int, error) {
@@ -54,16 +54,21 @@ func TestStoreLeavesDeadConnections(t *testing.T) {
 
 			transport := remote.NewTransport(&remote.Options{})
 			transport.Protocols = protocols
-			dead := new(atomic.Bool)
+			var conns []*forgotten
 			transport.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
 				conn, err := p.dial(ctx, network, addr)
-				return &forgotten{Conn: conn, dead: dead}, err
+				conns = append(conns, &forgotten{Conn: conn})
+				return conns[len(conns)-1], err
 			}
 			defer transport.CloseIdleConnections()
-			s := open(t, "http://server", &remote.Options{Signer: signer, Client: &http.Client{Transport: transport}})
+			s := open(t, "http://server", &remote.Options{Signer: signer, Header: bearer(token), Client: &http.Client{Transport: transport}})
 			require.NotNil(t, get(t, s, key(1)))
-			dead.Store(true)
-			dead = new(atomic.Bool) // of those that come
+			die := func(conns ...*forgotten) {
+				for _, c := range conns {
+					c.dead.Store(true)
+				}
+			}
+			die(conns...)
 			start := time.Now()
 			for {
 				if a, ok, _ := s.Get(t.Context(), key(1)); ok {
@@ -72,6 +77,21 @@ func TestStoreLeavesDeadConnections(t *testing.T) {
 				}
 				require.Less(t, time.Since(start), time.Minute)
 				time.Sleep(100 * ms)
+			}
+
+			upload := func(k byte) time.Duration {
+				return took(func() {
+					require.NoError(t, add(t, s, key(k), 1000))
+					require.NoError(t, s.Flush(t.Context()))
+				})
+			}
+			require.Less(t, upload(2), time.Second)
+			die(conns[len(conns)-1]) // with which it was uploaded
+			require.Less(t, upload(3), 32*time.Second, "one attempt is lost")
+			die(conns...)
+			time.Sleep(25 * time.Second)
+			if d := upload(4); http2 {
+				require.Less(t, d, time.Second, "what died meanwhile was left")
 			}
 		})
 	}

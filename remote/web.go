@@ -77,9 +77,10 @@ func newWeb(rawURL string, o *Options) (*web, error) {
 	if header.Get("User-Agent") == "" {
 		header.Set("User-Agent", "modcache/"+moduleVersion())
 	}
-	w := &web{base: u, header: header, max: o.MaxSize + frame.MaxStreamHeader, close: func() {}}
+	w := &web{base: u, header: header, max: o.MaxSize + frame.MaxStreamHeader}
 	if o.Client != nil {
 		c := *o.Client
+		c.Transport, w.close = lanes.Over(c.Transport)
 		w.client = &c
 	} else {
 		t := lanes.New(newTransport(o))

@@ -1,11 +1,19 @@
 package lanes
 
 import (
+	"context"
+	"crypto/tls"
+	"encoding/pem"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 )
@@ -29,12 +37,7 @@ func TestTransport(t *testing.T) {
 	ask := func(method string, body io.Reader) string {
 		r, err := http.NewRequest(method, srv.URL, body)
 		require.NoError(t, err)
-		resp, err := client.Do(r)
-		require.NoError(t, err)
-		text, err := io.ReadAll(resp.Body)
-		require.NoError(t, err)
-		require.NoError(t, resp.Body.Close())
-		return string(text)
+		return answer(t, client, r)
 	}
 
 	asked := ask(http.MethodGet, nil)
@@ -51,4 +54,88 @@ func TestTransport(t *testing.T) {
 	require.NotEqual(t, asked, ask(http.MethodGet, nil))
 	go func() { <-begun }()
 	require.NotContains(t, ask(http.MethodPut, strings.NewReader("an entry")), at)
+}
+
+func answer(t *testing.T, client *http.Client, r *http.Request) string {
+	t.Helper()
+	resp, err := client.Do(r)
+	require.NoError(t, err)
+	text, err := io.ReadAll(resp.Body)
+	require.NoError(t, err)
+	require.NoError(t, resp.Body.Close())
+	return string(text)
+}
+
+// TestTransportSpeaksWhatTheOtherDoes uploads with whatever may be set in a Transport.
+func TestTransportSpeaksWhatTheOtherDoes(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("NOT TESTED: authorities are taken from a file")
+	}
+	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.WriteString(w, r.Proto)
+	}))
+	srv.EnableHTTP2 = true
+	srv.StartTLS()
+	defer srv.Close()
+	file := filepath.Join(t.TempDir(), "ca.pem")
+	require.NoError(t, os.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: srv.Certificate().Raw}), 0o600))
+	t.Setenv("SSL_CERT_FILE", file) // read once, the same each time
+	trusting := &tls.Config{RootCAs: srv.Client().Transport.(*http.Transport).TLSClientConfig.RootCAs}
+	http1, http2 := new(http.Protocols), new(http.Protocols)
+	http1.SetHTTP1(true)
+	http2.SetHTTP2(true)
+	dial := func(ctx context.Context, network, addr string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, network, addr)
+	}
+	for _, used := range []bool{false, true} {
+		for name, c := range map[string]struct {
+			t    *http.Transport
+			want string
+		}{
+			"nothing":               {&http.Transport{}, "HTTP/2.0"},
+			"pings":                 {&http.Transport{HTTP2: &http.HTTP2Config{SendPingTimeout: time.Second}}, "HTTP/2.0"},
+			"forced":                {&http.Transport{ForceAttemptHTTP2: true}, "HTTP/2.0"},
+			"authorities":           {&http.Transport{TLSClientConfig: trusting.Clone()}, "HTTP/1.1"},
+			"authorities, forced":   {&http.Transport{TLSClientConfig: trusting.Clone(), ForceAttemptHTTP2: true}, "HTTP/2.0"},
+			"a dialer":              {&http.Transport{DialContext: dial}, "HTTP/1.1"},
+			"a dialer, forced":      {&http.Transport{DialContext: dial, ForceAttemptHTTP2: true}, "HTTP/2.0"},
+			"switched off":          {&http.Transport{TLSNextProto: map[string]func(string, *tls.Conn) http.RoundTripper{}}, "HTTP/1.1"},
+			"switched off, forced":  {&http.Transport{TLSNextProto: map[string]func(string, *tls.Conn) http.RoundTripper{}, ForceAttemptHTTP2: true}, "HTTP/1.1"},
+			"HTTP/1 only":           {&http.Transport{Protocols: http1}, "HTTP/1.1"},
+			"HTTP/2 only":           {&http.Transport{Protocols: http2}, "HTTP/2.0"},
+			"HTTP/2 only, a dialer": {&http.Transport{Protocols: http2, DialContext: dial, TLSClientConfig: trusting.Clone()}, "HTTP/2.0"},
+		} {
+			if used {
+				r, err := http.NewRequest(http.MethodGet, srv.URL, nil)
+				require.NoError(t, err)
+				require.Equal(t, c.want, answer(t, &http.Client{Transport: c.t}, r), name)
+			}
+			over, closeIdle := Over(c.t)
+			client := &http.Client{Transport: over}
+			for _, method := range []string{http.MethodGet, http.MethodPut} {
+				r, err := http.NewRequest(method, srv.URL, nil)
+				require.NoError(t, err)
+				if method == http.MethodPut {
+					r, err = http.NewRequest(method, srv.URL, strings.NewReader("an entry"))
+					require.NoError(t, err)
+				}
+				require.Equal(t, c.want, answer(t, client, r), "%s: %s", name, method)
+			}
+			closeIdle()
+			c.t.CloseIdleConnections()
+		}
+	}
+}
+
+type other struct{ http.RoundTripper }
+
+func TestOver(t *testing.T) {
+	for _, theirs := range []http.RoundTripper{nil, other{http.DefaultTransport}} {
+		rt, closeIdle := Over(theirs)
+		require.Equal(t, theirs, rt)
+		closeIdle()
+	}
+	rt, closeIdle := Over(new(http.Transport))
+	require.IsType(t, new(Transport), rt)
+	closeIdle()
 }

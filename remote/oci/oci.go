@@ -88,8 +88,10 @@ func New(repository string, o *Options) (*Backend, error) {
 		}
 		v.Credential = docker.credential
 	}
-	b := &Backend{close: func() {}, configLock: make(chan struct{}, 1)}
-	if v.Transport == nil {
+	b := &Backend{configLock: make(chan struct{}, 1)}
+	if v.Transport != nil {
+		v.Transport, b.close = lanes.Over(v.Transport)
+	} else {
 		own := lanes.New(newTransport())
 		v.Transport, b.close = own, own.CloseIdleConnections
 	}
