@@ -193,14 +193,21 @@ func TestStoreUploadsOverConnectionsOfTheirOwn(t *testing.T) {
 		h.ServeHTTP(w, r)
 	}))
 	defer srv.Close()
-	s := open(t, srv.URL, patient(remote.Options{Signer: generate(t), Header: bearer(token), Uploads: 1}))
-	for i := range byte(3) {
-		_, _, err := s.Get(t.Context(), key(i))
-		require.NoError(t, err)
-		require.NoError(t, add(t, s, key(i), 1000))
-		require.NoError(t, s.Flush(t.Context()))
+	theirs := &http.Transport{}
+	defer theirs.CloseIdleConnections()
+	for n, client := range []*http.Client{nil, {Transport: theirs}} {
+		clear(asked)
+		clear(uploaded)
+		s := open(t, srv.URL, patient(remote.Options{Signer: generate(t), Header: bearer(token), Uploads: 1, Client: client}))
+		for i := range byte(3) {
+			k := byte(10*n) + i
+			_, _, err := s.Get(t.Context(), key(k))
+			require.NoError(t, err)
+			require.NoError(t, add(t, s, key(k), 1000))
+			require.NoError(t, s.Flush(t.Context()))
+		}
+		require.Len(t, asked, 1)
+		require.Len(t, uploaded, 1)
+		require.NotEqual(t, asked, uploaded)
 	}
-	require.Len(t, asked, 1)
-	require.Len(t, uploaded, 1)
-	require.NotEqual(t, asked, uploaded)
 }

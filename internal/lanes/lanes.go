@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// Transport sends what has a body over connections of its own. All else would wait in an HTTP/2 connection
+// Transport sends uploads over connections of their own. All else would wait in an HTTP/2 connection
 // until the system has taken as much of uploads as the server lets clients send, which is 1 MiB and more.
 type Transport struct {
 	asks    *http.Transport
@@ -52,7 +52,7 @@ func like(t *http.Transport) *http.Transport {
 
 // RoundTrip implements [http.RoundTripper].
 func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
-	if r.Body == nil || r.Body == http.NoBody {
+	if r.Method != http.MethodPut && r.Method != http.MethodPatch { // a POST may be a login, for which lookups wait
 		return t.asks.RoundTrip(r)
 	}
 	uploads := t.uploads.Load()

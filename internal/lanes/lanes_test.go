@@ -46,7 +46,7 @@ func TestTransport(t *testing.T) {
 	go func() { uploaded <- ask(http.MethodPut, strings.NewReader("an entry")) }()
 	at := <-begun
 	require.NotContains(t, asked, at)
-	require.Equal(t, asked, ask(http.MethodGet, http.NoBody), "another connection")
+	require.Equal(t, asked, ask(http.MethodPost, strings.NewReader("a login")), "another connection")
 	close(goOn)
 	require.Equal(t, "HTTP/2.0 "+at, <-uploaded)
 

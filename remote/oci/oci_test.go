@@ -8,6 +8,7 @@ import (
 	"net/http/httptest"
 	"path"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 
@@ -74,6 +75,42 @@ func TestPutUploadsTheConfigOnce(t *testing.T) {
 	require.Error(t, b.Put(t.Context(), key, []byte("entry"), false))
 	require.NoError(t, b.Put(t.Context(), key, []byte("entry"), false))
 	require.EqualValues(t, 2, asked.Load())
+}
+
+// TestUploadsHaveConnectionsOfTheirOwn, which lookups don't wait behind.
+func TestUploadsHaveConnectionsOfTheirOwn(t *testing.T) {
+	in := registry.New(registry.Logger(log.New(io.Discard, "", 0)))
+	var mu sync.Mutex
+	asked, uploaded := map[string]bool{}, map[string]bool{}
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		mu.Lock()
+		if r.Method == http.MethodPut || r.Method == http.MethodPatch {
+			uploaded[r.RemoteAddr] = true
+		} else {
+			asked[r.RemoteAddr] = true
+		}
+		mu.Unlock()
+		in.ServeHTTP(w, r)
+	}))
+	t.Cleanup(s.Close)
+	theirs := &http.Transport{}
+	t.Cleanup(theirs.CloseIdleConnections)
+	for _, transport := range []http.RoundTripper{nil, theirs} {
+		clear(asked)
+		clear(uploaded)
+		b := backend(t, repository(s), &oci.Options{Transport: transport})
+		for i := range 3 {
+			require.NoError(t, b.Put(t.Context(), modcache.Key{byte(i)}, []byte("entry"), true))
+			r, err := b.Get(t.Context(), modcache.Key{byte(i)})
+			require.NoError(t, err)
+			require.NoError(t, r.Close())
+		}
+		require.NotEmpty(t, uploaded)
+		for at := range uploaded {
+			require.NotContains(t, asked, at)
+		}
+		require.NoError(t, b.Close())
+	}
 }
 
 // TestCutLayerIsReplaced has a registry's disk lose the end of a layer.
