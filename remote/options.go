@@ -27,7 +27,7 @@ type Options struct {
 	// credentials its Transport brings. Its Timeout should be 0, because it would
 	// cut large transfers short. Over HTTP/2, have the Transport send pings, or it doesn't notice a connection that is
 	// dead. Uploads have connections of their own, or lookups would wait behind them over HTTP/2: for that, an [http.Transport] is cloned
-	// when the first begins, without what its RegisterProtocol was told; another kind of Transport, or one that golang.org/x/net/http2
+	// when the first begins, without what its RegisterProtocol was told; another kind of Transport, none, or one that golang.org/x/net/http2
 	// has configured, has to see to it. The default is a client of the store's own, that does all that, and heeds the proxy
 	// settings of the environment.
 	Client *http.Client

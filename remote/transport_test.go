@@ -39,7 +39,11 @@ func (c *forgotten) Write(b []byte) (int, error) {
 func TestStoreLeavesDeadConnections(t *testing.T) {
 	signer := generate(t)
 	b := entry(t, remote.Options{Signer: signer}, key(1), 1000)
-	for _, http2 := range []bool{false, true} {
+	for _, c := range []struct {
+		http2   bool
+		answers time.Duration // within which a caller wants them
+	}{{false, 0}, {true, 0}, {true, 20 * time.Second}} {
+		http2 := c.http2
 		synctest.Test(t, func(t *testing.T) {
 			h, err := remote.NewHandler(&storetest.Fake{}, &remote.HandlerOptions{WriteTokens: []string{token}})
 			require.NoError(t, err)
@@ -54,6 +58,7 @@ func TestStoreLeavesDeadConnections(t *testing.T) {
 
 			transport := remote.NewTransport(&remote.Options{})
 			transport.Protocols = protocols
+			transport.ResponseHeaderTimeout = c.answers
 			var conns []*forgotten
 			transport.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
 				conn, err := p.dial(ctx, network, addr)

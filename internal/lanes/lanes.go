@@ -61,7 +61,7 @@ func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
 		uploads = t.uploads.Load()
 	}
 	resp, err := uploads.RoundTrip(r)
-	if err != nil && r.Context().Err() != nil && t.uploads.CompareAndSwap(uploads, nil) {
+	if err != nil && t.uploads.CompareAndSwap(uploads, nil) {
 		uploads.CloseIdleConnections() // the next upload dials: this connection may be dead, and whatever else it sends goes on
 	}
 	return resp, err
