@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/http/httptrace"
 	"os"
 	"runtime"
 	"strings"
@@ -186,16 +187,20 @@ func TestHandlerIsBusy(t *testing.T) {
 	require.NoError(t, err)
 	srv := httptest.NewServer(h)
 	defer srv.Close()
-	put := func(body io.Reader) (*http.Response, error) {
-		r, err := http.NewRequest("PUT", srv.URL+"/"+key(1).String(), body)
+	put := func(ctx context.Context, body io.Reader, expect string) (*http.Response, error) {
+		r, err := http.NewRequestWithContext(ctx, "PUT", srv.URL+"/"+key(1).String(), body)
 		require.NoError(t, err)
 		r.Header = bearer(token)
+		if expect != "" {
+			r.Header.Set("Expect", expect)
+		}
 		return http.DefaultClient.Do(r)
 	}
 	body, send := io.Pipe()
-	done := make(chan int)
+	defer send.Close() // or the server waits for more
+	begun, done := make(chan struct{}), make(chan int, 1)
 	go func() {
-		r, err := put(body)
+		r, err := put(httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{Got100Continue: func() { close(begun) }}), body, "100-continue")
 		if err != nil {
 			done <- 0
 			return
@@ -203,14 +208,14 @@ func TestHandlerIsBusy(t *testing.T) {
 		_ = r.Body.Close()
 		done <- r.StatusCode
 	}()
+	<-begun // it has the place
+	r, err := put(t.Context(), strings.NewReader("x"), "")
+	require.NoError(t, err)
+	require.NoError(t, r.Body.Close())
+	require.Equal(t, 503, r.StatusCode)
+	require.NotEmpty(t, r.Header.Get("Retry-After"))
 	_, err = send.Write([]byte("half of an entry"))
 	require.NoError(t, err)
-	require.Eventually(t, func() bool {
-		r, err := put(strings.NewReader("x"))
-		require.NoError(t, err)
-		require.NoError(t, r.Body.Close())
-		return r.StatusCode == 503 && r.Header.Get("Retry-After") != ""
-	}, minute, tick)
 	require.NoError(t, send.Close())
 	require.Equal(t, 400, <-done)
 }
