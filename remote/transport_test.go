@@ -43,21 +43,15 @@ func TestStoreLeavesDeadConnections(t *testing.T) {
 		http2   bool
 		answers time.Duration // within which a caller wants them
 	}{{false, 0}, {true, 0}, {true, 20 * time.Second}} {
-		http2 := c.http2
 		synctest.Test(t, func(t *testing.T) {
 			h, err := remote.NewHandler(&storetest.Fake{}, &remote.HandlerOptions{WriteTokens: []string{token}})
 			require.NoError(t, err)
 			require.Equal(t, 201, status(t, h, "PUT", "/"+key(1).String(), b, "Authorization", "Bearer "+token))
-			protocols := new(http.Protocols)
-			protocols.SetHTTP1(!http2)
-			protocols.SetUnencryptedHTTP2(http2)
-			p := &pipes{make(chan net.Conn), make(chan struct{})}
-			srv := &http.Server{Handler: h, Protocols: protocols}
-			go func() { _ = srv.Serve(p) }()
-			defer srv.Close()
-
+			p := servePipes(t, h)
 			transport := remote.NewTransport(&remote.Options{})
-			transport.Protocols = protocols
+			transport.Protocols = new(http.Protocols)
+			transport.Protocols.SetHTTP1(!c.http2)
+			transport.Protocols.SetUnencryptedHTTP2(c.http2)
 			transport.ResponseHeaderTimeout = c.answers
 			var conns []*forgotten
 			transport.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
@@ -69,8 +63,8 @@ func TestStoreLeavesDeadConnections(t *testing.T) {
 			s := open(t, "http://server", &remote.Options{Signer: signer, Header: bearer(token), Client: &http.Client{Transport: transport}})
 			require.NotNil(t, get(t, s, key(1)))
 			die := func(conns ...*forgotten) {
-				for _, c := range conns {
-					c.dead.Store(true)
+				for _, conn := range conns {
+					conn.dead.Store(true)
 				}
 			}
 			die(conns...)
@@ -95,7 +89,7 @@ func TestStoreLeavesDeadConnections(t *testing.T) {
 			require.Less(t, upload(3), 32*time.Second, "one attempt is lost")
 			die(conns...)
 			time.Sleep(25 * time.Second)
-			if d := upload(4); http2 {
+			if d := upload(4); c.http2 {
 				require.Less(t, d, time.Second, "what died meanwhile was left")
 			}
 		})

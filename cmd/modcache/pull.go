@@ -90,7 +90,7 @@ type pullReport struct {
 	DryRun    bool  `json:"dry_run"`    // nothing is stored
 	Found     int   `json:"found"`      // sound entries of a bundle; keys and modules that a server has
 	Missing   int   `json:"missing"`    // on the server; or what an alias under a key leads to
-	LeftOut   int   `json:"left_out"`   // damaged, or of somebody who isn't trusted
+	LeftOut   int   `json:"left_out"`   // damaged, too large, or of somebody who isn't trusted
 	Stored    int   `json:"stored"`     // entries that weren't there yet; a module may take two
 	CodeBytes int64 `json:"code_bytes"` // of machine code in those
 }
@@ -167,6 +167,11 @@ func (p *puller) run(ctx context.Context, s *streams, operands []string) (err er
 	return nil
 }
 
+// isUnusable tells an entry that is left out from a source that failed.
+func isUnusable(err error) bool {
+	return errors.Is(err, modcache.ErrCorrupt) || errors.Is(err, modcache.ErrAuth) || errors.Is(err, modcache.ErrTooLarge)
+}
+
 // openDir opens the directory to store in, for the caller to close.
 func (p *puller) openDir(ctx context.Context, s *streams) (err error) {
 	if dir, err := p.dir.path(); err == nil {
@@ -235,7 +240,7 @@ func (p *puller) all(ctx context.Context, s *streams, t *tar.Reader) error {
 		key, a, err := p.decode(h, t)
 		switch {
 		case err == nil:
-		case errors.Is(err, modcache.ErrCorrupt), errors.Is(err, modcache.ErrAuth), errors.Is(err, modcache.ErrTooLarge):
+		case isUnusable(err):
 			p.bad++
 			fmt.Fprintf(s.err, "%s  %s\n", nameOf(h), plain(err))
 			continue

@@ -119,7 +119,7 @@ func (d *download) all(ctx context.Context, s *streams, w *warmer, keys []modcac
 		}
 		why := d.trouble.err()
 		switch {
-		case why != nil && (errors.Is(why, modcache.ErrCorrupt) || errors.Is(why, modcache.ErrAuth) || errors.Is(why, modcache.ErrTooLarge)):
+		case isUnusable(why):
 			d.bad++
 			fmt.Fprintf(s.err, "%s  %s\n", printable(name), plain(cause(why)))
 		case why != nil:

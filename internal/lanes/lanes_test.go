@@ -21,43 +21,48 @@ import (
 // TestTransport asks over HTTP/2 while an upload is under way.
 func TestTransport(t *testing.T) {
 	begun, goOn := make(chan string), make(chan struct{})
-	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	srv := serve(t, func(w http.ResponseWriter, r *http.Request) {
 		if r.Method == http.MethodPut {
 			begun <- r.RemoteAddr
 			<-goOn
 		}
 		_, _ = io.WriteString(w, r.Proto+" "+r.RemoteAddr)
-	}))
-	srv.EnableHTTP2 = true
-	srv.StartTLS()
-	defer srv.Close()
+	})
 	transport := New(srv.Client().Transport.(*http.Transport))
 	client := &http.Client{Transport: transport}
 	defer client.CloseIdleConnections()
-	ask := func(method string, body io.Reader) string {
-		r, err := http.NewRequest(method, srv.URL, body)
-		require.NoError(t, err)
-		return answer(t, client, r)
-	}
+	ask := func(method, body string) string { return ask(t, client, method, srv.URL, body) }
 
-	asked := ask(http.MethodGet, nil)
+	asked := ask(http.MethodGet, "")
 	require.Contains(t, asked, "HTTP/2.0 ")
 	uploaded := make(chan string)
-	go func() { uploaded <- ask(http.MethodPut, strings.NewReader("an entry")) }()
+	go func() { uploaded <- ask(http.MethodPut, "an entry") }()
 	at := <-begun
 	require.NotContains(t, asked, at)
-	require.Equal(t, asked, ask(http.MethodPost, strings.NewReader("a login")), "another connection")
+	require.Equal(t, asked, ask(http.MethodPost, "a login"), "another connection")
 	close(goOn)
 	require.Equal(t, "HTTP/2.0 "+at, <-uploaded)
 
 	client.CloseIdleConnections()
-	require.NotEqual(t, asked, ask(http.MethodGet, nil))
+	require.NotEqual(t, asked, ask(http.MethodGet, ""))
 	go func() { <-begun }()
-	require.NotContains(t, ask(http.MethodPut, strings.NewReader("an entry")), at)
+	require.NotContains(t, ask(http.MethodPut, "an entry"), at)
 }
 
-func answer(t *testing.T, client *http.Client, r *http.Request) string {
+// serve runs a server that speaks HTTP/2 over TLS until the test ends.
+func serve(t *testing.T, h http.HandlerFunc) *httptest.Server {
+	srv := httptest.NewUnstartedServer(h)
+	srv.EnableHTTP2 = true
+	srv.StartTLS()
+	t.Cleanup(srv.Close)
+	return srv
+}
+
+// ask returns what is answered.
+func ask(t *testing.T, client *http.Client, method, url, body string) string {
 	t.Helper()
+	r, err := http.NewRequest(method, url, strings.NewReader(body))
+	require.NoError(t, err)
 	resp, err := client.Do(r)
 	require.NoError(t, err)
 	text, err := io.ReadAll(resp.Body)
@@ -71,12 +76,9 @@ func TestTransportSpeaksWhatTheOtherDoes(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		t.Skip("NOT TESTED: authorities are taken from a file")
 	}
-	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	srv := serve(t, func(w http.ResponseWriter, r *http.Request) {
 		_, _ = io.WriteString(w, r.Proto)
-	}))
-	srv.EnableHTTP2 = true
-	srv.StartTLS()
-	defer srv.Close()
+	})
 	file := filepath.Join(t.TempDir(), "ca.pem")
 	require.NoError(t, os.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: srv.Certificate().Raw}), 0o600))
 	t.Setenv("SSL_CERT_FILE", file) // read once, the same each time
@@ -106,21 +108,12 @@ func TestTransportSpeaksWhatTheOtherDoes(t *testing.T) {
 			"HTTP/2 only, a dialer": {&http.Transport{Protocols: http2, DialContext: dial, TLSClientConfig: trusting.Clone()}, "HTTP/2.0"},
 		} {
 			if used {
-				r, err := http.NewRequest(http.MethodGet, srv.URL, nil)
-				require.NoError(t, err)
-				require.Equal(t, c.want, answer(t, &http.Client{Transport: c.t}, r), name)
+				require.Equal(t, c.want, ask(t, &http.Client{Transport: c.t}, http.MethodGet, srv.URL, ""), name)
 			}
 			over, closeIdle := Over(c.t)
 			client := &http.Client{Transport: over}
-			for _, method := range []string{http.MethodGet, http.MethodPut} {
-				r, err := http.NewRequest(method, srv.URL, nil)
-				require.NoError(t, err)
-				if method == http.MethodPut {
-					r, err = http.NewRequest(method, srv.URL, strings.NewReader("an entry"))
-					require.NoError(t, err)
-				}
-				require.Equal(t, c.want, answer(t, client, r), "%s: %s", name, method)
-			}
+			require.Equal(t, c.want, ask(t, client, http.MethodGet, srv.URL, ""), name)
+			require.Equal(t, c.want, ask(t, client, http.MethodPut, srv.URL, "an entry"), name)
 			closeIdle()
 			c.t.CloseIdleConnections()
 		}
